@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * bemi.c
+ *		The map: bemi keeps the history of every row, with the reason for
+ *		each change.
+ *
+ * bemi is a logical-replication subscriber that keeps the history instead of
+ * the state, plus the triggers that put the application's context into the
+ * write-ahead log (WAL).  The way of one change, one file for each step:
+ *
+ *	application         source database             destination database
+ *	-----------         ---------------             --------------------
+ *	SET bemi.context -> context.c  checks it
+ *	INSERT, UPDATE.. -> capture.c  writes the
+ *	                    context message, then
+ *	                    the row's own WAL
+ *	                    walsender  decodes it   ->  stream.c    connection
+ *	                    with pgoutput               protocol.c  bytes -> events
+ *	                                                stitch.c    + context
+ *	                                                row_json.c  values -> jsonb
+ *	                                                history.c   -> bemi.changes
+ *
+ * worker.c owns the loop of the right-hand side and its faults.  Around it are
+ * worker_launcher.c (keeps the workers running), worker_state.c (what they say
+ * of themselves, in shared memory) and worker_control.c (bemi.start(),
+ * bemi.stop(), bemi.sync()).  Tracking, the tables and the views are in
+ * bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.
+ *
+ * Words, the same in C, SQL and documents:
+ *
+ *	context			the JSON object that the application sets: who, where, how
+ *	context message	the context as a transactional logical message in the WAL,
+ *					prefix "_bemi"
+ *	change			one row inserted, updated or deleted, or one table
+ *					truncated: one row of bemi.changes
+ *	tracked table	a table with bemi's statement trigger, REPLICA IDENTITY
+ *					FULL, and a place in the publication "bemi"
+ *	source			a database whose WAL is read
+ *	destination		the database that holds bemi.changes; by default the
+ *					source itself
+ *	worker			the process that reads one source and writes its changes
+ *	slot, origin	the source's and the destination's record of how far the
+ *					worker has come (the server's replication slot and
+ *					replication origin)
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "bemi.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+/*
+ * Loaded by shared_preload_libraries, all of bemi works.  Loaded later, by the
+ * first call of one of its functions, contexts are captured, and what needs
+ * the workers says what is missing.
+ */
+void
+_PG_init(void)
+{
+	bemi_context_init();
+	bemi_capture_init();
+	bemi_worker_init();
+
+	MarkGUCPrefixReserved("bemi");
+}

@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Names of today's server on the servers of yesterday.
+ *
+ * This is the only file of bemi that tests PG_VERSION_NUM.  The rest of the
+ * code is written once, against the names below; a name without a version
+ * test next to it is the same from PostgreSQL 14 on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_COMPAT_H
+#define BEMI_COMPAT_H
+
+#include "access/xlog.h"
+#include "common/jsonapi.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "replication/message.h"
+#include "replication/origin.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 140000
+#error "bemi needs PostgreSQL 14 or newer"
+#endif
+
+/* 15 reserves a setting's prefix; 14 can only warn about unknown names. */
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix)	EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/* 17 added an argument that flushes a non-transactional message. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional, false)
+#else
+#define bemi_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional)
+#endif
+
+/* 17 lets the caller own the lexer; NULL asks for one in palloc'd memory. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_json_lexer(json, len) \
+	makeJsonLexContextCstringLen(NULL, json, len, GetDatabaseEncoding(), true)
+#else
+#define bemi_json_lexer(json, len) \
+	makeJsonLexContextCstringLen((char *) (json), len, \
+								 GetDatabaseEncoding(), true)
+#endif
+
+/* 16 added "only summarizing indexes", of use to updates alone. */
+#if PG_VERSION_NUM >= 160000
+#define bemi_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define bemi_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#endif
+
+/* 16 lets parallel apply workers share an origin; 0 asks for it alone. */
+#if PG_VERSION_NUM >= 160000
+#define bemi_origin_session_setup(node)	replorigin_session_setup(node, 0)
+#else
+#define bemi_origin_session_setup(node)	replorigin_session_setup(node)
+#endif
+
+/* 15 lets the caller ask for the timeline, too. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_flush_position()	GetFlushRecPtr(NULL)
+#else
+#define bemi_flush_position()	GetFlushRecPtr()
+#endif
+
+/* 15 moved requests for shared memory out of _PG_init into a hook. */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_HAS_SHMEM_REQUEST_HOOK 1
+#else
+#define BEMI_HAS_SHMEM_REQUEST_HOOK 0
+#endif
+
+/* 15 has one function for what set-returning functions used to write out. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_init_result_set(fcinfo)	InitMaterializedSRF(fcinfo, 0)
+#else
+static inline void
+bemi_init_result_set(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	TupleDesc	columns;
+
+	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	result->returnMode = SFRM_Materialize;
+	result->setResult = tuplestore_begin_heap(true, false, work_mem);
+	result->setDesc = columns;
+	MemoryContextSwitchTo(caller);
+}
+#endif
+
+/*
+ * 17 gives extensions wait events with names of their own; before, all of
+ * them share "Extension".
+ */
+#if PG_VERSION_NUM >= 170000
+#define bemi_wait_event(name)	WaitEventExtensionNew(name)
+#else
+#define bemi_wait_event(name)	PG_WAIT_EXTENSION
+#endif
+
+#endif							/* BEMI_COMPAT_H */

@@ -1,0 +1,261 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.c
+ *		The context: what the application says about its own statements.
+ *
+ * In flows text from the client, by one of three ways: the setting
+ * bemi.context, the functions bemi.set_context() and friends (which set the
+ * setting), and a trailing comment of the query.  Out flows a JSON object
+ * whose text capture.c may put into the WAL as it is.
+ *
+ * The text is checked when it comes in, never later: the setting by its
+ * check hook, the comment when it is read.  A context that has passed is a
+ * JSON object, no longer than bemi.max_context_size, without \u0000 (which
+ * jsonb cannot hold).
+ *
+ * The setting's memory belongs to guc.c and may be freed by the next SET, so
+ * callers copy what must live longer.  A broken comment must never break the
+ * query that carries it: it is reported as a warning and left out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "bemi.h"
+
+PG_FUNCTION_INFO_V1(bemi_set_context);
+PG_FUNCTION_INFO_V1(bemi_current_context);
+
+#define COMMENT_OPEN	"/*Bemi"
+#define COMMENT_CLOSE	"Bemi*/"
+
+static char *context_setting = NULL;
+static int	max_context_size = 1024 * 1024;
+static bool read_comments = true;
+
+/*
+ * Tells whether the text is a JSON object that jsonb can hold.  If not,
+ * *detail is a sentence that says why, in the current memory context.
+ */
+static bool
+context_is_valid(const char *json, int len, char **detail)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext scratch;
+	JsonSemAction no_action = {0};
+	JsonLexContext *lexer;
+	JsonParseErrorType error;
+
+	if (len > max_context_size)
+	{
+		*detail = psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
+						   len, max_context_size);
+		return false;
+	}
+
+	scratch = AllocSetContextCreate(caller, "bemi context check",
+									ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(scratch);
+
+	/* The lexer unescapes strings, or it would let \u0000 pass. */
+	lexer = bemi_json_lexer(json, len);
+	error = pg_parse_json(lexer, &no_action);
+
+	MemoryContextSwitchTo(caller);
+	if (error != JSON_SUCCESS)
+		*detail = pstrdup(json_errdetail(error, lexer));
+	else if (json[strspn(json, " \t\r\n")] != '{')
+	{
+		*detail = pstrdup("The context is not a JSON object.");
+		error = JSON_EXPECTED_JSON;
+	}
+	MemoryContextDelete(scratch);
+
+	return error == JSON_SUCCESS;
+}
+
+/*
+ * Check hook of bemi.context: empty, or a JSON object.
+ */
+static bool
+check_context(char **newval, void **extra, GucSource source)
+{
+	char	   *detail;
+
+	if (*newval == NULL || **newval == '\0')
+		return true;
+	if (context_is_valid(*newval, strlen(*newval), &detail))
+		return true;
+
+	GUC_check_errdetail("%s", detail);
+	GUC_check_errhint("Write a JSON object, such as SET bemi.context = '{\"userId\": 1}'.");
+	pfree(detail);
+	return false;
+}
+
+/*
+ * Finds "/ *Bemi ... Bemi* /" as the very last thing of the query text, white
+ * space and semicolons after it aside, and gives the text in between.
+ *
+ * A query that parsed and ends in "* /" ends in a comment, so no string
+ * literal can be mistaken for one.  Comments nest in SQL: the nearest comment
+ * mark before the end must be ours, or the text was cut out of the middle of
+ * another comment.
+ */
+static bool
+find_comment(const char *query, const char **text, int *len)
+{
+	const int	open_len = strlen(COMMENT_OPEN);
+	const int	close_len = strlen(COMMENT_CLOSE);
+	const char *end = query + strlen(query);
+	const char *mark;
+
+	while (end > query && strchr(" \t\r\n\f\v;", end[-1]) != NULL)
+		end--;
+	end -= close_len;
+	if (end - query < open_len || memcmp(end, COMMENT_CLOSE, close_len) != 0)
+		return false;
+
+	for (mark = end - 2; mark > query; mark--)
+		if ((mark[0] == '/' && mark[1] == '*') ||
+			(mark[0] == '*' && mark[1] == '/'))
+			break;
+	if (end - mark < open_len || memcmp(mark, COMMENT_OPEN, open_len) != 0)
+		return false;
+
+	*text = mark + open_len;
+	*len = end - *text;
+	return true;
+}
+
+/*
+ * Gives the context in the query's trailing comment, palloc'd, or NULL.
+ */
+static char *
+context_in_comment(const char *query)
+{
+	const char *text;
+	int			len;
+	char	   *context;
+	char	   *detail;
+
+	if (!read_comments || query == NULL || !find_comment(query, &text, &len))
+		return NULL;
+
+	while (len > 0 && strchr(" \t\r\n", text[0]) != NULL)
+		text++, len--;
+	while (len > 0 && strchr(" \t\r\n", text[len - 1]) != NULL)
+		len--;
+
+	context = pnstrdup(text, len);
+	if (context_is_valid(context, len, &detail))
+		return context;
+
+	ereport(WARNING,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("context in the query's comment is not valid and was left out"),
+			 errdetail("%s", detail)));
+	return NULL;
+}
+
+/*
+ * The context of the statement that is about to run, or NULL if there is
+ * none.  "query" is the statement's own text, NULL where it is not known.
+ *
+ * The nearest word wins: the statement's own comment, then the comment of
+ * what the client sent (a function's statements belong to the client's
+ * statement), then the setting.  The result lives as long as the current
+ * memory context or until the setting changes, whichever comes first.
+ */
+const char *
+bemi_context_of_statement(const char *query)
+{
+	char	   *context = NULL;
+
+	if (query != NULL && query != debug_query_string)
+		context = context_in_comment(query);
+	if (context == NULL)
+		context = context_in_comment(debug_query_string);
+	if (context != NULL)
+		return context;
+
+	if (context_setting == NULL || context_setting[0] == '\0')
+		return NULL;
+	return context_setting;
+}
+
+/*
+ * bemi.set_context(context jsonb, is_local boolean): SET bemi.context, with
+ * the value as a parameter.  NULL takes the context away.
+ */
+Datum
+bemi_set_context(PG_FUNCTION_ARGS)
+{
+	bool		is_local = PG_ARGISNULL(1) || PG_GETARG_BOOL(1);
+	char	   *value = "";
+
+	if (!PG_ARGISNULL(0))
+	{
+		Jsonb	   *context = PG_GETARG_JSONB_P(0);
+
+		if (!JB_ROOT_IS_OBJECT(context))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("context must be a JSON object"),
+					 errhint("Write an object, such as SELECT bemi.set_context('{\"userId\": 1}').")));
+		value = JsonbToCString(NULL, &context->root, VARSIZE(context));
+	}
+
+	(void) set_config_option("bemi.context", value, PGC_USERSET, PGC_S_SESSION,
+							 is_local ? GUC_ACTION_LOCAL : GUC_ACTION_SET,
+							 true, 0, false);
+	PG_RETURN_VOID();
+}
+
+/*
+ * bemi.current_context(): the context that a row written by this very
+ * statement would get; an empty object if there is none.
+ */
+Datum
+bemi_current_context(PG_FUNCTION_ARGS)
+{
+	const char *context = bemi_context_of_statement(NULL);
+
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
+										CStringGetDatum(context ? context : "{}")));
+}
+
+void
+bemi_context_init(void)
+{
+	/* First, because the check of bemi.context reads it. */
+	DefineCustomIntVariable("bemi.max_context_size",
+							"Sets the largest context that is accepted.",
+							NULL,
+							&max_context_size,
+							1024 * 1024, 2, 64 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("bemi.read_comments",
+							 "Reads the context from a query's trailing comment.",
+							 "The comment looks like /*Bemi {\"userId\": 1} Bemi*/.",
+							 &read_comments,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomStringVariable("bemi.context",
+							   "Sets the context that is kept with each change.",
+							   "A JSON object, or empty for none.",
+							   &context_setting,
+							   "",
+							   PGC_USERSET, GUC_NOT_IN_SAMPLE,
+							   check_context, NULL, NULL);
+}

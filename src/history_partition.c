@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_partition.c
+ *		The partition of bemi.changes that rows are being written to.
+ *
+ * In flow values of rows, in runs that belong to one partition; they are
+ * written by the server's multi-insert and then indexed, or one by one if users
+ * have put row triggers on the history, as triggers expect.  A partition that
+ * is missing is made.
+ *
+ * A partition is opened for one destination transaction.  It lives in a child
+ * of that transaction's memory, and its lock stays until the transaction ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "history.h"
+
+const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
+	"id", "database", "schema", "table", "primary_key", "operation",
+	"before", "after", "context", "committed_at", "queued_at", "created_at",
+	"transaction_id", "position"
+};
+
+struct BemiPartition
+{
+	MemoryContext memory;		/* holds this struct and all below */
+	Relation	relation;
+	EState	   *estate;
+	ResultRelInfo *target;
+	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
+	int			slot_count;
+	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
+};
+
+/*
+ * OID of the partition for this commit time, or InvalidOid.
+ */
+static Oid
+find_partition(TimestampTz committed_at)
+{
+	Relation	parent = table_openrv(makeRangeVar("bemi", "changes", -1),
+									  RowExclusiveLock);
+	PartitionKey key = RelationGetPartitionKey(parent);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
+	Datum		value = TimestampTzGetDatum(committed_at);
+	Oid			result = InvalidOid;
+	bool		is_equal;
+	int			i;
+
+	Assert(key->strategy == PARTITION_STRATEGY_RANGE && key->partnatts == 1);
+	if (partitions->nparts > 0)
+	{
+		i = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+										  partitions->boundinfo, 1, &value, &is_equal);
+		i = partitions->boundinfo->indexes[i + 1];
+		if (i < 0)
+			i = partitions->boundinfo->default_index;
+		if (i >= 0)
+			result = partitions->oids[i];
+	}
+	table_close(parent, NoLock);
+	return result;
+}
+
+/*
+ * Makes the partition for this commit time.
+ */
+static void
+make_partition(TimestampTz committed_at)
+{
+	Oid			types[] = {TIMESTAMPTZOID};
+	Datum		values[] = {TimestampTzGetDatum(committed_at)};
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT bemi.make_partition($1)", 1, types, values,
+							  NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not make a partition of bemi.changes");
+	SPI_finish();
+	CommandCounterIncrement();
+}
+
+/*
+ * Writes down where the columns are.  By name, since users may have added
+ * columns, and a partition may have dropped ones.
+ */
+static void
+find_columns(BemiPartition *partition)
+{
+	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+	{
+		partition->attnums[i] = get_attnum(RelationGetRelid(partition->relation),
+										   bemi_history_columns[i]);
+		if (partition->attnums[i] == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" is missing",
+							bemi_history_columns[i],
+							RelationGetRelationName(partition->relation)),
+					 errhint("Columns of bemi.changes must not be renamed or dropped.")));
+	}
+}
+
+static BemiPartition *
+open_partition(Oid oid)
+{
+	MemoryContext memory = AllocSetContextCreate(TopTransactionContext,
+												 "bemi open partition",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(memory);
+	BemiPartition *partition = palloc0(sizeof(BemiPartition));
+
+	partition->memory = memory;
+	partition->relation = table_open(oid, RowExclusiveLock);
+	partition->estate = CreateExecutorState();
+	partition->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
+	ExecOpenIndices(partition->target, false);
+	find_columns(partition);
+
+	MemoryContextSwitchTo(caller);
+	return partition;
+}
+
+/*
+ * Closes a partition; NULL does nothing.
+ */
+void
+bemi_partition_close(BemiPartition *partition)
+{
+	if (partition == NULL)
+		return;
+	for (int i = 0; i < partition->slot_count; i++)
+		ExecDropSingleTupleTableSlot(partition->slots[i]);
+	ExecCloseIndices(partition->target);
+	FreeExecutorState(partition->estate);
+	table_close(partition->relation, NoLock);
+	MemoryContextDelete(partition->memory);
+}
+
+/*
+ * Whether changes committed at this time belong to this partition.
+ */
+bool
+bemi_partition_takes(const BemiPartition *partition, TimestampTz committed_at)
+{
+	return find_partition(committed_at) == RelationGetRelid(partition->relation);
+}
+
+/*
+ * The partition for a commit time: the one that is open (or NULL), or another
+ * one in its stead, which is made now if need be.
+ */
+BemiPartition *
+bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
+{
+	Oid			oid = find_partition(committed_at);
+
+	if (open != NULL && oid == RelationGetRelid(open->relation))
+		return open;
+
+	bemi_partition_close(open);
+	if (!OidIsValid(oid))
+	{
+		make_partition(committed_at);
+		oid = find_partition(committed_at);
+	}
+	return open_partition(oid);
+}
+
+/*
+ * Puts a row into the i-th slot, whose first use may be now.  The values must
+ * live until the insert.
+ */
+void
+bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
+				   const bool *nulls)
+{
+	TupleTableSlot *slot;
+
+	if (i == partition->slot_count)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(partition->memory);
+
+		partition->slots[partition->slot_count++] = table_slot_create(partition->relation, NULL);
+		MemoryContextSwitchTo(caller);
+	}
+	slot = ExecClearTuple(partition->slots[i]);
+
+	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	for (int column = 0; column < BEMI_HISTORY_COLUMNS; column++)
+	{
+		int			place = partition->attnums[column] - 1;
+
+		slot->tts_values[place] = values[column];
+		slot->tts_isnull[place] = nulls[column];
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Writes the filled slots with one multi-insert and then their index entries.
+ */
+static void
+insert_together(BemiPartition *partition, int count)
+{
+	EState	   *estate = partition->estate;
+	MemoryContext caller;
+
+	if (partition->relation->rd_att->constr)
+		for (int i = 0; i < count; i++)
+			ExecConstraints(partition->target, partition->slots[i], estate);
+
+	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+	table_multi_insert(partition->relation, partition->slots, count,
+					   GetCurrentCommandId(true), 0, NULL);
+	MemoryContextSwitchTo(caller);
+
+	for (int i = 0; i < count; i++)
+		if (partition->target->ri_NumIndices > 0)
+			list_free(bemi_insert_index_tuples(partition->target,
+											   partition->slots[i], estate));
+}
+
+/*
+ * Writes the filled slots one by one, firing the triggers that users have put
+ * on the history.
+ */
+static void
+insert_singly(BemiPartition *partition, int count)
+{
+	AfterTriggerBeginQuery();
+	for (int i = 0; i < count; i++)
+	{
+		partition->estate->es_output_cid = GetCurrentCommandId(true);
+		ExecSimpleRelationInsert(partition->target, partition->estate,
+								 partition->slots[i]);
+	}
+	AfterTriggerEndQuery(partition->estate);
+}
+
+/*
+ * Writes the first "count" slots and clears them.
+ */
+void
+bemi_partition_insert(BemiPartition *partition, int count)
+{
+	if (partition->target->ri_TrigDesc == NULL)
+		insert_together(partition, count);
+	else
+		insert_singly(partition, count);
+
+	ResetPerTupleExprContext(partition->estate);
+	for (int i = 0; i < count; i++)
+		ExecClearTuple(partition->slots[i]);
+}

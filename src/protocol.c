@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * protocol.c
+ *		The bytes of pgoutput to events.
+ *
+ * In flow the messages of the output plugin pgoutput, protocol version 1 (see
+ * "Logical Replication Message Formats" in PostgreSQL's documentation); out
+ * flow events that name tables, rows and messages.  Wherever the server can
+ * read a message itself, its function is used.
+ *
+ * An event and its values live in the caller's memory context, which the
+ * caller resets after each event.  What the stream says of a table lives until
+ * the stream says it anew, each table in a memory context of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "libpq/pqformat.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "bemi.h"
+
+struct BemiProtocol
+{
+	BemiStream *stream;			/* to ask the source for primary keys */
+	MemoryContext memory;		/* parent of the relations' own */
+	HTAB	   *relations;		/* source's OID -> BemiRelation */
+};
+
+/*
+ * Starts to read; the result lives in the current memory context.
+ */
+BemiProtocol *
+bemi_protocol_begin(BemiStream *stream)
+{
+	BemiProtocol *protocol = palloc0(sizeof(BemiProtocol));
+	HASHCTL		control = {0};
+
+	protocol->stream = stream;
+	protocol->memory = AllocSetContextCreate(CurrentMemoryContext,
+											 "bemi relations",
+											 ALLOCSET_DEFAULT_SIZES);
+	control.keysize = sizeof(Oid);
+	control.entrysize = sizeof(BemiRelation);
+	control.hcxt = protocol->memory;
+	protocol->relations = hash_create("bemi relations", 128, &control,
+									  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	return protocol;
+}
+
+/*
+ * Takes down the columns that a relation message lists.
+ */
+static void
+read_columns(BemiRelation *relation, const LogicalRepRelation *message)
+{
+	relation->column_count = message->natts;
+	relation->columns = palloc0(sizeof(BemiColumn) * Max(message->natts, 1));
+	relation->risky = false;
+
+	for (int i = 0; i < message->natts; i++)
+	{
+		BemiColumn *column = &relation->columns[i];
+
+		column->name = pstrdup(message->attnames[i]);
+		column->type = message->atttyps[i];
+		column->identity = bms_is_member(i, message->attkeys);
+		bemi_column_init(column);
+		if (column->kind == BEMI_COLUMN_JSON || column->kind == BEMI_COLUMN_ARRAY)
+			relation->risky = true;
+	}
+}
+
+/*
+ * Finds the primary key.  The stream does not tell: with REPLICA IDENTITY FULL
+ * it flags every column as key.  So the source's catalog is asked, once for
+ * each relation message.  A key column that the stream does not carry (a
+ * column list, or a change of the table since) leaves the table without one.
+ */
+static void
+read_keys(BemiProtocol *protocol, BemiRelation *relation)
+{
+	List	   *names = bemi_stream_key_columns(protocol->stream, relation->oid);
+	ListCell   *cell;
+
+	relation->key_count = 0;
+	relation->keys = palloc(sizeof(int) * Max(list_length(names), 1));
+	foreach(cell, names)
+	{
+		int			i;
+
+		for (i = 0; i < relation->column_count; i++)
+			if (strcmp(relation->columns[i].name, lfirst(cell)) == 0)
+				break;
+		if (i == relation->column_count)
+		{
+			relation->key_count = 0;
+			return;
+		}
+		relation->keys[relation->key_count++] = i;
+	}
+}
+
+/*
+ * A table is described, for the first time or because it has changed.
+ */
+static void
+read_relation(BemiProtocol *protocol, StringInfo bytes)
+{
+	LogicalRepRelation *message = logicalrep_read_rel(bytes);
+	BemiRelation *relation;
+	MemoryContext caller;
+	Oid			oid = message->remoteid;
+	bool		found;
+
+	relation = hash_search(protocol->relations, &oid, HASH_ENTER, &found);
+	if (found && relation->memory != NULL)
+		MemoryContextDelete(relation->memory);
+	relation->memory = AllocSetContextCreate(protocol->memory, "bemi relation",
+											 ALLOCSET_SMALL_SIZES);
+
+	caller = MemoryContextSwitchTo(relation->memory);
+	relation->schema = pstrdup(message->nspname);
+	relation->table = pstrdup(message->relname);
+	read_columns(relation, message);
+	read_keys(protocol, relation);
+	MemoryContextSwitchTo(caller);
+}
+
+static BemiRelation *
+find_relation(BemiProtocol *protocol, Oid oid)
+{
+	BemiRelation *relation = hash_search(protocol->relations, &oid, HASH_FIND, NULL);
+
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("source sent a row of table %u without having described the table", oid)));
+	return relation;
+}
+
+/*
+ * Whether the old row, whose mark follows the table's OID in the bytes, is
+ * only its replica identity.
+ */
+static bool
+old_is_key(StringInfo bytes)
+{
+	int			mark = bytes->cursor + sizeof(uint32);
+
+	return mark < bytes->len && bytes->data[mark] == 'K';
+}
+
+static void
+read_truncate(BemiProtocol *protocol, StringInfo bytes, BemiEvent *event)
+{
+	bool		cascade;
+	bool		restart_identity;
+	List	   *oids = logicalrep_read_truncate(bytes, &cascade, &restart_identity);
+	ListCell   *cell;
+
+	event->truncated = NIL;
+	foreach(cell, oids)
+		event->truncated = lappend(event->truncated,
+								   find_relation(protocol, lfirst_oid(cell)));
+}
+
+/*
+ * A logical message; the server has no reader for it, as it has no use for
+ * it when it subscribes.
+ */
+static void
+read_message(StringInfo bytes, BemiEvent *event)
+{
+	const int	transactional_flag = 1;
+
+	event->transactional = (pq_getmsgbyte(bytes) & transactional_flag) != 0;
+	event->message_end = pq_getmsgint64(bytes);
+	event->prefix = pq_getmsgrawstring(bytes);
+	event->content_len = pq_getmsgint(bytes, 4);
+	event->content = pq_getmsgbytes(bytes, event->content_len);
+}
+
+static void
+read_begin(StringInfo bytes, BemiEvent *event)
+{
+	LogicalRepBeginData begin;
+
+	logicalrep_read_begin(bytes, &begin);
+	event->commit_lsn = begin.final_lsn;
+	event->committed_at = begin.committime;
+	event->xid = begin.xid;
+}
+
+static void
+read_commit(StringInfo bytes, BemiEvent *event)
+{
+	LogicalRepCommitData commit;
+
+	logicalrep_read_commit(bytes, &commit);
+	event->commit_lsn = commit.commit_lsn;
+	event->end_lsn = commit.end_lsn;
+	event->committed_at = commit.committime;
+}
+
+/*
+ * A row was changed; "action" is the message's own letter.
+ */
+static void
+read_row(BemiProtocol *protocol, char action, StringInfo bytes, BemiEvent *event)
+{
+	Oid			oid;
+
+	event->has_before = event->before_is_key = false;
+	switch (action)
+	{
+		case LOGICAL_REP_MSG_INSERT:
+			oid = logicalrep_read_insert(bytes, &event->after);
+			event->kind = BEMI_EVENT_INSERT;
+			break;
+		case LOGICAL_REP_MSG_UPDATE:
+			event->before_is_key = old_is_key(bytes);
+			oid = logicalrep_read_update(bytes, &event->has_before,
+										 &event->before, &event->after);
+			event->kind = BEMI_EVENT_UPDATE;
+			break;
+		default:
+			event->before_is_key = old_is_key(bytes);
+			oid = logicalrep_read_delete(bytes, &event->before);
+			event->has_before = true;
+			event->kind = BEMI_EVENT_DELETE;
+			break;
+	}
+	event->relation = find_relation(protocol, oid);
+}
+
+/*
+ * Reads one message into *event, whose values are in the current memory
+ * context and partly point into the bytes.  "position" is the LSN in the
+ * frame.  Needs a transaction where the message describes a table.
+ */
+void
+bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
+				   StringInfo bytes, BemiEvent *event)
+{
+	char		action = pq_getmsgbyte(bytes);
+
+	event->kind = BEMI_EVENT_NOTHING;
+	event->position = position;
+	switch (action)
+	{
+		case LOGICAL_REP_MSG_BEGIN:
+			event->kind = BEMI_EVENT_BEGIN;
+			read_begin(bytes, event);
+			break;
+		case LOGICAL_REP_MSG_COMMIT:
+			event->kind = BEMI_EVENT_COMMIT;
+			read_commit(bytes, event);
+			break;
+		case LOGICAL_REP_MSG_RELATION:
+			read_relation(protocol, bytes);
+			break;
+		case LOGICAL_REP_MSG_INSERT:
+		case LOGICAL_REP_MSG_UPDATE:
+		case LOGICAL_REP_MSG_DELETE:
+			read_row(protocol, action, bytes, event);
+			break;
+		case LOGICAL_REP_MSG_TRUNCATE:
+			event->kind = BEMI_EVENT_TRUNCATE;
+			read_truncate(protocol, bytes, event);
+			break;
+		case LOGICAL_REP_MSG_MESSAGE:
+			event->kind = BEMI_EVENT_MESSAGE;
+			read_message(bytes, event);
+			break;
+		case LOGICAL_REP_MSG_TYPE:
+		case LOGICAL_REP_MSG_ORIGIN:
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("source sent a message of unknown type \"%c\"", action)));
+	}
+}

@@ -1,0 +1,253 @@
+/*-------------------------------------------------------------------------
+ *
+ * stitch.c
+ *		Joins each change with its context.
+ *
+ * In flow events in stream order (protocol.c); out flow changes (history.c).
+ * The rule: the context of a change is the nearest context message before it
+ * in the same transaction; without one it is an empty object.  Stream order
+ * is all that counts.  LSNs are never compared, because rows carry the start
+ * of their WAL record, messages the end, and all rows of one multi-insert
+ * record share one LSN.
+ *
+ * Any SQL user can write any bytes under bemi's prefix.  What is not a JSON
+ * object is counted as invalid, and the changes it stands before get an empty
+ * object: they must not inherit what belongs to another statement.
+ *
+ * The context of the moment lives in a memory context of its own, since many
+ * changes refer to it; everything else is gone after the event.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "port/pg_bswap.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "bemi.h"
+
+struct BemiStitch
+{
+	BemiHistory *history;
+	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
+
+	/* the transaction at hand */
+	XLogRecPtr	commit_lsn;
+	TimestampTz committed_at;
+	TransactionId xid;
+	uint64		ordinal;		/* of its last change */
+
+	/* the context at hand */
+	MemoryContext memory;		/* of the two below */
+	Jsonb	   *context;
+	char	   *content;		/* the message it was made of; NULL: none */
+	int			content_len;
+	uint64		context_serial; /* counts contexts */
+};
+
+/* Widths of an id's parts, see make_id(). */
+#define ORDINAL_BITS	36
+#define SOURCE_BITS		22
+
+/*
+ * Makes an id: UUID version 8 (RFC 9562, "custom"), whose 122 free bits hold
+ * the commit LSN, the ordinal in the transaction and the source's tag, in this
+ * order, so that ids sort in commit order.
+ */
+static void
+make_id(const BemiStitch *stitch, pg_uuid_t *id)
+{
+	const uint64 version = 8;
+	const uint64 variant = 2;
+	uint64		lsn = stitch->commit_lsn;
+	uint64		high;
+	uint64		low;
+
+	StaticAssertStmt(64 + ORDINAL_BITS + SOURCE_BITS == 128 - 4 - 2,
+					 "the parts of an id fill a UUID");
+	StaticAssertStmt(sizeof(id->data) == 2 * sizeof(uint64),
+					 "a UUID is two words");
+	Assert(stitch->ordinal < UINT64CONST(1) << ORDINAL_BITS);
+
+	high = (lsn >> 16 << 16) | version << 12 | (lsn >> 4 & 0xFFF);
+	low = variant << 62 | (lsn & 0xF) << (ORDINAL_BITS + SOURCE_BITS) |
+		stitch->ordinal << SOURCE_BITS | stitch->source_tag;
+
+	high = pg_hton64(high);
+	low = pg_hton64(low);
+	memcpy(id->data, &high, sizeof(high));
+	memcpy(id->data + sizeof(high), &low, sizeof(low));
+}
+
+/*
+ * Starts to stitch; the result lives in the current memory context.
+ */
+BemiStitch *
+bemi_stitch_begin(const BemiSourceIdentity *identity, const char *source,
+				  BemiHistory *history)
+{
+	BemiStitch *stitch = palloc0(sizeof(BemiStitch));
+	char	   *tag = psprintf(UINT64_FORMAT "/%u/%s", identity->system_identifier,
+							   identity->timeline, source);
+
+	stitch->history = history;
+	stitch->source_tag = hash_bytes((unsigned char *) tag, strlen(tag)) >>
+		(32 - SOURCE_BITS);
+	stitch->memory = AllocSetContextCreate(CurrentMemoryContext,
+										   "bemi change context",
+										   ALLOCSET_SMALL_SIZES);
+	pfree(tag);
+	return stitch;
+}
+
+/*
+ * Replaces the context of the changes that follow; NULL content stands for
+ * no context, or one that is not valid.
+ */
+static void
+set_context(BemiStitch *stitch, const char *content, int len, Jsonb *context)
+{
+	MemoryContext caller;
+	Jsonb	   *copy;
+
+	MemoryContextReset(stitch->memory);
+	caller = MemoryContextSwitchTo(stitch->memory);
+	if (context == NULL)
+	{
+		JsonbParseState *state = NULL;
+
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		copy = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+		stitch->content = NULL;
+		stitch->content_len = 0;
+	}
+	else
+	{
+		copy = palloc(VARSIZE(context));
+		memcpy(copy, context, VARSIZE(context));
+		stitch->content = palloc(Max(len, 1));
+		memcpy(stitch->content, content, len);
+		stitch->content_len = len;
+	}
+	MemoryContextSwitchTo(caller);
+
+	stitch->context = copy;
+	stitch->context_serial++;
+}
+
+static void
+begin_transaction(BemiStitch *stitch, const BemiEvent *event)
+{
+	bemi_history_begin_transaction(stitch->history);
+	stitch->commit_lsn = event->commit_lsn;
+	stitch->committed_at = event->committed_at;
+	stitch->xid = event->xid;
+	stitch->ordinal = 0;
+	if (stitch->content != NULL || stitch->context == NULL)
+		set_context(stitch, NULL, 0, NULL);
+}
+
+/*
+ * A message under bemi's prefix.  A statement in a loop repeats its context,
+ * so the last one is not parsed again.
+ */
+static void
+take_context(BemiStitch *stitch, const BemiEvent *event)
+{
+	Jsonb	   *context;
+
+	if (event->transactional && stitch->content != NULL &&
+		event->content_len == stitch->content_len &&
+		memcmp(event->content, stitch->content, event->content_len) == 0)
+		return;
+
+	/* One that is not transactional may come between transactions. */
+	bemi_history_open(stitch->history);
+	context = bemi_text_to_jsonb(event->content, event->content_len);
+	if (!event->transactional || context == NULL || !JB_ROOT_IS_OBJECT(context))
+	{
+		bemi_history_count_invalid(stitch->history);
+		context = NULL;
+	}
+	if (event->transactional)
+		set_context(stitch, event->content, event->content_len, context);
+}
+
+/*
+ * Hands on one change of the relation; images may be NULL.
+ */
+static void
+add_change(BemiStitch *stitch, const BemiEvent *event,
+		   const BemiRelation *relation, const char *operation,
+		   const BemiImage *before, const BemiImage *after)
+{
+	BemiChange	change = {0};
+
+	stitch->ordinal++;
+	make_id(stitch, &change.id);
+	change.schema = relation->schema;
+	change.table = relation->table;
+	change.operation = operation;
+	change.before = before ? bemi_row_to_jsonb(relation, before) : NULL;
+	change.after = after ? bemi_row_to_jsonb(relation, after) : NULL;
+	if (before || after)
+		change.primary_key = bemi_row_primary_key(relation, after ? after : before);
+	change.context = stitch->context;
+	change.context_serial = stitch->context_serial;
+	change.committed_at = stitch->committed_at;
+	change.xid = stitch->xid;
+	change.position = event->position;
+
+	bemi_history_add(stitch->history, &change);
+}
+
+static void
+add_truncates(BemiStitch *stitch, const BemiEvent *event)
+{
+	ListCell   *cell;
+
+	foreach(cell, event->truncated)
+		add_change(stitch, event, lfirst(cell), "TRUNCATE", NULL, NULL);
+}
+
+/*
+ * Takes one event.
+ */
+void
+bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
+{
+	BemiImage	before = {&event->before, NULL, event->before_is_key};
+	BemiImage	after = {&event->after, event->has_before ? &event->before : NULL, false};
+
+	switch (event->kind)
+	{
+		case BEMI_EVENT_BEGIN:
+			begin_transaction(stitch, event);
+			break;
+		case BEMI_EVENT_COMMIT:
+			bemi_history_end_transaction(stitch->history, event->end_lsn,
+										 event->committed_at);
+			break;
+		case BEMI_EVENT_INSERT:
+			add_change(stitch, event, event->relation, "CREATE", NULL, &after);
+			break;
+		case BEMI_EVENT_UPDATE:
+			add_change(stitch, event, event->relation, "UPDATE",
+					   event->has_before ? &before : NULL, &after);
+			break;
+		case BEMI_EVENT_DELETE:
+			add_change(stitch, event, event->relation, "DELETE", &before, NULL);
+			break;
+		case BEMI_EVENT_TRUNCATE:
+			add_truncates(stitch, event);
+			break;
+		case BEMI_EVENT_MESSAGE:
+			if (strcmp(event->prefix, BEMI_MESSAGE_PREFIX) == 0)
+				take_context(stitch, event);
+			break;
+		case BEMI_EVENT_NOTHING:
+			break;
+	}
+}

@@ -1,0 +1,570 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The process that reads one source: owner of the loop and the faults.
+ *
+ * Frames flow from stream.c through protocol.c and stitch.c into history.c.
+ * The worker drains what is at hand, commits when the stream pauses or when a
+ * transaction has grown enough, tells the source what it may forget, and
+ * sleeps.
+ *
+ * There is one answer to a fault, the process's end: the error is noted for
+ * bemi.status, the destination transaction is rolled back by the exit, and the
+ * launcher starts a new worker after a while.  Since the origin's position is
+ * committed with the changes, the new one goes on exactly where the last
+ * commit left off, and nothing needs to be mended in memory.
+ *
+ * Memory: "bemi worker" holds what lives as long as the stream, "bemi event"
+ * is reset after each message.  No lock of the destination and no snapshot is
+ * held while the worker sleeps, unless a source transaction is half received.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_replication_origin.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/slot.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+/* The longest sleep; and the one while the source waits for a confirmation. */
+#define IDLE_MS			10000
+#define UNCONFIRMED_MS	200
+
+/* A worker that streams so long has recovered from its last failure. */
+#define RECOVERED_MS	60000
+
+/* What the worker's row of bemi.sources says. */
+typedef struct SourceRow
+{
+	bool		exists;
+	bool		run;			/* wanted */
+	bool		drop;			/* wanted */
+	bool		slot_made;
+	char	   *conninfo;		/* NULL: this server */
+} SourceRow;
+
+/* The steps of a change's way, as long as the stream lives. */
+typedef struct Pipeline
+{
+	BemiStream *stream;
+	BemiProtocol *protocol;
+	BemiStitch *stitch;
+	BemiHistory *history;
+
+	MemoryContext event_memory;
+	TimestampTz started_at;
+	TimestampTz confirmed_at;
+	XLogRecPtr	confirmed;
+} Pipeline;
+
+static BemiWorker *MyWorker = NULL;
+
+/* Name of the slot and of the origin. */
+static char *slot_name = NULL;
+
+/*
+ * Settings that the worker must not inherit from the server or its role.
+ * jsonb prints times in UTC, arrays are read in the format they were sent in,
+ * and no time-out of the application's applies.
+ */
+static const char *const worker_settings[][2] = {
+	{"search_path", "pg_catalog"},
+	{"timezone", "UTC"},
+	{"datestyle", "ISO, MDY"},
+	{"intervalstyle", "postgres"},
+	{"session_replication_role", "origin"},
+	{"synchronous_commit", "off"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"row_security", "off"}
+};
+
+/*
+ * Begins and ends the small transactions around the stream.
+ */
+static void
+begin_transaction(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+end_transaction(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+/*
+ * Reads the worker's row, into the current memory context.  The row is missing
+ * if the source was dropped, and with it the table if the extension was.
+ */
+static void
+read_source(SourceRow *row)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			schema;
+	Oid			types[] = {TEXTOID};
+	Datum		values[1];
+
+	memset(row, 0, sizeof(SourceRow));
+	begin_transaction();
+	schema = get_namespace_oid("bemi", true);
+	if (OidIsValid(schema) && OidIsValid(get_relname_relid("sources", schema)))
+	{
+		values[0] = CStringGetTextDatum(MyWorker->source);
+		SPI_connect();
+		if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo FROM bemi.sources WHERE name = $1",
+								  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not read bemi.sources");
+		if (SPI_processed == 1)
+		{
+			HeapTuple	tuple = SPI_tuptable->vals[0];
+			TupleDesc	columns = SPI_tuptable->tupdesc;
+			char	   *conninfo = SPI_getvalue(tuple, columns, 3);
+
+			row->exists = true;
+			row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
+			row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
+			row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
+			row->conninfo = conninfo ? MemoryContextStrdup(caller, conninfo) : NULL;
+		}
+		SPI_finish();
+	}
+	end_transaction();
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Runs a statement on the worker's row, whose name is its one parameter.
+ */
+static void
+change_source(const char *statement)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(MyWorker->source)};
+
+	SPI_connect();
+	if (SPI_execute_with_args(statement, 1, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not change bemi.sources");
+	SPI_finish();
+}
+
+/*
+ * Drops a slot of this server and this database, if it is there.
+ */
+static void
+drop_local_slot(void)
+{
+	ReplicationSlot *slot = SearchNamedReplicationSlot(slot_name, true);
+
+	if (slot != NULL && slot->data.database == MyDatabaseId)
+		ReplicationSlotDrop(slot_name, false);
+}
+
+/*
+ * Takes the source away: its slot, its row and its origin, in this order, so
+ * that a failure in between leaves the rest to the next try.  A source whose
+ * row is gone already can only have its local slot dropped.
+ */
+static void
+drop_source(const SourceRow *row)
+{
+	bemi_set_state(MyWorker, BEMI_STATE_DROPPING);
+	if (row->conninfo == NULL)
+		drop_local_slot();
+	else
+	{
+		BemiStream *stream = bemi_stream_connect(row->conninfo, slot_name);
+
+		if (bemi_stream_slot_exists(stream, slot_name))
+			bemi_stream_drop_slot(stream, slot_name);
+		bemi_stream_close(stream);
+	}
+
+	begin_transaction();
+	if (row->exists)
+		change_source("DELETE FROM bemi.sources WHERE name = $1");
+	if (replorigin_session_origin != InvalidRepOriginId)
+	{
+		replorigin_session_reset();
+		replorigin_session_origin = InvalidRepOriginId;
+	}
+	replorigin_drop_by_name(slot_name, true, false);
+	end_transaction();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	MyWorker->in_use = false;
+	LWLockRelease(bemi_shared->lock);
+	ereport(LOG,
+			(errmsg("bemi: source \"%s\" was dropped", MyWorker->source)));
+}
+
+/*
+ * Makes the slot, unless an earlier worker came just so far, and lets the
+ * origin begin there.
+ */
+static void
+make_slot(BemiStream *stream)
+{
+	XLogRecPtr	position = InvalidXLogRecPtr;
+	RepOriginId origin;
+
+	bemi_set_state(MyWorker, BEMI_STATE_MAKING_SLOT);
+	if (!bemi_stream_slot_exists(stream, slot_name))
+		position = bemi_stream_create_slot(stream, slot_name);
+
+	begin_transaction();
+	change_source("UPDATE bemi.sources SET slot_made = true WHERE name = $1");
+	if (!XLogRecPtrIsInvalid(position))
+	{
+		origin = replorigin_by_name(slot_name, false);
+		LockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
+		replorigin_advance(origin, position, InvalidXLogRecPtr, true, true);
+		UnlockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
+	}
+	end_transaction();
+}
+
+/*
+ * Makes this process the one that moves the source's origin, and returns where
+ * it stands.
+ */
+static XLogRecPtr
+take_origin(void)
+{
+	RepOriginId origin;
+
+	begin_transaction();
+	origin = replorigin_by_name(slot_name, false);
+	bemi_origin_session_setup(origin);
+	replorigin_session_origin = origin;
+	end_transaction();
+	return replorigin_session_get_progress(false);
+}
+
+/*
+ * Builds the whole way from the source to the history, in the current memory
+ * context, and starts the stream.
+ */
+static void
+open_pipeline(Pipeline *pipeline, const SourceRow *row)
+{
+	BemiSourceIdentity identity;
+
+	bemi_set_state(MyWorker, BEMI_STATE_CONNECTING);
+	memset(pipeline, 0, sizeof(Pipeline));
+	pipeline->stream = bemi_stream_connect(row->conninfo, slot_name);
+	bemi_stream_identify(pipeline->stream, &identity);
+	if (!row->slot_made)
+		make_slot(pipeline->stream);
+
+	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
+	pipeline->history = bemi_history_begin(MyWorker->source, identity.database);
+	pipeline->stitch = bemi_stitch_begin(&identity, MyWorker->source, pipeline->history);
+	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
+												   "bemi event",
+												   ALLOCSET_DEFAULT_SIZES);
+	bemi_stream_start(pipeline->stream, slot_name, take_origin());
+	pipeline->started_at = GetCurrentTimestamp();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	MyWorker->is_local = identity.system_identifier == GetSystemIdentifier();
+	LWLockRelease(bemi_shared->lock);
+	bemi_set_state(MyWorker, BEMI_STATE_STREAMING);
+}
+
+/*
+ * The message that bemi.sync() waits for.
+ */
+static bool
+is_marker(const BemiEvent *event)
+{
+	return event->kind == BEMI_EVENT_MESSAGE && !event->transactional &&
+		strcmp(event->prefix, BEMI_MARKER_PREFIX) == 0;
+}
+
+/*
+ * Takes one message through all steps.  True if that ended in a commit.
+ */
+static bool
+process_message(Pipeline *pipeline, StringInfo message)
+{
+	MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
+	BemiEvent	event;
+	bool		commit;
+
+	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
+					   message, &event);
+	bemi_stitch_event(pipeline->stitch, &event);
+	commit = is_marker(&event) || bemi_history_is_due(pipeline->history);
+	if (commit)
+		bemi_history_commit(pipeline->history);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(pipeline->event_memory);
+	return commit;
+}
+
+/*
+ * The next failure is a first one again.
+ */
+static void
+forget_failures(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	MyWorker->failures = 0;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Tells the sessions how far the history reaches, and the source what it may
+ * forget: at once if it asks, else when that has moved and some time is over.
+ */
+static void
+report_progress(Pipeline *pipeline)
+{
+	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
+	XLogRecPtr	flushed;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (bemi_history_is_stored(pipeline->history))
+		bemi_set_positions(MyWorker, received, received);
+	else
+		bemi_set_positions(MyWorker, received, MyWorker->stored);
+
+	if (bemi_history_is_flushed(pipeline->history, &flushed))
+		flushed = received;
+	if (bemi_stream_reply_requested(pipeline->stream) ||
+		TimestampDifferenceExceeds(pipeline->confirmed_at, now,
+								   flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+	{
+		bemi_stream_confirm(pipeline->stream, flushed);
+		pipeline->confirmed = flushed;
+		pipeline->confirmed_at = now;
+	}
+
+	/* Read without the lock: nobody else writes it while this process runs. */
+	if (MyWorker->failures > 0 &&
+		TimestampDifferenceExceeds(pipeline->started_at, now, RECOVERED_MS))
+		forget_failures();
+}
+
+/*
+ * Processes what is at hand, but comes back after a commit, so that a stream
+ * that never pauses does not keep the worker from everything else.  True if
+ * there may be more.
+ */
+static bool
+drain(Pipeline *pipeline)
+{
+	StringInfoData message;
+	int			count = 0;
+
+	while (bemi_stream_receive(pipeline->stream, &message))
+	{
+		if (process_message(pipeline, &message))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		if (++count % 1000 == 0)
+			report_progress(pipeline);
+	}
+	bemi_history_commit(pipeline->history);
+	return false;
+}
+
+/*
+ * Whether somebody has changed the worker's row since the last look.
+ */
+static bool
+was_woken(void)
+{
+	bool		woken;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	woken = MyWorker->wake;
+	MyWorker->wake = false;
+	LWLockRelease(bemi_shared->lock);
+	return woken;
+}
+
+/*
+ * Streams until the row no longer asks for it, and leaves that row in *row.
+ */
+static void
+stream_changes(SourceRow *row)
+{
+	Pipeline	pipeline;
+
+	open_pipeline(&pipeline, row);
+	while (row->run)
+	{
+		bool		more;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		pgstat_report_activity(STATE_RUNNING, "storing changes");
+		more = drain(&pipeline);
+		report_progress(&pipeline);
+
+		/* In the middle of a source transaction there is no looking aside. */
+		if (bemi_history_is_stored(pipeline.history) && was_woken())
+			read_source(row);
+		else if (!more)
+		{
+			pgstat_report_activity(STATE_IDLE, NULL);
+			bemi_stream_wait(pipeline.stream,
+							 pipeline.confirmed != bemi_stream_received(pipeline.stream) ?
+							 UNCONFIRMED_MS : IDLE_MS);
+		}
+	}
+	bemi_stream_close(pipeline.stream);
+}
+
+/*
+ * The worker's life between its start and a fault.
+ */
+static void
+work(void)
+{
+	SourceRow	row;
+
+	(void) was_woken();
+	read_source(&row);
+	if (row.run)
+		stream_changes(&row);
+
+	if (row.drop || !row.exists)
+		drop_source(&row);
+	else
+		bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+}
+
+/*
+ * Notes the error that ends this process, with its detail.
+ */
+static void
+note_error(void)
+{
+	ErrorData  *error;
+	char	   *text;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	error = CopyErrorData();
+	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+	bemi_set_error(MyWorker, text, error->hint);
+}
+
+/*
+ * The process ends, in whatever way short of a crash.
+ */
+static void
+leave(int code, Datum arg)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	MyWorker->launched = false;
+	MyWorker->pid = 0;
+	MyWorker->latch = NULL;
+	if (MyWorker->in_use && MyWorker->state != BEMI_STATE_STOPPED)
+	{
+		MyWorker->failures++;
+		MyWorker->next_start = 0;
+		if (MyWorker->state != BEMI_STATE_FAILED)
+		{
+			MyWorker->state = BEMI_STATE_FAILED;
+			MyWorker->error_count++;
+			MyWorker->error_at = GetCurrentTimestamp();
+			strlcpy(MyWorker->error, "worker was terminated", BEMI_ERROR_LEN);
+			MyWorker->hint[0] = '\0';
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+	ConditionVariableBroadcast(&bemi_shared->changed);
+	bemi_wake_launcher();
+}
+
+/*
+ * Takes the entry that the launcher has made.
+ */
+static void
+enter(int entry)
+{
+	MyWorker = &bemi_shared->workers[entry];
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (!MyWorker->in_use || MyWorker->pid != 0)
+	{
+		LWLockRelease(bemi_shared->lock);
+		proc_exit(0);
+	}
+	MyWorker->launched = true;
+	MyWorker->pid = MyProcPid;
+	MyWorker->latch = MyLatch;
+	LWLockRelease(bemi_shared->lock);
+	before_shmem_exit(leave, (Datum) 0);
+
+	slot_name = MemoryContextStrdup(TopMemoryContext,
+									psprintf("bemi_%u_%s", MyWorker->database,
+											 MyWorker->source));
+}
+
+/*
+ * Entry point of the worker's process; the argument is its entry.
+ */
+void
+bemi_worker_main(Datum arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	enter(DatumGetInt32(arg));
+	BackgroundWorkerInitializeConnectionByOid(MyWorker->database, InvalidOid, 0);
+	for (int i = 0; i < lengthof(worker_settings); i++)
+		SetConfigOption(worker_settings[i][0], worker_settings[i][1],
+						PGC_SUSET, PGC_S_OVERRIDE);
+
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
+												ALLOCSET_DEFAULT_SIZES));
+	PG_TRY();
+	{
+		work();
+	}
+	PG_CATCH();
+	{
+		note_error();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+void
+bemi_worker_init(void)
+{
+	bemi_worker_state_init();
+	bemi_worker_launcher_init();
+}

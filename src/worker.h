@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *		What the worker, the launcher and the sessions know of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_WORKER_H
+#define BEMI_WORKER_H
+
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+#include "bemi.h"
+
+/* Sources that one server can read into its databases. */
+#define BEMI_MAX_SOURCES		64
+
+/* As bemi.sources allows them, and the zero. */
+#define BEMI_SOURCE_NAME_LEN	33
+
+/* Longer texts are cut. */
+#define BEMI_ERROR_LEN			1024
+
+typedef enum BemiState
+{
+	BEMI_STATE_STARTING,
+	BEMI_STATE_CONNECTING,
+	BEMI_STATE_MAKING_SLOT,
+	BEMI_STATE_STREAMING,
+	BEMI_STATE_DROPPING,
+	BEMI_STATE_FAILED,
+	BEMI_STATE_STOPPED
+} BemiState;
+
+/*
+ * One source and its worker, in shared memory.  All of it is protected by the
+ * lock of BemiShared.  "In use" as long as the source's origin exists.
+ */
+typedef struct BemiWorker
+{
+	bool		in_use;
+	Oid			database;
+	char		source[BEMI_SOURCE_NAME_LEN];
+
+	/* the process */
+	bool		launched;		/* registered, and not yet gone */
+	pid_t		pid;			/* 0 unless it runs */
+	Latch	   *latch;
+	bool		wake;			/* its row of bemi.sources may have changed */
+	TimestampTz next_start;		/* not before, after a failure */
+	int			failures;		/* in a row */
+	int64		restarts;
+
+	/* what it says of itself */
+	BemiState	state;
+	bool		is_local;		/* reads this very server */
+	XLogRecPtr	received;
+	XLogRecPtr	stored;
+	int64		error_count;
+	TimestampTz error_at;
+	char		error[BEMI_ERROR_LEN];
+	char		hint[BEMI_ERROR_LEN];
+} BemiWorker;
+
+typedef struct BemiShared
+{
+	LWLock	   *lock;
+	ConditionVariable changed;	/* some worker's state, position or error */
+	pid_t		launcher_pid;
+	Latch	   *launcher_latch;
+	int			scout_count;	/* databases whose sources have changed */
+	Oid			scout[BEMI_MAX_SOURCES];
+	BemiWorker	workers[BEMI_MAX_SOURCES];
+} BemiShared;
+
+/* NULL unless the library is in shared_preload_libraries. */
+extern BemiShared *bemi_shared;
+
+/* worker_state.c */
+extern void bemi_worker_state_init(void);
+extern BemiWorker *bemi_find_worker(Oid database, const char *source);
+extern void bemi_set_state(BemiWorker *worker, BemiState state);
+extern void bemi_set_error(BemiWorker *worker, const char *error,
+						   const char *hint);
+extern void bemi_set_positions(BemiWorker *worker, XLogRecPtr received,
+							   XLogRecPtr stored);
+extern void bemi_wake_launcher(void);
+extern void bemi_wake_workers_at_commit(void);
+extern const char *bemi_state_name(BemiState state);
+
+/* worker_launcher.c */
+extern void bemi_worker_launcher_init(void);
+extern PGDLLEXPORT void bemi_launcher_main(Datum arg);
+extern PGDLLEXPORT void bemi_scout_main(Datum arg);
+
+/* worker.c */
+extern PGDLLEXPORT void bemi_worker_main(Datum arg);
+
+#endif							/* BEMI_WORKER_H */

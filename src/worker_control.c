@@ -1,0 +1,428 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_control.c
+ *		bemi.start(), bemi.stop() and bemi.sync(): how sessions speak to
+ *		the worker.
+ *
+ * Start and stop write what is wanted into bemi.sources and let the workers
+ * know at commit; the workers do the rest.  So both can be part of a larger
+ * transaction, a migration for instance.  To wait for the effect, they must
+ * commit by themselves: the publication has to be there before the slot is
+ * made, and the slot waits for all running transactions, its own caller's
+ * among them.  Hence procedures, which may commit, where functions may not.
+ *
+ * Every wait is on the condition variable of worker_state.c and serves
+ * interrupts; no lock is held meanwhile.  A session that is cancelled leaves
+ * behind what it has committed, and bemi.status shows it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+PG_FUNCTION_INFO_V1(bemi_start);
+PG_FUNCTION_INFO_V1(bemi_stop);
+PG_FUNCTION_INFO_V1(bemi_sync);
+
+/* How often a wait looks whether the launcher is there at all. */
+#define LOOK_MS		1000
+
+/* For how long that may not be. */
+#define LAUNCHER_GRACE_MS	10000
+
+/*
+ * The library must be in shared memory for anybody to speak to a worker.
+ */
+static void
+require_preload(void)
+{
+	const char *libraries = GetConfigOption("shared_preload_libraries", true, false);
+
+	if (bemi_shared != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("bemi must be loaded when the server starts"),
+			 errhint("Put this line into postgresql.conf and restart the server: shared_preload_libraries = '%s%sbemi'",
+					 libraries ? libraries : "",
+					 libraries && libraries[0] ? ", " : "")));
+}
+
+static void
+require_superuser(const char *procedure)
+{
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to call %s()", procedure)));
+}
+
+static void
+require_logical_wal(void)
+{
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"wal_level\" must be \"logical\" to read changes"),
+				 errhint("Put this line into postgresql.conf and restart the server: wal_level = logical")));
+}
+
+/*
+ * Whether the procedure was called where it must not commit: in a transaction
+ * block, or from a function.
+ */
+static bool
+is_atomic(FunctionCallInfo fcinfo)
+{
+	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic;
+}
+
+/*
+ * A copy of the source's entry; false if it has none.
+ */
+static bool
+look_at(const char *source, BemiWorker *copy)
+{
+	BemiWorker *worker;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	worker = bemi_find_worker(MyDatabaseId, source);
+	if (worker != NULL)
+		*copy = *worker;
+	LWLockRelease(bemi_shared->lock);
+	return worker != NULL;
+}
+
+static int64
+errors_of(const char *source)
+{
+	BemiWorker	worker;
+
+	return look_at(source, &worker) ? worker.error_count : 0;
+}
+
+/*
+ * Sleeps until some worker has something new to say, but not for long.
+ */
+static void
+wait_for_news(int64 timeout_ms)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiControl");
+	ConditionVariableTimedSleep(&bemi_shared->changed,
+								Min(timeout_ms, LOOK_MS), wait_event);
+}
+
+/*
+ * Without a launcher nobody will ever start a worker.
+ */
+static void
+require_launcher(TimestampTz since)
+{
+	if (bemi_shared->launcher_pid != 0 ||
+		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), LAUNCHER_GRACE_MS))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("bemi's launcher is not running"),
+			 errhint("Put this line into postgresql.conf and restart the server: max_worker_processes = %d",
+					 max_worker_processes + 4)));
+}
+
+/*
+ * Waits until the source's worker streams.  False if it fails before, which
+ * *worker then tells about.
+ */
+static bool
+wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	bool		known;
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	for (;;)
+	{
+		known = look_at(source, worker);
+		if (known && (worker->state == BEMI_STATE_STREAMING ||
+					  worker->error_count != errors_before))
+			break;
+		require_launcher(since);
+		wait_for_news(LOOK_MS);
+	}
+	ConditionVariableCancelSleep();
+	return worker->state == BEMI_STATE_STREAMING;
+}
+
+/*
+ * Waits until the source's worker is gone, and with "entry" the source itself.
+ * False if it fails before, which *worker then tells about.
+ */
+static bool
+wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker *worker)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	bool		failed = false;
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	while (!failed && look_at(source, worker))
+	{
+		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
+			break;
+		failed = worker->error_count != errors_before;
+		require_launcher(since);
+		if (!failed)
+			wait_for_news(LOOK_MS);
+	}
+	ConditionVariableCancelSleep();
+	return !failed;
+}
+
+/*
+ * Runs a statement with one or two text parameters, the second may be NULL.
+ * Returns its first value as text, or NULL.
+ */
+static char *
+run(const char *statement, const char *first, const char *second)
+{
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	char		nulls[] = "  ";
+
+	values[0] = CStringGetTextDatum(first);
+	values[1] = second ? CStringGetTextDatum(second) : (Datum) 0;
+	nulls[1] = second ? ' ' : 'n';
+	if (SPI_execute_with_args(statement, 2, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", statement);
+	if (SPI_processed == 0 || SPI_tuptable == NULL)
+		return NULL;
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/*
+ * A source that has failed before it had a slot is forgotten, so that the
+ * caller can mend the mistake and call again.
+ */
+static void
+give_up(const char *source, const BemiWorker *worker)
+{
+	BemiWorker	ignored;
+	char	   *message = pstrdup(worker->error);
+	char	   *hint = worker->hint[0] ? pstrdup(worker->hint) : NULL;
+
+	(void) run("DELETE FROM bemi.sources WHERE name OPERATOR(pg_catalog.=) $1 AND NOT slot_made RETURNING $2",
+			   source, NULL);
+	if (SPI_processed > 0)
+	{
+		bemi_wake_workers_at_commit();
+		SPI_commit();
+		(void) wait_until_gone(source, true, worker->error_count, &ignored);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not start source \"%s\"", source),
+			 errdetail("The worker reports: %s", message),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * bemi.start(name, conninfo, wait)
+ */
+Datum
+bemi_start(PG_FUNCTION_ARGS)
+{
+	bool		wait = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
+	char	   *source;
+	char	   *conninfo;
+	int64		errors_before;
+	BemiWorker	worker;
+
+	require_preload();
+	require_superuser("bemi.start");
+	PreventCommandDuringRecovery("bemi.start()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a source must not be NULL")));
+	source = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (conninfo == NULL)
+		require_logical_wal();
+	if (wait && is_atomic(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("bemi.start() cannot wait inside a transaction block"),
+				 errdetail("The slot waits for every running transaction, this one included."),
+				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);", source)));
+
+	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	errors_before = errors_of(source);
+	(void) run("SELECT bemi.register_source($1, $2)", source, conninfo);
+	bemi_wake_workers_at_commit();
+	if (wait)
+	{
+		SPI_commit();
+		if (!wait_until_streaming(source, errors_before, &worker))
+			give_up(source, &worker);
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * bemi.stop(name, drop_slot)
+ */
+Datum
+bemi_stop(PG_FUNCTION_ARGS)
+{
+	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	char	   *source;
+	char	   *found;
+	int64		errors_before;
+	BemiWorker	worker;
+
+	require_preload();
+	require_superuser("bemi.stop");
+	PreventCommandDuringRecovery("bemi.stop()");
+	source = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	errors_before = errors_of(source);
+	found = run("SELECT bemi.want_source($1, $2)::pg_catalog.text", source,
+				drop ? "drop" : "stop");
+	if (found == NULL || strcmp(found, "true") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source \"%s\" does not exist", source),
+				 errhint("SELECT source, state FROM bemi.status; lists those that do.")));
+	bemi_wake_workers_at_commit();
+	if (!is_atomic(fcinfo))
+	{
+		SPI_commit();
+		if (!wait_until_gone(source, drop, errors_before, &worker))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("could not stop source \"%s\" yet", source),
+					 errdetail("The worker reports: %s", worker.error),
+					 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * Looks for a source of this server that has not stored everything up to the
+ * position.  Counts those that are looked at.
+ */
+static bool
+find_laggard(XLogRecPtr position, BemiWorker *laggard, int *sources)
+{
+	bool		found = false;
+
+	*sources = 0;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		/* What a worker reads is known when it streams. */
+		if (!worker->in_use || worker->database != MyDatabaseId ||
+			worker->state == BEMI_STATE_STOPPED ||
+			(worker->state == BEMI_STATE_STREAMING && !worker->is_local))
+			continue;
+		(*sources)++;
+		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
+		{
+			*laggard = *worker;
+			found = true;
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * An interval in milliseconds; NULL for ever.
+ */
+static int64
+timeout_of(FunctionCallInfo fcinfo)
+{
+	Interval   *timeout;
+	int64		days;
+
+	if (PG_ARGISNULL(0))
+		return PG_INT64_MAX;
+	timeout = PG_GETARG_INTERVAL_P(0);
+	days = (int64) timeout->month * DAYS_PER_MONTH + timeout->day;
+	if (days < 0 || timeout->time < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return days * SECS_PER_DAY * 1000 + timeout->time / 1000;
+}
+
+/*
+ * Writes the marker and returns its position.  It is not transactional, so it
+ * is sent in WAL order: behind everything that was committed before.
+ */
+static XLogRecPtr
+write_marker(void)
+{
+	XLogRecPtr	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
+
+	/* The walsender only reads what is flushed. */
+	XLogFlush(position);
+	return position;
+}
+
+/*
+ * bemi.sync(timeout)
+ */
+Datum
+bemi_sync(PG_FUNCTION_ARGS)
+{
+	int64		timeout_ms = timeout_of(fcinfo);
+	TimestampTz since = GetCurrentTimestamp();
+	XLogRecPtr	position;
+	BemiWorker	laggard;
+	int			sources;
+
+	require_preload();
+	PreventCommandDuringRecovery("bemi.sync()");
+	position = write_marker();
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	while (find_laggard(position, &laggard, &sources))
+	{
+		int64		waited_ms = (GetCurrentTimestamp() - since) / 1000;
+
+		if (waited_ms >= timeout_ms)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("bemi.sync() timed out"),
+					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
+							   laggard.source, bemi_state_name(laggard.state),
+							   LSN_FORMAT_ARGS(laggard.stored), LSN_FORMAT_ARGS(position)),
+					 laggard.error[0] ? errhint("Its last error was: %s", laggard.error) : 0));
+		wait_for_news(timeout_ms - waited_ms);
+	}
+	ConditionVariableCancelSleep();
+
+	if (sources == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no source of this database is started"),
+				 errhint("CALL bemi.start();")));
+	PG_RETURN_VOID();
+}

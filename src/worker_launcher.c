@@ -1,0 +1,471 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_launcher.c
+ *		The one process that keeps a worker running for each source.
+ *
+ * The launcher belongs to no database, so it cannot read bemi.sources; a
+ * background process can connect once in its life, and to stay connected would
+ * keep that database from being dropped.  So it sends out scouts: short-lived
+ * processes that connect to one database each, make entries in shared memory
+ * for the sources they find there, and exit.  All databases are scouted when
+ * the server has started, or was promoted, or has recovered from a crash; one
+ * database is scouted when a session has committed a change of its sources.
+ *
+ * A source counts if its replication origin exists, bemi_<database OID>_<name>.
+ * A row without one came with a dump, or with a template database, and is not
+ * read here unless somebody calls bemi.start().
+ *
+ * A worker that fails is started again after a delay that doubles from one
+ * second to a minute.  A worker that stopped because it was told to is started
+ * again when somebody says that its row has changed.
+ *
+ * The launcher sleeps on its latch: scouts and workers set it when they exit,
+ * sessions when they have changed bemi.sources.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_replication_origin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+#define FIRST_DELAY_MS		1000
+#define LONGEST_DELAY_MS	60000
+
+/* Handles of the workers that this launcher has registered, by entry. */
+static BackgroundWorkerHandle *handles[BEMI_MAX_SOURCES];
+
+/*
+ * Databases that the launcher has yet to send a scout to, and the scout that
+ * is on its way.
+ */
+static List *to_scout = NIL;
+static BackgroundWorkerHandle *scout = NULL;
+
+/*
+ * OIDs of the databases that can be connected to, or of all, in the current
+ * memory context.
+ */
+static List *
+list_databases(bool all)
+{
+	Relation	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(catalog, 0, NULL);
+	List	   *databases = NIL;
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (all || database->datallowconn)
+			databases = lappend_oid(databases, database->oid);
+	}
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return databases;
+}
+
+/*
+ * Names of all replication origins, in the current memory context.
+ */
+static List *
+list_origins(void)
+{
+	Relation	catalog = table_open(ReplicationOriginRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	List	   *names = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+		Datum		name = heap_getattr(tuple, Anum_pg_replication_origin_roname,
+										RelationGetDescr(catalog), &is_null);
+
+		names = lappend(names, TextDatumGetCString(name));
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return names;
+}
+
+/*
+ * Reads an origin's name.  False if it is not one of ours.
+ */
+static bool
+parse_origin(const char *name, Oid *database, const char **source)
+{
+	char	   *end;
+
+	if (strncmp(name, "bemi_", 5) != 0 || !isdigit((unsigned char) name[5]))
+		return false;
+	*database = strtoul(name + 5, &end, 10);
+	if (*end != '_' || strlen(end + 1) == 0 ||
+		strlen(end + 1) >= BEMI_SOURCE_NAME_LEN)
+		return false;
+	*source = end + 1;
+	return true;
+}
+
+/*
+ * Makes an entry for a source that has none.  Caller holds the lock.
+ */
+static void
+add_worker(Oid database, const char *source)
+{
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->in_use || worker->launched)
+			continue;
+		memset(worker, 0, sizeof(BemiWorker));
+		worker->in_use = true;
+		worker->database = database;
+		strlcpy(worker->source, source, BEMI_SOURCE_NAME_LEN);
+		worker->state = BEMI_STATE_STARTING;
+		return;
+	}
+	elog(LOG, "bemi: source \"%s\" of database %u is not started, there are %d already",
+		 source, database, BEMI_MAX_SOURCES);
+}
+
+/*
+ * Entry point of a scout: makes entries for the sources of its database.  On
+ * the way it drops origins whose database was dropped, as nobody else can.
+ */
+void
+bemi_scout_main(Datum arg)
+{
+	Oid			my_database = DatumGetObjectId(arg);
+	List	   *databases;
+	List	   *origins;
+	ListCell   *cell;
+
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(my_database, InvalidOid, 0);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	databases = list_databases(true);
+	origins = list_origins();
+	foreach(cell, origins)
+	{
+		const char *source;
+		Oid			database;
+
+		if (!parse_origin(lfirst(cell), &database, &source))
+			continue;
+		if (!list_member_oid(databases, database))
+			replorigin_drop_by_name(lfirst(cell), true, true);
+		if (database != my_database)
+			continue;
+		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+		if (bemi_find_worker(database, source) == NULL)
+			add_worker(database, source);
+		LWLockRelease(bemi_shared->lock);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * What the launcher's processes have in common.
+ */
+static void
+describe_process(BackgroundWorker *process, const char *kind, const char *function)
+{
+	memset(process, 0, sizeof(BackgroundWorker));
+	process->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	process->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	process->bgw_restart_time = BGW_NEVER_RESTART;
+	process->bgw_notify_pid = MyProcPid;
+	snprintf(process->bgw_library_name, BGW_MAXLEN, "bemi");
+	snprintf(process->bgw_function_name, BGW_MAXLEN, "%s", function);
+	snprintf(process->bgw_type, BGW_MAXLEN, "%s", kind);
+	snprintf(process->bgw_name, BGW_MAXLEN, "%s", kind);
+}
+
+/*
+ * Registers a process; the handle must outlive the launcher's round.
+ */
+static bool
+register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	bool		registered = RegisterDynamicBackgroundWorker(process, handle);
+
+	MemoryContextSwitchTo(caller);
+	return registered;
+}
+
+/*
+ * Takes over what sessions ask for, and sends the next scout once the one
+ * before is back.  Returns false if no process can be had just now.
+ */
+static bool
+send_scout(void)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	BackgroundWorker process;
+	pid_t		pid;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < bemi_shared->scout_count; i++)
+		to_scout = list_append_unique_oid(to_scout, bemi_shared->scout[i]);
+	bemi_shared->scout_count = 0;
+	LWLockRelease(bemi_shared->lock);
+	MemoryContextSwitchTo(caller);
+
+	if (scout != NULL && GetBackgroundWorkerPid(scout, &pid) == BGWH_STOPPED)
+	{
+		pfree(scout);
+		scout = NULL;
+	}
+	if (scout != NULL || to_scout == NIL)
+		return true;
+
+	describe_process(&process, "bemi scout", "bemi_scout_main");
+	process.bgw_main_arg = ObjectIdGetDatum(linitial_oid(to_scout));
+	if (!register_process(&process, &scout))
+		return false;
+	to_scout = list_delete_first(to_scout);
+	return true;
+}
+
+/*
+ * Starts a worker's process.
+ */
+static void
+launch(int i)
+{
+	BackgroundWorker process;
+
+	describe_process(&process, "bemi worker", "bemi_worker_main");
+	process.bgw_main_arg = Int32GetDatum(i);
+	snprintf(process.bgw_name, BGW_MAXLEN, "bemi worker %s",
+			 bemi_shared->workers[i].source);
+	if (register_process(&process, &handles[i]))
+		return;
+
+	bemi_set_error(&bemi_shared->workers[i], "could not start a worker process",
+				   psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
+							max_worker_processes + 4));
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->workers[i].launched = false;
+	bemi_shared->workers[i].failures++;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notices a worker that is gone.  Its own exit callback has done the rest,
+ * unless it died before it came so far.
+ */
+static void
+reap(int i)
+{
+	BemiWorker *worker = &bemi_shared->workers[i];
+	pid_t		pid;
+
+	if (handles[i] == NULL ||
+		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
+		return;
+	pfree(handles[i]);
+	handles[i] = NULL;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (worker->launched && worker->pid == 0)
+	{
+		worker->launched = false;
+		worker->failures++;
+		worker->state = BEMI_STATE_FAILED;
+	}
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Milliseconds to wait after so many failures in a row.
+ */
+static long
+delay_after(int failures)
+{
+	if (failures == 0)
+		return 0;
+	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10), LONGEST_DELAY_MS);
+}
+
+/*
+ * Decides whether a worker is to be started now.  If only later, *timeout_ms
+ * is lowered to that time.  Caller holds the lock.
+ */
+static bool
+is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
+{
+	long		left;
+
+	if (!worker->in_use || worker->launched)
+		return false;
+	if (worker->state == BEMI_STATE_STOPPED && !worker->wake)
+		return false;
+
+	if (worker->failures > 0 && worker->next_start == 0 && !worker->wake)
+		worker->next_start = TimestampTzPlusMilliseconds(now, delay_after(worker->failures));
+	left = TimestampDifferenceMilliseconds(now, worker->next_start);
+	if (left > 0 && !worker->wake)
+	{
+		*timeout_ms = Min(*timeout_ms, left);
+		return false;
+	}
+
+	worker->launched = true;
+	worker->wake = false;
+	worker->next_start = 0;
+	worker->state = BEMI_STATE_STARTING;
+	if (worker->failures > 0)
+		worker->restarts++;
+	return true;
+}
+
+/*
+ * Starts what is due, and returns for how long there is nothing to do.
+ */
+static long
+start_due_workers(void)
+{
+	long		timeout_ms = LONGEST_DELAY_MS;
+
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		bool		due;
+
+		reap(i);
+		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
+		LWLockRelease(bemi_shared->lock);
+		if (due)
+			launch(i);
+	}
+	return timeout_ms;
+}
+
+/*
+ * A launcher before this one may have died between registering a worker and
+ * that worker's start.  Should the worker come after all, it finds its origin
+ * taken and leaves.
+ */
+static void
+forget_unborn_workers(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+		if (bemi_shared->workers[i].pid == 0)
+			bemi_shared->workers[i].launched = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * The launcher has just started: nothing is known of any database.
+ */
+static void
+scout_all_databases(void)
+{
+	MemoryContext caller;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	to_scout = list_databases(false);
+	MemoryContextSwitchTo(caller);
+	CommitTransactionCommand();
+}
+
+static void
+forget_launcher(int code, Datum arg)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = 0;
+	bemi_shared->launcher_latch = NULL;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Entry point of the launcher's process.
+ */
+void
+bemi_launcher_main(Datum arg)
+{
+	MemoryContext round;
+	uint32		wait_event;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	wait_event = bemi_wait_event("BemiLauncher");
+
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = MyProcPid;
+	bemi_shared->launcher_latch = MyLatch;
+	LWLockRelease(bemi_shared->lock);
+	forget_unborn_workers();
+	scout_all_databases();
+
+	round = AllocSetContextCreate(TopMemoryContext, "bemi launcher round",
+								  ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		long		timeout_ms;
+
+		MemoryContextReset(round);
+		MemoryContextSwitchTo(round);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		timeout_ms = start_due_workers();
+		if (!send_scout())
+			timeout_ms = Min(timeout_ms, FIRST_DELAY_MS);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 timeout_ms, wait_event);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Registers the launcher with the postmaster.
+ */
+void
+bemi_worker_launcher_init(void)
+{
+	BackgroundWorker process;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+
+	describe_process(&process, "bemi launcher", "bemi_launcher_main");
+	process.bgw_restart_time = 5;
+	process.bgw_notify_pid = 0;
+	RegisterBackgroundWorker(&process);
+}

@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_state.c
+ *		Shared memory: what each worker does, and how others reach it.
+ *
+ * Workers write their state, positions and errors here; bemi.status,
+ * bemi.start(), bemi.stop() and bemi.sync() read them and sleep on one
+ * condition variable that is broadcast with each change.  The memory is empty
+ * after a restart or crash of the server; the launcher's scouts fill it again
+ * from what really lasts, the replication origins.
+ *
+ * One lightweight lock protects everything, held for a few instructions and
+ * never over a wait.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "funcapi.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+PG_FUNCTION_INFO_V1(bemi_source_status);
+
+BemiShared *bemi_shared = NULL;
+
+static bool wake_at_commit = false;
+
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+#endif
+
+static void
+request_memory(void)
+{
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+#endif
+	RequestAddinShmemSpace(MAXALIGN(sizeof(BemiShared)));
+	RequestNamedLWLockTranche("bemi", 1);
+}
+
+static void
+attach_memory(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	bemi_shared = ShmemInitStruct("bemi", sizeof(BemiShared), &found);
+	if (!found)
+	{
+		memset(bemi_shared, 0, sizeof(BemiShared));
+		bemi_shared->lock = &GetNamedLWLockTranche("bemi")->lock;
+		ConditionVariableInit(&bemi_shared->changed);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * The entry of a source, or NULL.  The caller holds the lock.
+ */
+BemiWorker *
+bemi_find_worker(Oid database, const char *source)
+{
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->in_use && worker->database == database &&
+			strcmp(worker->source, source) == 0)
+			return worker;
+	}
+	return NULL;
+}
+
+void
+bemi_set_state(BemiWorker *worker, BemiState state)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->state = state;
+	LWLockRelease(bemi_shared->lock);
+	ConditionVariableBroadcast(&bemi_shared->changed);
+}
+
+/*
+ * Notes why a worker failed; hint may be NULL.
+ */
+void
+bemi_set_error(BemiWorker *worker, const char *error, const char *hint)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->state = BEMI_STATE_FAILED;
+	worker->error_count++;
+	worker->error_at = GetCurrentTimestamp();
+	strlcpy(worker->error, error, BEMI_ERROR_LEN);
+	strlcpy(worker->hint, hint ? hint : "", BEMI_ERROR_LEN);
+	LWLockRelease(bemi_shared->lock);
+	ConditionVariableBroadcast(&bemi_shared->changed);
+}
+
+/*
+ * Notes how far a worker has come.
+ */
+void
+bemi_set_positions(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
+{
+	bool		moved;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	moved = worker->stored != stored;
+	worker->received = received;
+	worker->stored = stored;
+	LWLockRelease(bemi_shared->lock);
+	if (moved)
+		ConditionVariableBroadcast(&bemi_shared->changed);
+}
+
+/*
+ * Lets the launcher look for workers to start and databases to scout.
+ */
+void
+bemi_wake_launcher(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (bemi_shared->launcher_latch)
+		SetLatch(bemi_shared->launcher_latch);
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Asks for a scout of this database.  Caller holds the lock.  Were the list
+ * ever full, bemi.start() would be called again.
+ */
+static void
+request_scout(void)
+{
+	for (int i = 0; i < bemi_shared->scout_count; i++)
+		if (bemi_shared->scout[i] == MyDatabaseId)
+			return;
+	if (bemi_shared->scout_count < BEMI_MAX_SOURCES)
+		bemi_shared->scout[bemi_shared->scout_count++] = MyDatabaseId;
+}
+
+/*
+ * Lets the workers of this database look at their rows of bemi.sources, and
+ * new workers come.
+ */
+static void
+wake_workers(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (!worker->in_use || worker->database != MyDatabaseId)
+			continue;
+		worker->wake = true;
+		worker->next_start = 0;
+		if (worker->latch)
+			SetLatch(worker->latch);
+	}
+	request_scout();
+	LWLockRelease(bemi_shared->lock);
+	bemi_wake_launcher();
+}
+
+/*
+ * Called by whoever changes bemi.sources: nobody can see it before the commit.
+ */
+void
+bemi_wake_workers_at_commit(void)
+{
+	wake_at_commit = (bemi_shared != NULL);
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (!wake_at_commit)
+		return;
+	if (event == XACT_EVENT_PRE_PREPARE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has started or stopped a source of bemi")));
+	if (event == XACT_EVENT_COMMIT)
+		wake_workers();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		wake_at_commit = false;
+}
+
+const char *
+bemi_state_name(BemiState state)
+{
+	switch (state)
+	{
+		case BEMI_STATE_STARTING:
+			return "starting";
+		case BEMI_STATE_CONNECTING:
+			return "connecting";
+		case BEMI_STATE_MAKING_SLOT:
+			return "making slot";
+		case BEMI_STATE_STREAMING:
+			return "streaming";
+		case BEMI_STATE_DROPPING:
+			return "dropping";
+		case BEMI_STATE_FAILED:
+			return "failed";
+		case BEMI_STATE_STOPPED:
+			return "stopped";
+	}
+	return "unknown";			/* keep the compiler quiet */
+}
+
+/*
+ * Puts one row of bemi.source_status() into the result.
+ */
+static void
+put_status(ReturnSetInfo *result, const BemiWorker *worker)
+{
+	Datum		values[8];
+	bool		nulls[8] = {0};
+
+	values[0] = CStringGetTextDatum(worker->source);
+	values[1] = CStringGetTextDatum(bemi_state_name(worker->state));
+	values[2] = Int32GetDatum(worker->pid);
+	nulls[2] = (worker->pid == 0);
+	values[3] = LSNGetDatum(worker->received);
+	nulls[3] = XLogRecPtrIsInvalid(worker->received);
+	values[4] = LSNGetDatum(worker->stored);
+	nulls[4] = XLogRecPtrIsInvalid(worker->stored);
+	values[5] = Int64GetDatum(worker->restarts);
+	values[6] = CStringGetTextDatum(worker->error);
+	values[7] = TimestampTzGetDatum(worker->error_at);
+	nulls[6] = nulls[7] = (worker->error_count == 0);
+
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * bemi.source_status(): the workers of this database, no row if the library
+ * was not preloaded.
+ */
+Datum
+bemi_source_status(PG_FUNCTION_ARGS)
+{
+	BemiWorker *copy;
+
+	bemi_init_result_set(fcinfo);
+	if (bemi_shared == NULL)
+		return (Datum) 0;
+
+	/* Building rows allocates; not while others wait for the lock. */
+	copy = palloc(sizeof(bemi_shared->workers));
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	memcpy(copy, bemi_shared->workers, sizeof(bemi_shared->workers));
+	LWLockRelease(bemi_shared->lock);
+
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+		if (copy[i].in_use && copy[i].database == MyDatabaseId)
+			put_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
+	return (Datum) 0;
+}
+
+/*
+ * Only while shared_preload_libraries are loaded can memory be had.
+ */
+void
+bemi_worker_state_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
+#else
+	request_memory();
+#endif
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = attach_memory;
+}
