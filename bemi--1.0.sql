@@ -404,12 +404,38 @@ END
 $$;
 COMMENT ON FUNCTION bemi.register_source(text, text) IS 'internal: the part of bemi.start() that is a transaction';
 
+CREATE FUNCTION bemi.unregister_source(source text, with_origin boolean)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	slot name;
+BEGIN
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made RETURNING s.slot_name INTO slot;
+	IF FOUND AND with_origin THEN
+		PERFORM pg_replication_origin_drop(slot);
+	END IF;
+	RETURN slot IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION bemi.unregister_source(text, boolean)
+	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
+
 CREATE FUNCTION bemi.want_source(source text, wanted text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	-- Without an origin no worker knows of the row: it came with a dump.
+	IF want_source.wanted = 'drop' THEN
+		DELETE FROM bemi.sources s WHERE s.name = source
+			AND pg_replication_origin_oid(s.slot_name) IS NULL;
+		IF FOUND THEN
+			RETURN true;
+		END IF;
+	END IF;
 	UPDATE bemi.sources s SET wanted = want_source.wanted WHERE s.name = source;
 	RETURN FOUND;
 END
@@ -471,7 +497,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.make_partition(timestamptz),
-	bemi.register_source(text, text), bemi.want_source(text, text),
+	bemi.register_source(text, text), bemi.unregister_source(text, boolean), bemi.want_source(text, text),
 	bemi.source_status(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.

@@ -70,6 +70,7 @@ typedef struct BemiShared
 	ConditionVariable changed;	/* some worker's state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
+	bool		starved;		/* no process to be had, max_worker_processes */
 	int			scout_count;	/* databases whose sources have changed */
 	Oid			scout[BEMI_MAX_SOURCES];
 	BemiWorker	workers[BEMI_MAX_SOURCES];

@@ -33,11 +33,11 @@ PG_FUNCTION_INFO_V1(bemi_start);
 PG_FUNCTION_INFO_V1(bemi_stop);
 PG_FUNCTION_INFO_V1(bemi_sync);
 
-/* How often a wait looks whether the launcher is there at all. */
+/* How often a wait looks whether there is a launcher at all. */
 #define LOOK_MS		1000
 
-/* For how long that may not be. */
-#define LAUNCHER_GRACE_MS	10000
+/* For how long there may be none: it is started again after a crash. */
+#define GRACE_MS	10000
 
 /*
  * The library must be in shared memory for anybody to speak to a worker.
@@ -126,19 +126,27 @@ wait_for_news(int64 timeout_ms)
 }
 
 /*
- * Without a launcher nobody will ever start a worker.
+ * Whether no worker will come, because there is no process for the launcher or
+ * its scout.  Put as an error into *worker, as if the worker had reported it.
  */
-static void
-require_launcher(TimestampTz since)
+static bool
+no_process(TimestampTz since, BemiWorker *worker)
 {
-	if (bemi_shared->launcher_pid != 0 ||
-		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), LAUNCHER_GRACE_MS))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("bemi's launcher is not running"),
-			 errhint("Put this line into postgresql.conf and restart the server: max_worker_processes = %d",
-					 max_worker_processes + 4)));
+	bool		missing;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	missing = bemi_shared->launcher_pid == 0 || bemi_shared->starved;
+	LWLockRelease(bemi_shared->lock);
+	if (!missing ||
+		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GRACE_MS))
+		return false;
+
+	worker->state = BEMI_STATE_FAILED;
+	strlcpy(worker->error, "no process is free for a background worker", BEMI_ERROR_LEN);
+	snprintf(worker->hint, BEMI_ERROR_LEN,
+			 "Put this line into postgresql.conf and restart the server: max_worker_processes = %d",
+			 max_worker_processes + 4);
+	return true;
 }
 
 /*
@@ -158,7 +166,8 @@ wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker
 		if (known && (worker->state == BEMI_STATE_STREAMING ||
 					  worker->error_count != errors_before))
 			break;
-		require_launcher(since);
+		if (no_process(since, worker))
+			break;
 		wait_for_news(LOOK_MS);
 	}
 	ConditionVariableCancelSleep();
@@ -180,8 +189,7 @@ wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker 
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
-		failed = worker->error_count != errors_before;
-		require_launcher(since);
+		failed = worker->error_count != errors_before || no_process(since, worker);
 		if (!failed)
 			wait_for_news(LOOK_MS);
 	}
@@ -220,10 +228,12 @@ give_up(const char *source, const BemiWorker *worker)
 	BemiWorker	ignored;
 	char	   *message = pstrdup(worker->error);
 	char	   *hint = worker->hint[0] ? pstrdup(worker->hint) : NULL;
+	char	   *forgotten;
 
-	(void) run("DELETE FROM bemi.sources WHERE name OPERATOR(pg_catalog.=) $1 AND NOT slot_made RETURNING $2",
-			   source, NULL);
-	if (SPI_processed > 0)
+	/* A worker takes the origin along; where none can come, it is up to us. */
+	forgotten = run("SELECT bemi.unregister_source($1, $2::pg_catalog.bool)::pg_catalog.text",
+					source, look_at(source, &ignored) ? "false" : "true");
+	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
 		SPI_commit();

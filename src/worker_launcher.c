@@ -213,6 +213,9 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
 	bool		registered = RegisterDynamicBackgroundWorker(process, handle);
 
 	MemoryContextSwitchTo(caller);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->starved = !registered;
+	LWLockRelease(bemi_shared->lock);
 	return registered;
 }
 
@@ -424,6 +427,7 @@ bemi_launcher_main(Datum arg)
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_shared->launcher_pid = MyProcPid;
 	bemi_shared->launcher_latch = MyLatch;
+	bemi_shared->starved = false;
 	LWLockRelease(bemi_shared->lock);
 	forget_unborn_workers();
 	scout_all_databases();

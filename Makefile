@@ -1,0 +1,103 @@
+# bemi: build, install and test with PGXS. "make help" lists the targets.
+
+PG_CONFIG ?= pg_config
+
+# The version is stated once, in the control file, and handed to the C code. (VERSION is taken: it
+# is PostgreSQL's.)
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" bemi.control)
+
+EXTENSION = bemi
+MODULE_big = bemi
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+DATA = $(sort $(wildcard bemi--*.sql))
+
+# The worker is a libpq client.
+PG_CPPFLAGS = -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
+SHLIB_LINK = $(libpq)
+
+# STRICT=1, for developers and CI: more warnings, and each is an error. PostgreSQL's headers count
+# as system headers then, for they are not written to pass -Wextra. Left out are the two warnings
+# that PostgreSQL's own habits would set off all over: callbacks that ignore an argument, and
+# "int i < lengthof(array)".
+ifdef STRICT
+PG_CPPFLAGS += -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
+endif
+
+# Bitcode only serves to inline an extension's functions into JIT-compiled expressions, from which
+# nothing in bemi gains, and making it takes clang. "make with_llvm=yes" makes it all the same.
+# An override, because PGXS assigns the variable itself.
+ifneq ($(origin with_llvm),command line)
+override with_llvm = no
+endif
+
+# The tests of all three kinds; TESTS="name ..." selects among them. Assigned with := because PGXS
+# asks ifdef, which takes a list that only expands to nothing for a list of tests.
+TESTS = %
+names = $(patsubst test/$(1)/%,%,$(basename $(sort $(wildcard test/$(1)/*.$(2)))))
+REGRESS := $(filter $(TESTS),$(call names,sql,sql))
+ISOLATION := $(filter $(TESTS),$(call names,specs,spec))
+PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(TESTS),$(call names,t,pl)))
+ifneq ($(PROVE_TESTS),)
+TAP_TESTS = 1
+endif
+
+# "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
+# specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under
+# test/, expected output in ./expected, where every version of pg_regress looks for it.
+THROWAWAY = --temp-config=test/bemi.conf --no-locale --encoding=UTF8
+REGRESS_OPTS = --inputdir=test --temp-instance=tmp_check_regress $(THROWAWAY)
+ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso $(THROWAWAY)
+REGRESS_PREP = output_iso/expected
+
+EXTRA_CLEAN = tmp_check_regress
+
+# Where there is no PGXS yet (a fresh machine), help, test and demo work all the same.
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+# After the include, which empties it; override, so that PROVE_FLAGS=--verbose adds to it.
+override PROVE_FLAGS += -I test/perl
+else
+all install installcheck clean:
+	@echo "$(PG_CONFIG) leads to no PostgreSQL to build with. Install the server's development" >&2
+	@echo "files, or name another pg_config: make $@ PG_CONFIG=/path/to/pg_config" >&2
+	@false
+endif
+
+.DEFAULT_GOAL := all
+
+# PGXS tracks no headers on Debian, where it is built without dependency tracking.
+$(OBJS): $(sort $(wildcard src/*.h)) bemi.control
+
+# Up to PostgreSQL 15, pg_isolation_regress looks for expected output only under its output and
+# its input directory. A link there keeps all of it in ./expected, and the specs' results, logs
+# and diffs away from those of the SQL tests, which they would overwrite.
+output_iso/expected:
+	mkdir -p output_iso
+	ln -s ../expected $@
+
+# From here on nothing needs to be installed first: test/sandbox sees to it.
+
+test:
+	@test/sandbox test/run
+
+demo:
+	@test/sandbox demo/run
+
+# Further programs that need a server (bench, soak, test-valgrind) go here, run in the same way.
+
+help:
+	@echo 'make                build the extension'
+	@echo 'make install        install it into the PostgreSQL that pg_config leads to'
+	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
+	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
+	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
+	@echo 'make clean          remove what was built'
+	@echo 'make help           print this list'
+	@echo
+	@echo 'PG_CONFIG=/path/to/pg_config   which PostgreSQL to use'
+	@echo 'TESTS="name ..."               only these tests, of any kind, by name without suffix'
+	@echo 'STRICT=1                       more warnings, and each is an error'
+
+.PHONY: all install installcheck clean test demo help
