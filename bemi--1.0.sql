@@ -404,7 +404,7 @@ END
 $$;
 COMMENT ON FUNCTION bemi.register_source(text, text) IS 'internal: the part of bemi.start() that is a transaction';
 
-CREATE FUNCTION bemi.unregister_source(source text, with_origin boolean)
+CREATE FUNCTION bemi.unregister_source(source text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -413,13 +413,13 @@ DECLARE
 	slot name;
 BEGIN
 	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made RETURNING s.slot_name INTO slot;
-	IF FOUND AND with_origin THEN
+	IF FOUND THEN
 		PERFORM pg_replication_origin_drop(slot);
 	END IF;
 	RETURN slot IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION bemi.unregister_source(text, boolean)
+COMMENT ON FUNCTION bemi.unregister_source(text)
 	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
 
 CREATE FUNCTION bemi.want_source(source text, wanted text)
@@ -497,7 +497,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.make_partition(timestamptz),
-	bemi.register_source(text, text), bemi.unregister_source(text, boolean), bemi.want_source(text, text),
+	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.source_status(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.

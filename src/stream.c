@@ -87,7 +87,8 @@ setup_hint(const BemiStream *stream, const char *message)
 	if (strstr(message, "max_wal_senders"))
 		return psprintf("Put this line into postgresql.conf of the source and restart it: max_wal_senders = %d",
 						max_wal_senders + 5);
-	if (strstr(message, "replication slots are in use"))
+	if (strstr(message, "replication slots are in use") ||
+		strstr(message, "max_replication_slots"))
 		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
 						max_replication_slots + 5);
 	if (strstr(message, "wal_level"))

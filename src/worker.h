@@ -70,9 +70,6 @@ typedef struct BemiShared
 	ConditionVariable changed;	/* some worker's state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
-	bool		starved;		/* no process to be had, max_worker_processes */
-	int			scout_count;	/* databases whose sources have changed */
-	Oid			scout[BEMI_MAX_SOURCES];
 	BemiWorker	workers[BEMI_MAX_SOURCES];
 } BemiShared;
 
@@ -81,6 +78,8 @@ extern BemiShared *bemi_shared;
 
 /* worker_state.c */
 extern void bemi_worker_state_init(void);
+extern bool bemi_add_worker(Oid database, const char *source);
+extern bool bemi_remove_worker(Oid database, const char *source);
 extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);
 extern void bemi_set_error(BemiWorker *worker, const char *error,
@@ -88,6 +87,7 @@ extern void bemi_set_error(BemiWorker *worker, const char *error,
 extern void bemi_set_positions(BemiWorker *worker, XLogRecPtr received,
 							   XLogRecPtr stored);
 extern void bemi_wake_launcher(void);
+extern void bemi_add_worker_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);
 extern const char *bemi_state_name(BemiState state);
 

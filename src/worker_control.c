@@ -126,23 +126,23 @@ wait_for_news(int64 timeout_ms)
 }
 
 /*
- * Whether no worker will come, because there is no process for the launcher or
- * its scout.  Put as an error into *worker, as if the worker had reported it.
+ * Whether no worker will ever come, because there is no launcher.  Put as an
+ * error into *worker, as if the worker had reported it.
  */
 static bool
-no_process(TimestampTz since, BemiWorker *worker)
+no_launcher(TimestampTz since, BemiWorker *worker)
 {
 	bool		missing;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	missing = bemi_shared->launcher_pid == 0 || bemi_shared->starved;
+	missing = bemi_shared->launcher_pid == 0;
 	LWLockRelease(bemi_shared->lock);
 	if (!missing ||
 		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GRACE_MS))
 		return false;
 
 	worker->state = BEMI_STATE_FAILED;
-	strlcpy(worker->error, "no process is free for a background worker", BEMI_ERROR_LEN);
+	strlcpy(worker->error, "bemi's launcher is not running", BEMI_ERROR_LEN);
 	snprintf(worker->hint, BEMI_ERROR_LEN,
 			 "Put this line into postgresql.conf and restart the server: max_worker_processes = %d",
 			 max_worker_processes + 4);
@@ -166,7 +166,7 @@ wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker
 		if (known && (worker->state == BEMI_STATE_STREAMING ||
 					  worker->error_count != errors_before))
 			break;
-		if (no_process(since, worker))
+		if (no_launcher(since, worker))
 			break;
 		wait_for_news(LOOK_MS);
 	}
@@ -189,7 +189,7 @@ wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker 
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
-		failed = worker->error_count != errors_before || no_process(since, worker);
+		failed = worker->error_count != errors_before || no_launcher(since, worker);
 		if (!failed)
 			wait_for_news(LOOK_MS);
 	}
@@ -198,11 +198,12 @@ wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker 
 }
 
 /*
- * Runs a statement with one or two text parameters, the second may be NULL.
- * Returns its first value as text, or NULL.
+ * Calls one of the functions of bemi--1.0.sql that do what start and stop do to
+ * the tables, with one or two text parameters; the second may be NULL.
+ * Returns its value as text, or NULL.
  */
 static char *
-run(const char *statement, const char *first, const char *second)
+call(const char *statement, int parameters, const char *first, const char *second)
 {
 	Oid			types[] = {TEXTOID, TEXTOID};
 	Datum		values[2];
@@ -211,7 +212,7 @@ run(const char *statement, const char *first, const char *second)
 	values[0] = CStringGetTextDatum(first);
 	values[1] = second ? CStringGetTextDatum(second) : (Datum) 0;
 	nulls[1] = second ? ' ' : 'n';
-	if (SPI_execute_with_args(statement, 2, types, values, nulls, false, 0) < 0)
+	if (SPI_execute_with_args(statement, parameters, types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not run \"%s\"", statement);
 	if (SPI_processed == 0 || SPI_tuptable == NULL)
 		return NULL;
@@ -226,24 +227,21 @@ static void
 give_up(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
-	char	   *message = pstrdup(worker->error);
-	char	   *hint = worker->hint[0] ? pstrdup(worker->hint) : NULL;
-	char	   *forgotten;
+	char	   *forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text",
+								 1, source, NULL);
 
-	/* A worker takes the origin along; where none can come, it is up to us. */
-	forgotten = run("SELECT bemi.unregister_source($1, $2::pg_catalog.bool)::pg_catalog.text",
-					source, look_at(source, &ignored) ? "false" : "true");
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
 		SPI_commit();
-		(void) wait_until_gone(source, true, worker->error_count, &ignored);
+		if (!bemi_remove_worker(MyDatabaseId, source))
+			(void) wait_until_gone(source, true, worker->error_count, &ignored);
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not start source \"%s\"", source),
-			 errdetail("The worker reports: %s", message),
-			 hint ? errhint("%s", hint) : 0));
+			 errdetail("The worker reports: %s", worker->error),
+			 worker->hint[0] ? errhint("%s", worker->hint) : 0));
 }
 
 /*
@@ -278,8 +276,8 @@ bemi_start(PG_FUNCTION_ARGS)
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	errors_before = errors_of(source);
-	(void) run("SELECT bemi.register_source($1, $2)", source, conninfo);
-	bemi_wake_workers_at_commit();
+	(void) call("SELECT bemi.register_source($1, $2)", 2, source, conninfo);
+	bemi_add_worker_at_commit(source);
 	if (wait)
 	{
 		SPI_commit();
@@ -309,8 +307,8 @@ bemi_stop(PG_FUNCTION_ARGS)
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	errors_before = errors_of(source);
-	found = run("SELECT bemi.want_source($1, $2)::pg_catalog.text", source,
-				drop ? "drop" : "stop");
+	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, source,
+				 drop ? "drop" : "stop");
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

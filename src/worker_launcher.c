@@ -7,9 +7,9 @@
  * background process can connect once in its life, and to stay connected would
  * keep that database from being dropped.  So it sends out scouts: short-lived
  * processes that connect to one database each, make entries in shared memory
- * for the sources they find there, and exit.  All databases are scouted when
- * the server has started, or was promoted, or has recovered from a crash; one
- * database is scouted when a session has committed a change of its sources.
+ * for the sources they find there, and exit.  They are sent out when the server
+ * has started, or was promoted, or has recovered from a crash; after that,
+ * bemi.start() makes the entries by itself.
  *
  * A source counts if its replication origin exists, bemi_<database OID>_<name>.
  * A row without one came with a dump, or with a template database, and is not
@@ -124,29 +124,6 @@ parse_origin(const char *name, Oid *database, const char **source)
 }
 
 /*
- * Makes an entry for a source that has none.  Caller holds the lock.
- */
-static void
-add_worker(Oid database, const char *source)
-{
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (worker->in_use || worker->launched)
-			continue;
-		memset(worker, 0, sizeof(BemiWorker));
-		worker->in_use = true;
-		worker->database = database;
-		strlcpy(worker->source, source, BEMI_SOURCE_NAME_LEN);
-		worker->state = BEMI_STATE_STARTING;
-		return;
-	}
-	elog(LOG, "bemi: source \"%s\" of database %u is not started, there are %d already",
-		 source, database, BEMI_MAX_SOURCES);
-}
-
-/*
  * Entry point of a scout: makes entries for the sources of its database.  On
  * the way it drops origins whose database was dropped, as nobody else can.
  */
@@ -177,10 +154,9 @@ bemi_scout_main(Datum arg)
 			replorigin_drop_by_name(lfirst(cell), true, true);
 		if (database != my_database)
 			continue;
-		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		if (bemi_find_worker(database, source) == NULL)
-			add_worker(database, source);
-		LWLockRelease(bemi_shared->lock);
+		if (!bemi_add_worker(database, source))
+			elog(LOG, "bemi: source \"%s\" is not started, %d others are",
+				 source, BEMI_MAX_SOURCES);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -213,29 +189,18 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
 	bool		registered = RegisterDynamicBackgroundWorker(process, handle);
 
 	MemoryContextSwitchTo(caller);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->starved = !registered;
-	LWLockRelease(bemi_shared->lock);
 	return registered;
 }
 
 /*
- * Takes over what sessions ask for, and sends the next scout once the one
- * before is back.  Returns false if no process can be had just now.
+ * Sends the next scout once the one before is back.  Returns false if no
+ * process can be had just now.
  */
 static bool
 send_scout(void)
 {
-	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	BackgroundWorker process;
 	pid_t		pid;
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < bemi_shared->scout_count; i++)
-		to_scout = list_append_unique_oid(to_scout, bemi_shared->scout[i]);
-	bemi_shared->scout_count = 0;
-	LWLockRelease(bemi_shared->lock);
-	MemoryContextSwitchTo(caller);
 
 	if (scout != NULL && GetBackgroundWorkerPid(scout, &pid) == BGWH_STOPPED)
 	{
@@ -427,7 +392,6 @@ bemi_launcher_main(Datum arg)
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_shared->launcher_pid = MyProcPid;
 	bemi_shared->launcher_latch = MyLatch;
-	bemi_shared->starved = false;
 	LWLockRelease(bemi_shared->lock);
 	forget_unborn_workers();
 	scout_all_databases();

@@ -32,6 +32,9 @@ BemiShared *bemi_shared = NULL;
 
 static bool wake_at_commit = false;
 
+/* Sources that get entries at commit; of the transaction's memory. */
+static List *add_at_commit = NIL;
+
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -84,6 +87,51 @@ bemi_find_worker(Oid database, const char *source)
 	return NULL;
 }
 
+/*
+ * Makes an entry for a source, unless it has one.  False if there is no room.
+ */
+bool
+bemi_add_worker(Oid database, const char *source)
+{
+	BemiWorker *worker;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker = bemi_find_worker(database, source);
+	for (int i = 0; i < BEMI_MAX_SOURCES && worker == NULL; i++)
+	{
+		if (bemi_shared->workers[i].in_use || bemi_shared->workers[i].launched)
+			continue;
+		worker = &bemi_shared->workers[i];
+		memset(worker, 0, sizeof(BemiWorker));
+		worker->in_use = true;
+		worker->database = database;
+		strlcpy(worker->source, source, BEMI_SOURCE_NAME_LEN);
+		worker->state = BEMI_STATE_STARTING;
+	}
+	LWLockRelease(bemi_shared->lock);
+	return worker != NULL;
+}
+
+/*
+ * Takes away the entry of a source that was given up.  False if a worker has
+ * it, which will then find out by itself.
+ */
+bool
+bemi_remove_worker(Oid database, const char *source)
+{
+	BemiWorker *worker;
+	bool		removed = true;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker = bemi_find_worker(database, source);
+	if (worker != NULL && worker->launched)
+		removed = false;
+	else if (worker != NULL)
+		worker->in_use = false;
+	LWLockRelease(bemi_shared->lock);
+	return removed;
+}
+
 void
 bemi_set_state(BemiWorker *worker, BemiState state)
 {
@@ -127,7 +175,7 @@ bemi_set_positions(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 }
 
 /*
- * Lets the launcher look for workers to start and databases to scout.
+ * Lets the launcher look for workers to start.
  */
 void
 bemi_wake_launcher(void)
@@ -139,22 +187,7 @@ bemi_wake_launcher(void)
 }
 
 /*
- * Asks for a scout of this database.  Caller holds the lock.  Were the list
- * ever full, bemi.start() would be called again.
- */
-static void
-request_scout(void)
-{
-	for (int i = 0; i < bemi_shared->scout_count; i++)
-		if (bemi_shared->scout[i] == MyDatabaseId)
-			return;
-	if (bemi_shared->scout_count < BEMI_MAX_SOURCES)
-		bemi_shared->scout[bemi_shared->scout_count++] = MyDatabaseId;
-}
-
-/*
- * Lets the workers of this database look at their rows of bemi.sources, and
- * new workers come.
+ * Lets the workers of this database look at their rows of bemi.sources.
  */
 static void
 wake_workers(void)
@@ -171,7 +204,6 @@ wake_workers(void)
 		if (worker->latch)
 			SetLatch(worker->latch);
 	}
-	request_scout();
 	LWLockRelease(bemi_shared->lock);
 	bemi_wake_launcher();
 }
@@ -185,6 +217,33 @@ bemi_wake_workers_at_commit(void)
 	wake_at_commit = (bemi_shared != NULL);
 }
 
+/*
+ * The same, and a worker for a source that may have none yet.
+ */
+void
+bemi_add_worker_at_commit(const char *source)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+	add_at_commit = lappend(add_at_commit, pstrdup(source));
+	MemoryContextSwitchTo(caller);
+	bemi_wake_workers_at_commit();
+}
+
+/*
+ * Too late for errors: a source that finds no room is reported to the log.
+ */
+static void
+add_workers(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, add_at_commit)
+		if (!bemi_add_worker(MyDatabaseId, lfirst(cell)))
+			elog(LOG, "bemi: source \"%s\" is not started, %d others are",
+				 (char *) lfirst(cell), BEMI_MAX_SOURCES);
+}
+
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
@@ -195,9 +254,15 @@ at_transaction_end(XactEvent event, void *arg)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has started or stopped a source of bemi")));
 	if (event == XACT_EVENT_COMMIT)
+	{
+		add_workers();
 		wake_workers();
+	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	{
 		wake_at_commit = false;
+		add_at_commit = NIL;
+	}
 }
 
 const char *
