@@ -141,11 +141,13 @@ BEGIN
 		WHEN rel.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
 		WHEN rel.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
 	END;
-	IF reason IS NOT NULL THEN
+	IF reason IS NOT NULL AND rel.relpersistence = 'u' AND rel.relkind = 'r' THEN
 		RAISE EXCEPTION 'cannot track "%"', rel.relname
 			USING ERRCODE = 'wrong_object_type', DETAIL = reason,
-				HINT = CASE WHEN rel.relpersistence = 'u' AND rel.relkind = 'r'
-					THEN format('ALTER TABLE %I.%I SET LOGGED;', rel.nspname, rel.relname) ELSE '' END;
+				HINT = format('ALTER TABLE %I.%I SET LOGGED;', rel.nspname, rel.relname);
+	ELSIF reason IS NOT NULL THEN
+		RAISE EXCEPTION 'cannot track "%"', rel.relname
+			USING ERRCODE = 'wrong_object_type', DETAIL = reason;
 	END IF;
 END
 $$;

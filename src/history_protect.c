@@ -21,15 +21,14 @@
 PG_FUNCTION_INFO_V1(bemi_protect_history);
 
 /*
- * Whether DROP EXTENSION names this extension, without CASCADE.
+ * Whether DROP EXTENSION names this extension.
  */
 static bool
 drops_bemi(const DropStmt *statement)
 {
 	ListCell   *cell;
 
-	if (statement->removeType != OBJECT_EXTENSION ||
-		statement->behavior != DROP_RESTRICT)
+	if (statement->removeType != OBJECT_EXTENSION)
 		return false;
 	foreach(cell, statement->objects)
 		if (strcmp(strVal(lfirst(cell)), "bemi") == 0)
@@ -40,13 +39,14 @@ drops_bemi(const DropStmt *statement)
 /*
  * bemi.protect_history(): event trigger at the start of DROP EXTENSION.
  *
- * Whatever extension goes, the workers look afterwards whether they still have
- * work; one whose extension is gone takes its slot and origin with it.
+ * The workers look afterwards whether they still have work; one whose extension
+ * is gone takes its slot and origin with it.
  */
 Datum
 bemi_protect_history(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *trigger = (EventTriggerData *) fcinfo->context;
+	DropStmt   *statement;
 	bool		stored;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
@@ -56,9 +56,13 @@ bemi_protect_history(PG_FUNCTION_ARGS)
 						"bemi.protect_history")));
 	if (!IsA(trigger->parsetree, DropStmt))
 		PG_RETURN_NULL();
+	statement = (DropStmt *) trigger->parsetree;
+	if (!drops_bemi(statement))
+		PG_RETURN_NULL();
 
+	bemi_lock_sources(ExclusiveLock);
 	bemi_wake_workers_at_commit();
-	if (!drops_bemi((DropStmt *) trigger->parsetree))
+	if (statement->behavior == DROP_CASCADE)
 		PG_RETURN_NULL();
 
 	SPI_connect();

@@ -107,6 +107,17 @@ begin_transaction(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
+/*
+ * The same, with the sources locked before the snapshot is taken.
+ */
+static void
+begin_locked_transaction(LOCKMODE mode)
+{
+	StartTransactionCommand();
+	bemi_lock_sources(mode);
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
 static void
 end_transaction(void)
 {
@@ -116,41 +127,50 @@ end_transaction(void)
 }
 
 /*
- * Reads the worker's row, into the current memory context.  The row is missing
- * if the source was dropped, and with it the table if the extension was.
+ * Reads the worker's row, whose texts go into "memory", within a transaction
+ * that has locked the sources.  The row is missing if the source was dropped,
+ * and with it the table if the extension was.
+ */
+static void
+read_row(SourceRow *row, MemoryContext memory)
+{
+	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(MyWorker->source)};
+
+	memset(row, 0, sizeof(SourceRow));
+	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("sources", schema)))
+		return;
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo FROM bemi.sources WHERE name = $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.sources");
+	if (SPI_processed == 1)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	columns = SPI_tuptable->tupdesc;
+		char	   *conninfo = SPI_getvalue(tuple, columns, 3);
+
+		row->exists = true;
+		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
+		row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
+		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
+		row->conninfo = conninfo ? MemoryContextStrdup(memory, conninfo) : NULL;
+	}
+	SPI_finish();
+}
+
+/*
+ * Reads the worker's row, into the current memory context.
  */
 static void
 read_source(SourceRow *row)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			schema;
-	Oid			types[] = {TEXTOID};
-	Datum		values[1];
 
-	memset(row, 0, sizeof(SourceRow));
-	begin_transaction();
-	schema = get_namespace_oid("bemi", true);
-	if (OidIsValid(schema) && OidIsValid(get_relname_relid("sources", schema)))
-	{
-		values[0] = CStringGetTextDatum(MyWorker->source);
-		SPI_connect();
-		if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo FROM bemi.sources WHERE name = $1",
-								  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
-			elog(ERROR, "could not read bemi.sources");
-		if (SPI_processed == 1)
-		{
-			HeapTuple	tuple = SPI_tuptable->vals[0];
-			TupleDesc	columns = SPI_tuptable->tupdesc;
-			char	   *conninfo = SPI_getvalue(tuple, columns, 3);
-
-			row->exists = true;
-			row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-			row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
-			row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
-			row->conninfo = conninfo ? MemoryContextStrdup(caller, conninfo) : NULL;
-		}
-		SPI_finish();
-	}
+	begin_locked_transaction(ShareLock);
+	read_row(row, caller);
 	end_transaction();
 	MemoryContextSwitchTo(caller);
 }
@@ -183,41 +203,70 @@ drop_local_slot(void)
 }
 
 /*
- * Takes the source away: its slot, its row and its origin, in this order, so
- * that a failure in between leaves the rest to the next try.  A source whose
- * row is gone already can only have its local slot dropped.
+ * Drops the origin, which this process may hold.
  */
 static void
-drop_source(const SourceRow *row)
+drop_origin(void)
 {
-	bemi_set_state(MyWorker, BEMI_STATE_DROPPING);
-	if (row->conninfo == NULL)
-		drop_local_slot();
-	else
-	{
-		BemiStream *stream = bemi_stream_connect(row->conninfo, slot_name);
-
-		if (bemi_stream_slot_exists(stream, slot_name))
-			bemi_stream_drop_slot(stream, slot_name);
-		bemi_stream_close(stream);
-	}
-
-	begin_transaction();
-	if (row->exists)
-		change_source("DELETE FROM bemi.sources WHERE name = $1");
 	if (replorigin_session_origin != InvalidRepOriginId)
 	{
 		replorigin_session_reset();
 		replorigin_session_origin = InvalidRepOriginId;
 	}
 	replorigin_drop_by_name(slot_name, true, false);
-	end_transaction();
+}
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	MyWorker->in_use = false;
-	LWLockRelease(bemi_shared->lock);
-	ereport(LOG,
-			(errmsg("bemi: source \"%s\" was dropped", MyWorker->source)));
+/*
+ * Drops the slot of a source on another server.  No lock is held meanwhile.
+ */
+static void
+drop_remote_slot(const SourceRow *row)
+{
+	BemiStream *stream = bemi_stream_connect(row->conninfo, slot_name);
+
+	if (bemi_stream_slot_exists(stream, slot_name))
+		bemi_stream_drop_slot(stream, slot_name);
+	bemi_stream_close(stream);
+}
+
+/*
+ * Takes the source away: its slot, its row and its origin.  The slot first, so
+ * that a failure in between leaves the rest to the next try.  A source whose
+ * row is gone already can only have its local slot dropped.
+ *
+ * Returns false, and leaves the row as it is now in *row, if meanwhile somebody
+ * has started the source anew.
+ */
+static bool
+drop_source(SourceRow *row)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		dropped;
+
+	bemi_set_state(MyWorker, BEMI_STATE_DROPPING);
+	if (row->conninfo != NULL)
+		drop_remote_slot(row);
+
+	begin_locked_transaction(ExclusiveLock);
+	read_row(row, caller);
+	dropped = row->drop || !row->exists;
+	if (dropped)
+	{
+		if (row->conninfo == NULL)
+			drop_local_slot();
+		if (row->exists)
+			change_source("DELETE FROM bemi.sources WHERE name = $1");
+		drop_origin();
+
+		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+		MyWorker->in_use = false;
+		LWLockRelease(bemi_shared->lock);
+		ereport(LOG,
+				(errmsg("bemi: source \"%s\" was dropped", MyWorker->source)));
+	}
+	end_transaction();
+	MemoryContextSwitchTo(caller);
+	return dropped;
 }
 
 /*
@@ -447,6 +496,17 @@ stream_changes(SourceRow *row)
 }
 
 /*
+ * Lets the launcher start another worker for this source.
+ */
+static void
+wake_again(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	MyWorker->wake = true;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * The worker's life between its start and a fault.
  */
 static void
@@ -458,11 +518,12 @@ work(void)
 	read_source(&row);
 	if (row.run)
 		stream_changes(&row);
+	if ((row.drop || !row.exists) && drop_source(&row))
+		return;
 
-	if (row.drop || !row.exists)
-		drop_source(&row);
-	else
-		bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+	bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+	if (row.run)
+		wake_again();
 }
 
 /*

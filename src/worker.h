@@ -10,6 +10,7 @@
 
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 
 #include "bemi.h"
@@ -86,6 +87,7 @@ extern void bemi_set_error(BemiWorker *worker, const char *error,
 						   const char *hint);
 extern void bemi_set_positions(BemiWorker *worker, XLogRecPtr received,
 							   XLogRecPtr stored);
+extern void bemi_lock_sources(LOCKMODE mode);
 extern void bemi_wake_launcher(void);
 extern void bemi_add_worker_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);

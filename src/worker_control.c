@@ -227,9 +227,10 @@ static void
 give_up(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
-	char	   *forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text",
-								 1, source, NULL);
+	char	   *forgotten;
 
+	bemi_lock_sources(ExclusiveLock);
+	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, source, NULL);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -242,6 +243,16 @@ give_up(const char *source, const BemiWorker *worker)
 			 errmsg("could not start source \"%s\"", source),
 			 errdetail("The worker reports: %s", worker->error),
 			 worker->hint[0] ? errhint("%s", worker->hint) : 0));
+}
+
+static char *
+source_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a source must not be NULL")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
 /*
@@ -259,11 +270,7 @@ bemi_start(PG_FUNCTION_ARGS)
 	require_preload();
 	require_superuser("bemi.start");
 	PreventCommandDuringRecovery("bemi.start()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the name of a source must not be NULL")));
-	source = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	source = source_argument(fcinfo);
 	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (conninfo == NULL)
 		require_logical_wal();
@@ -276,6 +283,7 @@ bemi_start(PG_FUNCTION_ARGS)
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	errors_before = errors_of(source);
+	bemi_lock_sources(ExclusiveLock);
 	(void) call("SELECT bemi.register_source($1, $2)", 2, source, conninfo);
 	bemi_add_worker_at_commit(source);
 	if (wait)
@@ -303,10 +311,11 @@ bemi_stop(PG_FUNCTION_ARGS)
 	require_preload();
 	require_superuser("bemi.stop");
 	PreventCommandDuringRecovery("bemi.stop()");
-	source = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	source = source_argument(fcinfo);
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	errors_before = errors_of(source);
+	bemi_lock_sources(ExclusiveLock);
 	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, source,
 				 drop ? "drop" : "stop");
 	if (found == NULL || strcmp(found, "true") != 0)

@@ -1,0 +1,161 @@
+--
+-- Starting and stopping a source (src/worker_control.c, worker_launcher.c): what
+-- is refused and with what advice, what takes effect when, and what is left
+-- behind.
+--
+-- All of it as a session sees it, on a server that is set up rightly; mistakes in
+-- postgresql.conf, restarts and crashes are the TAP tests' business.
+--
+CREATE EXTENSION bemi;
+CREATE TABLE todo (id integer PRIMARY KEY);
+SELECT bemi.track('todo');
+-- Where an error comes from is of no interest here, only what it says.
+\set SHOW_CONTEXT never
+
+-- Waits for what a process does on its own account, for a minute at most.
+CREATE FUNCTION wait_until(condition text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	deadline timestamptz := clock_timestamp() + '1 minute';
+	met boolean;
+BEGIN
+	LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		IF met THEN
+			RETURN 'met';
+		ELSIF clock_timestamp() > deadline THEN
+			RETURN 'not met within a minute';
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+-- The slot and the origin of a source have the same name.
+CREATE VIEW left_behind AS
+	SELECT slot_name::text AS name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%'
+	UNION ALL SELECT roname FROM pg_replication_origin WHERE roname LIKE 'bemi%';
+
+-- Nothing is started.
+SELECT bemi.sync();
+CALL bemi.stop();
+CALL bemi.stop('nobody');
+CALL bemi.stop(NULL);
+SELECT * FROM bemi.status;
+
+-- Names.
+CALL bemi.start('Main');
+CALL bemi.start('');
+CALL bemi.start('a-b');
+CALL bemi.start('a23456789012345678901234567890123');
+CALL bemi.start(NULL);
+SELECT count(*) FROM bemi.sources;
+
+-- A source that cannot be reached is forgotten, so that one can mend and try again.
+-- The detail is libpq's and names a socket.
+\set VERBOSITY terse
+CALL bemi.start('elsewhere', 'host=/nonexistent dbname=nowhere');
+CALL bemi.start('elsewhere', 'nonsense=1');
+\set VERBOSITY default
+SELECT count(*) FROM bemi.sources;
+SELECT count(*) FROM left_behind;
+
+-- In a transaction one cannot wait, and so neither in a function; in a DO block
+-- outside of a transaction one can.
+BEGIN;
+CALL bemi.start();
+ROLLBACK;
+CREATE FUNCTION by_function() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL bemi.start(); END $$;
+SELECT by_function();
+DROP FUNCTION by_function();
+DO $$ BEGIN CALL bemi.start(); CALL bemi.stop(drop_slot => true); END $$;
+
+-- wait => false: rolled back, nothing was; committed, it comes.
+BEGIN;
+CALL bemi.start(wait => false);
+SELECT name, wanted, slot_made FROM bemi.sources;
+ROLLBACK;
+SELECT count(*) FROM bemi.sources;
+SELECT count(*) FROM left_behind;
+BEGIN;
+CALL bemi.start(wait => false);
+COMMIT;
+SELECT wait_until('(SELECT count(*) = 2 FROM left_behind)');
+SELECT bemi.sync('1 minute');
+SELECT source, state, pid IS NOT NULL AS runs, slot_name LIKE 'bemi\_%\_main' AS slot, invalid_messages, restarts,
+	last_error, stored_lsn <= received_lsn AS lsn FROM bemi.status;
+SELECT name, conninfo, wanted, slot_made FROM bemi.sources;
+
+-- Twice, in whatever way.
+CALL bemi.start();
+CALL bemi.start(wait => false);
+
+-- Stopped, nothing is lost: the slot keeps it for the next start.
+INSERT INTO todo VALUES (1);
+CALL bemi.stop();
+SELECT state, pid IS NULL AS gone FROM bemi.status;
+SELECT wanted, slot_made FROM bemi.sources;
+INSERT INTO todo VALUES (2);
+SELECT bemi.sync('1 minute');
+CALL bemi.stop();
+CALL bemi.start();
+INSERT INTO todo VALUES (3);
+SELECT bemi.sync();
+SELECT operation, primary_key FROM bemi.changes ORDER BY id;
+
+-- Stopped within a transaction: when that commits, and not if it does not.
+BEGIN;
+CALL bemi.stop();
+ROLLBACK;
+INSERT INTO todo VALUES (4);
+SELECT bemi.sync();
+SELECT state FROM bemi.status;
+BEGIN;
+CALL bemi.stop();
+SELECT wanted FROM bemi.sources;
+COMMIT;
+SELECT wait_until($$(SELECT state = 'stopped' AND pid IS NULL FROM bemi.status)$$);
+INSERT INTO todo VALUES (5);
+CALL bemi.start();
+SELECT bemi.sync();
+SELECT count(*), count(DISTINCT primary_key) FROM bemi.changes;
+
+-- Two sources of one database: each keeps all of it, under ids of its own.
+CALL bemi.start('second');
+INSERT INTO todo VALUES (6);
+SELECT bemi.sync();
+SELECT source, state FROM bemi.status ORDER BY source;
+SELECT primary_key, count(*), count(DISTINCT id) AS ids FROM bemi.changes WHERE primary_key = '6' GROUP BY 1;
+CALL bemi.stop('second', drop_slot => true);
+SELECT source, state FROM bemi.status;
+
+-- Two-phase commit cannot carry it, for nobody would be told.
+BEGIN;
+CALL bemi.stop();
+PREPARE TRANSACTION 'bemi_control';
+SELECT state FROM bemi.status;
+
+-- With the slot dropped, all is gone but the history when stop() returns.
+CALL bemi.stop(drop_slot => true);
+SELECT * FROM left_behind;
+SELECT * FROM bemi.status;
+SELECT count(*) FROM bemi.changes;
+CALL bemi.stop(drop_slot => true);
+
+-- The extension is not dropped by the way while it holds history. CASCADE takes
+-- all of it, a running source included.
+DROP EXTENSION bemi;
+CALL bemi.start();
+DROP EXTENSION bemi;
+DROP EXTENSION bemi CASCADE;
+SELECT wait_until('(SELECT count(*) = 0 FROM left_behind)');
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'todo'::regclass AND NOT tgisinternal;
+INSERT INTO todo VALUES (7);
+
+-- Without history it goes as any other does, with its source.
+CREATE EXTENSION bemi;
+CALL bemi.start();
+DROP EXTENSION bemi;
+SELECT wait_until('(SELECT count(*) = 0 FROM left_behind)');
+
+DROP TABLE todo;
+DROP VIEW left_behind;
+DROP FUNCTION wait_until(text);
+DROP PUBLICATION bemi;
