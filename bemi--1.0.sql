@@ -23,6 +23,13 @@ CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
 COMMENT ON FUNCTION bemi.set_context(jsonb, boolean)
 	IS 'sets the context of the statements that follow, in this transaction or, if not local, in this session';
 
+CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_merge_context'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.merge_context(jsonb, boolean)
+	IS 'adds keys to the setting bemi.context, or replaces them, in this transaction or, if not local, in this session';
+
 CREATE FUNCTION bemi.current_context()
 	RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'bemi_current_context'
@@ -42,8 +49,9 @@ COMMENT ON FUNCTION bemi.emit_context()
 --
 -- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
 -- place in the publication "bemi". The trigger's arguments remember the replica
--- identity that the table had before, so that it travels with the table: into a
--- dump, through a rename, and away with DROP TABLE.
+-- identity that the table had before (pg_class.relreplident, name of the index),
+-- and whether it got the trigger as a partition of another one. So this travels
+-- with the table: into a dump, through a rename, and away with DROP TABLE.
 --
 
 -- The publication cannot be a member of the extension, so it is made when first
@@ -79,32 +87,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, with their replica identities';
 
--- ALTER PUBLICATION takes the publication's owner, and whoever may track a table
--- need not be that one; hence SECURITY DEFINER. The caller must own the table,
--- and must have been granted track(). "role" is the caller's SET ROLE, which
--- SECURITY DEFINER does not change and nobody can set beyond his memberships.
-CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
+CREATE FUNCTION bemi.has_trigger(target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target
+		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure)
+$$;
+COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
+
+CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	caller name := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
 	rel record;
 	published boolean;
 BEGIN
-	SELECT n.nspname, c.relname, c.relowner INTO STRICT rel
+	SELECT n.nspname, c.relname INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF NOT pg_has_role(caller, rel.relowner, 'USAGE')
-		OR NOT has_function_privilege(caller, 'bemi.track(regclass)', 'EXECUTE') THEN
-		RAISE EXCEPTION 'permission denied to track table "%"', rel.relname
-			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It takes the owner of the table, and the right to call bemi.track().';
-	END IF;
-
-	SELECT EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
-		WHERE p.pubname = 'bemi' AND pr.prrelid = target) INTO published;
+	published := EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
+		WHERE p.pubname = 'bemi' AND pr.prrelid = target);
 	IF wanted AND NOT published THEN
 		PERFORM bemi.ensure_publication();
 		EXECUTE format('ALTER PUBLICATION bemi ADD TABLE ONLY %I.%I', rel.nspname, rel.relname);
@@ -113,8 +118,64 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.publish(regclass, boolean)
+COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
 	IS 'internal: puts a table into the publication "bemi", or takes it out';
+
+-- SECURITY DEFINER functions ask with this who has called them: "role" is the
+-- caller's SET ROLE, which SECURITY DEFINER does not change, and which nobody
+-- can set beyond the roles that he is a member of.
+CREATE FUNCTION bemi.check_tracker(owner oid, object text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	caller name := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
+BEGIN
+	IF NOT pg_has_role(caller, owner, 'USAGE')
+		OR NOT has_function_privilege(caller, 'bemi.track(regclass)', 'EXECUTE') THEN
+		RAISE EXCEPTION 'permission denied to track %', object
+			USING ERRCODE = 'insufficient_privilege',
+				DETAIL = 'It takes the owner, and the right to call bemi.track().';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the caller may track what belongs to this owner';
+
+-- ALTER PUBLICATION takes the publication's owner, and whoever may track a table
+-- need not be that one; hence SECURITY DEFINER.
+CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_tracker(c.relowner, format('table "%s"', c.relname)) FROM pg_class c WHERE c.oid = target;
+	PERFORM bemi.set_published(target, wanted);
+END
+$$;
+COMMENT ON FUNCTION bemi.publish(regclass, boolean)
+	IS 'internal: set_published() for the owner of the table, who must have been granted bemi.track()';
+
+-- Why a relation cannot be tracked, NULL if it can.
+CREATE FUNCTION bemi.untrackable(target regclass)
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE
+		WHEN c.relkind = 'f' THEN 'The rows of a foreign table are written on another server; track them there.'
+		WHEN c.relkind IN ('v', 'm') THEN 'A view has no rows of its own; track the tables below it.'
+		WHEN c.relkind NOT IN ('r', 'p') THEN 'It is not a table.'
+		WHEN n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast') THEN 'It is a system table.'
+		WHEN n.nspname = 'bemi' THEN 'It is one of bemi''s own; the history would grow by being kept.'
+		WHEN c.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
+		WHEN c.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
+	END
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
+$$;
+COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
 
 CREATE FUNCTION bemi.check_trackable(target regclass)
 	RETURNS void
@@ -123,24 +184,15 @@ CREATE FUNCTION bemi.check_trackable(target regclass)
 AS $$
 DECLARE
 	rel record;
-	reason text;
+	reason text := bemi.untrackable(target);
+	root regclass;
 BEGIN
-	SELECT c.relname, c.relkind, c.relpersistence, n.nspname INTO rel
+	SELECT c.relname, c.relkind, c.relpersistence, c.relispartition, n.nspname INTO rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'table to track does not exist'
 			USING ERRCODE = 'undefined_table';
 	END IF;
-
-	reason := CASE
-		WHEN rel.relkind = 'f' THEN 'The rows of a foreign table are written on another server; track them there.'
-		WHEN rel.relkind IN ('v', 'm') THEN 'A view has no rows of its own; track the tables below it.'
-		WHEN rel.relkind NOT IN ('r', 'p') THEN 'It is not a table.'
-		WHEN rel.nspname IN ('pg_catalog', 'information_schema', 'pg_toast') THEN 'It is a system table.'
-		WHEN rel.nspname = 'bemi' THEN 'It is one of bemi''s own; the history would grow by being kept.'
-		WHEN rel.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
-		WHEN rel.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
-	END;
 	IF reason IS NOT NULL AND rel.relpersistence = 'u' AND rel.relkind = 'r' THEN
 		RAISE EXCEPTION 'cannot track "%"', rel.relname
 			USING ERRCODE = 'wrong_object_type', DETAIL = reason,
@@ -149,11 +201,23 @@ BEGIN
 		RAISE EXCEPTION 'cannot track "%"', rel.relname
 			USING ERRCODE = 'wrong_object_type', DETAIL = reason;
 	END IF;
+
+	-- Triggers of a partition do not fire when its root is written to.
+	root := CASE WHEN rel.relispartition THEN pg_partition_root(target) END;
+	IF root IS NOT NULL AND NOT bemi.has_trigger(root) THEN
+		RAISE EXCEPTION 'cannot track partition "%" alone', rel.relname
+			USING ERRCODE = 'wrong_object_type',
+				DETAIL = 'Rows that are written by way of its root would come without context.',
+				HINT = format('SELECT bemi.track(%L);', root);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.check_trackable(regclass) IS 'internal: error with the reason if the relation cannot be tracked';
 
-CREATE FUNCTION bemi.track(target regclass)
+-- Gives a table its trigger and its identity. The trigger first, so that the
+-- event trigger that ALTER TABLE fires finds nothing left to do; both under the
+-- stronger lock, as an upgrade could deadlock with the application.
+CREATE FUNCTION bemi.prepare_table(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -161,34 +225,72 @@ AS $$
 DECLARE
 	rel record;
 BEGIN
-	FOR rel IN SELECT * FROM bemi.partitions(target) LOOP
-		PERFORM bemi.check_trackable(rel.relation);
-	END LOOP;
-	IF NOT FOUND THEN
-		PERFORM bemi.check_trackable(target);
+	SELECT n.nspname AS schema, c.relname AS name, c.relispartition, c.relreplident AS identity,
+			(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+				WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') AS identity_index
+		INTO STRICT rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+	IF bemi.has_trigger(target) AND rel.identity = 'f' THEN
+		RETURN;
 	END IF;
 
-	FOR rel IN SELECT * FROM bemi.partitions(target) LOOP
-		-- The stronger lock first: an upgrade could deadlock with the application.
-		IF rel.identity <> 'f' THEN
-			EXECUTE format('ALTER TABLE %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
-		END IF;
-		IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = rel.relation
-			AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure) THEN
-			EXECUTE format('CREATE TRIGGER bemi_emit_context'
-				' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
-				' EXECUTE FUNCTION bemi.emit_context(%L, %L)',
-				rel.schema, rel.name, rel.identity, coalesce(rel.identity_index, ''));
+	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
+	IF NOT bemi.has_trigger(target) THEN
+		EXECUTE format('CREATE TRIGGER bemi_emit_context'
+			' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
+			' EXECUTE FUNCTION bemi.emit_context(%L, %L, %L)',
+			rel.schema, rel.name, rel.identity, coalesce(rel.identity_index, ''),
+			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END);
+	END IF;
+	IF rel.identity <> 'f' THEN
+		EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and REPLICA IDENTITY FULL';
+
+-- With "mend", also where the table has its trigger already, but somebody has
+-- changed its identity since; a choice that only track() undoes.
+CREATE FUNCTION bemi.prepare_partitions(target regclass, mend boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	partition regclass;
+BEGIN
+	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
+		IF bemi.untrackable(partition) IS NOT NULL THEN
+			RAISE NOTICE 'partition "%" is not tracked', partition
+				USING DETAIL = bemi.untrackable(partition);
+		ELSIF mend OR NOT bemi.has_trigger(partition) THEN
+			PERFORM bemi.prepare_table(partition);
 		END IF;
 	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.prepare_partitions(regclass, boolean)
+	IS 'internal: prepare_table() for the table and all partitions that can be tracked';
 
-	PERFORM bemi.publish(target, true);
+CREATE FUNCTION bemi.track(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_trackable(target);
+	-- First, because it checks the rights. A partition is published with its root.
+	IF NOT (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
+		PERFORM bemi.publish(target, true);
+	END IF;
+	PERFORM bemi.prepare_partitions(target, mend => true);
 END
 $$;
 COMMENT ON FUNCTION bemi.track(regclass)
 	IS 'keeps every change of the table from now on, partitions included; tracking twice is harmless';
 
-CREATE FUNCTION bemi.untrack(target regclass)
+-- Takes the trigger from a table and puts its former identity back.
+CREATE FUNCTION bemi.restore_table(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -200,44 +302,271 @@ DECLARE
 	former_identity text;
 	former_index name;
 BEGIN
-	IF NOT EXISTS (SELECT FROM bemi.partitions(target)) THEN
+	SELECT n.nspname AS schema, c.relname AS name, c.relreplident AS identity INTO STRICT rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+	SELECT tgargs INTO args FROM pg_trigger WHERE tgrelid = target
+		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
+	EXECUTE format('DROP TRIGGER bemi_emit_context ON %I.%I', rel.schema, rel.name);
+
+	-- A trigger made by hand knows of no former identity.
+	IF octet_length(args) = 0 THEN
+		RETURN;
+	END IF;
+
+	-- tgargs holds the arguments, each ended by a zero byte.
+	first_end := position('\x00'::bytea IN args);
+	former_identity := convert_from(substring(args FOR first_end - 1), getdatabaseencoding());
+	args := substring(args FROM first_end + 1);
+	former_index := convert_from(substring(args FOR position('\x00'::bytea IN args) - 1), getdatabaseencoding());
+
+	-- An identity that somebody has changed since is not ours to put back.
+	IF rel.identity <> 'f' OR former_identity = 'f' THEN
+		RETURN;
+	END IF;
+	IF former_identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i
+		JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE i.indrelid = target AND c.relname = former_index) THEN
+		RAISE NOTICE 'index "%" of table "%" is gone, its replica identity becomes DEFAULT',
+			former_index, rel.name;
+		former_identity := 'd';
+	END IF;
+	EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY ', rel.schema, rel.name)
+		|| CASE former_identity
+			WHEN 'n' THEN 'NOTHING'
+			WHEN 'i' THEN format('USING INDEX %I', former_index)
+			ELSE 'DEFAULT' END;
+END
+$$;
+COMMENT ON FUNCTION bemi.restore_table(regclass) IS 'internal: takes bemi''s trigger from a table and puts its former replica identity back';
+
+CREATE FUNCTION bemi.untrack(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+	partition regclass;
+BEGIN
+	SELECT c.relname, c.relispartition INTO rel FROM pg_class c WHERE c.oid = target;
+	IF NOT FOUND THEN
 		RAISE EXCEPTION 'table to untrack does not exist'
 			USING ERRCODE = 'undefined_table';
 	END IF;
+	IF rel.relispartition AND bemi.has_trigger(pg_partition_root(target)) THEN
+		RAISE EXCEPTION 'cannot untrack partition "%" alone', rel.relname
+			USING ERRCODE = 'wrong_object_type',
+				DETAIL = 'It is published with its root, and updates of a published table fail without a replica identity.',
+				HINT = format('SELECT bemi.untrack(%L);', pg_partition_root(target));
+	END IF;
+
 	PERFORM bemi.publish(target, false);
-
-	FOR rel IN SELECT * FROM bemi.partitions(target) LOOP
-		SELECT tgargs INTO args FROM pg_trigger WHERE tgrelid = rel.relation
-			AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
-		CONTINUE WHEN NOT FOUND;
-
-		-- tgargs holds both arguments, each ended by a zero byte.
-		first_end := position('\x00'::bytea IN args);
-		former_identity := convert_from(substring(args FOR first_end - 1), getdatabaseencoding());
-		former_index := convert_from(substring(args FROM first_end + 1
-			FOR octet_length(args) - first_end - 1), getdatabaseencoding());
-
-		-- An identity that somebody has changed since is not ours to put back.
-		IF rel.identity = 'f' AND former_identity <> 'f' THEN
-			IF former_identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i
-				JOIN pg_class c ON c.oid = i.indexrelid
-				WHERE i.indrelid = rel.relation AND c.relname = former_index) THEN
-				RAISE NOTICE 'index "%" of table "%" is gone, its replica identity becomes DEFAULT',
-					former_index, rel.name;
-				former_identity := 'd';
-			END IF;
-			EXECUTE format('ALTER TABLE %I.%I REPLICA IDENTITY ', rel.schema, rel.name)
-				|| CASE former_identity
-					WHEN 'n' THEN 'NOTHING'
-					WHEN 'i' THEN format('USING INDEX %I', former_index)
-					ELSE 'DEFAULT' END;
-		END IF;
-		EXECUTE format('DROP TRIGGER bemi_emit_context ON %I.%I', rel.schema, rel.name);
+	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
+		PERFORM bemi.restore_table(partition);
 	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION bemi.untrack(regclass)
 	IS 'keeps no further changes of the table, and leaves it as it was before bemi.track()';
+
+--
+-- Automatic tracking: what follows the tables as they come, move and go
+--
+
+CREATE TABLE bemi.tracked_schemas (
+	schema regnamespace PRIMARY KEY
+);
+COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
+COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'schema given to bemi.track_schema()';
+SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
+
+-- SECURITY DEFINER for the same reason as publish().
+CREATE FUNCTION bemi.mark_schema(target regnamespace, wanted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname)) FROM pg_namespace n WHERE n.oid = target;
+	IF wanted THEN
+		INSERT INTO bemi.tracked_schemas VALUES (target) ON CONFLICT DO NOTHING;
+	ELSE
+		DELETE FROM bemi.tracked_schemas WHERE schema = target;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.mark_schema(regnamespace, boolean)
+	IS 'internal: notes whether all tables of a schema are tracked, for the owner of the schema, who must have been granted bemi.track()';
+
+CREATE FUNCTION bemi.track_schema(target regnamespace)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	relation regclass;
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = target) THEN
+		RAISE EXCEPTION 'schema to track does not exist'
+			USING ERRCODE = 'invalid_schema_name';
+	END IF;
+	IF EXISTS (SELECT FROM pg_namespace n WHERE n.oid = target
+		AND (n.nspname IN ('bemi', 'information_schema') OR n.nspname ~ '^pg_')) THEN
+		RAISE EXCEPTION 'cannot track schema "%"', target
+			USING ERRCODE = 'wrong_object_type', DETAIL = 'It is a system schema, or bemi''s own.';
+	END IF;
+
+	-- First, or a table made meanwhile could be missed.
+	PERFORM bemi.mark_schema(target, true);
+	FOR relation IN SELECT c.oid::regclass FROM pg_class c
+		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+			AND bemi.untrackable(c.oid) IS NULL
+		ORDER BY c.relname
+	LOOP
+		PERFORM bemi.track(relation);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.track_schema(regnamespace)
+	IS 'tracks all tables of the schema, and every table that is made in it, or moved to it, later';
+
+CREATE FUNCTION bemi.untrack_schema(target regnamespace)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	relation regclass;
+BEGIN
+	PERFORM bemi.mark_schema(target, false);
+	FOR relation IN SELECT c.oid::regclass FROM pg_class c
+		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+			AND bemi.has_trigger(c.oid)
+		ORDER BY c.relname
+	LOOP
+		PERFORM bemi.untrack(relation);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
+	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
+
+-- What a table needs after it was made or altered. The application's command
+-- must not fail for it: an error becomes a warning.
+CREATE FUNCTION bemi.follow_table(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+	orphan regclass;
+BEGIN
+	SELECT c.relkind, c.relispartition, c.relnamespace,
+			CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END AS root
+		INTO rel FROM pg_class c WHERE c.oid = target;
+	IF NOT FOUND OR bemi.untrackable(target) IS NOT NULL THEN
+		RETURN;
+	END IF;
+
+	IF bemi.has_trigger(rel.root) THEN
+		-- Attached, or made as a partition; or its parent was altered.
+		PERFORM bemi.prepare_partitions(target, mend => false);
+	ELSIF NOT rel.relispartition AND EXISTS (
+		SELECT FROM bemi.tracked_schemas s WHERE s.schema = rel.relnamespace) THEN
+		PERFORM bemi.prepare_partitions(target, mend => false);
+		PERFORM bemi.set_published(target, true);
+	END IF;
+
+	-- A partition that was detached still has what it got by its root.
+	IF rel.relkind = 'p' AND bemi.has_trigger(target) THEN
+		FOR orphan IN
+			SELECT t.tgrelid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+			WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
+				AND NOT c.relispartition AND t.tgargs::text LIKE '%' || encode('partition\000', 'hex')
+				AND NOT EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
+					WHERE p.pubname = 'bemi' AND pr.prrelid = c.oid)
+		LOOP
+			IF EXISTS (SELECT FROM bemi.tracked_schemas s JOIN pg_class c ON c.relnamespace = s.schema
+				WHERE c.oid = orphan) THEN
+				PERFORM bemi.set_published(orphan, true);
+			ELSE
+				PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(orphan) p;
+			END IF;
+		END LOOP;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_table(regclass) IS 'internal: tracks or untracks a table that was made or altered, as its root and its schema ask';
+
+-- SECURITY DEFINER, because whoever makes a table need not be allowed to track.
+-- It does to the table what its root's or schema's owner has asked for.
+CREATE FUNCTION bemi.follow_ddl()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target regclass;
+	trigger record;
+BEGIN
+	-- A trigger of another kind would fail with the application's first write;
+	-- better now. In pg_trigger.tgtype, 1 stands for ROW and 2 for BEFORE.
+	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c
+		JOIN pg_trigger t ON t.oid = c.objid AND c.classid = 'pg_trigger'::regclass
+		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
+	LOOP
+		RAISE EXCEPTION 'trigger "%" of table "%" cannot execute bemi.emit_context()', trigger.tgname, trigger.relation
+			USING ERRCODE = 'invalid_object_definition',
+				DETAIL = 'The context must be written before the rows, once a statement.',
+				HINT = format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
+					' EXECUTE FUNCTION bemi.emit_context();', trigger.tgname, trigger.relation);
+	END LOOP;
+
+	FOR target IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_ddl_commands() c
+		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table' AND NOT c.in_extension
+	LOOP
+		BEGIN
+			PERFORM bemi.follow_table(target);
+		EXCEPTION WHEN OTHERS THEN
+			RAISE WARNING 'could not track table "%"', target
+				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', target);
+		END;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_ddl()
+	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work';
+CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER')
+	EXECUTE FUNCTION bemi.follow_ddl();
+COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
+-- Without it, an update of a new partition would fail; so also for sessions
+-- that have set session_replication_role.
+ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
+
+CREATE FUNCTION bemi.forget_dropped_schemas()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM bemi.tracked_schemas s
+		WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema);
+END
+$$;
+COMMENT ON FUNCTION bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
+CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED')
+	EXECUTE FUNCTION bemi.forget_dropped_schemas();
+COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
+ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 
 CREATE VIEW bemi.tracked AS
 	SELECT rel."table", rel.triggers, rel.identity, rel.published,
@@ -246,10 +575,12 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN rel.disabled THEN 'a trigger is disabled' END,
 			CASE WHEN rel.identity <> 'FULL' THEN 'replica identity is not FULL: before is not whole' END,
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
-			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END
+			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
+			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END
 		], NULL) AS problems
 	FROM (
 		SELECT c.oid::regclass AS "table", c.relpersistence,
+			c.relispartition AND NOT bemi.has_trigger(pg_partition_root(c.oid)) AS rootless,
 			ARRAY(SELECT t.tgname FROM pg_trigger t
 				WHERE t.tgrelid = c.oid AND t.tgfoid = 'bemi.emit_context()'::regprocedure
 				ORDER BY t.tgname) AS triggers,
@@ -496,9 +827,11 @@ COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
 
 REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
 -- Take effect only for the table's owner with the right to track, see publish().
-REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
+	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
-REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.make_partition(timestamptz),
+REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
+	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
 	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.source_status(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;

@@ -17,6 +17,7 @@
 #include "nodes/pg_list.h"
 #include "replication/logicalproto.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
@@ -31,6 +32,11 @@
 
 extern const char *bemi_context_of_statement(const char *query);
 extern void bemi_context_init(void);
+
+/* context_facts.c */
+extern const char *bemi_context_with_facts(const char *context);
+extern void bemi_require_context(const char *context, Relation table);
+extern void bemi_context_facts_init(void);
 
 /* ---------- capture.c ---------- */
 

@@ -1,19 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * capture.c
- *		Puts the context into the WAL, next to the rows that a statement
- *		changes.
+ *		Finds the moment at which a statement's context must go into the WAL.
  *
- * In flows the context of a statement (context.c); out flows one logical
- * message, transactional, prefix "_bemi", whose content is the context's
- * JSON text.  The stream's reader gives a change the nearest message before
- * it in the same transaction, so a message must stand before the rows it
- * explains, and must be written again when another statement's rows follow.
+ * In flows a statement that modifies a tracked table, with its context
+ * (context.c); out flows the context to capture_message.c, just before the
+ * first row that the statement changes.
  *
  * A message costs a transaction id and a flushed commit, which a statement
  * that changes nothing should not pay: polling queries do that all day.
  * Hence two steps.  When the executor starts a statement that modifies a
- * tracked table, the plan node that feeds the modification is "armed": its
+ * tracked table, each plan node that feeds a modification is "armed": its
  * ExecProcNode is replaced by ours.  The statement trigger then finds its
  * statement armed and only takes down the context; the message is written
  * when the node yields its first row.  Where there is no plan node (COPY,
@@ -25,123 +22,76 @@
  * business.  Only where a statement names a parent and the rows belong to a
  * tracked child does no trigger fire; there the hook asks in its stead.
  *
+ * Statements nest: a function that a statement calls, or a trigger that it
+ * fires, may change rows and contexts while the outer statement is still
+ * writing rows.  So whenever a nested statement ends, the outer one says its
+ * context again if another one stands.
+ *
  * An armed statement lives in its query's memory context and leaves the list
  * when that context is deleted, on success and on error alike.  What must
- * never happen: a list entry that outlives its query, or "a message stands in
- * this transaction" remembered across the rollback of that message.
+ * never happen: a list entry that outlives its query.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "lib/ilist.h"
 #include "nodes/execnodes.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "bemi.h"
+#include "capture.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
 
 /*
- * A running statement that will write its message with its first row.
+ * A plan node that yields the rows of one modification.
+ */
+typedef struct ArmedFeeder
+{
+	slist_node	link;			/* in its statement's feeders */
+	PlanState  *node;
+	ExecProcNodeMtd produce;	/* what the node ran before we came */
+	ModifyTableState *modification;
+	bool		wanted;			/* a trigger asked for the message */
+	bool		running;		/* has yielded a row that wanted one */
+} ArmedFeeder;
+
+/*
+ * A running statement that says its context with its first row.
  */
 typedef struct ArmedStatement
 {
 	dlist_node	link;			/* in armed_statements */
 	MemoryContextCallback on_end;	/* takes the link out */
-	MemoryContext memory;		/* the query's own, holds this struct too */
+	MemoryContext memory;		/* the query's own, holds all of this */
 	const char *query;			/* the statement's text */
+	slist_head	feeders;
 
-	PlanState  *feeder;			/* node below ModifyTable */
-	ExecProcNodeMtd produce;	/* what the feeder ran before we came */
-	TriggerDesc *triggers;		/* of the table that the statement names */
-
-	bool		wanted;			/* a trigger asked for the message */
-	const char *context;		/* taken down when it asked; NULL: none */
+	bool		context_taken;
+	const char *context;		/* of its beginning; NULL: none */
+	bool		said;			/* the message was written */
 } ArmedStatement;
 
+/* Innermost first. */
 static dlist_head armed_statements = DLIST_STATIC_INIT(armed_statements);
-
-/*
- * Nest level of the outermost subtransaction that holds a message which is
- * still valid; 0 if the transaction has none.
- */
-static int	message_level = 0;
 
 /* OID of bemi.emit_context() in this database, InvalidOid without bemi. */
 static Oid	emit_context_oid = InvalidOid;
 static bool emit_context_oid_known = false;
 
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
+static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
-static TupleTableSlot *produce_first_row(PlanState *feeder);
-
-/*
- * Writes the message for rows that follow in the WAL.  Without a context
- * nothing needs to be said, unless rows would inherit an earlier message.
- */
-static void
-write_message(const char *context)
-{
-	if (!XLogLogicalInfoActive())
-		return;					/* nobody could ever read it */
-
-	if (context == NULL)
-	{
-		if (message_level == 0)
-			return;
-		context = "{}";
-	}
-
-	(void) bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true);
-	if (message_level == 0)
-		message_level = GetCurrentTransactionNestLevel();
-}
-
-/*
- * The end of the transaction, in whatever way, ends its messages' reach.
- */
-static void
-forget_messages(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			message_level = 0;
-			break;
-		default:
-			break;
-	}
-}
-
-/*
- * A subtransaction hands its messages to its parent, or takes them along when
- * it is rolled back.
- */
-static void
-move_messages(SubXactEvent event, SubTransactionId mySubid,
-			  SubTransactionId parentSubid, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	if (message_level < level)
-		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		message_level = 0;
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		message_level = level - 1;
-}
+static TupleTableSlot *produce_first_row(PlanState *node);
 
 /*
  * Functions or schemas changed: look emit_context() up again when asked.
@@ -241,54 +191,95 @@ disarm(void *arg)
 }
 
 /*
- * Takes down that the statement must write its message, and with what
- * context: that of its beginning, whatever its own functions set later.
+ * Takes down the context of a statement: that of its beginning, whatever its
+ * own functions set later.
  */
 static void
-want_message(ArmedStatement *statement)
+take_context(ArmedStatement *statement)
 {
 	MemoryContext caller;
 	const char *context;
 
-	if (statement->wanted)
+	if (statement->context_taken)
 		return;
 
 	caller = MemoryContextSwitchTo(statement->memory);
 	context = bemi_context_of_statement(statement->query);
 	statement->context = context ? pstrdup(context) : NULL;
-	statement->wanted = true;
+	statement->context_taken = true;
 	MemoryContextSwitchTo(caller);
 }
 
 /*
- * Arms one ModifyTable node, if it is bemi's business.
+ * A trigger has fired: rows that the statement writes to this table need the
+ * message, by whatever feeder they come.  A WITH clause may change the same
+ * table as the main query, and the server fires the trigger only once for both.
  */
 static void
-arm(ModifyTableState *modification, QueryDesc *queryDesc)
+want_message(ArmedStatement *statement, const ArmedFeeder *fired)
+{
+	slist_iter	iter;
+
+	take_context(statement);
+	slist_foreach(iter, &statement->feeders)
+	{
+		ArmedFeeder *feeder = slist_container(ArmedFeeder, link, iter.cur);
+
+		if (RelationGetRelid(feeder->modification->rootResultRelInfo->ri_RelationDesc) ==
+			RelationGetRelid(fired->modification->rootResultRelInfo->ri_RelationDesc))
+			feeder->wanted = true;
+	}
+}
+
+/*
+ * Makes the entry of a query, in its own memory.
+ */
+static ArmedStatement *
+arm_statement(QueryDesc *queryDesc)
 {
 	MemoryContext memory = queryDesc->estate->es_query_cxt;
-	PlanState  *feeder = outerPlanState(modification);
-	bool		child = has_tracked_child(modification);
-	ArmedStatement *statement;
+	ArmedStatement *statement = MemoryContextAllocZero(memory, sizeof(ArmedStatement));
 
-	if (!child && !has_our_trigger(modification->rootResultRelInfo, false))
-		return;
-
-	statement = MemoryContextAllocZero(memory, sizeof(ArmedStatement));
 	statement->memory = memory;
 	statement->query = queryDesc->sourceText;
-	statement->feeder = feeder;
-	statement->produce = feeder->ExecProcNodeReal;
-	statement->triggers = modification->rootResultRelInfo->ri_TrigDesc;
+	slist_init(&statement->feeders);
 
 	dlist_push_head(&armed_statements, &statement->link);
 	statement->on_end.func = disarm;
 	statement->on_end.arg = statement;
 	MemoryContextRegisterResetCallback(memory, &statement->on_end);
+	return statement;
+}
 
-	ExecSetExecProcNode(feeder, produce_first_row);
+/*
+ * Arms the node that feeds a ModifyTable node, if that is bemi's business.
+ * Returns the query's entry, made now if it is the first one.
+ */
+static ArmedStatement *
+arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
+		   QueryDesc *queryDesc)
+{
+	bool		child = has_tracked_child(modification);
+	ArmedFeeder *feeder;
+
+	if (!child && !has_our_trigger(modification->rootResultRelInfo, false))
+		return statement;
+	if (statement == NULL)
+		statement = arm_statement(queryDesc);
+
+	feeder = MemoryContextAllocZero(statement->memory, sizeof(ArmedFeeder));
+	feeder->modification = modification;
+	feeder->node = outerPlanState(modification);
+	feeder->produce = feeder->node->ExecProcNodeReal;
+	slist_push_head(&statement->feeders, &feeder->link);
+
+	ExecSetExecProcNode(feeder->node, produce_first_row);
 	if (child)
-		want_message(statement);
+	{
+		take_context(statement);
+		feeder->wanted = true;
+	}
+	return statement;
 }
 
 /*
@@ -299,6 +290,8 @@ arm(ModifyTableState *modification, QueryDesc *queryDesc)
 static void
 bemi_executor_start(QueryDesc *queryDesc, int eflags)
 {
+	ArmedStatement *statement = NULL;
+	PlanState  *top;
 	ListCell   *cell;
 
 	if (prev_ExecutorStart)
@@ -306,86 +299,194 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 	else
 		standard_ExecutorStart(queryDesc, eflags);
 
-	if ((eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0 || !XLogLogicalInfoActive())
+	if ((eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0)
 		return;
 
-	if (queryDesc->planstate && IsA(queryDesc->planstate, ModifyTableState))
-		arm((ModifyTableState *) queryDesc->planstate, queryDesc);
+	top = queryDesc->planstate;
+	if (top && IsA(top, ModifyTableState))
+		statement = arm_feeder(statement, (ModifyTableState *) top, queryDesc);
 	foreach(cell, queryDesc->estate->es_auxmodifytables)
-	{
-		ModifyTableState *modification = (ModifyTableState *) lfirst(cell);
-
-		if (&modification->ps != queryDesc->planstate)
-			arm(modification, queryDesc);
-	}
+		if (lfirst(cell) != top)
+			statement = arm_feeder(statement, lfirst(cell), queryDesc);
 }
 
 /*
- * The armed statement that this plan node feeds.
+ * The armed feeder that runs at this plan node, with its statement.
  */
-static ArmedStatement *
-armed_statement_fed_by(const PlanState *feeder)
+static ArmedFeeder *
+feeder_at_node(const PlanState *node, ArmedStatement **statement)
 {
-	dlist_iter	iter;
+	dlist_iter	outer;
 
-	dlist_foreach(iter, &armed_statements)
+	dlist_foreach(outer, &armed_statements)
 	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link,
-													iter.cur);
+		slist_iter	inner;
 
-		if (statement->feeder == feeder)
-			return statement;
+		*statement = dlist_container(ArmedStatement, link, outer.cur);
+		slist_foreach(inner, &(*statement)->feeders)
+		{
+			ArmedFeeder *feeder = slist_container(ArmedFeeder, link, inner.cur);
+
+			if (feeder->node == node)
+				return feeder;
+		}
 	}
-	elog(ERROR, "plan node is armed for no statement");
+	elog(ERROR, "plan node is not armed");
 	return NULL;				/* keep the compiler quiet */
 }
 
 /*
- * ExecProcNode of an armed statement's feeder.  Writes the message once a row
- * has come, before ModifyTable can write that row, and then gets out of the
- * way.  If somebody has wrapped the node after us, we cannot, and pass on.
+ * The first row of a feeder has come.  Several modifications of one statement
+ * share one message, as long as it stands.
+ */
+static void
+say_context(ArmedStatement *statement, ArmedFeeder *feeder)
+{
+	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+	if (!statement->said)
+	{
+		bemi_require_context(statement->context,
+							 feeder->modification->rootResultRelInfo->ri_RelationDesc);
+		statement->context = bemi_context_with_facts(statement->context);
+		bemi_message_for_statement(statement->context);
+	}
+	else
+		bemi_message_again(statement->context);
+	statement->said = true;
+	feeder->running = true;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * ExecProcNode of an armed feeder.  Has the context said once a row has come,
+ * before ModifyTable can write that row, and then gets out of the way.  If
+ * somebody has wrapped the node after us, we cannot, and pass on.
  */
 static TupleTableSlot *
-produce_first_row(PlanState *feeder)
+produce_first_row(PlanState *node)
 {
-	ArmedStatement *statement = armed_statement_fed_by(feeder);
-	TupleTableSlot *row = statement->produce(feeder);
+	ArmedStatement *statement;
+	ArmedFeeder *feeder = feeder_at_node(node, &statement);
+	TupleTableSlot *row = feeder->produce(node);
 
 	if (TupIsNull(row))
 		return row;
 
-	if (statement->wanted)
-	{
-		write_message(statement->context);
-		statement->wanted = false;
-	}
-	if (feeder->ExecProcNodeReal == produce_first_row)
-		ExecSetExecProcNode(feeder, statement->produce);
+	if (feeder->wanted && !feeder->running)
+		say_context(statement, feeder);
+	if (node->ExecProcNodeReal == produce_first_row)
+		ExecSetExecProcNode(node, feeder->produce);
 	return row;
 }
 
 /*
- * The armed statement that fires this trigger, or NULL.  The executor hands
- * out a pointer into the trigger array of its own ResultRelInfo, so this
- * holds however deep statements are nested.
+ * Whether the statement may write more rows.
  */
-static ArmedStatement *
-armed_statement_of(const Trigger *trigger)
+static bool
+is_writing(ArmedStatement *statement)
+{
+	slist_iter	iter;
+
+	slist_foreach(iter, &statement->feeders)
+	{
+		const ArmedFeeder *feeder = slist_container(ArmedFeeder, link, iter.cur);
+
+		if (feeder->running && !feeder->modification->mt_done)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A statement has ended.  The one that it was nested in may go on to write
+ * rows, which must not get the context of the inner one.
+ */
+static void
+let_outer_say_again(void)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &armed_statements)
 	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link,
-													iter.cur);
-		const TriggerDesc *triggers = statement->triggers;
+		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
 
-		if (triggers != NULL &&
-			trigger >= triggers->triggers &&
-			trigger < triggers->triggers + triggers->numtriggers)
-			return statement;
+		if (is_writing(statement))
+		{
+			bemi_message_again(statement->context);
+			return;
+		}
+	}
+}
+
+/*
+ * ExecutorEnd hook; the query's own entry is gone after the server's part.
+ */
+static void
+bemi_executor_end(QueryDesc *queryDesc)
+{
+	if (prev_ExecutorEnd)
+		prev_ExecutorEnd(queryDesc);
+	else
+		standard_ExecutorEnd(queryDesc);
+	let_outer_say_again();
+}
+
+/*
+ * ProcessUtility hook, for COPY and TRUNCATE within another statement.
+ */
+static void
+bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
+					 bool readOnlyTree, ProcessUtilityContext context,
+					 ParamListInfo params, QueryEnvironment *queryEnv,
+					 DestReceiver *dest, QueryCompletion *qc)
+{
+	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
+		standard_ProcessUtility;
+
+	next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	let_outer_say_again();
+}
+
+/*
+ * The armed feeder that fires this trigger, or NULL.  The executor hands out a
+ * pointer into the trigger array of its own ResultRelInfo, so this holds
+ * however deep statements are nested.
+ */
+static ArmedFeeder *
+feeder_that_fires(const Trigger *trigger, ArmedStatement **statement)
+{
+	dlist_iter	outer;
+
+	dlist_foreach(outer, &armed_statements)
+	{
+		slist_iter	inner;
+
+		*statement = dlist_container(ArmedStatement, link, outer.cur);
+		slist_foreach(inner, &(*statement)->feeders)
+		{
+			ArmedFeeder *feeder = slist_container(ArmedFeeder, link, inner.cur);
+			const TriggerDesc *triggers = feeder->modification->rootResultRelInfo->ri_TrigDesc;
+
+			if (triggers != NULL &&
+				trigger >= triggers->triggers &&
+				trigger < triggers->triggers + triggers->numtriggers)
+				return feeder;
+		}
 	}
 	return NULL;
+}
+
+/*
+ * A statement without an armed node: COPY, TRUNCATE.
+ */
+static void
+say_at_once(Relation table)
+{
+	const char *context = bemi_context_of_statement(NULL);
+
+	bemi_require_context(context, table);
+	bemi_message_for_statement(bemi_context_with_facts(context));
 }
 
 /*
@@ -398,6 +499,7 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	ArmedStatement *statement;
+	ArmedFeeder *feeder;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -415,11 +517,11 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 						   RelationGetRelationName(trigger->tg_relation)),
 				 errhint("Let bemi.track() make the trigger.")));
 
-	statement = armed_statement_of(trigger->tg_trigger);
-	if (statement != NULL)
-		want_message(statement);
+	feeder = feeder_that_fires(trigger->tg_trigger, &statement);
+	if (feeder != NULL)
+		want_message(statement, feeder);
 	else
-		write_message(bemi_context_of_statement(NULL));
+		say_at_once(trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
 }
@@ -427,11 +529,14 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 void
 bemi_capture_init(void)
 {
-	RegisterXactCallback(forget_messages, NULL);
-	RegisterSubXactCallback(move_messages, NULL);
+	bemi_capture_message_init();
 	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid, (Datum) 0);
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = bemi_executor_start;
+	prev_ExecutorEnd = ExecutorEnd_hook;
+	ExecutorEnd_hook = bemi_executor_end;
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = bemi_process_utility;
 }

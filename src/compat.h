@@ -52,6 +52,13 @@
 								 GetDatabaseEncoding(), true)
 #endif
 
+/* 16 keeps what check hooks hand on in memory of its own. */
+#if PG_VERSION_NUM >= 160000
+#define bemi_guc_malloc(size)	guc_malloc(LOG, size)
+#else
+#define bemi_guc_malloc(size)	malloc(size)
+#endif
+
 /* 16 added "only summarizing indexes", of use to updates alone. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_insert_index_tuples(rri, slot, estate) \

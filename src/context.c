@@ -24,20 +24,57 @@
 #include "fmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
 #include "bemi.h"
 
 PG_FUNCTION_INFO_V1(bemi_set_context);
+PG_FUNCTION_INFO_V1(bemi_merge_context);
 PG_FUNCTION_INFO_V1(bemi_current_context);
 
 #define COMMENT_OPEN	"/*Bemi"
 #define COMMENT_CLOSE	"Bemi*/"
 
+/* A refused value that is longer is not shown in the error. */
+#define LONGEST_SHOWN	256
+
+/* What parse_without_error() adds to the parser's own results. */
+#define TOO_DEEP	(-1)
+
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static bool read_comments = true;
+
+/*
+ * Parses, and gives a JsonParseErrorType or TOO_DEEP.
+ *
+ * The parser throws but one error, when the stack has no more room.  It holds
+ * no lock, pin or other resource, only memory of a context that the caller
+ * deletes, so that it is safe to go on without a subtransaction.
+ */
+static int
+parse_without_error(JsonLexContext *lexer)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	JsonSemAction no_action = {0};
+	volatile int result = TOO_DEEP;
+
+	PG_TRY();
+	{
+		result = pg_parse_json(lexer, &no_action);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
+}
 
 /*
  * Tells whether the text is a JSON object that jsonb can hold.  If not,
@@ -48,9 +85,8 @@ context_is_valid(const char *json, int len, char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch;
-	JsonSemAction no_action = {0};
 	JsonLexContext *lexer;
-	JsonParseErrorType error;
+	int			error;
 
 	if (len > max_context_size)
 	{
@@ -65,16 +101,18 @@ context_is_valid(const char *json, int len, char **detail)
 
 	/* The lexer unescapes strings, or it would let \u0000 pass. */
 	lexer = bemi_json_lexer(json, len);
-	error = pg_parse_json(lexer, &no_action);
+	error = parse_without_error(lexer);
 
 	MemoryContextSwitchTo(caller);
-	if (error != JSON_SUCCESS)
-		*detail = pstrdup(json_errdetail(error, lexer));
-	else if (json[strspn(json, " \t\r\n")] != '{')
+	if (error == JSON_SUCCESS && json[strspn(json, " \t\r\n")] != '{')
 	{
 		*detail = pstrdup("The context is not a JSON object.");
 		error = JSON_EXPECTED_JSON;
 	}
+	else if (error == TOO_DEEP)
+		*detail = pstrdup("The context is nested too deeply.");
+	else if (error != JSON_SUCCESS)
+		*detail = pstrdup(json_errdetail(error, lexer));
 	MemoryContextDelete(scratch);
 
 	return error == JSON_SUCCESS;
@@ -93,6 +131,9 @@ check_context(char **newval, void **extra, GucSource source)
 	if (context_is_valid(*newval, strlen(*newval), &detail))
 		return true;
 
+	/* The server's own message holds the value, which may be very long. */
+	if (strlen(*newval) > LONGEST_SHOWN)
+		GUC_check_errmsg("invalid value for parameter \"%s\"", "bemi.context");
 	GUC_check_errdetail("%s", detail);
 	GUC_check_errhint("Write a JSON object, such as SET bemi.context = '{\"userId\": 1}'.");
 	pfree(detail);
@@ -191,30 +232,73 @@ bemi_context_of_statement(const char *query)
 }
 
 /*
+ * The argument of set_context() and merge_context(), which must be an object.
+ */
+static Jsonb *
+context_argument(FunctionCallInfo fcinfo, const char *function)
+{
+	Jsonb	   *context = PG_GETARG_JSONB_P(0);
+
+	if (!JB_ROOT_IS_OBJECT(context))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("context must be a JSON object"),
+				 errhint("Write an object, such as SELECT bemi.%s('{\"userId\": 1}');",
+						 function)));
+	return context;
+}
+
+/*
+ * SET LOCAL or SET bemi.context, by the second argument.
+ */
+static void
+set_context(FunctionCallInfo fcinfo, const char *value)
+{
+	bool		is_local = PG_ARGISNULL(1) || PG_GETARG_BOOL(1);
+
+	(void) set_config_option("bemi.context", value, PGC_USERSET, PGC_S_SESSION,
+							 is_local ? GUC_ACTION_LOCAL : GUC_ACTION_SET,
+							 true, 0, false);
+}
+
+/*
  * bemi.set_context(context jsonb, is_local boolean): SET bemi.context, with
  * the value as a parameter.  NULL takes the context away.
  */
 Datum
 bemi_set_context(PG_FUNCTION_ARGS)
 {
-	bool		is_local = PG_ARGISNULL(1) || PG_GETARG_BOOL(1);
-	char	   *value = "";
+	Jsonb	   *context;
 
-	if (!PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0))
+		set_context(fcinfo, "");
+	else
 	{
-		Jsonb	   *context = PG_GETARG_JSONB_P(0);
-
-		if (!JB_ROOT_IS_OBJECT(context))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("context must be a JSON object"),
-					 errhint("Write an object, such as SELECT bemi.set_context('{\"userId\": 1}').")));
-		value = JsonbToCString(NULL, &context->root, VARSIZE(context));
+		context = context_argument(fcinfo, "set_context");
+		set_context(fcinfo, JsonbToCString(NULL, &context->root, VARSIZE(context)));
 	}
+	PG_RETURN_VOID();
+}
 
-	(void) set_config_option("bemi.context", value, PGC_USERSET, PGC_S_SESSION,
-							 is_local ? GUC_ACTION_LOCAL : GUC_ACTION_SET,
-							 true, 0, false);
+/*
+ * bemi.merge_context(context jsonb, is_local boolean): adds keys to the
+ * setting, and replaces those that it has.  NULL changes nothing.
+ */
+Datum
+bemi_merge_context(PG_FUNCTION_ARGS)
+{
+	bool		is_set = context_setting != NULL && context_setting[0] != '\0';
+	Datum		merged;
+	Jsonb	   *context;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_VOID();
+	context = context_argument(fcinfo, "merge_context");
+	merged = DirectFunctionCall1(jsonb_in,
+								 CStringGetDatum(is_set ? context_setting : "{}"));
+	merged = DirectFunctionCall2(jsonb_concat, merged, JsonbPGetDatum(context));
+	context = DatumGetJsonbP(merged);
+	set_context(fcinfo, JsonbToCString(NULL, &context->root, VARSIZE(context)));
 	PG_RETURN_VOID();
 }
 
@@ -225,7 +309,7 @@ bemi_set_context(PG_FUNCTION_ARGS)
 Datum
 bemi_current_context(PG_FUNCTION_ARGS)
 {
-	const char *context = bemi_context_of_statement(NULL);
+	const char *context = bemi_context_with_facts(bemi_context_of_statement(NULL));
 
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
 										CStringGetDatum(context ? context : "{}")));
@@ -258,4 +342,6 @@ bemi_context_init(void)
 							   "",
 							   PGC_USERSET, GUC_NOT_IN_SAMPLE,
 							   check_context, NULL, NULL);
+
+	bemi_context_facts_init();
 }

@@ -35,7 +35,7 @@ SET bemi.context = '"text"';
 SET bemi.context = 'null';
 SET bemi.context = '{"text": "\u0000"}';
 SELECT bemi.current_context();
--- Nested deeper than the stack allows; the hint names a setting of the server.
+-- Nested deeper than the stack allows.
 \set VERBOSITY terse
 DO $$ BEGIN PERFORM set_config('bemi.context', '{"a": ' || repeat('[', 100000), false); END $$;
 \set VERBOSITY default

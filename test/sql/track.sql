@@ -127,7 +127,7 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
 		hint = PG_EXCEPTION_HINT, code = RETURNED_SQLSTATE;
 END $$;
-SELECT refusal.* FROM unnest('{a_view, a_matview, a_sequence, a_type, todo_pkey, a_foreign, part,
+SELECT refusal.* FROM unnest('{a_view, a_matview, a_sequence, a_type, todo_pkey, a_foreign,
 	a_temporary, "\"An unlogged\"", pg_class, information_schema.sql_features,
 	bemi.changes, bemi.sources, bemi.tracked}'::text[]) AS relation, refusal(relation::regclass);
 SELECT bemi.track('"An unlogged"');
@@ -139,8 +139,12 @@ SELECT * FROM bemi.tracked;
 -- The trigger function, called as it should not be.
 SELECT bemi.emit_context();
 CREATE TABLE wrong (id integer);
+-- Refused when made, or, where the event trigger is disabled, when used.
+CREATE TRIGGER after_statement AFTER INSERT ON wrong FOR EACH STATEMENT EXECUTE FUNCTION bemi.emit_context();
+ALTER EVENT TRIGGER bemi_follow_ddl DISABLE;
 CREATE TRIGGER after_statement AFTER INSERT ON wrong FOR EACH STATEMENT EXECUTE FUNCTION bemi.emit_context();
 CREATE TRIGGER before_row BEFORE UPDATE ON wrong FOR EACH ROW EXECUTE FUNCTION bemi.emit_context();
+ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 INSERT INTO wrong VALUES (1);
 ALTER TABLE wrong DISABLE TRIGGER after_statement;
 INSERT INTO wrong VALUES (1);

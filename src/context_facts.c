@@ -1,0 +1,249 @@
+/*-------------------------------------------------------------------------
+ *
+ * context_facts.c
+ *		Facts that the client cannot set, and what it must not leave out.
+ *
+ * In flows the context that the application gave, or NULL; out flows the same
+ * with the facts of bemi.include under the reserved key "_db".  And where
+ * bemi.require_context asks for it, a statement without any context is
+ * reported or refused.
+ *
+ * The facts are put behind the application's own keys.  When jsonb meets a key
+ * twice the last one counts, so a "_db" that the client has sent is overridden,
+ * and nothing here can fail for what the client has sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "pgstat.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/rel.h"
+#include "utils/varlena.h"
+
+#include "bemi.h"
+
+/* Gives a fact as text, palloc'd or longer lived; NULL if there is none. */
+typedef const char *(*Fact) (void);
+
+static const char *
+session_user_name(void)
+{
+	return GetUserNameFromId(GetSessionUserId(), true);
+}
+
+static const char *
+current_user_name(void)
+{
+	return GetUserNameFromId(GetUserId(), true);
+}
+
+static const char *
+client_application(void)
+{
+	return application_name;
+}
+
+static const char *
+client_address(void)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	Datum		address;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
+	address = inet_client_addr(fcinfo);
+	if (fcinfo->isnull)
+		return NULL;			/* a Unix socket, or no client at all */
+	return TextDatumGetCString(DirectFunctionCall1(network_host, address));
+}
+
+static const char *
+backend_pid(void)
+{
+	return psprintf("%d", MyProcPid);
+}
+
+/*
+ * What the client sent, as far as pg_stat_activity would show it.
+ */
+static const char *
+client_query(void)
+{
+	int			len;
+
+	if (debug_query_string == NULL)
+		return NULL;
+	len = strlen(debug_query_string);
+	return pnstrdup(debug_query_string,
+					pg_mbcliplen(debug_query_string, len,
+								 pgstat_track_activity_query_size - 1));
+}
+
+static const struct
+{
+	const char *name;
+	Fact		fact;
+	bool		is_number;
+}			facts[] = {
+	{"session_user", session_user_name, false},
+	{"current_user", current_user_name, false},
+	{"application_name", client_application, false},
+	{"client_addr", client_address, false},
+	{"backend_pid", backend_pid, true},
+	{"query", client_query, false}
+};
+
+static char *include_setting = NULL;
+static uint32 included = 0;		/* bit n for facts[n] */
+
+static const struct config_enum_entry require_modes[] = {
+	{"off", 0, false},
+	{"warn", WARNING, false},
+	{"error", ERROR, false},
+	{NULL, 0, false}
+};
+
+static int	require_level = 0;
+
+/*
+ * Check hook of bemi.include: names of facts, with commas.
+ */
+static bool
+check_include(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval ? *newval : "");
+	uint32		bits = 0;
+	List	   *names;
+	ListCell   *cell;
+
+	if (!SplitIdentifierString(copy, ',', &names))
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		return false;
+	}
+	foreach(cell, names)
+	{
+		int			n = 0;
+
+		while (n < lengthof(facts) && strcmp(facts[n].name, lfirst(cell)) != 0)
+			n++;
+		if (n == lengthof(facts))
+		{
+			GUC_check_errdetail("\"%s\" is not a fact.", (char *) lfirst(cell));
+			GUC_check_errhint("Facts are session_user, current_user, application_name, client_addr, backend_pid and query.");
+			return false;
+		}
+		bits |= (uint32) 1 << n;
+	}
+	list_free(names);
+	pfree(copy);
+
+	*extra = bemi_guc_malloc(sizeof(uint32));
+	if (*extra == NULL)
+		return false;
+	memcpy(*extra, &bits, sizeof(uint32));
+	return true;
+}
+
+static void
+assign_include(const char *newval, void *extra)
+{
+	memcpy(&included, extra, sizeof(uint32));
+}
+
+/*
+ * Appends {"session_user": ..., ...}.
+ */
+static void
+append_facts(StringInfo buffer)
+{
+	const char *separator = "{";
+
+	for (int n = 0; n < lengthof(facts); n++)
+	{
+		const char *value;
+
+		if ((included & (uint32) 1 << n) == 0)
+			continue;
+		value = facts[n].fact();
+		appendStringInfo(buffer, "%s\"%s\": ", separator, facts[n].name);
+		if (value == NULL)
+			appendStringInfoString(buffer, "null");
+		else if (facts[n].is_number)
+			appendStringInfoString(buffer, value);
+		else
+			escape_json(buffer, value);
+		separator = ", ";
+	}
+	appendStringInfoChar(buffer, '}');
+}
+
+/*
+ * The context with the facts of bemi.include: the same pointer if there are
+ * none to add, else palloc'd.  The context is NULL or a valid JSON object.
+ */
+const char *
+bemi_context_with_facts(const char *context)
+{
+	const char *white_space = " \t\r\n";
+	StringInfoData buffer;
+
+	if (included == 0)
+		return context;
+
+	initStringInfo(&buffer);
+	appendStringInfoString(&buffer, context ? context : "{}");
+	while (buffer.data[buffer.len - 1] != '}')
+		buffer.len--;			/* white space behind the object */
+	buffer.data[--buffer.len] = '\0';
+
+	/* An empty object has nothing but white space behind its brace. */
+	if (*(strchr(buffer.data, '{') + 1 + strspn(strchr(buffer.data, '{') + 1, white_space)) != '\0')
+		appendStringInfoString(&buffer, ", ");
+	appendStringInfoString(&buffer, "\"_db\": ");
+	append_facts(&buffer);
+	appendStringInfoChar(&buffer, '}');
+	return buffer.data;
+}
+
+/*
+ * Reports or refuses a statement that changes a tracked table without a
+ * context, as bemi.require_context says.
+ */
+void
+bemi_require_context(const char *context, Relation table)
+{
+	if (context != NULL || require_level == 0)
+		return;
+	ereport(require_level,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" is changed without a context",
+					RelationGetRelationName(table)),
+			 errdetail("\"bemi.require_context\" asks for one."),
+			 errhint("Say who acts and why: SET LOCAL bemi.context = '{\"userId\": 1}';")));
+}
+
+void
+bemi_context_facts_init(void)
+{
+	DefineCustomStringVariable("bemi.include",
+							   "Sets the facts that are added to each context under the key \"_db\".",
+							   "Of session_user, current_user, application_name, client_addr, backend_pid, query.",
+							   &include_setting,
+							   "",
+							   PGC_SUSET, GUC_LIST_INPUT,
+							   check_include, assign_include, NULL);
+
+	DefineCustomEnumVariable("bemi.require_context",
+							 "Sets what happens to a statement that changes a tracked table without a context.",
+							 NULL,
+							 &require_level,
+							 0, require_modes,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
