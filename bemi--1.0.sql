@@ -607,8 +607,10 @@ COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; emp
 -- History
 --
 -- The table is a member of the extension, its partitions are not: the worker
--- makes them, and pg_dump carries them with their rows. Text is compared by
--- bytes, which is what look-ups by key need and is cheaper to index.
+-- makes them, and pg_dump carries them with their rows. The indexes belong to the
+-- partitions: were they made by way of bemi.changes, a restored dump would make
+-- them twice. Text is compared by bytes, which is what look-ups by key need and
+-- is cheaper to index.
 --
 
 CREATE TABLE bemi.changes (
@@ -625,12 +627,8 @@ CREATE TABLE bemi.changes (
 	queued_at timestamptz NOT NULL,
 	created_at timestamptz NOT NULL,
 	transaction_id bigint NOT NULL,
-	position bigint NOT NULL,
-	-- id alone is unique, but the key of a partitioned table names its partition
-	PRIMARY KEY (id, committed_at)
+	position bigint NOT NULL
 ) PARTITION BY RANGE (committed_at);
-CREATE INDEX changes_row_idx ON bemi.changes (schema, "table", primary_key, id);
-CREATE INDEX changes_context_idx ON bemi.changes USING gin (context jsonb_path_ops);
 COMMENT ON TABLE bemi.changes IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
 COMMENT ON COLUMN bemi.changes.id IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
 COMMENT ON COLUMN bemi.changes.database IS 'database of the changed table';
@@ -662,7 +660,9 @@ DECLARE
 	next_day timestamptz := first_day + interval '1 month';
 	partition name := 'changes_' || to_char(first_day, 'YYYY_MM') || CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
 BEGIN
-	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)', partition);
+	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))', partition);
+	EXECUTE format('CREATE INDEX ON bemi.%I (schema, "table", primary_key, id)', partition);
+	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
 	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%L) TO (%L)',
 		partition, first_day, next_day);
 END
@@ -787,6 +787,19 @@ CREATE PROCEDURE bemi.stop(name text DEFAULT 'main', drop_slot boolean DEFAULT f
 COMMENT ON PROCEDURE bemi.stop(text, boolean)
 	IS 'stops reading a source; its slot keeps the write-ahead log for the next start, unless it is dropped';
 
+-- For bemi.sync(): after a restart, a source is known from its row before the
+-- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
+CREATE FUNCTION bemi.is_started()
+	RETURNS boolean
+	LANGUAGE sql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM bemi.sources s
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(s.slot_name) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
+
 CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_sync'
@@ -833,8 +846,8 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
 	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
-	bemi.source_status(), bemi.sync(interval) FROM PUBLIC;
+	bemi.source_status(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.
 GRANT SELECT ON bemi.status, bemi.tracked TO pg_monitor;
-GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.sync(interval) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.is_started(), bemi.sync(interval) TO pg_monitor;

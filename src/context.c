@@ -41,25 +41,27 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 #define LONGEST_SHOWN	256
 
 /* What parse_without_error() adds to the parser's own results. */
-#define TOO_DEEP	(-1)
+#define TOO_DEEP		(-1)
+#define UNTRANSLATABLE	(-2)
 
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static bool read_comments = true;
 
 /*
- * Parses, and gives a JsonParseErrorType or TOO_DEEP.
+ * Parses, and gives a JsonParseErrorType, TOO_DEEP or UNTRANSLATABLE.
  *
- * The parser throws but one error, when the stack has no more room.  It holds
- * no lock, pin or other resource, only memory of a context that the caller
- * deletes, so that it is safe to go on without a subtransaction.
+ * The parser throws but two errors: when the stack has no more room, and, up to
+ * PostgreSQL 15, for an escaped character that the encoding does not have.  It
+ * holds no lock, pin or other resource, only memory of a context that the
+ * caller deletes, so that it is safe to go on without a subtransaction.
  */
 static int
 parse_without_error(JsonLexContext *lexer)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	JsonSemAction no_action = {0};
-	volatile int result = TOO_DEEP;
+	volatile int result = JSON_SUCCESS;
 
 	PG_TRY();
 	{
@@ -67,8 +69,18 @@ parse_without_error(JsonLexContext *lexer)
 	}
 	PG_CATCH();
 	{
-		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
-			PG_RE_THROW();
+		switch (geterrcode())
+		{
+			case ERRCODE_STATEMENT_TOO_COMPLEX:
+				result = TOO_DEEP;
+				break;
+			case ERRCODE_UNTRANSLATABLE_CHARACTER:
+			case ERRCODE_FEATURE_NOT_SUPPORTED:
+				result = UNTRANSLATABLE;
+				break;
+			default:
+				PG_RE_THROW();
+		}
 		MemoryContextSwitchTo(caller);
 		FlushErrorState();
 	}
@@ -111,6 +123,9 @@ context_is_valid(const char *json, int len, char **detail)
 	}
 	else if (error == TOO_DEEP)
 		*detail = pstrdup("The context is nested too deeply.");
+	else if (error == UNTRANSLATABLE)
+		*detail = psprintf("The context has a character that encoding \"%s\" does not have.",
+						   GetDatabaseEncodingName());
 	else if (error != JSON_SUCCESS)
 		*detail = pstrdup(json_errdetail(error, lexer));
 	MemoryContextDelete(scratch);
@@ -141,6 +156,18 @@ check_context(char **newval, void **extra, GucSource source)
 }
 
 /*
+ * A broken comment must not break its query.
+ */
+static void
+warn_of_comment(const char *detail)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("context in the query's comment is not valid and was left out"),
+			 errdetail("%s", detail)));
+}
+
+/*
  * Finds "/ *Bemi ... Bemi* /" as the very last thing of the query text, white
  * space and semicolons after it aside, and gives the text in between.
  *
@@ -167,12 +194,16 @@ find_comment(const char *query, const char **text, int *len)
 		if ((mark[0] == '/' && mark[1] == '*') ||
 			(mark[0] == '*' && mark[1] == '/'))
 			break;
-	if (end - mark < open_len || memcmp(mark, COMMENT_OPEN, open_len) != 0)
-		return false;
+	if (end - mark >= open_len && memcmp(mark, COMMENT_OPEN, open_len) == 0)
+	{
+		*text = mark + open_len;
+		*len = end - *text;
+		return true;
+	}
 
-	*text = mark + open_len;
-	*len = end - *text;
-	return true;
+	if (strstr(query, COMMENT_OPEN) != NULL)
+		warn_of_comment("There is a comment mark within the comment.");
+	return false;
 }
 
 /*
@@ -198,10 +229,7 @@ context_in_comment(const char *query)
 	if (context_is_valid(context, len, &detail))
 		return context;
 
-	ereport(WARNING,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("context in the query's comment is not valid and was left out"),
-			 errdetail("%s", detail)));
+	warn_of_comment(detail);
 	return NULL;
 }
 

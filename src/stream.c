@@ -43,6 +43,9 @@
 
 #define CONNECT_TIMEOUT_MS	30000
 
+/* For how long a slot may still be held by the walsender before. */
+#define SLOT_TIMEOUT_MS		10000
+
 struct BemiStream
 {
 	char	   *conninfo;		/* NULL: this server, by the two below */
@@ -225,11 +228,11 @@ complete_connection(BemiStream *stream, PGconn *conn)
 }
 
 /*
- * Runs a command and waits for its result, which the caller clears.
+ * Runs a command and waits for its result, good or bad, which the caller
+ * clears.
  */
 static PGresult *
-run_command(BemiStream *stream, PGconn *conn, const char *command,
-			ExecStatusType expected)
+run_any_command(BemiStream *stream, PGconn *conn, const char *command)
 {
 	PGresult   *result = NULL;
 
@@ -254,6 +257,18 @@ run_command(BemiStream *stream, PGconn *conn, const char *command,
 		if (PQresultStatus(result) == PGRES_COPY_BOTH)
 			break;
 	}
+	return result;
+}
+
+/*
+ * Runs a command that must have this kind of result, which the caller clears.
+ */
+static PGresult *
+run_command(BemiStream *stream, PGconn *conn, const char *command,
+			ExecStatusType expected)
+{
+	PGresult   *result = run_any_command(stream, conn, command);
+
 	if (PQresultStatus(result) != expected)
 		report_refusal(stream, result);
 	return result;
@@ -402,6 +417,18 @@ bemi_stream_key_columns(BemiStream *stream, Oid relation)
 }
 
 /*
+ * Whether a command failed because the walsender of a former connection still
+ * holds the slot.
+ */
+static bool
+slot_is_in_use(const PGresult *result)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL && strcmp(sqlstate, "55006") == 0;	/* object_in_use */
+}
+
+/*
  * Starts streaming.  The source begins at the later of this position and the
  * one that the slot has confirmed.
  */
@@ -412,8 +439,20 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 								   " (proto_version '1', publication_names '%s', messages 'true')",
 								   quote_identifier(slot), LSN_FORMAT_ARGS(position),
 								   BEMI_PUBLICATION);
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  SLOT_TIMEOUT_MS);
+	PGresult   *result = run_any_command(stream, stream->replication, command);
 
-	PQclear(run_command(stream, stream->replication, command, PGRES_COPY_BOTH));
+	/* It lets go when it notices that its client has gone. */
+	while (slot_is_in_use(result) && GetCurrentTimestamp() < give_up)
+	{
+		PQclear(result);
+		(void) wait_for_socket(stream->replication, WL_SOCKET_READABLE, 100);
+		result = run_any_command(stream, stream->replication, command);
+	}
+	if (PQresultStatus(result) != PGRES_COPY_BOTH)
+		report_refusal(stream, result);
+	PQclear(result);
 }
 
 /*

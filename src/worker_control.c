@@ -339,37 +339,6 @@ bemi_stop(PG_FUNCTION_ARGS)
 }
 
 /*
- * Looks for a source of this server that has not stored everything up to the
- * position.  Counts those that are looked at.
- */
-static bool
-find_laggard(XLogRecPtr position, BemiWorker *laggard, int *sources)
-{
-	bool		found = false;
-
-	*sources = 0;
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		/* What a worker reads is known when it streams. */
-		if (!worker->in_use || worker->database != MyDatabaseId ||
-			worker->state == BEMI_STATE_STOPPED ||
-			(worker->state == BEMI_STATE_STREAMING && !worker->is_local))
-			continue;
-		(*sources)++;
-		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
-		{
-			*laggard = *worker;
-			found = true;
-		}
-	}
-	LWLockRelease(bemi_shared->lock);
-	return found;
-}
-
-/*
  * An interval in milliseconds; NULL for ever.
  */
 static int64
@@ -404,6 +373,77 @@ write_marker(void)
 }
 
 /*
+ * Whether a source is meant to be read that the launcher has not come to yet.
+ */
+static bool
+is_started(void)
+{
+	char	   *value;
+	bool		started;
+
+	SPI_connect();
+	value = call("SELECT bemi.is_started()::pg_catalog.text", 0, "", NULL);
+	started = value != NULL && strcmp(value, "true") == 0;
+	SPI_finish();
+	return started;
+}
+
+/*
+ * Looks for a source of this server that has not stored everything up to the
+ * position; among those that count at all.  False also if there are none.
+ */
+static bool
+find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources)
+{
+	bool		found = false;
+
+	*sources = 0;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		/* What a worker reads is known when it streams. */
+		if (!worker->in_use || worker->database != MyDatabaseId ||
+			worker->state == BEMI_STATE_STOPPED ||
+			(worker->state == BEMI_STATE_STREAMING && !worker->is_local))
+			continue;
+		(*sources)++;
+		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
+		{
+			*laggard = *worker;
+			found = true;
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * The same, and a source without an entry counts as one that lags: after a
+ * restart of the server, the launcher takes a moment to come to it.
+ */
+static bool
+find_laggard(XLogRecPtr position, BemiWorker *laggard)
+{
+	int			sources;
+
+	if (find_laggard_entry(position, laggard, &sources))
+		return true;
+	if (sources > 0)
+		return false;
+
+	if (!is_started())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no source of this database is started"),
+				 errhint("CALL bemi.start();")));
+	memset(laggard, 0, sizeof(BemiWorker));
+	strlcpy(laggard->source, "?", BEMI_SOURCE_NAME_LEN);
+	return true;
+}
+
+/*
  * bemi.sync(timeout)
  */
 Datum
@@ -413,14 +453,12 @@ bemi_sync(PG_FUNCTION_ARGS)
 	TimestampTz since = GetCurrentTimestamp();
 	XLogRecPtr	position;
 	BemiWorker	laggard;
-	int			sources;
 
 	require_preload();
 	PreventCommandDuringRecovery("bemi.sync()");
 	position = write_marker();
 
-	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while (find_laggard(position, &laggard, &sources))
+	while (find_laggard(position, &laggard))
 	{
 		int64		waited_ms = (GetCurrentTimestamp() - since) / 1000;
 
@@ -435,11 +473,5 @@ bemi_sync(PG_FUNCTION_ARGS)
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();
-
-	if (sources == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no source of this database is started"),
-				 errhint("CALL bemi.start();")));
 	PG_RETURN_VOID();
 }

@@ -1,0 +1,90 @@
+# What the TAP tests of bemi share: a throwaway server that is set up for bemi,
+# and the few questions that most of them ask it.
+#
+# No wait is without bound: the server cancels a statement that hangs, and what
+# PostgreSQL's framework waits for ends after PG_TEST_TIMEOUT_DEFAULT seconds.
+
+package Bemi;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+
+our @EXPORT = qw(bemi_node wait_for_state start_error changes remains);
+
+# Starts a node that can run bemi, with the extension made in database
+# "postgres".  Parameters: conf => lines for postgresql.conf, run => 0 to leave
+# the server stopped and the extension unmade.
+sub bemi_node
+{
+	my ($name, %params) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(
+		allows_streaming => 'logical',
+		extra => [ '--no-locale', '--encoding=UTF8' ]);
+	$node->append_conf('postgresql.conf', <<~CONF);
+		shared_preload_libraries = 'bemi'
+		shared_buffers = '32MB'
+		max_connections = 30
+		timezone = 'UTC'
+		statement_timeout = '120s'
+		CONF
+	$node->append_conf('postgresql.conf', $params{conf}) if $params{conf};
+	if ($params{run} // 1)
+	{
+		$node->start;
+		$node->safe_psql('postgres', 'CREATE EXTENSION bemi');
+	}
+	return $node;
+}
+
+# Waits until bemi.status shows the source "main" in a state.
+sub wait_for_state
+{
+	my ($node, $state, $database) = @_;
+
+	$node->poll_query_until($database // 'postgres',
+		"SELECT state FROM bemi.status WHERE source = 'main'", $state)
+	  or die "source is not $state";
+	return;
+}
+
+# Calls bemi.start() and returns what it says to that, '' if it succeeds.
+sub start_error
+{
+	my ($node, $call, $database) = @_;
+	my ($status, $stdout, $stderr) =
+	  $node->psql($database // 'postgres', $call // 'CALL bemi.start()');
+
+	return $stderr;
+}
+
+# The history in commit order, one line for each change, columns separated by
+# "|".  "where" is SQL.
+sub changes
+{
+	my ($node, $where, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres',
+		'SELECT "table", primary_key, operation, before, after, context'
+		  . ' FROM bemi.changes WHERE '
+		  . ($where // 'true')
+		  . ' ORDER BY id');
+}
+
+# What is there of sources: rows, replication slots, replication origins.
+sub remains
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql(
+		$database // 'postgres', q{
+		SELECT (SELECT count(*) FROM bemi.sources) || ' rows, '
+			|| (SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'bemi%') || ' slots, '
+			|| (SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'bemi%') || ' origins'});
+}
+
+1;

@@ -1,0 +1,119 @@
+# A worker that fails says so, tries again after growing delays, and goes on
+# by itself once the cause is gone, without losing a change.
+#
+# The delays are read from the log: each failure is there with its time.  Only
+# lower bounds are tested, for a busy machine may always be slower.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = bemi_node('main', conf => "log_line_prefix = '%n [%p] %b '\n");
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE t (id int PRIMARY KEY);
+	SELECT bemi.track('t');
+	CALL bemi.start();
+	INSERT INTO t VALUES (1);
+	SELECT bemi.sync('60s')});
+
+#
+# The history cannot be written
+#
+
+my $offset = -s $node->logfile;
+$node->safe_psql(
+	'postgres', q{
+	ALTER TABLE bemi.changes RENAME COLUMN context TO reason;
+	INSERT INTO t VALUES (2)});
+$node->poll_query_until('postgres', 'SELECT restarts >= 3 FROM bemi.status')
+  or die 'the worker is not started again';
+wait_for_state($node, 'failed');
+like(
+	$node->safe_psql(
+		'postgres', q{
+		SELECT source, pid, last_error, last_error_at BETWEEN now() - interval '1 minute' AND now()
+			FROM bemi.status}),
+	qr/^main\|\|column "context" of table "changes_\d+_\d+" is missing\|t$/,
+	'bemi.status says what is wrong, and when it went wrong');
+
+my ($status, $stdout, $stderr) =
+  $node->psql('postgres', q{SELECT bemi.sync('100ms')});
+like($stderr, qr/ERROR:  bemi\.sync\(\) timed out/, 'bemi.sync() times out');
+like(
+	$stderr,
+	qr/HINT:  Its last error was: column "context" .* is missing/,
+	'and tells why');
+
+my @times = slurp_file($node->logfile, $offset) =~
+  /^([\d.]+) \[\d+\] bemi worker ERROR:  column "context"/mg;
+cmp_ok($times[1] - $times[0], '>=', 0.9, 'the first delay is a second');
+cmp_ok($times[2] - $times[1], '>=', 1.9, 'the second is two');
+cmp_ok($times[3] - $times[2], '>=', 3.9, 'the third is four');
+
+$node->safe_psql('postgres',
+	'ALTER TABLE bemi.changes RENAME COLUMN reason TO context');
+wait_for_state($node, 'streaming');
+$node->safe_psql('postgres',
+	q{INSERT INTO t VALUES (3); SELECT bemi.sync('60s')});
+is( changes($node),
+	join("\n", map { qq(t|$_|CREATE|{}|{"id": $_}|{}) } (1 .. 3)),
+	'once mended, it goes on, and nothing is lost');
+
+#
+# Nobody waits for the next try: start says at once that it is mended
+#
+
+$node->safe_psql(
+	'postgres', q{
+	ALTER TABLE bemi.changes RENAME COLUMN context TO reason;
+	INSERT INTO t VALUES (4)});
+wait_for_state($node, 'failed');
+$node->safe_psql('postgres',
+	'ALTER TABLE bemi.changes RENAME COLUMN reason TO context');
+$node->safe_psql('postgres',
+	q{CALL bemi.stop(); CALL bemi.start(); SELECT bemi.sync('60s')});
+is(changes($node, 'primary_key::int > 3'),
+	't|4|CREATE|{}|{"id": 4}|{}',
+	'bemi.stop() and bemi.start() try at once');
+
+#
+# The slot is gone: nobody makes a new one in silence, for changes are missing
+#
+
+$node->safe_psql('postgres', 'CALL bemi.stop()');
+
+# The walsender follows the worker.
+$node->poll_query_until('postgres',
+	'SELECT NOT active FROM pg_replication_slots')
+  or die 'the slot stays active';
+$node->safe_psql(
+	'postgres', q{
+	SELECT pg_drop_replication_slot(slot_name) FROM bemi.status;
+	INSERT INTO t VALUES (5)});
+my $error = start_error($node);
+like($error, qr/ERROR:  could not start source "main"/, 'start fails');
+like($error, qr/replication slot "bemi_\d+_main" does not exist/,
+	'and tells that the slot is gone');
+$node->poll_query_until('postgres',
+	q{SELECT state = 'failed' AND last_error LIKE '%does not exist' AND restarts > 0 FROM bemi.status})
+  or die 'bemi.status does not tell';
+pass('bemi.status tells so, too');
+
+$node->safe_psql(
+	'postgres', q{
+	CALL bemi.stop(drop_slot => true);
+	CALL bemi.start();
+	INSERT INTO t VALUES (6);
+	SELECT bemi.sync('60s')});
+is( changes($node, 'primary_key::int > 4'),
+	't|6|CREATE|{}|{"id": 6}|{}',
+	'a new source begins after bemi.stop(drop_slot => true)');
+
+$node->stop;
+done_testing();

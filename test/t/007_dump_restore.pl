@@ -1,0 +1,165 @@
+# A dump carries everything: tracked tables stay tracked, and the history,
+# whose partitions are the worker's work, comes along row by row.  But the
+# restored database does not begin to read on its own, or a copy made for a test
+# would hold a slot on the server that it was copied to.
+#
+# Once in plain text into another database of the same server, where the
+# original goes on reading; once in custom format, by two processes, to another
+# server.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $origin = bemi_node('origin');
+my $other = bemi_node('other', run => 0);
+my $plain = $origin->basedir . '/app.sql';
+my $custom = $origin->basedir . '/app.dump';
+
+$origin->safe_psql('postgres', 'CREATE DATABASE app');
+$origin->safe_psql(
+	'app', q{
+	CREATE EXTENSION bemi;
+	CREATE TABLE todo (id int PRIMARY KEY, task text);
+	CREATE SCHEMA "Odd ""schema""";
+	CREATE TABLE "Odd ""schema"""."the table" ("the key" int PRIMARY KEY);
+	CREATE TABLE keyed (code text NOT NULL UNIQUE);
+	ALTER TABLE keyed REPLICA IDENTITY USING INDEX keyed_code_key;
+	CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (100);
+	CREATE TABLE free (id int PRIMARY KEY);
+
+	SELECT bemi.track(t) FROM unnest('{todo, keyed, parted, "\"Odd \"\"schema\"\"\".\"the table\""}'::regclass[]) t;
+	CALL bemi.start();
+	SET bemi.context = '{"by": "the origin"}';
+	INSERT INTO todo SELECT n, 'task ' || n FROM generate_series(1, 500) n;
+	UPDATE todo SET task = E'done \' \\ \n \u00e9' WHERE id % 7 = 0;
+	DELETE FROM todo WHERE id % 11 = 0;
+	INSERT INTO "Odd ""schema"""."the table" VALUES (1);
+	INSERT INTO keyed VALUES ('a');
+	INSERT INTO parted VALUES (1), (2);
+	INSERT INTO free VALUES (1);
+	SELECT bemi.sync('60s');
+
+	-- A year of history, as it would be by now.
+	SELECT bemi.make_partition(m) FROM generate_series('2020-01-15'::timestamptz, '2020-12-15', '1 month') m;
+	INSERT INTO bemi.changes
+		SELECT gen_random_uuid(), 'app', 'public', 'todo', n::text, 'CREATE', '{}',
+			jsonb_build_object('id', n), '{"by": "the past"}',
+			m, m, m, n, n
+		FROM generate_series('2020-01-15'::timestamptz, '2020-12-15', '1 month') m,
+			generate_series(1, 10) n});
+
+my $history = q{
+	SELECT count(*), min(committed_at), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at))
+	FROM bemi.changes c};
+my $partitions = q{
+	SELECT relid::regclass::text, pg_get_expr(relpartbound, relid)
+	FROM pg_partition_tree('bemi.changes') JOIN pg_class ON oid = relid
+	WHERE isleaf ORDER BY 1};
+my $tracked = 'SELECT * FROM bemi.tracked ORDER BY "table"::text';
+my $everything = join(';', $history, $partitions, $tracked);
+my $expected = $origin->safe_psql('app', $everything);
+
+like($expected, qr/\A740\|2020-01-15/, 'there is history, some of it old');
+command_ok(
+	[
+		$origin->installed_command('pg_dump'), '-d',
+		$origin->connstr('app'), '-f', $plain
+	],
+	'pg_dump in plain text');
+command_ok(
+	[
+		$origin->installed_command('pg_dump'), '-d',
+		$origin->connstr('app'), '-Fc', '-f', $custom
+	],
+	'pg_dump in custom format');
+
+# What holds for a database that was restored, wherever that is.
+sub check_restored
+{
+	my ($node, $database, $name) = @_;
+
+	is($node->safe_psql($database, $everything),
+		$expected,
+		"$name: history, partitions and tracked tables are the same");
+	is($node->safe_psql($database, 'SELECT source, state, pid FROM bemi.status'),
+		'main|not running|', "$name: the source does not run by itself");
+
+	my ($status, $stdout, $stderr) =
+	  $node->psql($database, 'DROP EXTENSION bemi');
+	like(
+		$stderr,
+		qr/ERROR:  cannot drop extension bemi because it holds history/,
+		"$name: DROP EXTENSION does not delete the history by the way");
+
+	is(start_error($node, undef, $database), '', "$name: bemi.start() works");
+	is( $node->safe_psql(
+			$database, q{
+			SET bemi.context = '{"by": "the copy"}';
+			INSERT INTO todo VALUES (1001, 'new');
+			INSERT INTO "Odd ""schema"""."the table" VALUES (1002);
+			INSERT INTO parted VALUES (99);
+			SELECT bemi.sync('60s');
+			SELECT state FROM bemi.status}),
+		"\nstreaming",
+		"$name: then it reads");
+	is( changes($node, q{context->>'by' = 'the copy'}, $database),
+		<<~'END' =~ s/\n\z//r,
+		todo|1001|CREATE|{}|{"id": 1001, "task": "new"}|{"by": "the copy"}
+		the table|1002|CREATE|{}|{"the key": 1002}|{"by": "the copy"}
+		parted|99|CREATE|{}|{"id": 99}|{"by": "the copy"}
+		END
+		"$name: and stores new changes");
+	is( $node->safe_psql(
+			$database, q{
+			SELECT bemi.untrack('keyed');
+			SELECT relreplident, indisreplident
+			FROM pg_class c JOIN pg_index ON indrelid = c.oid WHERE relname = 'keyed'}),
+		"\ni|t",
+		"$name: untrack still knows the replica identity of before");
+	return;
+}
+
+#
+# The same server
+#
+
+$origin->safe_psql('postgres', 'CREATE DATABASE copy');
+command_ok(
+	[
+		$origin->installed_command('psql'), '-Xq', '-v', 'ON_ERROR_STOP=1',
+		'-d', $origin->connstr('copy'), '-f', $plain
+	],
+	'psql restores on the same server');
+check_restored($origin, 'copy', 'same server');
+is( $origin->safe_psql(
+		'app', q{
+		INSERT INTO todo VALUES (2001, 'origin');
+		SELECT bemi.sync('60s');
+		SELECT state, (SELECT count(*) FROM bemi.changes WHERE primary_key::text IN ('1001', '2001'))
+			FROM bemi.status}),
+	"\nstreaming|1",
+	'the origin goes on by itself');
+
+#
+# Another server
+#
+
+$other->start;
+$other->safe_psql('postgres', 'CREATE DATABASE app');
+command_ok(
+	[
+		$origin->installed_command('pg_restore'), '--exit-on-error',
+		'--jobs=2', '-d', $other->connstr('app'), $custom
+	],
+	'pg_restore restores on another server');
+check_restored($other, 'app', 'other server');
+
+$other->stop;
+$origin->stop;
+done_testing();

@@ -1,0 +1,121 @@
+# A source on another server, which only conninfo reaches.
+#
+# Here the two sides can lose each other, and only here can a mistake in what
+# the worker confirms cost a change: on one and the same server, whatever loses
+# a commit of the worker takes the slot back, too.  Commits of the worker are
+# asynchronous, so a destination that crashes loses the last ones; the source
+# must not have been told of them.  wal_writer_delay makes sure that there are
+# some to lose, and wal_sender_timeout that the source asks for an answer before
+# the crash, after half of it.
+# bemi.sync() knows nothing of another server's WAL; the test counts instead.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use Test::More;
+
+my $source = bemi_node('source', conf => "wal_sender_timeout = '4s'\n");
+my $destination = bemi_node('destination', conf => <<~CONF);
+	wal_writer_delay = '10s'
+	autovacuum = off
+	CONF
+
+$source->safe_psql('postgres', 'CREATE DATABASE app');
+$source->safe_psql(
+	'app', q{
+	CREATE EXTENSION bemi;
+	CREATE TABLE t (a int, b text, PRIMARY KEY (b, a));
+	SELECT bemi.track('t')});
+my $conninfo = $source->connstr('app') =~ s/'/''/gr;
+
+sub write_rows
+{
+	my ($first, $last) = @_;
+
+	$source->safe_psql(
+		'app', qq{
+		SET bemi.context = '{"rows": $first}';
+		INSERT INTO t SELECT n, 'row' FROM generate_series($first, $last) n});
+	return;
+}
+
+# Waits until so many changes are there, then looks whether they are the rows.
+sub check
+{
+	my ($count, $name) = @_;
+
+	$destination->poll_query_until('postgres',
+		"SELECT count(*) >= $count FROM bemi.changes")
+	  or die "changes do not come: $name";
+	is( $destination->safe_psql(
+			'postgres', q{
+			SELECT count(*), count(DISTINCT id), min((after->>'a')::int), max((after->>'a')::int),
+				count(DISTINCT after) FROM bemi.changes}),
+		"$count|$count|1|$count|$count",
+		$name);
+	return;
+}
+
+is( start_error(
+		$destination, "CALL bemi.start('app', conninfo => '$conninfo')"),
+	'',
+	'bemi.start() with a connection string');
+write_rows(1, 1);
+check(1, 'a change of another server arrives');
+is( $destination->safe_psql('postgres',
+		'SELECT database, schema, "table", primary_key, operation, before, after, context FROM bemi.changes'),
+	'app|public|t|["row", "1"]|CREATE|{}|{"a": 1, "b": "row"}|{"rows": 1}',
+	'with the database and the primary key of there');
+is( $source->safe_psql('app',
+		'SELECT slot_name, database, active FROM pg_replication_slots'),
+	$destination->safe_psql('postgres',
+		q{SELECT slot_name || '|app|t' FROM bemi.status WHERE source = 'app'}),
+	'the slot is at the source');
+
+#
+# The destination crashes with commits that are not yet on disk
+#
+
+for my $round (1, 2)
+{
+	my $last = 1 + 100 * $round;
+
+	write_rows($last - 99, $last);
+	check($last, "round $round: changes arrive");
+
+	# Whatever the worker would confirm too early is confirmed with this.
+	$source->poll_query_until('app',
+		'SELECT write_lsn >= sent_lsn FROM pg_stat_replication')
+	  or die 'the worker does not answer';
+	$destination->stop('immediate');
+	$destination->start;
+	check($last, "round $round: a crash of the destination loses nothing");
+}
+
+#
+# The source restarts, or crashes
+#
+
+for my $mode ('fast', 'immediate')
+{
+	my $last = $mode eq 'fast' ? 300 : 400;
+
+	$source->stop($mode);
+	$destination->poll_query_until('postgres',
+		q{SELECT state = 'failed' AND last_error <> '' FROM bemi.status})
+	  or die 'the worker does not notice';
+	$source->start;
+	write_rows($mode eq 'fast' ? 202 : 301, $last);
+	check($last, "the worker comes back after a stop of the source, mode $mode");
+}
+
+$destination->safe_psql('postgres', q{CALL bemi.stop('app', drop_slot => true)});
+is(remains($source, 'app') . '; ' . remains($destination),
+	'0 rows, 0 slots, 0 origins; 0 rows, 0 slots, 0 origins',
+	'bemi.stop(drop_slot => true) leaves nothing on either server');
+
+$destination->stop;
+$source->stop;
+done_testing();
