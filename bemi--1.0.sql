@@ -97,6 +97,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
+CREATE FUNCTION bemi.is_published(target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
+		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
+$$;
+COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
+
 CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -108,8 +118,7 @@ DECLARE
 BEGIN
 	SELECT n.nspname, c.relname INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	published := EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
-		WHERE p.pubname = 'bemi' AND pr.prrelid = target);
+	published := bemi.is_published(target);
 	IF wanted AND NOT published THEN
 		PERFORM bemi.ensure_publication();
 		EXECUTE format('ALTER PUBLICATION bemi ADD TABLE ONLY %I.%I', rel.nspname, rel.relname);
@@ -121,40 +130,43 @@ $$;
 COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
 	IS 'internal: puts a table into the publication "bemi", or takes it out';
 
--- SECURITY DEFINER functions ask with this who has called them: "role" is the
--- caller's SET ROLE, which SECURITY DEFINER does not change, and which nobody
--- can set beyond the roles that he is a member of.
+-- Who may track what: its owner, if he has been granted bemi.track().
 CREATE FUNCTION bemi.check_tracker(owner oid, object text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	caller name := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
 BEGIN
-	IF NOT pg_has_role(caller, owner, 'USAGE')
-		OR NOT has_function_privilege(caller, 'bemi.track(regclass)', 'EXECUTE') THEN
+	IF NOT pg_has_role(current_user, owner, 'USAGE')
+		OR NOT has_function_privilege(current_user, 'bemi.track(regclass)', 'EXECUTE') THEN
 		RAISE EXCEPTION 'permission denied to track %', object
 			USING ERRCODE = 'insufficient_privilege',
 				DETAIL = 'It takes the owner, and the right to call bemi.track().';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the caller may track what belongs to this owner';
+COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
 
--- ALTER PUBLICATION takes the publication's owner, and whoever may track a table
--- need not be that one; hence SECURITY DEFINER.
-CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
+CREATE FUNCTION bemi.check_table_tracker(target regclass, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	PERFORM bemi.check_tracker(c.relowner, format('table "%s"', c.relname)) FROM pg_class c WHERE c.oid = target;
-	PERFORM bemi.set_published(target, wanted);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'table to track does not exist' USING ERRCODE = 'undefined_table';
+	END IF;
 END
 $$;
+COMMENT ON FUNCTION bemi.check_table_tracker(regclass, boolean) IS 'internal: error unless the current user may track the table';
+
+-- In C, because it checks the current user first and then acts as the owner of
+-- the extension, who owns the publication.
+CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_publish'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.publish(regclass, boolean)
 	IS 'internal: set_published() for the owner of the table, who must have been granted bemi.track()';
 
@@ -249,9 +261,9 @@ END
 $$;
 COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and REPLICA IDENTITY FULL';
 
--- With "mend", also where the table has its trigger already, but somebody has
--- changed its identity since; a choice that only track() undoes.
-CREATE FUNCTION bemi.prepare_partitions(target regclass, mend boolean)
+-- For track(): errors are errors, and an identity that somebody has changed since
+-- is made FULL again.
+CREATE FUNCTION bemi.prepare_partitions(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -263,14 +275,51 @@ BEGIN
 		IF bemi.untrackable(partition) IS NOT NULL THEN
 			RAISE NOTICE 'partition "%" is not tracked', partition
 				USING DETAIL = bemi.untrackable(partition);
-		ELSIF mend OR NOT bemi.has_trigger(partition) THEN
-			PERFORM bemi.prepare_table(partition);
+			CONTINUE;
+		END IF;
+		PERFORM bemi.prepare_table(partition);
+		-- One that was tracked alone before is now published with its root.
+		IF partition <> target THEN
+			PERFORM bemi.publish(partition, false);
 		END IF;
 	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bemi.prepare_partitions(regclass, boolean)
+COMMENT ON FUNCTION bemi.prepare_partitions(regclass)
 	IS 'internal: prepare_table() for the table and all partitions that can be tracked';
+
+-- For the event trigger: only what has no trigger yet is prepared, since other
+-- choices of identity are the user's. The application's own command must not
+-- fail for it, nor later updates for want of an identity.
+CREATE FUNCTION bemi.follow_partitions(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+BEGIN
+	FOR rel IN SELECT p.*, bemi.is_published(pg_partition_root(p.relation)) AS needs_identity
+		FROM bemi.partitions(target) p
+		WHERE bemi.untrackable(p.relation) IS NULL AND NOT bemi.has_trigger(p.relation)
+			-- nothing more can be done for this one, see below
+			AND NOT (p.identity = 'f' AND EXISTS (SELECT FROM pg_trigger t
+				WHERE t.tgrelid = p.relation AND t.tgname = 'bemi_emit_context'))
+	LOOP
+		BEGIN
+			PERFORM bemi.prepare_table(rel.relation);
+		EXCEPTION WHEN OTHERS THEN
+			RAISE WARNING 'could not track table "%"', rel.relation
+				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', rel.relation);
+			IF rel.needs_identity AND rel.identity <> 'f' THEN
+				EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
+			END IF;
+		END;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_partitions(regclass)
+	IS 'internal: prepare_table() for the table and its partitions that have no trigger yet, with a warning where it fails';
 
 CREATE FUNCTION bemi.track(target regclass)
 	RETURNS void
@@ -283,7 +332,7 @@ BEGIN
 	IF NOT (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
 		PERFORM bemi.publish(target, true);
 	END IF;
-	PERFORM bemi.prepare_partitions(target, mend => true);
+	PERFORM bemi.prepare_partitions(target);
 END
 $$;
 COMMENT ON FUNCTION bemi.track(regclass)
@@ -304,7 +353,7 @@ DECLARE
 BEGIN
 	SELECT n.nspname AS schema, c.relname AS name, c.relreplident AS identity INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	SELECT tgargs INTO args FROM pg_trigger WHERE tgrelid = target
+	SELECT CASE WHEN tgnargs = 3 THEN tgargs ELSE '' END INTO args FROM pg_trigger WHERE tgrelid = target
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
 	IF NOT FOUND THEN
 		RETURN;
@@ -352,10 +401,17 @@ DECLARE
 	rel record;
 	partition regclass;
 BEGIN
-	SELECT c.relname, c.relispartition INTO rel FROM pg_class c WHERE c.oid = target;
+	SELECT c.relname, c.relispartition, c.relnamespace::regnamespace AS schema INTO rel
+		FROM pg_class c WHERE c.oid = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'table to untrack does not exist'
 			USING ERRCODE = 'undefined_table';
+	END IF;
+	IF bemi.is_marked(rel.schema) THEN
+		RAISE EXCEPTION 'cannot untrack table "%" alone', rel.relname
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'All tables of its schema are tracked, and it would be again with its next ALTER TABLE.',
+				HINT = format('SELECT bemi.untrack_schema(%L);', rel.schema);
 	END IF;
 	IF rel.relispartition AND bemi.has_trigger(pg_partition_root(target)) THEN
 		RAISE EXCEPTION 'cannot untrack partition "%" alone', rel.relname
@@ -384,15 +440,37 @@ COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, 
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'schema given to bemi.track_schema()';
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
 
--- SECURITY DEFINER for the same reason as publish().
-CREATE FUNCTION bemi.mark_schema(target regnamespace, wanted boolean)
+-- SECURITY DEFINER, so that whoever may untrack a table need not read the list.
+CREATE FUNCTION bemi.is_marked(target regnamespace)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s WHERE s.schema = target)
+$$;
+COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
+
+CREATE FUNCTION bemi.check_schema_tracker(target regnamespace, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	PERFORM bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname)) FROM pg_namespace n WHERE n.oid = target;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'schema to track does not exist' USING ERRCODE = 'invalid_schema_name';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
+
+CREATE FUNCTION bemi.set_marked(target regnamespace, wanted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
 	IF wanted THEN
 		INSERT INTO bemi.tracked_schemas VALUES (target) ON CONFLICT DO NOTHING;
 	ELSE
@@ -400,8 +478,14 @@ BEGIN
 	END IF;
 END
 $$;
+COMMENT ON FUNCTION bemi.set_marked(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
+
+CREATE FUNCTION bemi.mark_schema(target regnamespace, wanted boolean)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.mark_schema(regnamespace, boolean)
-	IS 'internal: notes whether all tables of a schema are tracked, for the owner of the schema, who must have been granted bemi.track()';
+	IS 'internal: set_marked() for the owner of the schema, who must have been granted bemi.track()';
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
 	RETURNS void
@@ -456,8 +540,34 @@ $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
 
--- What a table needs after it was made or altered. The application's command
--- must not fail for it: an error becomes a warning.
+-- Partitions that were detached still have what they got by their root. Those
+-- that were tracked before they were attached go on being tracked.
+CREATE FUNCTION bemi.release_detached()
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+BEGIN
+	FOR rel IN
+		SELECT c.oid::regclass AS relation, bemi.is_marked(c.relnamespace::regnamespace)
+			OR encode(t.tgargs, 'hex') NOT LIKE '%' || encode('partition\000', 'hex') AS stays
+		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
+			AND t.tgnargs = 3 AND NOT c.relispartition AND NOT bemi.is_published(c.oid)
+	LOOP
+		IF rel.stays THEN
+			PERFORM bemi.set_published(rel.relation, true);
+		ELSE
+			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.relation) p;
+		END IF;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.release_detached() IS 'internal: untracks partitions that were detached from a tracked table';
+
+-- What a table needs after it was made or altered.
 CREATE FUNCTION bemi.follow_table(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -465,40 +575,32 @@ CREATE FUNCTION bemi.follow_table(target regclass)
 AS $$
 DECLARE
 	rel record;
-	orphan regclass;
 BEGIN
-	SELECT c.relkind, c.relispartition, c.relnamespace,
+	SELECT c.relkind, c.relispartition, c.relnamespace::regnamespace AS schema,
 			CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END AS root
 		INTO rel FROM pg_class c WHERE c.oid = target;
 	IF NOT FOUND OR bemi.untrackable(target) IS NOT NULL THEN
 		RETURN;
 	END IF;
 
-	IF bemi.has_trigger(rel.root) THEN
+	IF rel.relispartition OR rel.relkind = 'p' THEN
 		-- Attached, or made as a partition; or its parent was altered.
-		PERFORM bemi.prepare_partitions(target, mend => false);
-	ELSIF NOT rel.relispartition AND EXISTS (
-		SELECT FROM bemi.tracked_schemas s WHERE s.schema = rel.relnamespace) THEN
-		PERFORM bemi.prepare_partitions(target, mend => false);
-		PERFORM bemi.set_published(target, true);
+		IF bemi.is_published(rel.root) THEN
+			PERFORM bemi.follow_partitions(target);
+			PERFORM bemi.set_published(p.relation, false) FROM bemi.partitions(target) p
+				WHERE p.relation <> rel.root AND bemi.is_published(p.relation);
+			IF rel.relkind = 'p' THEN
+				PERFORM bemi.release_detached();
+			END IF;
+			RETURN;
+		END IF;
 	END IF;
 
-	-- A partition that was detached still has what it got by its root.
-	IF rel.relkind = 'p' AND bemi.has_trigger(target) THEN
-		FOR orphan IN
-			SELECT t.tgrelid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-			WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-				AND NOT c.relispartition AND t.tgargs::text LIKE '%' || encode('partition\000', 'hex')
-				AND NOT EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
-					WHERE p.pubname = 'bemi' AND pr.prrelid = c.oid)
-		LOOP
-			IF EXISTS (SELECT FROM bemi.tracked_schemas s JOIN pg_class c ON c.relnamespace = s.schema
-				WHERE c.oid = orphan) THEN
-				PERFORM bemi.set_published(orphan, true);
-			ELSE
-				PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(orphan) p;
-			END IF;
-		END LOOP;
+	IF NOT rel.relispartition AND bemi.is_marked(rel.schema) THEN
+		PERFORM bemi.follow_partitions(target);
+		IF bemi.has_trigger(target) THEN
+			PERFORM bemi.set_published(target, true);
+		END IF;
 	END IF;
 END
 $$;
@@ -659,7 +761,14 @@ DECLARE
 	first_day timestamptz := date_trunc('month', committed_at);
 	next_day timestamptz := first_day + interval '1 month';
 	partition name := 'changes_' || to_char(first_day, 'YYYY_MM') || CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
+	stem name := partition;
+	n integer := 0;
 BEGIN
+	-- Somebody may have detached the partition of this month, and kept it.
+	WHILE EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
+		n := n + 1;
+		partition := stem || '_' || n;
+	END LOOP;
 	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I (schema, "table", primary_key, id)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
@@ -675,7 +784,7 @@ CREATE FUNCTION bemi.protect_history()
 	AS 'MODULE_PATHNAME', 'bemi_protect_history'
 	LANGUAGE C;
 COMMENT ON FUNCTION bemi.protect_history() IS 'event trigger function: refuses DROP EXTENSION bemi without CASCADE while changes are stored';
-CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
 	EXECUTE FUNCTION bemi.protect_history();
 COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
 
@@ -745,7 +854,7 @@ AS $$
 DECLARE
 	slot name;
 BEGIN
-	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made RETURNING s.slot_name INTO slot;
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.wanted = 'run' RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
 		PERFORM pg_replication_origin_drop(slot);
 	END IF;
@@ -844,6 +953,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
+	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
 	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
 	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.source_status(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;

@@ -42,6 +42,9 @@ extern void bemi_context_facts_init(void);
 
 extern void bemi_capture_init(void);
 
+/* capture_track.c */
+extern Oid	bemi_extension_owner(void);
+
 /* ---------- stream.c ---------- */
 
 typedef struct BemiStream BemiStream;
@@ -55,6 +58,9 @@ typedef struct BemiSourceIdentity
 } BemiSourceIdentity;
 
 extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name);
+extern void bemi_stream_on_wait(BemiStream *stream,
+								void (*on_wait) (BemiStream *));
+extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
 extern bool bemi_stream_slot_exists(BemiStream *stream, const char *slot);

@@ -19,8 +19,9 @@
  *
  * The trigger decides, not the hook: whether the trigger is enabled, what its
  * WHEN says, and what session_replication_role makes of it is the server's
- * business.  Only where a statement names a parent and the rows belong to a
- * tracked child does no trigger fire; there the hook asks in its stead.
+ * business.  Only where no trigger fires does the hook ask in its stead: for
+ * rows of a tracked child, where a statement names the parent, and for the
+ * second and later queries by which a foreign key's action is carried out.
  *
  * Statements nest: a function that a statement calls, or a trigger that it
  * fires, may change rows and contexts while the outer statement is still
@@ -75,6 +76,8 @@ typedef struct ArmedStatement
 	const char *query;			/* the statement's text */
 	slist_head	feeders;
 
+	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
+	bool		triggers_skipped;	/* by the server, after the first of a kind */
 	bool		context_taken;
 	const char *context;		/* of its beginning; NULL: none */
 	bool		said;			/* the message was written */
@@ -259,13 +262,16 @@ static ArmedStatement *
 arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
 		   QueryDesc *queryDesc)
 {
-	bool		child = has_tracked_child(modification);
+	bool		skipped = (queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
+	bool		unasked = has_tracked_child(modification) ||
+		(skipped && has_our_trigger(modification->rootResultRelInfo, true));
 	ArmedFeeder *feeder;
 
-	if (!child && !has_our_trigger(modification->rootResultRelInfo, false))
+	if (!unasked && !has_our_trigger(modification->rootResultRelInfo, false))
 		return statement;
 	if (statement == NULL)
 		statement = arm_statement(queryDesc);
+	statement->triggers_skipped = skipped;
 
 	feeder = MemoryContextAllocZero(statement->memory, sizeof(ArmedFeeder));
 	feeder->modification = modification;
@@ -274,7 +280,7 @@ arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
 	slist_push_head(&statement->feeders, &feeder->link);
 
 	ExecSetExecProcNode(feeder->node, produce_first_row);
-	if (child)
+	if (unasked)
 	{
 		take_context(statement);
 		feeder->wanted = true;
@@ -337,7 +343,8 @@ feeder_at_node(const PlanState *node, ArmedStatement **statement)
 
 /*
  * The first row of a feeder has come.  Several modifications of one statement
- * share one message, as long as it stands.
+ * share one message, as long as it stands, and so do the queries of a foreign
+ * key's action with the statement that has caused them.
  */
 static void
 say_context(ArmedStatement *statement, ArmedFeeder *feeder)
@@ -349,8 +356,9 @@ say_context(ArmedStatement *statement, ArmedFeeder *feeder)
 		bemi_require_context(statement->context,
 							 feeder->modification->rootResultRelInfo->ri_RelationDesc);
 		statement->context = bemi_context_with_facts(statement->context);
-		bemi_message_for_statement(statement->context);
 	}
+	if (!statement->said && !statement->triggers_skipped)
+		bemi_message_for_statement(statement->context);
 	else
 		bemi_message_again(statement->context);
 	statement->said = true;
@@ -387,6 +395,9 @@ static bool
 is_writing(ArmedStatement *statement)
 {
 	slist_iter	iter;
+
+	if (statement->is_utility)
+		return statement->said;
 
 	slist_foreach(iter, &statement->feeders)
 	{
@@ -433,7 +444,18 @@ bemi_executor_end(QueryDesc *queryDesc)
 }
 
 /*
- * ProcessUtility hook, for COPY and TRUNCATE within another statement.
+ * Whether a utility command changes rows, and fires our triggers for it.
+ */
+static bool
+changes_rows(const Node *command)
+{
+	return IsA(command, TruncateStmt) ||
+		(IsA(command, CopyStmt) && ((const CopyStmt *) command)->is_from);
+}
+
+/*
+ * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run, as
+ * statements may be nested in them, too.
  */
 static void
 bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -443,8 +465,27 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
 		standard_ProcessUtility;
+	ArmedStatement entry = {0};
 
-	next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	if (!changes_rows(pstmt->utilityStmt))
+		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	else
+	{
+		entry.is_utility = true;
+		entry.memory = CurrentMemoryContext;
+		entry.query = queryString;
+		slist_init(&entry.feeders);
+		dlist_push_head(&armed_statements, &entry.link);
+		PG_TRY();
+		{
+			next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		}
+		PG_FINALLY();
+		{
+			dlist_delete(&entry.link);
+		}
+		PG_END_TRY();
+	}
 	let_outer_say_again();
 }
 
@@ -478,15 +519,56 @@ feeder_that_fires(const Trigger *trigger, ArmedStatement **statement)
 }
 
 /*
- * A statement without an armed node: COPY, TRUNCATE.
+ * The innermost COPY or TRUNCATE; what it fires its triggers for is its own, as
+ * all that is nested in it has an entry above, or has ended.  NULL if this
+ * library was loaded after it began.
+ */
+static ArmedStatement *
+running_utility(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &armed_statements)
+	{
+		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
+
+		if (statement->is_utility)
+			return statement;
+	}
+	return NULL;
+}
+
+/*
+ * A statement without an armed node: COPY, TRUNCATE.  TRUNCATE fires a trigger
+ * for each table, which share one message.
  */
 static void
 say_at_once(Relation table)
 {
-	const char *context = bemi_context_of_statement(NULL);
+	ArmedStatement *statement = running_utility();
+	const char *context;
 
-	bemi_require_context(context, table);
-	bemi_message_for_statement(bemi_context_with_facts(context));
+	if (statement == NULL)
+	{
+		context = bemi_context_of_statement(NULL);
+		bemi_require_context(context, table);
+		bemi_message_for_statement(bemi_context_with_facts(context));
+		return;
+	}
+
+	take_context(statement);
+	bemi_require_context(statement->context, table);
+	if (statement->said)
+		bemi_message_again(statement->context);
+	else
+	{
+		MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+		statement->context = bemi_context_with_facts(statement->context);
+		MemoryContextSwitchTo(caller);
+		bemi_message_for_statement(statement->context);
+	}
+	statement->said = true;
 }
 
 /*

@@ -42,6 +42,14 @@
 	LogLogicalMessage(prefix, message, size, transactional)
 #endif
 
+/* 17 can end transactions that last too long, as a large one of a source may. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_disable_transaction_timeout() \
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
+#else
+#define bemi_disable_transaction_timeout()	((void) 0)
+#endif
+
 /* 17 lets the caller own the lexer; NULL asks for one in palloc'd memory. */
 #if PG_VERSION_NUM >= 170000
 #define bemi_json_lexer(json, len) \

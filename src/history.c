@@ -115,6 +115,7 @@ bemi_history_open(BemiHistory *history)
 
 	if (history->open)
 		return;
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(caller);

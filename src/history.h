@@ -21,6 +21,8 @@ typedef struct BemiPartition BemiPartition;
 
 /* history_partition.c */
 extern const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS];
+extern Oid	bemi_own_table(const char *name);
+extern void bemi_partition_init(void);
 extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
 extern bool bemi_partition_takes(const BemiPartition *partition,

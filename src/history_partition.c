@@ -18,14 +18,20 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "executor/spi.h"
-#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/partcache.h"
@@ -49,7 +55,51 @@ struct BemiPartition
 	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
 	int			slot_count;
 	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
+
+	/* columns that users have added, with a default */
+	int			default_count;
+	AttrNumber *default_attnums;
+	ExprState **defaults;
 };
+
+/*
+ * OID of bemi.changes.  Found once, and only if it is the extension's own: the
+ * worker is a superuser, and must not be led to write to, or read from, what
+ * somebody else has put under that name.
+ */
+static Oid	changes_oid = InvalidOid;
+
+/*
+ * OID of a table of the extension, InvalidOid if it is not there, or not the
+ * extension's own.
+ */
+Oid
+bemi_own_table(const char *name)
+{
+	Oid			extension = get_extension_oid("bemi", true);
+	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+
+	if (!OidIsValid(extension) || !OidIsValid(table) ||
+		getExtensionOfObject(RelationRelationId, table) != extension)
+		return InvalidOid;
+	return table;
+}
+
+/*
+ * Finds bemi.changes.  To be called before anything else here, in a
+ * transaction; if the extension is dropped and made again after that, the
+ * worker fails and starts anew.
+ */
+void
+bemi_partition_init(void)
+{
+	changes_oid = bemi_own_table("changes");
+	if (!OidIsValid(changes_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table bemi.changes of extension bemi does not exist")));
+}
 
 /*
  * OID of the partition for this commit time, or InvalidOid.
@@ -57,8 +107,7 @@ struct BemiPartition
 static Oid
 find_partition(TimestampTz committed_at)
 {
-	Relation	parent = table_openrv(makeRangeVar("bemi", "changes", -1),
-									  RowExclusiveLock);
+	Relation	parent = table_open(changes_oid, RowExclusiveLock);
 	PartitionKey key = RelationGetPartitionKey(parent);
 	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
 	Datum		value = TimestampTzGetDatum(committed_at);
@@ -119,6 +168,44 @@ find_columns(BemiPartition *partition)
 	}
 }
 
+/*
+ * Whether a column is one of ours.
+ */
+static bool
+is_written(const BemiPartition *partition, AttrNumber attnum)
+{
+	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+		if (partition->attnums[i] == attnum)
+			return true;
+	return false;
+}
+
+/*
+ * Prepares the defaults of columns that users have added.
+ */
+static void
+find_defaults(BemiPartition *partition)
+{
+	TupleDesc	columns = RelationGetDescr(partition->relation);
+
+	partition->default_attnums = palloc(sizeof(AttrNumber) * columns->natts);
+	partition->defaults = palloc(sizeof(ExprState *) * columns->natts);
+	for (AttrNumber attnum = 1; attnum <= columns->natts; attnum++)
+	{
+		Form_pg_attribute column = TupleDescAttr(columns, attnum - 1);
+		Expr	   *expression;
+
+		if (column->attisdropped || column->attgenerated || is_written(partition, attnum))
+			continue;
+		expression = (Expr *) build_column_default(partition->relation, attnum);
+		if (expression == NULL)
+			continue;
+		partition->default_attnums[partition->default_count] = attnum;
+		partition->defaults[partition->default_count++] =
+			ExecInitExpr(expression_planner(expression), NULL);
+	}
+}
+
 static BemiPartition *
 open_partition(Oid oid)
 {
@@ -130,11 +217,22 @@ open_partition(Oid oid)
 
 	partition->memory = memory;
 	partition->relation = table_open(oid, RowExclusiveLock);
+	if (partition->relation->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("partition \"%s\" of bemi.changes is not a plain table",
+						RelationGetRelationName(partition->relation)),
+				 errhint("Detach it; the worker then makes a partition of its own.")));
+
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
 	ExecOpenIndices(partition->target, false);
+	/* Where AFTER triggers look for it. */
+	partition->estate->es_opened_result_relations =
+		lappend(partition->estate->es_opened_result_relations, partition->target);
 	find_columns(partition);
+	find_defaults(partition);
 
 	MemoryContextSwitchTo(caller);
 	return partition;
@@ -213,6 +311,14 @@ bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
 		slot->tts_values[place] = values[column];
 		slot->tts_isnull[place] = nulls[column];
 	}
+	for (int n = 0; n < partition->default_count; n++)
+	{
+		int			place = partition->default_attnums[n] - 1;
+
+		slot->tts_values[place] = ExecEvalExpr(partition->defaults[n],
+											   GetPerTupleExprContext(partition->estate),
+											   &slot->tts_isnull[place]);
+	}
 	ExecStoreVirtualTuple(slot);
 }
 
@@ -223,11 +329,16 @@ static void
 insert_together(BemiPartition *partition, int count)
 {
 	EState	   *estate = partition->estate;
+	TupleConstr *constraints = partition->relation->rd_att->constr;
 	MemoryContext caller;
 
-	if (partition->relation->rd_att->constr)
-		for (int i = 0; i < count; i++)
-			ExecConstraints(partition->target, partition->slots[i], estate);
+	for (int i = 0; i < count && constraints != NULL; i++)
+	{
+		if (constraints->has_generated_stored)
+			ExecComputeStoredGenerated(partition->target, estate,
+									   partition->slots[i], CMD_INSERT);
+		ExecConstraints(partition->target, partition->slots[i], estate);
+	}
 
 	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 	table_multi_insert(partition->relation, partition->slots, count,

@@ -15,29 +15,84 @@
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
+#include "utils/acl.h"
 
 #include "worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_protect_history);
 
 /*
- * Whether DROP EXTENSION names this extension.
+ * Whether a list of DROP EXTENSION holds this extension.
  */
 static bool
-drops_bemi(const DropStmt *statement)
+names_bemi(List *names)
 {
 	ListCell   *cell;
 
-	if (statement->removeType != OBJECT_EXTENSION)
-		return false;
-	foreach(cell, statement->objects)
+	foreach(cell, names)
 		if (strcmp(strVal(lfirst(cell)), "bemi") == 0)
 			return true;
 	return false;
 }
 
 /*
- * bemi.protect_history(): event trigger at the start of DROP EXTENSION.
+ * Whether a list of DROP OWNED BY holds the extension's owner.
+ */
+static bool
+names_owner(List *roles)
+{
+	Oid			owner = bemi_extension_owner();
+	ListCell   *cell;
+
+	foreach(cell, roles)
+		if (get_rolespec_oid(lfirst(cell), true) == owner)
+			return true;
+	return false;
+}
+
+/*
+ * Whether the command would drop the extension, and if so, *cascade whether
+ * with all that hangs on it.
+ */
+static bool
+drops_bemi(Node *command, bool *cascade)
+{
+	if (IsA(command, DropStmt))
+	{
+		DropStmt   *drop = (DropStmt *) command;
+
+		*cascade = drop->behavior == DROP_CASCADE;
+		return drop->removeType == OBJECT_EXTENSION && names_bemi(drop->objects);
+	}
+	if (IsA(command, DropOwnedStmt))
+	{
+		DropOwnedStmt *drop = (DropOwnedStmt *) command;
+
+		*cascade = drop->behavior == DROP_CASCADE;
+		return names_owner(drop->roles);
+	}
+	return false;
+}
+
+/*
+ * Whether there is any history to lose.
+ */
+static bool
+holds_history(void)
+{
+	bool		holds;
+
+	SPI_connect();
+	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look into bemi.changes");
+	holds = SPI_processed > 0;
+	SPI_finish();
+	return holds;
+}
+
+/*
+ * bemi.protect_history(): event trigger at the start of DROP EXTENSION and DROP
+ * OWNED.
  *
  * The workers look afterwards whether they still have work; one whose extension
  * is gone takes its slot and origin with it.
@@ -46,32 +101,19 @@ Datum
 bemi_protect_history(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *trigger = (EventTriggerData *) fcinfo->context;
-	DropStmt   *statement;
-	bool		stored;
+	bool		cascade;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called by event trigger manager",
 						"bemi.protect_history")));
-	if (!IsA(trigger->parsetree, DropStmt))
-		PG_RETURN_NULL();
-	statement = (DropStmt *) trigger->parsetree;
-	if (!drops_bemi(statement))
+	if (!drops_bemi(trigger->parsetree, &cascade))
 		PG_RETURN_NULL();
 
 	bemi_lock_sources(ExclusiveLock);
 	bemi_wake_workers_at_commit();
-	if (statement->behavior == DROP_CASCADE)
-		PG_RETURN_NULL();
-
-	SPI_connect();
-	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look into bemi.changes");
-	stored = SPI_processed > 0;
-	SPI_finish();
-
-	if (stored)
+	if (!cascade && holds_history())
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot drop extension bemi because it holds history"),

@@ -23,8 +23,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
@@ -40,8 +42,17 @@
 /* Rows longer than this may come near the limits of jsonb. */
 #define LONG_ROW	(16 * 1024 * 1024)
 
-/* A text that stays whole in a row where something else was too long. */
-#define SHORT_TEXT	(1024 * 1024)
+/*
+ * A text that stays whole in a row where something else was too long: as many
+ * as a row can have, with names and numbers, stay far below what a jsonb holds.
+ */
+#define SHORT_TEXT	(64 * 1024)
+
+/*
+ * A primary key that is longer is cut, and its hash appended: an entry of the
+ * index by which rows are found must fit into a third of a page.
+ */
+#define LONGEST_KEY	2000
 
 /* How true to the row a conversion is; each is the way out for the one above. */
 typedef enum Fidelity
@@ -363,7 +374,8 @@ is_data_error(int sqlerrcode)
 	return category == ERRCODE_DATA_EXCEPTION ||
 		category == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
 		category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
-		category == ERRCODE_FEATURE_NOT_SUPPORTED;
+		category == ERRCODE_FEATURE_NOT_SUPPORTED ||
+		category == ERRCODE_INTERNAL_ERROR; /* invalid memory alloc request */
 }
 
 /*
@@ -418,6 +430,18 @@ is_long(const BemiImage *image)
 }
 
 /*
+ * What stands for a row that no way of conversion has been good for.
+ */
+static Jsonb *
+note_of_row(void)
+{
+	Datum		note = DirectFunctionCall1(jsonb_in,
+										   CStringGetDatum("{\"bemiError\": \"row left out, jsonb cannot hold it\"}"));
+
+	return DatumGetJsonbP(note);
+}
+
+/*
  * The jsonb of a row, as true as it can be had; in the caller's memory.
  * Needs a transaction.
  */
@@ -430,14 +454,12 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	if (!relation->risky && !is_long(image))
 		return convert_row(&work, EXACT);
 
+	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT < JENTRY_OFFLENMASK / 2,
+					 "a row of shortened texts fits into a jsonb");
 	for (Fidelity fidelity = EXACT; fidelity < FIDELITIES && result == NULL; fidelity++)
 		result = try_conversion(convert_row, &work, fidelity);
 
-	/* Even 1 600 shortened columns and their names fit into a jsonb. */
-	if (result == NULL)
-		elog(ERROR, "could not convert a row of table \"%s.%s\"",
-			 relation->schema, relation->table);
-	return result;
+	return result ? result : note_of_row();
 }
 
 /*
@@ -453,6 +475,23 @@ bemi_text_to_jsonb(const char *text, int len)
 		!pg_verify_mbstr(GetDatabaseEncoding(), text, len, true))
 		return NULL;
 	return try_conversion(convert_text, &work, EXACT);
+}
+
+/*
+ * A copy of a key, of bounded length and still telling keys apart.
+ */
+static char *
+bounded_key(const char *key)
+{
+	int			len = strlen(key);
+	Datum		hash;
+
+	if (len <= LONGEST_KEY)
+		return pstrdup(key);
+	hash = DirectFunctionCall1Coll(md5_text, DEFAULT_COLLATION_OID,
+								   PointerGetDatum(cstring_to_text_with_len(key, len)));
+	return psprintf("%.*s...md5:%s", pg_mbcliplen(key, len, LONGEST_KEY), key,
+					TextDatumGetCString(hash));
 }
 
 /*
@@ -480,11 +519,11 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 			(image->is_key && !relation->columns[column].identity))
 			return NULL;
 		if (relation->key_count == 1)
-			return pstrdup(holder->colvalues[column].data);
+			return bounded_key(holder->colvalues[column].data);
 		string_value(&value, holder->colvalues[column].data,
 					 holder->colvalues[column].len);
 		pushJsonbValue(&state, WJB_ELEM, &value);
 	}
 	array = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	return JsonbToCString(NULL, &array->root, VARSIZE(array));
+	return bounded_key(JsonbToCString(NULL, &array->root, VARSIZE(array)));
 }

@@ -219,7 +219,8 @@ void
 bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 {
 	BemiImage	before = {&event->before, NULL, event->before_is_key};
-	BemiImage	after = {&event->after, event->has_before ? &event->before : NULL, false};
+	bool		old_is_whole = event->has_before && !event->before_is_key;
+	BemiImage	after = {&event->after, old_is_whole ? &event->before : NULL, false};
 
 	switch (event->kind)
 	{

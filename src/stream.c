@@ -52,6 +52,7 @@ struct BemiStream
 	char	   *database;
 	char	   *user;
 	char	   *name;			/* application_name, unless conninfo has one */
+	void		(*on_wait) (BemiStream *);	/* called while a command runs */
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, made when needed */
 
@@ -59,6 +60,7 @@ struct BemiStream
 	XLogRecPtr	position;		/* of the frame that was handed out last */
 	XLogRecPtr	received;		/* the source has sent all up to here */
 	bool		reply_requested;
+	XLogRecPtr	flushed;		/* the highest that was confirmed */
 };
 
 /*
@@ -71,9 +73,14 @@ static const char *const session_settings[][2] = {
 	{"extra_float_digits", "3"},
 	{"timezone", "UTC"},
 	{"search_path", ""},
+	{"bytea_output", "hex"},
 	{"statement_timeout", "0"},
+	{"lock_timeout", "0"},
 	{"idle_session_timeout", "0"}
 };
+
+/* From this version on there is transaction_timeout, too. */
+#define TRANSACTION_TIMEOUT_VERSION 170000
 
 /*
  * Mistakes of the set-up, told by what the server's message says, and the line
@@ -177,7 +184,7 @@ begin_connection(BemiStream *stream, bool replication)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("this server has no Unix socket for the worker to connect to"),
 					 errhint("Give a connection string: CALL bemi.start(conninfo => 'host=localhost dbname=%s');",
-							 get_database_name(MyDatabaseId))));
+							 stream->database)));
 		snprintf(port, sizeof(port), "%d", PostPortNumber);
 		keys[n] = "dbname", values[n++] = stream->database;
 		keys[n] = "host", values[n++] = linitial(directories);
@@ -246,6 +253,8 @@ run_any_command(BemiStream *stream, PGconn *conn, const char *command)
 		while (PQisBusy(conn))
 		{
 			(void) wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
+			if (stream->on_wait)
+				stream->on_wait(stream);
 			if (!PQconsumeInput(conn))
 				report_failure(stream, conn, "lost the connection to source");
 		}
@@ -275,6 +284,23 @@ run_command(BemiStream *stream, PGconn *conn, const char *command,
 }
 
 /*
+ * A notice of the source would go to the server's standard error as it is.
+ */
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+static void
+set_remotely(BemiStream *stream, PGconn *conn, const char *name, const char *value)
+{
+	char	   *command = psprintf("SET %s = '%s'", name, value);
+
+	PQclear(run_command(stream, conn, command, PGRES_COMMAND_OK));
+	pfree(command);
+}
+
+/*
  * Opens one connection with the settings that all of them share.
  */
 static PGconn *
@@ -283,14 +309,11 @@ open_connection(BemiStream *stream, bool replication)
 	PGconn	   *conn = begin_connection(stream, replication);
 
 	complete_connection(stream, conn);
+	(void) PQsetNoticeReceiver(conn, ignore_notice, NULL);
 	for (int i = 0; i < lengthof(session_settings); i++)
-	{
-		char	   *command = psprintf("SET %s = '%s'", session_settings[i][0],
-									   session_settings[i][1]);
-
-		PQclear(run_command(stream, conn, command, PGRES_COMMAND_OK));
-		pfree(command);
-	}
+		set_remotely(stream, conn, session_settings[i][0], session_settings[i][1]);
+	if (PQserverVersion(conn) >= TRANSACTION_TIMEOUT_VERSION)
+		set_remotely(stream, conn, "transaction_timeout", "0");
 	return conn;
 }
 
@@ -319,6 +342,31 @@ bemi_stream_connect(const char *conninfo, const char *name)
 	return stream;
 }
 
+/*
+ * Has a function called whenever a command keeps us waiting, which some do for
+ * as long as others' transactions last.
+ */
+void
+bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
+{
+	stream->on_wait = on_wait;
+}
+
+/*
+ * Asks the source to cancel the command that is running.
+ */
+void
+bemi_stream_cancel(BemiStream *stream)
+{
+	PGcancel   *cancel = PQgetCancel(stream->replication);
+	char		error[256];
+
+	if (cancel != NULL && !PQcancel(cancel, error, sizeof(error)))
+		ereport(LOG,
+				(errmsg("bemi: could not cancel a command at the source: %s", error)));
+	PQfreeCancel(cancel);
+}
+
 void
 bemi_stream_close(BemiStream *stream)
 {
@@ -343,10 +391,16 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 	PQclear(result);
 }
 
+/*
+ * Whether the slot is there, and not only about to be made: then it has not
+ * confirmed any position yet.
+ */
 bool
 bemi_stream_slot_exists(BemiStream *stream, const char *slot)
 {
-	char	   *command = psprintf("SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+	char	   *command = psprintf("SELECT FROM pg_catalog.pg_replication_slots"
+								   " WHERE slot_name OPERATOR(pg_catalog.=) %s"
+								   " AND confirmed_flush_lsn IS NOT NULL",
 								   quote_literal_cstr(slot));
 	PGresult   *result = run_command(stream, stream->replication, command,
 									 PGRES_TUPLES_OK);
@@ -570,11 +624,14 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
 	StringInfoData reply;
 
+	/* Never backwards: some servers would take that at its word. */
+	stream->flushed = Max(stream->flushed, flushed);
+
 	initStringInfo(&reply);
 	pq_sendbyte(&reply, 'r');
 	pq_sendint64(&reply, stream->received);
-	pq_sendint64(&reply, flushed);
-	pq_sendint64(&reply, flushed);	/* applied */
+	pq_sendint64(&reply, stream->flushed);
+	pq_sendint64(&reply, stream->flushed);	/* applied */
 	pq_sendint64(&reply, GetCurrentTimestamp());
 	pq_sendbyte(&reply, 0);		/* no answer wanted */
 

@@ -23,7 +23,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_replication_origin.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -39,6 +38,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "history.h"
 #include "worker.h"
 
 /* The longest sleep; and the one while the source waits for a confirmation. */
@@ -77,6 +77,9 @@ static BemiWorker *MyWorker = NULL;
 /* Name of the slot and of the origin. */
 static char *slot_name = NULL;
 
+/* What begin_transaction() has left, and end_transaction() goes back to. */
+static MemoryContext around_transaction = NULL;
+
 /*
  * Settings that the worker must not inherit from the server or its role.
  * jsonb prints times in UTC, arrays are read in the format they were sent in,
@@ -103,6 +106,8 @@ static const char *const worker_settings[][2] = {
 static void
 begin_transaction(void)
 {
+	around_transaction = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
@@ -113,6 +118,8 @@ begin_transaction(void)
 static void
 begin_locked_transaction(LOCKMODE mode)
 {
+	around_transaction = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	bemi_lock_sources(mode);
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -123,7 +130,7 @@ end_transaction(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextSwitchTo(around_transaction);
 }
 
 /*
@@ -134,12 +141,11 @@ end_transaction(void)
 static void
 read_row(SourceRow *row, MemoryContext memory)
 {
-	Oid			schema = get_namespace_oid("bemi", true);
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(MyWorker->source)};
 
 	memset(row, 0, sizeof(SourceRow));
-	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("sources", schema)))
+	if (!OidIsValid(bemi_own_table("sources")))
 		return;
 
 	SPI_connect();
@@ -172,7 +178,6 @@ read_source(SourceRow *row)
 	begin_locked_transaction(ShareLock);
 	read_row(row, caller);
 	end_transaction();
-	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -265,7 +270,6 @@ drop_source(SourceRow *row)
 				(errmsg("bemi: source \"%s\" was dropped", MyWorker->source)));
 	}
 	end_transaction();
-	MemoryContextSwitchTo(caller);
 	return dropped;
 }
 
@@ -313,6 +317,26 @@ take_origin(void)
 }
 
 /*
+ * To make a slot may take as long as others' transactions last.  If meanwhile
+ * the row has changed, leave, and let the next worker see what is wanted.
+ */
+static void
+leave_if_woken(BemiStream *stream)
+{
+	bool		woken;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	woken = MyWorker->wake;
+	LWLockRelease(bemi_shared->lock);
+	if (!woken)
+		return;
+
+	bemi_stream_cancel(stream);
+	bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+	proc_exit(0);
+}
+
+/*
  * Builds the whole way from the source to the history, in the current memory
  * context, and starts the stream.
  */
@@ -324,10 +348,14 @@ open_pipeline(Pipeline *pipeline, const SourceRow *row)
 	bemi_set_state(MyWorker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
 	pipeline->stream = bemi_stream_connect(row->conninfo, slot_name);
+	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	if (!row->slot_made)
 		make_slot(pipeline->stream);
 
+	begin_transaction();
+	bemi_partition_init();
+	end_transaction();
 	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
 	pipeline->history = bemi_history_begin(MyWorker->source, identity.database);
 	pipeline->stitch = bemi_stitch_begin(&identity, MyWorker->source, pipeline->history);
@@ -335,6 +363,7 @@ open_pipeline(Pipeline *pipeline, const SourceRow *row)
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
 	bemi_stream_start(pipeline->stream, slot_name, take_origin());
+	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -360,7 +389,7 @@ static bool
 process_message(Pipeline *pipeline, StringInfo message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
-	BemiEvent	event;
+	BemiEvent	event = {0};
 	bool		commit;
 
 	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
@@ -428,6 +457,7 @@ static bool
 drain(Pipeline *pipeline)
 {
 	StringInfoData message;
+	MemoryContext caller;
 	int			count = 0;
 
 	while (bemi_stream_receive(pipeline->stream, &message))
@@ -438,7 +468,10 @@ drain(Pipeline *pipeline)
 		if (++count % 1000 == 0)
 			report_progress(pipeline);
 	}
+	caller = MemoryContextSwitchTo(pipeline->event_memory);
 	bemi_history_commit(pipeline->history);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(pipeline->event_memory);
 	return false;
 }
 
@@ -608,6 +641,7 @@ bemi_worker_main(Datum arg)
 	for (int i = 0; i < lengthof(worker_settings); i++)
 		SetConfigOption(worker_settings[i][0], worker_settings[i][1],
 						PGC_SUSET, PGC_S_OVERRIDE);
+	bemi_disable_transaction_timeout();
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
 												ALLOCSET_DEFAULT_SIZES));

@@ -150,6 +150,17 @@ no_launcher(TimestampTz since, BemiWorker *worker)
 }
 
 /*
+ * Another session has stopped or dropped the source that is being started.
+ */
+static void
+was_taken_back(BemiWorker *worker)
+{
+	worker->state = BEMI_STATE_FAILED;
+	strlcpy(worker->error, "another session has stopped the source", BEMI_ERROR_LEN);
+	worker->hint[0] = '\0';
+}
+
+/*
  * Waits until the source's worker streams.  False if it fails before, which
  * *worker then tells about.
  */
@@ -157,14 +168,18 @@ static bool
 wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker)
 {
 	TimestampTz since = GetCurrentTimestamp();
-	bool		known;
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
 	for (;;)
 	{
-		known = look_at(source, worker);
-		if (known && (worker->state == BEMI_STATE_STREAMING ||
-					  worker->error_count != errors_before))
+		if (!look_at(source, worker) ||
+			(worker->state == BEMI_STATE_STOPPED && !worker->wake && !worker->launched))
+		{
+			was_taken_back(worker);
+			break;
+		}
+		if (worker->state == BEMI_STATE_STREAMING ||
+			worker->error_count != errors_before)
 			break;
 		if (no_launcher(since, worker))
 			break;
@@ -228,6 +243,7 @@ give_up(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
 	char	   *forgotten;
+	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
 	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, source, NULL);
@@ -238,11 +254,13 @@ give_up(const char *source, const BemiWorker *worker)
 		if (!bemi_remove_worker(MyDatabaseId, source))
 			(void) wait_until_gone(source, true, worker->error_count, &ignored);
 	}
+	else if (hint == NULL)
+		hint = "It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not start source \"%s\"", source),
 			 errdetail("The worker reports: %s", worker->error),
-			 worker->hint[0] ? errhint("%s", worker->hint) : 0));
+			 hint ? errhint("%s", hint) : 0));
 }
 
 static char *

@@ -243,6 +243,18 @@ launch(int i)
 }
 
 /*
+ * Gives an entry up for good.
+ */
+static void
+forget_worker(int i)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->workers[i].in_use = false;
+	bemi_shared->workers[i].launched = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * Notices a worker that is gone.  Its own exit callback has done the rest,
  * unless it died before it came so far.
  */
@@ -312,6 +324,25 @@ is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 }
 
 /*
+ * A source whose worker has failed may have gone with its database.
+ */
+static bool
+is_orphaned(const BemiWorker *worker)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		orphaned;
+
+	if (worker->failures == 0)
+		return false;
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	orphaned = !list_member_oid(list_databases(true), worker->database);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return orphaned;
+}
+
+/*
  * Starts what is due, and returns for how long there is nothing to do.
  */
 static long
@@ -327,7 +358,9 @@ start_due_workers(void)
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
 		LWLockRelease(bemi_shared->lock);
-		if (due)
+		if (due && is_orphaned(&bemi_shared->workers[i]))
+			forget_worker(i);
+		else if (due)
 			launch(i);
 	}
 	return timeout_ms;
