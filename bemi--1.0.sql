@@ -797,8 +797,7 @@ CREATE TABLE bemi.sources (
 	conninfo text,
 	slot_name name NOT NULL,
 	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop')),
-	slot_made boolean NOT NULL DEFAULT false,
-	invalid_messages bigint NOT NULL DEFAULT 0
+	slot_made boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
@@ -806,8 +805,37 @@ COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NUL
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
 COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, or drop (slot, origin and this row)';
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; a slot that is missing then is an error, not made anew';
-COMMENT ON COLUMN bemi.sources.invalid_messages IS 'context messages that were not JSON objects';
 SELECT pg_catalog.pg_extension_config_dump('bemi.sources', '');
+
+-- Apart from bemi.sources, whose rows a session may hold locked for as long as its
+-- transaction lasts: the worker must not wait for that.
+CREATE TABLE bemi.source_counters (
+	name text COLLATE "C" PRIMARY KEY,
+	invalid_messages bigint NOT NULL
+);
+COMMENT ON TABLE bemi.source_counters IS 'what the workers have counted; bemi.status shows it';
+COMMENT ON COLUMN bemi.source_counters.name IS 'name of the source';
+COMMENT ON COLUMN bemi.source_counters.invalid_messages IS 'context messages that were not JSON objects';
+
+CREATE FUNCTION bemi.count_invalid_messages(source text, messages bigint)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO bemi.source_counters AS c VALUES (source, messages)
+		ON CONFLICT (name) DO UPDATE SET invalid_messages = c.invalid_messages + excluded.invalid_messages
+$$;
+COMMENT ON FUNCTION bemi.count_invalid_messages(text, bigint) IS 'internal: adds to what bemi.status shows';
+
+CREATE FUNCTION bemi.forget_source(source text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM bemi.source_counters c WHERE c.name = source;
+	DELETE FROM bemi.sources s WHERE s.name = source;
+$$;
+COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped';
 
 CREATE FUNCTION bemi.register_source(source text, conninfo text)
 	RETURNS void
@@ -929,8 +957,10 @@ CREATE VIEW bemi.status AS
 	SELECT s.name AS source,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
 		w.pid, s.slot_name, w.received_lsn, w.stored_lsn,
-		s.invalid_messages, coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at
-	FROM bemi.sources s LEFT JOIN bemi.source_status() w ON w.source = s.name;
+		coalesce(c.invalid_messages, 0) AS invalid_messages, coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at
+	FROM bemi.sources s
+		LEFT JOIN bemi.source_counters c ON c.name = s.name
+		LEFT JOIN bemi.source_status() w ON w.source = s.name;
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, failed (tried again, see last_error), stopped, dropping, not running';
@@ -956,6 +986,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
 	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
 	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
+	bemi.count_invalid_messages(text, bigint), bemi.forget_source(text),
 	bemi.source_status(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.

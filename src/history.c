@@ -319,14 +319,14 @@ bemi_history_is_stored(const BemiHistory *history)
 static void
 store_invalid_messages(BemiHistory *history)
 {
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(history->invalid_messages),
-	CStringGetTextDatum(history->source)};
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+	Int64GetDatum(history->invalid_messages)};
 
 	SPI_connect();
-	if (SPI_execute_with_args("UPDATE bemi.sources SET invalid_messages = invalid_messages + $1 WHERE name = $2",
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update bemi.sources");
+	if (SPI_execute_with_args("SELECT bemi.count_invalid_messages($1, $2)",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count invalid messages");
 	SPI_finish();
 }
 

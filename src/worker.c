@@ -260,7 +260,7 @@ drop_source(SourceRow *row)
 		if (row->conninfo == NULL)
 			drop_local_slot();
 		if (row->exists)
-			change_source("DELETE FROM bemi.sources WHERE name = $1");
+			change_source("SELECT bemi.forget_source($1)");
 		drop_origin();
 
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
