@@ -29,13 +29,15 @@
  * context again if another one stands.
  *
  * An armed statement lives in its query's memory context and leaves the list
- * when that context is deleted, on success and on error alike.  What must
- * never happen: a list entry that outlives its query.
+ * when that context is deleted, or its (sub)transaction is rolled back.  What
+ * must never happen: a list entry that outlives its query, or that speaks for
+ * a statement that has failed.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/trigger.h"
@@ -71,6 +73,8 @@ typedef struct ArmedFeeder
 typedef struct ArmedStatement
 {
 	dlist_node	link;			/* in armed_statements */
+	bool		linked;			/* false: the statement has ended, or failed */
+	int			nest_level;		/* of the subtransaction that it runs in */
 	MemoryContextCallback on_end;	/* takes the link out */
 	MemoryContext memory;		/* the query's own, holds all of this */
 	const char *query;			/* the statement's text */
@@ -184,13 +188,80 @@ has_tracked_child(const ModifyTableState *modification)
 	return false;
 }
 
+static void
+link_statement(ArmedStatement *statement)
+{
+	statement->nest_level = GetCurrentTransactionNestLevel();
+	statement->linked = true;
+	dlist_push_head(&armed_statements, &statement->link);
+}
+
+static void
+unlink_statement(ArmedStatement *statement)
+{
+	if (statement->linked)
+		dlist_delete(&statement->link);
+	statement->linked = false;
+}
+
 /*
  * The memory of an armed statement is about to go.
  */
 static void
 disarm(void *arg)
 {
-	dlist_delete(&((ArmedStatement *) arg)->link);
+	unlink_statement(arg);
+}
+
+/*
+ * A statement that has failed writes no more rows, though its memory may stay
+ * for a while: until the block is rolled back, or as long as a function's.
+ */
+static void
+disarm_failed(int nest_level)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &armed_statements)
+	{
+		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
+
+		if (statement->nest_level >= nest_level)
+			unlink_statement(statement);
+	}
+}
+
+/*
+ * Statements that outlive their subtransaction belong to its parent.
+ */
+static void
+hand_over_statements(int nest_level)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &armed_statements)
+	{
+		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
+
+		statement->nest_level = Min(statement->nest_level, nest_level - 1);
+	}
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT)
+		disarm_failed(0);
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+					  SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		disarm_failed(GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		hand_over_statements(GetCurrentTransactionNestLevel());
 }
 
 /*
@@ -247,7 +318,7 @@ arm_statement(QueryDesc *queryDesc)
 	statement->query = queryDesc->sourceText;
 	slist_init(&statement->feeders);
 
-	dlist_push_head(&armed_statements, &statement->link);
+	link_statement(statement);
 	statement->on_end.func = disarm;
 	statement->on_end.arg = statement;
 	MemoryContextRegisterResetCallback(memory, &statement->on_end);
@@ -418,6 +489,10 @@ let_outer_say_again(void)
 {
 	dlist_iter	iter;
 
+	/* ROLLBACK of a failed transaction comes here, too. */
+	if (!IsTransactionState())
+		return;
+
 	dlist_foreach(iter, &armed_statements)
 	{
 		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
@@ -475,14 +550,14 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		entry.memory = CurrentMemoryContext;
 		entry.query = queryString;
 		slist_init(&entry.feeders);
-		dlist_push_head(&armed_statements, &entry.link);
+		link_statement(&entry);
 		PG_TRY();
 		{
 			next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		}
 		PG_FINALLY();
 		{
-			dlist_delete(&entry.link);
+			unlink_statement(&entry);
 		}
 		PG_END_TRY();
 	}
@@ -612,6 +687,8 @@ void
 bemi_capture_init(void)
 {
 	bemi_capture_message_init();
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
 	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid, (Datum) 0);
 

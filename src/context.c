@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "fmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
@@ -142,6 +143,9 @@ check_context(char **newval, void **extra, GucSource source)
 	char	   *detail;
 
 	if (*newval == NULL || **newval == '\0')
+		return true;
+	/* The leader has checked it, maybe by a larger limit that is to come yet. */
+	if (InitializingParallelWorker)
 		return true;
 	if (context_is_valid(*newval, strlen(*newval), &detail))
 		return true;
