@@ -431,7 +431,7 @@ say_context(ArmedStatement *statement, ArmedFeeder *feeder)
 	if (!statement->said && !statement->triggers_skipped)
 		bemi_message_for_statement(statement->context);
 	else
-		bemi_message_again(statement->context);
+		bemi_message_again(statement->context, statement->nest_level);
 	statement->said = true;
 	feeder->running = true;
 	MemoryContextSwitchTo(caller);
@@ -499,7 +499,7 @@ let_outer_say_again(void)
 
 		if (is_writing(statement))
 		{
-			bemi_message_again(statement->context);
+			bemi_message_again(statement->context, statement->nest_level);
 			return;
 		}
 	}
@@ -634,7 +634,7 @@ say_at_once(Relation table)
 	take_context(statement);
 	bemi_require_context(statement->context, table);
 	if (statement->said)
-		bemi_message_again(statement->context);
+		bemi_message_again(statement->context, statement->nest_level);
 	else
 	{
 		MemoryContext caller = MemoryContextSwitchTo(statement->memory);

@@ -12,7 +12,7 @@
 
 /* capture_message.c */
 extern void bemi_message_for_statement(const char *context);
-extern void bemi_message_again(const char *context);
+extern void bemi_message_again(const char *context, int nest_level);
 extern void bemi_capture_message_init(void);
 
 #endif							/* BEMI_CAPTURE_H */

@@ -32,6 +32,8 @@ typedef struct WrittenMessage
 {
 	struct WrittenMessage *outer;	/* of an outer subtransaction, or NULL */
 	int			nest_level;		/* of its subtransaction */
+	SubTransactionId subtransaction;	/* the one that wrote it */
+	XLogRecPtr	end;			/* of its record */
 	char		context[FLEXIBLE_ARRAY_MEMBER];
 } WrittenMessage;
 
@@ -57,7 +59,7 @@ static int	emit_mode = EMIT_STATEMENT;
  * Takes down a message of the current subtransaction.
  */
 static void
-remember(const char *context)
+remember(const char *context, XLogRecPtr end)
 {
 	int			nest_level = GetCurrentTransactionNestLevel();
 	Size		size = strlen(context) + 1;
@@ -66,6 +68,8 @@ remember(const char *context)
 	message = MemoryContextAlloc(TopTransactionContext,
 								 offsetof(WrittenMessage, context) + size);
 	message->nest_level = nest_level;
+	message->subtransaction = GetCurrentSubTransactionId();
+	message->end = end;
 	memcpy(message->context, context, size);
 	message->outer = latest;
 	if (latest != NULL && latest->nest_level == nest_level)
@@ -77,6 +81,19 @@ remember(const char *context)
 }
 
 /*
+ * Whether the decoder might put a row written now before the latest message.
+ * It orders the records of different subtransactions by LSN, where a message
+ * counts by the end of its record and a row by the start, and takes equal ones
+ * in any order.
+ */
+static bool
+may_be_overtaken(void)
+{
+	return latest->subtransaction != GetCurrentSubTransactionId() &&
+		latest->end == GetXLogInsertRecPtr();
+}
+
+/*
  * Whether rows written now would get this context; NULL stands for none.
  */
 static bool
@@ -84,6 +101,8 @@ stands(const char *context)
 {
 	if (latest == NULL)
 		return context == NULL;
+	if (may_be_overtaken())
+		return false;
 	return strcmp(latest->context, context ? context : "{}") == 0;
 }
 
@@ -92,8 +111,7 @@ write_message(const char *context)
 {
 	if (context == NULL)
 		context = "{}";
-	(void) bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true);
-	remember(context);
+	remember(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true));
 }
 
 /*
@@ -114,12 +132,20 @@ bemi_message_for_statement(const char *context)
 
 /*
  * A statement that has said its context may go on to write rows, after other
- * statements within it have written messages of their own.
+ * statements within it have written messages of their own.  "nest_level" is
+ * the statement's.
+ *
+ * The inner statement's subtransaction may not have ended yet.  Then a row of
+ * the outer one could overtake the message, see may_be_overtaken(); but not two
+ * messages.
  */
 void
-bemi_message_again(const char *context)
+bemi_message_again(const char *context, int nest_level)
 {
-	if (XLogLogicalInfoActive() && !stands(context))
+	if (!XLogLogicalInfoActive() || stands(context))
+		return;
+	write_message(context);
+	if (GetCurrentTransactionNestLevel() > nest_level)
 		write_message(context);
 }
 

@@ -32,7 +32,8 @@ note "seeds $seed and following (BEMI_SEED=$seed repeats them),"
   . " $transactions transactions (BEMI_TRANSACTIONS)";
 
 # The order in which an UPDATE meets its rows is part of the expectation; with
-# these settings it is the order of an index.
+# these settings it is the order of an index.  A server that crashed and did not
+# restart would end the tests before they can tell what they saw.
 my $node = bemi_node('main', conf => <<~CONF);
 	max_prepared_transactions = 20
 	enable_seqscan = off
@@ -41,6 +42,7 @@ my $node = bemi_node('main', conf => <<~CONF);
 	enable_mergejoin = off
 	enable_sort = off
 	jit = off
+	restart_after_crash = on
 	log_statement = none
 	CONF
 
