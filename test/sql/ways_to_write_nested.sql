@@ -69,6 +69,30 @@ DROP TRIGGER z ON todo;
 CREATE TRIGGER z BEFORE DELETE ON step FOR EACH ROW EXECUTE FUNCTION log_row_inside();
 DELETE FROM todo WHERE id IN (23, 24);
 SELECT change, context = CASE WHEN change LIKE 'log%' THEN '{"by": "inner"}' ELSE '{"by": "outer"}' END AS right FROM wal();
+-- 5. a message right before a row of another subtransaction, which the decoder could take in either
+-- order: a message without rows and then the row, with bemi.emit = changed
+SET bemi.emit = changed;
+INSERT INTO todo VALUES (31);
+SELECT count(*) FROM wal();
+BEGIN;
+SET LOCAL bemi.context = '{"by": "first"}';
+INSERT INTO log (task) VALUES ('first');
+SET LOCAL bemi.context = '{"by": "outer"}';
+SAVEPOINT a;
+SAVEPOINT b;
+INSERT INTO todo VALUES (31) ON CONFLICT DO NOTHING;
+RELEASE b;
+DELETE FROM todo WHERE id = 31;
+COMMIT;
+RESET bemi.emit;
+SELECT change, context = CASE WHEN change LIKE 'log%' THEN '{"by": "first"}' ELSE '{"by": "outer"}' END AS right FROM wal();
+-- and the outer statement's message, said again within a block of the inner function
+CREATE FUNCTION log_in_block(what text) RETURNS text LANGUAGE plpgsql
+	SET bemi.context = '{"by": "inner"}'
+AS $$ BEGIN BEGIN INSERT INTO log (task) VALUES (what); EXCEPTION WHEN division_by_zero THEN NULL; END; RETURN what; END $$;
+INSERT INTO todo SELECT i, log_in_block('block') FROM generate_series(41, 43) i;
+SELECT change, context = CASE WHEN change LIKE 'log%' THEN '{"by": "inner"}' ELSE '{"by": "outer"}' END AS right FROM wal();
+DROP FUNCTION log_in_block(text);
 DROP TABLE todo, step, log;
 DROP FUNCTION wal(), log_inside(text), log_row_inside(), log_statement_inside();
 SELECT pg_drop_replication_slot('bemi_nested');
