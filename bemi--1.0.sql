@@ -226,8 +226,8 @@ END
 $$;
 COMMENT ON FUNCTION bemi.check_trackable(regclass) IS 'internal: error with the reason if the relation cannot be tracked';
 
--- Gives a table its trigger and its identity. The trigger first, so that the
--- event trigger that ALTER TABLE fires finds nothing left to do; both under the
+-- Gives a published table its trigger and its identity. The trigger first, so that
+-- the event trigger that ALTER TABLE fires finds nothing left to do; both under the
 -- stronger lock, as an upgrade could deadlock with the application.
 CREATE FUNCTION bemi.prepare_table(target regclass)
 	RETURNS void
@@ -433,12 +433,27 @@ COMMENT ON FUNCTION bemi.untrack(regclass)
 -- Automatic tracking: what follows the tables as they come, move and go
 --
 
+-- A row that came with a dump sleeps until bemi.start() or bemi.track_schema(): the
+-- rest of the dump brings triggers, identities and publication by itself, and would
+-- meet what the event trigger had done before it.
 CREATE TABLE bemi.tracked_schemas (
-	schema regnamespace PRIMARY KEY
+	schema regnamespace PRIMARY KEY,
+	awake_in text NOT NULL
 );
 COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'schema given to bemi.track_schema()';
+COMMENT ON COLUMN bemi.tracked_schemas.awake_in IS 'database in which the row was made, see bemi.this_database()';
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
+
+CREATE FUNCTION bemi.this_database()
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('%s/%s', c.system_identifier, d.oid)
+		FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
 
 -- SECURITY DEFINER, so that whoever may untrack a table need not read the list.
 CREATE FUNCTION bemi.is_marked(target regnamespace)
@@ -447,7 +462,8 @@ CREATE FUNCTION bemi.is_marked(target regnamespace)
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s WHERE s.schema = target)
+	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s
+		WHERE s.schema = target AND s.awake_in = bemi.this_database())
 $$;
 COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
@@ -472,7 +488,8 @@ CREATE FUNCTION bemi.set_marked(target regnamespace, wanted boolean)
 AS $$
 BEGIN
 	IF wanted THEN
-		INSERT INTO bemi.tracked_schemas VALUES (target) ON CONFLICT DO NOTHING;
+		INSERT INTO bemi.tracked_schemas VALUES (target, bemi.this_database())
+			ON CONFLICT (schema) DO UPDATE SET awake_in = excluded.awake_in;
 	ELSE
 		DELETE FROM bemi.tracked_schemas WHERE schema = target;
 	END IF;
@@ -486,6 +503,16 @@ CREATE FUNCTION bemi.mark_schema(target regnamespace, wanted boolean)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.mark_schema(regnamespace, boolean)
 	IS 'internal: set_marked() for the owner of the schema, who must have been granted bemi.track()';
+
+CREATE FUNCTION bemi.is_of_extension(target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM pg_depend d
+		WHERE d.classid = 'pg_class'::regclass AND d.objid = target AND d.deptype = 'e')
+$$;
+COMMENT ON FUNCTION bemi.is_of_extension(regclass) IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
 	RETURNS void
@@ -509,7 +536,7 @@ BEGIN
 	PERFORM bemi.mark_schema(target, true);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-			AND bemi.untrackable(c.oid) IS NULL
+			AND bemi.untrackable(c.oid) IS NULL AND NOT bemi.is_of_extension(c.oid)
 		ORDER BY c.relname
 	LOOP
 		PERFORM bemi.track(relation);
@@ -596,10 +623,11 @@ BEGIN
 		END IF;
 	END IF;
 
-	IF NOT rel.relispartition AND bemi.is_marked(rel.schema) THEN
+	IF NOT rel.relispartition AND bemi.is_marked(rel.schema) AND NOT bemi.is_of_extension(target) THEN
+		PERFORM bemi.set_published(target, true);
 		PERFORM bemi.follow_partitions(target);
-		IF bemi.has_trigger(target) THEN
-			PERFORM bemi.set_published(target, true);
+		IF NOT bemi.has_trigger(target) THEN
+			PERFORM bemi.set_published(target, false);
 		END IF;
 	END IF;
 END
@@ -673,7 +701,7 @@ ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 CREATE VIEW bemi.tracked AS
 	SELECT rel."table", rel.triggers, rel.identity, rel.published,
 		array_remove(ARRAY[
-			CASE WHEN rel.triggers = '{}' THEN 'no trigger: changes come without context' END,
+			CASE WHEN rel.triggers = '{}' THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN rel.disabled THEN 'a trigger is disabled' END,
 			CASE WHEN rel.identity <> 'FULL' THEN 'replica identity is not FULL: before is not whole' END,
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
@@ -862,7 +890,20 @@ BEGIN
 				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
 	END IF;
 
+	IF register_source.conninfo IS NULL AND EXISTS (SELECT FROM bemi.sources s
+		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
+			AND pg_replication_origin_oid(s.slot_name) IS NOT NULL) THEN
+		RAISE EXCEPTION 'this database is already read by another source'
+			USING ERRCODE = 'object_in_use',
+				DETAIL = 'Every change would be stored twice.',
+				HINT = 'SELECT source, state FROM bemi.status;';
+	END IF;
+
 	PERFORM bemi.ensure_publication();
+	-- What came with a dump and has slept since, see bemi.tracked_schemas.
+	PERFORM bemi.track_schema(s.schema) FROM bemi.tracked_schemas s
+		WHERE s.awake_in <> bemi.this_database()
+			AND EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema);
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(slot);
 	END IF;

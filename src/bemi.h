@@ -34,6 +34,7 @@ extern const char *bemi_context_of_statement(const char *query);
 extern void bemi_context_init(void);
 
 /* context_facts.c */
+extern bool bemi_facts_are_included(void);
 extern const char *bemi_context_with_facts(const char *context);
 extern void bemi_require_context(const char *context, Relation table);
 extern void bemi_context_facts_init(void);

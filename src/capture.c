@@ -441,6 +441,10 @@ say_context(ArmedStatement *statement, ArmedFeeder *feeder)
  * ExecProcNode of an armed feeder.  Has the context said once a row has come,
  * before ModifyTable can write that row, and then gets out of the way.  If
  * somebody has wrapped the node after us, we cannot, and pass on.
+ *
+ * Where the table has our trigger but it did not fire, because it is disabled
+ * for this session or its WHEN said no, the rows have no context; they must not
+ * inherit that of an earlier statement.
  */
 static TupleTableSlot *
 produce_first_row(PlanState *node)
@@ -452,7 +456,9 @@ produce_first_row(PlanState *node)
 	if (TupIsNull(row))
 		return row;
 
-	if (feeder->wanted && !feeder->running)
+	if (!feeder->wanted)
+		bemi_message_again(NULL, statement->nest_level);
+	else if (!feeder->running)
 		say_context(statement, feeder);
 	if (node->ExecProcNodeReal == produce_first_row)
 		ExecSetExecProcNode(node, feeder->produce);

@@ -125,7 +125,8 @@ bemi_message_for_statement(const char *context)
 		return;					/* nobody could ever read it */
 	if (context == NULL && latest == NULL)
 		return;
-	if (emit_mode == EMIT_CHANGED && stands(context))
+	/* Where facts are asked for, no message of the client's may stand for ours. */
+	if (emit_mode == EMIT_CHANGED && !bemi_facts_are_included() && stands(context))
 		return;
 	write_message(context);
 }

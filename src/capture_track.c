@@ -63,7 +63,8 @@ bemi_extension_owner(void)
 }
 
 /*
- * Calls an SQL function with the arguments of this one.
+ * Calls an SQL function with the arguments of this one, also where it has no use
+ * for the second: the checks take the same two as the work.
  */
 static void
 call_function(FunctionCallInfo fcinfo, const char *call, Oid object_type)

@@ -42,6 +42,15 @@
 	LogLogicalMessage(prefix, message, size, transactional)
 #endif
 
+/* 16 lets the actions of a JSON parser report errors without throwing. */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType bemi_json_action_result;
+#define BEMI_JSON_ACTION_DONE	JSON_SUCCESS
+#else
+typedef void bemi_json_action_result;
+#define BEMI_JSON_ACTION_DONE
+#endif
+
 /* 17 can end transactions that last too long, as a large one of a source may. */
 #if PG_VERSION_NUM >= 170000
 #define bemi_disable_transaction_timeout() \

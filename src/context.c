@@ -44,29 +44,43 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 /* What parse_without_error() adds to the parser's own results. */
 #define TOO_DEEP		(-1)
 #define UNTRANSLATABLE	(-2)
+#define BAD_NUMBER		(-3)
 
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static bool read_comments = true;
 
 /*
- * Parses, and gives a JsonParseErrorType, TOO_DEEP or UNTRANSLATABLE.
+ * JSON takes any number, jsonb only those that numeric holds.
+ */
+static bemi_json_action_result
+check_number(void *state, char *token, JsonTokenType type)
+{
+	if (type == JSON_TOKEN_NUMBER)
+		(void) DirectFunctionCall3(numeric_in, CStringGetDatum(token),
+								   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	return BEMI_JSON_ACTION_DONE;
+}
+
+/*
+ * Parses, and gives a JsonParseErrorType, or one of our own.
  *
- * The parser throws but two errors: when the stack has no more room, and, up to
- * PostgreSQL 15, for an escaped character that the encoding does not have.  It
- * holds no lock, pin or other resource, only memory of a context that the
- * caller deletes, so that it is safe to go on without a subtransaction.
+ * Few errors are thrown here: when the stack has no more room, for a number that
+ * is out of range, and, up to PostgreSQL 15, for an escaped character that the
+ * encoding does not have.  Nothing holds a lock, pin or other resource, only
+ * memory of a context that the caller deletes, so that it is safe to go on
+ * without a subtransaction.
  */
 static int
 parse_without_error(JsonLexContext *lexer)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	JsonSemAction no_action = {0};
+	JsonSemAction actions = {.scalar = check_number};
 	volatile int result = JSON_SUCCESS;
 
 	PG_TRY();
 	{
-		result = pg_parse_json(lexer, &no_action);
+		result = pg_parse_json(lexer, &actions);
 	}
 	PG_CATCH();
 	{
@@ -78,6 +92,10 @@ parse_without_error(JsonLexContext *lexer)
 			case ERRCODE_UNTRANSLATABLE_CHARACTER:
 			case ERRCODE_FEATURE_NOT_SUPPORTED:
 				result = UNTRANSLATABLE;
+				break;
+			case ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE:
+			case ERRCODE_INVALID_TEXT_REPRESENTATION:
+				result = BAD_NUMBER;
 				break;
 			default:
 				PG_RE_THROW();
@@ -124,6 +142,8 @@ context_is_valid(const char *json, int len, char **detail)
 	}
 	else if (error == TOO_DEEP)
 		*detail = pstrdup("The context is nested too deeply.");
+	else if (error == BAD_NUMBER)
+		*detail = pstrdup("The context has a number that is out of range.");
 	else if (error == UNTRANSLATABLE)
 		*detail = psprintf("The context has a character that encoding \"%s\" does not have.",
 						   GetDatabaseEncodingName());

@@ -157,6 +157,17 @@ assign_include(const char *newval, void *extra)
 }
 
 /*
+ * Whether an object has no key.
+ */
+static bool
+is_empty(const char *object)
+{
+	const char *inside = strchr(object, '{') + 1;
+
+	return inside[strspn(inside, " \t\r\n")] == '}';
+}
+
+/*
  * Appends {"session_user": ..., ...}.
  */
 static void
@@ -183,6 +194,12 @@ append_facts(StringInfo buffer)
 	appendStringInfoChar(buffer, '}');
 }
 
+bool
+bemi_facts_are_included(void)
+{
+	return included != 0;
+}
+
 /*
  * The context with the facts of bemi.include: the same pointer if there are
  * none to add, else palloc'd.  The context is NULL or a valid JSON object.
@@ -190,7 +207,6 @@ append_facts(StringInfo buffer)
 const char *
 bemi_context_with_facts(const char *context)
 {
-	const char *white_space = " \t\r\n";
 	StringInfoData buffer;
 
 	if (included == 0)
@@ -202,8 +218,7 @@ bemi_context_with_facts(const char *context)
 		buffer.len--;			/* white space behind the object */
 	buffer.data[--buffer.len] = '\0';
 
-	/* An empty object has nothing but white space behind its brace. */
-	if (*(strchr(buffer.data, '{') + 1 + strspn(strchr(buffer.data, '{') + 1, white_space)) != '\0')
+	if (context != NULL && !is_empty(context))
 		appendStringInfoString(&buffer, ", ");
 	appendStringInfoString(&buffer, "\"_db\": ");
 	append_facts(&buffer);
@@ -213,12 +228,12 @@ bemi_context_with_facts(const char *context)
 
 /*
  * Reports or refuses a statement that changes a tracked table without a
- * context, as bemi.require_context says.
+ * context, as bemi.require_context says.  An empty object is none.
  */
 void
 bemi_require_context(const char *context, Relation table)
 {
-	if (context != NULL || require_level == 0)
+	if (require_level == 0 || (context != NULL && !is_empty(context)))
 		return;
 	ereport(require_level,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

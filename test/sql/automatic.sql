@@ -49,7 +49,7 @@ CREATE TYPE shop.pair AS (a integer, b integer);
 SELECT bemi.track_schema('shop');
 SELECT bemi.track_schema('shop');
 SELECT * FROM tracked;
-SELECT * FROM bemi.tracked_schemas;
+SELECT schema FROM bemi.tracked_schemas;
 
 --
 -- What is made later, by a role that has no right on bemi's functions or tables

@@ -35,6 +35,9 @@ SET bemi.context = '"text"';
 SET bemi.context = 'null';
 SET bemi.context = '{"text": "\u0000"}';
 SELECT bemi.current_context();
+-- A number that JSON takes, but jsonb does not.
+SET bemi.context = '{"n": 1e999999}';
+SET bemi.context = '{"n": [1, {"m": -1e-999999}]}';
 -- Nested deeper than the stack allows.
 \set VERBOSITY terse
 DO $$ BEGIN PERFORM set_config('bemi.context', '{"a": ' || repeat('[', 100000), false); END $$;

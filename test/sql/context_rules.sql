@@ -342,7 +342,7 @@ INSERT INTO todo SELECT * FROM done WHERE id = 0;
 CREATE TABLE loose AS SELECT 1 AS id;
 INSERT INTO loose VALUES (2);
 DROP TABLE loose;
--- a context is a context: from the setting, the comment, even an empty object
+-- from the setting or the comment; an empty object is none
 INSERT INTO todo VALUES (31) /*Bemi {"n": 1} Bemi*/;
 INSERT INTO todo VALUES (32) /*Bemi not JSON Bemi*/;
 SET bemi.context = '{}';

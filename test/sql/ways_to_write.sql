@@ -657,6 +657,16 @@ INSERT INTO todo VALUES (23);
 RESET session_replication_role;
 ALTER TABLE todo ENABLE TRIGGER bemi_emit_context;
 SELECT * FROM tell();
+-- nor do they inherit that of an earlier statement
+BEGIN;
+SET LOCAL bemi.context = '{"by": "earlier"}';
+INSERT INTO todo VALUES (124);
+SET LOCAL session_replication_role = replica;
+INSERT INTO todo VALUES (125);
+SET LOCAL session_replication_role = origin;
+INSERT INTO todo VALUES (126);
+COMMIT;
+SELECT * FROM tell();
 
 --
 -- Row-level security, a role that may do nothing else

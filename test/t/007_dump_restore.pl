@@ -34,6 +34,9 @@ $origin->safe_psql(
 	CREATE TABLE free (id int PRIMARY KEY);
 
 	SELECT bemi.track(t) FROM unnest('{todo, keyed, parted, "\"Odd \"\"schema\"\"\".\"the table\""}'::regclass[]) t;
+	CREATE SCHEMA whole;
+	SELECT bemi.track_schema('whole');
+	CREATE TABLE whole.by_itself (id int PRIMARY KEY, other int UNIQUE);
 	CALL bemi.start();
 	SET bemi.context = '{"by": "the origin"}';
 	INSERT INTO todo SELECT n, 'task ' || n FROM generate_series(1, 500) n;
@@ -115,6 +118,12 @@ sub check_restored
 		parted|99|CREATE|{}|{"id": 99}|{"by": "the copy"}
 		END
 		"$name: and stores new changes");
+	is( $node->safe_psql(
+			$database, q{
+			CREATE TABLE whole.later (id int);
+			SELECT "table", problems FROM bemi.tracked WHERE "table"::text LIKE 'whole.%' ORDER BY "table"::text}),
+		"whole.by_itself|{}\nwhole.later|{}",
+		"$name: new tables of a tracked schema are tracked again");
 	is( $node->safe_psql(
 			$database, q{
 			SELECT bemi.untrack('keyed');
