@@ -96,8 +96,21 @@ EXECUTE poll (1);
 SELECT pg_current_xact_id_if_assigned() IS NULL AS free;
 COMMIT;
 
+-- Nor with facts to add, from a prepared plan, in a loop of cached plans, or after an
+-- error in the middle of a statement that had said its context.
+SET bemi.include = 'session_user, current_user, application_name, client_addr, backend_pid, query';
+CREATE PROCEDURE poll_in_loop() LANGUAGE plpgsql AS $$
+BEGIN FOR i IN 1 .. 20 LOOP UPDATE tracked SET task = NULL WHERE id = -i; END LOOP; END $$;
+CALL writes_wal('EXECUTE poll (0)', NULL);
+CALL writes_wal('CALL poll_in_loop()', NULL);
+INSERT INTO tracked SELECT 100 + i, (1 / (2 - i))::text FROM generate_series(1, 3) i;
+CALL writes_wal('EXECUTE poll (0)', NULL);
+CALL writes_wal('EXECUTE poll (1)', NULL);
+RESET bemi.include;
+
 RESET bemi.context;
 DEALLOCATE poll;
+DROP PROCEDURE poll_in_loop;
 DROP TABLE tracked, untracked, empty, question, answer;
 DROP FUNCTION takes_xid;
 DROP PROCEDURE writes_wal;
