@@ -50,7 +50,8 @@ COMMENT ON FUNCTION bemi.emit_context()
 -- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
 -- place in the publication "bemi". The trigger's arguments remember the replica
 -- identity that the table had before (pg_class.relreplident, name of the index),
--- and whether it got the trigger as a partition of another one. So this travels
+-- and how it came to be tracked: as a table of its own, as a partition with its
+-- root, or as a table that was attached to a tracked root since. So this travels
 -- with the table: into a dump, through a rename, and away with DROP TABLE.
 --
 
@@ -97,6 +98,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
+-- tgargs holds the arguments, each ended by a zero byte.
+CREATE FUNCTION bemi.trigger_arguments(target regclass)
+	RETURNS text[]
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rest bytea;
+	arguments text[] := '{}';
+BEGIN
+	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs = 3
+		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
+	IF NOT FOUND THEN
+		RETURN NULL;
+	END IF;
+	WHILE octet_length(rest) > 0 LOOP
+		arguments := arguments || convert_from(substring(rest FOR position('\x00'::bytea IN rest) - 1), getdatabaseencoding());
+		rest := substring(rest FROM position('\x00'::bytea IN rest) + 1);
+	END LOOP;
+	RETURN arguments;
+END
+$$;
+COMMENT ON FUNCTION bemi.trigger_arguments(regclass)
+	IS 'internal: former identity, its index, and how the table came to be tracked: table, partition, attached; NULL if bemi.track() did not make the trigger';
+
 CREATE FUNCTION bemi.is_published(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
@@ -129,6 +155,29 @@ END
 $$;
 COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
 	IS 'internal: puts a table into the publication "bemi", or takes it out';
+
+CREATE FUNCTION bemi.set_attached(target regclass, attached boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	args text[] := bemi.trigger_arguments(target);
+	rel record;
+BEGIN
+	IF args IS NULL THEN
+		RETURN;
+	END IF;
+	SELECT n.nspname, c.relname INTO STRICT rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+	EXECUTE format('CREATE OR REPLACE TRIGGER bemi_emit_context'
+		' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
+		' EXECUTE FUNCTION bemi.emit_context(%L, %L, %L)',
+		rel.nspname, rel.relname, args[1], args[2], CASE WHEN attached THEN 'attached' ELSE 'table' END);
+END
+$$;
+COMMENT ON FUNCTION bemi.set_attached(regclass, boolean)
+	IS 'internal: notes in its trigger whether a table that was tracked alone is now published with a root';
 
 -- Who may track what: its owner, if he has been granted bemi.track().
 CREATE FUNCTION bemi.check_tracker(owner oid, object text)
@@ -278,8 +327,9 @@ BEGIN
 			CONTINUE;
 		END IF;
 		PERFORM bemi.prepare_table(partition);
-		-- One that was tracked alone before is now published with its root.
-		IF partition <> target THEN
+		-- One that was tracked alone is now published with its root.
+		IF partition <> target AND bemi.is_published(partition) THEN
+			PERFORM bemi.set_attached(partition, true);
 			PERFORM bemi.publish(partition, false);
 		END IF;
 	END LOOP;
@@ -346,34 +396,24 @@ CREATE FUNCTION bemi.restore_table(target regclass)
 AS $$
 DECLARE
 	rel record;
-	args bytea;
-	first_end integer;
+	args text[];
 	former_identity text;
 	former_index name;
 BEGIN
 	SELECT n.nspname AS schema, c.relname AS name, c.relreplident AS identity INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	SELECT CASE WHEN tgnargs = 3 THEN tgargs ELSE '' END INTO args FROM pg_trigger WHERE tgrelid = target
-		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
-	IF NOT FOUND THEN
+	IF NOT bemi.has_trigger(target) THEN
 		RETURN;
 	END IF;
+	args := bemi.trigger_arguments(target);
 	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
 	EXECUTE format('DROP TRIGGER bemi_emit_context ON %I.%I', rel.schema, rel.name);
 
-	-- A trigger made by hand knows of no former identity.
-	IF octet_length(args) = 0 THEN
-		RETURN;
-	END IF;
-
-	-- tgargs holds the arguments, each ended by a zero byte.
-	first_end := position('\x00'::bytea IN args);
-	former_identity := convert_from(substring(args FOR first_end - 1), getdatabaseencoding());
-	args := substring(args FROM first_end + 1);
-	former_index := convert_from(substring(args FOR position('\x00'::bytea IN args) - 1), getdatabaseencoding());
-
 	-- An identity that somebody has changed since is not ours to put back.
-	IF rel.identity <> 'f' OR former_identity = 'f' THEN
+	-- Nor does a trigger made by hand know of a former one.
+	former_identity := args[1];
+	former_index := args[2];
+	IF former_identity IS NULL OR former_identity = 'f' OR rel.identity <> 'f' THEN
 		RETURN;
 	END IF;
 	IF former_identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i
@@ -578,13 +618,16 @@ DECLARE
 	rel record;
 BEGIN
 	FOR rel IN
-		SELECT c.oid::regclass AS relation, bemi.is_marked(c.relnamespace::regnamespace)
-			OR encode(t.tgargs, 'hex') NOT LIKE '%' || encode('partition\000', 'hex') AS stays
+		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] = 'attached'
+				-- anybody can write this into a trigger on a table of his own
+				AND has_function_privilege(c.relowner, 'bemi.track(regclass)', 'EXECUTE')
+				OR bemi.is_marked(c.relnamespace::regnamespace) AS stays
 		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND t.tgnargs = 3 AND NOT c.relispartition AND NOT bemi.is_published(c.oid)
+			AND NOT c.relispartition AND (bemi.trigger_arguments(c.oid))[3] IN ('partition', 'attached')
 	LOOP
 		IF rel.stays THEN
+			PERFORM bemi.set_attached(rel.relation, false);
 			PERFORM bemi.set_published(rel.relation, true);
 		ELSE
 			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.relation) p;
@@ -614,7 +657,8 @@ BEGIN
 		-- Attached, or made as a partition; or its parent was altered.
 		IF bemi.is_published(rel.root) THEN
 			PERFORM bemi.follow_partitions(target);
-			PERFORM bemi.set_published(p.relation, false) FROM bemi.partitions(target) p
+			PERFORM bemi.set_attached(p.relation, true), bemi.set_published(p.relation, false)
+				FROM bemi.partitions(target) p
 				WHERE p.relation <> rel.root AND bemi.is_published(p.relation);
 			IF rel.relkind = 'p' THEN
 				PERFORM bemi.release_detached();

@@ -63,6 +63,13 @@ CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (10);
 INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
+-- what somebody has taken out of the publication stays out, whatever is done to other tables
+CREATE TABLE root (id integer) PARTITION BY RANGE (id);
+SELECT bemi.track('root');
+ALTER PUBLICATION bemi DROP TABLE todo;
+ALTER TABLE root ADD COLUMN task text;
+SELECT published FROM bemi.tracked WHERE "table" = 'todo'::regclass;
+DROP TABLE root;
 -- 6. untrack() of a table in a tracked schema; right: it is untracked (or an error says that it cannot be)
 CREATE SCHEMA shop;
 SELECT bemi.track_schema('shop');
