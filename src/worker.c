@@ -23,19 +23,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_replication_origin.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "replication/slot.h"
-#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "history.h"
@@ -47,16 +40,6 @@
 
 /* A worker that streams so long has recovered from its last failure. */
 #define RECOVERED_MS	60000
-
-/* What the worker's row of bemi.sources says. */
-typedef struct SourceRow
-{
-	bool		exists;
-	bool		run;			/* wanted */
-	bool		drop;			/* wanted */
-	bool		slot_made;
-	char	   *conninfo;		/* NULL: this server */
-} SourceRow;
 
 /* The steps of a change's way, as long as the stream lives. */
 typedef struct Pipeline
@@ -71,14 +54,6 @@ typedef struct Pipeline
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
 } Pipeline;
-
-static BemiWorker *MyWorker = NULL;
-
-/* Name of the slot and of the origin. */
-static char *slot_name = NULL;
-
-/* What begin_transaction() has left, and end_transaction() goes back to. */
-static MemoryContext around_transaction = NULL;
 
 /*
  * Settings that the worker must not inherit from the server or its role.
@@ -101,222 +76,6 @@ static const char *const worker_settings[][2] = {
 };
 
 /*
- * Begins and ends the small transactions around the stream.
- */
-static void
-begin_transaction(void)
-{
-	around_transaction = CurrentMemoryContext;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-/*
- * The same, with the sources locked before the snapshot is taken.
- */
-static void
-begin_locked_transaction(LOCKMODE mode)
-{
-	around_transaction = CurrentMemoryContext;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	bemi_lock_sources(mode);
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_transaction(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(around_transaction);
-}
-
-/*
- * Reads the worker's row, whose texts go into "memory", within a transaction
- * that has locked the sources.  The row is missing if the source was dropped,
- * and with it the table if the extension was.
- */
-static void
-read_row(SourceRow *row, MemoryContext memory)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(MyWorker->source)};
-
-	memset(row, 0, sizeof(SourceRow));
-	if (!OidIsValid(bemi_own_table("sources")))
-		return;
-
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo FROM bemi.sources WHERE name = $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.sources");
-	if (SPI_processed == 1)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	columns = SPI_tuptable->tupdesc;
-		char	   *conninfo = SPI_getvalue(tuple, columns, 3);
-
-		row->exists = true;
-		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-		row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
-		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
-		row->conninfo = conninfo ? MemoryContextStrdup(memory, conninfo) : NULL;
-	}
-	SPI_finish();
-}
-
-/*
- * Reads the worker's row, into the current memory context.
- */
-static void
-read_source(SourceRow *row)
-{
-	MemoryContext caller = CurrentMemoryContext;
-
-	begin_locked_transaction(ShareLock);
-	read_row(row, caller);
-	end_transaction();
-}
-
-/*
- * Runs a statement on the worker's row, whose name is its one parameter.
- */
-static void
-change_source(const char *statement)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(MyWorker->source)};
-
-	SPI_connect();
-	if (SPI_execute_with_args(statement, 1, types, values, NULL, false, 0) < 0)
-		elog(ERROR, "could not change bemi.sources");
-	SPI_finish();
-}
-
-/*
- * Drops a slot of this server and this database, if it is there.
- */
-static void
-drop_local_slot(void)
-{
-	ReplicationSlot *slot = SearchNamedReplicationSlot(slot_name, true);
-
-	if (slot != NULL && slot->data.database == MyDatabaseId)
-		ReplicationSlotDrop(slot_name, false);
-}
-
-/*
- * Drops the origin, which this process may hold.
- */
-static void
-drop_origin(void)
-{
-	if (replorigin_session_origin != InvalidRepOriginId)
-	{
-		replorigin_session_reset();
-		replorigin_session_origin = InvalidRepOriginId;
-	}
-	replorigin_drop_by_name(slot_name, true, false);
-}
-
-/*
- * Drops the slot of a source on another server.  No lock is held meanwhile.
- */
-static void
-drop_remote_slot(const SourceRow *row)
-{
-	BemiStream *stream = bemi_stream_connect(row->conninfo, slot_name);
-
-	if (bemi_stream_slot_exists(stream, slot_name))
-		bemi_stream_drop_slot(stream, slot_name);
-	bemi_stream_close(stream);
-}
-
-/*
- * Takes the source away: its slot, its row and its origin.  The slot first, so
- * that a failure in between leaves the rest to the next try.  A source whose
- * row is gone already can only have its local slot dropped.
- *
- * Returns false, and leaves the row as it is now in *row, if meanwhile somebody
- * has started the source anew.
- */
-static bool
-drop_source(SourceRow *row)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	bool		dropped;
-
-	bemi_set_state(MyWorker, BEMI_STATE_DROPPING);
-	if (row->conninfo != NULL)
-		drop_remote_slot(row);
-
-	begin_locked_transaction(ExclusiveLock);
-	read_row(row, caller);
-	dropped = row->drop || !row->exists;
-	if (dropped)
-	{
-		if (row->conninfo == NULL)
-			drop_local_slot();
-		if (row->exists)
-			change_source("SELECT bemi.forget_source($1)");
-		drop_origin();
-
-		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		MyWorker->in_use = false;
-		LWLockRelease(bemi_shared->lock);
-		ereport(LOG,
-				(errmsg("bemi: source \"%s\" was dropped", MyWorker->source)));
-	}
-	end_transaction();
-	return dropped;
-}
-
-/*
- * Makes the slot, unless an earlier worker came just so far, and lets the
- * origin begin there.
- */
-static void
-make_slot(BemiStream *stream)
-{
-	XLogRecPtr	position = InvalidXLogRecPtr;
-	RepOriginId origin;
-
-	bemi_set_state(MyWorker, BEMI_STATE_MAKING_SLOT);
-	if (!bemi_stream_slot_exists(stream, slot_name))
-		position = bemi_stream_create_slot(stream, slot_name);
-
-	begin_transaction();
-	change_source("UPDATE bemi.sources SET slot_made = true WHERE name = $1");
-	if (!XLogRecPtrIsInvalid(position))
-	{
-		origin = replorigin_by_name(slot_name, false);
-		LockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
-		replorigin_advance(origin, position, InvalidXLogRecPtr, true, true);
-		UnlockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
-	}
-	end_transaction();
-}
-
-/*
- * Makes this process the one that moves the source's origin, and returns where
- * it stands.
- */
-static XLogRecPtr
-take_origin(void)
-{
-	RepOriginId origin;
-
-	begin_transaction();
-	origin = replorigin_by_name(slot_name, false);
-	bemi_origin_session_setup(origin);
-	replorigin_session_origin = origin;
-	end_transaction();
-	return replorigin_session_get_progress(false);
-}
-
-/*
  * To make a slot may take as long as others' transactions last.  If meanwhile
  * the row has changed, leave, and let the next worker see what is wanted.
  */
@@ -326,13 +85,13 @@ leave_if_woken(BemiStream *stream)
 	bool		woken;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	woken = MyWorker->wake;
+	woken = bemi_my_worker->wake;
 	LWLockRelease(bemi_shared->lock);
 	if (!woken)
 		return;
 
 	bemi_stream_cancel(stream);
-	bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
 	proc_exit(0);
 }
 
@@ -341,35 +100,35 @@ leave_if_woken(BemiStream *stream)
  * context, and starts the stream.
  */
 static void
-open_pipeline(Pipeline *pipeline, const SourceRow *row)
+open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 {
 	BemiSourceIdentity identity;
 
-	bemi_set_state(MyWorker, BEMI_STATE_CONNECTING);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
-	pipeline->stream = bemi_stream_connect(row->conninfo, slot_name);
+	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
 	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	if (!row->slot_made)
-		make_slot(pipeline->stream);
+		bemi_make_slot(pipeline->stream);
 
-	begin_transaction();
+	bemi_begin_transaction();
 	bemi_partition_init();
-	end_transaction();
+	bemi_end_transaction();
 	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
-	pipeline->history = bemi_history_begin(MyWorker->source, identity.database);
-	pipeline->stitch = bemi_stitch_begin(&identity, MyWorker->source, pipeline->history);
+	pipeline->history = bemi_history_begin(bemi_my_worker->source, identity.database);
+	pipeline->stitch = bemi_stitch_begin(&identity, bemi_my_worker->source, pipeline->history);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
-	bemi_stream_start(pipeline->stream, slot_name, take_origin());
+	bemi_stream_start(pipeline->stream, bemi_slot_name, bemi_take_origin());
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	MyWorker->is_local = identity.system_identifier == GetSystemIdentifier();
+	bemi_my_worker->is_local = identity.system_identifier == GetSystemIdentifier();
 	LWLockRelease(bemi_shared->lock);
-	bemi_set_state(MyWorker, BEMI_STATE_STREAMING);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
 }
 
 /*
@@ -411,7 +170,7 @@ static void
 forget_failures(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	MyWorker->failures = 0;
+	bemi_my_worker->failures = 0;
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -427,9 +186,9 @@ report_progress(Pipeline *pipeline)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (bemi_history_is_stored(pipeline->history))
-		bemi_set_positions(MyWorker, received, received);
+		bemi_set_positions(bemi_my_worker, received, received);
 	else
-		bemi_set_positions(MyWorker, received, MyWorker->stored);
+		bemi_set_positions(bemi_my_worker, received, bemi_my_worker->stored);
 
 	if (bemi_history_is_flushed(pipeline->history, &flushed))
 		flushed = received;
@@ -443,7 +202,7 @@ report_progress(Pipeline *pipeline)
 	}
 
 	/* Read without the lock: nobody else writes it while this process runs. */
-	if (MyWorker->failures > 0 &&
+	if (bemi_my_worker->failures > 0 &&
 		TimestampDifferenceExceeds(pipeline->started_at, now, RECOVERED_MS))
 		forget_failures();
 }
@@ -484,8 +243,8 @@ was_woken(void)
 	bool		woken;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	woken = MyWorker->wake;
-	MyWorker->wake = false;
+	woken = bemi_my_worker->wake;
+	bemi_my_worker->wake = false;
 	LWLockRelease(bemi_shared->lock);
 	return woken;
 }
@@ -494,7 +253,7 @@ was_woken(void)
  * Streams until the row no longer asks for it, and leaves that row in *row.
  */
 static void
-stream_changes(SourceRow *row)
+stream_changes(BemiSourceRow *row)
 {
 	Pipeline	pipeline;
 
@@ -516,7 +275,7 @@ stream_changes(SourceRow *row)
 
 		/* In the middle of a source transaction there is no looking aside. */
 		if (bemi_history_is_stored(pipeline.history) && was_woken())
-			read_source(row);
+			bemi_read_source(row);
 		else if (!more)
 		{
 			pgstat_report_activity(STATE_IDLE, NULL);
@@ -535,7 +294,7 @@ static void
 wake_again(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	MyWorker->wake = true;
+	bemi_my_worker->wake = true;
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -545,16 +304,16 @@ wake_again(void)
 static void
 work(void)
 {
-	SourceRow	row;
+	BemiSourceRow	row;
 
 	(void) was_woken();
-	read_source(&row);
+	bemi_read_source(&row);
 	if (row.run)
 		stream_changes(&row);
-	if ((row.drop || !row.exists) && drop_source(&row))
+	if ((row.drop || !row.exists) && bemi_drop_source(&row))
 		return;
 
-	bemi_set_state(MyWorker, BEMI_STATE_STOPPED);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
 	if (row.run)
 		wake_again();
 }
@@ -571,7 +330,7 @@ note_error(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
 	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
-	bemi_set_error(MyWorker, text, error->hint);
+	bemi_set_error(bemi_my_worker, text, error->hint);
 }
 
 /*
@@ -581,20 +340,20 @@ static void
 leave(int code, Datum arg)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	MyWorker->launched = false;
-	MyWorker->pid = 0;
-	MyWorker->latch = NULL;
-	if (MyWorker->in_use && MyWorker->state != BEMI_STATE_STOPPED)
+	bemi_my_worker->launched = false;
+	bemi_my_worker->pid = 0;
+	bemi_my_worker->latch = NULL;
+	if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
-		MyWorker->failures++;
-		MyWorker->next_start = 0;
-		if (MyWorker->state != BEMI_STATE_FAILED)
+		bemi_my_worker->failures++;
+		bemi_my_worker->next_start = 0;
+		if (bemi_my_worker->state != BEMI_STATE_FAILED)
 		{
-			MyWorker->state = BEMI_STATE_FAILED;
-			MyWorker->error_count++;
-			MyWorker->error_at = GetCurrentTimestamp();
-			strlcpy(MyWorker->error, "worker was terminated", BEMI_ERROR_LEN);
-			MyWorker->hint[0] = '\0';
+			bemi_my_worker->state = BEMI_STATE_FAILED;
+			bemi_my_worker->error_count++;
+			bemi_my_worker->error_at = GetCurrentTimestamp();
+			strlcpy(bemi_my_worker->error, "worker was terminated", BEMI_ERROR_LEN);
+			bemi_my_worker->hint[0] = '\0';
 		}
 	}
 	LWLockRelease(bemi_shared->lock);
@@ -608,22 +367,22 @@ leave(int code, Datum arg)
 static void
 enter(int entry)
 {
-	MyWorker = &bemi_shared->workers[entry];
+	bemi_my_worker = &bemi_shared->workers[entry];
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	if (!MyWorker->in_use || MyWorker->pid != 0)
+	if (!bemi_my_worker->in_use || bemi_my_worker->pid != 0)
 	{
 		LWLockRelease(bemi_shared->lock);
 		proc_exit(0);
 	}
-	MyWorker->launched = true;
-	MyWorker->pid = MyProcPid;
-	MyWorker->latch = MyLatch;
+	bemi_my_worker->launched = true;
+	bemi_my_worker->pid = MyProcPid;
+	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
 	before_shmem_exit(leave, (Datum) 0);
 
-	slot_name = MemoryContextStrdup(TopMemoryContext,
-									psprintf("bemi_%u_%s", MyWorker->database,
-											 MyWorker->source));
+	bemi_slot_name = MemoryContextStrdup(TopMemoryContext,
+									psprintf("bemi_%u_%s", bemi_my_worker->database,
+											 bemi_my_worker->source));
 }
 
 /*
@@ -637,7 +396,7 @@ bemi_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	enter(DatumGetInt32(arg));
-	BackgroundWorkerInitializeConnectionByOid(MyWorker->database, InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database, InvalidOid, 0);
 	for (int i = 0; i < lengthof(worker_settings); i++)
 		SetConfigOption(worker_settings[i][0], worker_settings[i][1],
 						PGC_SUSET, PGC_S_OVERRIDE);

@@ -93,6 +93,26 @@ extern void bemi_add_worker_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);
 extern const char *bemi_state_name(BemiState state);
 
+/* What the worker's row of bemi.sources says. */
+typedef struct BemiSourceRow
+{
+	bool		exists;
+	bool		run;			/* wanted */
+	bool		drop;			/* wanted */
+	bool		slot_made;
+	char	   *conninfo;		/* NULL: this server */
+} BemiSourceRow;
+
+/* worker_source.c */
+extern BemiWorker *bemi_my_worker;
+extern char *bemi_slot_name;
+extern void bemi_begin_transaction(void);
+extern void bemi_end_transaction(void);
+extern void bemi_read_source(BemiSourceRow *row);
+extern bool bemi_drop_source(BemiSourceRow *row);
+extern void bemi_make_slot(BemiStream *stream);
+extern XLogRecPtr bemi_take_origin(void);
+
 /* worker_launcher.c */
 extern void bemi_worker_launcher_init(void);
 extern PGDLLEXPORT void bemi_launcher_main(Datum arg);

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.h
+ *		What stream.c and its connections know of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_STREAM_H
+#define BEMI_STREAM_H
+
+#include "libpq-fe.h"
+#include "storage/latch.h"
+
+#include "bemi.h"
+
+struct BemiStream
+{
+	char	   *conninfo;		/* NULL: this server, by the two below */
+	char	   *database;
+	char	   *user;
+	char	   *name;			/* application_name, unless conninfo has one */
+	void		(*on_wait) (BemiStream *);	/* called while a command runs */
+	PGconn	   *replication;
+	PGconn	   *catalog;		/* ordinary connection, made when needed */
+
+	char	   *frame;			/* libpq's memory, until the next frame */
+	XLogRecPtr	position;		/* of the frame that was handed out last */
+	XLogRecPtr	received;		/* the source has sent all up to here */
+	bool		reply_requested;
+	XLogRecPtr	flushed;		/* the highest that was confirmed */
+};
+
+/* stream_connection.c */
+extern PGconn *bemi_stream_open_connection(BemiStream *stream, bool replication);
+extern bool bemi_stream_wait_for_socket(PGconn *conn, int socket_event,
+										long timeout_ms);
+extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
+											 const char *command);
+extern PGresult *bemi_stream_run_command(BemiStream *stream, PGconn *conn,
+										 const char *command,
+										 ExecStatusType expected);
+extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
+									   const char *what);
+extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
+
+#endif							/* BEMI_STREAM_H */

@@ -1,0 +1,345 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_connection.c
+ *		The connections to a source, and the commands that run over them.
+ *
+ * In flows a connection string, or none for the worker's own server and
+ * database; out flow libpq connections whose sessions print values in the form
+ * that row_json.c expects, and the results of commands.
+ *
+ * Each wait is on the process latch and the socket together, and serves
+ * interrupts; only what libpq itself cannot do otherwise, looking up a host's
+ * name or sending to a full socket, may block.  A stream belongs to the
+ * worker's process: an error ends the process, and with it the connections.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "commands/dbcommands.h"
+#include "postmaster/postmaster.h"
+#include "replication/slot.h"
+#include "replication/walsender.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "stream.h"
+
+#define CONNECT_TIMEOUT_MS	30000
+
+/*
+ * What the values' texts depend on, in the session that prints them; the
+ * conversions of row_json.c rely on it.
+ */
+static const char *const session_settings[][2] = {
+	{"datestyle", "ISO"},
+	{"intervalstyle", "postgres"},
+	{"extra_float_digits", "3"},
+	{"timezone", "UTC"},
+	{"search_path", ""},
+	{"bytea_output", "hex"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", "0"},
+	{"idle_session_timeout", "0"}
+};
+
+/* From this version on there is transaction_timeout, too. */
+#define TRANSACTION_TIMEOUT_VERSION 170000
+
+/*
+ * Mistakes of the set-up, told by what the server's message says, and the line
+ * that mends each.
+ */
+static const char *
+setup_hint(const BemiStream *stream, const char *message)
+{
+	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
+		return stream->conninfo == NULL ?
+			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",
+					 stream->database, stream->user) :
+			"Let pg_hba.conf of the source admit this connection, with a line such as: host DATABASE USER ADDRESS scram-sha-256";
+	if (strstr(message, "max_wal_senders"))
+		return psprintf("Put this line into postgresql.conf of the source and restart it: max_wal_senders = %d",
+						max_wal_senders + 5);
+	if (strstr(message, "replication slots are in use") ||
+		strstr(message, "max_replication_slots"))
+		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
+						max_replication_slots + 5);
+	if (strstr(message, "wal_level"))
+		return "Put this line into postgresql.conf of the source and restart it: wal_level = logical";
+	return NULL;
+}
+
+/*
+ * Reports what libpq says of a connection.
+ */
+void
+bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
+{
+	char	   *message = pchomp(PQerrorMessage(conn));
+	const char *hint = setup_hint(stream, message);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("%s: %s", what, message),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Reports what the source says of a command, and frees the result.
+ */
+void
+bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
+{
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	char	   *message = pchomp(primary ? primary : PQresultErrorMessage(result));
+	const char *hint = setup_hint(stream, message);
+
+	PQclear(result);
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("source reports: %s", message),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Sleeps until the connection's socket is ready, the latch is set or the time
+ * is over.  Returns false in the last case.
+ */
+bool
+bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
+{
+	static uint32 wait_event = 0;
+	int			events;
+
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiStream");
+
+	events = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | socket_event,
+							   PQsocket(conn), timeout_ms, wait_event);
+	if (events & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return (events & WL_TIMEOUT) == 0;
+}
+
+/*
+ * The parameters of a connection.  For the own server: the socket that it
+ * listens on, as its bootstrap superuser, whom peer authentication lets in
+ * because the server runs under that very account.
+ */
+static PGconn *
+begin_connection(BemiStream *stream, bool replication)
+{
+	const char *keys[9];
+	const char *values[9];
+	char		port[12];
+	char	   *sockets = pstrdup(Unix_socket_directories);
+	List	   *directories;
+	int			n = 0;
+
+	if (stream->conninfo != NULL)
+		keys[n] = "dbname", values[n++] = stream->conninfo;
+	else
+	{
+		if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("this server has no Unix socket for the worker to connect to"),
+					 errhint("Give a connection string: CALL bemi.start(conninfo => 'host=localhost dbname=%s');",
+							 stream->database)));
+		snprintf(port, sizeof(port), "%d", PostPortNumber);
+		keys[n] = "dbname", values[n++] = stream->database;
+		keys[n] = "host", values[n++] = linitial(directories);
+		keys[n] = "port", values[n++] = port;
+		keys[n] = "user", values[n++] = stream->user;
+	}
+	if (replication)
+		keys[n] = "replication", values[n++] = "database";
+	keys[n] = "fallback_application_name", values[n++] = stream->name;
+	keys[n] = "client_encoding", values[n++] = GetDatabaseEncodingName();
+	keys[n] = values[n] = NULL;
+	Assert(n < lengthof(keys));
+
+	return PQconnectStartParams(keys, values, stream->conninfo != NULL);
+}
+
+/*
+ * Waits for a connection that has been begun, as PQconnectPoll's documentation
+ * says.
+ */
+static void
+complete_connection(BemiStream *stream, PGconn *conn)
+{
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  CONNECT_TIMEOUT_MS);
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	if (conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+
+	while (PQstatus(conn) != CONNECTION_BAD &&
+		   status != PGRES_POLLING_OK && status != PGRES_POLLING_FAILED)
+	{
+		int			event = status == PGRES_POLLING_READING ?
+			WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+
+		if (!bemi_stream_wait_for_socket(conn, event, 1000) &&
+			GetCurrentTimestamp() > give_up)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("could not connect to source: no answer within %d seconds",
+							CONNECT_TIMEOUT_MS / 1000)));
+		status = PQconnectPoll(conn);
+	}
+	if (PQstatus(conn) != CONNECTION_OK)
+		bemi_stream_report_failure(stream, conn, "could not connect to source");
+}
+
+/*
+ * Runs a command and waits for its result, good or bad, which the caller
+ * clears.
+ */
+PGresult *
+bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
+{
+	PGresult   *result = NULL;
+
+	if (!PQsendQuery(conn, command))
+		bemi_stream_report_failure(stream, conn, "could not send a command to source");
+
+	for (;;)
+	{
+		PGresult   *next;
+
+		while (PQisBusy(conn))
+		{
+			(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
+			if (stream->on_wait)
+				stream->on_wait(stream);
+			if (!PQconsumeInput(conn))
+				bemi_stream_report_failure(stream, conn, "lost the connection to source");
+		}
+		next = PQgetResult(conn);
+		if (next == NULL)
+			break;
+		PQclear(result);
+		result = next;
+		if (PQresultStatus(result) == PGRES_COPY_BOTH)
+			break;
+	}
+	return result;
+}
+
+/*
+ * Runs a command that must have this kind of result, which the caller clears.
+ */
+PGresult *
+bemi_stream_run_command(BemiStream *stream, PGconn *conn, const char *command,
+			ExecStatusType expected)
+{
+	PGresult   *result = bemi_stream_run_any_command(stream, conn, command);
+
+	if (PQresultStatus(result) != expected)
+		bemi_stream_report_refusal(stream, result);
+	return result;
+}
+
+/*
+ * A notice of the source would go to the server's standard error as it is.
+ */
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+static void
+set_remotely(BemiStream *stream, PGconn *conn, const char *name, const char *value)
+{
+	char	   *command = psprintf("SET %s = '%s'", name, value);
+
+	PQclear(bemi_stream_run_command(stream, conn, command, PGRES_COMMAND_OK));
+	pfree(command);
+}
+
+/*
+ * Opens one connection with the settings that all of them share.
+ */
+PGconn *
+bemi_stream_open_connection(BemiStream *stream, bool replication)
+{
+	PGconn	   *conn = begin_connection(stream, replication);
+
+	complete_connection(stream, conn);
+	(void) PQsetNoticeReceiver(conn, ignore_notice, NULL);
+	for (int i = 0; i < lengthof(session_settings); i++)
+		set_remotely(stream, conn, session_settings[i][0], session_settings[i][1]);
+	if (PQserverVersion(conn) >= TRANSACTION_TIMEOUT_VERSION)
+		set_remotely(stream, conn, "transaction_timeout", "0");
+	return conn;
+}
+
+/*
+ * Connects to a source; conninfo NULL means this server and this database.
+ * The result lives in the current memory context, its connections until
+ * bemi_stream_close() or the end of the process.  Not to be called within a
+ * transaction, since it may take long.
+ */
+BemiStream *
+bemi_stream_connect(const char *conninfo, const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	BemiStream *stream = palloc0(sizeof(BemiStream));
+
+	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
+	stream->name = pstrdup(name);
+
+	StartTransactionCommand();
+	stream->database = MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
+	stream->user = MemoryContextStrdup(caller, GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+
+	stream->replication = bemi_stream_open_connection(stream, true);
+	return stream;
+}
+
+/*
+ * Has a function called whenever a command keeps us waiting, which some do for
+ * as long as others' transactions last.
+ */
+void
+bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
+{
+	stream->on_wait = on_wait;
+}
+
+/*
+ * Asks the source to cancel the command that is running.
+ */
+void
+bemi_stream_cancel(BemiStream *stream)
+{
+	PGcancel   *cancel = PQgetCancel(stream->replication);
+	char		error[256];
+
+	if (cancel != NULL && !PQcancel(cancel, error, sizeof(error)))
+		ereport(LOG,
+				(errmsg("bemi: could not cancel a command at the source: %s", error)));
+	PQfreeCancel(cancel);
+}
+
+void
+bemi_stream_close(BemiStream *stream)
+{
+	PQfreemem(stream->frame);
+	PQfinish(stream->replication);
+	PQfinish(stream->catalog);
+	pfree(stream);
+}
