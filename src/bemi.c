@@ -23,11 +23,14 @@
  * worker.c owns the loop of the right-hand side and its faults.  Around it are
  * worker_source.c (its row, slot and origin), worker_launcher.c (keeps the
  * workers running), worker_state.c (what they say of themselves, in shared
- * memory) and worker_control.c (bemi.start(), bemi.stop(), bemi.sync()).  Other
- * steps have second files, too: stream_connection.c (libpq), context_facts.c (bemi.include, bemi.require_context), capture_message.c (which
- * message stands), capture_track.c (rights to track), history_partition.c (where
- * rows go), history_protect.c (DROP EXTENSION).  Tracking, the tables and the
- * views are in bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.
+ * memory) and worker_control.c (bemi.start(), bemi.stop(), bemi.sync()).
+ *
+ * Other steps have second files, too: context_facts.c (bemi.include,
+ * bemi.require_context), capture_statement.c (how statements nest),
+ * capture_message.c (which message stands), capture_track.c (rights to track),
+ * stream_connection.c (libpq), history_partition.c (where rows go),
+ * history_protect.c (DROP EXTENSION).  Tracking, the tables and the views are in
+ * bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *

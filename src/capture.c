@@ -23,26 +23,17 @@
  * rows of a tracked child, where a statement names the parent, and for the
  * second and later queries by which a foreign key's action is carried out.
  *
- * Statements nest: a function that a statement calls, or a trigger that it
- * fires, may change rows and contexts while the outer statement is still
- * writing rows.  So whenever a nested statement ends, the outer one says its
- * context again if another one stands.
- *
- * An armed statement lives in its query's memory context and leaves the list
- * when that context is deleted, or its (sub)transaction is rolled back.  What
- * must never happen: a list entry that outlives its query, or that speaks for
- * a statement that has failed.
+ * What is armed, and how statements nest, is kept by capture_statement.c.  What
+ * must never happen here: a row of a tracked table that reaches the WAL before
+ * its statement has had the chance to speak.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/trigger.h"
-#include "lib/ilist.h"
-#include "nodes/execnodes.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -53,42 +44,6 @@
 #include "capture.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
-
-/*
- * A plan node that yields the rows of one modification.
- */
-typedef struct ArmedFeeder
-{
-	slist_node	link;			/* in its statement's feeders */
-	PlanState  *node;
-	ExecProcNodeMtd produce;	/* what the node ran before we came */
-	ModifyTableState *modification;
-	bool		wanted;			/* a trigger asked for the message */
-	bool		running;		/* has yielded a row that wanted one */
-} ArmedFeeder;
-
-/*
- * A running statement that says its context with its first row.
- */
-typedef struct ArmedStatement
-{
-	dlist_node	link;			/* in armed_statements */
-	bool		linked;			/* false: the statement has ended, or failed */
-	int			nest_level;		/* of the subtransaction that it runs in */
-	MemoryContextCallback on_end;	/* takes the link out */
-	MemoryContext memory;		/* the query's own, holds all of this */
-	const char *query;			/* the statement's text */
-	slist_head	feeders;
-
-	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
-	bool		triggers_skipped;	/* by the server, after the first of a kind */
-	bool		context_taken;
-	const char *context;		/* of its beginning; NULL: none */
-	bool		said;			/* the message was written */
-} ArmedStatement;
-
-/* Innermost first. */
-static dlist_head armed_statements = DLIST_STATIC_INIT(armed_statements);
 
 /* OID of bemi.emit_context() in this database, InvalidOid without bemi. */
 static Oid	emit_context_oid = InvalidOid;
@@ -188,116 +143,20 @@ has_tracked_child(const ModifyTableState *modification)
 	return false;
 }
 
-static void
-link_statement(ArmedStatement *statement)
-{
-	statement->nest_level = GetCurrentTransactionNestLevel();
-	statement->linked = true;
-	dlist_push_head(&armed_statements, &statement->link);
-}
-
-static void
-unlink_statement(ArmedStatement *statement)
-{
-	if (statement->linked)
-		dlist_delete(&statement->link);
-	statement->linked = false;
-}
-
-/*
- * The memory of an armed statement is about to go.
- */
-static void
-disarm(void *arg)
-{
-	unlink_statement(arg);
-}
-
-/*
- * A statement that has failed writes no more rows, though its memory may stay
- * for a while: until the block is rolled back, or as long as a function's.
- */
-static void
-disarm_failed(int nest_level)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &armed_statements)
-	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
-
-		if (statement->nest_level >= nest_level)
-			unlink_statement(statement);
-	}
-}
-
-/*
- * Statements that outlive their subtransaction belong to its parent.
- */
-static void
-hand_over_statements(int nest_level)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &armed_statements)
-	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
-
-		statement->nest_level = Min(statement->nest_level, nest_level - 1);
-	}
-}
-
-static void
-at_transaction_end(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT)
-		disarm_failed(0);
-}
-
-static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
-					  SubTransactionId parentSubid, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		disarm_failed(GetCurrentTransactionNestLevel());
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		hand_over_statements(GetCurrentTransactionNestLevel());
-}
-
-/*
- * Takes down the context of a statement: that of its beginning, whatever its
- * own functions set later.
- */
-static void
-take_context(ArmedStatement *statement)
-{
-	MemoryContext caller;
-	const char *context;
-
-	if (statement->context_taken)
-		return;
-
-	caller = MemoryContextSwitchTo(statement->memory);
-	context = bemi_context_of_statement(statement->query);
-	statement->context = context ? pstrdup(context) : NULL;
-	statement->context_taken = true;
-	MemoryContextSwitchTo(caller);
-}
-
 /*
  * A trigger has fired: rows that the statement writes to this table need the
  * message, by whatever feeder they come.  A WITH clause may change the same
  * table as the main query, and the server fires the trigger only once for both.
  */
 static void
-want_message(ArmedStatement *statement, const ArmedFeeder *fired)
+want_message(BemiStatement *statement, const BemiFeeder *fired)
 {
 	slist_iter	iter;
 
-	take_context(statement);
+	bemi_take_context(statement);
 	slist_foreach(iter, &statement->feeders)
 	{
-		ArmedFeeder *feeder = slist_container(ArmedFeeder, link, iter.cur);
+		BemiFeeder *feeder = slist_container(BemiFeeder, link, iter.cur);
 
 		if (RelationGetRelid(feeder->modification->rootResultRelInfo->ri_RelationDesc) ==
 			RelationGetRelid(fired->modification->rootResultRelInfo->ri_RelationDesc))
@@ -306,45 +165,25 @@ want_message(ArmedStatement *statement, const ArmedFeeder *fired)
 }
 
 /*
- * Makes the entry of a query, in its own memory.
- */
-static ArmedStatement *
-arm_statement(QueryDesc *queryDesc)
-{
-	MemoryContext memory = queryDesc->estate->es_query_cxt;
-	ArmedStatement *statement = MemoryContextAllocZero(memory, sizeof(ArmedStatement));
-
-	statement->memory = memory;
-	statement->query = queryDesc->sourceText;
-	slist_init(&statement->feeders);
-
-	link_statement(statement);
-	statement->on_end.func = disarm;
-	statement->on_end.arg = statement;
-	MemoryContextRegisterResetCallback(memory, &statement->on_end);
-	return statement;
-}
-
-/*
  * Arms the node that feeds a ModifyTable node, if that is bemi's business.
  * Returns the query's entry, made now if it is the first one.
  */
-static ArmedStatement *
-arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
+static BemiStatement *
+arm_feeder(BemiStatement *statement, ModifyTableState *modification,
 		   QueryDesc *queryDesc)
 {
 	bool		skipped = (queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
 	bool		unasked = has_tracked_child(modification) ||
 		(skipped && has_our_trigger(modification->rootResultRelInfo, true));
-	ArmedFeeder *feeder;
+	BemiFeeder *feeder;
 
 	if (!unasked && !has_our_trigger(modification->rootResultRelInfo, false))
 		return statement;
 	if (statement == NULL)
-		statement = arm_statement(queryDesc);
+		statement = bemi_arm_statement(queryDesc);
 	statement->triggers_skipped = skipped;
 
-	feeder = MemoryContextAllocZero(statement->memory, sizeof(ArmedFeeder));
+	feeder = MemoryContextAllocZero(statement->memory, sizeof(BemiFeeder));
 	feeder->modification = modification;
 	feeder->node = outerPlanState(modification);
 	feeder->produce = feeder->node->ExecProcNodeReal;
@@ -353,7 +192,7 @@ arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
 	ExecSetExecProcNode(feeder->node, produce_first_row);
 	if (unasked)
 	{
-		take_context(statement);
+		bemi_take_context(statement);
 		feeder->wanted = true;
 	}
 	return statement;
@@ -367,7 +206,7 @@ arm_feeder(ArmedStatement *statement, ModifyTableState *modification,
 static void
 bemi_executor_start(QueryDesc *queryDesc, int eflags)
 {
-	ArmedStatement *statement = NULL;
+	BemiStatement *statement = NULL;
 	PlanState  *top;
 	ListCell   *cell;
 
@@ -388,37 +227,12 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 }
 
 /*
- * The armed feeder that runs at this plan node, with its statement.
- */
-static ArmedFeeder *
-feeder_at_node(const PlanState *node, ArmedStatement **statement)
-{
-	dlist_iter	outer;
-
-	dlist_foreach(outer, &armed_statements)
-	{
-		slist_iter	inner;
-
-		*statement = dlist_container(ArmedStatement, link, outer.cur);
-		slist_foreach(inner, &(*statement)->feeders)
-		{
-			ArmedFeeder *feeder = slist_container(ArmedFeeder, link, inner.cur);
-
-			if (feeder->node == node)
-				return feeder;
-		}
-	}
-	elog(ERROR, "plan node is not armed");
-	return NULL;				/* keep the compiler quiet */
-}
-
-/*
  * The first row of a feeder has come.  Several modifications of one statement
  * share one message, as long as it stands, and so do the queries of a foreign
  * key's action with the statement that has caused them.
  */
 static void
-say_context(ArmedStatement *statement, ArmedFeeder *feeder)
+say_context(BemiStatement *statement, BemiFeeder *feeder)
 {
 	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
@@ -449,8 +263,8 @@ say_context(ArmedStatement *statement, ArmedFeeder *feeder)
 static TupleTableSlot *
 produce_first_row(PlanState *node)
 {
-	ArmedStatement *statement;
-	ArmedFeeder *feeder = feeder_at_node(node, &statement);
+	BemiStatement *statement;
+	BemiFeeder *feeder = bemi_feeder_at_node(node, &statement);
 	TupleTableSlot *row = feeder->produce(node);
 
 	if (TupIsNull(row))
@@ -466,52 +280,6 @@ produce_first_row(PlanState *node)
 }
 
 /*
- * Whether the statement may write more rows.
- */
-static bool
-is_writing(ArmedStatement *statement)
-{
-	slist_iter	iter;
-
-	if (statement->is_utility)
-		return statement->said;
-
-	slist_foreach(iter, &statement->feeders)
-	{
-		const ArmedFeeder *feeder = slist_container(ArmedFeeder, link, iter.cur);
-
-		if (feeder->running && !feeder->modification->mt_done)
-			return true;
-	}
-	return false;
-}
-
-/*
- * A statement has ended.  The one that it was nested in may go on to write
- * rows, which must not get the context of the inner one.
- */
-static void
-let_outer_say_again(void)
-{
-	dlist_iter	iter;
-
-	/* ROLLBACK of a failed transaction comes here, too. */
-	if (!IsTransactionState())
-		return;
-
-	dlist_foreach(iter, &armed_statements)
-	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
-
-		if (is_writing(statement))
-		{
-			bemi_message_again(statement->context, statement->nest_level);
-			return;
-		}
-	}
-}
-
-/*
  * ExecutorEnd hook; the query's own entry is gone after the server's part.
  */
 static void
@@ -521,7 +289,7 @@ bemi_executor_end(QueryDesc *queryDesc)
 		prev_ExecutorEnd(queryDesc);
 	else
 		standard_ExecutorEnd(queryDesc);
-	let_outer_say_again();
+	bemi_let_outer_say_again();
 }
 
 /*
@@ -546,7 +314,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
 		standard_ProcessUtility;
-	ArmedStatement entry = {0};
+	BemiStatement entry = {0};
 
 	if (!changes_rows(pstmt->utilityStmt))
 		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
@@ -556,67 +324,20 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		entry.memory = CurrentMemoryContext;
 		entry.query = queryString;
 		slist_init(&entry.feeders);
-		link_statement(&entry);
+		bemi_link_statement(&entry);
 		PG_TRY();
 		{
 			next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		}
-		PG_FINALLY();
+		PG_CATCH();
 		{
-			unlink_statement(&entry);
+			bemi_unlink_statement(&entry);
+			PG_RE_THROW();
 		}
 		PG_END_TRY();
+		bemi_unlink_statement(&entry);
 	}
-	let_outer_say_again();
-}
-
-/*
- * The armed feeder that fires this trigger, or NULL.  The executor hands out a
- * pointer into the trigger array of its own ResultRelInfo, so this holds
- * however deep statements are nested.
- */
-static ArmedFeeder *
-feeder_that_fires(const Trigger *trigger, ArmedStatement **statement)
-{
-	dlist_iter	outer;
-
-	dlist_foreach(outer, &armed_statements)
-	{
-		slist_iter	inner;
-
-		*statement = dlist_container(ArmedStatement, link, outer.cur);
-		slist_foreach(inner, &(*statement)->feeders)
-		{
-			ArmedFeeder *feeder = slist_container(ArmedFeeder, link, inner.cur);
-			const TriggerDesc *triggers = feeder->modification->rootResultRelInfo->ri_TrigDesc;
-
-			if (triggers != NULL &&
-				trigger >= triggers->triggers &&
-				trigger < triggers->triggers + triggers->numtriggers)
-				return feeder;
-		}
-	}
-	return NULL;
-}
-
-/*
- * The innermost COPY or TRUNCATE; what it fires its triggers for is its own, as
- * all that is nested in it has an entry above, or has ended.  NULL if this
- * library was loaded after it began.
- */
-static ArmedStatement *
-running_utility(void)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &armed_statements)
-	{
-		ArmedStatement *statement = dlist_container(ArmedStatement, link, iter.cur);
-
-		if (statement->is_utility)
-			return statement;
-	}
-	return NULL;
+	bemi_let_outer_say_again();
 }
 
 /*
@@ -626,7 +347,7 @@ running_utility(void)
 static void
 say_at_once(Relation table)
 {
-	ArmedStatement *statement = running_utility();
+	BemiStatement *statement = bemi_running_utility();
 	const char *context;
 
 	if (statement == NULL)
@@ -637,7 +358,7 @@ say_at_once(Relation table)
 		return;
 	}
 
-	take_context(statement);
+	bemi_take_context(statement);
 	bemi_require_context(statement->context, table);
 	if (statement->said)
 		bemi_message_again(statement->context, statement->nest_level);
@@ -661,8 +382,8 @@ Datum
 bemi_emit_context(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	ArmedStatement *statement;
-	ArmedFeeder *feeder;
+	BemiStatement *statement;
+	BemiFeeder *feeder;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -680,7 +401,7 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 						   RelationGetRelationName(trigger->tg_relation)),
 				 errhint("Let bemi.track() make the trigger.")));
 
-	feeder = feeder_that_fires(trigger->tg_trigger, &statement);
+	feeder = bemi_feeder_that_fires(trigger->tg_trigger, &statement);
 	if (feeder != NULL)
 		want_message(statement, feeder);
 	else
@@ -693,8 +414,7 @@ void
 bemi_capture_init(void)
 {
 	bemi_capture_message_init();
-	RegisterXactCallback(at_transaction_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	bemi_capture_statement_init();
 	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid, (Datum) 0);
 

@@ -8,7 +8,57 @@
 #ifndef BEMI_CAPTURE_H
 #define BEMI_CAPTURE_H
 
+#include "executor/execdesc.h"
+#include "lib/ilist.h"
+#include "nodes/execnodes.h"
+
 #include "bemi.h"
+
+/*
+ * A plan node that yields the rows of one modification.
+ */
+typedef struct BemiFeeder
+{
+	slist_node	link;			/* in its statement's feeders */
+	PlanState  *node;
+	ExecProcNodeMtd produce;	/* what the node ran before we came */
+	ModifyTableState *modification;
+	bool		wanted;			/* a trigger asked for the message */
+	bool		running;		/* has yielded a row that wanted one */
+} BemiFeeder;
+
+/*
+ * A running statement that says its context with its first row.
+ */
+typedef struct BemiStatement
+{
+	dlist_node	link;			/* in armed_statements */
+	bool		linked;			/* false: the statement has ended, or failed */
+	int			nest_level;		/* of the subtransaction that it runs in */
+	MemoryContextCallback on_end;	/* takes the link out */
+	MemoryContext memory;		/* the query's own, holds all of this */
+	const char *query;			/* the statement's text */
+	slist_head	feeders;
+
+	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
+	bool		triggers_skipped;	/* by the server, after the first of a kind */
+	bool		context_taken;
+	const char *context;		/* of its beginning; NULL: none */
+	bool		said;			/* the message was written */
+} BemiStatement;
+
+/* capture_statement.c */
+extern void bemi_link_statement(BemiStatement *statement);
+extern void bemi_unlink_statement(BemiStatement *statement);
+extern BemiStatement *bemi_arm_statement(QueryDesc *queryDesc);
+extern void bemi_take_context(BemiStatement *statement);
+extern BemiFeeder *bemi_feeder_at_node(const PlanState *node,
+									   BemiStatement **statement);
+extern BemiFeeder *bemi_feeder_that_fires(const Trigger *trigger,
+										  BemiStatement **statement);
+extern BemiStatement *bemi_running_utility(void);
+extern void bemi_let_outer_say_again(void);
+extern void bemi_capture_statement_init(void);
 
 /* capture_message.c */
 extern void bemi_message_for_statement(const char *context);
