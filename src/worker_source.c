@@ -39,19 +39,8 @@ char	   *bemi_slot_name = NULL;
 static MemoryContext around_transaction = NULL;
 
 /*
- * Begins and ends the small transactions around the stream.
- */
-void
-bemi_begin_transaction(void)
-{
-	around_transaction = CurrentMemoryContext;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-/*
- * The same, with the sources locked before the snapshot is taken.
+ * Begins a small transaction, with the sources locked before its snapshot is
+ * taken, or not (NoLock).
  */
 static void
 begin_locked_transaction(LOCKMODE mode)
@@ -59,8 +48,19 @@ begin_locked_transaction(LOCKMODE mode)
 	around_transaction = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	bemi_lock_sources(mode);
+	if (mode != NoLock)
+		bemi_lock_sources(mode);
 	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * Begin and end the small transactions around the stream; the end goes back to
+ * the memory context of the beginning.
+ */
+void
+bemi_begin_transaction(void)
+{
+	begin_locked_transaction(NoLock);
 }
 
 void

@@ -9,7 +9,7 @@ CREATE ROLE regress_bemi_evil;
 CREATE SCHEMA evil AUTHORIZATION regress_bemi_evil;
 CREATE TABLE todo (id integer);
 SELECT bemi.track('todo');
--- 1. a trigger with arguments of its own on a table of the bare role's breaks ATTACH for everybody; right: no WARNING, no ERROR
+-- 1. a trigger of bemi's name, with arguments of its own, on somebody's table: ATTACH elsewhere goes through without a word
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 SELECT bemi.track('root');
 SET ROLE regress_bemi_evil;
@@ -22,7 +22,7 @@ INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 SELECT bemi.untrack('evil.t');
 DROP TABLE root, evil.t;
--- 2. leaf tracked on its own, then with a root that is untracked; right: the UPDATE goes through
+-- 2. a leaf tracked on its own, then with a root that is untracked: the UPDATE goes through
 CREATE TABLE leaf (id integer);
 SELECT bemi.track('leaf');
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
@@ -32,7 +32,7 @@ SELECT bemi.untrack('root');
 INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
--- 3. the same by DETACH of the tree around it
+-- 3. a leaf tracked on its own, within a tree that is detached: the UPDATE goes through
 CREATE TABLE leaf (id integer);
 SELECT bemi.track('leaf');
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
@@ -44,7 +44,7 @@ ALTER TABLE root DETACH PARTITION mid;
 INSERT INTO leaf VALUES (1);
 UPDATE leaf SET id = 2;
 DROP TABLE root, mid;
--- 4. somebody's trigger has bemi's name; right: WARNING at ATTACH, the UPDATE goes through
+-- 4. somebody's own trigger has bemi's name: a WARNING at ATTACH, and the UPDATE goes through
 CREATE FUNCTION somebodys() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 SELECT bemi.track('root');
@@ -55,7 +55,7 @@ INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
 DROP FUNCTION somebodys();
--- 5. root published, but its trigger is by another name (made by hand) or was dropped; right: the UPDATE goes through
+-- 5. the root was published by hand, its trigger has another name: the UPDATE goes through
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 CREATE TRIGGER by_hand BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON root EXECUTE FUNCTION bemi.emit_context();
 ALTER PUBLICATION bemi ADD TABLE root;
@@ -70,7 +70,7 @@ ALTER PUBLICATION bemi DROP TABLE todo;
 ALTER TABLE root ADD COLUMN task text;
 SELECT published FROM bemi.tracked WHERE "table" = 'todo'::regclass;
 DROP TABLE root;
--- 6. untrack() of a table in a tracked schema; right: it is untracked (or an error says that it cannot be)
+-- 6. untrack() of one table of a tracked schema: an error says what to do
 CREATE SCHEMA shop;
 SELECT bemi.track_schema('shop');
 CREATE TABLE shop.item (id integer);
