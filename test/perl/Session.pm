@@ -67,16 +67,17 @@ sub quit
 	return;
 }
 
-# Waits until the session's backend waits: for a lock, or for the named event.
+# Waits until the session's backend waits for something of this type, by default
+# for a lock.
 sub wait_until_it_waits
 {
-	my ($self, $event) = @_;
-	my $condition = $event ? "wait_event = '$event'" : "wait_event_type = 'Lock'";
+	my ($self, $type) = @_;
 
+	$type //= 'Lock';
 	$self->{run}->pump_nb;
 	$self->{node}->poll_query_until('postgres',
-		"SELECT $condition FROM pg_stat_activity WHERE pid = $self->{pid}")
-	  or die "the session does not wait for " . ($event // 'a lock');
+		"SELECT wait_event_type = '$type' FROM pg_stat_activity WHERE pid = $self->{pid}")
+	  or die "the session does not wait for $type";
 	return;
 }
 
