@@ -71,6 +71,7 @@ typedef struct BemiShared
 	ConditionVariable changed;	/* some worker's state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
+	Oid			scouted;		/* database that a scout has been through */
 	BemiWorker	workers[BEMI_MAX_SOURCES];
 } BemiShared;
 

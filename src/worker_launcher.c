@@ -51,11 +51,15 @@
 static BackgroundWorkerHandle *handles[BEMI_MAX_SOURCES];
 
 /*
- * Databases that the launcher has yet to send a scout to, and the scout that
- * is on its way.
+ * Databases that the launcher has yet to send a scout to; the scout that is on
+ * its way, and where to; how many in a row have failed, and when the next one
+ * may go.
  */
 static List *to_scout = NIL;
 static BackgroundWorkerHandle *scout = NULL;
+static Oid	scouting = InvalidOid;
+static int	scout_failures = 0;
+static TimestampTz next_scout = 0;
 
 /*
  * OIDs of the databases that can be connected to, or of all, in the current
@@ -160,6 +164,10 @@ bemi_scout_main(Datum arg)
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->scouted = my_database;
+	LWLockRelease(bemi_shared->lock);
 }
 
 /*
@@ -193,29 +201,93 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
 }
 
 /*
- * Sends the next scout once the one before is back.  Returns false if no
- * process can be had just now.
+ * Whether a database is there and, unless "all", can be connected to.
  */
 static bool
+database_exists(Oid database, bool all)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		exists;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	exists = list_member_oid(list_databases(all), database);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return exists;
+}
+
+/*
+ * Milliseconds to wait after so many failures in a row.
+ */
+static long
+delay_after(int failures)
+{
+	if (failures == 0)
+		return 0;
+	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10), LONGEST_DELAY_MS);
+}
+
+/*
+ * Notices that the scout is back.  One that was kept from its work is sent
+ * again later, or nobody would ever read the sources of its database.
+ */
+static void
+receive_scout(void)
+{
+	MemoryContext caller;
+	pid_t		pid;
+	bool		done;
+
+	if (scout == NULL || GetBackgroundWorkerPid(scout, &pid) != BGWH_STOPPED)
+		return;
+	pfree(scout);
+	scout = NULL;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	done = (bemi_shared->scouted == scouting);
+	LWLockRelease(bemi_shared->lock);
+	if (done || !database_exists(scouting, false))
+	{
+		scout_failures = 0;
+		next_scout = 0;
+		return;
+	}
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	to_scout = lappend_oid(to_scout, scouting);
+	MemoryContextSwitchTo(caller);
+	next_scout = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 delay_after(++scout_failures));
+}
+
+/*
+ * Sends the next scout once the one before is back.  Returns for how long there
+ * is nothing to do about it.
+ */
+static long
 send_scout(void)
 {
 	BackgroundWorker process;
-	pid_t		pid;
+	long		left;
 
-	if (scout != NULL && GetBackgroundWorkerPid(scout, &pid) == BGWH_STOPPED)
-	{
-		pfree(scout);
-		scout = NULL;
-	}
+	receive_scout();
 	if (scout != NULL || to_scout == NIL)
-		return true;
+		return LONGEST_DELAY_MS;
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_scout);
+	if (left > 0)
+		return left;
+
+	scouting = linitial_oid(to_scout);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->scouted = InvalidOid;
+	LWLockRelease(bemi_shared->lock);
 
 	describe_process(&process, "bemi scout", "bemi_scout_main");
-	process.bgw_main_arg = ObjectIdGetDatum(linitial_oid(to_scout));
+	process.bgw_main_arg = ObjectIdGetDatum(scouting);
 	if (!register_process(&process, &scout))
-		return false;
+		return FIRST_DELAY_MS;
 	to_scout = list_delete_first(to_scout);
-	return true;
+	return LONGEST_DELAY_MS;
 }
 
 /*
@@ -281,17 +353,6 @@ reap(int i)
 }
 
 /*
- * Milliseconds to wait after so many failures in a row.
- */
-static long
-delay_after(int failures)
-{
-	if (failures == 0)
-		return 0;
-	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10), LONGEST_DELAY_MS);
-}
-
-/*
  * Decides whether a worker is to be started now.  If only later, *timeout_ms
  * is lowered to that time.  Caller holds the lock.
  */
@@ -324,25 +385,6 @@ is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 }
 
 /*
- * A source whose worker has failed may have gone with its database.
- */
-static bool
-is_orphaned(const BemiWorker *worker)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	bool		orphaned;
-
-	if (worker->failures == 0)
-		return false;
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	orphaned = !list_member_oid(list_databases(true), worker->database);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
-	return orphaned;
-}
-
-/*
  * Starts what is due, and returns for how long there is nothing to do.
  */
 static long
@@ -358,7 +400,10 @@ start_due_workers(void)
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
 		LWLockRelease(bemi_shared->lock);
-		if (due && is_orphaned(&bemi_shared->workers[i]))
+
+		/* A source whose worker has failed may have gone with its database. */
+		if (due && bemi_shared->workers[i].failures > 0 &&
+			!database_exists(bemi_shared->workers[i].database, true))
 			forget_worker(i);
 		else if (due)
 			launch(i);
@@ -445,8 +490,7 @@ bemi_launcher_main(Datum arg)
 		}
 
 		timeout_ms = start_due_workers();
-		if (!send_scout())
-			timeout_ms = Min(timeout_ms, FIRST_DELAY_MS);
+		timeout_ms = Min(timeout_ms, send_scout());
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout_ms, wait_event);

@@ -238,22 +238,173 @@ for my $kind (sort keys %interruptions)
 #
 
 my $directory = PostgreSQL::Test::Utils::tempdir_short();
-my $silent = IO::Socket::UNIX->new(Local => "$directory/.s.PGSQL.5432", Listen => 10)
-  or die "could not listen: $!";
+my $socket = "$directory/.s.PGSQL." . $node->port;
 
 for my $kind (sort keys %interruptions)
 {
 	my $name = "$kind bemi.start(), silent server";
+	my $silent = IO::Socket::UNIX->new(Local => $socket, Listen => 10)
+	  or die "could not listen: $!";
 
-	interrupt($kind, "CALL bemi.start('silent', 'host=$directory port=5432 dbname=x user=y')",
+	interrupt($kind, "CALL bemi.start('silent', 'host=$directory port=" . $node->port . " dbname=postgres')",
 		$name, 'Extension');
 	is( $node->safe_psql('postgres', q{SELECT state FROM bemi.status WHERE source = 'silent'}),
-		'connecting',
-		"$name: bemi.status tells so");
-	$node->psql('postgres', q{SET statement_timeout = '1s'; CALL bemi.stop('silent', drop_slot => true)});
-	note $node->safe_psql('postgres', 'TABLE bemi.status');
-	last;
+		'connecting', "$name: bemi.status tells so");
+	interrupt($kind, q{CALL bemi.stop('silent', drop_slot => true)},
+		"$name, then bemi.stop()", 'Extension');
+
+	# The server that comes up is this very one.
+	$silent->close;
+	unlink $socket;
+	symlink $node->host . '/.s.PGSQL.' . $node->port, $socket;
+	$node->poll_query_until('postgres',
+		q{SELECT NOT EXISTS (SELECT FROM bemi.status WHERE source = 'silent')})
+	  or die 'the source stays';
+	unlink $socket;
+	goes_on($name);
 }
 
+#
+# bemi's own processes
+#
+
+sub signal_process
+{
+	my ($kind, $condition) = @_;
+
+	is( $node->safe_psql('postgres',
+			"SELECT count(*) FILTER (WHERE pg_${kind}_backend(pid)) FROM pg_stat_activity WHERE $condition"),
+		1,
+		"a process gets the signal: $condition");
+	return;
+}
+
+my $is_worker = q{backend_type = 'bemi worker'};
+my $is_walsender = q{backend_type = 'walsender'};
+my $is_launcher = q{backend_type = 'bemi launcher'};
+
+sub pid_of
+{
+	my ($condition) = @_;
+
+	return $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE $condition");
+}
+
+sub wait_for_another
+{
+	my ($condition, $pid) = @_;
+
+	$node->poll_query_until('postgres',
+		"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $condition AND pid <> $pid)")
+	  or die "no other process came: $condition";
+	return;
+}
+
+for my $kind ('cancel', 'terminate')
+{
+	my $name;
+	my $pid;
+
+	for my $condition ($is_worker, $is_walsender)
+	{
+		my $who = $condition eq $is_worker ? 'worker' : 'walsender';
+
+		# A source that is new has not failed yet, and is tried again soon.
+		$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true); CALL bemi.start()');
+
+		$name = "$kind the $who, idle";
+		$pid = pid_of($is_worker);
+		signal_process($kind, $condition);
+		wait_for_another($is_worker, $pid);
+		isnt($node->safe_psql('postgres', 'SELECT last_error FROM bemi.status'),
+			'', "$name: bemi.status says why it is another one");
+		goes_on($name);
+
+		$name = "$kind the $who, in a transaction";
+		hold_worker();
+		$pid = pid_of($is_worker);
+		signal_process($kind, $condition);
+		release_worker();
+		wait_for_another($is_worker, $pid) if $condition eq $is_worker;
+		goes_on($name);
+	}
+
+	# A source that is being dropped: the slot is gone, its row cannot go yet.
+	$name = "$kind the worker, dropping";
+	$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true); CALL bemi.start()');
+	hold_worker();
+	interrupt($kind, 'CALL bemi.stop(drop_slot => true)', $name, 'Extension');
+	my $row_holder = Session->new($node);
+	$row_holder->query('BEGIN; SELECT FROM bemi.sources FOR UPDATE');
+	release_worker();
+	wait_for_state($node, 'dropping');
+	$node->poll_query_until('postgres',
+		"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE $is_worker")
+	  or die 'the worker does not wait';
+	$pid = pid_of($is_worker);
+	signal_process($kind, $is_worker);
+	wait_for_another($is_worker, $pid);
+	$row_holder->query('ROLLBACK');
+	$row_holder->quit;
+	$node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM bemi.status)')
+	  or die 'the source stays';
+	is(remains($node), '0 rows, 0 slots, 0 origins', "$name: the next one ends it");
+	is(start_error($node), '', "$name: bemi.start() begins anew");
+	goes_on($name);
+
+	# The launcher comes again, and knows the workers.
+	$name = "$kind the launcher";
+	$pid = pid_of($is_launcher);
+	my $worker = pid_of($is_worker);
+	signal_process($kind, $is_launcher);
+	goes_on("$name, meanwhile");
+	wait_for_another($is_launcher, $pid);
+	is(pid_of($is_worker), $worker, "$name: the worker works on");
+	signal_process('terminate', $is_worker);
+	wait_for_another($is_worker, $worker);
+	goes_on($name);
+
+	# Both at once; bemi.start() waits for them.
+	$name = "$kind the launcher, no worker";
+	$node->safe_psql('postgres', 'CALL bemi.stop()');
+	signal_process($kind, $is_launcher);
+	is(start_error($node), '', "$name: bemi.start() waits for the launcher");
+	goes_on($name);
+
+	# The scouts, held when the server starts by an origin that they want to drop,
+	# since its database is not there.
+	$name = "$kind the scouts";
+	$node->safe_psql(
+		'postgres', q{
+		CALL bemi.stop(drop_slot => true);
+		SELECT pg_replication_origin_create('bemi_999999_main');
+		CALL bemi.start();
+		BEGIN;
+		SELECT pg_replication_origin_drop('bemi_999999_main');
+		PREPARE TRANSACTION 'origin'});
+	$holder->quit;
+	$node->restart;
+	for (1 .. $node->safe_psql('postgres', 'SELECT count(*) FROM pg_database WHERE datallowconn'))
+	{
+		my $is_scout = q{backend_type = 'bemi scout' AND wait_event_type = 'Lock'};
+
+		$node->poll_query_until('postgres',
+			"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $is_scout)")
+		  or die 'no scout waits';
+		$pid = pid_of($is_scout);
+		signal_process($kind, $is_scout);
+		$node->poll_query_until('postgres',
+			"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
+		  or die 'the scout stays';
+	}
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'origin'; SELECT pg_replication_origin_drop('bemi_999999_main')});
+	$holder = Session->new($node);
+	goes_on($name);
+}
+
+$node->safe_psql('postgres', 'SET client_min_messages = warning; DROP EXTENSION bemi CASCADE');
+$node->poll_query_until('postgres',
+	q{SELECT NOT EXISTS (SELECT FROM pg_replication_slots) AND NOT EXISTS (SELECT FROM pg_replication_origin)})
+  or die 'slot or origin stays';
 $node->stop;
 done_testing();
