@@ -3,14 +3,16 @@
 # restored database does not begin to read on its own, or a copy made for a test
 # would hold a slot on the server that it was copied to.
 #
-# Once in plain text into another database of the same server, where the
-# original goes on reading; once in custom format, by two processes, to another
-# server.
+# In plain text into another database of the same server, where the original
+# goes on reading; in custom format, by two processes, to another server, once
+# into an empty database and once into one that has the extension already; and
+# the whole server with its roles and settings, by pg_dumpall.
 
 use strict;
 use warnings;
 
 use Bemi;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -169,6 +171,71 @@ command_ok(
 	'pg_restore restores on another server');
 check_restored($other, 'app', 'other server');
 
+#
+# Into a database that has the extension already
+#
+
+$other->safe_psql('postgres', 'CREATE DATABASE prepared');
+$other->safe_psql('prepared', 'CREATE EXTENSION bemi');
+command_ok(
+	[
+		$origin->installed_command('pg_restore'), '--exit-on-error',
+		'--jobs=2', '-d', $other->connstr('prepared'), $custom
+	],
+	'pg_restore restores into a database with the extension');
+check_restored($other, 'prepared', 'extension there before');
 $other->stop;
+
+#
+# The whole server, with its roles, grants and settings
+#
+
+my $whole = bemi_node('whole', run => 0);
+my $all = $origin->basedir . '/all.sql';
+
+$origin->safe_psql(
+	'app', q{
+	CREATE ROLE auditor LOGIN;
+	CREATE ROLE tracker;
+	GRANT SELECT ON bemi.changes TO auditor;
+	GRANT EXECUTE ON FUNCTION bemi.track(regclass) TO tracker;
+	REVOKE SELECT ON bemi.status FROM pg_monitor;
+	ALTER DATABASE app SET bemi.include = 'session_user';
+	ALTER DATABASE app SET bemi.context = '{"by": "the database''s setting"}';
+	ALTER ROLE auditor SET bemi.require_context = 'error';
+	ALTER ROLE auditor IN DATABASE app SET bemi.emit = 'changed'});
+my $rights = q{
+	SELECT has_table_privilege('auditor', 'bemi.changes', 'SELECT'),
+		has_table_privilege('auditor', 'bemi.sources', 'SELECT'),
+		has_function_privilege('tracker', 'bemi.track(regclass)', 'EXECUTE'),
+		has_function_privilege('auditor', 'bemi.track(regclass)', 'EXECUTE'),
+		has_table_privilege('pg_monitor', 'bemi.status', 'SELECT'),
+		has_table_privilege('pg_monitor', 'bemi.tracked', 'SELECT');
+	SELECT setdatabase = 0, coalesce(setrole::regrole::text, ''), setconfig FROM pg_db_role_setting
+	WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+	ORDER BY 1, 2};
+$expected = $origin->safe_psql('app', $everything);
+my $expected_rights = $origin->safe_psql('app', $rights);
+
+like($expected_rights, qr/\At\|f\|t\|f\|f\|t\n/, 'there are grants');
+command_ok(
+	[
+		$origin->installed_command('pg_dumpall'), '-d', $origin->connstr('postgres'), '-f', $all
+	],
+	'pg_dumpall');
+$whole->start;
+my ($stdout, $stderr);
+IPC::Run::run(
+	[ $origin->installed_command('psql'), '-Xq', '-d', $whole->connstr('postgres'), '-f', $all ],
+	'>', \$stdout, '2>', \$stderr);
+is($stderr =~ s/.*ERROR:  role "\S+" already exists\n//r, '', 'psql restores all of it');
+is($whole->safe_psql('app', $rights), $expected_rights, 'whole server: grants and settings are the same');
+# The settings are those of the tests above no longer.
+$whole->safe_psql('postgres', 'ALTER DATABASE app RESET ALL');
+check_restored($whole, 'app', 'whole server');
+is($whole->safe_psql('copy', 'SELECT source, state, pid FROM bemi.status'),
+	'main|not running|', 'whole server: the source of the other database does not run by itself');
+
+$whole->stop;
 $origin->stop;
 done_testing();

@@ -1,0 +1,89 @@
+# pg_upgrade takes the history along.
+#
+# It carries over the catalog by pg_dump and the tables as files, and refuses
+# databases that have columns of certain types, which a table of an extension can
+# bring about without anybody's knowing.  Slots and origins do not come along
+# (from 17 on, slots do): the source is started anew.
+#
+# Here it leads to another server of the same version, which is all that there
+# is on this machine.
+
+use strict;
+use warnings;
+
+use Bemi;
+use Cwd;
+use Journal;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $old = bemi_node('old');
+
+# What pg_upgrade looks for; their arrays are of no use to anybody.
+is( $old->safe_psql(
+		'postgres', q{
+		SELECT c.oid::regclass, a.attname, a.atttypid::regtype
+		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+			JOIN pg_type t ON t.oid = a.atttypid
+		WHERE c.relnamespace = 'bemi'::regnamespace AND c.relkind IN ('r', 'm', 'i', 'p') AND NOT a.attisdropped
+			AND coalesce(nullif(t.typelem, 0), t.oid) = ANY ('{regcollation, regconfig, regdictionary,
+				regnamespace, regoper, regoperator, regproc, regprocedure}'::regtype[])
+			AND a.attnum > 0}),
+	'',
+	'no table has a column of a type that pg_upgrade refuses');
+
+journal_install($old);
+$old->safe_psql(
+	'postgres', q{
+	CREATE SCHEMA whole;
+	SELECT bemi.track_schema('whole');
+	CREATE TABLE whole.t (k int PRIMARY KEY, v text);
+	SELECT journal.follow('whole.t', false);
+	CALL bemi.start();
+	INSERT INTO whole.t SELECT n, 'old' FROM generate_series(1, 100) n;
+	SELECT bemi.make_partition('2001-01-01');
+	INSERT INTO bemi.changes
+		SELECT gen_random_uuid(), 'postgres', 'past', 'past', '1', 'CREATE', '{}', '{}', '{}',
+			'2001-01-01', '2001-01-01', '2001-01-01', 1, 1;
+	SELECT bemi.sync('60s')});
+my $history = q{SELECT count(*), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at)) FROM bemi.changes c};
+my $before = $old->safe_psql('postgres', $history);
+my $tracked = $old->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text');
+$old->stop;
+
+my $new = bemi_node('new', run => 0);
+my $bindir = $new->config_data('--bindir');
+my $directory = getcwd();
+
+# It writes its logs to where it stands.
+chdir $new->basedir;
+command_ok(
+	[
+		"$bindir/pg_upgrade", '--no-sync', '-d', $old->data_dir, '-D', $new->data_dir,
+		'-b', $bindir, '-B', $bindir, '-s', $new->host, '-p', $old->port, '-P', $new->port
+	],
+	'pg_upgrade');
+chdir $directory;
+$new->start;
+
+is($new->safe_psql('postgres', $history), $before, 'the history is the same');
+is($new->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text'), $tracked, 'so are the tracked tables');
+is(remains($new), '1 rows, 0 slots, 0 origins', 'slot and origin do not come along') if $new->pg_version < 17;
+is($new->safe_psql('postgres', 'SELECT state FROM bemi.status'), 'not running', 'the source does not run by itself');
+is(start_error($new), '', 'bemi.start() works');
+$new->safe_psql(
+	'postgres', q{
+	SET bemi.context = '{"on": "the new server"}';
+	UPDATE whole.t SET v = 'new' WHERE k <= 10;
+	CREATE TABLE whole.later (k int PRIMARY KEY);
+	SELECT journal.follow('whole.later', false);
+	INSERT INTO whole.later VALUES (1);
+	SELECT bemi.sync('60s')});
+is(journal_differences($new, order => 'row', where => q{schema = 'whole'}),
+	'', 'the history equals the journal, which came along, too');
+is($new->safe_psql('postgres', q{SELECT problems FROM bemi.tracked WHERE "table" = 'whole.later'::regclass}),
+	'{}', 'new tables of the tracked schema are tracked');
+
+$new->stop;
+done_testing();
