@@ -43,7 +43,7 @@
 const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
 	"id", "database", "schema", "table", "primary_key", "operation",
 	"before", "after", "context", "committed_at", "queued_at", "created_at",
-	"transaction_id", "position"
+	"transaction_id", "position", "source"
 };
 
 struct BemiPartition

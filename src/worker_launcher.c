@@ -445,6 +445,7 @@ bemi_launcher_main(Datum arg)
 		}
 
 		timeout_ms = start_due_workers();
+		bemi_guard_local_slots(&timeout_ms);
 		if (!send_scout())
 			timeout_ms = Min(timeout_ms, FIRST_DELAY_MS);
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -177,7 +177,7 @@ CALL bemi.start();
 CALL bemi.stop();
 SELECT bemi.sync();
 SELECT bemi.source_status();
-SELECT bemi.register_source('main', NULL);
+SELECT bemi.register_source('main', NULL, 'regress_bemi_owner');
 SELECT bemi.want_source('main', 'stop');
 SELECT bemi.ensure_publication();
 SELECT bemi.make_partition(now());
