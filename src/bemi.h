@@ -220,6 +220,10 @@ extern bool bemi_history_is_stored(const BemiHistory *history);
 extern void bemi_history_commit(BemiHistory *history);
 extern bool bemi_history_is_flushed(BemiHistory *history, XLogRecPtr *end_lsn);
 
+/* history_retention.c */
+extern void bemi_history_keep_house(void);
+extern void bemi_history_retention_init(void);
+
 /* ---------- worker*.c ---------- */
 
 extern void bemi_worker_init(void);
