@@ -59,7 +59,7 @@
 #define LONGEST_WORK_MS			20000
 
 /* With so much time spent on dropping, the rest has to wait for the next visit. */
-#define LONGEST_VISIT_MS		2000
+#define LONGEST_VISIT_MS		1000
 
 /* A piece of work; returns whether it did anything. */
 typedef bool (*Work) (Oid table);
