@@ -35,9 +35,9 @@
 #include "catalog/pg_type.h"
 #include "commands/vacuum.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -351,6 +351,8 @@ analyze_changes(Oid changes)
 	if (!needed)
 		return false;
 
+	/* What cannot be locked is tried again soon, what is slow tomorrow. */
+	LockRelationOid(changes, ShareUpdateExclusiveLock);
 	analyze_tried_at = GetCurrentTimestamp();
 	params.options = VACOPT_ANALYZE;
 	params.log_min_duration = -1;

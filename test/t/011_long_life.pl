@@ -11,6 +11,7 @@ use strict;
 use warnings;
 
 use Bemi;
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -36,7 +37,15 @@ $node->safe_psql(
 # SQL of transactions that commit at these times, as far as others can tell.
 sub forge
 {
-	return "SELECT pg_replication_origin_session_setup('forger');\n" . join(
+	return forge_as('forger', @_);
+}
+
+# An origin can only be used by one session at a time.
+sub forge_as
+{
+	my $origin = shift;
+
+	return "SELECT pg_replication_origin_session_setup('$origin');\n" . join(
 		'',
 		map {
 			qq{BEGIN;
@@ -406,8 +415,66 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT count(*), count(*) FILTER (WHERE schemaname = 'bemi') FROM pg_publication_tables WHERE pubname = 'bemi'}),
 	'1|0',
-	'the publication that the worker reads never has the history');
+	'the publication that the worker reads does not have the history');
+my $count = $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes');
+$node->safe_psql(
+	'postgres', q{
+	ALTER PUBLICATION bemi ADD TABLE bemi.changes;
+	INSERT INTO t DEFAULT VALUES;
+	SELECT bemi.sync('60s');
+	INSERT INTO t DEFAULT VALUES;
+	SELECT bemi.sync('60s');
+	SELECT bemi.sync('60s');
+	ALTER PUBLICATION bemi DROP TABLE bemi.changes});
+is($node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes'),
+	$count + 2,
+	'and if somebody puts it there, it does not feed on itself');
+command_like(
+	[ $node->installed_command('pg_dump'), '-d', $connection, '--schema=bemi', '--extension=bemi' ],
+	qr/^COPY bemi\.holds .*\n2021-02-01 .*\ta case\t/m,
+	'a dump has the holds');
 
 $archive->stop;
+
+#
+# Two workers in one house: they need the same partitions at the same time, and
+# drop them
+#
+
+$node->safe_psql('postgres', 'DROP PUBLICATION hist; CREATE DATABASE second');
+$node->safe_psql(
+	'second', q{
+	CREATE EXTENSION bemi;
+	CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, wanted timestamptz);
+	SELECT bemi.track('t');
+	SELECT pg_replication_origin_create('second forger')});
+$node->safe_psql('postgres',
+	"CALL bemi.start('second', conninfo => '" . $node->connstr . " dbname=second')");
+set('bemi.partition_interval', 'day');
+
+my $stored = "SELECT count(*), count(DISTINCT id), count(DISTINCT tableoid) FROM bemi.changes WHERE committed_at BETWEEN '$old-01-01' AND '$old-03-01'";
+my @days = map { sprintf "$old-%02d-%02d 12:00", $_ / 28 + 1, $_ % 28 + 1 } (0 .. 55);
+my @writers = map {
+	my ($database, $origin) = @$_;
+	my @shuffled = shuffle(@days);
+	my $sql = forge_as($origin, @shuffled);
+
+	IPC::Run::start(
+		[ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($database) ],
+		'<', \$sql, '>', '/dev/null', IPC::Run::timeout(120))
+} ([ 'postgres', 'forger' ], [ 'second', 'second forger' ]);
+$_->finish foreach @writers;
+ok($node->poll_query_until('postgres', $stored, '112|112|56'),
+	'two workers make the same partitions once');
+set('bemi.retention', '1 year');
+wait_for_partitions("$old-12-31", 'bemi.changes_2021_02');
+is( $node->safe_psql(
+		'postgres', q{
+		SELECT source, state, restarts, last_error FROM bemi.status ORDER BY source;
+		SELECT count(*) FROM bemi.gaps WHERE reason = 'retention'}),
+	"main|streaming|0|\nsecond|streaming|0|\n1",
+	'and drop them, without a failure');
+works_on('two workers');
+
 $node->stop;
 done_testing();
