@@ -1094,12 +1094,16 @@ COMMENT ON FUNCTION bemi.drop_expired_partition(regclass, interval)
 	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and writes that down; false if it no longer is so';
 
 -- Autovacuum analyzes partitions, but never the whole. A partition that it has seen to
--- since then counts as changed.
+-- since then counts as changed. Not by pg_partition_tree(), which locks them all.
 CREATE FUNCTION bemi.needs_analyze()
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
+	WITH RECURSIVE tree(relid) AS (
+		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid
+	)
 	SELECT coalesce(whole.analyzed_at < clock_timestamp() - interval '1 day', true)
 		AND sum(CASE WHEN whole.analyzed_at IS NULL OR part.analyzed_at > whole.analyzed_at
 			THEN greatest(part.rows, part.changed) ELSE part.changed END) > 1000 + 0.1 * sum(part.rows)
@@ -1107,7 +1111,7 @@ AS $$
 			pg_stat_get_last_autoanalyze_time('bemi.changes'::regclass)) AS whole(analyzed_at),
 		(SELECT greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)),
 				pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid)
-			FROM pg_partition_tree('bemi.changes'::regclass) t WHERE t.isleaf) AS part(analyzed_at, rows, changed)
+			FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
 	GROUP BY whole.analyzed_at
 $$;
 COMMENT ON FUNCTION bemi.needs_analyze()

@@ -185,14 +185,15 @@ begin_work(void)
 }
 
 /*
- * Commits it, without a word to the replication origin.
+ * Commits it.  The origin does not move: no position, and not the time of the
+ * last source transaction.
  */
 static void
 end_work(void)
 {
 	PopActiveSnapshot();
 	replorigin_session_origin_lsn = InvalidXLogRecPtr;
-	replorigin_session_origin_timestamp = 0;
+	replorigin_session_origin_timestamp = GetCurrentTimestamp();
 	CommitTransactionCommand();
 }
 

@@ -396,20 +396,18 @@ $node->safe_psql(
 	DELETE FROM t WHERE wanted IS NULL AND id < 100;
 	TRUNCATE t});
 store('2030-01-01', '1999-12-31', 'infinity');
-$node->wait_for_catchup('archive');
-is( $archive->safe_psql('postgres', $all),
-	$node->safe_psql('postgres', $all),
+
+# The worker's commits are asynchronous, so no position tells when they are there.
+ok( $archive->poll_query_until('postgres', $all, $node->safe_psql('postgres', $all)),
 	'and what comes, also in new partitions');
 set('bemi.retention', '20 years');
 $node->poll_query_until('postgres', q{SELECT to_regclass('bemi.changes_1999_12') IS NULL})
   or die 'the partition is not dropped';
-$node->safe_psql('postgres', q{INSERT INTO t DEFAULT VALUES; SELECT bemi.sync('60s')});
-$node->wait_for_catchup('archive');
-is( $archive->safe_psql('postgres',
-		q{SELECT count(*) FROM bemi.changes WHERE committed_at = '1999-12-31'}) - 1 . '|'
-	  . ($archive->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes') -
-		$node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes')),
-	'0|1',
+works_on('without that partition');
+ok( $archive->poll_query_until(
+		'postgres',
+		q{SELECT count(*), count(*) FILTER (WHERE committed_at = '1999-12-31') FROM bemi.changes},
+		1 + $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes') . '|1'),
 	'what is dropped here stays there');
 is( $node->safe_psql(
 		'postgres', q{
