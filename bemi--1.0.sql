@@ -915,10 +915,17 @@ COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid
 COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the source''s write-ahead log';
 COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
 
--- Called by the worker, before it stores the first change of a month. Made apart
--- and attached then, because CREATE TABLE ... PARTITION OF would wait for every
--- reader of the history, and make later readers wait for it.
-CREATE FUNCTION bemi.make_partition(committed_at timestamptz)
+-- Called by the worker, which knows the neighbours' bounds, before it stores the
+-- first change of a month (week, day). Made apart and attached then, because CREATE
+-- TABLE ... PARTITION OF would wait for every reader of the history, and make later
+-- readers wait for it.
+--
+-- Rows of the history are written once, so they are frozen as soon as they are vacuumed,
+-- rather than with a second visit years later. When that is, is left to the server's
+-- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
+-- and in proportion to growth that stays a few times the work of writing it.
+CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
+		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -926,25 +933,56 @@ CREATE FUNCTION bemi.make_partition(committed_at timestamptz)
 	SET datestyle = 'ISO'
 AS $$
 DECLARE
-	first_day timestamptz := date_trunc('month', committed_at);
-	next_day timestamptz := first_day + interval '1 month';
-	partition name := 'changes_' || to_char(first_day, 'YYYY_MM') || CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
-	stem name := partition;
+	unit text := coalesce(current_setting('bemi.partition_interval', true), 'month');
+	first_time timestamptz := '4714-11-24 00:00:00+00 BC';
+	last_time timestamptz := '294276-12-31 23:59:59.999999+00';
+	-- infinite times belong to the partition of the last finite one
+	moment timestamptz := greatest(first_time, least(last_time, committed_at));
+	first_day timestamptz;
+	next_day timestamptz;
+	partition name;
+	stem name;
 	n integer := 0;
 BEGIN
+	-- Near the limits of the type, a bound can lie outside of it.
+	BEGIN
+		first_day := date_trunc(unit, moment);
+	EXCEPTION WHEN datetime_field_overflow THEN
+		first_day := first_time;
+	END;
+	BEGIN
+		next_day := date_trunc(unit, moment + ('1 ' || unit)::interval);
+	EXCEPTION WHEN datetime_field_overflow THEN
+		next_day := NULL;
+	END;
+	partition := 'changes_' || to_char(first_day, CASE unit WHEN 'month' THEN 'YYYY_MM' ELSE 'YYYY_MM_DD' END)
+		|| CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
 	-- Somebody may have detached the partition of this month, and kept it.
+	stem := partition;
 	WHILE EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
 		n := n + 1;
 		partition := stem || '_' || n;
 	END LOOP;
-	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))', partition);
+
+	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))'
+		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I (schema, "table", primary_key, id)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
-	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%L) TO (%L)',
-		partition, first_day, next_day);
+	-- no wider than the hole that it is for; greatest() and least() pass over NULL
+	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%s) TO (%s)', partition,
+		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
+		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE'));
 END
 $$;
-COMMENT ON FUNCTION bemi.make_partition(timestamptz) IS 'internal: makes the partition of bemi.changes for the month of this time';
+COMMENT ON FUNCTION bemi.make_partition(timestamptz, timestamptz, timestamptz)
+	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
+
+CREATE FUNCTION bemi.partition_ranges(OUT partition regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION bemi.partition_ranges()
+	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for MINVALUE and MAXVALUE; without the default partition';
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION bemi.protect_history()
@@ -955,6 +993,230 @@ COMMENT ON FUNCTION bemi.protect_history() IS 'event trigger function: refuses D
 CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
 	EXECUTE FUNCTION bemi.protect_history();
 COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
+
+--
+-- Long life: what becomes of old partitions
+--
+-- The worker drops partitions that bemi.retention no longer wants, unless somebody
+-- holds them. Both sides lock bemi.holds, and the dropping side takes bemi.changes
+-- first: so a hold either comes before, or finds the partition gone.
+--
+
+CREATE TABLE bemi.holds (
+	from_time timestamptz NOT NULL,
+	to_time timestamptz NOT NULL,
+	reason text,
+	held_by text NOT NULL DEFAULT session_user,
+	held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (from_time, to_time),
+	CHECK (from_time < to_time)
+);
+COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold(), ended by bemi.release()';
+COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
+COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason given to bemi.hold()';
+COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when it called bemi.hold()';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when bemi.hold() was called';
+SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
+
+-- The range of a partition, for hold() and release(). A partition of a partition
+-- goes with it, and is not held alone.
+CREATE FUNCTION bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF target IS NULL THEN
+		RAISE EXCEPTION 'partition must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	SELECT r.from_time, r.to_time INTO from_time, to_time FROM bemi.partition_ranges() r WHERE r.partition = target;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION '"%" is not a partition of bemi.changes that could ever be dropped for its age', target
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. The default partition is never dropped.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.partition_range(regclass) IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+
+-- SECURITY DEFINER: the right to hold is the right to call this, and not one to
+-- take away what others hold. The first lock is the one that the worker respects.
+CREATE FUNCTION bemi.hold(from_time timestamptz, to_time timestamptz, reason text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	other record;
+BEGIN
+	IF from_time IS NULL OR to_time IS NULL THEN
+		RAISE EXCEPTION 'times to hold must not be null'
+			USING ERRCODE = 'null_value_not_allowed', HINT = 'Times without end are ''-infinity'' and ''infinity''.';
+	ELSIF from_time >= to_time THEN
+		RAISE EXCEPTION 'times to hold must not be empty'
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The first time must be before the second one.';
+	END IF;
+	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
+	INSERT INTO bemi.holds (from_time, to_time, reason) VALUES (hold.from_time, hold.to_time, hold.reason)
+		ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		SELECT h.held_by, h.held_at, h.reason INTO other FROM bemi.holds h
+			WHERE h.from_time = hold.from_time AND h.to_time = hold.to_time;
+		RAISE EXCEPTION 'these times are already held'
+			USING ERRCODE = 'duplicate_object',
+				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by, other.held_at, coalesce(other.reason, 'none given')),
+				HINT = 'A hold of your own, of somewhat wider times, stays when the other one is released.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
+	IS 'keeps the partitions that have any part in these times from being dropped for their age, until bemi.release()';
+
+CREATE FUNCTION bemi.hold(partition regclass, reason text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	range record;
+BEGIN
+	-- before the look at the partitions: none of them goes after it
+	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
+	SELECT * INTO range FROM bemi.partition_range(hold.partition);
+	PERFORM bemi.hold(range.from_time, range.to_time, hold.reason);
+END
+$$;
+COMMENT ON FUNCTION bemi.hold(regclass, text)
+	IS 'keeps a partition of bemi.changes from being dropped for its age, until bemi.release()';
+
+CREATE FUNCTION bemi.release(from_time timestamptz, to_time timestamptz)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF from_time IS NULL OR to_time IS NULL THEN
+		RAISE EXCEPTION 'times to release must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	DELETE FROM bemi.holds h WHERE h.from_time = release.from_time AND h.to_time = release.to_time;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no such hold'
+			USING ERRCODE = 'undefined_object', DETAIL = 'A hold ends with the very times that it was made with.',
+				HINT = 'SELECT * FROM bemi.holds;';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz) IS 'ends what bemi.hold() began with the same times';
+
+CREATE FUNCTION bemi.release(partition regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	range record;
+BEGIN
+	SELECT * INTO range FROM bemi.partition_range(release.partition);
+	PERFORM bemi.release(range.from_time, range.to_time);
+END
+$$;
+COMMENT ON FUNCTION bemi.release(regclass) IS 'ends what bemi.hold() began with the same partition';
+
+-- Whole partitions of which nothing is younger. A foreign table is not the worker's to
+-- drop, and the default partition has no bounds. An interval can mix signs so
+-- that it leads into the future ("1 month -29 days", in February), and be so long that
+-- it leads out of time.
+CREATE FUNCTION bemi.expired_partitions(retention interval, OUT partition regclass, OUT to_time timestamptz)
+	RETURNS SETOF record
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	oldest timestamptz;
+BEGIN
+	BEGIN
+		oldest := least(now() - retention, now());
+	EXCEPTION WHEN datetime_field_overflow THEN
+		RETURN;
+	END;
+	RETURN QUERY SELECT r.partition, r.to_time
+		FROM bemi.partition_ranges() r JOIN pg_class c ON c.oid = r.partition
+		WHERE r.to_time <= oldest AND c.relkind IN ('r', 'p')
+			AND NOT EXISTS (SELECT FROM bemi.holds h WHERE r.from_time < h.to_time AND h.from_time < r.to_time)
+		ORDER BY r.to_time;
+END
+$$;
+COMMENT ON FUNCTION bemi.expired_partitions(interval)
+	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
+
+-- The one wait is for the first lock; see src/history_retention.c. What is left
+-- to do is only then looked at, for others may have held or dropped the partition.
+CREATE FUNCTION bemi.drop_expired_partition(target regclass, retention interval)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	upper_bound timestamptz;
+	name text;
+BEGIN
+	LOCK TABLE ONLY bemi.changes IN ACCESS EXCLUSIVE MODE;
+	LOCK TABLE bemi.holds IN SHARE MODE NOWAIT;
+	SELECT e.to_time, format('%I.%I', n.nspname, c.relname) INTO upper_bound, name
+		FROM bemi.expired_partitions(retention) e
+			JOIN pg_class c ON c.oid = e.partition JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE e.partition = target;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+
+	EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', name);
+	EXECUTE format('ALTER TABLE bemi.changes DETACH PARTITION %s', name);
+	EXECUTE format('DROP TABLE %s', name);
+	UPDATE bemi.gaps g SET to_time = greatest(g.to_time, upper_bound), noticed_at = clock_timestamp()
+		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;
+	IF NOT FOUND THEN
+		INSERT INTO bemi.gaps (reason, from_time, to_time, detail)
+			VALUES ('retention', '-infinity', upper_bound, 'Partitions older than bemi.retention were dropped.');
+	END IF;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION bemi.drop_expired_partition(regclass, interval)
+	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and writes that down; false if it no longer is so';
+
+-- Autovacuum analyzes partitions, but never the whole. A partition that it has seen to
+-- since then counts as changed. Not by pg_partition_tree(), which locks them all.
+CREATE FUNCTION bemi.needs_analyze()
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH RECURSIVE tree(relid) AS (
+		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid
+	)
+	SELECT coalesce(whole.analyzed_at < clock_timestamp() - interval '1 day', true)
+		AND sum(CASE WHEN whole.analyzed_at IS NULL OR part.analyzed_at > whole.analyzed_at
+			THEN greatest(part.rows, part.changed) ELSE part.changed END) > 1000 + 0.1 * sum(part.rows)
+	FROM greatest(pg_stat_get_last_analyze_time('bemi.changes'::regclass),
+			pg_stat_get_last_autoanalyze_time('bemi.changes'::regclass)) AS whole(analyzed_at),
+		(SELECT greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)),
+				pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid)
+			FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
+	GROUP BY whole.analyzed_at
+$$;
+COMMENT ON FUNCTION bemi.needs_analyze()
+	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
+
+REVOKE EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.hold(regclass, text),
+	bemi.release(timestamptz, timestamptz), bemi.release(regclass),
+	bemi.partition_range(regclass), bemi.partition_ranges(), bemi.expired_partitions(interval),
+	bemi.drop_expired_partition(regclass, interval), bemi.needs_analyze() FROM PUBLIC;
 
 --
 -- Gaps: what may be missing from the history
@@ -1568,7 +1830,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
-	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
+	bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),

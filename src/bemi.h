@@ -274,6 +274,10 @@ extern bool bemi_history_awaits_flush(const BemiHistory *history);
 extern TimestampTz bemi_history_take_counts(BemiHistory *history,
 											BemiCounts *counts);
 
+/* history_retention.c */
+extern void bemi_history_keep_house(void);
+extern void bemi_history_retention_init(void);
+
 /* ---------- worker*.c ---------- */
 
 extern void bemi_worker_init(void);

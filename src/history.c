@@ -390,6 +390,8 @@ bemi_history_end_transaction(BemiHistory *history, XLogRecPtr end_lsn,
 void
 bemi_history_is_complete_until(BemiHistory *history, TimestampTz time)
 {
+	if (TIMESTAMP_NOT_FINITE(time))
+		return;
 	if (time > history->stored_until ||
 		TimestampDifferenceExceeds(time, history->stored_until, CLOCK_JITTER_MS))
 		history->stored_until = time;

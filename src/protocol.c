@@ -184,6 +184,18 @@ read_message(StringInfo bytes, BemiEvent *event)
 	event->content = pq_getmsgbytes(bytes, event->content_len);
 }
 
+/*
+ * A time that can be stored and shown: what lies outside of the type's range,
+ * as only a broken source sends it, becomes infinite.
+ */
+static TimestampTz
+valid_time(TimestampTz time)
+{
+	if (IS_VALID_TIMESTAMP(time))
+		return time;
+	return time < 0 ? DT_NOBEGIN : DT_NOEND;
+}
+
 static void
 read_begin(StringInfo bytes, BemiEvent *event)
 {
@@ -191,7 +203,7 @@ read_begin(StringInfo bytes, BemiEvent *event)
 
 	logicalrep_read_begin(bytes, &begin);
 	event->commit_lsn = begin.final_lsn;
-	event->committed_at = begin.committime;
+	event->committed_at = valid_time(begin.committime);
 	event->xid = begin.xid;
 }
 

@@ -199,6 +199,10 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 {
 	BemiChange	change = {0};
 
+	/* Were the history published to itself, each change would beget another. */
+	if (strcmp(relation->schema, "bemi") == 0)
+		return;
+
 	stitch->ordinal++;
 	make_id(stitch, &change.id);
 	change.schema = relation->schema;

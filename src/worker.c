@@ -317,6 +317,8 @@ stream_changes(BemiSourceRow *row)
 			bemi_guard_slot(pipeline.stream);
 
 		/* In the middle of a source transaction there is no looking aside. */
+		if (bemi_history_is_stored(pipeline.history))
+			bemi_history_keep_house();
 		if (bemi_history_is_stored(pipeline.history) && was_woken())
 			bemi_read_source(row);
 		else if (!more)

@@ -216,7 +216,7 @@ RESET ROLE;
 GRANT pg_monitor TO regress_bemi_bare;
 SET ROLE regress_bemi_bare;
 SELECT FROM bemi.status;
-SELECT "table" FROM bemi.tracked;
+SELECT "table" FROM bemi.tracked ORDER BY "table"::text;
 SELECT FROM bemi.changes;
 SELECT FROM bemi.sources;
 RESET ROLE;
