@@ -475,15 +475,27 @@ COMMENT ON FUNCTION bemi.untrack(regclass)
 
 -- A row that came with a dump sleeps until bemi.start() or bemi.track_schema(): the
 -- rest of the dump brings triggers, identities and publication by itself, and would
--- meet what the event trigger had done before it.
+-- meet what the event trigger had done before it. By name and OID, as a dump carries
+-- the one and a rename the other. (pg_upgrade refuses columns of type regnamespace.)
 CREATE TABLE bemi.tracked_schemas (
-	schema regnamespace PRIMARY KEY,
+	schema name PRIMARY KEY,
+	schema_oid oid NOT NULL,
 	awake_in text NOT NULL
 );
 COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
-COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'schema given to bemi.track_schema()';
+COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
+COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
 COMMENT ON COLUMN bemi.tracked_schemas.awake_in IS 'database in which the row was made, see bemi.this_database()';
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
+
+CREATE FUNCTION bemi.this_server()
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('%s/%s', c.system_identifier, current_database()) FROM pg_control_system() c
+$$;
+COMMENT ON FUNCTION bemi.this_server() IS 'internal: as bemi.source_tables names servers';
 
 CREATE FUNCTION bemi.this_database()
 	RETURNS text
@@ -503,7 +515,7 @@ CREATE FUNCTION bemi.is_marked(target regnamespace)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s
-		WHERE s.schema = target AND s.awake_in = bemi.this_database())
+		WHERE s.schema_oid = target AND s.awake_in = bemi.this_database())
 $$;
 COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
@@ -528,10 +540,12 @@ CREATE FUNCTION bemi.set_marked(target regnamespace, wanted boolean)
 AS $$
 BEGIN
 	IF wanted THEN
-		INSERT INTO bemi.tracked_schemas VALUES (target, bemi.this_database())
-			ON CONFLICT (schema) DO UPDATE SET awake_in = excluded.awake_in;
+		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, bemi.this_database()
+			FROM pg_namespace n WHERE n.oid = target
+			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, awake_in = excluded.awake_in;
 	ELSE
-		DELETE FROM bemi.tracked_schemas WHERE schema = target;
+		DELETE FROM bemi.tracked_schemas s USING pg_namespace n
+			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.awake_in = bemi.this_database());
 	END IF;
 END
 $$;
@@ -725,6 +739,26 @@ COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked ta
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
+CREATE FUNCTION bemi.follow_renamed_schemas()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- One that came with a dump, and sleeps, may have the new name.
+	DELETE FROM bemi.tracked_schemas s USING pg_namespace n
+		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
+	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
+		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_renamed_schemas() IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump';
+CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
+	EXECUTE FUNCTION bemi.follow_renamed_schemas();
+COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
+ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
+
 CREATE FUNCTION bemi.forget_dropped_schemas()
 	RETURNS event_trigger
 	LANGUAGE plpgsql
@@ -732,8 +766,8 @@ CREATE FUNCTION bemi.forget_dropped_schemas()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	DELETE FROM bemi.tracked_schemas s
-		WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema);
+	DELETE FROM bemi.tracked_schemas s WHERE s.awake_in = bemi.this_database()
+		AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema_oid);
 END
 $$;
 COMMENT ON FUNCTION bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
@@ -741,6 +775,66 @@ CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP 
 	EXECUTE FUNCTION bemi.forget_dropped_schemas();
 COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
+
+-- What the publication lists decides what is in the history, so each change of it
+-- goes into the write-ahead log, where the worker meets it in its place between the
+-- changes, and writes it down in bemi.gaps. Like a context, it is a logical message.
+CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('event', emit_tracking.event,
+		'relation', emit_tracking.relation, 'schema', emit_tracking.schema, 'table', emit_tracking."table")::text)
+$$;
+COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name)
+	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended"';
+
+CREATE FUNCTION bemi.follow_publication()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Listed are the tables that were added, or the publication itself if it was made or
+	-- its options were set, which is of consequence to all its tables.
+	PERFORM bemi.emit_tracking(
+			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate THEN 'began' ELSE 'ended' END,
+			c.oid, n.nspname, c.relname)
+		FROM pg_event_trigger_ddl_commands() d
+			JOIN pg_publication_rel r ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid
+				OR d.classid = 'pg_publication'::regclass AND d.objid = r.prpubid
+			JOIN pg_publication p ON p.oid = r.prpubid
+			JOIN pg_class c ON c.oid = r.prrelid
+			JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.pubname = 'bemi' AND NOT c.relispartition;
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_publication() IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on';
+CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
+	EXECUTE FUNCTION bemi.follow_publication();
+COMMENT ON EVENT TRIGGER bemi_follow_publication IS 'has the worker note which tables are tracked from now on';
+ALTER EVENT TRIGGER bemi_follow_publication ENABLE ALWAYS;
+
+CREATE FUNCTION bemi.follow_unpublished()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.emit_tracking('ended', 0, d.address_names[1], d.address_names[2])
+		FROM pg_event_trigger_dropped_objects() d
+		WHERE d.object_type = 'publication relation' AND d.address_args[1] = 'bemi';
+END
+$$;
+COMMENT ON FUNCTION bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
+CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
+	WHEN TAG IN ('ALTER PUBLICATION', 'DROP PUBLICATION', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'DROP TYPE')
+	EXECUTE FUNCTION bemi.follow_unpublished();
+COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
+ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
 CREATE VIEW bemi.tracked AS
 	SELECT rel."table", rel.triggers, rel.identity, rel.published,
@@ -801,7 +895,8 @@ CREATE TABLE bemi.changes (
 	queued_at timestamptz NOT NULL,
 	created_at timestamptz NOT NULL,
 	transaction_id bigint NOT NULL,
-	position bigint NOT NULL
+	position bigint NOT NULL,
+	source text COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (committed_at);
 COMMENT ON TABLE bemi.changes IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
 COMMENT ON COLUMN bemi.changes.id IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
@@ -818,11 +913,19 @@ COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change
 COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
 COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
 COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the source''s write-ahead log';
+COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
 
--- Called by the worker, before it stores the first change of a month. Made apart
--- and attached then, because CREATE TABLE ... PARTITION OF would wait for every
--- reader of the history, and make later readers wait for it.
-CREATE FUNCTION bemi.make_partition(committed_at timestamptz)
+-- Called by the worker, which knows the neighbours' bounds, before it stores the
+-- first change of a month (week, day). Made apart and attached then, because CREATE
+-- TABLE ... PARTITION OF would wait for every reader of the history, and make later
+-- readers wait for it.
+--
+-- Rows of the history are written once, so they are frozen as soon as they are vacuumed,
+-- rather than with a second visit years later. When that is, is left to the server's
+-- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
+-- and in proportion to growth that stays a few times the work of writing it.
+CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
+		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -830,25 +933,56 @@ CREATE FUNCTION bemi.make_partition(committed_at timestamptz)
 	SET datestyle = 'ISO'
 AS $$
 DECLARE
-	first_day timestamptz := date_trunc('month', committed_at);
-	next_day timestamptz := first_day + interval '1 month';
-	partition name := 'changes_' || to_char(first_day, 'YYYY_MM') || CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
-	stem name := partition;
+	unit text := coalesce(current_setting('bemi.partition_interval', true), 'month');
+	first_time timestamptz := '4714-11-24 00:00:00+00 BC';
+	last_time timestamptz := '294276-12-31 23:59:59.999999+00';
+	-- infinite times belong to the partition of the last finite one
+	moment timestamptz := greatest(first_time, least(last_time, committed_at));
+	first_day timestamptz;
+	next_day timestamptz;
+	partition name;
+	stem name;
 	n integer := 0;
 BEGIN
+	-- Near the limits of the type, a bound can lie outside of it.
+	BEGIN
+		first_day := date_trunc(unit, moment);
+	EXCEPTION WHEN datetime_field_overflow THEN
+		first_day := first_time;
+	END;
+	BEGIN
+		next_day := date_trunc(unit, moment + ('1 ' || unit)::interval);
+	EXCEPTION WHEN datetime_field_overflow THEN
+		next_day := NULL;
+	END;
+	partition := 'changes_' || to_char(first_day, CASE unit WHEN 'month' THEN 'YYYY_MM' ELSE 'YYYY_MM_DD' END)
+		|| CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
 	-- Somebody may have detached the partition of this month, and kept it.
+	stem := partition;
 	WHILE EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
 		n := n + 1;
 		partition := stem || '_' || n;
 	END LOOP;
-	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))', partition);
+
+	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id))'
+		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I (schema, "table", primary_key, id)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
-	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%L) TO (%L)',
-		partition, first_day, next_day);
+	-- no wider than the hole that it is for; greatest() and least() pass over NULL
+	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%s) TO (%s)', partition,
+		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
+		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE'));
 END
 $$;
-COMMENT ON FUNCTION bemi.make_partition(timestamptz) IS 'internal: makes the partition of bemi.changes for the month of this time';
+COMMENT ON FUNCTION bemi.make_partition(timestamptz, timestamptz, timestamptz)
+	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
+
+CREATE FUNCTION bemi.partition_ranges(OUT partition regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION bemi.partition_ranges()
+	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for MINVALUE and MAXVALUE; without the default partition';
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION bemi.protect_history()
@@ -861,55 +995,508 @@ CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DRO
 COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
 
 --
+-- Long life: what becomes of old partitions
+--
+-- The worker drops partitions that bemi.retention no longer wants, unless somebody
+-- holds them. Both sides lock bemi.holds, and the dropping side takes bemi.changes
+-- first: so a hold either comes before, or finds the partition gone.
+--
+
+CREATE TABLE bemi.holds (
+	from_time timestamptz NOT NULL,
+	to_time timestamptz NOT NULL,
+	reason text,
+	held_by text NOT NULL DEFAULT session_user,
+	held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (from_time, to_time),
+	CHECK (from_time < to_time)
+);
+COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold(), ended by bemi.release()';
+COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
+COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason given to bemi.hold()';
+COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when it called bemi.hold()';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when bemi.hold() was called';
+SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
+
+-- The range of a partition, for hold() and release(). A partition of a partition
+-- goes with it, and is not held alone.
+CREATE FUNCTION bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF target IS NULL THEN
+		RAISE EXCEPTION 'partition must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	SELECT r.from_time, r.to_time INTO from_time, to_time FROM bemi.partition_ranges() r WHERE r.partition = target;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION '"%" is not a partition of bemi.changes that could ever be dropped for its age', target
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. The default partition is never dropped.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.partition_range(regclass) IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+
+-- SECURITY DEFINER: the right to hold is the right to call this, and not one to
+-- take away what others hold. The first lock is the one that the worker respects.
+CREATE FUNCTION bemi.hold(from_time timestamptz, to_time timestamptz, reason text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	other record;
+BEGIN
+	IF from_time IS NULL OR to_time IS NULL THEN
+		RAISE EXCEPTION 'times to hold must not be null'
+			USING ERRCODE = 'null_value_not_allowed', HINT = 'Times without end are ''-infinity'' and ''infinity''.';
+	ELSIF from_time >= to_time THEN
+		RAISE EXCEPTION 'times to hold must not be empty'
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The first time must be before the second one.';
+	END IF;
+	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
+	INSERT INTO bemi.holds (from_time, to_time, reason) VALUES (hold.from_time, hold.to_time, hold.reason)
+		ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		SELECT h.held_by, h.held_at, h.reason INTO other FROM bemi.holds h
+			WHERE h.from_time = hold.from_time AND h.to_time = hold.to_time;
+		RAISE EXCEPTION 'these times are already held'
+			USING ERRCODE = 'duplicate_object',
+				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by, other.held_at, coalesce(other.reason, 'none given')),
+				HINT = 'A hold of your own, of somewhat wider times, stays when the other one is released.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
+	IS 'keeps the partitions that have any part in these times from being dropped for their age, until bemi.release()';
+
+CREATE FUNCTION bemi.hold(partition regclass, reason text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	range record;
+BEGIN
+	-- before the look at the partitions: none of them goes after it
+	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
+	SELECT * INTO range FROM bemi.partition_range(hold.partition);
+	PERFORM bemi.hold(range.from_time, range.to_time, hold.reason);
+END
+$$;
+COMMENT ON FUNCTION bemi.hold(regclass, text)
+	IS 'keeps a partition of bemi.changes from being dropped for its age, until bemi.release()';
+
+CREATE FUNCTION bemi.release(from_time timestamptz, to_time timestamptz)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF from_time IS NULL OR to_time IS NULL THEN
+		RAISE EXCEPTION 'times to release must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	DELETE FROM bemi.holds h WHERE h.from_time = release.from_time AND h.to_time = release.to_time;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no such hold'
+			USING ERRCODE = 'undefined_object', DETAIL = 'A hold ends with the very times that it was made with.',
+				HINT = 'SELECT * FROM bemi.holds;';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz) IS 'ends what bemi.hold() began with the same times';
+
+CREATE FUNCTION bemi.release(partition regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	range record;
+BEGIN
+	SELECT * INTO range FROM bemi.partition_range(release.partition);
+	PERFORM bemi.release(range.from_time, range.to_time);
+END
+$$;
+COMMENT ON FUNCTION bemi.release(regclass) IS 'ends what bemi.hold() began with the same partition';
+
+-- Whole partitions of which nothing is younger. A foreign table is not the worker's to
+-- drop, and the default partition has no bounds. An interval can mix signs so
+-- that it leads into the future ("1 month -29 days", in February), and be so long that
+-- it leads out of time.
+CREATE FUNCTION bemi.expired_partitions(retention interval, OUT partition regclass, OUT to_time timestamptz)
+	RETURNS SETOF record
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	oldest timestamptz;
+BEGIN
+	BEGIN
+		oldest := least(now() - retention, now());
+	EXCEPTION WHEN datetime_field_overflow THEN
+		RETURN;
+	END;
+	RETURN QUERY SELECT r.partition, r.to_time
+		FROM bemi.partition_ranges() r JOIN pg_class c ON c.oid = r.partition
+		WHERE r.to_time <= oldest AND c.relkind IN ('r', 'p')
+			AND NOT EXISTS (SELECT FROM bemi.holds h WHERE r.from_time < h.to_time AND h.from_time < r.to_time)
+		ORDER BY r.to_time;
+END
+$$;
+COMMENT ON FUNCTION bemi.expired_partitions(interval)
+	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
+
+-- The one wait is for the first lock; see src/history_retention.c. What is left
+-- to do is only then looked at, for others may have held or dropped the partition.
+CREATE FUNCTION bemi.drop_expired_partition(target regclass, retention interval)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	upper_bound timestamptz;
+	name text;
+BEGIN
+	LOCK TABLE ONLY bemi.changes IN ACCESS EXCLUSIVE MODE;
+	LOCK TABLE bemi.holds IN SHARE MODE NOWAIT;
+	SELECT e.to_time, format('%I.%I', n.nspname, c.relname) INTO upper_bound, name
+		FROM bemi.expired_partitions(retention) e
+			JOIN pg_class c ON c.oid = e.partition JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE e.partition = target;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+
+	EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', name);
+	EXECUTE format('ALTER TABLE bemi.changes DETACH PARTITION %s', name);
+	EXECUTE format('DROP TABLE %s', name);
+	UPDATE bemi.gaps g SET to_time = greatest(g.to_time, upper_bound), noticed_at = clock_timestamp()
+		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;
+	IF NOT FOUND THEN
+		INSERT INTO bemi.gaps (reason, from_time, to_time, detail)
+			VALUES ('retention', '-infinity', upper_bound, 'Partitions older than bemi.retention were dropped.');
+	END IF;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION bemi.drop_expired_partition(regclass, interval)
+	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and writes that down; false if it no longer is so';
+
+-- Autovacuum analyzes partitions, but never the whole. A partition that it has seen to
+-- since then counts as changed. Not by pg_partition_tree(), which locks them all.
+CREATE FUNCTION bemi.needs_analyze()
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH RECURSIVE tree(relid) AS (
+		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid
+	)
+	SELECT coalesce(whole.analyzed_at < clock_timestamp() - interval '1 day', true)
+		AND sum(CASE WHEN whole.analyzed_at IS NULL OR part.analyzed_at > whole.analyzed_at
+			THEN greatest(part.rows, part.changed) ELSE part.changed END) > 1000 + 0.1 * sum(part.rows)
+	FROM greatest(pg_stat_get_last_analyze_time('bemi.changes'::regclass),
+			pg_stat_get_last_autoanalyze_time('bemi.changes'::regclass)) AS whole(analyzed_at),
+		(SELECT greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)),
+				pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid)
+			FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
+	GROUP BY whole.analyzed_at
+$$;
+COMMENT ON FUNCTION bemi.needs_analyze()
+	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
+
+REVOKE EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.hold(regclass, text),
+	bemi.release(timestamptz, timestamptz), bemi.release(regclass),
+	bemi.partition_range(regclass), bemi.partition_ranges(), bemi.expired_partitions(interval),
+	bemi.drop_expired_partition(regclass, interval), bemi.needs_analyze() FROM PUBLIC;
+
+--
+-- Gaps: what may be missing from the history
+--
+-- Positions and times are those of the source. A gap without a table concerns all
+-- tables of the source, one without a source all sources. The worker writes gaps
+-- down in their place among the changes.
+--
+
+CREATE TABLE bemi.gaps (
+	source text COLLATE "C",
+	schema text COLLATE "C",
+	"table" text COLLATE "C",
+	reason text COLLATE "C" NOT NULL,
+	from_lsn pg_lsn,
+	to_lsn pg_lsn,
+	from_time timestamptz NOT NULL,
+	to_time timestamptz,
+	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	detail text
+);
+CREATE INDEX ON bemi.gaps (source, schema, "table");
+COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete() goes by';
+COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
+COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
+COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, publication dropped, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
+COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
+COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
+COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
+COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
+COMMENT ON COLUMN bemi.gaps.detail IS 'what else is known of it';
+SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
+
+-- Of the tables that no change has been seen of, this tells tracked from untracked.
+CREATE TABLE bemi.source_tables (
+	source text COLLATE "C",
+	schema text COLLATE "C",
+	"table" text COLLATE "C",
+	relation oid NOT NULL,
+	server text NOT NULL,
+	PRIMARY KEY (source, schema, "table")
+);
+CREATE INDEX ON bemi.source_tables (relation);
+COMMENT ON TABLE bemi.source_tables IS 'tables that the sources track, as far as the workers have read';
+COMMENT ON COLUMN bemi.source_tables.source IS 'name of the source';
+COMMENT ON COLUMN bemi.source_tables.schema IS 'schema of the table';
+COMMENT ON COLUMN bemi.source_tables."table" IS 'tracked table';
+COMMENT ON COLUMN bemi.source_tables.relation IS 'its OID at the source';
+COMMENT ON COLUMN bemi.source_tables.server IS 'system identifier and database of the source';
+SELECT pg_catalog.pg_extension_config_dump('bemi.source_tables', '');
+
+-- A gap without an end, from where the history is whole; that is the time of the last
+-- change that is stored, of those up to the position if the source has gone back.
+-- bemi.source_progress is about a second late. A gap that is open already began
+-- earlier, and stays.
+CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_back boolean, detail text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	until timestamptz;
+	last timestamptz;
+BEGIN
+	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
+		RETURN;
+	END IF;
+	SELECT p.stored_until INTO until FROM bemi.source_progress p WHERE p.source = open_gap.source AND NOT goes_back;
+	SELECT max(c.committed_at) INTO last FROM bemi.changes c
+		WHERE c.source = open_gap.source AND c.committed_at > coalesce(until, '-infinity') AND c.committed_at <= clock_timestamp()
+			AND (NOT goes_back OR c.position <= pg_wal_lsn_diff(from_lsn, '0/0'));
+	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
+		VALUES (source, reason, from_lsn, coalesce(last, until, '-infinity'), detail);
+END
+$$;
+COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, boolean, text)
+	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from this position on';
+
+-- A table whose name is known goes on. One that was dropped and made again has a gap
+-- between. Any other was not tracked before.
+CREATE FUNCTION bemi.begin_tracking(source text, server text, relation oid, schema text, "table" text,
+		at_lsn pg_lsn, at_time timestamptz, is_first boolean DEFAULT false)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	former record;
+BEGIN
+	UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
+		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table"
+			AND (t.relation, t.server) IS DISTINCT FROM (begin_tracking.relation, begin_tracking.server);
+	IF FOUND OR EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source
+		AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
+		RETURN;
+	END IF;
+
+	SELECT t.schema, t."table" INTO former FROM bemi.source_tables t
+		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation;
+	IF FOUND THEN
+		PERFORM bemi.end_tracking(begin_tracking.source, former.schema, former."table", at_lsn, at_time,
+			format('It was renamed to %I.%I.', begin_tracking.schema, begin_tracking."table"));
+	END IF;
+
+	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time
+		WHERE g.source = begin_tracking.source AND g.schema = begin_tracking.schema
+			AND g."table" = begin_tracking."table" AND g.to_time IS NULL;
+	IF NOT FOUND AND NOT is_first THEN
+		INSERT INTO bemi.gaps (source, schema, "table", reason, from_time, to_lsn, to_time, detail)
+			VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table", 'tracking began', '-infinity', at_lsn, at_time,
+				CASE WHEN former IS NOT NULL THEN format('Before, it was %I.%I.', former.schema, former."table") END);
+	END IF;
+	INSERT INTO bemi.source_tables VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table",
+		begin_tracking.relation, begin_tracking.server);
+END
+$$;
+COMMENT ON FUNCTION bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
+	IS 'internal: the worker has read that a table is tracked from here on (is_first: it was before, too, but nothing was read)';
+
+CREATE FUNCTION bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz, detail text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+	DELETE FROM bemi.source_tables t WHERE t.source = end_tracking.source AND t.schema = end_tracking.schema
+		AND t."table" = end_tracking."table";
+	IF FOUND THEN
+		INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
+			VALUES (end_tracking.source, end_tracking.schema, end_tracking."table", 'tracking ended', at_lsn, at_time, end_tracking.detail);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
+	IS 'internal: the worker has read that a table is no longer tracked';
+
+-- Anybody may have written the message, so nothing in it may make this fail.
+CREATE FUNCTION bemi.take_tracking(source text, server text, message jsonb, at_lsn pg_lsn, at_time timestamptz)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	event text := message ->> 'event';
+	relation text := message ->> 'relation';
+	schema text := message ->> 'schema';
+	"table" text := message ->> 'table';
+BEGIN
+	IF octet_length(schema) BETWEEN 1 AND 255 AND octet_length("table") BETWEEN 1 AND 255
+		AND relation ~ '^[0-9]{1,9}$|^[0-3][0-9]{9}$' THEN
+		IF event = 'began' THEN
+			PERFORM bemi.begin_tracking(source, server, relation::oid, schema, "table", at_lsn, at_time);
+			RETURN true;
+		ELSIF event = 'ended' THEN
+			PERFORM bemi.end_tracking(source, schema, "table", at_lsn, at_time, NULL);
+			RETURN true;
+		END IF;
+	END IF;
+	RETURN false;
+END
+$$;
+COMMENT ON FUNCTION bemi.take_tracking(text, text, jsonb, pg_lsn, timestamptz)
+	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it is none';
+
+CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
+		begin_lsn pg_lsn, begin_time timestamptz, published json, is_first boolean)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
+		FROM bemi.source_tables t WHERE t.source = $1
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(schema text, "table" text)
+				WHERE p.schema = t.schema AND p."table" = t."table");
+	SELECT bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
+		FROM json_to_recordset($7) p(relation oid, schema text, "table" text);
+$$;
+COMMENT ON FUNCTION bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
+	IS 'internal: the worker has looked which tables the publication lists';
+
+-- From here on every commit is read, of these tables.
+CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, published json)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	is_first boolean := false;
+BEGIN
+	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time
+		WHERE g.source = close_gap.source AND g."table" IS NULL AND g.to_time IS NULL;
+	IF NOT FOUND THEN
+		is_first := NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = close_gap.source AND g."table" IS NULL);
+		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time)
+			VALUES (close_gap.source, CASE WHEN is_first THEN 'source started' ELSE 'server changed' END,
+				coalesce((SELECT p.stored_until FROM bemi.source_progress p WHERE p.source = close_gap.source AND NOT is_first), '-infinity'),
+				at_lsn, at_time);
+	END IF;
+
+	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, is_first);
+END
+$$;
+COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json)
+	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists';
+
+--
 -- Sources: what is read into the history
 --
 
 CREATE TABLE bemi.sources (
 	name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),
+	owner name NOT NULL,
 	conninfo text,
 	slot_name name NOT NULL,
 	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop')),
-	slot_made boolean NOT NULL DEFAULT false
+	slot_made boolean NOT NULL DEFAULT false,
+	system_identifier text,
+	timeline bigint,
+	database text,
+	generation integer NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
+COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
 COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
 COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, or drop (slot, origin and this row)';
-COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; a slot that is missing then is an error, not made anew';
+COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
+COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
+COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
+COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
+COMMENT ON COLUMN bemi.sources.generation IS 'counts how often the source went back in its write-ahead log; keeps ids apart';
 SELECT pg_catalog.pg_extension_config_dump('bemi.sources', '');
 
 -- Apart from bemi.sources, whose rows a session may hold locked for as long as its
 -- transaction lasts: the worker must not wait for that.
-CREATE TABLE bemi.source_counters (
-	name text COLLATE "C" PRIMARY KEY,
-	invalid_messages bigint NOT NULL
-);
-COMMENT ON TABLE bemi.source_counters IS 'what the workers have counted; bemi.status shows it';
-COMMENT ON COLUMN bemi.source_counters.name IS 'name of the source';
-COMMENT ON COLUMN bemi.source_counters.invalid_messages IS 'context messages that were not JSON objects';
+CREATE TABLE bemi.source_progress (
+	source text COLLATE "C" PRIMARY KEY,
+	changes bigint NOT NULL,
+	transactions bigint NOT NULL,
+	invalid_messages bigint NOT NULL,
+	stored_until timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
+COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
+COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
+COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
+COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'context messages that were not JSON objects';
+COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
-CREATE FUNCTION bemi.count_invalid_messages(source text, messages bigint)
+CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO bemi.source_counters AS c VALUES (source, messages)
-		ON CONFLICT (name) DO UPDATE SET invalid_messages = c.invalid_messages + excluded.invalid_messages
+	INSERT INTO bemi.source_progress AS p
+		VALUES (note_progress.source, note_progress.changes, note_progress.transactions, note_progress.invalid_messages, note_progress.stored_until)
+		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
+			transactions = p.transactions + excluded.transactions,
+			invalid_messages = p.invalid_messages + excluded.invalid_messages,
+			stored_until = coalesce(excluded.stored_until, p.stored_until)
 $$;
-COMMENT ON FUNCTION bemi.count_invalid_messages(text, bigint) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz) IS 'internal: adds to what bemi.status shows';
 
 CREATE FUNCTION bemi.forget_source(source text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.source_counters c WHERE c.name = source;
-	DELETE FROM bemi.sources s WHERE s.name = source;
+	DELETE FROM bemi.source_progress p WHERE p.source = forget_source.source;
+	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
-COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped';
+COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
 
-CREATE FUNCTION bemi.register_source(source text, conninfo text)
+CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -925,7 +1512,7 @@ BEGIN
 				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.wanted INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.wanted, s.conninfo INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
 	IF FOUND AND known.wanted <> 'stop' AND NOT fresh THEN
 		RAISE EXCEPTION 'source "%" is already started', source
@@ -934,7 +1521,7 @@ BEGIN
 				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
 	END IF;
 
-	IF register_source.conninfo IS NULL AND EXISTS (SELECT FROM bemi.sources s
+	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
 			AND pg_replication_origin_oid(s.slot_name) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
@@ -945,19 +1532,18 @@ BEGIN
 
 	PERFORM bemi.ensure_publication();
 	-- What came with a dump and has slept since, see bemi.tracked_schemas.
-	PERFORM bemi.track_schema(s.schema) FROM bemi.tracked_schemas s
-		WHERE s.awake_in <> bemi.this_database()
-			AND EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema);
+	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
+		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> bemi.this_database();
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(slot);
 	END IF;
-	INSERT INTO bemi.sources AS s (name, conninfo, slot_name, wanted)
-		VALUES (source, register_source.conninfo, slot, 'run')
-		ON CONFLICT (name) DO UPDATE SET conninfo = excluded.conninfo, slot_name = excluded.slot_name,
-			wanted = 'run', slot_made = s.slot_made AND NOT fresh;
+	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, wanted)
+		VALUES (source, caller, register_source.conninfo, slot, 'run')
+		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
+			slot_name = excluded.slot_name, wanted = 'run', slot_made = s.slot_made AND NOT fresh;
 END
 $$;
-COMMENT ON FUNCTION bemi.register_source(text, text) IS 'internal: the part of bemi.start() that is a transaction';
+COMMENT ON FUNCTION bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
 
 CREATE FUNCTION bemi.unregister_source(source text)
 	RETURNS boolean
@@ -997,6 +1583,50 @@ END
 $$;
 COMMENT ON FUNCTION bemi.want_source(text, text) IS 'internal: the part of bemi.stop() that is a transaction';
 
+-- Whoever starts a source chooses what the server connects to, with the rights of the
+-- account that it runs under. So only a superuser gives connection strings.
+CREATE FUNCTION bemi.check_controller(source text, conninfo text, caller name, procedure text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	owner name;
+	role pg_roles;
+BEGIN
+	SELECT r.* INTO STRICT role FROM pg_roles r WHERE r.rolname = caller;
+	SELECT s.owner INTO owner FROM bemi.sources s WHERE s.name = source;
+	IF role.rolsuper OR role.rolreplication AND conninfo IS NULL
+		AND (owner IS NULL OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = owner AND pg_has_role(caller, r.oid, 'USAGE'))) THEN
+		RETURN;
+	END IF;
+	RAISE EXCEPTION 'permission denied to call %()', procedure
+		USING ERRCODE = 'insufficient_privilege',
+			DETAIL = CASE WHEN conninfo IS NOT NULL THEN 'Only a superuser may give a connection string.'
+				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.', source) END,
+			HINT = format('A superuser can say: ALTER ROLE %I REPLICATION; SELECT bemi.set_source_owner(%L, %L);', caller, source, caller);
+END
+$$;
+COMMENT ON FUNCTION bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
+
+CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE bemi.sources s SET owner = r.rolname FROM pg_roles r
+		WHERE s.name = source AND r.oid = set_source_owner.owner;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'source "%" or its new owner does not exist', source
+			USING ERRCODE = 'undefined_object',
+				HINT = 'SELECT source, state FROM bemi.status; lists the sources.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
+	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start() and bemi.stop()';
+
 CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL, wait boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_start'
 	LANGUAGE C;
@@ -1031,32 +1661,163 @@ COMMENT ON FUNCTION bemi.sync(interval)
 
 CREATE FUNCTION bemi.source_status(
 		OUT source text, OUT state text, OUT pid integer,
-		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn,
-		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz)
+		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn, OUT stored_until timestamptz,
+		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
+		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
+		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
-COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves';
+COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers';
+
+-- What the slots of this server are like can be seen from here, also while their
+-- workers cannot work; of others, the worker has asked in the last seconds.
+CREATE FUNCTION bemi.local_slots(
+		OUT slot_name name, OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
+	RETURNS SETOF record
+	LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 2
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT s.slot_name, l.lsn, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
+	FROM pg_replication_slots s,
+		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
+	WHERE s.database = current_database()
+$$;
+COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and database';
 
 CREATE VIEW bemi.status AS
-	SELECT s.name AS source,
+	SELECT s.name AS source, s.database,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
 		w.pid, s.slot_name, w.received_lsn, w.stored_lsn,
-		coalesce(c.invalid_messages, 0) AS invalid_messages, coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at
+		CASE WHEN w.stored_lsn >= n.source_lsn THEN 0 ELSE pg_wal_lsn_diff(n.source_lsn, w.stored_lsn)::bigint END AS lag_bytes,
+		CASE WHEN w.stored_lsn >= n.source_lsn THEN interval '0'
+			ELSE greatest(clock_timestamp() - coalesce(w.stored_until, p.stored_until), interval '0') END AS lag,
+		coalesce(w.stored_until, p.stored_until) AS stored_until,
+		coalesce(w.changes, p.changes, 0) AS changes, coalesce(w.transactions, p.transactions, 0) AS transactions,
+		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
+		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at,
+		n.wal_kept, n.wal_status, n.catalog_xmin_age,
+		CASE
+			WHEN n.wal_status = 'lost' THEN 'the slot is lost: changes are missing from the history, see bemi.gaps'
+			WHEN n.wal_status = 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
+			WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
+				THEN 'the slot keeps more WAL than bemi.max_slot_lag'
+		END AS warning
 	FROM bemi.sources s
-		LEFT JOIN bemi.source_counters c ON c.name = s.name
-		LEFT JOIN bemi.source_status() w ON w.source = s.name;
+		LEFT JOIN bemi.source_progress p ON p.source = s.name
+		LEFT JOIN bemi.source_status() w ON w.source = s.name
+		LEFT JOIN bemi.local_slots() l ON l.slot_name = s.slot_name
+		CROSS JOIN LATERAL (SELECT coalesce(l.source_lsn, w.source_lsn) AS source_lsn,
+			CASE WHEN l.slot_name IS NULL THEN w.wal_kept ELSE l.wal_kept END AS wal_kept,
+			coalesce(l.wal_status, w.wal_status) AS wal_status,
+			coalesce(l.catalog_xmin_age, w.catalog_xmin_age) AS catalog_xmin_age) n;
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
+COMMENT ON COLUMN bemi.status.database IS 'database that is read';
 COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
 COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source';
 COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
+COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end';
+COMMENT ON COLUMN bemi.status.lag IS 'how long ago everything was stored, 0 if it is';
+COMMENT ON COLUMN bemi.status.stored_until IS 'everything committed before this time is in bemi.changes';
+COMMENT ON COLUMN bemi.status.changes IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last second of the count';
+COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
 COMMENT ON COLUMN bemi.status.invalid_messages IS 'context messages that were not JSON objects; their changes have the context {}';
 COMMENT ON COLUMN bemi.status.restarts IS 'how often the worker failed and was started again since the server started';
 COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
 COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
+COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of write-ahead log that the source keeps for the slot';
+COMMENT ON COLUMN bemi.status.wal_status IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
+COMMENT ON COLUMN bemi.status.catalog_xmin_age IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
+COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works';
+
+-- Is this table's history from this source whole in this time? What is found against it.
+CREATE FUNCTION bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
+	RETURNS SETOF bemi.gaps
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT g.* FROM bemi.gaps g
+		WHERE (g.source = $1 OR g.source IS NULL) AND (g."table" IS NULL OR g.schema = $2 AND g."table" = $3)
+			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
+	UNION ALL
+	SELECT $1, $2, $3, 'not tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), NULL
+		WHERE NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
+			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
+	UNION ALL
+	-- The end of the write-ahead log is up to date where the clock is not, if nothing happens.
+	SELECT $1, NULL, NULL, 'not stored yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(), s.last_error
+		FROM bemi.status s
+		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
+			AND NOT (s.state = 'streaming' AND s.lag_bytes = 0)
+			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
+	ORDER BY 7, 4
+$$;
+COMMENT ON FUNCTION bemi.find_gaps(text, text, text, timestamptz, timestamptz)
+	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
+
+CREATE FUNCTION bemi.complete(source_name text, schema_name text, table_name text,
+		"from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
+		OUT complete boolean, OUT source text, OUT reason text, OUT from_time timestamptz, OUT to_time timestamptz, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE plpgsql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF num_nulls(source_name, schema_name, table_name, "from", "to") > 0 OR "from" > "to" THEN
+		RAISE EXCEPTION 'time range from % to % is not valid', coalesce("from"::text, 'NULL'), coalesce("to"::text, 'NULL')
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It takes a source, a table, and a time that is not after the other.';
+	END IF;
+	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
+		FROM bemi.find_gaps(source_name, schema_name, table_name, "from", least("to", clock_timestamp())) g;
+	IF NOT FOUND THEN
+		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.complete(text, text, text, timestamptz, timestamptz)
+	IS 'is the history of this table, of this source, whole in that time? If not, a row for each gap';
+
+CREATE FUNCTION bemi.complete(target regclass, "from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
+		OUT complete boolean, OUT source text, OUT reason text, OUT from_time timestamptz, OUT to_time timestamptz, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE plpgsql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+	candidate text;
+BEGIN
+	SELECT n.nspname AS schema, c.relname AS "table" INTO rel FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target) THEN pg_partition_root(target) ELSE target END;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'table does not exist' USING ERRCODE = 'undefined_table';
+	END IF;
+
+	-- Sources that read this database, now or formerly; the one that does now comes
+	-- last, and speaks for all if none has everything.
+	FOR candidate IN
+		SELECT l.source FROM (
+				SELECT s.name, s.wanted = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
+				UNION ALL SELECT t.source, false FROM bemi.source_tables t WHERE t.server = bemi.this_server()
+			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
+	LOOP
+		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", "from", least("to", clock_timestamp())));
+	END LOOP;
+	IF candidate IS NULL THEN
+		RETURN QUERY SELECT false, NULL::text, 'no source', '-infinity'::timestamptz, NULL::timestamptz,
+			'This database is not read by any source.';
+	ELSE
+		RETURN QUERY SELECT c.* FROM bemi.complete(candidate, rel.schema, rel."table", "from", "to") c;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
+	IS 'is the history of this table whole in that time? If not, a row for each gap';
 
 --
 -- Rights: setting a context and writing to tracked tables needs none
@@ -1069,11 +1830,20 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
-	bemi.follow_table(regclass), bemi.make_partition(timestamptz),
-	bemi.register_source(text, text), bemi.unregister_source(text), bemi.want_source(text, text),
-	bemi.count_invalid_messages(text, bigint), bemi.forget_source(text),
-	bemi.source_status(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
+	bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
+	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
+	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
+	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),
+	bemi.emit_tracking(text, oid, name, name), bemi.take_tracking(text, text, jsonb, pg_lsn, timestamptz),
+	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
+	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
+	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json),
+	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
+	bemi.complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
+	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.
-GRANT SELECT ON bemi.status, bemi.tracked TO pg_monitor;
-GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.is_started(), bemi.sync(interval) TO pg_monitor;
+GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
+GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval),
+	bemi.complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;

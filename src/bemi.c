@@ -29,7 +29,7 @@
  * bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
  * stream_connection.c (libpq), history_partition.c (where rows go),
- * history_protect.c (DROP EXTENSION).  Tracking, the tables and the views are in
+ * history_retention.c (how long they stay), history_protect.c (DROP EXTENSION).  Tracking, the tables and the views are in
  * bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
@@ -69,6 +69,7 @@ _PG_init(void)
 {
 	bemi_context_init();
 	bemi_capture_init();
+	bemi_history_retention_init();
 	bemi_worker_init();
 
 	MarkGUCPrefixReserved("bemi");

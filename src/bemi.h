@@ -22,9 +22,13 @@
 
 #include "compat.h"
 
-/* Prefix of context messages, and of the marker that bemi.sync() waits for. */
+/*
+ * Prefixes of messages in the WAL: contexts, the marker that bemi.sync() waits
+ * for, and what bemi.emit_tracking() has to say.
+ */
 #define BEMI_MESSAGE_PREFIX		"_bemi"
 #define BEMI_MARKER_PREFIX		"_bemi_sync"
+#define BEMI_TRACKING_PREFIX	"_bemi_tracking"
 
 #define BEMI_PUBLICATION		"bemi"
 
@@ -55,8 +59,28 @@ typedef struct BemiSourceIdentity
 {
 	uint64		system_identifier;
 	uint32		timeline;
+	XLogRecPtr	position;		/* end of its flushed WAL */
 	char	   *database;
+	bool		has_extension;
 } BemiSourceIdentity;
+
+/* What the source says of a slot. */
+typedef struct BemiSlot
+{
+	bool		exists;
+	bool		made;			/* and not only about to be */
+	bool		lost;			/* invalidated: its WAL is gone */
+	XLogRecPtr	confirmed;
+} BemiSlot;
+
+/* How much a slot costs the source. */
+typedef struct BemiSlotCost
+{
+	XLogRecPtr	source_lsn;		/* end of the source's WAL */
+	int64		wal_kept;		/* bytes, -1 if unknown */
+	char		wal_status[16];
+	int32		catalog_xmin_age;	/* -1 if unknown */
+} BemiSlotCost;
 
 extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name);
 extern void bemi_stream_on_wait(BemiStream *stream,
@@ -64,7 +88,14 @@ extern void bemi_stream_on_wait(BemiStream *stream,
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
-extern bool bemi_stream_slot_exists(BemiStream *stream, const char *slot);
+extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
+								  BemiSlot *slot);
+extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
+										   uint32 timeline, uint32 former);
+extern TimestampTz bemi_stream_now(BemiStream *stream);
+extern char *bemi_stream_published(BemiStream *stream);
+extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
+								  BemiSlotCost *cost);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
 extern List *bemi_stream_key_columns(BemiStream *stream, Oid relation);
@@ -74,6 +105,7 @@ extern bool bemi_stream_receive(BemiStream *stream, StringInfo message);
 extern void bemi_stream_wait(BemiStream *stream, long timeout_ms);
 extern XLogRecPtr bemi_stream_position(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
+extern TimestampTz bemi_stream_complete_until(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
 
@@ -124,6 +156,7 @@ typedef enum BemiEventKind
 	BEMI_EVENT_DELETE,
 	BEMI_EVENT_TRUNCATE,
 	BEMI_EVENT_MESSAGE,
+	BEMI_EVENT_RELATION,		/* a table is described */
 	BEMI_EVENT_NOTHING			/* of no interest to the history */
 } BemiEventKind;
 
@@ -139,7 +172,7 @@ typedef struct BemiEvent
 	TimestampTz committed_at;
 	TransactionId xid;			/* BEGIN only */
 
-	/* INSERT, UPDATE, DELETE; TRUNCATE has a list */
+	/* INSERT, UPDATE, DELETE, RELATION; TRUNCATE has a list */
 	BemiRelation *relation;
 	bool		has_before;		/* the WAL holds the old row, or its key */
 	bool		before_is_key;	/* only the columns of the replica identity */
@@ -152,7 +185,6 @@ typedef struct BemiEvent
 	const char *prefix;
 	const char *content;
 	int			content_len;
-	XLogRecPtr	message_end;
 } BemiEvent;
 
 typedef struct BemiProtocol BemiProtocol;
@@ -200,25 +232,51 @@ typedef struct BemiChange
 typedef struct BemiStitch BemiStitch;
 typedef struct BemiHistory BemiHistory;
 
-extern BemiStitch *bemi_stitch_begin(const BemiSourceIdentity *identity,
-									 const char *source, BemiHistory *history);
+extern BemiStitch *bemi_stitch_begin(const char *tag, BemiHistory *history);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 /* ---------- history.c ---------- */
 
+/* What has been stored since somebody last took note of it. */
+typedef struct BemiCounts
+{
+	int64		changes;
+	int64		transactions;
+	int64		invalid_messages;
+} BemiCounts;
+
 extern BemiHistory *bemi_history_begin(const char *source,
-									   const char *database);
+									   const BemiSourceIdentity *identity,
+									   XLogRecPtr origin);
 extern void bemi_history_open(BemiHistory *history);
 extern void bemi_history_begin_transaction(BemiHistory *history);
 extern void bemi_history_add(BemiHistory *history, const BemiChange *change);
+extern void bemi_history_begin_tracking(BemiHistory *history,
+										const BemiRelation *relation,
+										XLogRecPtr at_lsn, TimestampTz at_time);
+extern bool bemi_history_take_tracking(BemiHistory *history,
+									   const Jsonb *message,
+									   XLogRecPtr at_lsn, TimestampTz at_time);
 extern void bemi_history_count_invalid(BemiHistory *history);
 extern void bemi_history_end_transaction(BemiHistory *history,
 										 XLogRecPtr end_lsn,
 										 TimestampTz committed_at);
+extern void bemi_history_is_complete_until(BemiHistory *history,
+										   TimestampTz time);
 extern bool bemi_history_is_due(const BemiHistory *history);
 extern bool bemi_history_is_stored(const BemiHistory *history);
 extern void bemi_history_commit(BemiHistory *history);
-extern bool bemi_history_is_flushed(BemiHistory *history, XLogRecPtr *end_lsn);
+extern bool bemi_history_may_advance(const BemiHistory *history,
+									 XLogRecPtr received, bool is_asked);
+extern void bemi_history_advance(BemiHistory *history, XLogRecPtr received);
+extern XLogRecPtr bemi_history_flushed(BemiHistory *history);
+extern bool bemi_history_awaits_flush(const BemiHistory *history);
+extern TimestampTz bemi_history_take_counts(BemiHistory *history,
+											BemiCounts *counts);
+
+/* history_retention.c */
+extern void bemi_history_keep_house(void);
+extern void bemi_history_retention_init(void);
 
 /* ---------- worker*.c ---------- */
 

@@ -25,11 +25,12 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
+#include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -42,6 +43,21 @@
 /* A destination transaction that could go on ends after so much. */
 #define COMMIT_CHANGES		10000
 #define COMMIT_INTERVAL_MS	100
+
+/* Counts are written down at most so often; dead rows would pile up else. */
+#define PROGRESS_INTERVAL_MS	1000
+
+/* Commit times may be a little out of order. */
+#define CLOCK_JITTER_MS		10000
+
+/*
+ * A source that has nothing to tell still writes WAL, which its slot should let
+ * go.  To note that writes WAL here, so it is done after this many bytes, or
+ * fewer if some time has gone by; never for the few of a server that idles.
+ */
+#define ADVANCE_BYTES		(1024 * 1024)
+#define ADVANCE_LESS_BYTES	(64 * 1024)
+#define ADVANCE_LESS_MS		60000
 
 /* A change in the buffer; what it points to is in the buffer's memory. */
 typedef struct BufferedChange
@@ -62,6 +78,7 @@ struct BemiHistory
 	MemoryContext memory;		/* holds this struct */
 	const char *source;
 	const char *database;
+	const char *server;			/* as bemi.source_tables names it */
 	Jsonb	   *empty;			/* {} */
 
 	/* the buffer */
@@ -75,28 +92,40 @@ struct BemiHistory
 	bool		open;
 	bool		whole;			/* ends with the end of a source transaction */
 	TimestampTz opened_at;
-	int64		changes;
-	int64		invalid_messages;
+	BemiCounts	counts;			/* of this transaction */
+	int64		transaction_changes;	/* of the source transaction */
 	XLogRecPtr	end_lsn;		/* of the last source transaction in it */
 	TimestampTz end_time;
 	BemiPartition *partition;	/* that rows go to; NULL: none is open */
 
+	/* what is committed, but not in bemi.source_progress yet */
+	BemiCounts	uncounted;
+	TimestampTz stored_until;	/* everything committed before is stored */
+	TimestampTz progress_at;	/* when it was written down last */
+
+	BemiCounts	news;			/* for bemi_history_take_counts() */
+	XLogRecPtr	origin;			/* as the last commit has left it */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
 	XLogRecPtr	flushed;
 };
 
 /*
- * Starts a history of one source; lives in the current memory context.
+ * Starts a history of one source, whose origin stands there; lives in the
+ * current memory context.
  */
 BemiHistory *
-bemi_history_begin(const char *source, const char *database)
+bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
+				   XLogRecPtr origin)
 {
 	BemiHistory *history = palloc0(sizeof(BemiHistory));
 	Datum		empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 
 	history->memory = CurrentMemoryContext;
 	history->source = pstrdup(source);
-	history->database = pstrdup(database);
+	history->database = pstrdup(identity->database);
+	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
+							   identity->database);
+	history->origin = history->flushed = origin;
 	history->empty = DatumGetJsonbP(empty);
 	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi change buffer",
@@ -132,6 +161,7 @@ bemi_history_begin_transaction(BemiHistory *history)
 {
 	bemi_history_open(history);
 	history->whole = false;
+	history->transaction_changes = 0;
 }
 
 /*
@@ -169,6 +199,7 @@ change_values(const BemiHistory *history, const BufferedChange *buffered,
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = Int64GetDatum((int64) change->xid);
 	values[n++] = Int64GetDatum((int64) change->position);
+	values[n] = text_value(history->source, &nulls[n]), n++;
 	Assert(n == BEMI_HISTORY_COLUMNS);
 }
 
@@ -268,19 +299,74 @@ bemi_history_add(BemiHistory *history, const BemiChange *change)
 	MemoryContextSwitchTo(caller);
 
 	history->buffered++;
-	history->changes++;
+	history->counts.changes++;
+	history->transaction_changes++;
 	if (history->buffered == BUFFERED_CHANGES ||
 		MemoryContextMemAllocated(history->buffer_memory, false) > BUFFERED_BYTES)
 		flush(history);
 }
 
 /*
- * Counts a context message that was not valid, for bemi.status.
+ * Runs one of the functions of bemi--1.0.sql within the open transaction.
+ * True if it returns true.
+ */
+static bool
+call(const char *statement, int count, Oid *types, Datum *values,
+	 const char *nulls)
+{
+	bool		is_null;
+	bool		result;
+
+	SPI_connect();
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not run \"%s\"", statement);
+	result = SPI_gettypeid(SPI_tuptable->tupdesc, 1) == BOOLOID &&
+		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+	SPI_finish();
+	return result;
+}
+
+/*
+ * A table is in the stream.  If that is news, then it was not tracked before.
+ */
+void
+bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
+							XLogRecPtr at_lsn, TimestampTz at_time)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		CStringGetTextDatum(history->server), ObjectIdGetDatum(relation->oid),
+		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
+	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+
+	(void) call("SELECT bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7)",
+				lengthof(types), types, values, NULL);
+}
+
+/*
+ * Takes a message of bemi.emit_tracking(); false if it is not valid.
+ */
+bool
+bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
+						   XLogRecPtr at_lsn, TimestampTz at_time)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		CStringGetTextDatum(history->server), JsonbPGetDatum(message),
+	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+
+	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5)",
+				lengthof(types), types, values, NULL);
+}
+
+/*
+ * Counts a message that was not valid, for bemi.status.
  */
 void
 bemi_history_count_invalid(BemiHistory *history)
 {
-	history->invalid_messages++;
+	history->counts.invalid_messages++;
 }
 
 /*
@@ -293,6 +379,22 @@ bemi_history_end_transaction(BemiHistory *history, XLogRecPtr end_lsn,
 	history->whole = true;
 	history->end_lsn = end_lsn;
 	history->end_time = committed_at;
+	if (history->transaction_changes > 0)
+		history->counts.transactions++;
+}
+
+/*
+ * All that the source has committed before this time is stored.  Should its
+ * clock have been set back by more than a little, that is to be believed, too.
+ */
+void
+bemi_history_is_complete_until(BemiHistory *history, TimestampTz time)
+{
+	if (TIMESTAMP_NOT_FINITE(time))
+		return;
+	if (time > history->stored_until ||
+		TimestampDifferenceExceeds(time, history->stored_until, CLOCK_JITTER_MS))
+		history->stored_until = time;
 }
 
 /*
@@ -302,7 +404,7 @@ bool
 bemi_history_is_due(const BemiHistory *history)
 {
 	return history->open && history->whole &&
-		(history->changes >= COMMIT_CHANGES ||
+		(history->counts.changes >= COMMIT_CHANGES ||
 		 TimestampDifferenceExceeds(history->opened_at, GetCurrentTimestamp(),
 									COMMIT_INTERVAL_MS));
 }
@@ -317,17 +419,30 @@ bemi_history_is_stored(const BemiHistory *history)
 }
 
 static void
-store_invalid_messages(BemiHistory *history)
+add_counts(BemiCounts *to, const BemiCounts *counts)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
-	Int64GetDatum(history->invalid_messages)};
+	to->changes += counts->changes;
+	to->transactions += counts->transactions;
+	to->invalid_messages += counts->invalid_messages;
+}
 
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT bemi.count_invalid_messages($1, $2)",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not count invalid messages");
-	SPI_finish();
+/*
+ * Writes down what was counted, within the open transaction.
+ */
+static void
+note_progress(BemiHistory *history)
+{
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		Int64GetDatum(history->uncounted.changes),
+		Int64GetDatum(history->uncounted.transactions),
+		Int64GetDatum(history->uncounted.invalid_messages),
+	TimestampTzGetDatum(history->stored_until)};
+
+	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5)", lengthof(types),
+				types, values, history->stored_until == 0 ? "    n" : NULL);
+	memset(&history->uncounted, 0, sizeof(BemiCounts));
+	history->progress_at = GetCurrentTimestamp();
 }
 
 /*
@@ -342,30 +457,22 @@ remember_commit(BemiHistory *history)
 	commit->local_end = XactLastCommitEnd;
 	commit->source_end = history->end_lsn;
 	history->unflushed = lappend(history->unflushed, commit);
+	history->origin = history->end_lsn;
 	MemoryContextSwitchTo(caller);
 }
 
 /*
- * Commits the open transaction, if there is one, with the position of the
- * last source transaction in it.  In the middle of a source transaction it
- * does nothing: the rest will come.
+ * Commits the open transaction with the position of the last source
+ * transaction in it.  One that has written nothing has no commit record, and
+ * does not move the origin.
  */
-void
-bemi_history_commit(BemiHistory *history)
+static void
+commit_with_origin(BemiHistory *history)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	bool		wrote = history->changes > 0 || history->invalid_messages > 0;
+	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
-	if (!history->open || !history->whole)
-		return;
-
-	flush(history);
-	bemi_partition_close(history->partition);
-	history->partition = NULL;
-	if (history->invalid_messages > 0)
-		store_invalid_messages(history);
 	PopActiveSnapshot();
-
 	replorigin_session_origin_lsn = history->end_lsn;
 	replorigin_session_origin_timestamp = history->end_time;
 	CommitTransactionCommand();
@@ -375,16 +482,79 @@ bemi_history_commit(BemiHistory *history)
 	if (wrote)
 		remember_commit(history);
 	history->open = false;
-	history->changes = 0;
-	history->invalid_messages = 0;
 }
 
 /*
- * Gives in *end_lsn up to where source transactions are stored and flushed.
- * True if nothing stored still waits for its flush.
+ * Commits the open transaction, if there is one.  In the middle of a source
+ * transaction it does nothing: the rest will come.
+ */
+void
+bemi_history_commit(BemiHistory *history)
+{
+	BemiCounts *counts = &history->counts;
+
+	if (!history->open || !history->whole)
+		return;
+
+	flush(history);
+	bemi_partition_close(history->partition);
+	history->partition = NULL;
+	if (!XLogRecPtrIsInvalid(history->end_lsn))
+		bemi_history_is_complete_until(history, history->end_time);
+	add_counts(&history->uncounted, counts);
+	add_counts(&history->news, counts);
+	memset(counts, 0, sizeof(BemiCounts));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		TimestampDifferenceExceeds(history->progress_at, GetCurrentTimestamp(),
+								   PROGRESS_INTERVAL_MS))
+		note_progress(history);
+	commit_with_origin(history);
+}
+
+/*
+ * Whether it is time to note that the source has come to "received" without
+ * anything to store; sooner if it asks for that.
  */
 bool
-bemi_history_is_flushed(BemiHistory *history, XLogRecPtr *end_lsn)
+bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
+						 bool is_asked)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		uncounted = history->uncounted.changes > 0 ||
+		history->uncounted.invalid_messages > 0;
+	uint64		bytes = received > history->origin ? received - history->origin : 0;
+
+	if (history->open)
+		return false;
+	if (is_asked && bytes > 0)
+		return true;
+	if (!TimestampDifferenceExceeds(history->progress_at, now, PROGRESS_INTERVAL_MS))
+		return false;
+	return uncounted || bytes >= ADVANCE_BYTES ||
+		(bytes >= ADVANCE_LESS_BYTES &&
+		 TimestampDifferenceExceeds(history->progress_at, now, ADVANCE_LESS_MS));
+}
+
+/*
+ * Notes that there is nothing to store up to "received".  The slot is never
+ * confirmed beyond the origin: so a destination that was restored from a
+ * backup, or is a standby that lags, can see that it has missed something.
+ */
+void
+bemi_history_advance(BemiHistory *history, XLogRecPtr received)
+{
+	bemi_history_open(history);
+	note_progress(history);
+	history->end_lsn = Max(received, history->origin);
+	history->end_time = history->stored_until;
+	commit_with_origin(history);
+}
+
+/*
+ * Up to where source transactions are stored and flushed.
+ */
+XLogRecPtr
+bemi_history_flushed(BemiHistory *history)
 {
 	XLogRecPtr	flushed_here = bemi_flush_position();
 
@@ -398,6 +568,27 @@ bemi_history_is_flushed(BemiHistory *history, XLogRecPtr *end_lsn)
 		history->unflushed = list_delete_first(history->unflushed);
 		pfree(commit);
 	}
-	*end_lsn = history->flushed;
-	return history->unflushed == NIL && !history->open;
+	return history->flushed;
+}
+
+/*
+ * Whether something stored is not yet flushed, or not yet counted.
+ */
+bool
+bemi_history_awaits_flush(const BemiHistory *history)
+{
+	return history->unflushed != NIL ||
+		history->uncounted.changes > 0 || history->uncounted.invalid_messages > 0;
+}
+
+/*
+ * Gives what was stored since the last call, and returns the time before which
+ * everything is, 0 if not known.
+ */
+TimestampTz
+bemi_history_take_counts(BemiHistory *history, BemiCounts *counts)
+{
+	*counts = history->news;
+	memset(&history->news, 0, sizeof(BemiCounts));
+	return history->stored_until;
 }

@@ -11,7 +11,7 @@
 #include "bemi.h"
 
 /* Columns of bemi.changes, in the order of bemi_history_columns. */
-#define BEMI_HISTORY_COLUMNS	14
+#define BEMI_HISTORY_COLUMNS	15
 
 /* Rows that a partition takes in one go. */
 #define BEMI_PARTITION_SLOTS	1000

@@ -8,6 +8,10 @@
  * have put row triggers on the history, as triggers expect.  A partition that
  * is missing is made.
  *
+ * Any commit time must find a partition, for a source may send whatever it
+ * likes, and partitions may be of any make: of a day, a week, a month, or a
+ * user's own.  So a new one takes no more than is left between its neighbours.
+ *
  * A partition is opened for one destination transaction.  It lives in a child
  * of that transaction's memory, and its lock stays until the transaction ends.
  *
@@ -28,10 +32,13 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "executor/spi.h"
+#include "funcapi.h"
 #include "optimizer/optimizer.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/partcache.h"
@@ -40,10 +47,12 @@
 
 #include "history.h"
 
+PG_FUNCTION_INFO_V1(bemi_partition_ranges);
+
 const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
 	"id", "database", "schema", "table", "primary_key", "operation",
 	"before", "after", "context", "committed_at", "queued_at", "created_at",
-	"transaction_id", "position"
+	"transaction_id", "position", "source"
 };
 
 struct BemiPartition
@@ -102,24 +111,34 @@ bemi_partition_init(void)
 }
 
 /*
+ * Index of the last bound that is not above this time, -1 if there is none.
+ */
+static int
+last_bound(Relation parent, PartitionDesc partitions, TimestampTz time)
+{
+	PartitionKey key = RelationGetPartitionKey(parent);
+	Datum		value = TimestampTzGetDatum(time);
+	bool		is_equal;
+
+	Assert(key->strategy == PARTITION_STRATEGY_RANGE && key->partnatts == 1);
+	return partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+										 partitions->boundinfo, 1, &value, &is_equal);
+}
+
+/*
  * OID of the partition for this commit time, or InvalidOid.
  */
 static Oid
 find_partition(TimestampTz committed_at)
 {
 	Relation	parent = table_open(changes_oid, RowExclusiveLock);
-	PartitionKey key = RelationGetPartitionKey(parent);
 	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
-	Datum		value = TimestampTzGetDatum(committed_at);
 	Oid			result = InvalidOid;
-	bool		is_equal;
-	int			i;
 
-	Assert(key->strategy == PARTITION_STRATEGY_RANGE && key->partnatts == 1);
 	if (partitions->nparts > 0)
 	{
-		i = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
-										  partitions->boundinfo, 1, &value, &is_equal);
+		int			i = last_bound(parent, partitions, committed_at);
+
 		i = partitions->boundinfo->indexes[i + 1];
 		if (i < 0)
 			i = partitions->boundinfo->default_index;
@@ -131,20 +150,129 @@ find_partition(TimestampTz committed_at)
 }
 
 /*
+ * A bound as the time that it stands for.  False, and the infinite time on its
+ * side, if it is none of the finite ones: no such bound, MINVALUE or MAXVALUE.
+ */
+static bool
+bound_time(PartitionBoundInfo bounds, int i, Datum *time)
+{
+	bool		below = i < 0;
+
+	if (i >= 0 && i < bounds->ndatums)
+	{
+		if (bounds->kind[i][0] == PARTITION_RANGE_DATUM_VALUE)
+		{
+			*time = bounds->datums[i][0];
+			return true;
+		}
+		below = bounds->kind[i][0] == PARTITION_RANGE_DATUM_MINVALUE;
+	}
+	*time = TimestampTzGetDatum(below ? DT_NOBEGIN : DT_NOEND);
+	return false;
+}
+
+/*
+ * The bounds of the neighbours of a commit time that has no partition, as
+ * parameters for SPI: 'n' where there is no neighbour.
+ */
+static void
+find_hole(TimestampTz committed_at, Datum *values, char *nulls)
+{
+	Relation	parent = table_open(changes_oid, RowExclusiveLock);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
+
+	memset(nulls, 'n', 2);
+	if (partitions->nparts > 0)
+	{
+		int			i = last_bound(parent, partitions, committed_at);
+
+		if (bound_time(partitions->boundinfo, i, &values[0]))
+			nulls[0] = ' ';
+		if (bound_time(partitions->boundinfo, i + 1, &values[1]))
+			nulls[1] = ' ';
+	}
+	table_close(parent, NoLock);
+}
+
+/*
  * Makes the partition for this commit time.
  */
 static void
 make_partition(TimestampTz committed_at)
 {
-	Oid			types[] = {TIMESTAMPTZOID};
-	Datum		values[] = {TimestampTzGetDatum(committed_at)};
+	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum		values[3] = {TimestampTzGetDatum(committed_at)};
+	char		nulls[4] = "   ";
 
+	find_hole(committed_at, values + 1, nulls + 1);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT bemi.make_partition($1)", 1, types, values,
-							  NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT bemi.make_partition($1, $2, $3)", 3, types, values,
+							  nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not make a partition of bemi.changes");
 	SPI_finish();
 	CommandCounterIncrement();
+}
+
+/*
+ * OID of the partition for this commit time, which is made now if there is
+ * none.  Other workers may be making it just now, too, so look again when they
+ * cannot: the lock is the one that ATTACH PARTITION takes.
+ */
+static Oid
+find_or_make_partition(TimestampTz committed_at)
+{
+	Oid			oid = find_partition(committed_at);
+
+	if (OidIsValid(oid))
+		return oid;
+	LockRelationOid(changes_oid, ShareUpdateExclusiveLock);
+	oid = find_partition(committed_at);
+	if (OidIsValid(oid))
+		return oid;
+	make_partition(committed_at);
+	return find_partition(committed_at);
+}
+
+/*
+ * Puts one partition and its bounds into the result of
+ * bemi.partition_ranges().
+ */
+static void
+put_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
+{
+	PartitionBoundInfo bounds = partitions->boundinfo;
+	int			partition = bounds->indexes[upper];
+	Datum		values[3];
+	bool		nulls[3] = {0};
+
+	if (partition < 0)
+		return;
+	values[0] = ObjectIdGetDatum(partitions->oids[partition]);
+	(void) bound_time(bounds, upper - 1, &values[1]);
+	(void) bound_time(bounds, upper, &values[2]);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * bemi.partition_ranges(): the partitions of bemi.changes, with the times that
+ * they are for.  All but the default one, which has no bounds.
+ */
+Datum
+bemi_partition_ranges(PG_FUNCTION_ARGS)
+{
+	Oid			table = bemi_own_table("changes");
+	Relation	parent;
+	PartitionDesc partitions;
+
+	bemi_init_result_set(fcinfo);
+	if (!OidIsValid(table))
+		return (Datum) 0;
+	parent = table_open(table, AccessShareLock);
+	partitions = RelationGetPartitionDesc(parent, true);
+	for (int i = 1; partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
+		put_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
+	table_close(parent, AccessShareLock);
+	return (Datum) 0;
 }
 
 /*
@@ -270,18 +398,11 @@ bemi_partition_takes(const BemiPartition *partition, TimestampTz committed_at)
 BemiPartition *
 bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
 {
-	Oid			oid = find_partition(committed_at);
-
-	if (open != NULL && oid == RelationGetRelid(open->relation))
+	if (open != NULL && bemi_partition_takes(open, committed_at))
 		return open;
 
 	bemi_partition_close(open);
-	if (!OidIsValid(oid))
-	{
-		make_partition(committed_at);
-		oid = find_partition(committed_at);
-	}
-	return open_partition(oid);
+	return open_partition(find_or_make_partition(committed_at));
 }
 
 /*

@@ -106,7 +106,7 @@ read_keys(BemiProtocol *protocol, BemiRelation *relation)
 /*
  * A table is described, for the first time or because it has changed.
  */
-static void
+static BemiRelation *
 read_relation(BemiProtocol *protocol, StringInfo bytes)
 {
 	LogicalRepRelation *message = logicalrep_read_rel(bytes);
@@ -127,6 +127,7 @@ read_relation(BemiProtocol *protocol, StringInfo bytes)
 	read_columns(relation, message);
 	read_keys(protocol, relation);
 	MemoryContextSwitchTo(caller);
+	return relation;
 }
 
 static BemiRelation *
@@ -177,10 +178,22 @@ read_message(StringInfo bytes, BemiEvent *event)
 	const int	transactional_flag = 1;
 
 	event->transactional = (pq_getmsgbyte(bytes) & transactional_flag) != 0;
-	event->message_end = pq_getmsgint64(bytes);
+	(void) pq_getmsgint64(bytes);	/* its LSN */
 	event->prefix = pq_getmsgrawstring(bytes);
 	event->content_len = pq_getmsgint(bytes, 4);
 	event->content = pq_getmsgbytes(bytes, event->content_len);
+}
+
+/*
+ * A time that can be stored and shown: what lies outside of the type's range,
+ * as only a broken source sends it, becomes infinite.
+ */
+static TimestampTz
+valid_time(TimestampTz time)
+{
+	if (IS_VALID_TIMESTAMP(time))
+		return time;
+	return time < 0 ? DT_NOBEGIN : DT_NOEND;
 }
 
 static void
@@ -190,7 +203,7 @@ read_begin(StringInfo bytes, BemiEvent *event)
 
 	logicalrep_read_begin(bytes, &begin);
 	event->commit_lsn = begin.final_lsn;
-	event->committed_at = begin.committime;
+	event->committed_at = valid_time(begin.committime);
 	event->xid = begin.xid;
 }
 
@@ -260,7 +273,8 @@ bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
 			read_commit(bytes, event);
 			break;
 		case LOGICAL_REP_MSG_RELATION:
-			read_relation(protocol, bytes);
+			event->kind = BEMI_EVENT_RELATION;
+			event->relation = read_relation(protocol, bytes);
 			break;
 		case LOGICAL_REP_MSG_INSERT:
 		case LOGICAL_REP_MSG_UPDATE:

@@ -82,15 +82,14 @@ make_id(const BemiStitch *stitch, pg_uuid_t *id)
 }
 
 /*
- * Starts to stitch; the result lives in the current memory context.
+ * Starts to stitch; the result lives in the current memory context.  The tag
+ * tells sources apart, and times when one and the same counts its positions
+ * anew.
  */
 BemiStitch *
-bemi_stitch_begin(const BemiSourceIdentity *identity, const char *source,
-				  BemiHistory *history)
+bemi_stitch_begin(const char *tag, BemiHistory *history)
 {
 	BemiStitch *stitch = palloc0(sizeof(BemiStitch));
-	char	   *tag = psprintf(UINT64_FORMAT "/%u/%s", identity->system_identifier,
-							   identity->timeline, source);
 
 	stitch->history = history;
 	stitch->source_tag = hash_bytes((unsigned char *) tag, strlen(tag)) >>
@@ -98,7 +97,6 @@ bemi_stitch_begin(const BemiSourceIdentity *identity, const char *source,
 	stitch->memory = AllocSetContextCreate(CurrentMemoryContext,
 										   "bemi change context",
 										   ALLOCSET_SMALL_SIZES);
-	pfree(tag);
 	return stitch;
 }
 
@@ -176,6 +174,22 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
+ * A message that says which table is tracked from here on, or no longer.
+ */
+static void
+take_tracking(BemiStitch *stitch, const BemiEvent *event)
+{
+	Jsonb	   *message;
+
+	bemi_history_open(stitch->history);
+	message = bemi_text_to_jsonb(event->content, event->content_len);
+	if (!event->transactional || message == NULL || !JB_ROOT_IS_OBJECT(message) ||
+		!bemi_history_take_tracking(stitch->history, message,
+									stitch->commit_lsn, stitch->committed_at))
+		bemi_history_count_invalid(stitch->history);
+}
+
+/*
  * Hands on one change of the relation; images may be NULL.
  */
 static void
@@ -184,6 +198,10 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 		   const BemiImage *before, const BemiImage *after)
 {
 	BemiChange	change = {0};
+
+	/* Were the history published to itself, each change would beget another. */
+	if (strcmp(relation->schema, "bemi") == 0)
+		return;
 
 	stitch->ordinal++;
 	make_id(stitch, &change.id);
@@ -247,6 +265,12 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 		case BEMI_EVENT_MESSAGE:
 			if (strcmp(event->prefix, BEMI_MESSAGE_PREFIX) == 0)
 				take_context(stitch, event);
+			else if (strcmp(event->prefix, BEMI_TRACKING_PREFIX) == 0)
+				take_tracking(stitch, event);
+			break;
+		case BEMI_EVENT_RELATION:
+			bemi_history_begin_tracking(stitch->history, event->relation,
+										stitch->commit_lsn, stitch->committed_at);
 			break;
 		case BEMI_EVENT_NOTHING:
 			break;

@@ -20,13 +20,17 @@ struct BemiStream
 	char	   *user;
 	char	   *name;			/* application_name, unless conninfo has one */
 	void		(*on_wait) (BemiStream *);	/* called while a command runs */
+	bool		patient;		/* the command may take as long as it likes */
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, made when needed */
 
 	char	   *frame;			/* libpq's memory, until the next frame */
 	XLogRecPtr	position;		/* of the frame that was handed out last */
 	XLogRecPtr	received;		/* the source has sent all up to here */
+	TimestampTz complete_until; /* and what was committed before this time */
 	bool		reply_requested;
+	TimestampTz heard_at;		/* the source has sent something */
+	TimestampTz asked_at;		/* we have asked it to; 0: not since then */
 	XLogRecPtr	flushed;		/* the highest that was confirmed */
 };
 

@@ -21,6 +21,7 @@
 #include "commands/dbcommands.h"
 #include "postmaster/postmaster.h"
 #include "replication/slot.h"
+#include "replication/walreceiver.h"
 #include "replication/walsender.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -90,18 +91,22 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 }
 
 /*
- * Reports what the source says of a command, and frees the result.
+ * Reports what the source says of a command, and frees the result.  That
+ * something it needs does not exist is told apart: for a stream that is the
+ * publication, as it was where the stream has come to, and it stays so.
  */
 void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	bool		undefined = sqlstate != NULL && strcmp(sqlstate, "42704") == 0;
 	char	   *message = pchomp(primary ? primary : PQresultErrorMessage(result));
 	const char *hint = setup_hint(stream, message);
 
 	PQclear(result);
 	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
+			(errcode(undefined ? ERRCODE_UNDEFINED_OBJECT : ERRCODE_CONNECTION_FAILURE),
 			 errmsg("source reports: %s", message),
 			 hint ? errhint("%s", hint) : 0));
 }
@@ -136,15 +141,21 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 static PGconn *
 begin_connection(BemiStream *stream, bool replication)
 {
-	const char *keys[9];
-	const char *values[9];
+	const char *keys[12];
+	const char *values[12];
 	char		port[12];
 	char	   *sockets = pstrdup(Unix_socket_directories);
 	List	   *directories;
 	int			n = 0;
 
 	if (stream->conninfo != NULL)
+	{
+		/* Before the connection string, which may say otherwise. */
+		keys[n] = "keepalives_idle", values[n++] = "30";
+		keys[n] = "keepalives_interval", values[n++] = "10";
+		keys[n] = "keepalives_count", values[n++] = "3";
 		keys[n] = "dbname", values[n++] = stream->conninfo;
+	}
 	else
 	{
 		if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
@@ -203,12 +214,26 @@ complete_connection(BemiStream *stream, PGconn *conn)
 }
 
 /*
+ * No command but those around slots takes long, unless something hangs.
+ */
+static void
+check_patience(TimestampTz begun_at)
+{
+	if (wal_receiver_timeout > 0 &&
+		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(), wal_receiver_timeout))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("source has not answered for %d ms", wal_receiver_timeout)));
+}
+
+/*
  * Runs a command and waits for its result, good or bad, which the caller
  * clears.
  */
 PGresult *
 bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
 {
+	TimestampTz begun_at = GetCurrentTimestamp();
 	PGresult   *result = NULL;
 
 	if (!PQsendQuery(conn, command))
@@ -223,6 +248,8 @@ bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *comman
 			(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
 			if (stream->on_wait)
 				stream->on_wait(stream);
+			if (!stream->patient)
+				check_patience(begun_at);
 			if (!PQconsumeInput(conn))
 				bemi_stream_report_failure(stream, conn, "lost the connection to source");
 		}

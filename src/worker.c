@@ -53,6 +53,7 @@ typedef struct Pipeline
 	TimestampTz started_at;
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
+	bool		asked;			/* the source waits for a confirmation */
 } Pipeline;
 
 /*
@@ -103,31 +104,37 @@ static void
 open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 {
 	BemiSourceIdentity identity;
+	XLogRecPtr	origin;
+	char	   *tag;
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
 	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
 	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
-	if (!row->slot_made)
-		bemi_make_slot(pipeline->stream);
+	bemi_secure_slot(pipeline->stream, &identity, row);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
 	bemi_end_transaction();
+	origin = bemi_take_origin();
+	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
+				   identity.timeline, row->generation, bemi_my_worker->source);
 	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
-	pipeline->history = bemi_history_begin(bemi_my_worker->source, identity.database);
-	pipeline->stitch = bemi_stitch_begin(&identity, bemi_my_worker->source, pipeline->history);
+	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
+	pipeline->stitch = bemi_stitch_begin(tag, pipeline->history);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
-	bemi_stream_start(pipeline->stream, bemi_slot_name, bemi_take_origin());
+	bemi_stream_start(pipeline->stream, bemi_slot_name, origin);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->is_local = identity.system_identifier == GetSystemIdentifier();
 	LWLockRelease(bemi_shared->lock);
+	if (!bemi_my_worker->is_local)
+		bemi_guard_slot(pipeline->stream);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
 }
 
@@ -175,27 +182,40 @@ forget_failures(void)
 }
 
 /*
+ * Tells the sessions how far the history reaches.
+ */
+static void
+show_progress(Pipeline *pipeline)
+{
+	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
+	TimestampTz complete_until = bemi_stream_complete_until(pipeline->stream);
+	bool		all = bemi_history_is_stored(pipeline->history);
+	TimestampTz stored_until;
+	BemiCounts	counts;
+
+	if (all && complete_until != 0)
+		bemi_history_is_complete_until(pipeline->history, complete_until);
+	stored_until = bemi_history_take_counts(pipeline->history, &counts);
+	bemi_add_counts(bemi_my_worker, &counts, stored_until);
+	bemi_set_progress(bemi_my_worker, received, all ? received : bemi_my_worker->stored);
+}
+
+/*
  * Tells the sessions how far the history reaches, and the source what it may
  * forget: at once if it asks, else when that has moved and some time is over.
  */
 static void
 report_progress(Pipeline *pipeline)
 {
-	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
-	XLogRecPtr	flushed;
+	bool		asked = bemi_stream_reply_requested(pipeline->stream);
+	XLogRecPtr	flushed = bemi_history_flushed(pipeline->history);
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (bemi_history_is_stored(pipeline->history))
-		bemi_set_positions(bemi_my_worker, received, received);
-	else
-		bemi_set_positions(bemi_my_worker, received, bemi_my_worker->stored);
-
-	if (bemi_history_is_flushed(pipeline->history, &flushed))
-		flushed = received;
-	if (bemi_stream_reply_requested(pipeline->stream) ||
-		TimestampDifferenceExceeds(pipeline->confirmed_at, now,
-								   flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+	show_progress(pipeline);
+	if (asked || TimestampDifferenceExceeds(pipeline->confirmed_at, now,
+											flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
 	{
+		pipeline->asked |= asked;
 		bemi_stream_confirm(pipeline->stream, flushed);
 		pipeline->confirmed = flushed;
 		pipeline->confirmed_at = now;
@@ -205,6 +225,27 @@ report_progress(Pipeline *pipeline)
 	if (bemi_my_worker->failures > 0 &&
 		TimestampDifferenceExceeds(pipeline->started_at, now, RECOVERED_MS))
 		forget_failures();
+}
+
+/*
+ * Nothing is at hand: time for what can wait.
+ */
+static void
+idle(Pipeline *pipeline)
+{
+	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
+	XLogRecPtr	flushed;
+
+	if (bemi_history_may_advance(pipeline->history, received, pipeline->asked))
+	{
+		bemi_history_advance(pipeline->history, received);
+		pipeline->asked = false;
+	}
+	flushed = bemi_history_flushed(pipeline->history);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	bemi_stream_wait(pipeline->stream,
+					 flushed != pipeline->confirmed ||
+					 bemi_history_awaits_flush(pipeline->history) ? UNCONFIRMED_MS : IDLE_MS);
 }
 
 /*
@@ -272,17 +313,16 @@ stream_changes(BemiSourceRow *row)
 		pgstat_report_activity(STATE_RUNNING, "storing changes");
 		more = drain(&pipeline);
 		report_progress(&pipeline);
+		if (!bemi_my_worker->is_local)
+			bemi_guard_slot(pipeline.stream);
 
 		/* In the middle of a source transaction there is no looking aside. */
+		if (bemi_history_is_stored(pipeline.history))
+			bemi_history_keep_house();
 		if (bemi_history_is_stored(pipeline.history) && was_woken())
 			bemi_read_source(row);
 		else if (!more)
-		{
-			pgstat_report_activity(STATE_IDLE, NULL);
-			bemi_stream_wait(pipeline.stream,
-							 pipeline.confirmed != bemi_stream_received(pipeline.stream) ?
-							 UNCONFIRMED_MS : IDLE_MS);
-		}
+			idle(&pipeline);
 	}
 	bemi_stream_close(pipeline.stream);
 }
@@ -298,6 +338,14 @@ wake_again(void)
 	LWLockRelease(bemi_shared->lock);
 }
 
+static void
+load_progress(void)
+{
+	bemi_begin_transaction();
+	bemi_load_progress();
+	bemi_end_transaction();
+}
+
 /*
  * The worker's life between its start and a fault.
  */
@@ -308,8 +356,13 @@ work(void)
 
 	(void) was_woken();
 	bemi_read_source(&row);
+	if (row.exists)
+		load_progress();
 	if (row.run)
 		stream_changes(&row);
+	else if (row.exists && !row.drop && row.slot_made &&
+			 bemi_my_worker->give_up != BEMI_KEEP_SLOT)
+		bemi_note_given_up();
 	if ((row.drop || !row.exists) && bemi_drop_source(&row))
 		return;
 
@@ -330,6 +383,11 @@ note_error(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
 	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+
+	/* The stream cannot be read on, see bemi_stream_report_refusal(). */
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT &&
+		bemi_my_worker->state == BEMI_STATE_STREAMING)
+		bemi_my_worker->give_up = BEMI_GIVE_UP_PUBLICATION;
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }
 
@@ -421,4 +479,5 @@ bemi_worker_init(void)
 {
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
+	bemi_worker_guard_init();
 }

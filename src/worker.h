@@ -35,6 +35,14 @@ typedef enum BemiState
 	BEMI_STATE_STOPPED
 } BemiState;
 
+/* Why a slot is to be given up. */
+typedef enum BemiGiveUp
+{
+	BEMI_KEEP_SLOT,
+	BEMI_GIVE_UP_LAG,			/* bemi.max_slot_lag */
+	BEMI_GIVE_UP_PUBLICATION	/* it cannot be read on without one */
+} BemiGiveUp;
+
 /*
  * One source and its worker, in shared memory.  All of it is protected by the
  * lock of BemiShared.  "In use" as long as the source's origin exists.
@@ -59,6 +67,12 @@ typedef struct BemiWorker
 	bool		is_local;		/* reads this very server */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
+	TimestampTz stored_until;	/* all committed before is stored; 0: unknown */
+	BemiCounts	counts;
+	bool		counted;		/* the two above are up to date */
+	BemiSlotCost cost;			/* of a slot on another server */
+	BemiGiveUp	give_up;
+	bool		warned;			/* of what the slot costs */
 	int64		error_count;
 	TimestampTz error_at;
 	char		error[BEMI_ERROR_LEN];
@@ -86,8 +100,11 @@ extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);
 extern void bemi_set_error(BemiWorker *worker, const char *error,
 						   const char *hint);
-extern void bemi_set_positions(BemiWorker *worker, XLogRecPtr received,
-							   XLogRecPtr stored);
+extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
+							  XLogRecPtr stored);
+extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
+							TimestampTz stored_until);
+extern void bemi_note_synced(XLogRecPtr position, TimestampTz time);
 extern void bemi_lock_sources(LOCKMODE mode);
 extern void bemi_wake_launcher(void);
 extern void bemi_add_worker_at_commit(const char *source);
@@ -102,6 +119,11 @@ typedef struct BemiSourceRow
 	bool		drop;			/* wanted */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */
+	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
+	uint32		timeline;
+	char	   *database;
+	int			generation;
+	bool		gap_open;		/* that concerns all tables */
 } BemiSourceRow;
 
 /* worker_source.c */
@@ -111,8 +133,25 @@ extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
 extern bool bemi_drop_source(BemiSourceRow *row);
-extern void bemi_make_slot(BemiStream *stream);
+extern void bemi_run_on_source(const char *statement, int count,
+							   const Oid *types, const Datum *values,
+							   const char *nulls);
+extern XLogRecPtr bemi_origin_position(void);
+extern void bemi_set_origin(XLogRecPtr position);
+extern void bemi_load_progress(void);
 extern XLogRecPtr bemi_take_origin(void);
+
+/* worker_gap.c */
+extern void bemi_secure_slot(BemiStream *stream,
+							 const BemiSourceIdentity *identity,
+							 const BemiSourceRow *row);
+extern void bemi_note_stop(void);
+extern void bemi_note_given_up(void);
+
+/* worker_guard.c */
+extern void bemi_worker_guard_init(void);
+extern void bemi_guard_local_slots(long *timeout_ms);
+extern void bemi_guard_slot(BemiStream *stream);
 
 /* worker_launcher.c */
 extern void bemi_worker_launcher_init(void);

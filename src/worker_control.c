@@ -23,6 +23,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "libpq-fe.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -55,15 +56,6 @@ require_preload(void)
 			 errhint("Put this line into postgresql.conf and restart the server: shared_preload_libraries = '%s%sbemi'",
 					 libraries ? libraries : "",
 					 libraries && libraries[0] ? ", " : "")));
-}
-
-static void
-require_superuser(const char *procedure)
-{
-	if (!superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be superuser to call %s()", procedure)));
 }
 
 static void
@@ -214,21 +206,32 @@ wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker 
 
 /*
  * Calls one of the functions of bemi--1.0.sql that do what start and stop do to
- * the tables, with one or two text parameters; the second may be NULL.
- * Returns its value as text, or NULL.
+ * the tables, with text parameters, some of which may be NULL.  It is called
+ * as the owner of the extension: check_controller() comes first, and says
+ * whether the caller may have that done.  Returns its value as text, or NULL.
  */
 static char *
-call(const char *statement, int parameters, const char *first, const char *second)
+call(const char *statement, int count, const char *const *parameters)
 {
-	Oid			types[] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	char		nulls[] = "  ";
+	Oid			types[4];
+	Datum		values[4];
+	char		nulls[] = "    ";
+	Oid			user;
+	int			security;
 
-	values[0] = CStringGetTextDatum(first);
-	values[1] = second ? CStringGetTextDatum(second) : (Datum) 0;
-	nulls[1] = second ? ' ' : 'n';
-	if (SPI_execute_with_args(statement, parameters, types, values, nulls, false, 0) < 0)
+	Assert(count <= lengthof(types));
+	for (int i = 0; i < count; i++)
+	{
+		types[i] = TEXTOID;
+		values[i] = parameters[i] ? CStringGetTextDatum(parameters[i]) : (Datum) 0;
+		nulls[i] = parameters[i] ? ' ' : 'n';
+	}
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(bemi_extension_owner(),
+						   security | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not run \"%s\"", statement);
+	SetUserIdAndSecContext(user, security);
 	if (SPI_processed == 0 || SPI_tuptable == NULL)
 		return NULL;
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -246,7 +249,7 @@ give_up(const char *source, const BemiWorker *worker)
 	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
-	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, source, NULL);
+	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -261,6 +264,53 @@ give_up(const char *source, const BemiWorker *worker)
 			 errmsg("could not start source \"%s\"", source),
 			 errdetail("The worker reports: %s", worker->error),
 			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Error unless the caller may start and stop the source.
+ */
+static void
+check_controller(const char *source, const char *conninfo, const char *procedure)
+{
+	const char *const parameters[] = {source, conninfo,
+		GetUserNameFromId(GetUserId(), false),
+	procedure};
+
+	(void) call("SELECT bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
+}
+
+/*
+ * Error unless libpq can read the connection string, lest the worker's error
+ * shows a part of it.
+ */
+static void
+check_conninfo(const char *conninfo)
+{
+	char	   *message = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &message);
+
+	if (options == NULL)
+	{
+		char	   *copy = pchomp(message ? message : "out of memory");
+
+		PQfreemem(message);
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string: %s", copy)));
+	}
+	PQconninfoFree(options);
+}
+
+/*
+ * Writes into the tables that the source is to be read.
+ */
+static void
+register_source(const char *source, const char *conninfo)
+{
+	const char *const parameters[] = {source, conninfo,
+	GetUserNameFromId(GetUserId(), false)};
+
+	(void) call("SELECT bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
 }
 
 static char *
@@ -286,10 +336,11 @@ bemi_start(PG_FUNCTION_ARGS)
 	BemiWorker	worker;
 
 	require_preload();
-	require_superuser("bemi.start");
 	PreventCommandDuringRecovery("bemi.start()");
 	source = source_argument(fcinfo);
 	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (conninfo != NULL)
+		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
 	if (wait && is_atomic(fcinfo))
@@ -300,9 +351,10 @@ bemi_start(PG_FUNCTION_ARGS)
 				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);", source)));
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	check_controller(source, conninfo, "bemi.start");
 	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
-	(void) call("SELECT bemi.register_source($1, $2)", 2, source, conninfo);
+	register_source(source, conninfo);
 	bemi_add_worker_at_commit(source);
 	if (wait)
 	{
@@ -321,21 +373,23 @@ Datum
 bemi_stop(PG_FUNCTION_ARGS)
 {
 	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	const char *parameters[2];
 	char	   *source;
 	char	   *found;
 	int64		errors_before;
 	BemiWorker	worker;
 
 	require_preload();
-	require_superuser("bemi.stop");
 	PreventCommandDuringRecovery("bemi.stop()");
 	source = source_argument(fcinfo);
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	check_controller(source, NULL, "bemi.stop");
 	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
-	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, source,
-				 drop ? "drop" : "stop");
+	parameters[0] = source;
+	parameters[1] = drop ? "drop" : "stop";
+	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -400,7 +454,7 @@ is_started(void)
 	bool		started;
 
 	SPI_connect();
-	value = call("SELECT bemi.is_started()::pg_catalog.text", 0, "", NULL);
+	value = call("SELECT bemi.is_started()::pg_catalog.text", 0, NULL);
 	started = value != NULL && strcmp(value, "true") == 0;
 	SPI_finish();
 	return started;
@@ -474,7 +528,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 
 	require_preload();
 	PreventCommandDuringRecovery("bemi.sync()");
-	position = write_marker();
+	position = write_marker();	/* after "since" was taken */
 
 	while (find_laggard(position, &laggard))
 	{
@@ -491,5 +545,6 @@ bemi_sync(PG_FUNCTION_ARGS)
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();
+	bemi_note_synced(position, since);
 	PG_RETURN_VOID();
 }

@@ -490,6 +490,7 @@ bemi_launcher_main(Datum arg)
 		}
 
 		timeout_ms = start_due_workers();
+		bemi_guard_local_slots(&timeout_ms);
 		timeout_ms = Min(timeout_ms, send_scout());
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

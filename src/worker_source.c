@@ -72,6 +72,17 @@ bemi_end_transaction(void)
 }
 
 /*
+ * A column's text in "memory", or NULL.
+ */
+static char *
+copy_value(HeapTuple tuple, TupleDesc columns, int column, MemoryContext memory)
+{
+	char	   *value = SPI_getvalue(tuple, columns, column);
+
+	return value ? MemoryContextStrdup(memory, value) : NULL;
+}
+
+/*
  * Reads the worker's row, whose texts go into "memory", within a transaction
  * that has locked the sources.  The row is missing if the source was dropped,
  * and with it the table if the extension was.
@@ -83,24 +94,33 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
 
 	memset(row, 0, sizeof(BemiSourceRow));
-	if (!OidIsValid(bemi_own_table("sources")))
+	if (!OidIsValid(bemi_own_table("sources")) || !OidIsValid(bemi_own_table("gaps")))
 		return;
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo FROM bemi.sources WHERE name = $1",
+	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
+							  " timeline::text, database, generation::text,"
+							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
+							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text"
+							  " FROM bemi.sources s WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
 	if (SPI_processed == 1)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[0];
 		TupleDesc	columns = SPI_tuptable->tupdesc;
-		char	   *conninfo = SPI_getvalue(tuple, columns, 3);
+		char	   *timeline = SPI_getvalue(tuple, columns, 5);
 
 		row->exists = true;
 		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
 		row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
 		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
-		row->conninfo = conninfo ? MemoryContextStrdup(memory, conninfo) : NULL;
+		row->conninfo = copy_value(tuple, columns, 3, memory);
+		row->system_identifier = copy_value(tuple, columns, 4, memory);
+		row->timeline = timeline ? strtoul(timeline, NULL, 10) : 0;
+		row->database = copy_value(tuple, columns, 6, memory);
+		row->generation = atoi(SPI_getvalue(tuple, columns, 7));
+		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
 	}
 	SPI_finish();
 }
@@ -119,18 +139,66 @@ bemi_read_source(BemiSourceRow *row)
 }
 
 /*
- * Runs a statement on the worker's row, whose name is its one parameter.
+ * Runs a statement whose first parameter is the source's name; the others come
+ * with their types, nulls as SPI takes them, or NULL.
  */
-static void
-change_source(const char *statement)
+void
+bemi_run_on_source(const char *statement, int count, const Oid *types,
+				   const Datum *values, const char *nulls)
+{
+	Oid			all_types[8] = {TEXTOID};
+	Datum		all_values[8] = {CStringGetTextDatum(bemi_my_worker->source)};
+	char		all_nulls[8] = "        ";
+
+	Assert(count < lengthof(all_types));
+	for (int i = 0; i < count; i++)
+	{
+		all_types[i + 1] = types[i];
+		all_values[i + 1] = values[i];
+		all_nulls[i + 1] = nulls ? nulls[i] : ' ';
+	}
+	SPI_connect();
+	if (SPI_execute_with_args(statement, count + 1, all_types, all_values, all_nulls,
+							  false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", statement);
+	SPI_finish();
+}
+
+/*
+ * What was counted and stored so far, into shared memory, unless it is there:
+ * that is up to date, while the table may be a second late.
+ */
+void
+bemi_load_progress(void)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	BemiCounts	counts = {0};
+	TimestampTz stored_until = 0;
+	bool		is_null;
 
+	if (bemi_my_worker->counted)
+		return;
 	SPI_connect();
-	if (SPI_execute_with_args(statement, 1, types, values, NULL, false, 0) < 0)
-		elog(ERROR, "could not change bemi.sources");
+	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until"
+							  " FROM bemi.source_progress WHERE source = $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.source_progress");
+	if (SPI_processed == 1)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	columns = SPI_tuptable->tupdesc;
+
+		counts.changes = DatumGetInt64(SPI_getbinval(tuple, columns, 1, &is_null));
+		counts.transactions = DatumGetInt64(SPI_getbinval(tuple, columns, 2, &is_null));
+		counts.invalid_messages = DatumGetInt64(SPI_getbinval(tuple, columns, 3, &is_null));
+		stored_until = DatumGetTimestampTz(SPI_getbinval(tuple, columns, 4, &is_null));
+		if (is_null)
+			stored_until = 0;
+	}
 	SPI_finish();
+	bemi_add_counts(bemi_my_worker, &counts, stored_until);
+	bemi_my_worker->counted = true;
 }
 
 /*
@@ -166,8 +234,10 @@ static void
 drop_remote_slot(const BemiSourceRow *row)
 {
 	BemiStream *stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
+	BemiSlot	slot;
 
-	if (bemi_stream_slot_exists(stream, bemi_slot_name))
+	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
+	if (slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
 	bemi_stream_close(stream);
 }
@@ -197,8 +267,10 @@ bemi_drop_source(BemiSourceRow *row)
 	{
 		if (row->conninfo == NULL)
 			drop_local_slot();
+		if (row->exists && row->slot_made)
+			bemi_note_stop();
 		if (row->exists)
-			change_source("SELECT bemi.forget_source($1)");
+			bemi_run_on_source("SELECT bemi.forget_source($1)", 0, NULL, NULL, NULL);
 		drop_origin();
 
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -212,29 +284,25 @@ bemi_drop_source(BemiSourceRow *row)
 }
 
 /*
- * Makes the slot, unless an earlier worker came just so far, and lets the
- * origin begin there.
+ * Where the origin stands, without holding it.
+ */
+XLogRecPtr
+bemi_origin_position(void)
+{
+	return replorigin_get_progress(replorigin_by_name(bemi_slot_name, false), false);
+}
+
+/*
+ * Sets the origin, forwards or backwards.
  */
 void
-bemi_make_slot(BemiStream *stream)
+bemi_set_origin(XLogRecPtr position)
 {
-	XLogRecPtr	position = InvalidXLogRecPtr;
-	RepOriginId origin;
+	RepOriginId origin = replorigin_by_name(bemi_slot_name, false);
 
-	bemi_set_state(bemi_my_worker, BEMI_STATE_MAKING_SLOT);
-	if (!bemi_stream_slot_exists(stream, bemi_slot_name))
-		position = bemi_stream_create_slot(stream, bemi_slot_name);
-
-	bemi_begin_transaction();
-	change_source("UPDATE bemi.sources SET slot_made = true WHERE name = $1");
-	if (!XLogRecPtrIsInvalid(position))
-	{
-		origin = replorigin_by_name(bemi_slot_name, false);
-		LockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
-		replorigin_advance(origin, position, InvalidXLogRecPtr, true, true);
-		UnlockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
-	}
-	bemi_end_transaction();
+	LockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
+	replorigin_advance(origin, position, InvalidXLogRecPtr, true, true);
+	UnlockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
 }
 
 /*

@@ -163,7 +163,7 @@ bemi_set_error(BemiWorker *worker, const char *error, const char *hint)
  * Notes how far a worker has come.
  */
 void
-bemi_set_positions(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
+bemi_set_progress(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 {
 	bool		moved;
 
@@ -174,6 +174,55 @@ bemi_set_positions(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 	LWLockRelease(bemi_shared->lock);
 	if (moved)
 		ConditionVariableBroadcast(&bemi_shared->changed);
+}
+
+/*
+ * The caller holds the lock.  A clock that was set back by more than a little
+ * is believed.
+ */
+static void
+set_stored_until(BemiWorker *worker, TimestampTz time)
+{
+	const int	jitter_ms = 10000;
+
+	if (time > worker->stored_until ||
+		TimestampDifferenceExceeds(time, worker->stored_until, jitter_ms))
+		worker->stored_until = time;
+}
+
+/*
+ * The workers of this database that have stored all up to a position have all
+ * that was committed before this time.
+ */
+void
+bemi_note_synced(XLogRecPtr position, TimestampTz time)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->in_use && worker->database == MyDatabaseId &&
+			worker->is_local && worker->stored >= position)
+			set_stored_until(worker, time);
+	}
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Adds to what a worker has counted; 0 for an unknown time.
+ */
+void
+bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
+				TimestampTz stored_until)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->counts.changes += counts->changes;
+	worker->counts.transactions += counts->transactions;
+	worker->counts.invalid_messages += counts->invalid_messages;
+	if (stored_until != 0)
+		set_stored_until(worker, stored_until);
+	LWLockRelease(bemi_shared->lock);
 }
 
 /*
@@ -311,21 +360,41 @@ bemi_state_name(BemiState state)
 static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
-	Datum		values[8];
-	bool		nulls[8] = {0};
+	const BemiSlotCost *cost = &worker->cost;
+	Datum		values[16];
+	bool		nulls[16] = {0};
+	int			n = 0;
 
-	values[0] = CStringGetTextDatum(worker->source);
-	values[1] = CStringGetTextDatum(bemi_state_name(worker->state));
-	values[2] = Int32GetDatum(worker->pid);
-	nulls[2] = (worker->pid == 0);
-	values[3] = LSNGetDatum(worker->received);
-	nulls[3] = XLogRecPtrIsInvalid(worker->received);
-	values[4] = LSNGetDatum(worker->stored);
-	nulls[4] = XLogRecPtrIsInvalid(worker->stored);
-	values[5] = Int64GetDatum(worker->restarts);
-	values[6] = CStringGetTextDatum(worker->error);
-	values[7] = TimestampTzGetDatum(worker->error_at);
-	nulls[6] = nulls[7] = (worker->error_count == 0);
+	values[n++] = CStringGetTextDatum(worker->source);
+	values[n++] = CStringGetTextDatum(bemi_state_name(worker->state));
+	nulls[n] = (worker->pid == 0);
+	values[n++] = Int32GetDatum(worker->pid);
+	nulls[n] = XLogRecPtrIsInvalid(worker->received);
+	values[n++] = LSNGetDatum(worker->received);
+	nulls[n] = XLogRecPtrIsInvalid(worker->stored);
+	values[n++] = LSNGetDatum(worker->stored);
+	nulls[n] = (worker->stored_until == 0);
+	values[n++] = TimestampTzGetDatum(worker->stored_until);
+
+	nulls[n] = nulls[n + 1] = nulls[n + 2] = !worker->counted;
+	values[n++] = Int64GetDatum(worker->counts.changes);
+	values[n++] = Int64GetDatum(worker->counts.transactions);
+	values[n++] = Int64GetDatum(worker->counts.invalid_messages);
+
+	values[n++] = Int64GetDatum(worker->restarts);
+	nulls[n] = nulls[n + 1] = (worker->error_count == 0);
+	values[n++] = CStringGetTextDatum(worker->error);
+	values[n++] = TimestampTzGetDatum(worker->error_at);
+
+	nulls[n] = XLogRecPtrIsInvalid(cost->source_lsn);
+	values[n++] = LSNGetDatum(cost->source_lsn);
+	nulls[n] = nulls[n - 1] || cost->wal_kept < 0;
+	values[n++] = Int64GetDatum(cost->wal_kept);
+	nulls[n] = (cost->wal_status[0] == '\0');
+	values[n++] = CStringGetTextDatum(cost->wal_status);
+	nulls[n] = nulls[n - 3] || cost->catalog_xmin_age < 0;
+	values[n++] = Int32GetDatum(cost->catalog_xmin_age);
+	Assert(n == lengthof(values));
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }

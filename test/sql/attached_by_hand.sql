@@ -16,7 +16,7 @@ CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT regexp_replace(regexp_replace(data, '^message: .* content:', ''),
 		'^table public\.(\w+): ([A-Z]+):.* id\[integer\]:(\d+).*$', '  \1 \2 \3')
 	FROM pg_logical_slot_get_changes('bemi_by_hand', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT')
+	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
 $$;
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text);

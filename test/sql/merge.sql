@@ -14,7 +14,7 @@ SELECT slot_name FROM pg_create_logical_replication_slot('bemi_merge', 'test_dec
 CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT data FROM pg_logical_slot_get_changes('bemi_merge', NULL, NULL,
 		'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT')
+	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
 $$;
 CREATE TABLE stock (id integer PRIMARY KEY, amount integer);
 CREATE TABLE delivery (id integer PRIMARY KEY, amount integer);

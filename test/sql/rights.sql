@@ -229,7 +229,7 @@ RESET ROLE;
 CREATE TEMP TABLE pg_class AS SELECT * FROM pg_catalog.pg_class LIMIT 0;
 CREATE TEMP TABLE pg_trigger AS SELECT * FROM pg_catalog.pg_trigger LIMIT 0;
 CREATE TEMP TABLE pg_publication_rel AS SELECT * FROM pg_catalog.pg_publication_rel LIMIT 0;
-CREATE TEMP TABLE tracked_schemas (schema regnamespace);
+CREATE TEMP TABLE tracked_schemas (schema name, schema_oid oid);
 -- the trap works
 SET search_path = trap, public, pg_temp, pg_catalog;
 SELECT 'a'::name = 'b'::name;

@@ -1,0 +1,318 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_gap.c
+ *		Has anything been lost?  What a worker finds out before it goes on.
+ *
+ * The destination knows how far it has come (the origin) and what the source
+ * was when it connected last (the row of bemi.sources); the source says what it
+ * is now, and what has become of the slot.  Where the two do not fit together,
+ * changes may be missing.  That is written into bemi.gaps first, flushed, and
+ * only then is the slot made anew, or the origin moved: a worker that dies in
+ * between leaves a gap that is open, which the next one closes, but never a
+ * slot that is new with nothing said about it.
+ *
+ * The slot is never confirmed beyond the origin (see bemi_history_advance()),
+ * so one that is ahead of it tells that the destination has lost something,
+ * being restored from a backup for instance.
+ *
+ * Which tables are tracked comes with the stream, and at its beginning from
+ * the source's catalog; for a source without the extension from there with
+ * each connection.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type_d.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+/* What a connection has shown. */
+typedef struct Finding
+{
+	const BemiSourceIdentity *identity;
+	char	   *system_identifier;
+	BemiSlot	slot;
+	XLogRecPtr	origin;
+	char	   *published;
+
+	const char *reason;			/* what was lost by; NULL: nothing was */
+	const char *detail;
+	XLogRecPtr	resume;			/* from where to read on with this slot;
+								 * InvalidXLogRecPtr: make another one */
+} Finding;
+
+/*
+ * Whether the source is not the one that the slot was made on.
+ */
+static bool
+is_another(const Finding *finding, const BemiSourceRow *row)
+{
+	return row->system_identifier != NULL &&
+		(strcmp(row->system_identifier, finding->system_identifier) != 0 ||
+		 strcmp(row->database, finding->identity->database) != 0);
+}
+
+/*
+ * What may have been lost without the slot's fault: the source, or the
+ * destination, has gone back in time.
+ */
+static void
+compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+{
+	const BemiSourceIdentity *identity = finding->identity;
+
+	if (row->timeline != 0 && identity->timeline != row->timeline)
+	{
+		XLogRecPtr	left_at = bemi_stream_switch_point(stream, identity->timeline,
+													   row->timeline);
+
+		if (XLogRecPtrIsInvalid(left_at) || left_at < finding->origin)
+		{
+			finding->reason = "timeline changed";
+			finding->resume = left_at;
+			finding->detail = "Changes of the former timeline that the source no longer knows of may be stored.";
+			return;
+		}
+	}
+	if (identity->position < finding->origin)
+	{
+		finding->reason = "source went back";
+		finding->resume = identity->position;
+		finding->detail = "Changes that the source no longer knows of may be stored.";
+	}
+	else if (finding->slot.confirmed > finding->origin)
+	{
+		finding->reason = "history went back";
+		finding->resume = finding->slot.confirmed;
+		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
+	}
+}
+
+/*
+ * Decides what was lost, for a source that had a slot.
+ */
+static void
+find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+{
+	if (is_another(finding, row))
+	{
+		finding->reason = "server changed";
+		finding->detail = psprintf("It was database \"%s\" of system %s.", row->database,
+								   row->system_identifier);
+	}
+	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
+		finding->reason = "bemi.max_slot_lag";
+	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_PUBLICATION)
+		finding->reason = "publication dropped";
+	else if (!finding->slot.made && row->timeline != finding->identity->timeline)
+		finding->reason = "timeline changed";
+	else if (!finding->slot.made)
+		finding->reason = "slot dropped";
+	else if (finding->slot.lost)
+		finding->reason = "slot lost";
+	else
+		compare_positions(stream, finding, row);
+}
+
+/*
+ * Opens a gap, unless one is open, within the current transaction.
+ */
+static void
+open_gap(const char *reason, XLogRecPtr from, bool goes_back, const char *detail)
+{
+	Oid			types[] = {TEXTOID, LSNOID, BOOLOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(reason), LSNGetDatum(from),
+		BoolGetDatum(goes_back),
+	detail ? CStringGetTextDatum(detail) : (Datum) 0};
+
+	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5)",
+					   lengthof(types), types, values, detail ? NULL : "   n");
+}
+
+/*
+ * Writes down what was lost, so that it stays whatever comes next.
+ */
+static void
+record_loss(const Finding *finding)
+{
+	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) &&
+		finding->resume < finding->origin;
+
+	ereport(LOG,
+			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
+					bemi_my_worker->source, finding->reason),
+			 errhint("bemi.gaps shows from when to when.")));
+
+	bemi_begin_transaction();
+	open_gap(finding->reason, goes_back ? finding->resume : finding->origin,
+			 goes_back, finding->detail);
+	if (XLogRecPtrIsInvalid(finding->resume))
+		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
+						   0, NULL, NULL, NULL);
+	else if (goes_back)
+		bemi_run_on_source("UPDATE bemi.sources SET generation = generation OPERATOR(pg_catalog.+) 1"
+						   " WHERE name = $1", 0, NULL, NULL, NULL);
+	ForceSyncCommit();
+	bemi_end_transaction();
+}
+
+/*
+ * Makes a slot, unless an earlier worker came just so far, and returns the
+ * position from which it sees every commit.
+ */
+static XLogRecPtr
+make_slot(BemiStream *stream, const Finding *finding)
+{
+	bemi_set_state(bemi_my_worker, BEMI_STATE_MAKING_SLOT);
+	if (finding->slot.exists && (finding->reason != NULL || finding->slot.lost))
+		bemi_stream_drop_slot(stream, bemi_slot_name);
+	else if (finding->slot.made)
+		return finding->slot.confirmed;
+	return bemi_stream_create_slot(stream, bemi_slot_name);
+}
+
+/*
+ * Notes what the source is, for the next comparison, within the current
+ * transaction.
+ */
+static void
+note_identity(const Finding *finding)
+{
+	Oid			types[] = {TEXTOID, INT8OID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(finding->system_identifier),
+		Int64GetDatum(finding->identity->timeline),
+	CStringGetTextDatum(finding->identity->database)};
+
+	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
+					   " timeline = $3, database = $4 WHERE name = $1",
+					   lengthof(types), types, values, NULL);
+}
+
+/*
+ * From "position" on, everything is read: closes the gap and moves the origin
+ * there, which is no part of the transaction and so comes last.
+ */
+static void
+begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
+{
+	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) && position < finding->origin;
+	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID};
+	Datum		values[] = {CStringGetTextDatum(server),
+		LSNGetDatum(goes_back ? finding->origin : position),
+		TimestampTzGetDatum(bemi_stream_now(stream)),
+	CStringGetTextDatum(finding->published)};
+
+	bemi_begin_transaction();
+	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5)",
+					   lengthof(types), types, values, NULL);
+	note_identity(finding);
+	bemi_set_origin(position);
+	bemi_end_transaction();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * The tables of a source that does not tell by itself, as they are now.
+ */
+static void
+compare_published(BemiStream *stream, const Finding *finding)
+{
+	const BemiSourceIdentity *identity = finding->identity;
+	char	   *server = psprintf("%s/%s", finding->system_identifier, identity->database);
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID, TIMESTAMPTZOID, JSONOID};
+	TimestampTz until = bemi_my_worker->stored_until;
+	Datum		values[] = {CStringGetTextDatum(server),
+		LSNGetDatum(finding->origin),
+		TimestampTzGetDatum(until ? until : DT_NOBEGIN),
+		LSNGetDatum(identity->position),
+		TimestampTzGetDatum(bemi_stream_now(stream)),
+	CStringGetTextDatum(finding->published)};
+
+	bemi_begin_transaction();
+	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)",
+					   lengthof(types), types, values, NULL);
+	bemi_end_transaction();
+}
+
+/*
+ * Nothing was lost.
+ */
+static void
+go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
+{
+	if (!finding->identity->has_extension)
+		compare_published(stream, finding);
+	if (row->timeline == finding->identity->timeline)
+		return;
+	bemi_begin_transaction();
+	note_identity(finding);
+	bemi_end_transaction();
+}
+
+/*
+ * Sees to it that there is a slot that everything after the origin can be read
+ * from, and that it is written down if anything before may be missing.
+ */
+void
+bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
+				 const BemiSourceRow *row)
+{
+	Finding		finding = {.identity = identity};
+
+	finding.system_identifier = psprintf(UINT64_FORMAT, identity->system_identifier);
+	finding.published = bemi_stream_published(stream);
+	bemi_stream_find_slot(stream, bemi_slot_name, &finding.slot);
+	bemi_begin_transaction();
+	finding.origin = bemi_origin_position();
+	bemi_end_transaction();
+
+	if (row->slot_made)
+		find_loss(stream, &finding, row);
+	if (finding.reason != NULL)
+		record_loss(&finding);
+
+	if (!XLogRecPtrIsInvalid(finding.resume))
+		begin_at(stream, &finding, finding.resume);
+	else if (finding.reason != NULL || !row->slot_made)
+		begin_at(stream, &finding, make_slot(stream, &finding));
+	else if (row->gap_open)		/* an earlier worker came just so far */
+		begin_at(stream, &finding, finding.origin);
+	else
+		go_on(stream, &finding, row);
+}
+
+/*
+ * The source is being dropped, within the current transaction.
+ */
+void
+bemi_note_stop(void)
+{
+	open_gap("source stopped", bemi_origin_position(), false, NULL);
+}
+
+/*
+ * The slot of a source that is stopped had to be given up.
+ */
+void
+bemi_note_given_up(void)
+{
+	bemi_begin_transaction();
+	open_gap("bemi.max_slot_lag", bemi_origin_position(), false, NULL);
+	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
+					   0, NULL, NULL, NULL);
+	ForceSyncCommit();
+	bemi_end_transaction();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
+	LWLockRelease(bemi_shared->lock);
+}

@@ -1,0 +1,404 @@
+# History that may be incomplete says so: bemi.gaps and bemi.complete().
+#
+# One by one, everything that can come between the source and its history is
+# done, with writes before, meanwhile and after.  Each time the test looks which
+# of them are in bemi.changes, and whether a gap covers exactly the others: the
+# time of each write is taken down next to it, so a change is missing if and only
+# if bemi.complete() says so for its time.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = bemi_node('main', conf => "max_slot_wal_keep_size = -1\n");
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE t (id serial PRIMARY KEY, at timestamptz NOT NULL);
+	CREATE TABLE u (id serial PRIMARY KEY, at timestamptz NOT NULL);
+	CREATE TABLE never (id serial PRIMARY KEY)});
+
+# Writes a row into a table, at a time of its own: the one that it notes down is
+# not that of any other event.
+sub put
+{
+	my ($table, $on) = @_;
+
+	$on //= $node;
+	return $on->safe_psql('postgres',
+		"INSERT INTO $table (at) VALUES (clock_timestamp()) RETURNING id");
+}
+
+# The rows of a table that are missing, and those that bemi.complete() says may
+# be missing.  (A commit is later than its row's own time, by less than anything
+# that happens here; its time in the history is what counts where it is there.)
+sub missing
+{
+	my ($table, $on) = @_;
+
+	$on //= $node;
+	$on->safe_psql('postgres', q{SELECT bemi.sync('60s')});
+	return $on->safe_psql(
+		'postgres', qq{
+		SELECT coalesce(string_agg(x.id::text, ',' ORDER BY x.id) FILTER (WHERE c.id IS NULL), 'none')
+			|| ' / ' || coalesce(string_agg(x.id::text, ',' ORDER BY x.id) FILTER (WHERE NOT whole), 'none')
+		FROM $table x LEFT JOIN bemi.changes c ON c."table" = '$table' AND c.primary_key = x.id::text,
+			LATERAL (SELECT bool_and(complete) AS whole FROM bemi.complete('$table',
+				coalesce(c.committed_at, x.at), coalesce(c.committed_at, x.at) + interval '1 microsecond')) AS w});
+}
+
+# All gaps, oldest first: reason, table, closed or open.
+sub gaps
+{
+	my ($on) = @_;
+
+	$on //= $node;
+	return $on->safe_psql('postgres', q{
+		SELECT concat_ws(' ', reason, "table", CASE WHEN to_time IS NULL THEN 'open' END)
+		FROM bemi.gaps ORDER BY noticed_at});
+}
+
+sub last_gap
+{
+	my ($on) = @_;
+
+	return (split /\n/, gaps($on))[-1];
+}
+
+sub reason
+{
+	my ($table) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT string_agg(reason, ',' ORDER BY reason) FROM bemi.complete('$table')");
+}
+
+# Waits until the worker's walsender has let go of the slot.
+sub wait_for_free_slot
+{
+	$node->poll_query_until('postgres',
+		'SELECT count(*) = 0 FROM pg_replication_slots WHERE active')
+	  or die 'the slot stays active';
+	return;
+}
+
+#
+# Before anything is read
+#
+
+is(reason('t'), 'no source', 'no source');
+put('t');
+$node->safe_psql('postgres', q{SELECT bemi.track('t')});
+put('t');
+$node->safe_psql('postgres', 'CALL bemi.start()');
+put('t');
+is(missing('t'), '1,2 / 1,2', 'what was written before the start is missing');
+is(gaps(), 'source started', 'as the first gap says');
+is( $node->safe_psql('postgres',
+		q{SELECT bool_or(from_time = '-infinity' AND from_lsn IS NULL AND to_lsn > '0/0') FROM bemi.gaps}),
+	't',
+	'which has no beginning');
+
+#
+# Tables
+#
+
+put('u');
+$node->safe_psql('postgres', q{SELECT bemi.track('u')});
+put('u');
+is(missing('u'), '1 / 1', 'a table that is tracked later');
+is(last_gap(), 'tracking began u', 'its gap');
+$node->safe_psql('postgres', q{SELECT bemi.untrack('u')});
+put('u');
+is(missing('u'), '1,3 / 1,3', 'a table that is untracked');
+is(last_gap(), 'tracking ended u open', 'its gap is open');
+$node->safe_psql('postgres', q{SELECT bemi.track('u')});
+put('u');
+is(missing('u'), '1,3 / 1,3', 'tracked once more');
+is(last_gap(), 'tracking ended u', 'its gap is closed');
+$node->safe_psql('postgres', q{SELECT bemi.track('u')});
+is(last_gap(), 'tracking ended u', 'to track it twice is no gap');
+
+$node->safe_psql('postgres', 'ALTER PUBLICATION bemi DROP TABLE u');
+put('u');
+$node->safe_psql('postgres', 'ALTER PUBLICATION bemi ADD TABLE u');
+put('u');
+is(missing('u'), '1,3,5 / 1,3,5', 'untracked by hand, and back');
+$node->safe_psql('postgres', q{ALTER PUBLICATION bemi SET (publish = 'update')});
+put('u');
+$node->safe_psql('postgres', q{ALTER PUBLICATION bemi SET (publish = 'insert, update, delete, truncate')});
+put('u');
+is(missing('u'), '1,3,5,7 / 1,3,5,7', 'a publication that leaves something out');
+$node->safe_psql('postgres', q{ALTER PUBLICATION bemi SET TABLE t});
+put('u');
+$node->safe_psql('postgres', q{ALTER PUBLICATION bemi SET TABLE t, u});
+put('u');
+is(missing('u'), '1,3,5,7,9 / 1,3,5,7,9', 'a publication whose list is replaced');
+
+# Another table of that name has a history of its own, from where it is tracked.
+$node->safe_psql(
+	'postgres', q{
+	DROP TABLE u;
+	CREATE TABLE u (id serial PRIMARY KEY, at timestamptz NOT NULL);
+	ALTER SEQUENCE u_id_seq RESTART 101});
+put('u');
+$node->safe_psql('postgres', q{SELECT bemi.track('u')});
+put('u');
+is(missing('u'), '101 / 101', 'dropped and made again');
+$node->safe_psql('postgres', 'ALTER TABLE u RENAME TO v');
+put('v');
+is( $node->safe_psql('postgres', q{SELECT bemi.sync('60s'); SELECT count(*) FROM bemi.changes WHERE "table" = 'v'}),
+	"\n1",
+	'a renamed table');
+is( $node->safe_psql(
+		'postgres', q{
+		SELECT bool_and(c.complete) FROM bemi.changes h, bemi.complete('v', h.committed_at, h.committed_at) c WHERE h."table" = 'v'}),
+	't',
+	'has a history under its new name');
+like(gaps(), qr/tracking ended u open\ntracking began v$/, 'and a gap before');
+is(reason('never'), 'not tracked,source started', 'a table that never was tracked');
+is(missing('t'), '1,2 / 1,2', 'all that did not concern the other table');
+
+# Whatever is written under the prefix, and by whom.
+$node->safe_psql(
+	'postgres', q{
+	SELECT bemi.sync();
+	CREATE TABLE gaps_before AS SELECT * FROM bemi.gaps;
+	CREATE TABLE invalid_before AS SELECT invalid_messages AS n FROM bemi.status;
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', m) FROM unnest(ARRAY['', 'x', '1', '[]', '{}',
+		'{"event": "began"}', '{"event": "began", "relation": 99999999999, "schema": "s", "table": "t"}',
+		'{"event": "began", "relation": "-1", "schema": "s", "table": "t"}',
+		'{"event": "began", "relation": 1, "schema": {}, "table": null}',
+		'{"event": "other", "relation": 1, "schema": "s", "table": "t"}',
+		'{"event": "began", "relation": 1, "schema": "s", "table": "' || repeat('t', 1000) || '"}']) m;
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', '\x00ff'::bytea);
+	SELECT pg_logical_emit_message(false, '_bemi_tracking', '{"event": "began", "relation": 1, "schema": "s", "table": "t"}');
+	SELECT bemi.sync('60s')});
+is( $node->safe_psql(
+		'postgres', q{
+		SELECT (SELECT count(*) FROM bemi.gaps) - (SELECT count(*) FROM gaps_before),
+			(SELECT invalid_messages FROM bemi.status) - (SELECT n FROM invalid_before)}),
+	'0|13',
+	'messages that are not valid are counted, and nothing comes of them');
+
+#
+# Stops
+#
+
+$node->safe_psql('postgres', 'CALL bemi.stop()');
+put('t');
+is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.complete('t', now(), now())}),
+	'f|not stored yet',
+	'stopped: not stored yet');
+my $gaps = gaps();
+$node->safe_psql('postgres', 'CALL bemi.start()');
+is(missing('t'), '1,2 / 1,2', 'a stop that keeps the slot loses nothing');
+is(gaps(), $gaps, 'and is no gap');
+
+$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+is(remains($node), '0 rows, 0 slots, 0 origins', 'nothing is left behind');
+is(last_gap(), 'source stopped open', 'but the gap');
+my $lost = put('t');
+$node->safe_psql('postgres', 'CALL bemi.start()');
+put('t');
+is(missing('t'), "1,2,$lost / 1,2,$lost", 'a stop that drops the slot loses what is written meanwhile');
+is(last_gap(), 'source stopped', 'and is a gap');
+
+# Under another name, neither source has all, but each its own time.
+$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+my $lost_too = put('t');
+$node->safe_psql('postgres', q{CALL bemi.start('other')});
+put('t');
+is(missing('t'), "1,2,$lost,$lost_too / 1,2,$lost,$lost_too", 'another source goes on');
+$node->safe_psql('postgres', q{CALL bemi.stop('other', drop_slot => true); DELETE FROM t; CALL bemi.start()});
+
+#
+# The slot
+#
+
+# Waits until the worker has noticed, and goes on.  A publication is missing for
+# the walsender only when it comes to the first change that it should publish.
+sub wait_for_gap
+{
+	my ($reason) = @_;
+
+	$node->poll_query_until('postgres', qq{
+		SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = '$reason' AND to_time IS NOT NULL)
+			AND state = 'streaming' FROM bemi.status})
+	  or die 'the gap is not noticed';
+	return;
+}
+
+# What is done while the worker cannot see it, and is gone then.
+sub lose
+{
+	my ($what, $reason, $do) = @_;
+
+	$node->safe_psql('postgres', q{SELECT bemi.sync('60s'); CALL bemi.stop()});
+	wait_for_free_slot();
+	my $id = put('t');
+	$do->();
+	$node->safe_psql('postgres', 'CALL bemi.start()');
+	wait_for_gap($reason);
+	put('t');
+	is(missing('t'), "$id / $id", "$what: what was lost is known");
+	is( $node->safe_psql('postgres',
+			'SELECT reason FROM bemi.gaps WHERE "table" IS NULL ORDER BY noticed_at DESC LIMIT 1'),
+		$reason, "$what: and by what");
+	is( $node->safe_psql('postgres', q{
+			SELECT count(*) FROM bemi.gaps WHERE "table" IS NULL AND source = 'main'
+				AND (to_time IS NULL OR from_lsn > to_lsn OR from_time > to_time)}),
+		'0',
+		"$what: gaps are closed, and have an extent");
+	$node->safe_psql('postgres', 'DELETE FROM t');
+	return;
+}
+
+lose('slot dropped by hand', 'slot dropped',
+	sub { $node->safe_psql('postgres', 'SELECT pg_drop_replication_slot(slot_name) FROM bemi.status') });
+
+lose(
+	'slot invalidated',
+	'slot lost',
+	sub {
+		$node->safe_psql('postgres', q{
+			ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';
+			SELECT pg_reload_conf()});
+		for (1 .. 4)
+		{
+			$node->safe_psql('postgres', q{
+				CREATE TABLE filler AS SELECT 1; DROP TABLE filler; SELECT pg_switch_wal()});
+		}
+		$node->safe_psql('postgres', 'CHECKPOINT');
+		is( $node->safe_psql('postgres', 'SELECT wal_status, warning FROM bemi.status'),
+			'lost|the slot is lost: changes are missing from the history, see bemi.gaps',
+			'bemi.status shows it before');
+		$node->safe_psql('postgres', q{
+			ALTER SYSTEM RESET max_slot_wal_keep_size;
+			SELECT pg_reload_conf()});
+	});
+
+lose(
+	'slot advanced by hand',
+	'history went back',
+	sub {
+		$node->safe_psql('postgres', q{
+			SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM bemi.status});
+	});
+
+lose(
+	'publication dropped',
+	'publication dropped',
+	sub {
+		$node->safe_psql('postgres', q{
+			DROP PUBLICATION bemi;
+			UPDATE t SET at = at;
+			SELECT bemi.track('t')});
+	});
+
+# Dropped while the worker reads, and nobody mends it: it says so, and what to do.
+$node->safe_psql('postgres', q{SELECT bemi.sync('60s'); DROP PUBLICATION bemi});
+put('t');
+$node->poll_query_until('postgres',
+	q{SELECT state = 'failed' AND last_error LIKE 'publication "bemi" does not exist%' FROM bemi.status})
+  or die 'bemi.status does not tell';
+my $last = put('t');
+$node->safe_psql('postgres', q{
+	DELETE FROM bemi.gaps WHERE reason = 'publication dropped';
+	SELECT bemi.track('t'); CALL bemi.stop(); CALL bemi.start()});
+wait_for_gap('publication dropped');
+put('t');
+is(missing('t'), ($last - 1) . ",$last / " . ($last - 1) . ",$last", 'publication dropped under the worker');
+$node->safe_psql('postgres', 'DELETE FROM t');
+
+#
+# A slot that keeps too much
+#
+
+sub fill
+{
+	$node->safe_psql('postgres', q{
+		CREATE TABLE IF NOT EXISTS filler (x text);
+		INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 6000)});
+	return;
+}
+
+$node->safe_psql('postgres', q{
+	SELECT bemi.sync('60s');
+	CALL bemi.stop();
+	ALTER SYSTEM SET bemi.max_slot_lag = '4MB';
+	SELECT pg_reload_conf()});
+my $offset = -s $node->logfile;
+fill();
+$node->wait_for_log(qr/slot of source "main" keeps \d+ MB of WAL, more than "bemi.max_slot_lag"/, $offset);
+pass('too much is kept for a source that is stopped: a warning in the log');
+is( $node->safe_psql('postgres', 'SELECT state, warning FROM bemi.status'),
+	'stopped|the slot keeps more WAL than bemi.max_slot_lag',
+	'and in bemi.status');
+$lost = put('t');
+$node->safe_psql('postgres', q{
+	ALTER SYSTEM SET bemi.max_slot_lag_action = 'drop';
+	SELECT pg_reload_conf()});
+$node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_replication_slots')
+  or die 'the slot is not dropped';
+$node->poll_query_until('postgres',
+	q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'bemi.max_slot_lag' AND to_time IS NULL)})
+  or die 'the gap is not written down';
+pass('then the slot is dropped, and a gap is open');
+is($node->safe_psql('postgres', 'SELECT state FROM bemi.status'), 'stopped', 'the source stays stopped');
+$node->safe_psql('postgres', 'CALL bemi.start()');
+put('t');
+is(missing('t'), "$lost / $lost", 'started again, the gap is closed');
+is(last_gap(), 'bemi.max_slot_lag', 'and says why');
+
+# While the worker reads, but cannot store.
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+	CREATE TRIGGER refuse BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION refuse()});
+my $lost_then = put('t');
+fill();
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 2 FROM bemi.gaps WHERE reason = 'bemi.max_slot_lag'})
+  or die 'the slot is not given up';
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM bemi.status})
+  or die 'the worker does not go on';
+$node->safe_psql('postgres', 'DROP TRIGGER refuse ON bemi.changes');
+put('t');
+is(missing('t'), "$lost,$lost_then / $lost,$lost_then", 'a worker that cannot store: its slot is given up, too');
+$node->safe_psql('postgres', q{
+	ALTER SYSTEM RESET bemi.max_slot_lag; ALTER SYSTEM RESET bemi.max_slot_lag_action;
+	SELECT pg_reload_conf(); DELETE FROM t});
+
+# An idle table does not hold the slot back.
+$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
+fill();
+$node->poll_query_until('postgres',
+	q{SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 2000000 FROM pg_replication_slots})
+  or die 'the slot does not move on';
+pass('the slot moves on while tracked tables are idle');
+
+#
+# Server and timeline
+#
+
+$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
+my $timeline = $node->safe_psql('postgres', 'SELECT timeline FROM bemi.sources');
+$gaps = gaps();
+$node->stop;
+$node->append_conf('postgresql.conf', "restore_command = 'false'");
+append_to_file($node->data_dir . '/recovery.signal', '');
+$node->start;
+put('t');
+is(missing('t'), 'none / none', 'a new timeline, with the slot: nothing is lost');
+is(gaps(), $gaps, 'and there is no gap');
+is( $node->safe_psql('postgres', 'SELECT timeline FROM bemi.sources'),
+	$timeline + 1,
+	'the new timeline is known');
+
+$node->stop;
+done_testing();
