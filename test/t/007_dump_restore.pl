@@ -55,7 +55,7 @@ $origin->safe_psql(
 	INSERT INTO bemi.changes
 		SELECT gen_random_uuid(), 'app', 'public', 'todo', n::text, 'CREATE', '{}',
 			jsonb_build_object('id', n), '{"by": "the past"}',
-			m, m, m, n, n
+			m, m, m, n, n, 'main'
 		FROM generate_series('2020-01-15'::timestamptz, '2020-12-15', '1 month') m,
 			generate_series(1, 10) n});
 

@@ -250,6 +250,15 @@ as_user(
 	TABLE bemi.tracked;
 	TABLE bemi.changes;
 	SELECT bemi.make_partition('2001-02-03');
+	SELECT bemi.hold('2001-01-01', '2002-01-01', 'law');
+	TABLE bemi.holds;
+	SELECT bemi.release('2001-01-01', '2002-01-01');
+	TABLE bemi.gaps;
+	SELECT bemi.complete('public.todo');
+	ALTER PUBLICATION bemi DROP TABLE public.keyed;
+	ALTER PUBLICATION bemi ADD TABLE public.keyed;
+	ALTER SCHEMA whole RENAME TO part;
+	ALTER SCHEMA part RENAME TO whole;
 	CALL bemi.stop();
 	CALL bemi.start();
 	SELECT bemi.sync('10s'::pg_catalog.interval)});
@@ -353,12 +362,21 @@ is( $node->safe_psql(
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace AND prosecdef
-		ORDER BY proname}),
+		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
+	bemi.complete(text,text,text,timestamp with time zone,timestamp with time zone)
 	bemi.follow_ddl()
+	bemi.follow_publication()
+	bemi.follow_renamed_schemas()
+	bemi.follow_unpublished()
 	bemi.forget_dropped_schemas()
+	bemi.hold(regclass,text)
+	bemi.hold(timestamp with time zone,timestamp with time zone,text)
 	bemi.is_marked(regnamespace)
 	bemi.is_started()
+	bemi.release(regclass)
+	bemi.release(timestamp with time zone,timestamp with time zone)
 	END
 	'functions that act with the rights of their owner');
 
@@ -368,7 +386,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace
 			AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
-		ORDER BY proname}),
+		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.check_schema_tracker(regnamespace,boolean)
 	bemi.check_table_tracker(regclass,boolean)
@@ -377,6 +395,9 @@ is( $node->safe_psql(
 	bemi.current_context()
 	bemi.emit_context()
 	bemi.follow_ddl()
+	bemi.follow_publication()
+	bemi.follow_renamed_schemas()
+	bemi.follow_unpublished()
 	bemi.forget_dropped_schemas()
 	bemi.has_trigger(regclass)
 	bemi.is_marked(regnamespace)
@@ -393,6 +414,7 @@ is( $node->safe_psql(
 	bemi.set_attached(regclass,boolean)
 	bemi.set_context(jsonb,boolean)
 	bemi.this_database()
+	bemi.this_server()
 	bemi.trigger_arguments(regclass)
 	bemi.untrackable(regclass)
 	END
@@ -403,10 +425,11 @@ is( $node->safe_psql(
 		SELECT c.oid::regclass, a.grantee::regrole, a.privilege_type
 		FROM pg_class c, aclexplode(c.relacl) a
 		WHERE c.relnamespace = 'bemi'::regnamespace AND a.grantee <> c.relowner
-		ORDER BY 1, 2, 3}),
+		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
-	bemi.tracked|pg_monitor|SELECT
+	bemi.gaps|pg_monitor|SELECT
 	bemi.status|pg_monitor|SELECT
+	bemi.tracked|pg_monitor|SELECT
 	END
 	'what may be done with tables and views');
 

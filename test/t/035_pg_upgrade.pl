@@ -45,7 +45,7 @@ $old->safe_psql(
 	SELECT bemi.make_partition('2001-01-01');
 	INSERT INTO bemi.changes
 		SELECT gen_random_uuid(), 'postgres', 'past', 'past', '1', 'CREATE', '{}', '{}', '{}',
-			'2001-01-01', '2001-01-01', '2001-01-01', 1, 1;
+			'2001-01-01', '2001-01-01', '2001-01-01', 1, 1, 'main';
 	SELECT bemi.sync('60s')});
 my $history = q{SELECT count(*), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at)) FROM bemi.changes c};
 my $before = $old->safe_psql('postgres', $history);
