@@ -133,6 +133,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
 
+CREATE FUNCTION bemi.tell_again(target regclass)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_tell_again'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
+COMMENT ON FUNCTION bemi.tell_again(regclass) IS 'internal: has the stream tell the name of a table again, which has changed';
+
 CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -677,6 +683,10 @@ BEGIN
 			IF rel.relkind = 'p' THEN
 				PERFORM bemi.release_detached();
 			END IF;
+			-- It may have been renamed or moved.
+			IF rel.root = target THEN
+				PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(target) p;
+			END IF;
 			RETURN;
 		END IF;
 	END IF;
@@ -751,9 +761,14 @@ BEGIN
 		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
 		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
+	PERFORM bemi.tell_again(p.relation)
+		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
+			CROSS JOIN LATERAL bemi.partitions(c.oid) p
+		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
 END
 $$;
-COMMENT ON FUNCTION bemi.follow_renamed_schemas() IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump';
+COMMENT ON FUNCTION bemi.follow_renamed_schemas()
+	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, and its tables are stored under the new name';
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
 	EXECUTE FUNCTION bemi.follow_renamed_schemas();
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
@@ -1830,7 +1845,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
-	bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
+	bemi.tell_again(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),

@@ -28,6 +28,7 @@
  * Other steps have second files, too: context_facts.c (bemi.include,
  * bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
+ * capture_names.c (tables that are renamed),
  * stream_connection.c (libpq), history_partition.c (where rows go),
  * history_retention.c (how long they stay), history_protect.c (DROP EXTENSION).  Tracking, the tables and the views are in
  * bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.

@@ -347,6 +347,10 @@ report_end(BemiStream *stream)
 /*
  * Takes the next frame from libpq's buffer, or from the socket if that needs
  * no waiting.  Returns its length, 0 if there is none yet.
+ *
+ * The end of the stream is reported on the second look at it.  At the first
+ * there seems to be no frame, so that what has come before is stored: where the
+ * source cannot go on, it would be sent again and again, and never stored.
  */
 static int
 next_frame(BemiStream *stream)
@@ -356,6 +360,8 @@ next_frame(BemiStream *stream)
 	if (stream->frame != NULL)
 		PQfreemem(stream->frame);
 	stream->frame = NULL;
+	if (stream->ended)
+		report_end(stream);
 
 	len = PQgetCopyData(stream->replication, &stream->frame, true);
 	if (len == 0)
@@ -364,9 +370,8 @@ next_frame(BemiStream *stream)
 			bemi_stream_report_failure(stream, stream->replication, "lost the connection to source");
 		len = PQgetCopyData(stream->replication, &stream->frame, true);
 	}
-	if (len < 0)
-		report_end(stream);
-	return len;
+	stream->ended = (len < 0);
+	return Max(len, 0);
 }
 
 /*
@@ -506,6 +511,8 @@ check_silence(BemiStream *stream)
 void
 bemi_stream_wait(BemiStream *stream, long timeout_ms)
 {
+	if (stream->ended)
+		return;
 	if (wal_receiver_timeout > 0)
 	{
 		check_silence(stream);

@@ -29,6 +29,7 @@ struct BemiStream
 	XLogRecPtr	received;		/* the source has sent all up to here */
 	TimestampTz complete_until; /* and what was committed before this time */
 	bool		reply_requested;
+	bool		ended;			/* and this is not yet reported */
 	TimestampTz heard_at;		/* the source has sent something */
 	TimestampTz asked_at;		/* we have asked it to; 0: not since then */
 	XLogRecPtr	flushed;		/* the highest that was confirmed */
