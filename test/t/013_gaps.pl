@@ -48,7 +48,8 @@ sub missing
 			|| ' / ' || coalesce(string_agg(x.id::text, ',' ORDER BY x.id) FILTER (WHERE NOT whole), 'none')
 		FROM $table x LEFT JOIN bemi.changes c ON c."table" = '$table' AND c.primary_key = x.id::text,
 			LATERAL (SELECT bool_and(complete) AS whole FROM bemi.complete('$table',
-				coalesce(c.committed_at, x.at), coalesce(c.committed_at, x.at) + interval '1 microsecond')) AS w});
+				coalesce(c.committed_at - interval '1 microsecond', x.at),
+				coalesce(c.committed_at, x.at + interval '1 microsecond'))) AS w});
 }
 
 # All gaps, oldest first: reason, table, closed or open.
