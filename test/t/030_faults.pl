@@ -134,7 +134,7 @@ for my $bytes (map { int(rand(100000)) } 1 .. 2)
 restart_destination();
 
 # The first bytes are those of the handshake, up to the start of the stream.
-for my $bytes (map { 1 + int(rand(2000)) } 1 .. 2)
+for my $bytes (map { 1 + int(rand(800)) } 1 .. 2)
 {
 	fault(
 		"connections cut after $bytes bytes of the handshake",
@@ -187,8 +187,10 @@ restart_destination();
 
 if ($hang)
 {
-	# In the handshake, where the worker waits for results and not for the stream.
-	for my $bytes (0, map { int(rand(2500)) } 1 .. 2)
+	# In the handshake, where the worker waits for results and not for the stream;
+	# a connection has been made after some 400 bytes, and the stream begins after
+	# 800.
+	for my $bytes (map { 400 + int(rand(400)) } 1 .. 2)
 	{
 		fault(
 			"a black hole after $bytes bytes of the handshake",
