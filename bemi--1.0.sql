@@ -77,14 +77,17 @@ CREATE FUNCTION bemi.partitions(target regclass)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.oid::regclass, n.nspname, c.relname, c.relreplident,
+	SELECT c.oid::regclass, c.nspname, c.relname, c.relreplident,
 		(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
 			WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i')
 	FROM (SELECT target AS relid, 0 AS level
-			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree
-		JOIN pg_class c ON c.oid = tree.relid
-		JOIN pg_namespace n ON n.oid = c.relnamespace
-	ORDER BY tree.level, n.nspname, c.relname
+			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree,
+		-- OFFSET 0: one by one. The planner takes the tree for large, and would
+		-- read all of pg_class for each table that is tracked.
+		LATERAL (SELECT c.oid, n.nspname, c.relname, c.relreplident
+			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE c.oid = tree.relid OFFSET 0) AS c
+	ORDER BY tree.level, c.nspname, c.relname
 $$;
 COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, with their replica identities';
 
@@ -706,9 +709,11 @@ DECLARE
 BEGIN
 	-- A trigger of another kind would fail with the application's first write;
 	-- better now. In pg_trigger.tgtype, 1 stands for ROW and 2 for BEFORE.
-	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c
-		JOIN pg_trigger t ON t.oid = c.objid AND c.classid = 'pg_trigger'::regclass
-		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
+	-- OFFSET 0: looked up one by one, not by reading all of pg_trigger.
+	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c,
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
+		WHERE c.classid = 'pg_trigger'::regclass
+			AND t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
 	LOOP
 		RAISE EXCEPTION 'trigger "%" of table "%" cannot execute bemi.emit_context()', trigger.tgname, trigger.relation
 			USING ERRCODE = 'invalid_object_definition',
