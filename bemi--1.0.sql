@@ -909,13 +909,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped';
 
+-- Not taken from the row: one that came with a dump or a template database names the
+-- original's, which may be alive on this very server.
+CREATE FUNCTION bemi.slot_of(source text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION bemi.slot_of(text) IS 'internal: name of the slot and of the origin that a source of this database has';
+
 CREATE FUNCTION bemi.register_source(source text, conninfo text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	slot name := format('bemi_%s_%s', (SELECT oid FROM pg_database WHERE datname = current_database()), source);
+	slot name := bemi.slot_of(source);
 	known record;
 	fresh boolean := pg_replication_origin_oid(slot) IS NULL;
 BEGIN
@@ -936,7 +947,7 @@ BEGIN
 
 	IF register_source.conninfo IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
-			AND pg_replication_origin_oid(s.slot_name) IS NOT NULL) THEN
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
 				DETAIL = 'Every change would be stored twice.',
@@ -986,7 +997,7 @@ BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
 	IF want_source.wanted = 'drop' THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
-			AND pg_replication_origin_oid(s.slot_name) IS NULL;
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
@@ -1018,7 +1029,7 @@ CREATE FUNCTION bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(s.slot_name) IS NOT NULL)
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
@@ -1041,16 +1052,16 @@ COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, s.slot_name, w.received_lsn, w.stored_lsn,
+		w.pid, CASE s.slot_name WHEN bemi.slot_of(s.name) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		coalesce(c.invalid_messages, 0) AS invalid_messages, coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at
 	FROM bemi.sources s
 		LEFT JOIN bemi.source_counters c ON c.name = s.name
 		LEFT JOIN bemi.source_status() w ON w.source = s.name;
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
-COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, failed (tried again, see last_error), stopped, dropping, not running';
+COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its like), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
-COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source';
+COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
 COMMENT ON COLUMN bemi.status.invalid_messages IS 'context messages that were not JSON objects; their changes have the context {}';

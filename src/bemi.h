@@ -63,6 +63,7 @@ extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
+extern int	bemi_stream_walsender(const BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
 extern bool bemi_stream_slot_exists(BemiStream *stream, const char *slot);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot);

@@ -335,6 +335,15 @@ bemi_stream_cancel(BemiStream *stream)
 	PQfreeCancel(cancel);
 }
 
+/*
+ * Process that serves the stream, at the source.
+ */
+int
+bemi_stream_walsender(const BemiStream *stream)
+{
+	return PQbackendPID(stream->replication);
+}
+
 void
 bemi_stream_close(BemiStream *stream)
 {

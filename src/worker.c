@@ -96,6 +96,30 @@ leave_if_woken(BemiStream *stream)
 }
 
 /*
+ * Notes what others must know of the connection that has been made, before
+ * anything is asked of it that keeps the source busy.
+ */
+static void
+note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->is_local = identity->system_identifier == GetSystemIdentifier();
+	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notes whether the source has a slot that DROP DATABASE would leave behind.
+ */
+static void
+note_slot(const BemiSourceRow *row, bool made)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->slot_elsewhere = made && row->conninfo != NULL;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * Builds the whole way from the source to the history, in the current memory
  * context, and starts the stream.
  */
@@ -109,8 +133,10 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
 	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
+	note_connection(pipeline->stream, &identity);
 	if (!row->slot_made)
 		bemi_make_slot(pipeline->stream);
+	note_slot(row, true);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
@@ -124,10 +150,6 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	bemi_stream_start(pipeline->stream, bemi_slot_name, bemi_take_origin());
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->is_local = identity.system_identifier == GetSystemIdentifier();
-	LWLockRelease(bemi_shared->lock);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
 }
 
@@ -308,6 +330,7 @@ work(void)
 
 	(void) was_woken();
 	bemi_read_source(&row);
+	note_slot(&row, row.slot_made);
 	if (row.run)
 		stream_changes(&row);
 	if ((row.drop || !row.exists) && bemi_drop_source(&row))
@@ -334,6 +357,18 @@ note_error(void)
 }
 
 /*
+ * The worker gives way, and is to be started again as soon as it may; caller
+ * holds the lock.
+ */
+static void
+yield(void)
+{
+	bemi_my_worker->launched = false;
+	bemi_my_worker->wake = true;
+	bemi_my_worker->state = BEMI_STATE_PAUSED;
+}
+
+/*
  * The process ends, in whatever way short of a crash.
  */
 static void
@@ -343,7 +378,10 @@ leave(int code, Datum arg)
 	bemi_my_worker->launched = false;
 	bemi_my_worker->pid = 0;
 	bemi_my_worker->latch = NULL;
-	if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
+	if (bemi_my_worker->told_to_leave && bemi_my_worker->state != BEMI_STATE_STOPPED &&
+		bemi_my_worker->state != BEMI_STATE_FAILED)
+		yield();
+	else if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
 		bemi_my_worker->failures++;
 		bemi_my_worker->next_start = 0;
@@ -374,7 +412,14 @@ enter(int entry)
 		LWLockRelease(bemi_shared->lock);
 		proc_exit(0);
 	}
+	if (bemi_is_paused(bemi_my_worker->database))
+	{
+		yield();
+		LWLockRelease(bemi_shared->lock);
+		proc_exit(0);
+	}
 	bemi_my_worker->launched = true;
+	bemi_my_worker->told_to_leave = false;
 	bemi_my_worker->pid = MyProcPid;
 	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
@@ -421,4 +466,6 @@ bemi_worker_init(void)
 {
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
+	bemi_worker_pause_init();
+	bemi_worker_yield_init();
 }
