@@ -1248,7 +1248,7 @@ COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete(
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, publication dropped, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -1501,13 +1501,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
 
+-- Not taken from the row: one that came with a dump or a template database names the
+-- original's, which may be alive on this very server.
+CREATE FUNCTION bemi.slot_of(source text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION bemi.slot_of(text) IS 'internal: name of the slot and of the origin that a source of this database has';
+
 CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	slot name := format('bemi_%s_%s', (SELECT oid FROM pg_database WHERE datname = current_database()), source);
+	slot name := bemi.slot_of(source);
 	known record;
 	fresh boolean := pg_replication_origin_oid(slot) IS NULL;
 BEGIN
@@ -1528,7 +1539,7 @@ BEGIN
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
-			AND pg_replication_origin_oid(s.slot_name) IS NOT NULL) THEN
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
 				DETAIL = 'Every change would be stored twice.',
@@ -1577,7 +1588,7 @@ BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
 	IF want_source.wanted = 'drop' THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
-			AND pg_replication_origin_oid(s.slot_name) IS NULL;
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
@@ -1653,7 +1664,7 @@ CREATE FUNCTION bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(s.slot_name) IS NOT NULL)
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
@@ -1693,7 +1704,7 @@ COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and da
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, s.slot_name, w.received_lsn, w.stored_lsn,
+		w.pid, CASE s.slot_name WHEN bemi.slot_of(s.name) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		CASE WHEN w.stored_lsn >= n.source_lsn THEN 0 ELSE pg_wal_lsn_diff(n.source_lsn, w.stored_lsn)::bigint END AS lag_bytes,
 		CASE WHEN w.stored_lsn >= n.source_lsn THEN interval '0'
 			ELSE greatest(clock_timestamp() - coalesce(w.stored_until, p.stored_until), interval '0') END AS lag,
@@ -1719,9 +1730,9 @@ CREATE VIEW bemi.status AS
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.database IS 'database that is read';
-COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, failed (tried again, see last_error), stopped, dropping, not running';
+COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its like), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
-COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source';
+COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
 COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end';

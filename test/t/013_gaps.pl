@@ -293,7 +293,7 @@ lose(
 
 lose(
 	'publication dropped',
-	'publication dropped',
+	'slot unreadable',
 	sub {
 		$node->safe_psql('postgres', q{
 			DROP PUBLICATION bemi;
@@ -309,9 +309,9 @@ $node->poll_query_until('postgres',
   or die 'bemi.status does not tell';
 my $last = put('t');
 $node->safe_psql('postgres', q{
-	DELETE FROM bemi.gaps WHERE reason = 'publication dropped';
+	DELETE FROM bemi.gaps WHERE reason = 'slot unreadable';
 	SELECT bemi.track('t'); CALL bemi.stop(); CALL bemi.start()});
-wait_for_gap('publication dropped');
+wait_for_gap('slot unreadable');
 put('t');
 is(missing('t'), ($last - 1) . ",$last / " . ($last - 1) . ",$last", 'publication dropped under the worker');
 $node->safe_psql('postgres', 'DELETE FROM t');
