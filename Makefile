@@ -88,7 +88,10 @@ demo:
 test-valgrind:
 	@test/sandbox test/valgrind
 
-# Further programs that need a server (bench, soak) go here, run in the same way.
+soak:
+	@test/sandbox test/soak
+
+# Further programs that need a server (bench) go here, run in the same way.
 
 help:
 	@echo 'make                build the extension'
@@ -96,6 +99,7 @@ help:
 	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
+	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
 	@echo 'make clean          remove what was built'
 	@echo 'make help           print this list'
@@ -104,4 +108,4 @@ help:
 	@echo 'TESTS="name ..."               only these tests, of any kind, by name without suffix'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test test-valgrind demo help
+.PHONY: all install installcheck clean test test-valgrind soak demo help

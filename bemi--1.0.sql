@@ -77,14 +77,17 @@ CREATE FUNCTION bemi.partitions(target regclass)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.oid::regclass, n.nspname, c.relname, c.relreplident,
+	SELECT c.oid::regclass, c.nspname, c.relname, c.relreplident,
 		(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
 			WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i')
 	FROM (SELECT target AS relid, 0 AS level
-			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree
-		JOIN pg_class c ON c.oid = tree.relid
-		JOIN pg_namespace n ON n.oid = c.relnamespace
-	ORDER BY tree.level, n.nspname, c.relname
+			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree,
+		-- OFFSET 0: one by one. The planner takes the tree for large, and would
+		-- read all of pg_class for each table that is tracked.
+		LATERAL (SELECT c.oid, n.nspname, c.relname, c.relreplident
+			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE c.oid = tree.relid OFFSET 0) AS c
+	ORDER BY tree.level, c.nspname, c.relname
 $$;
 COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, with their replica identities';
 
@@ -716,9 +719,11 @@ DECLARE
 BEGIN
 	-- A trigger of another kind would fail with the application's first write;
 	-- better now. In pg_trigger.tgtype, 1 stands for ROW and 2 for BEFORE.
-	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c
-		JOIN pg_trigger t ON t.oid = c.objid AND c.classid = 'pg_trigger'::regclass
-		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
+	-- OFFSET 0: looked up one by one, not by reading all of pg_trigger.
+	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c,
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
+		WHERE c.classid = 'pg_trigger'::regclass
+			AND t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
 	LOOP
 		RAISE EXCEPTION 'trigger "%" of table "%" cannot execute bemi.emit_context()', trigger.tgname, trigger.relation
 			USING ERRCODE = 'invalid_object_definition',
@@ -1258,7 +1263,7 @@ COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete(
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, publication dropped, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -1511,13 +1516,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
 
+-- Not taken from the row: one that came with a dump or a template database names the
+-- original's, which may be alive on this very server.
+CREATE FUNCTION bemi.slot_of(source text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION bemi.slot_of(text) IS 'internal: name of the slot and of the origin that a source of this database has';
+
 CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	slot name := format('bemi_%s_%s', (SELECT oid FROM pg_database WHERE datname = current_database()), source);
+	slot name := bemi.slot_of(source);
 	known record;
 	fresh boolean := pg_replication_origin_oid(slot) IS NULL;
 BEGIN
@@ -1538,7 +1554,7 @@ BEGIN
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
-			AND pg_replication_origin_oid(s.slot_name) IS NOT NULL) THEN
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
 				DETAIL = 'Every change would be stored twice.',
@@ -1587,7 +1603,7 @@ BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
 	IF want_source.wanted = 'drop' THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
-			AND pg_replication_origin_oid(s.slot_name) IS NULL;
+			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
@@ -1663,7 +1679,7 @@ CREATE FUNCTION bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(s.slot_name) IS NOT NULL)
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
@@ -1703,7 +1719,7 @@ COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and da
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, s.slot_name, w.received_lsn, w.stored_lsn,
+		w.pid, CASE s.slot_name WHEN bemi.slot_of(s.name) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		CASE WHEN w.stored_lsn >= n.source_lsn THEN 0 ELSE pg_wal_lsn_diff(n.source_lsn, w.stored_lsn)::bigint END AS lag_bytes,
 		CASE WHEN w.stored_lsn >= n.source_lsn THEN interval '0'
 			ELSE greatest(clock_timestamp() - coalesce(w.stored_until, p.stored_until), interval '0') END AS lag,
@@ -1729,9 +1745,9 @@ CREATE VIEW bemi.status AS
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.database IS 'database that is read';
-COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, failed (tried again, see last_error), stopped, dropping, not running';
+COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its like), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
-COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source';
+COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
 COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end';

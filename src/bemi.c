@@ -23,7 +23,8 @@
  * worker.c owns the loop of the right-hand side and its faults.  Around it are
  * worker_source.c (its row, slot and origin), worker_launcher.c (keeps the
  * workers running), worker_state.c (what they say of themselves, in shared
- * memory) and worker_control.c (bemi.start(), bemi.stop(), bemi.sync()).
+ * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()) and
+ * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
  *
  * Other steps have second files, too: context_facts.c (bemi.include,
  * bemi.require_context), capture_statement.c (how statements nest),

@@ -87,6 +87,7 @@ extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
+extern int	bemi_stream_walsender(const BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
 extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 								  BemiSlot *slot);

@@ -126,6 +126,15 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 }
 #endif
 
+/* 16 has one function for the owners of all kinds of objects. */
+#if PG_VERSION_NUM >= 160000
+#define bemi_database_ownercheck(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#else
+#define bemi_database_ownercheck(database, role) \
+	pg_database_ownercheck(database, role)
+#endif
+
 /*
  * 17 gives extensions wait events with names of their own; before, all of
  * them share "Extension".

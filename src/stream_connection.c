@@ -91,22 +91,35 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 }
 
 /*
- * Reports what the source says of a command, and frees the result.  That
- * something it needs does not exist is told apart: for a stream that is the
- * publication, as it was where the stream has come to, and it stays so.
+ * Whether the source will never get over this: the stream has come to where
+ * the publication did not exist, or to rows whose files were moved to another
+ * tablespace since (that message is not translated).
+ */
+static bool
+is_unreadable(const PGresult *result, const char *message)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL &&
+		(strcmp(sqlstate, "42704") == 0 ||	/* undefined_object */
+		 strstr(message, "could not map filenode") != NULL);
+}
+
+/*
+ * Reports what the source says of a command, and frees the result.  What there
+ * is no use in trying again is told apart by ERRCODE_UNDEFINED_OBJECT.
  */
 void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	bool		undefined = sqlstate != NULL && strcmp(sqlstate, "42704") == 0;
 	char	   *message = pchomp(primary ? primary : PQresultErrorMessage(result));
+	bool		unreadable = is_unreadable(result, message);
 	const char *hint = setup_hint(stream, message);
 
 	PQclear(result);
 	ereport(ERROR,
-			(errcode(undefined ? ERRCODE_UNDEFINED_OBJECT : ERRCODE_CONNECTION_FAILURE),
+			(errcode(unreadable ? ERRCODE_UNDEFINED_OBJECT : ERRCODE_CONNECTION_FAILURE),
 			 errmsg("source reports: %s", message),
 			 hint ? errhint("%s", hint) : 0));
 }
@@ -360,6 +373,15 @@ bemi_stream_cancel(BemiStream *stream)
 		ereport(LOG,
 				(errmsg("bemi: could not cancel a command at the source: %s", error)));
 	PQfreeCancel(cancel);
+}
+
+/*
+ * Process that serves the stream, at the source.
+ */
+int
+bemi_stream_walsender(const BemiStream *stream)
+{
+	return PQbackendPID(stream->replication);
 }
 
 void

@@ -97,6 +97,30 @@ leave_if_woken(BemiStream *stream)
 }
 
 /*
+ * Notes what others must know of the connection that has been made, before
+ * anything is asked of it that keeps the source busy.
+ */
+static void
+note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->is_local = identity->system_identifier == GetSystemIdentifier();
+	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notes whether the source has a slot that DROP DATABASE would leave behind.
+ */
+static void
+note_slot(const BemiSourceRow *row, bool made)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->slot_elsewhere = made && row->conninfo != NULL;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * Builds the whole way from the source to the history, in the current memory
  * context, and starts the stream.
  */
@@ -112,7 +136,9 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
 	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
+	note_connection(pipeline->stream, &identity);
 	bemi_secure_slot(pipeline->stream, &identity, row);
+	note_slot(row, true);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
@@ -129,10 +155,6 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	bemi_stream_start(pipeline->stream, bemi_slot_name, origin);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->is_local = identity.system_identifier == GetSystemIdentifier();
-	LWLockRelease(bemi_shared->lock);
 	if (!bemi_my_worker->is_local)
 		bemi_guard_slot(pipeline->stream);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
@@ -358,6 +380,7 @@ work(void)
 	bemi_read_source(&row);
 	if (row.exists)
 		load_progress();
+	note_slot(&row, row.slot_made);
 	if (row.run)
 		stream_changes(&row);
 	else if (row.exists && !row.drop && row.slot_made &&
@@ -387,8 +410,20 @@ note_error(void)
 	/* The stream cannot be read on, see bemi_stream_report_refusal(). */
 	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT &&
 		bemi_my_worker->state == BEMI_STATE_STREAMING)
-		bemi_my_worker->give_up = BEMI_GIVE_UP_PUBLICATION;
+		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
 	bemi_set_error(bemi_my_worker, text, error->hint);
+}
+
+/*
+ * The worker gives way, and is to be started again as soon as it may; caller
+ * holds the lock.
+ */
+static void
+yield(void)
+{
+	bemi_my_worker->launched = false;
+	bemi_my_worker->wake = true;
+	bemi_my_worker->state = BEMI_STATE_PAUSED;
 }
 
 /*
@@ -401,7 +436,10 @@ leave(int code, Datum arg)
 	bemi_my_worker->launched = false;
 	bemi_my_worker->pid = 0;
 	bemi_my_worker->latch = NULL;
-	if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
+	if (bemi_my_worker->told_to_leave && bemi_my_worker->state != BEMI_STATE_STOPPED &&
+		bemi_my_worker->state != BEMI_STATE_FAILED)
+		yield();
+	else if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
 		bemi_my_worker->failures++;
 		bemi_my_worker->next_start = 0;
@@ -432,7 +470,14 @@ enter(int entry)
 		LWLockRelease(bemi_shared->lock);
 		proc_exit(0);
 	}
+	if (bemi_is_paused(bemi_my_worker->database))
+	{
+		yield();
+		LWLockRelease(bemi_shared->lock);
+		proc_exit(0);
+	}
 	bemi_my_worker->launched = true;
+	bemi_my_worker->told_to_leave = false;
 	bemi_my_worker->pid = MyProcPid;
 	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
@@ -480,4 +525,6 @@ bemi_worker_init(void)
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
 	bemi_worker_guard_init();
+	bemi_worker_pause_init();
+	bemi_worker_yield_init();
 }

@@ -18,6 +18,9 @@
 /* Sources that one server can read into its databases. */
 #define BEMI_MAX_SOURCES		64
 
+/* Sessions that can have workers give way at a time. */
+#define BEMI_MAX_PAUSES			16
+
 /* As bemi.sources allows them, and the zero. */
 #define BEMI_SOURCE_NAME_LEN	33
 
@@ -31,6 +34,7 @@ typedef enum BemiState
 	BEMI_STATE_MAKING_SLOT,
 	BEMI_STATE_STREAMING,
 	BEMI_STATE_DROPPING,
+	BEMI_STATE_PAUSED,
 	BEMI_STATE_FAILED,
 	BEMI_STATE_STOPPED
 } BemiState;
@@ -40,7 +44,7 @@ typedef enum BemiGiveUp
 {
 	BEMI_KEEP_SLOT,
 	BEMI_GIVE_UP_LAG,			/* bemi.max_slot_lag */
-	BEMI_GIVE_UP_PUBLICATION	/* it cannot be read on without one */
+	BEMI_GIVE_UP_UNREADABLE		/* the source fails to decode what comes next */
 } BemiGiveUp;
 
 /*
@@ -61,6 +65,9 @@ typedef struct BemiWorker
 	TimestampTz next_start;		/* not before, after a failure */
 	int			failures;		/* in a row */
 	int64		restarts;
+	bool		told_to_leave;	/* its end is no failure */
+	pid_t		walsender;		/* that serves it here, 0 if it is elsewhere */
+	bool		slot_elsewhere; /* it has made one over a connection string */
 
 	/* what it says of itself */
 	BemiState	state;
@@ -79,6 +86,13 @@ typedef struct BemiWorker
 	char		hint[BEMI_ERROR_LEN];
 } BemiWorker;
 
+/* A database whose workers give way to a command of a session. */
+typedef struct BemiPause
+{
+	pid_t		session;		/* 0: a free place */
+	Oid			database;
+} BemiPause;
+
 typedef struct BemiShared
 {
 	LWLock	   *lock;
@@ -86,6 +100,7 @@ typedef struct BemiShared
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
 	Oid			scouted;		/* database that a scout has been through */
+	BemiPause	pauses[BEMI_MAX_PAUSES];
 	BemiWorker	workers[BEMI_MAX_SOURCES];
 } BemiShared;
 
@@ -155,8 +170,20 @@ extern void bemi_guard_slot(BemiStream *stream);
 
 /* worker_launcher.c */
 extern void bemi_worker_launcher_init(void);
+extern List *bemi_list_origins(Oid database);
 extern PGDLLEXPORT void bemi_launcher_main(Datum arg);
 extern PGDLLEXPORT void bemi_scout_main(Datum arg);
+
+/* worker_pause.c */
+extern bool bemi_is_paused(Oid database);
+extern bool bemi_pause_database(Oid database);
+extern void bemi_make_way(Oid database);
+extern bool bemi_has_other_readers(Oid database);
+extern void bemi_forget_entries_at_commit(Oid database);
+extern void bemi_worker_pause_init(void);
+
+/* worker_yield.c */
+extern void bemi_worker_yield_init(void);
 
 /* worker.c */
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);

@@ -107,8 +107,11 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	}
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "bemi.max_slot_lag";
-	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_PUBLICATION)
-		finding->reason = "publication dropped";
+	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
+	{
+		finding->reason = "slot unreadable";
+		finding->detail = pstrdup(bemi_my_worker->error);
+	}
 	else if (!finding->slot.made && row->timeline != finding->identity->timeline)
 		finding->reason = "timeline changed";
 	else if (!finding->slot.made)

@@ -86,30 +86,6 @@ list_databases(bool all)
 }
 
 /*
- * Names of all replication origins, in the current memory context.
- */
-static List *
-list_origins(void)
-{
-	Relation	catalog = table_open(ReplicationOriginRelationId, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
-	List	   *names = NIL;
-	HeapTuple	tuple;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		is_null;
-		Datum		name = heap_getattr(tuple, Anum_pg_replication_origin_roname,
-										RelationGetDescr(catalog), &is_null);
-
-		names = lappend(names, TextDatumGetCString(name));
-	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
-	return names;
-}
-
-/*
  * Reads an origin's name.  False if it is not one of ours.
  */
 static bool
@@ -125,6 +101,36 @@ parse_origin(const char *name, Oid *database, const char **source)
 		return false;
 	*source = end + 1;
 	return true;
+}
+
+/*
+ * Names of the replication origins of a database's sources, or of all
+ * (InvalidOid), in the current memory context.
+ */
+List *
+bemi_list_origins(Oid database)
+{
+	Relation	catalog = table_open(ReplicationOriginRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	List	   *names = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+		Datum		value = heap_getattr(tuple, Anum_pg_replication_origin_roname,
+										 RelationGetDescr(catalog), &is_null);
+		char	   *name = TextDatumGetCString(value);
+		const char *source;
+		Oid			owner;
+
+		if (parse_origin(name, &owner, &source) &&
+			(!OidIsValid(database) || database == owner))
+			names = lappend(names, name);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return names;
 }
 
 /*
@@ -145,8 +151,9 @@ bemi_scout_main(Datum arg)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	/* In this order, or an origin of a database just made would seem lost. */
+	origins = bemi_list_origins(InvalidOid);
 	databases = list_databases(true);
-	origins = list_origins();
 	foreach(cell, origins)
 	{
 		const char *source;
@@ -261,6 +268,23 @@ receive_scout(void)
 }
 
 /*
+ * The next database for a scout to go to; one that is paused is let wait.
+ */
+static Oid
+next_to_scout(void)
+{
+	Oid			next = InvalidOid;
+	ListCell   *cell;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	foreach(cell, to_scout)
+		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
+			next = lfirst_oid(cell);
+	LWLockRelease(bemi_shared->lock);
+	return next;
+}
+
+/*
  * Sends the next scout once the one before is back.  Returns for how long there
  * is nothing to do about it.
  */
@@ -271,13 +295,15 @@ send_scout(void)
 	long		left;
 
 	receive_scout();
-	if (scout != NULL || to_scout == NIL)
+	if (scout != NULL)
+		return LONGEST_DELAY_MS;
+	scouting = next_to_scout();
+	if (!OidIsValid(scouting))
 		return LONGEST_DELAY_MS;
 	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_scout);
 	if (left > 0)
 		return left;
 
-	scouting = linitial_oid(to_scout);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_shared->scouted = InvalidOid;
 	LWLockRelease(bemi_shared->lock);
@@ -286,7 +312,7 @@ send_scout(void)
 	process.bgw_main_arg = ObjectIdGetDatum(scouting);
 	if (!register_process(&process, &scout))
 		return FIRST_DELAY_MS;
-	to_scout = list_delete_first(to_scout);
+	to_scout = list_delete_oid(to_scout, scouting);
 	return LONGEST_DELAY_MS;
 }
 
@@ -361,7 +387,7 @@ is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 {
 	long		left;
 
-	if (!worker->in_use || worker->launched)
+	if (!worker->in_use || worker->launched || bemi_is_paused(worker->database))
 		return false;
 	if (worker->state == BEMI_STATE_STOPPED && !worker->wake)
 		return false;
@@ -375,12 +401,12 @@ is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 		return false;
 	}
 
+	if (worker->failures > 0 && worker->state == BEMI_STATE_FAILED)
+		worker->restarts++;
 	worker->launched = true;
 	worker->wake = false;
 	worker->next_start = 0;
 	worker->state = BEMI_STATE_STARTING;
-	if (worker->failures > 0)
-		worker->restarts++;
 	return true;
 }
 

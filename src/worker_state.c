@@ -346,6 +346,8 @@ bemi_state_name(BemiState state)
 			return "streaming";
 		case BEMI_STATE_DROPPING:
 			return "dropping";
+		case BEMI_STATE_PAUSED:
+			return "paused";
 		case BEMI_STATE_FAILED:
 			return "failed";
 		case BEMI_STATE_STOPPED:

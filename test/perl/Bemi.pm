@@ -15,8 +15,8 @@ use PostgreSQL::Test::Cluster;
 our @EXPORT = qw(bemi_node wait_for_state start_error changes remains);
 
 # Starts a node that can run bemi, with the extension made in database
-# "postgres".  Parameters: conf => lines for postgresql.conf, run => 0 to leave
-# the server stopped and the extension unmade.
+# "postgres".  Parameters: conf => lines for postgresql.conf, initdb => further
+# options of initdb, run => 0 to leave the server stopped and the extension unmade.
 sub bemi_node
 {
 	my ($name, %params) = @_;
@@ -24,7 +24,7 @@ sub bemi_node
 
 	$node->init(
 		allows_streaming => 'logical',
-		extra => [ '--no-locale', '--encoding=UTF8' ]);
+		extra => [ '--no-locale', '--encoding=UTF8', @{ $params{initdb} // [] } ]);
 	$node->append_conf('postgresql.conf', <<~CONF);
 		shared_preload_libraries = 'bemi'
 		shared_buffers = '32MB'
