@@ -43,12 +43,36 @@
 #define COMMIT_TAKES_MS		1000
 
 /*
- * Runs a query over the replication connection; the caller clears the result.
+ * Runs a replication command that has a result, which the caller clears.
+ */
+static PGresult *
+ask_walsender(BemiStream *stream, const char *command)
+{
+	return bemi_stream_run_command(stream, stream->replication, command,
+								   PGRES_TUPLES_OK);
+}
+
+/*
+ * The connection beside the stream, for all SQL but the settings.  The walsender
+ * must have looked at no catalog before it streams: it would keep in its caches
+ * what is there today, and decode the past with it.  A publication that was made
+ * anew, or a partition that was detached, would make it pass over changes.
+ */
+static PGconn *
+catalog_connection(BemiStream *stream)
+{
+	if (stream->catalog == NULL)
+		stream->catalog = bemi_stream_open_connection(stream, false);
+	return stream->catalog;
+}
+
+/*
+ * Runs a query; the caller clears the result.
  */
 static PGresult *
 query(BemiStream *stream, const char *command)
 {
-	return bemi_stream_run_command(stream, stream->replication, command,
+	return bemi_stream_run_command(stream, catalog_connection(stream), command,
 								   PGRES_TUPLES_OK);
 }
 
@@ -73,7 +97,7 @@ bool_value(const PGresult *result, int column)
 void
 bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
-	PGresult   *result = query(stream, "IDENTIFY_SYSTEM");
+	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
 
 	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
 	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
@@ -129,7 +153,7 @@ bemi_stream_switch_point(BemiStream *stream, uint32 timeline, uint32 former)
 		return InvalidXLogRecPtr;
 
 	/* Lines of: timeline, position at which it was left, reason. */
-	result = query(stream, command);
+	result = ask_walsender(stream, command);
 	line = strtok_r(pstrdup(PQgetvalue(result, 0, 1)), "\n", &rest);
 	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
 	{
@@ -187,17 +211,6 @@ bemi_stream_published(BemiStream *stream)
 }
 
 /*
- * The connection beside the stream, which is busy.
- */
-static PGconn *
-catalog_connection(BemiStream *stream)
-{
-	if (stream->catalog == NULL)
-		stream->catalog = bemi_stream_open_connection(stream, false);
-	return stream->catalog;
-}
-
-/*
  * What a slot costs the source; false if the slot is gone.
  */
 bool
@@ -242,7 +255,7 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot)
 	XLogRecPtr	position;
 
 	stream->patient = true;
-	result = query(stream, command);
+	result = ask_walsender(stream, command);
 	stream->patient = false;
 	position = lsn_value(result, 1);
 	PQclear(result);

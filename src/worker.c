@@ -384,7 +384,7 @@ work(void)
 	if (row.run)
 		stream_changes(&row);
 	else if (row.exists && !row.drop && row.slot_made &&
-			 bemi_my_worker->give_up != BEMI_KEEP_SLOT)
+			 bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		bemi_note_given_up();
 	if ((row.drop || !row.exists) && bemi_drop_source(&row))
 		return;

@@ -301,6 +301,21 @@ my @scenarios = (
 		INSERT INTO apart VALUES (1, 'deep');
 		TRUNCATE apart;
 	},
+	'partition detached and tracked alone, and the other way round' => q{
+		CREATE TABLE whole (k int PRIMARY KEY, v text) PARTITION BY RANGE (k);
+		CREATE TABLE part_1 PARTITION OF whole FOR VALUES FROM (0) TO (100);
+		CREATE TABLE part_2 (k int PRIMARY KEY, v text);
+		SELECT journal.follow('whole');
+		SELECT journal.follow('part_2');
+		INSERT INTO whole VALUES (1, 'by the root');
+		INSERT INTO part_2 VALUES (200, 'alone');
+		ALTER TABLE whole DETACH PARTITION part_1;
+		SELECT journal.follow('part_1');
+		DROP TRIGGER journal ON part_2;
+		ALTER TABLE whole ATTACH PARTITION part_2 FOR VALUES FROM (100) TO (300);
+		UPDATE part_1 SET v = 'alone';
+		UPDATE whole SET v = 'by the root';
+	},
 	'partitions whose root is renamed and moved' => q{
 		CREATE SCHEMA :"mode_roots";
 		CREATE TABLE root (k int PRIMARY KEY, v text) PARTITION BY RANGE (k);
@@ -811,14 +826,14 @@ for my $mode ('late', 'live')
 {
 	my $where = "schema = 'random_$mode'";
 
-	cmp_ok(journal_entries($node, where => $where), '>', 100, "random, $mode: there are changes");
+	cmp_ok(journal_entries($node, where => $where), '>', 0, "random, $mode: there are changes");
 	is(journal_differences($node, where => $where), '', "random, $mode: all stored (seed $seed)");
 }
 
 #
-# The publication dropped: from there on the stream cannot be read, as with a
-# subscription of PostgreSQL's own (up to 17).  What stands before that is stored,
-# however close; bemi says what is wrong, and begins anew.
+# The publication dropped, and made anew under the same name: what was written
+# while there was none cannot be read, up to PostgreSQL 17, which is a gap.  What
+# was written before is stored, however close to that.
 #
 
 $node->safe_psql(
@@ -829,33 +844,22 @@ $node->safe_psql(
 	INSERT INTO lost VALUES (1, 'stored');
 	DROP PUBLICATION bemi;
 	SET journal.mode = off;
-	INSERT INTO lost VALUES (2, 'lost')});
-SKIP:
+	INSERT INTO lost VALUES (2, 'lost');
+	SELECT bemi.track('lost')});
+$node->psql('postgres', 'CALL bemi.start()');
+if ($node->pg_version < 18)
 {
-	skip 'pgoutput passes over publications that are missing', 2 if $node->pg_version >= 18;
-
-	$node->psql('postgres', 'CALL bemi.start()');
-	wait_for_state($node, 'failed');
-	is( $node->safe_psql('postgres', 'SELECT last_error FROM bemi.status'),
-		'source reports: publication "bemi" does not exist',
-		'publication dropped: bemi.status says so');
-	$node->safe_psql('postgres',
-		q{SELECT bemi.ensure_publication(); SELECT bemi.track('lost')});
-	$node->psql('postgres', 'CALL bemi.stop(); CALL bemi.start()');
 	$node->poll_query_until('postgres',
-		q{SELECT state = 'failed' AND last_error ~ 'publication "bemi" does not exist' FROM bemi.status})
-	  or die 'the worker goes on with a new publication';
-	pass('publication dropped: a new one does not help, for the stream begins before it');
+		q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'slot unreadable' AND to_time IS NOT NULL)})
+	  or die 'there is no gap';
 }
+wait_for_state($node, 'streaming');
 $node->safe_psql(
 	'postgres', q{
-	SELECT bemi.track('lost');
-	CALL bemi.stop(drop_slot => true);
-	CALL bemi.start();
-	UPDATE lost SET v = 'stored again';
+	UPDATE lost SET v = 'stored again' WHERE k = 1;
 	SELECT bemi.sync('60s')});
 is(journal_differences($node, where => q{"table" = 'lost'}),
-	'', 'publication dropped: stored up to there, and from the new start on');
+	'', 'publication dropped: stored up to there, and from the end of the gap on');
 
 $node->stop;
 done_testing();

@@ -413,6 +413,7 @@ is( $node->safe_psql(
 	bemi.restore_table(regclass)
 	bemi.set_attached(regclass,boolean)
 	bemi.set_context(jsonb,boolean)
+	bemi.slot_of(text)
 	bemi.this_database()
 	bemi.this_server()
 	bemi.trigger_arguments(regclass)
