@@ -95,7 +95,8 @@ void
 bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 {
 	char	   *command = psprintf("SELECT confirmed_flush_lsn,"
-								   " coalesce(wal_status = 'lost', false)"
+								   " coalesce(wal_status = 'lost', false),"
+								   " coalesce(database = current_database(), false)"
 								   " FROM pg_catalog.pg_replication_slots"
 								   " WHERE slot_name = %s",
 								   quote_literal_cstr(name));
@@ -108,6 +109,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 		slot->confirmed = lsn_value(result, 0);
 		slot->made = !XLogRecPtrIsInvalid(slot->confirmed);
 		slot->lost = bool_value(result, 1);
+		slot->here = bool_value(result, 2);
 	}
 	PQclear(result);
 }
