@@ -21,18 +21,21 @@
  *	                                                history.c   -> bemi.changes
  *
  * worker.c owns the loop of the right-hand side and its faults.  Around it are
- * worker_source.c (its row, slot and origin), worker_launcher.c (keeps the
- * workers running), worker_state.c (what they say of themselves, in shared
- * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()) and
+ * worker_source.c (its row, slot and origin), worker_gap.c (has anything been
+ * lost?), worker_guard.c (slots that keep too much), worker_launcher.c (keeps
+ * the workers running), worker_state.c (what they say of themselves, in shared
+ * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()), and
  * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
  *
  * Other steps have second files, too: context_facts.c (bemi.include,
  * bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
  * capture_names.c (tables that are renamed),
- * stream_connection.c (libpq), history_partition.c (where rows go),
- * history_retention.c (how long they stay), history_protect.c (DROP EXTENSION).  Tracking, the tables and the views are in
- * bemi--1.0.sql.  compat.h knows the versions of PostgreSQL.
+ * stream_connection.c (libpq), stream_source.c (what else is asked of a
+ * source), history_partition.c (where rows go), history_retention.c (how long
+ * they stay), history_protect.c (DROP EXTENSION).  Tracking, gaps, the tables
+ * and the views are in bemi--1.0.sql.  compat.h knows the versions of
+ * PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *
@@ -47,6 +50,8 @@
  *	destination		the database that holds bemi.changes; by default the
  *					source itself
  *	worker			the process that reads one source and writes its changes
+ *	gap				a time from which changes may be missing: one row of
+ *					bemi.gaps
  *	slot, origin	the source's and the destination's record of how far the
  *					worker has come (the server's replication slot and
  *					replication origin)

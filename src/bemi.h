@@ -68,6 +68,7 @@ typedef struct BemiSourceIdentity
 typedef struct BemiSlot
 {
 	bool		exists;
+	bool		here;			/* of the database that is connected to */
 	bool		made;			/* and not only about to be */
 	bool		lost;			/* invalidated: its WAL is gone */
 	XLogRecPtr	confirmed;

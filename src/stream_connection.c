@@ -200,8 +200,9 @@ begin_connection(BemiStream *stream, bool replication)
 static void
 complete_connection(BemiStream *stream, PGconn *conn)
 {
-	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  CONNECT_TIMEOUT_MS);
+	int			timeout_ms = wal_receiver_timeout > 0 ?
+		Min(wal_receiver_timeout, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS;
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
 	if (conn == NULL)
@@ -214,12 +215,11 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		int			event = status == PGRES_POLLING_READING ?
 			WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 
-		if (!bemi_stream_wait_for_socket(conn, event, 1000) &&
+		if (!bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)) &&
 			GetCurrentTimestamp() > give_up)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not connect to source: no answer within %d seconds",
-							CONNECT_TIMEOUT_MS / 1000)));
+					 errmsg("could not connect to source: no answer within %d ms", timeout_ms)));
 		status = PQconnectPoll(conn);
 	}
 	if (PQstatus(conn) != CONNECTION_OK)

@@ -38,7 +38,7 @@
 #define IDLE_MS			10000
 #define UNCONFIRMED_MS	200
 
-/* A worker that streams so long has recovered from its last failure. */
+/* A worker that streams so long, or stores a change, has recovered. */
 #define RECOVERED_MS	60000
 
 /* The steps of a change's way, as long as the stream lives. */
@@ -218,6 +218,12 @@ show_progress(Pipeline *pipeline)
 	if (all && complete_until != 0)
 		bemi_history_is_complete_until(pipeline->history, complete_until);
 	stored_until = bemi_history_take_counts(pipeline->history, &counts);
+
+	/* Read without the lock: nobody else writes it while this process runs. */
+	if (bemi_my_worker->failures > 0 &&
+		(counts.changes > 0 ||
+		 TimestampDifferenceExceeds(pipeline->started_at, GetCurrentTimestamp(), RECOVERED_MS)))
+		forget_failures();
 	bemi_add_counts(bemi_my_worker, &counts, stored_until);
 	bemi_set_progress(bemi_my_worker, received, all ? received : bemi_my_worker->stored);
 }
@@ -242,11 +248,6 @@ report_progress(Pipeline *pipeline)
 		pipeline->confirmed = flushed;
 		pipeline->confirmed_at = now;
 	}
-
-	/* Read without the lock: nobody else writes it while this process runs. */
-	if (bemi_my_worker->failures > 0 &&
-		TimestampDifferenceExceeds(pipeline->started_at, now, RECOVERED_MS))
-		forget_failures();
 }
 
 /*

@@ -47,14 +47,26 @@ typedef struct Finding
 } Finding;
 
 /*
- * Whether the source is not the one that the slot was made on.
+ * Whether the database has another name than the last time.
+ */
+static bool
+is_renamed(const Finding *finding, const BemiSourceRow *row)
+{
+	return row->database == NULL ||
+		strcmp(row->database, finding->identity->database) != 0;
+}
+
+/*
+ * Whether the source is not the one that the slot was made on.  A database may
+ * have been renamed; its slot goes with it.
  */
 static bool
 is_another(const Finding *finding, const BemiSourceRow *row)
 {
-	return row->system_identifier != NULL &&
-		(strcmp(row->system_identifier, finding->system_identifier) != 0 ||
-		 strcmp(row->database, finding->identity->database) != 0);
+	if (row->system_identifier != NULL &&
+		strcmp(row->system_identifier, finding->system_identifier) != 0)
+		return true;
+	return finding->slot.exists ? !finding->slot.here : is_renamed(finding, row);
 }
 
 /*
@@ -194,6 +206,8 @@ note_identity(const Finding *finding)
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
 					   " timeline = $3, database = $4 WHERE name = $1",
 					   lengthof(types), types, values, NULL);
+	bemi_run_on_source("UPDATE bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
+					   " WHERE source = $1", lengthof(types), types, values, NULL);
 }
 
 /*
@@ -254,7 +268,7 @@ go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
 	if (!finding->identity->has_extension)
 		compare_published(stream, finding);
-	if (row->timeline == finding->identity->timeline)
+	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
 		return;
 	bemi_begin_transaction();
 	note_identity(finding);

@@ -7,9 +7,8 @@
 # with a process between them that forwards what they say, or does not
 # (BemiProxy.pm): only so can they lose each other while both are well.
 #
-# The source gives a silent worker up after wal_sender_timeout.  That the worker
-# gives up a silent source, after wal_receiver_timeout, is tested with
-# BEMI_HANG=1.
+# The source gives a silent worker up after wal_sender_timeout, the worker a
+# silent source after wal_receiver_timeout.
 #
 # Delays between the tries grow with each failure, so the destination is
 # restarted between the groups: that begins anew with a second.
@@ -24,8 +23,6 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# TODO: always, when the worker notices a silent source.
-my $hang = 1;
 my $seed = $ENV{BEMI_SEED} // int(rand(2**31));
 
 note "random seed: $seed (BEMI_SEED=$seed repeats the choices)";
@@ -40,7 +37,7 @@ my $destination = bemi_node('destination', conf => "log_statement = none\n");
 my $proxy = BemiProxy->new($source, PostgreSQL::Test::Utils::tempdir_short);
 my $journal = BemiJournal->new(node => $source, history => $destination, seed => $seed);
 
-$destination->append_conf('postgresql.conf', "wal_receiver_timeout = '2s'\n") if $hang;
+$destination->append_conf('postgresql.conf', "wal_receiver_timeout = '2s'\n");
 $destination->reload;
 is( start_error($destination, q{CALL bemi.start(conninfo => '} . $proxy->connstr('postgres') . q{')}),
 	'',
@@ -162,20 +159,11 @@ restart_destination();
 # Silence
 #
 
-# Without wal_receiver_timeout, the worker cannot know before somebody breaks
-# the connection.
 sub silence
 {
 	my ($name, $begin, $end) = @_;
 
-	if ($hang)
-	{
-		fault("$name, noticed by the worker", $begin, 'has not answered|no answer', $end);
-	}
-	else
-	{
-		fault("$name, noticed by the source", sub { $begin->(); wait_for_no_walsender() }, undef, $end);
-	}
+	fault($name, $begin, 'has not answered|no answer', $end);
 	restart_destination();
 	return;
 }
@@ -185,23 +173,20 @@ silence('no way back to the worker', sub { $proxy->tell('hold down') }, $forward
 fault('no way to the source', sub { $proxy->tell('hold up') }, $lost, $forward);
 restart_destination();
 
-if ($hang)
+# In the handshake, where the worker waits for results and not for the stream;
+# a connection has been made after some 400 bytes, and the stream begins after
+# 800.
+for my $bytes (map { 400 + int(rand(400)) } 1 .. 2)
 {
-	# In the handshake, where the worker waits for results and not for the stream;
-	# a connection has been made after some 400 bytes, and the stream begins after
-	# 800.
-	for my $bytes (map { 400 + int(rand(400)) } 1 .. 2)
-	{
-		fault(
-			"a black hole after $bytes bytes of the handshake",
-			sub {
-				$proxy->tell('cut');
-				$proxy->tell("hold after $bytes");
-			},
-			'has not answered|no answer',
-			$forward);
-		restart_destination();
-	}
+	fault(
+		"a black hole after $bytes bytes of the handshake",
+		sub {
+			$proxy->tell('cut');
+			$proxy->tell("hold after $bytes");
+		},
+		'has not answered|no answer',
+		$forward);
+	restart_destination();
 }
 
 #
@@ -218,7 +203,7 @@ fault(
 		kill('STOP', $stopped);
 		wait_for_lag(200_000);
 	},
-	$hang ? 'has not answered' : undef,
+	'has not answered',
 	sub { kill('CONT', $stopped) });
 restart_destination();
 

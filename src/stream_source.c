@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_source.c
+ *		What is asked of a source beside the stream.
+ *
+ * Who are you, what has become of my slot, make one, drop it, what does the
+ * publication list, what is this table's primary key, what does the slot cost
+ * you.  Replication commands go over the replication connection, SQL over one of
+ * its own, also before the stream begins.  For a walsender must have looked at no
+ * catalog before it streams: it would keep in its caches what is there today, and
+ * decode the past with it.  A publication that was made anew, or a partition that
+ * was detached since, would make it pass over changes without a word.
+ *
+ * Results of libpq are freed before a function returns; what it returns is
+ * palloc'd in the current memory context.  No lock or snapshot of the
+ * destination should be held by callers, since a source may take its time.
+ *
+ * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
+ * documentation.  Names in queries need no schema: the session's search_path
+ * is empty, so they are the catalog's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "stream.h"
+
+/* From this version on, slots can be carried over to standbys. */
+#define FAILOVER_VERSION	170000
+
+/*
+ * Runs a replication command that has a result, which the caller clears.
+ */
+static PGresult *
+ask_walsender(BemiStream *stream, const char *command)
+{
+	return bemi_stream_run_command(stream, stream->replication, command,
+								   PGRES_TUPLES_OK);
+}
+
+/*
+ * The connection beside the stream, for all SQL but the settings.
+ */
+static PGconn *
+catalog_connection(BemiStream *stream)
+{
+	if (stream->catalog == NULL)
+		stream->catalog = bemi_stream_open_connection(stream, false);
+	return stream->catalog;
+}
+
+/*
+ * Runs a query; the caller clears the result.
+ */
+static PGresult *
+query(BemiStream *stream, const char *command)
+{
+	return bemi_stream_run_command(stream, catalog_connection(stream), command,
+								   PGRES_TUPLES_OK);
+}
+
+static XLogRecPtr
+lsn_value(const PGresult *result, int column)
+{
+	if (PQgetisnull(result, 0, column))
+		return InvalidXLogRecPtr;
+	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
+										   CStringGetDatum(PQgetvalue(result, 0, column))));
+}
+
+static bool
+bool_value(const PGresult *result, int column)
+{
+	return strcmp(PQgetvalue(result, 0, column), "t") == 0;
+}
+
+/*
+ * Asks the source who it is.
+ */
+void
+bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
+{
+	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
+
+	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
+	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
+	identity->position = lsn_value(result, 2);
+	identity->database = pstrdup(PQgetvalue(result, 0, 3));
+	PQclear(result);
+
+	result = query(stream, "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension"
+				   " WHERE extname = 'bemi')");
+	identity->has_extension = bool_value(result, 0);
+	PQclear(result);
+}
+
+/*
+ * Looks at a slot.  One that is only about to be made, by a process that may
+ * have died since, has not confirmed any position yet.
+ */
+void
+bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
+{
+	char	   *command = psprintf("SELECT confirmed_flush_lsn,"
+								   " coalesce(wal_status = 'lost', false),"
+								   " coalesce(database = current_database(), false)"
+								   " FROM pg_catalog.pg_replication_slots"
+								   " WHERE slot_name = %s",
+								   quote_literal_cstr(name));
+	PGresult   *result = query(stream, command);
+
+	memset(slot, 0, sizeof(BemiSlot));
+	if (PQntuples(result) > 0)
+	{
+		slot->exists = true;
+		slot->confirmed = lsn_value(result, 0);
+		slot->made = !XLogRecPtrIsInvalid(slot->confirmed);
+		slot->lost = bool_value(result, 1);
+		slot->here = bool_value(result, 2);
+	}
+	PQclear(result);
+}
+
+/*
+ * Where the source's timeline left a former one, InvalidXLogRecPtr if it does
+ * not stem from that.
+ */
+XLogRecPtr
+bemi_stream_switch_point(BemiStream *stream, uint32 timeline, uint32 former)
+{
+	char	   *command = psprintf("TIMELINE_HISTORY %u", timeline);
+	PGresult   *result;
+	char	   *line;
+	char	   *rest;
+	XLogRecPtr	position = InvalidXLogRecPtr;
+
+	if (timeline <= former)
+		return InvalidXLogRecPtr;
+
+	/* Lines of: timeline, position at which it was left, reason. */
+	result = ask_walsender(stream, command);
+	line = strtok_r(pstrdup(PQgetvalue(result, 0, 1)), "\n", &rest);
+	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
+	{
+		uint32		parent;
+		uint32		high;
+		uint32		low;
+
+		if (sscanf(line, "%u %X/%X", &parent, &high, &low) == 3 && parent == former)
+			position = ((XLogRecPtr) high) << 32 | low;
+	}
+	PQclear(result);
+	return position;
+}
+
+/*
+ * What the source's clock says.
+ */
+TimestampTz
+bemi_stream_now(BemiStream *stream)
+{
+	PGresult   *result = query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
+							   " * 1000000)::bigint");
+	int64		unix_us = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
+
+	PQclear(result);
+	return unix_us -
+		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}
+
+/*
+ * What the publication lists, as a JSON array of objects with OID, schema and
+ * table.
+ */
+char *
+bemi_stream_published(BemiStream *stream)
+{
+	PGresult   *result;
+	char	   *tables;
+
+	result = query(stream, "SELECT (SELECT coalesce(json_agg(json_build_object("
+				   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname)), '[]')"
+				   " FROM pg_get_publication_tables(p.pubname::text) t"
+				   " JOIN pg_class c ON c.oid = t.relid"
+				   " JOIN pg_namespace n ON n.oid = c.relnamespace)"
+				   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'");
+	if (PQntuples(result) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("publication \"%s\" does not exist at the source", BEMI_PUBLICATION),
+				 errhint("In the database that is read: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to it.",
+						 BEMI_PUBLICATION)));
+	tables = pstrdup(PQgetvalue(result, 0, 0));
+	PQclear(result);
+	return tables;
+}
+
+/*
+ * What a slot costs the source; false if the slot is gone.
+ */
+bool
+bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
+{
+	char	   *command = psprintf("SELECT l.lsn,"
+								   " coalesce(pg_wal_lsn_diff(l.lsn, s.restart_lsn), -1),"
+								   " s.wal_status, coalesce(age(s.catalog_xmin), -1)"
+								   " FROM pg_replication_slots s, (SELECT CASE WHEN"
+								   " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+								   " ELSE pg_current_wal_lsn() END AS lsn) l"
+								   " WHERE s.slot_name = %s", quote_literal_cstr(slot));
+	PGresult   *result = bemi_stream_run_command(stream, catalog_connection(stream),
+												 command, PGRES_TUPLES_OK);
+	bool		found = PQntuples(result) > 0;
+
+	if (found)
+	{
+		cost->source_lsn = lsn_value(result, 0);
+		cost->wal_kept = strtoll(PQgetvalue(result, 0, 1), NULL, 10);
+		strlcpy(cost->wal_status, PQgetvalue(result, 0, 2), sizeof(cost->wal_status));
+		cost->catalog_xmin_age = atoi(PQgetvalue(result, 0, 3));
+	}
+	PQclear(result);
+	pfree(command);
+	return found;
+}
+
+/*
+ * Makes the slot and returns the position from which it sees every commit.
+ * Waits for all transactions that are running at the source.  From 17 on, the
+ * source's standbys are to carry it, too.
+ */
+XLogRecPtr
+bemi_stream_create_slot(BemiStream *stream, const char *slot)
+{
+	bool		failover = PQserverVersion(stream->replication) >= FAILOVER_VERSION;
+	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
+								   quote_identifier(slot),
+								   failover ? "(SNAPSHOT 'nothing', FAILOVER true)" : "NOEXPORT_SNAPSHOT");
+	PGresult   *result;
+	XLogRecPtr	position;
+
+	stream->patient = true;
+	result = ask_walsender(stream, command);
+	stream->patient = false;
+	position = lsn_value(result, 1);
+	PQclear(result);
+	return position;
+}
+
+/*
+ * Drops the slot, after waiting for whoever still reads from it.
+ */
+void
+bemi_stream_drop_slot(BemiStream *stream, const char *slot)
+{
+	char	   *command = psprintf("DROP_REPLICATION_SLOT %s WAIT",
+								   quote_identifier(slot));
+
+	stream->patient = true;
+	PQclear(bemi_stream_run_command(stream, stream->replication, command, PGRES_COMMAND_OK));
+	stream->patient = false;
+}
+
+/*
+ * Names of a table's primary key columns in key order, palloc'd; empty without
+ * a primary key.  The replication connection is busy streaming, so this goes
+ * over a connection of its own.
+ */
+List *
+bemi_stream_key_columns(BemiStream *stream, Oid relation)
+{
+	char	   *command = psprintf("SELECT a.attname"
+								   " FROM pg_catalog.pg_index i,"
+								   " pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, place),"
+								   " pg_catalog.pg_attribute a"
+								   " WHERE i.indrelid = %u AND i.indisprimary"
+								   " AND k.place <= i.indnkeyatts"
+								   " AND a.attrelid = i.indrelid AND a.attnum = k.attnum"
+								   " ORDER BY k.place", relation);
+	List	   *names = NIL;
+	PGresult   *result;
+
+	result = bemi_stream_run_command(stream, catalog_connection(stream), command,
+									 PGRES_TUPLES_OK);
+	for (int i = 0; i < PQntuples(result); i++)
+		names = lappend(names, pstrdup(PQgetvalue(result, i, 0)));
+	PQclear(result);
+	pfree(command);
+	return names;
+}
