@@ -138,7 +138,7 @@ $node->safe_psql(
 	SET ROLE owner;
 	CREATE EXTENSION bemi;
 	SELECT bemi.make_partition(now());
-	INSERT INTO bemi.changes SELECT gen_random_uuid(), '', '', '', '', '', '{}', '{}', '{}', now(), now(), now(), 0, 0});
+	INSERT INTO bemi.changes SELECT gen_random_uuid(), '', '', '', '', '', '{}', '{}', '{}', now(), now(), now(), 0, 0, ''});
 my ($status, $stdout, $stderr) = $node->psql('lent', 'DROP OWNED BY owner');
 like(
 	$stderr,
