@@ -85,6 +85,9 @@ test:
 demo:
 	@test/sandbox demo/run
 
+test-versions:
+	@test/versions
+
 test-valgrind:
 	@test/sandbox test/valgrind
 
@@ -98,6 +101,7 @@ help:
 	@echo 'make install        install it into the PostgreSQL that pg_config leads to'
 	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
+	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
 	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
@@ -108,4 +112,4 @@ help:
 	@echo 'TESTS="name ..."               only these tests, of any kind, by name without suffix'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test test-valgrind soak demo help
+.PHONY: all install installcheck clean test test-valgrind test-versions soak demo help

@@ -1455,7 +1455,7 @@ CREATE TABLE bemi.sources (
 	owner name NOT NULL,
 	conninfo text,
 	slot_name name NOT NULL,
-	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop')),
+	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'forget')),
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
@@ -1467,7 +1467,7 @@ COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
 COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
-COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, or drop (slot, origin and this row)';
+COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or forget (the same, but not a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
@@ -1601,7 +1601,7 @@ CREATE FUNCTION bemi.want_source(source text, wanted text)
 AS $$
 BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
-	IF want_source.wanted = 'drop' THEN
+	IF want_source.wanted IN ('drop', 'forget') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NULL;
 		IF FOUND THEN
@@ -1664,11 +1664,11 @@ CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL
 COMMENT ON PROCEDURE bemi.start(text, text, boolean)
 	IS 'begins to read a source, this database by default; when it returns, every later commit is captured (wait => false: once this transaction has committed and the slot is made)';
 
-CREATE PROCEDURE bemi.stop(name text DEFAULT 'main', drop_slot boolean DEFAULT false)
+CREATE PROCEDURE bemi.stop(name text DEFAULT 'main', drop_slot boolean DEFAULT false, forget boolean DEFAULT false)
 	AS 'MODULE_PATHNAME', 'bemi_stop'
 	LANGUAGE C;
-COMMENT ON PROCEDURE bemi.stop(text, boolean)
-	IS 'stops reading a source; its slot keeps the write-ahead log for the next start, unless it is dropped';
+COMMENT ON PROCEDURE bemi.stop(text, boolean, boolean)
+	IS 'stops reading a source; its slot keeps the write-ahead log for the next start, unless it is dropped; forget: drops the source, but not a slot on a server that is gone';
 
 -- For bemi.sync(): after a restart, a source is known from its row before the
 -- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
@@ -1873,7 +1873,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
-REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean) FROM PUBLIC;
+REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.
 GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
 GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval),

@@ -132,6 +132,7 @@ typedef struct BemiSourceRow
 	bool		exists;
 	bool		run;			/* wanted */
 	bool		drop;			/* wanted */
+	bool		forget;			/* the same, without its slot elsewhere */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */

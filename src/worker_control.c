@@ -367,12 +367,13 @@ bemi_start(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.stop(name, drop_slot)
+ * bemi.stop(name, drop_slot, forget)
  */
 Datum
 bemi_stop(PG_FUNCTION_ARGS)
 {
-	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	bool		forget = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	bool		drop = forget || (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
 	const char *parameters[2];
 	char	   *source;
 	char	   *found;
@@ -388,7 +389,7 @@ bemi_stop(PG_FUNCTION_ARGS)
 	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
 	parameters[0] = source;
-	parameters[1] = drop ? "drop" : "stop";
+	parameters[1] = forget ? "forget" : drop ? "drop" : "stop";
 	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
@@ -404,6 +405,8 @@ bemi_stop(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("could not stop source \"%s\" yet", source),
 					 errdetail("The worker reports: %s", worker.error),
+					 drop ?
+					 errhint("It is tried again. If the source is gone for good, forget it: CALL bemi.stop('%s', forget => true);", source) :
 					 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
 	}
 	SPI_finish();

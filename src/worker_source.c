@@ -113,7 +113,8 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 
 		row->exists = true;
 		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-		row->drop = strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
+		row->forget = strcmp(SPI_getvalue(tuple, columns, 1), "forget") == 0;
+		row->drop = row->forget || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
 		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
 		row->conninfo = copy_value(tuple, columns, 3, memory);
 		row->system_identifier = copy_value(tuple, columns, 4, memory);
@@ -257,7 +258,7 @@ bemi_drop_source(BemiSourceRow *row)
 	bool		dropped;
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_DROPPING);
-	if (row->conninfo != NULL)
+	if (row->conninfo != NULL && !row->forget)
 		drop_remote_slot(row);
 
 	begin_locked_transaction(ExclusiveLock);

@@ -133,7 +133,7 @@ works('no free walsender');
 mistake(
 	'max_replication_slots',
 	'max_replication_slots = 0',
-	qr/DETAIL:  The worker reports: .*max_replication_slots > 0/);
+	qr/DETAIL:  The worker reports: .*"?max_replication_slots"? > 0/);
 
 # A slot that nobody reads from takes the only place.
 configure('max_replication_slots = 1');

@@ -310,5 +310,20 @@ wait_for(1, q{source = 'east' AND primary_key = '5000'});
 is( gaps('east'), "timeline changed\ntimeline changed\nsource went back",
 	'sources on other servers go on without a gap');
 
-$_->stop for ($heir, $east, $plain, $standby);
+#
+# A source is gone for good
+#
+
+$east->stop;
+my ($status, $stdout, $stderr) = $heir->psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+like($stderr,
+	qr/could not stop source "east" yet.*HINT:  It is tried again. If the source is gone for good, forget it: CALL bemi.stop\('east', forget => true\);/s,
+	'its slot cannot be dropped');
+$heir->safe_psql('postgres', q{CALL bemi.stop('east', forget => true)});
+is( $heir->safe_psql('postgres', q{
+		SELECT (SELECT count(*) FROM bemi.sources WHERE name = 'east'), count(*) FROM pg_replication_origin WHERE roname LIKE '%_east'}),
+	'0|0',
+	'but it can be forgotten');
+
+$_->stop for ($heir, $plain, $standby);
 done_testing();

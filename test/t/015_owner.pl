@@ -20,7 +20,7 @@ $node->safe_psql(
 	CREATE ROLE other REPLICATION LOGIN;
 	CREATE ROLE plain LOGIN;
 	CREATE ROLE watcher LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean)
+	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean)
 		TO ops, ops_member, other, plain;
 	CREATE TABLE t (id int PRIMARY KEY);
 	SELECT bemi.track('t')});
