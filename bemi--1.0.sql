@@ -675,6 +675,10 @@ BEGIN
 	IF NOT FOUND OR bemi.untrackable(target) IS NOT NULL THEN
 		RETURN;
 	END IF;
+	-- It may have another name now.
+	IF bemi.is_published(target) THEN
+		PERFORM bemi.emit_membership(target);
+	END IF;
 
 	IF rel.relispartition OR rel.relkind = 'p' THEN
 		-- Attached, or made as a partition; or its parent was altered.
@@ -766,6 +770,9 @@ BEGIN
 		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
 		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
+	PERFORM bemi.emit_membership(c.oid)
+		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
+		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
 	PERFORM bemi.tell_again(p.relation)
 		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
 			CROSS JOIN LATERAL bemi.partitions(c.oid) p
@@ -798,17 +805,55 @@ ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 
 -- What the publication lists decides what is in the history, so each change of it
 -- goes into the write-ahead log, where the worker meets it in its place between the
--- changes, and writes it down in bemi.gaps. Like a context, it is a logical message.
+-- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
+-- which anybody can write; unlike a context, it is signed.
+CREATE TABLE bemi.secret (
+	value text NOT NULL
+);
+COMMENT ON TABLE bemi.secret IS 'what tells messages of bemi.emit_tracking() from those that others write';
+COMMENT ON COLUMN bemi.secret.value IS 'made by CREATE EXTENSION; a dump does not carry it';
+INSERT INTO bemi.secret VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
+
+CREATE FUNCTION bemi.sign(message text, secret text)
+	RETURNS text
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT encode(sha256(convert_to(secret || encode(sha256(convert_to(secret || message, 'UTF8')), 'hex'), 'UTF8')), 'hex')
+$$;
+COMMENT ON FUNCTION bemi.sign(text, text) IS 'internal: what only those can know of a message who know the secret';
+
 CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('event', emit_tracking.event,
-		'relation', emit_tracking.relation, 'schema', emit_tracking.schema, 'table', emit_tracking."table")::text)
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m.message,
+			'signature', bemi.sign(m.message, s.value))::text)
+	FROM bemi.secret s, (SELECT json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
+		'schema', emit_tracking.schema, 'table', emit_tracking."table",
+		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text) m(message)
 $$;
 COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name)
 	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended"';
+
+-- Row filters and column lists came with PostgreSQL 15.
+CREATE FUNCTION bemi.emit_membership(target regclass)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bemi.emit_tracking(
+			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND (p.pubviaroot OR c.relkind <> 'p')
+					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL
+				THEN 'began' ELSE 'ended' END,
+			c.oid, n.nspname, c.relname)
+	FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi'
+		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE r.prrelid = target AND NOT c.relispartition
+$$;
+COMMENT ON FUNCTION bemi.emit_membership(regclass)
+	IS 'internal: tells the worker what a table is called, and whether all changes of it are published';
 
 CREATE FUNCTION bemi.follow_publication()
 	RETURNS event_trigger
@@ -816,22 +861,43 @@ CREATE FUNCTION bemi.follow_publication()
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	publication record;
 BEGIN
 	-- Listed are the tables that were added, or the publication itself if it was made or
-	-- its options were set, which is of consequence to all its tables.
-	PERFORM bemi.emit_tracking(
-			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate THEN 'began' ELSE 'ended' END,
-			c.oid, n.nspname, c.relname)
-		FROM pg_event_trigger_ddl_commands() d
-			JOIN pg_publication_rel r ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid
+	-- altered, which is of consequence to all its tables.
+	FOR publication IN SELECT DISTINCT p.oid, p.pubname, p.puballtables FROM pg_event_trigger_ddl_commands() d
+		JOIN pg_publication p ON d.classid = 'pg_publication'::regclass AND d.objid = p.oid
+	LOOP
+		IF publication.pubname = 'bemi' AND publication.puballtables THEN
+			RAISE EXCEPTION 'publication "bemi" must list its tables'
+				USING ERRCODE = 'object_not_in_prerequisite_state',
+					DETAIL = 'The history itself would be among all tables.',
+					HINT = 'SELECT bemi.track_schema(''public''); tracks all tables of a schema, also those made later.';
+		END IF;
+		-- Renamed: nothing is published under the name that the worker asks for.
+		IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
+			PERFORM bemi.emit_tracking('ended', c.oid, n.nspname, c.relname)
+				FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+				WHERE r.prpubid = publication.oid;
+		END IF;
+	END LOOP;
+	PERFORM bemi.emit_membership(r.prrelid)
+		FROM pg_event_trigger_ddl_commands() d JOIN pg_publication_rel r
+			ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid
 				OR d.classid = 'pg_publication'::regclass AND d.objid = r.prpubid
-			JOIN pg_publication p ON p.oid = r.prpubid
-			JOIN pg_class c ON c.oid = r.prrelid
-			JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE p.pubname = 'bemi' AND NOT c.relispartition;
+			JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi';
+	IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.object_type = 'publication namespace'
+		AND d.object_identity LIKE '% in publication bemi') THEN
+		RAISE EXCEPTION 'publication "bemi" must list its tables one by one'
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'Tables of a schema that are published so come without context, and nothing tells from when on they are.',
+				HINT = 'SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.';
+	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.follow_publication() IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on';
+COMMENT ON FUNCTION bemi.follow_publication()
+	IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on; refuses to have it list whole schemas';
 CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
 	EXECUTE FUNCTION bemi.follow_publication();
 COMMENT ON EVENT TRIGGER bemi_follow_publication IS 'has the worker note which tables are tracked from now on';
@@ -844,14 +910,18 @@ CREATE FUNCTION bemi.follow_unpublished()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM bemi.emit_tracking('ended', 0, d.address_names[1], d.address_names[2])
+	PERFORM bemi.emit_tracking('ended',
+			coalesce((SELECT t.objid FROM pg_event_trigger_dropped_objects() t
+				WHERE t.object_type = 'table' AND t.address_names = d.address_names),
+				to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0),
+			d.address_names[1], d.address_names[2])
 		FROM pg_event_trigger_dropped_objects() d
 		WHERE d.object_type = 'publication relation' AND d.address_args[1] = 'bemi';
 END
 $$;
 COMMENT ON FUNCTION bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
 CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
-	WHEN TAG IN ('ALTER PUBLICATION', 'DROP PUBLICATION', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'DROP TYPE')
+	WHEN TAG IN ('ALTER PUBLICATION', 'DROP PUBLICATION', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'DROP TYPE', 'DROP ACCESS METHOD')
 	EXECUTE FUNCTION bemi.follow_unpublished();
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
@@ -864,10 +934,14 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN rel.identity <> 'FULL' THEN 'replica identity is not FULL: before is not whole' END,
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
+			CASE WHEN rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END
 		], NULL) AS problems
 	FROM (
 		SELECT c.oid::regclass AS "table", c.relpersistence,
+			EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+				WHERE p.pubname = 'bemi' AND r.prrelid = c.oid
+					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL) AS partly,
 			c.relispartition AND NOT bemi.has_trigger(pg_partition_root(c.oid)) AS rootless,
 			ARRAY(SELECT t.tgname FROM pg_trigger t
 				WHERE t.tgrelid = c.oid AND t.tgfoid = 'bemi.emit_context()'::regprocedure
@@ -1247,6 +1321,7 @@ REVOKE EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.hold(
 --
 
 CREATE TABLE bemi.gaps (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	source text COLLATE "C",
 	schema text COLLATE "C",
 	"table" text COLLATE "C",
@@ -1256,10 +1331,13 @@ CREATE TABLE bemi.gaps (
 	from_time timestamptz NOT NULL,
 	to_time timestamptz,
 	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	detail text
+	detail text,
+	CHECK (from_time <= to_time)
 );
 CREATE INDEX ON bemi.gaps (source, schema, "table");
 COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete() goes by';
+COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
+COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
@@ -1271,6 +1349,7 @@ COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
 COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
 COMMENT ON COLUMN bemi.gaps.detail IS 'what else is known of it';
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
+SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
 
 -- Of the tables that no change has been seen of, this tells tracked from untracked.
 CREATE TABLE bemi.source_tables (
@@ -1290,10 +1369,12 @@ COMMENT ON COLUMN bemi.source_tables.relation IS 'its OID at the source';
 COMMENT ON COLUMN bemi.source_tables.server IS 'system identifier and database of the source';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_tables', '');
 
--- A gap without an end, from where the history is whole; that is the time of the last
--- change that is stored, of those up to the position if the source has gone back.
--- bemi.source_progress is about a second late. A gap that is open already began
--- earlier, and stays.
+-- A gap without an end, from where the history is whole: the time of the last change
+-- that is stored, of those up to the position if the source has gone back, and a
+-- little before, since commit times are not quite in commit order. (The last month is
+-- enough to look at; bemi.source_progress is about a second late.) What a clock that
+-- was ahead has said does not count. A gap that is open already began earlier, and
+-- stays.
 CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_back boolean, detail text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1306,12 +1387,14 @@ BEGIN
 	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
 		RETURN;
 	END IF;
-	SELECT p.stored_until INTO until FROM bemi.source_progress p WHERE p.source = open_gap.source AND NOT goes_back;
-	SELECT max(c.committed_at) INTO last FROM bemi.changes c
-		WHERE c.source = open_gap.source AND c.committed_at > coalesce(until, '-infinity') AND c.committed_at <= clock_timestamp()
+	SELECT p.stored_until INTO until FROM bemi.source_progress p
+		WHERE p.source = open_gap.source AND NOT goes_back AND p.stored_until <= clock_timestamp();
+	SELECT max(c.committed_at) - interval '100 milliseconds' INTO last FROM bemi.changes c
+		WHERE c.source = open_gap.source AND c.committed_at <= clock_timestamp()
+			AND c.committed_at > coalesce(until, clock_timestamp() - interval '1 month')
 			AND (NOT goes_back OR c.position <= pg_wal_lsn_diff(from_lsn, '0/0'));
 	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
-		VALUES (source, reason, from_lsn, coalesce(last, until, '-infinity'), detail);
+		VALUES (source, reason, from_lsn, coalesce(greatest(last, until), '-infinity'), detail);
 END
 $$;
 COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, boolean, text)
@@ -1328,29 +1411,35 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	former record;
+	former_name text;
 BEGIN
+	IF EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source
+		AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table"
+		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
+		RETURN;
+	END IF;
+	-- Of the same name, but another table: that one's end was not seen.
 	UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
-		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table"
-			AND (t.relation, t.server) IS DISTINCT FROM (begin_tracking.relation, begin_tracking.server);
-	IF FOUND OR EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source
-		AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
+		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
+	IF FOUND THEN
 		RETURN;
 	END IF;
 
-	SELECT t.schema, t."table" INTO former FROM bemi.source_tables t
-		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation;
-	IF FOUND THEN
+	FOR former IN SELECT t.schema, t."table" FROM bemi.source_tables t
+		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation
+	LOOP
+		former_name := format('%I.%I', former.schema, former."table");
 		PERFORM bemi.end_tracking(begin_tracking.source, former.schema, former."table", at_lsn, at_time,
 			format('It was renamed to %I.%I.', begin_tracking.schema, begin_tracking."table"));
-	END IF;
+	END LOOP;
 
-	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time
+	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time, from_time = CASE WHEN g.from_time <= at_time THEN g.from_time ELSE '-infinity' END
 		WHERE g.source = begin_tracking.source AND g.schema = begin_tracking.schema
 			AND g."table" = begin_tracking."table" AND g.to_time IS NULL;
 	IF NOT FOUND AND NOT is_first THEN
 		INSERT INTO bemi.gaps (source, schema, "table", reason, from_time, to_lsn, to_time, detail)
 			VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table", 'tracking began', '-infinity', at_lsn, at_time,
-				CASE WHEN former IS NOT NULL THEN format('Before, it was %I.%I.', former.schema, former."table") END);
+				'Before, it was ' || former_name || '.');
 	END IF;
 	INSERT INTO bemi.source_tables VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table",
 		begin_tracking.relation, begin_tracking.server);
@@ -1361,48 +1450,47 @@ COMMENT ON FUNCTION bemi.begin_tracking(text, text, oid, text, text, pg_lsn, tim
 
 CREATE FUNCTION bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz, detail text)
 	RETURNS void
-	LANGUAGE plpgsql
+	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-BEGIN
-	DELETE FROM bemi.source_tables t WHERE t.source = end_tracking.source AND t.schema = end_tracking.schema
-		AND t."table" = end_tracking."table";
-	IF FOUND THEN
-		INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
-			VALUES (end_tracking.source, end_tracking.schema, end_tracking."table", 'tracking ended', at_lsn, at_time, end_tracking.detail);
-	END IF;
-END
+	WITH ended AS (
+		DELETE FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3 RETURNING *
+	)
+	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
+		SELECT e.source, e.schema, e."table", 'tracking ended', $4, $5, $6 FROM ended e
 $$;
 COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a table is no longer tracked';
 
--- Anybody may have written the message, so nothing in it may make this fail.
-CREATE FUNCTION bemi.take_tracking(source text, server text, message jsonb, at_lsn pg_lsn, at_time timestamptz)
+-- Anybody may have written the message, so nothing in it may make this fail, and it is
+-- believed only if it was signed in the transaction that it came with.
+CREATE FUNCTION bemi.take_tracking(source text, server text, secret text, transaction xid, content jsonb, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	event text := message ->> 'event';
-	relation text := message ->> 'relation';
-	schema text := message ->> 'schema';
-	"table" text := message ->> 'table';
+	message jsonb;
 BEGIN
-	IF octet_length(schema) BETWEEN 1 AND 255 AND octet_length("table") BETWEEN 1 AND 255
-		AND relation ~ '^[0-9]{1,9}$|^[0-3][0-9]{9}$' THEN
-		IF event = 'began' THEN
-			PERFORM bemi.begin_tracking(source, server, relation::oid, schema, "table", at_lsn, at_time);
-			RETURN true;
-		ELSIF event = 'ended' THEN
-			PERFORM bemi.end_tracking(source, schema, "table", at_lsn, at_time, NULL);
-			RETURN true;
-		END IF;
+	IF bemi.sign(content ->> 'message', secret) IS DISTINCT FROM content ->> 'signature' OR content ->> 'signature' IS NULL THEN
+		RETURN false;
 	END IF;
-	RETURN false;
+	message := content ->> 'message';
+	IF message ->> 'transaction' <> transaction::text THEN
+		RETURN false;
+	END IF;
+	IF message ->> 'event' = 'began' THEN
+		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
+	ELSE
+		-- Under whatever name it was known.
+		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, NULL) FROM bemi.source_tables t
+			WHERE t.source = take_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
+				OR t.server = take_tracking.server AND t.relation = (message ->> 'relation')::oid);
+	END IF;
+	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bemi.take_tracking(text, text, jsonb, pg_lsn, timestamptz)
+COMMENT ON FUNCTION bemi.take_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz)
 	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it is none';
 
 CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
@@ -1421,29 +1509,36 @@ $$;
 COMMENT ON FUNCTION bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	IS 'internal: the worker has looked which tables the publication lists';
 
--- From here on every commit is read, of these tables.
-CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, published json)
+-- From here on every commit is read. What the publication has listed before the slot
+-- was made, and still lists, is tracked from there on; what it lists since, from now.
+CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	is_first boolean := false;
+	still json;
 BEGIN
-	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time
+	-- A clock that was ahead may have let it begin in the future.
+	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time, from_time = CASE WHEN g.from_time <= at_time THEN g.from_time ELSE '-infinity' END
 		WHERE g.source = close_gap.source AND g."table" IS NULL AND g.to_time IS NULL;
 	IF NOT FOUND THEN
 		is_first := NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = close_gap.source AND g."table" IS NULL);
 		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time)
 			VALUES (close_gap.source, CASE WHEN is_first THEN 'source started' ELSE 'server changed' END,
-				coalesce((SELECT p.stored_until FROM bemi.source_progress p WHERE p.source = close_gap.source AND NOT is_first), '-infinity'),
+				coalesce((SELECT p.stored_until FROM bemi.source_progress p
+					WHERE p.source = close_gap.source AND NOT is_first AND p.stored_until <= close_gap.at_time), '-infinity'),
 				at_lsn, at_time);
 	END IF;
 
-	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, is_first);
+	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text)
+		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid) WHERE b.relation = p.relation);
+	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
+	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 END
 $$;
-COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json)
+COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json)
 	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists';
 
 --
@@ -1459,8 +1554,7 @@ CREATE TABLE bemi.sources (
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
-	database text,
-	generation integer NOT NULL DEFAULT 0
+	database text
 );
 COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
@@ -1472,8 +1566,9 @@ COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
-COMMENT ON COLUMN bemi.sources.generation IS 'counts how often the source went back in its write-ahead log; keeps ids apart';
-SELECT pg_catalog.pg_extension_config_dump('bemi.sources', '');
+-- Connection strings are for superusers only, whom row security does not concern, and
+-- so are not in a dump, which others may make and read. What is restored is started anew.
+ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
 
 -- Apart from bemi.sources, whose rows a session may hold locked for as long as its
 -- transaction lasts: the worker must not wait for that.
@@ -1518,14 +1613,26 @@ COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a
 
 -- Not taken from the row: one that came with a dump or a template database names the
 -- original's, which may be alive on this very server.
-CREATE FUNCTION bemi.slot_of(source text)
+CREATE FUNCTION bemi.origin_of(source text)
 	RETURNS name
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
 $$;
-COMMENT ON FUNCTION bemi.slot_of(text) IS 'internal: name of the slot and of the origin that a source of this database has';
+COMMENT ON FUNCTION bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
+
+-- On another server, slots of several histories may meet.
+CREATE FUNCTION bemi.slot_of(source text, conninfo text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN conninfo IS NULL THEN bemi.origin_of(source)
+		ELSE (bemi.origin_of(source) || '_' || left(md5(c.system_identifier::text), 8))::name END
+	FROM pg_control_system() c
+$$;
+COMMENT ON FUNCTION bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
 
 CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
@@ -1533,9 +1640,10 @@ CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	slot name := bemi.slot_of(source);
+	origin name := bemi.origin_of(source);
+	slot name := bemi.slot_of(source, conninfo);
 	known record;
-	fresh boolean := pg_replication_origin_oid(slot) IS NULL;
+	fresh boolean := pg_replication_origin_oid(origin) IS NULL;
 BEGIN
 	IF source IS NULL OR source !~ '^[a-z0-9_]{1,32}$' THEN
 		RAISE EXCEPTION 'source name "%" is not valid', source
@@ -1554,7 +1662,7 @@ BEGIN
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
-			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL) THEN
+			AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
 				DETAIL = 'Every change would be stored twice.',
@@ -1566,12 +1674,13 @@ BEGIN
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> bemi.this_database();
 	IF fresh THEN
-		PERFORM pg_replication_origin_create(slot);
+		PERFORM pg_replication_origin_create(origin);
 	END IF;
 	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, wanted)
 		VALUES (source, caller, register_source.conninfo, slot, 'run')
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
-			slot_name = excluded.slot_name, wanted = 'run', slot_made = s.slot_made AND NOT fresh;
+			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
+			wanted = 'run', slot_made = s.slot_made AND NOT fresh;
 END
 $$;
 COMMENT ON FUNCTION bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
@@ -1584,9 +1693,13 @@ AS $$
 DECLARE
 	slot name;
 BEGIN
-	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.wanted = 'run' RETURNING s.slot_name INTO slot;
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.wanted = 'run'
+		RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
-		PERFORM pg_replication_origin_drop(slot);
+		PERFORM pg_replication_origin_drop(bemi.origin_of(source));
+		-- The worker may have failed just after it had made the slot.
+		PERFORM pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots s
+			WHERE s.slot_name = slot AND s.database = current_database() AND NOT s.active;
 	END IF;
 	RETURN slot IS NOT NULL;
 END
@@ -1603,7 +1716,7 @@ BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
 	IF want_source.wanted IN ('drop', 'forget') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
-			AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NULL;
+			AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
@@ -1635,7 +1748,9 @@ BEGIN
 		USING ERRCODE = 'insufficient_privilege',
 			DETAIL = CASE WHEN conninfo IS NOT NULL THEN 'Only a superuser may give a connection string.'
 				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.', source) END,
-			HINT = format('A superuser can say: ALTER ROLE %I REPLICATION; SELECT bemi.set_source_owner(%L, %L);', caller, source, caller);
+			HINT = CASE WHEN conninfo IS NOT NULL THEN format('A superuser can start it, and then: SELECT bemi.set_source_owner(%L, %L);', source, caller)
+				WHEN NOT role.rolreplication THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
+				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);', source, caller) END;
 END
 $$;
 COMMENT ON FUNCTION bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
@@ -1679,7 +1794,7 @@ CREATE FUNCTION bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.slot_of(s.name)) IS NOT NULL)
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
@@ -1704,12 +1819,13 @@ COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
 CREATE FUNCTION bemi.local_slots(
-		OUT slot_name name, OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
+		OUT slot_name name, OUT source_lsn pg_lsn, OUT insert_lsn pg_lsn,
+		OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
 	RETURNS SETOF record
 	LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 2
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT s.slot_name, l.lsn, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
+	SELECT s.slot_name, l.lsn, CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
 	FROM pg_replication_slots s,
 		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
 	WHERE s.database = current_database()
@@ -1719,10 +1835,12 @@ COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and da
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, CASE s.slot_name WHEN bemi.slot_of(s.name) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
-		CASE WHEN w.stored_lsn >= n.source_lsn THEN 0 ELSE pg_wal_lsn_diff(n.source_lsn, w.stored_lsn)::bigint END AS lag_bytes,
-		CASE WHEN w.stored_lsn >= n.source_lsn THEN interval '0'
-			ELSE greatest(clock_timestamp() - coalesce(w.stored_until, p.stored_until), interval '0') END AS lag,
+		w.pid, CASE WHEN starts_with(s.slot_name::text, bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
+		CASE WHEN l.slot_name IS NOT NULL OR w.state = 'streaming'
+			THEN greatest(pg_wal_lsn_diff(n.source_lsn, w.stored_lsn), 0)::bigint END AS lag_bytes,
+		CASE WHEN w.state = 'streaming' AND w.stored_lsn >= n.source_lsn THEN interval '0'
+			WHEN coalesce(w.stored_until, p.stored_until) > clock_timestamp() THEN interval '0'
+			ELSE clock_timestamp() - coalesce(w.stored_until, p.stored_until) END AS lag,
 		coalesce(w.stored_until, p.stored_until) AS stored_until,
 		coalesce(w.changes, p.changes, 0) AS changes, coalesce(w.transactions, p.transactions, 0) AS transactions,
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
@@ -1750,8 +1868,8 @@ COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not r
 COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
-COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end';
-COMMENT ON COLUMN bemi.status.lag IS 'how long ago everything was stored, 0 if it is';
+COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end, NULL if unknown';
+COMMENT ON COLUMN bemi.status.lag IS 'how long ago everything was stored, 0 if it is, NULL if nothing ever was';
 COMMENT ON COLUMN bemi.status.stored_until IS 'everything committed before this time is in bemi.changes';
 COMMENT ON COLUMN bemi.status.changes IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last second of the count';
 COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
@@ -1774,22 +1892,23 @@ AS $$
 		WHERE (g.source = $1 OR g.source IS NULL) AND (g."table" IS NULL OR g.schema = $2 AND g."table" = $3)
 			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
 	UNION ALL
-	SELECT $1, $2, $3, 'not tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), NULL
+	SELECT NULL, $1, $2, $3, 'not tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), NULL
 		WHERE NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
-	-- The end of the write-ahead log is up to date where the clock is not, if nothing happens.
-	SELECT $1, NULL, NULL, 'not stored yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(), s.last_error
+	-- The end of this server's write-ahead log is up to date where the clock is not, if
+	-- nothing happens.
+	SELECT NULL, $1, NULL, NULL, 'not stored yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(), s.last_error
 		FROM bemi.status s
 		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
-			AND NOT (s.state = 'streaming' AND s.lag_bytes = 0)
+			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND s.stored_lsn >= (SELECT l.insert_lsn FROM bemi.local_slots() l WHERE l.slot_name = s.slot_name)) IS NOT TRUE
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
-	ORDER BY 7, 4
+	ORDER BY 8, 5
 $$;
 COMMENT ON FUNCTION bemi.find_gaps(text, text, text, timestamptz, timestamptz)
 	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
 
-CREATE FUNCTION bemi.complete(source_name text, schema_name text, table_name text,
+CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
 		"from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
 		OUT complete boolean, OUT source text, OUT reason text, OUT from_time timestamptz, OUT to_time timestamptz, OUT detail text)
 	RETURNS SETOF record
@@ -1798,18 +1917,20 @@ CREATE FUNCTION bemi.complete(source_name text, schema_name text, table_name tex
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF num_nulls(source_name, schema_name, table_name, "from", "to") > 0 OR "from" > "to" THEN
-		RAISE EXCEPTION 'time range from % to % is not valid', coalesce("from"::text, 'NULL'), coalesce("to"::text, 'NULL')
-			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It takes a source, a table, and a time that is not after the other.';
+	IF num_nulls(source_name, schema_name, table_name, "from", "to") > 0 THEN
+		RAISE EXCEPTION 'source, table and times must not be null' USING ERRCODE = 'null_value_not_allowed';
+	ELSIF "from" > "to" THEN
+		RAISE EXCEPTION 'time range from % to % is not valid', "from", "to"
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
 	END IF;
 	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
-		FROM bemi.find_gaps(source_name, schema_name, table_name, "from", least("to", clock_timestamp())) g;
+		FROM bemi.find_gaps(source_name, schema_name, table_name, "from", "to") g;
 	IF NOT FOUND THEN
 		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text;
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.complete(text, text, text, timestamptz, timestamptz)
+COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
 	IS 'is the history of this table, of this source, whole in that time? If not, a row for each gap';
 
 CREATE FUNCTION bemi.complete(target regclass, "from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
@@ -1823,10 +1944,12 @@ DECLARE
 	rel record;
 	candidate text;
 BEGIN
+	-- Changes of a partition go by the name of its root, if that is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target) THEN pg_partition_root(target) ELSE target END;
+		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target)
+			AND bemi.is_published(pg_partition_root(target)) THEN pg_partition_root(target) ELSE target END;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table does not exist' USING ERRCODE = 'undefined_table';
+		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
 
 	-- Sources that read this database, now or formerly; the one that does now comes
@@ -1837,13 +1960,13 @@ BEGIN
 				UNION ALL SELECT t.source, false FROM bemi.source_tables t WHERE t.server = bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP
-		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", "from", least("to", clock_timestamp())));
+		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", "from", "to"));
 	END LOOP;
 	IF candidate IS NULL THEN
 		RETURN QUERY SELECT false, NULL::text, 'no source', '-infinity'::timestamptz, NULL::timestamptz,
 			'This database is not read by any source.';
 	ELSE
-		RETURN QUERY SELECT c.* FROM bemi.complete(candidate, rel.schema, rel."table", "from", "to") c;
+		RETURN QUERY SELECT c.* FROM bemi.source_complete(candidate, rel.schema, rel."table", "from", "to") c;
 	END IF;
 END
 $$;
@@ -1865,16 +1988,17 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),
-	bemi.emit_tracking(text, oid, name, name), bemi.take_tracking(text, text, jsonb, pg_lsn, timestamptz),
+	bemi.sign(text, text), bemi.emit_tracking(text, oid, name, name), bemi.emit_membership(regclass),
+	bemi.take_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz),
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
-	bemi.complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
+	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.
 GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
 GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval),
-	bemi.complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;
+	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;

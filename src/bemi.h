@@ -52,6 +52,12 @@ extern Oid	bemi_extension_owner(void);
 
 /* ---------- stream.c ---------- */
 
+/*
+ * SQLSTATE of the error that a stream ends with when there is no use in trying
+ * again; nobody else's.
+ */
+#define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
+
 typedef struct BemiStream BemiStream;
 
 /* What the source says of itself. */
@@ -61,7 +67,9 @@ typedef struct BemiSourceIdentity
 	uint32		timeline;
 	XLogRecPtr	position;		/* end of its flushed WAL */
 	char	   *database;
-	bool		has_extension;
+	char	   *secret;			/* of its messages about tables; NULL: it tells
+								 * nothing, for it has no extension, or we may
+								 * not read that */
 } BemiSourceIdentity;
 
 /* What the source says of a slot. */
@@ -83,7 +91,8 @@ typedef struct BemiSlotCost
 	int32		catalog_xmin_age;	/* -1 if unknown */
 } BemiSlotCost;
 
-extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name);
+extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name,
+									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
 extern void bemi_stream_cancel(BemiStream *stream);
@@ -257,7 +266,7 @@ extern void bemi_history_begin_tracking(BemiHistory *history,
 										const BemiRelation *relation,
 										XLogRecPtr at_lsn, TimestampTz at_time);
 extern bool bemi_history_take_tracking(BemiHistory *history,
-									   const Jsonb *message,
+									   const Jsonb *message, TransactionId xid,
 									   XLogRecPtr at_lsn, TimestampTz at_time);
 extern void bemi_history_count_invalid(BemiHistory *history);
 extern void bemi_history_end_transaction(BemiHistory *history,

@@ -79,6 +79,7 @@ struct BemiHistory
 	const char *source;
 	const char *database;
 	const char *server;			/* as bemi.source_tables names it */
+	const char *secret;			/* of the source's messages, or NULL */
 	Jsonb	   *empty;			/* {} */
 
 	/* the buffer */
@@ -125,6 +126,7 @@ bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
 	history->database = pstrdup(identity->database);
 	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
 							   identity->database);
+	history->secret = identity->secret ? pstrdup(identity->secret) : NULL;
 	history->origin = history->flushed = origin;
 	history->empty = DatumGetJsonbP(empty);
 	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -328,7 +330,8 @@ call(const char *statement, int count, Oid *types, Datum *values,
 }
 
 /*
- * A table is in the stream.  If that is news, then it was not tracked before.
+ * A table is in the stream.  If that is news, then it was not tracked before.  A
+ * source that tells so by itself is more precise.
  */
 void
 bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
@@ -340,6 +343,8 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
 		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
 	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
+	if (history->secret != NULL)
+		return;
 	(void) call("SELECT bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7)",
 				lengthof(types), types, values, NULL);
 }
@@ -349,15 +354,23 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
  */
 bool
 bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
-						   XLogRecPtr at_lsn, TimestampTz at_time)
+						   TransactionId xid, XLogRecPtr at_lsn, TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
-		CStringGetTextDatum(history->server), JsonbPGetDatum(message),
-	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[7];
+	int			n = 0;
 
-	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5)",
-				lengthof(types), types, values, NULL);
+	if (history->secret == NULL)
+		return true;
+	values[n++] = CStringGetTextDatum(history->source);
+	values[n++] = CStringGetTextDatum(history->server);
+	values[n++] = CStringGetTextDatum(history->secret);
+	values[n++] = TransactionIdGetDatum(xid);
+	values[n++] = JsonbPGetDatum(message);
+	values[n++] = LSNGetDatum(at_lsn);
+	values[n++] = TimestampTzGetDatum(at_time);
+	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6, $7)",
+				n, types, values, NULL);
 }
 
 /*

@@ -184,7 +184,7 @@ take_tracking(BemiStitch *stitch, const BemiEvent *event)
 	bemi_history_open(stitch->history);
 	message = bemi_text_to_jsonb(event->content, event->content_len);
 	if (!event->transactional || message == NULL || !JB_ROOT_IS_OBJECT(message) ||
-		!bemi_history_take_tracking(stitch->history, message,
+		!bemi_history_take_tracking(stitch->history, message, stitch->xid,
 									stitch->commit_lsn, stitch->committed_at))
 		bemi_history_count_invalid(stitch->history);
 }

@@ -86,7 +86,7 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("%s: %s", what, message),
+			 message[0] ? errmsg("%s: %s", what, message) : errmsg("%s", what),
 			 hint ? errhint("%s", hint) : 0));
 }
 
@@ -107,26 +107,26 @@ is_unreadable(const PGresult *result, const char *message)
 
 /*
  * Reports what the source says of a command, and frees the result.  What there
- * is no use in trying again is told apart by ERRCODE_UNDEFINED_OBJECT.
+ * is no use in trying again is told apart by its SQLSTATE.
  */
 void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	char	   *message = pchomp(primary ? primary : PQresultErrorMessage(result));
-	bool		unreadable = is_unreadable(result, message);
+	bool		unreadable = stream->ended && is_unreadable(result, message);
 	const char *hint = setup_hint(stream, message);
 
 	PQclear(result);
 	ereport(ERROR,
-			(errcode(unreadable ? ERRCODE_UNDEFINED_OBJECT : ERRCODE_CONNECTION_FAILURE),
+			(errcode(unreadable ? BEMI_ERRCODE_UNREADABLE : ERRCODE_CONNECTION_FAILURE),
 			 errmsg("source reports: %s", message),
 			 hint ? errhint("%s", hint) : 0));
 }
 
 /*
  * Sleeps until the connection's socket is ready, the latch is set or the time
- * is over.  Returns false in the last case.
+ * is over.  Returns true in the first case.
  */
 bool
 bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
@@ -143,7 +143,7 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	return (events & WL_TIMEOUT) == 0;
+	return (events & socket_event) != 0;
 }
 
 /*
@@ -154,8 +154,8 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 static PGconn *
 begin_connection(BemiStream *stream, bool replication)
 {
-	const char *keys[12];
-	const char *values[12];
+	const char *keys[13];
+	const char *values[13];
 	char		port[12];
 	char	   *sockets = pstrdup(Unix_socket_directories);
 	List	   *directories;
@@ -167,6 +167,8 @@ begin_connection(BemiStream *stream, bool replication)
 		keys[n] = "keepalives_idle", values[n++] = "30";
 		keys[n] = "keepalives_interval", values[n++] = "10";
 		keys[n] = "keepalives_count", values[n++] = "3";
+		/* So that the next of several hosts comes into play. */
+		keys[n] = "tcp_user_timeout", values[n++] = "10000";
 		keys[n] = "dbname", values[n++] = stream->conninfo;
 	}
 	else
@@ -215,12 +217,15 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		int			event = status == PGRES_POLLING_READING ?
 			WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 
-		if (!bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)) &&
-			GetCurrentTimestamp() > give_up)
+		/* libpq would block if it were asked before the socket is ready. */
+		if (bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)))
+			status = PQconnectPoll(conn);
+		else if (GetCurrentTimestamp() > give_up)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("could not connect to source: no answer within %d ms", timeout_ms)));
-		status = PQconnectPoll(conn);
+		if (stream->on_wait)
+			stream->on_wait(stream);
 	}
 	if (PQstatus(conn) != CONNECTION_OK)
 		bemi_stream_report_failure(stream, conn, "could not connect to source");
@@ -327,18 +332,22 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 
 /*
  * Connects to a source; conninfo NULL means this server and this database.
+ * on_wait, if not NULL, is called again and again while something is waited
+ * for, until bemi_stream_on_wait() says otherwise.
  * The result lives in the current memory context, its connections until
  * bemi_stream_close() or the end of the process.  Not to be called within a
  * transaction, since it may take long.
  */
 BemiStream *
-bemi_stream_connect(const char *conninfo, const char *name)
+bemi_stream_connect(const char *conninfo, const char *name,
+					void (*on_wait) (BemiStream *))
 {
 	MemoryContext caller = CurrentMemoryContext;
 	BemiStream *stream = palloc0(sizeof(BemiStream));
 
 	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
 	stream->name = pstrdup(name);
+	stream->on_wait = on_wait;
 
 	StartTransactionCommand();
 	stream->database = MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
@@ -366,7 +375,8 @@ bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
 void
 bemi_stream_cancel(BemiStream *stream)
 {
-	PGcancel   *cancel = PQgetCancel(stream->replication);
+	PGcancel   *cancel = PQstatus(stream->replication) == CONNECTION_OK ?
+		PQgetCancel(stream->replication) : NULL;
 	char		error[256];
 
 	if (cancel != NULL && !PQcancel(cancel, error, sizeof(error)))

@@ -85,6 +85,7 @@ void
 bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
 	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
+	bool		has_secret;
 
 	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
 	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
@@ -92,10 +93,19 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 	identity->database = pstrdup(PQgetvalue(result, 0, 3));
 	PQclear(result);
 
-	result = query(stream, "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension"
-				   " WHERE extname = 'bemi')");
-	identity->has_extension = bool_value(result, 0);
+	result = query(stream, "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+				   " JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'"
+				   " JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'bemi'"
+				   " WHERE n.nspname = 'bemi' AND c.relname = 'secret' AND has_table_privilege(c.oid, 'SELECT')");
+	has_secret = PQntuples(result) > 0;
 	PQclear(result);
+	identity->secret = NULL;
+	if (has_secret)
+	{
+		result = query(stream, "SELECT value FROM bemi.secret");
+		identity->secret = pstrdup(PQgetvalue(result, 0, 0));
+		PQclear(result);
+	}
 }
 
 /*
@@ -174,7 +184,8 @@ bemi_stream_now(BemiStream *stream)
 
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
- * table.
+ * table; but for tables of which it leaves something out.  (Row filters and
+ * column lists came with PostgreSQL 15.)
  */
 char *
 bemi_stream_published(BemiStream *stream)
@@ -186,7 +197,11 @@ bemi_stream_published(BemiStream *stream)
 				   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname)), '[]')"
 				   " FROM pg_get_publication_tables(p.pubname::text) t"
 				   " JOIN pg_class c ON c.oid = t.relid"
-				   " JOIN pg_namespace n ON n.oid = c.relnamespace)"
+				   " JOIN pg_namespace n ON n.oid = c.relnamespace"
+				   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
+				   " WHERE p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+				   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
+				   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)"
 				   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'");
 	if (PQntuples(result) == 0)
 		ereport(ERROR,
@@ -228,15 +243,26 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 	return found;
 }
 
+static bool
+is_standby(BemiStream *stream)
+{
+	PGresult   *result = query(stream, "SELECT pg_is_in_recovery()");
+	bool		standby = bool_value(result, 0);
+
+	PQclear(result);
+	return standby;
+}
+
 /*
  * Makes the slot and returns the position from which it sees every commit.
  * Waits for all transactions that are running at the source.  From 17 on, the
- * source's standbys are to carry it, too.
+ * source's standbys are to carry it, too, unless it is one itself.
  */
 XLogRecPtr
 bemi_stream_create_slot(BemiStream *stream, const char *slot)
 {
-	bool		failover = PQserverVersion(stream->replication) >= FAILOVER_VERSION;
+	bool		failover = PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
+		!is_standby(stream);
 	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
 								   quote_identifier(slot),
 								   failover ? "(SNAPSHOT 'nothing', FAILOVER true)" : "NOEXPORT_SNAPSHOT");

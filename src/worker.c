@@ -80,8 +80,8 @@ static const char *const worker_settings[][2] = {
  * To make a slot may take as long as others' transactions last.  If meanwhile
  * the row has changed, leave, and let the next worker see what is wanted.
  */
-static void
-leave_if_woken(BemiStream *stream)
+void
+bemi_leave_if_woken(BemiStream *stream)
 {
 	bool		woken;
 
@@ -105,18 +105,28 @@ note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->is_local = identity->system_identifier == GetSystemIdentifier();
+	bemi_my_worker->is_remote = !bemi_my_worker->is_local;
 	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
 	LWLockRelease(bemi_shared->lock);
 }
 
 /*
- * Notes whether the source has a slot that DROP DATABASE would leave behind.
+ * Notes of the row what others must know without reading it: the slot, whether
+ * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it.
  */
 static void
 note_slot(const BemiSourceRow *row, bool made)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->slot_elsewhere = made && row->conninfo != NULL;
+	if (row->exists)
+	{
+		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
+		bemi_my_worker->is_remote = row->conninfo != NULL &&
+			(row->system_identifier == NULL ||
+			 strtoull(row->system_identifier, NULL, 10) != GetSystemIdentifier());
+		bemi_slot_name = row->slot_name;
+	}
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -129,12 +139,12 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 {
 	BemiSourceIdentity identity;
 	XLogRecPtr	origin;
+	int			gaps;
 	char	   *tag;
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
-	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
-	bemi_stream_on_wait(pipeline->stream, leave_if_woken);
+	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	note_connection(pipeline->stream, &identity);
 	bemi_secure_slot(pipeline->stream, &identity, row);
@@ -144,8 +154,11 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	bemi_partition_init();
 	bemi_end_transaction();
 	origin = bemi_take_origin();
+	bemi_begin_transaction();
+	gaps = bemi_count_gaps();
+	bemi_end_transaction();
 	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
-				   identity.timeline, row->generation, bemi_my_worker->source);
+				   identity.timeline, gaps, bemi_my_worker->source);
 	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
 	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
 	pipeline->stitch = bemi_stitch_begin(tag, pipeline->history);
@@ -261,7 +274,11 @@ idle(Pipeline *pipeline)
 
 	if (bemi_history_may_advance(pipeline->history, received, pipeline->asked))
 	{
+		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
+
 		bemi_history_advance(pipeline->history, received);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(pipeline->event_memory);
 		pipeline->asked = false;
 	}
 	flushed = bemi_history_flushed(pipeline->history);
@@ -408,9 +425,7 @@ note_error(void)
 	error = CopyErrorData();
 	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
 
-	/* The stream cannot be read on, see bemi_stream_report_refusal(). */
-	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT &&
-		bemi_my_worker->state == BEMI_STATE_STREAMING)
+	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
 		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }
@@ -484,9 +499,10 @@ enter(int entry)
 	LWLockRelease(bemi_shared->lock);
 	before_shmem_exit(leave, (Datum) 0);
 
-	bemi_slot_name = MemoryContextStrdup(TopMemoryContext,
-									psprintf("bemi_%u_%s", bemi_my_worker->database,
-											 bemi_my_worker->source));
+	bemi_origin_name = MemoryContextStrdup(TopMemoryContext,
+									  psprintf("bemi_%u_%s", bemi_my_worker->database,
+											   bemi_my_worker->source));
+	bemi_slot_name = bemi_origin_name;
 }
 
 /*

@@ -56,6 +56,7 @@ typedef struct BemiWorker
 	bool		in_use;
 	Oid			database;
 	char		source[BEMI_SOURCE_NAME_LEN];
+	char		slot[NAMEDATALEN];	/* "" until a worker has read its row */
 
 	/* the process */
 	bool		launched;		/* registered, and not yet gone */
@@ -72,6 +73,7 @@ typedef struct BemiWorker
 	/* what it says of itself */
 	BemiState	state;
 	bool		is_local;		/* reads this very server */
+	bool		is_remote;		/* another one; neither: not known yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
 	TimestampTz stored_until;	/* all committed before is stored; 0: unknown */
@@ -79,6 +81,7 @@ typedef struct BemiWorker
 	bool		counted;		/* the two above are up to date */
 	BemiSlotCost cost;			/* of a slot on another server */
 	BemiGiveUp	give_up;
+	TimestampTz given_up_at;	/* not again within a while */
 	bool		warned;			/* of what the slot costs */
 	int64		error_count;
 	TimestampTz error_at;
@@ -138,13 +141,15 @@ typedef struct BemiSourceRow
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
 	uint32		timeline;
 	char	   *database;
-	int			generation;
+	char	   *slot_name;
 	bool		gap_open;		/* that concerns all tables */
 } BemiSourceRow;
 
 /* worker_source.c */
 extern BemiWorker *bemi_my_worker;
+extern char *bemi_origin_name;
 extern char *bemi_slot_name;
+extern const char *bemi_slot_of_worker(const BemiWorker *worker);
 extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
@@ -152,6 +157,7 @@ extern bool bemi_drop_source(BemiSourceRow *row);
 extern void bemi_run_on_source(const char *statement, int count,
 							   const Oid *types, const Datum *values,
 							   const char *nulls);
+extern int	bemi_count_gaps(void);
 extern XLogRecPtr bemi_origin_position(void);
 extern void bemi_set_origin(XLogRecPtr position);
 extern void bemi_load_progress(void);
@@ -187,6 +193,7 @@ extern void bemi_worker_pause_init(void);
 extern void bemi_worker_yield_init(void);
 
 /* worker.c */
+extern void bemi_leave_if_woken(BemiStream *stream);
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);
 
 #endif							/* BEMI_WORKER_H */

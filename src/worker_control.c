@@ -478,10 +478,8 @@ find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
-		/* What a worker reads is known when it streams. */
 		if (!worker->in_use || worker->database != MyDatabaseId ||
-			worker->state == BEMI_STATE_STOPPED ||
-			(worker->state == BEMI_STATE_STREAMING && !worker->is_local))
+			worker->state == BEMI_STATE_STOPPED || worker->is_remote)
 			continue;
 		(*sources)++;
 		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)

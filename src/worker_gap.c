@@ -38,7 +38,7 @@ typedef struct Finding
 	char	   *system_identifier;
 	BemiSlot	slot;
 	XLogRecPtr	origin;
-	char	   *published;
+	char	   *published;		/* what the publication lists */
 
 	const char *reason;			/* what was lost by; NULL: nothing was */
 	const char *detail;
@@ -114,8 +114,8 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	if (is_another(finding, row))
 	{
 		finding->reason = "server changed";
-		finding->detail = psprintf("It was database \"%s\" of system %s.", row->database,
-								   row->system_identifier);
+		finding->detail = psprintf("It was database \"%s\" of system %s, where slot \"%s\" may be left.",
+								   row->database, row->system_identifier, bemi_slot_name);
 	}
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "bemi.max_slot_lag";
@@ -169,9 +169,6 @@ record_loss(const Finding *finding)
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
-	else if (goes_back)
-		bemi_run_on_source("UPDATE bemi.sources SET generation = generation OPERATOR(pg_catalog.+) 1"
-						   " WHERE name = $1", 0, NULL, NULL, NULL);
 	ForceSyncCommit();
 	bemi_end_transaction();
 }
@@ -219,19 +216,28 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
 {
 	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) && position < finding->origin;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID};
-	Datum		values[] = {CStringGetTextDatum(server),
-		LSNGetDatum(goes_back ? finding->origin : position),
-		TimestampTzGetDatum(bemi_stream_now(stream)),
-	CStringGetTextDatum(finding->published)};
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID};
+	Datum		values[5];
+	int			n = 0;
+
+	values[n++] = CStringGetTextDatum(server);
+	values[n++] = LSNGetDatum(goes_back ? finding->origin : position);
+	values[n] = (Datum) 0;
+	values[n + 1] = CStringGetTextDatum(finding->published);
+	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
+	/* The list first, so that what it lists is tracked at that time. */
+	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
 
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5)",
+	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6)",
 					   lengthof(types), types, values, NULL);
 	note_identity(finding);
 	bemi_set_origin(position);
+	ForceSyncCommit();
 	bemi_end_transaction();
 
+	/* Positions stored so far may mean nothing any more. */
+	bemi_set_progress(bemi_my_worker, InvalidXLogRecPtr, InvalidXLogRecPtr);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
 	LWLockRelease(bemi_shared->lock);
@@ -266,7 +272,7 @@ compare_published(BemiStream *stream, const Finding *finding)
 static void
 go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
-	if (!finding->identity->has_extension)
+	if (finding->identity->secret == NULL)
 		compare_published(stream, finding);
 	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
 		return;

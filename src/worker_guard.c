@@ -35,6 +35,9 @@
 /* How often slots are looked at. */
 #define LOOK_MS			5000
 
+/* A limit that a fresh slot exceeds must not keep us busy. */
+#define AGAIN_MS		10000
+
 /* Within that time a walsender that was told to has let go of its slot. */
 #define RELEASE_MS		200
 
@@ -74,16 +77,22 @@ is_too_much(int64 kept)
 static bool
 note_excess(BemiWorker *worker, int64 kept)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	bool		give_up = max_slot_lag_action == LAG_DROP;
 	bool		is_news;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	is_news = !worker->warned;
 	worker->warned = true;
-	if (give_up)
+	if (give_up && worker->give_up != BEMI_GIVE_UP_LAG)
 	{
-		worker->give_up = BEMI_GIVE_UP_LAG;
-		worker->wake = true;
+		give_up = TimestampDifferenceExceeds(worker->given_up_at, now, AGAIN_MS);
+		if (give_up)
+		{
+			worker->give_up = BEMI_GIVE_UP_LAG;
+			worker->given_up_at = now;
+			worker->wake = true;
+		}
 	}
 	LWLockRelease(bemi_shared->lock);
 
@@ -160,10 +169,8 @@ worker_of_slot(const char *name)
 	for (int i = 0; i < BEMI_MAX_SOURCES && found == NULL; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
-		char		slot[NAMEDATALEN];
 
-		snprintf(slot, sizeof(slot), "bemi_%u_%s", worker->database, worker->source);
-		if (worker->in_use && strcmp(slot, name) == 0)
+		if (worker->in_use && strcmp(bemi_slot_of_worker(worker), name) == 0)
 			found = worker;
 	}
 	LWLockRelease(bemi_shared->lock);
@@ -226,11 +233,20 @@ bemi_guard_slot(BemiStream *stream)
 {
 	static TimestampTz looked_at = 0;
 	BemiSlotCost cost;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory;
+	bool		found;
 
 	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_MS))
 		return;
 	looked_at = GetCurrentTimestamp();
-	if (!bemi_stream_slot_cost(stream, bemi_slot_name, &cost))
+
+	memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(memory);
+	found = bemi_stream_slot_cost(stream, bemi_slot_name, &cost);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(memory);
+	if (!found)
 		return;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);

@@ -32,8 +32,14 @@
 /* The entry of this process. */
 BemiWorker *bemi_my_worker = NULL;
 
-/* Name of the slot and of the origin. */
+/* Name of the origin, and of a slot of this server. */
+char	   *bemi_origin_name = NULL;
+
+/* Name of the slot, as the row says. */
 char	   *bemi_slot_name = NULL;
+
+/* For how long to wait for the walsender that has just served us. */
+#define RELEASE_TIMEOUT_MS	10000
 
 /* What bemi_begin_transaction() has left, and bemi_end_transaction() goes back to. */
 static MemoryContext around_transaction = NULL;
@@ -99,7 +105,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
-							  " timeline::text, database, generation::text,"
+							  " timeline::text, database, slot_name::text,"
 							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
 							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text"
 							  " FROM bemi.sources s WHERE name = $1",
@@ -120,7 +126,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->system_identifier = copy_value(tuple, columns, 4, memory);
 		row->timeline = timeline ? strtoul(timeline, NULL, 10) : 0;
 		row->database = copy_value(tuple, columns, 6, memory);
-		row->generation = atoi(SPI_getvalue(tuple, columns, 7));
+		row->slot_name = copy_value(tuple, columns, 7, memory);
 		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
 	}
 	SPI_finish();
@@ -203,15 +209,56 @@ bemi_load_progress(void)
 }
 
 /*
+ * How many gaps of all its tables the source has had.  Each is a reason why
+ * positions may come again, so this tells ids apart.
+ */
+int
+bemi_count_gaps(void)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	bool		is_null;
+	int			count;
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT pg_catalog.count(*)::int4 FROM bemi.gaps"
+							  " WHERE source = $1 AND \"table\" IS NULL",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.gaps");
+	count = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+	SPI_finish();
+	return count;
+}
+
+/*
+ * Waits until nobody reads from a slot of this server any more, though not for
+ * long, and before any lock is taken: whoever else reads from it may stay.
+ */
+static void
+wait_for_release(const char *name)
+{
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RELEASE_TIMEOUT_MS);
+	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
+	uint32		wait_event = bemi_wait_event("BemiSlotRelease");
+
+	if (slot == NULL)
+		return;
+	ConditionVariablePrepareToSleep(&slot->active_cv);
+	while (slot->active_pid != 0 && GetCurrentTimestamp() < give_up)
+		ConditionVariableTimedSleep(&slot->active_cv, 1000, wait_event);
+	ConditionVariableCancelSleep();
+}
+
+/*
  * Drops a slot of this server and this database, if it is there.
  */
 static void
 drop_local_slot(void)
 {
-	ReplicationSlot *slot = SearchNamedReplicationSlot(bemi_slot_name, true);
+	ReplicationSlot *slot = SearchNamedReplicationSlot(bemi_origin_name, true);
 
 	if (slot != NULL && slot->data.database == MyDatabaseId)
-		ReplicationSlotDrop(bemi_slot_name, false);
+		ReplicationSlotDrop(bemi_origin_name, true);
 }
 
 /*
@@ -225,7 +272,7 @@ drop_origin(void)
 		replorigin_session_reset();
 		replorigin_session_origin = InvalidRepOriginId;
 	}
-	replorigin_drop_by_name(bemi_slot_name, true, false);
+	replorigin_drop_by_name(bemi_origin_name, true, false);
 }
 
 /*
@@ -234,7 +281,7 @@ drop_origin(void)
 static void
 drop_remote_slot(const BemiSourceRow *row)
 {
-	BemiStream *stream = bemi_stream_connect(row->conninfo, bemi_slot_name);
+	BemiStream *stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
 	BemiSlot	slot;
 
 	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
@@ -260,6 +307,7 @@ bemi_drop_source(BemiSourceRow *row)
 	bemi_set_state(bemi_my_worker, BEMI_STATE_DROPPING);
 	if (row->conninfo != NULL && !row->forget)
 		drop_remote_slot(row);
+	wait_for_release(bemi_origin_name);
 
 	begin_locked_transaction(ExclusiveLock);
 	read_row(row, caller);
@@ -290,7 +338,7 @@ bemi_drop_source(BemiSourceRow *row)
 XLogRecPtr
 bemi_origin_position(void)
 {
-	return replorigin_get_progress(replorigin_by_name(bemi_slot_name, false), false);
+	return replorigin_get_progress(replorigin_by_name(bemi_origin_name, false), false);
 }
 
 /*
@@ -299,7 +347,7 @@ bemi_origin_position(void)
 void
 bemi_set_origin(XLogRecPtr position)
 {
-	RepOriginId origin = replorigin_by_name(bemi_slot_name, false);
+	RepOriginId origin = replorigin_by_name(bemi_origin_name, false);
 
 	LockRelationOid(ReplicationOriginRelationId, RowExclusiveLock);
 	replorigin_advance(origin, position, InvalidXLogRecPtr, true, true);
@@ -316,9 +364,11 @@ bemi_take_origin(void)
 	RepOriginId origin;
 
 	bemi_begin_transaction();
-	origin = replorigin_by_name(bemi_slot_name, false);
+	origin = replorigin_by_name(bemi_origin_name, false);
 	bemi_origin_session_setup(origin);
 	replorigin_session_origin = origin;
 	bemi_end_transaction();
-	return replorigin_session_get_progress(false);
+
+	/* What is committed, but not flushed, must not be confirmed to the source. */
+	return replorigin_session_get_progress(true);
 }

@@ -134,6 +134,19 @@ bemi_remove_worker(Oid database, const char *source)
 	return removed;
 }
 
+/*
+ * Name of a source's slot; of one that no worker has looked at since the server
+ * started, as if it were on this server.  The caller holds the lock, or is the
+ * worker itself.  Palloc'd.
+ */
+const char *
+bemi_slot_of_worker(const BemiWorker *worker)
+{
+	if (worker->slot[0] != '\0')
+		return pstrdup(worker->slot);
+	return psprintf("bemi_%u_%s", worker->database, worker->source);
+}
+
 void
 bemi_set_state(BemiWorker *worker, BemiState state)
 {

@@ -198,7 +198,7 @@ slots_elsewhere(Oid database)
 
 		LWLockAcquire(bemi_shared->lock, LW_SHARED);
 		if (worker->in_use && worker->database == database && worker->slot_elsewhere)
-			snprintf(name, sizeof(name), "bemi_%u_%s", database, worker->source);
+			strlcpy(name, bemi_slot_of_worker(worker), sizeof(name));
 		LWLockRelease(bemi_shared->lock);
 		if (name[0] == '\0')
 			continue;

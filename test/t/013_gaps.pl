@@ -78,6 +78,17 @@ sub reason
 		"SELECT string_agg(reason, ',' ORDER BY reason) FROM bemi.complete('$table')");
 }
 
+# A gap begins a little before the last change that is stored, since commit times
+# are not quite in commit order.  Waits until that is over.
+sub settle
+{
+	$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
+	$node->poll_query_until('postgres',
+		q{SELECT coalesce(max(committed_at), '-infinity') < clock_timestamp() - interval '200 milliseconds' FROM bemi.changes})
+	  or die 'time stands still';
+	return;
+}
+
 # Waits until the worker's walsender has let go of the slot.
 sub wait_for_free_slot
 {
@@ -164,6 +175,69 @@ like(gaps(), qr/tracking ended u open\ntracking began v$/, 'and a gap before');
 is(reason('never'), 'not tracked,source started', 'a table that never was tracked');
 is(missing('t'), '1,2 / 1,2', 'all that did not concern the other table');
 
+# The everyday swap of tables: what is written to the new one is not tracked.
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE swap (id serial PRIMARY KEY, at timestamptz NOT NULL);
+	SELECT bemi.track('swap')});
+put('swap');
+$node->safe_psql('postgres', q{
+	ALTER TABLE swap RENAME TO swap_old;
+	CREATE TABLE swap (id serial PRIMARY KEY, at timestamptz NOT NULL)});
+put('swap');
+is( $node->safe_psql('postgres', q{
+		SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM swap x, bemi.complete('swap', x.at, x.at + interval '1 microsecond') c}),
+	"\nf",
+	'a table that has taken the name of another is not tracked');
+$node->safe_psql('postgres', q{DROP TABLE swap; SELECT bemi.untrack('swap_old'); ALTER TABLE swap_old RENAME TO swap});
+put('swap');
+is( $node->safe_psql('postgres', q{
+		SELECT bemi.sync('60s'); SELECT string_agg(c.complete::text, ',' ORDER BY x.id) FROM swap x LEFT JOIN bemi.changes h
+			ON h."table" = 'swap' AND h.primary_key = x.id::text,
+			bemi.complete('swap', coalesce(h.committed_at - interval '1 microsecond', x.at), coalesce(h.committed_at, x.at + interval '1 microsecond')) c}),
+	"\ntrue,false",
+	'untracked under another name, and renamed back');
+
+# What the publication leaves out is missing, too.
+my $filters = $node->safe_psql('postgres', q{SELECT current_setting('server_version_num')::int >= 150000}) eq 't';
+SKIP:
+{
+	skip 'no row filters and column lists before PostgreSQL 15', 4 unless $filters;
+	for my $part ('WHERE (id > 1000)', '(id)')
+	{
+		$node->safe_psql('postgres', "ALTER PUBLICATION bemi SET TABLE t, v $part");
+		my $id = put('v');
+		is( $node->safe_psql('postgres', qq{
+				SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM v x, bemi.complete('v', x.at, x.at + interval '1 microsecond') c WHERE id = $id}),
+			"\nf",
+			"a table published $part is not complete");
+		like($node->safe_psql('postgres', q{SELECT problems FROM bemi.tracked WHERE "table" = 'v'::regclass}),
+			qr/changes are stored in part/, '... as bemi.tracked says');
+	}
+	$node->safe_psql('postgres', 'ALTER PUBLICATION bemi SET TABLE t, v');
+}
+for my $sql ('ALTER PUBLICATION bemi ADD TABLES IN SCHEMA public', 'DROP PUBLICATION bemi; CREATE PUBLICATION bemi FOR ALL TABLES')
+{
+	last unless $filters;
+	my ($status, $stdout, $stderr) = $node->psql('postgres', "BEGIN; $sql");
+	like($stderr, qr/publication "bemi" must list its tables/, "$sql is refused");
+}
+
+# Nobody else's publication of all tables stops the worker.
+$node->safe_psql('postgres', q{
+	CREATE PUBLICATION everything FOR ALL TABLES;
+	SELECT bemi.untrack('v'); SELECT bemi.track('v'); SELECT bemi.sync('60s');
+	DROP PUBLICATION everything});
+
+# The future is not stored yet, and times are checked.
+is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.complete('t', '2999-01-01', '2999-01-02')}),
+	'f|not stored yet', 'the future');
+for my $call (q{'t', '2020-01-02', '2020-01-01'}, q{'t', NULL, '2020-01-01'}, '0')
+{
+	my ($status, $stdout, $stderr) = $node->psql('postgres', "SELECT * FROM bemi.complete($call)");
+	like($stderr, qr/time range from .* is not valid|must not be null|there is no such table/, "bemi.complete($call)");
+}
+
 # Whatever is written under the prefix, and by whom.
 $node->safe_psql(
 	'postgres', q{
@@ -187,6 +261,22 @@ is( $node->safe_psql(
 	'messages that are not valid are counted, and nothing comes of them');
 
 #
+# A worker that fails to store, for whatever reason, is no reason to give up
+#
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM current_setting('no.such_setting'); RETURN NEW; END $$;
+	CREATE TRIGGER fail BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION fail()});
+my $gaps_so_far = gaps();
+put('t');
+$node->poll_query_until('postgres', q{SELECT state = 'failed' AND last_error LIKE '%no.such_setting%' AND restarts > 0 FROM bemi.status})
+  or die 'the worker does not fail';
+$node->safe_psql('postgres', 'DROP TRIGGER fail ON bemi.changes');
+is(missing('t'), '1,2 / 1,2', 'an error that looks like one of the source loses nothing');
+is(gaps(), $gaps_so_far, 'and is no gap');
+
+#
 # Stops
 #
 
@@ -200,6 +290,7 @@ $node->safe_psql('postgres', 'CALL bemi.start()');
 is(missing('t'), '1,2 / 1,2', 'a stop that keeps the slot loses nothing');
 is(gaps(), $gaps, 'and is no gap');
 
+settle();
 $node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
 is(remains($node), '0 rows, 0 slots, 0 origins', 'nothing is left behind');
 is(last_gap(), 'source stopped open', 'but the gap');
@@ -210,6 +301,7 @@ is(missing('t'), "1,2,$lost / 1,2,$lost", 'a stop that drops the slot loses what
 is(last_gap(), 'source stopped', 'and is a gap');
 
 # Under another name, neither source has all, but each its own time.
+settle();
 $node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
 my $lost_too = put('t');
 $node->safe_psql('postgres', q{CALL bemi.start('other')});
@@ -239,7 +331,8 @@ sub lose
 {
 	my ($what, $reason, $do, %expect) = @_;
 
-	$node->safe_psql('postgres', q{SELECT bemi.sync('60s'); CALL bemi.stop()});
+	settle();
+	$node->safe_psql('postgres', 'CALL bemi.stop()');
 	wait_for_free_slot();
 	my $id = put('t');
 	$do->();
@@ -304,7 +397,8 @@ lose(
 	missing => 'none / none');
 
 # Dropped while the worker reads, and nobody mends it: it says so, and what to do.
-$node->safe_psql('postgres', q{SELECT bemi.sync('60s'); DROP PUBLICATION bemi});
+settle();
+$node->safe_psql('postgres', 'DROP PUBLICATION bemi');
 put('t');
 $node->poll_query_until('postgres',
 	q{SELECT state = 'failed' AND last_error LIKE 'publication "bemi" does not exist%' FROM bemi.status})
@@ -330,8 +424,8 @@ sub fill
 	return;
 }
 
+settle();
 $node->safe_psql('postgres', q{
-	SELECT bemi.sync('60s');
 	CALL bemi.stop();
 	ALTER SYSTEM SET bemi.max_slot_lag = '4MB';
 	SELECT pg_reload_conf()});
@@ -359,6 +453,7 @@ is(missing('t'), "$lost / $lost", 'started again, the gap is closed');
 is(last_gap(), 'bemi.max_slot_lag', 'and says why');
 
 # While the worker reads, but cannot store.
+settle();
 $node->safe_psql(
 	'postgres', q{
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;

@@ -365,7 +365,6 @@ is( $node->safe_psql(
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
-	bemi.complete(text,text,text,timestamp with time zone,timestamp with time zone)
 	bemi.follow_ddl()
 	bemi.follow_publication()
 	bemi.follow_renamed_schemas()
@@ -377,6 +376,7 @@ is( $node->safe_psql(
 	bemi.is_started()
 	bemi.release(regclass)
 	bemi.release(timestamp with time zone,timestamp with time zone)
+	bemi.source_complete(text,text,text,timestamp with time zone,timestamp with time zone)
 	END
 	'functions that act with the rights of their owner');
 
@@ -405,6 +405,7 @@ is( $node->safe_psql(
 	bemi.is_published(regclass)
 	bemi.mark_schema(regnamespace,boolean)
 	bemi.merge_context(jsonb,boolean)
+	bemi.origin_of(text)
 	bemi.partitions(regclass)
 	bemi.prepare_partitions(regclass)
 	bemi.prepare_table(regclass)
@@ -413,7 +414,7 @@ is( $node->safe_psql(
 	bemi.restore_table(regclass)
 	bemi.set_attached(regclass,boolean)
 	bemi.set_context(jsonb,boolean)
-	bemi.slot_of(text)
+	bemi.slot_of(text,text)
 	bemi.this_database()
 	bemi.this_server()
 	bemi.trigger_arguments(regclass)
