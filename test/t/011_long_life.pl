@@ -376,7 +376,7 @@ $archive->safe_psql(
 	CREATE TABLE bemi.changes (
 		id uuid PRIMARY KEY, database text, schema text, "table" text, primary_key text, operation text,
 		before jsonb, after jsonb, context jsonb, committed_at timestamptz, queued_at timestamptz,
-		created_at timestamptz, transaction_id bigint, position bigint)});
+		created_at timestamptz, transaction_id bigint, position bigint, source text)});
 $node->safe_psql('postgres',
 	'CREATE PUBLICATION hist FOR TABLE bemi.changes WITH (publish_via_partition_root = true)');
 my $connection = $node->connstr . ' dbname=postgres';
