@@ -112,13 +112,14 @@ note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 
 /*
  * Notes of the row what others must know without reading it: the slot, whether
- * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it.
+ * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it, as
+ * far as can be told before there is a connection.
  */
 static void
-note_slot(const BemiSourceRow *row, bool made)
+note_row(const BemiSourceRow *row)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->slot_elsewhere = made && row->conninfo != NULL;
+	bemi_my_worker->slot_elsewhere = row->slot_made && row->conninfo != NULL;
 	if (row->exists)
 	{
 		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
@@ -127,6 +128,17 @@ note_slot(const BemiSourceRow *row, bool made)
 			 strtoull(row->system_identifier, NULL, 10) != GetSystemIdentifier());
 		bemi_slot_name = row->slot_name;
 	}
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notes that there is a slot.
+ */
+static void
+note_slot(const BemiSourceRow *row)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->slot_elsewhere = row->conninfo != NULL;
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -148,7 +160,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	bemi_stream_identify(pipeline->stream, &identity);
 	note_connection(pipeline->stream, &identity);
 	bemi_secure_slot(pipeline->stream, &identity, row);
-	note_slot(row, true);
+	note_slot(row);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
@@ -398,7 +410,7 @@ work(void)
 	bemi_read_source(&row);
 	if (row.exists)
 		load_progress();
-	note_slot(&row, row.slot_made);
+	note_row(&row);
 	if (row.run)
 		stream_changes(&row);
 	else if (row.exists && !row.drop && row.slot_made &&

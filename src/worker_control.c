@@ -466,21 +466,27 @@ is_started(void)
 /*
  * Looks for a source of this server that has not stored everything up to the
  * position; among those that count at all.  False also if there are none.
+ * Counts also the others, which read other servers.
  */
 static bool
-find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources)
+find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources, int *elsewhere)
 {
 	bool		found = false;
 
-	*sources = 0;
+	*sources = *elsewhere = 0;
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
 		if (!worker->in_use || worker->database != MyDatabaseId ||
-			worker->state == BEMI_STATE_STOPPED || worker->is_remote)
+			worker->state == BEMI_STATE_STOPPED)
 			continue;
+		if (worker->is_remote)
+		{
+			(*elsewhere)++;
+			continue;
+		}
 		(*sources)++;
 		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
 		{
@@ -500,16 +506,18 @@ static bool
 find_laggard(XLogRecPtr position, BemiWorker *laggard)
 {
 	int			sources;
+	int			elsewhere;
 
-	if (find_laggard_entry(position, laggard, &sources))
+	if (find_laggard_entry(position, laggard, &sources, &elsewhere))
 		return true;
 	if (sources > 0)
 		return false;
 
-	if (!is_started())
+	if (elsewhere > 0 || !is_started())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no source of this database is started"),
+				 elsewhere > 0 ? errdetail("Sources on other servers are not waited for.") : 0,
 				 errhint("CALL bemi.start();")));
 	memset(laggard, 0, sizeof(BemiWorker));
 	strlcpy(laggard->source, "?", BEMI_SOURCE_NAME_LEN);

@@ -175,13 +175,15 @@ record_loss(const Finding *finding)
 
 /*
  * Makes a slot, unless an earlier worker came just so far, and returns the
- * position from which it sees every commit.
+ * position from which it sees every commit.  A slot that is there while a gap
+ * is open may be the one that was given up: to read on with it could store
+ * again what is stored.
  */
 static XLogRecPtr
-make_slot(BemiStream *stream, const Finding *finding)
+make_slot(BemiStream *stream, const Finding *finding, bool gap_open)
 {
 	bemi_set_state(bemi_my_worker, BEMI_STATE_MAKING_SLOT);
-	if (finding->slot.exists && (finding->reason != NULL || finding->slot.lost))
+	if (finding->slot.exists && (finding->reason != NULL || gap_open || finding->slot.lost))
 		bemi_stream_drop_slot(stream, bemi_slot_name);
 	else if (finding->slot.made)
 		return finding->slot.confirmed;
@@ -306,7 +308,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 	if (!XLogRecPtrIsInvalid(finding.resume))
 		begin_at(stream, &finding, finding.resume);
 	else if (finding.reason != NULL || !row->slot_made)
-		begin_at(stream, &finding, make_slot(stream, &finding));
+		begin_at(stream, &finding, make_slot(stream, &finding, row->gap_open));
 	else if (row->gap_open)		/* an earlier worker came just so far */
 		begin_at(stream, &finding, finding.origin);
 	else

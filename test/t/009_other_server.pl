@@ -74,6 +74,27 @@ is( $source->safe_psql('app',
 		q{SELECT slot_name || '|app|t' FROM bemi.status WHERE source = 'app'}),
 	'the slot is at the source');
 
+my ($status, $stdout, $stderr) = $destination->psql('postgres', q{SELECT bemi.sync('10s')});
+like($stderr,
+	qr/no source of this database is started.*Sources on other servers are not waited for/s,
+	'bemi.sync() has nothing to wait for, and says so');
+
+# A worker that begins anew confirms where the origin stands: that must be on disk,
+# too.
+sub restart_worker
+{
+	my $pid = $destination->safe_psql('postgres', 'SELECT pid FROM bemi.status');
+
+	$destination->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	$destination->poll_query_until('postgres',
+		"SELECT state = 'streaming' AND pid <> $pid FROM bemi.status")
+	  or die 'no new worker came';
+	$source->poll_query_until('app',
+		q{SELECT flush_lsn IS NOT NULL FROM pg_stat_replication WHERE application_name LIKE 'bemi%app%'})
+	  or die 'the worker does not answer';
+	return;
+}
+
 #
 # The destination crashes with commits that are not yet on disk
 #
@@ -89,6 +110,7 @@ for my $round (1, 2)
 	$source->poll_query_until('app',
 		'SELECT write_lsn >= sent_lsn FROM pg_stat_replication')
 	  or die 'the worker does not answer';
+	restart_worker() if $round == 2;
 	$destination->stop('immediate');
 	$destination->start;
 	check($last, "round $round: a crash of the destination loses nothing");
@@ -110,6 +132,9 @@ for my $mode ('fast', 'immediate')
 	write_rows($mode eq 'fast' ? 202 : 301, $last);
 	check($last, "the worker comes back after a stop of the source, mode $mode");
 }
+
+is($destination->safe_psql('postgres', 'SELECT reason FROM bemi.gaps WHERE "table" IS NULL'),
+	'source started', 'and nothing of this was a gap');
 
 $destination->safe_psql('postgres', q{CALL bemi.stop('app', drop_slot => true)});
 is(remains($source, 'app') . '; ' . remains($destination),

@@ -14,7 +14,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = bemi_node('main', conf => "max_slot_wal_keep_size = -1\n");
+my $node = bemi_node('main', conf => "max_slot_wal_keep_size = -1\nmax_prepared_transactions = 2\n");
 
 $node->safe_psql(
 	'postgres', q{
@@ -115,6 +115,24 @@ is( $node->safe_psql('postgres',
 	't',
 	'which has no beginning');
 
+# Untracked while the slot waits for an older transaction.
+$node->safe_psql(
+	'postgres', q{
+	CALL bemi.stop(drop_slot => true);
+	CREATE TABLE early (id serial PRIMARY KEY, at timestamptz NOT NULL);
+	SELECT bemi.track('early');
+	BEGIN; CREATE TABLE other (); PREPARE TRANSACTION 'older';
+	CALL bemi.start(wait => false)});
+$node->poll_query_until('postgres', q{SELECT state = 'making slot' FROM bemi.status})
+  or die 'the slot does not wait';
+$node->safe_psql('postgres', q{SELECT bemi.untrack('early'); ROLLBACK PREPARED 'older'; SELECT bemi.sync('60s')});
+put('early');
+is( $node->safe_psql('postgres', q{
+		SELECT bemi.sync('60s'); SELECT bool_or(c.complete) FROM early x, bemi.complete('early', x.at, x.at + interval '1 microsecond') c}),
+	"\nf",
+	'a table that is untracked while the slot is made is not complete');
+$node->safe_psql('postgres', q{DROP TABLE early; DELETE FROM t WHERE id > 3});
+
 #
 # Tables
 #
@@ -172,7 +190,9 @@ is( $node->safe_psql(
 	't',
 	'has a history under its new name');
 like(gaps(), qr/tracking ended u open\ntracking began v$/, 'and a gap before');
-is(reason('never'), 'not tracked,source started', 'a table that never was tracked');
+is(reason('never'),
+	'not tracked,source started,source stopped',
+	'a table that never was tracked');
 is(missing('t'), '1,2 / 1,2', 'all that did not concern the other table');
 
 # The everyday swap of tables: what is written to the new one is not tracked.
@@ -250,6 +270,11 @@ $node->safe_psql(
 		'{"event": "began", "relation": 1, "schema": {}, "table": null}',
 		'{"event": "other", "relation": 1, "schema": "s", "table": "t"}',
 		'{"event": "began", "relation": 1, "schema": "s", "table": "' || repeat('t', 1000) || '"}']) m;
+	-- well-formed, but not signed, wrongly signed, or signed for another transaction
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m)::text),
+		pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m, 'signature', bemi.sign(m, 'guess'))::text),
+		pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m, 'signature', bemi.sign(m, value))::text)
+	FROM bemi.secret, (SELECT '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}') f(m);
 	SELECT pg_logical_emit_message(true, '_bemi_tracking', '\x00ff'::bytea);
 	SELECT pg_logical_emit_message(false, '_bemi_tracking', '{"event": "began", "relation": 1, "schema": "s", "table": "t"}');
 	SELECT bemi.sync('60s')});
@@ -257,7 +282,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT (SELECT count(*) FROM bemi.gaps) - (SELECT count(*) FROM gaps_before),
 			(SELECT invalid_messages FROM bemi.status) - (SELECT n FROM invalid_before)}),
-	'0|13',
+	'0|16',
 	'messages that are not valid are counted, and nothing comes of them');
 
 #

@@ -85,6 +85,16 @@ is( $history->safe_psql('postgres',
 	qq(east|postgres|{"v": "e", "id": 1}|{"at": "east"}\nwest|postgres|{"v": "w", "id": 1}|{"at": "west"}),
 	'the source tells them apart');
 
+# Another history of the same source, under the same name, in a database of the
+# same OID: each has a slot of its own, also the source's own worker.
+my $conninfo_of_east = $east->connstr('postgres') =~ s/'/''/gr;
+$east->safe_psql('postgres', q{CALL bemi.start('east')});
+is( start_error($west, "CALL bemi.start('east', conninfo => '$conninfo_of_east')"), '', 'two more histories of one source');
+is($east->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE active) FROM pg_replication_slots'), '3|3', 'each has a slot');
+$west->safe_psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+is($east->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE active) FROM pg_replication_slots'), '2|2', 'which goes with it');
+$east->safe_psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+
 #
 # Without the extension
 #

@@ -73,6 +73,8 @@ $node->safe_psql(
 	'postgres', qq{
 	CALL bemi.start('far', conninfo => '$conninfo password=sekrit');
 	SELECT bemi.set_source_owner('far', 'other')});
+is( $node->safe_psql('postgres', q{INSERT INTO t VALUES (2); SELECT bemi.sync('30s'); SELECT count(*) FROM bemi.changes WHERE source = 'far'}),
+	"\n1", 'it leads back to this server, so bemi.sync() waits for it');
 is(as_role('other', q{CALL bemi.stop('far')}), '', 'the owner stops a source with a connection string');
 is(as_role('other', q{CALL bemi.start('far')}), '', 'and starts it');
 is( $node->safe_psql('postgres', q{SELECT conninfo LIKE '%sekrit' FROM bemi.sources}),
