@@ -50,9 +50,10 @@ COMMENT ON FUNCTION bemi.emit_context()
 -- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
 -- place in the publication "bemi". The trigger's arguments remember the replica
 -- identity that the table had before (pg_class.relreplident, name of the index),
--- and how it came to be tracked: as a table of its own, as a partition with its
--- root, or as a table that was attached to a tracked root since. So this travels
--- with the table: into a dump, through a rename, and away with DROP TABLE.
+-- how it came to be tracked: as a table of its own, as a partition with its
+-- root, or as a table that was attached to a tracked root since; and, if there are
+-- any, the rules for its columns. So this travels with the table: into a dump,
+-- through a rename, and away with DROP TABLE.
 --
 
 -- The publication cannot be a member of the extension, so it is made when first
@@ -64,8 +65,11 @@ CREATE FUNCTION bemi.ensure_publication()
 AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-		CREATE PUBLICATION bemi
-			WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+		-- Before 18, generated columns are not in the stream.
+		EXECUTE 'CREATE PUBLICATION bemi WITH (publish = ''insert, update, delete, truncate'','
+			' publish_via_partition_root = true'
+			|| CASE WHEN current_setting('server_version_num')::integer >= 180000
+				THEN ', publish_generated_columns = stored)' ELSE ')' END;
 	END IF;
 END
 $$;
@@ -111,7 +115,7 @@ DECLARE
 	rest bytea;
 	arguments text[] := '{}';
 BEGIN
-	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs = 3
+	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs IN (3, 4)
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
 	IF NOT FOUND THEN
 		RETURN NULL;
@@ -124,7 +128,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.trigger_arguments(regclass)
-	IS 'internal: former identity, its index, and how the table came to be tracked: table, partition, attached; NULL if bemi.track() did not make the trigger';
+	IS 'internal: former identity, its index, how the table came to be tracked (table, partition, attached), and the rules for its columns; NULL if bemi.track() did not make the trigger';
 
 CREATE FUNCTION bemi.is_published(target regclass)
 	RETURNS boolean
@@ -165,24 +169,39 @@ $$;
 COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
 	IS 'internal: puts a table into the publication "bemi", or takes it out';
 
+CREATE FUNCTION bemi.set_trigger(target regclass, arguments text[])
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+BEGIN
+	SELECT n.nspname, c.relname INTO STRICT rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+	-- Not one of somebody else's.
+	EXECUTE format('CREATE %s TRIGGER bemi_emit_context'
+		' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
+		' EXECUTE FUNCTION bemi.emit_context(%s)',
+		CASE WHEN bemi.has_trigger(target) THEN 'OR REPLACE' ELSE '' END, rel.nspname, rel.relname,
+		(SELECT string_agg(quote_literal(a.argument), ', ' ORDER BY a.place) FROM unnest(arguments) WITH ORDINALITY AS a(argument, place)));
+END
+$$;
+COMMENT ON FUNCTION bemi.set_trigger(regclass, text[])
+	IS 'internal: makes bemi''s trigger with these arguments, or gives them to it';
+
 CREATE FUNCTION bemi.set_attached(target regclass, attached boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	args text[] := bemi.trigger_arguments(target);
-	rel record;
+	arguments text[] := bemi.trigger_arguments(target);
 BEGIN
-	IF args IS NULL THEN
-		RETURN;
+	IF arguments IS NOT NULL THEN
+		arguments[3] := CASE WHEN attached THEN 'attached' ELSE 'table' END;
+		PERFORM bemi.set_trigger(target, arguments);
 	END IF;
-	SELECT n.nspname, c.relname INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	EXECUTE format('CREATE OR REPLACE TRIGGER bemi_emit_context'
-		' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
-		' EXECUTE FUNCTION bemi.emit_context(%L, %L, %L)',
-		rel.nspname, rel.relname, args[1], args[2], CASE WHEN attached THEN 'attached' ELSE 'table' END);
 END
 $$;
 COMMENT ON FUNCTION bemi.set_attached(regclass, boolean)
@@ -196,7 +215,7 @@ CREATE FUNCTION bemi.check_tracker(owner oid, object text)
 AS $$
 BEGIN
 	IF NOT pg_has_role(current_user, owner, 'USAGE')
-		OR NOT has_function_privilege(current_user, 'bemi.track(regclass)', 'EXECUTE') THEN
+		OR NOT has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE') THEN
 		RAISE EXCEPTION 'permission denied to track %', object
 			USING ERRCODE = 'insufficient_privilege',
 				DETAIL = 'It takes the owner, and the right to call bemi.track().';
@@ -306,11 +325,8 @@ BEGIN
 
 	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
 	IF NOT bemi.has_trigger(target) THEN
-		EXECUTE format('CREATE TRIGGER bemi_emit_context'
-			' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
-			' EXECUTE FUNCTION bemi.emit_context(%L, %L, %L)',
-			rel.schema, rel.name, rel.identity, coalesce(rel.identity_index, ''),
-			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END);
+		PERFORM bemi.set_trigger(target, ARRAY[rel.identity::text, coalesce(rel.identity_index::text, ''),
+			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END]);
 	END IF;
 	IF rel.identity <> 'f' THEN
 		EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
@@ -380,22 +396,134 @@ $$;
 COMMENT ON FUNCTION bemi.follow_partitions(regclass)
 	IS 'internal: prepare_table() for the table and its partitions that have no trigger yet, with a warning where it fails';
 
-CREATE FUNCTION bemi.track(target regclass)
+--
+-- Rules: what of a tracked table is kept
+--
+-- Lists of column names, of which one that ends in * stands for all that begin so:
+-- {"ignore": [...], "redact": [...], "redact_hash": [...]}. They go with the table
+-- as its trigger's last argument, and to the workers in their place between the
+-- changes, see bemi.describe().
+--
+
+-- Whoever owns a table can make a trigger with any arguments. follow_ddl() refuses
+-- bad ones, but need not have been there.
+CREATE FUNCTION bemi.rules(target regclass)
+	RETURNS jsonb
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rules jsonb;
+BEGIN
+	rules := (bemi.trigger_arguments(target))[4];
+	RETURN CASE WHEN jsonb_typeof(rules) = 'object' THEN rules ELSE '{}' END;
+EXCEPTION WHEN data_exception THEN
+	RETURN '{}';
+END
+$$;
+COMMENT ON FUNCTION bemi.rules(regclass) IS 'internal: what bemi.track() was told to ignore and to redact of the table';
+
+CREATE FUNCTION bemi.is_meant(attribute name, rule text)
+	RETURNS boolean
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT attribute = rule OR right(rule, 1) = '*' AND starts_with(attribute, left(rule, -1))
+$$;
+COMMENT ON FUNCTION bemi.is_meant(name, text) IS 'internal: is a column meant by a name in a rule, or by the beginning of one before a "*"?';
+
+CREATE FUNCTION bemi.meant_columns(target regclass, rules jsonb, kind text)
+	RETURNS SETOF name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT a.attname FROM pg_attribute a
+		WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+			AND EXISTS (SELECT FROM jsonb_array_elements_text(rules -> kind) r(rule) WHERE bemi.is_meant(a.attname, r.rule))
+		ORDER BY a.attnum
+$$;
+COMMENT ON FUNCTION bemi.meant_columns(regclass, jsonb, text) IS 'internal: columns of the table that rules of a kind mean';
+
+-- Waits for whoever is writing to the table (by the lock that CREATE TRIGGER takes),
+-- so that all who commit later have written under the new rules.
+CREATE FUNCTION bemi.set_rules(target regclass, kind text, names name[])
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	arguments text[] := bemi.trigger_arguments(target);
+	relname name := (SELECT c.relname FROM pg_class c WHERE c.oid = target);
+	rule name;
+	rules jsonb;
+	twice name;
+BEGIN
+	IF names IS NULL THEN
+		RETURN;
+	END IF;
+	IF arguments IS NULL THEN
+		RAISE EXCEPTION 'cannot keep rules for table "%"', relname
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'Its trigger "bemi_emit_context" was not made by bemi.track().',
+				HINT = format('DROP TRIGGER bemi_emit_context ON %s;', target);
+	END IF;
+	FOREACH rule IN ARRAY names LOOP
+		IF rule IS NULL THEN
+			RAISE EXCEPTION 'column names to % must not be null', kind USING ERRCODE = 'null_value_not_allowed';
+		ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+			AND bemi.is_meant(a.attname, rule::text)) THEN
+			RAISE EXCEPTION 'column "%" of table "%" does not exist', rule, relname
+				USING ERRCODE = 'undefined_column',
+					DETAIL = format('It cannot be in the rule "%s".', kind),
+					HINT = 'Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.';
+		END IF;
+	END LOOP;
+
+	rules := bemi.rules(target) - kind;
+	IF names <> '{}' THEN
+		rules := rules || jsonb_build_object(kind, (SELECT jsonb_agg(n.name ORDER BY n.place)
+			FROM (SELECT u.name, min(u.place) FROM unnest(names) WITH ORDINALITY AS u(name, place) GROUP BY u.name) n(name, place)));
+	END IF;
+	SELECT m INTO twice FROM bemi.meant_columns(target, rules, 'redact') m
+		INTERSECT SELECT m FROM bemi.meant_columns(target, rules, 'redact_hash') m LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION 'column "%" of table "%" cannot be both redacted and hashed', twice, relname
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = format('To take a rule back: SELECT bemi.track(%L, %s => ''{}'');', target,
+					CASE kind WHEN 'redact' THEN 'redact_hash' ELSE 'redact' END);
+	END IF;
+	arguments[4] := rules::text;
+	PERFORM bemi.set_trigger(target, arguments);
+END
+$$;
+COMMENT ON FUNCTION bemi.set_rules(regclass, text, name[])
+	IS 'internal: sets which columns of a tracked table a kind of rule (ignore, redact, redact_hash) means; NULL: leaves it as it is';
+
+CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	PERFORM bemi.check_trackable(target);
-	-- First, because it checks the rights. A partition is published with its root.
-	IF NOT (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
+	IF (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
+		IF num_nonnulls(ignore, redact, redact_hash) > 0 THEN
+			RAISE EXCEPTION 'rules are those of the partitioned table, not of partition "%"', target
+				USING ERRCODE = 'wrong_object_type', HINT = format('SELECT bemi.track(%L, ...);', pg_partition_root(target));
+		END IF;
+	ELSE
+		-- First, because it checks the rights. A partition is published with its root.
 		PERFORM bemi.publish(target, true);
 	END IF;
 	PERFORM bemi.prepare_partitions(target);
+	-- What is taken back first, so that a column can move from one rule to the other.
+	PERFORM bemi.set_rules(target, r.kind, r.names)
+		FROM (VALUES ('ignore', ignore), ('redact', redact), ('redact_hash', redact_hash)) r(kind, names)
+		ORDER BY r.names <> '{}', r.kind;
 END
 $$;
-COMMENT ON FUNCTION bemi.track(regclass)
-	IS 'keeps every change of the table from now on, partitions included; tracking twice is harmless';
+COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
+	IS 'keeps every change of the table from now on, partitions included, but not updates of ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules that are not given stay';
 
 -- Takes the trigger from a table and puts its former identity back.
 CREATE FUNCTION bemi.restore_table(target regclass)
@@ -643,7 +771,7 @@ BEGIN
 	FOR rel IN
 		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] = 'attached'
 				-- anybody can write this into a trigger on a table of his own
-				AND has_function_privilege(c.relowner, 'bemi.track(regclass)', 'EXECUTE')
+				AND has_function_privilege(c.relowner, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
 				OR bemi.is_marked(c.relnamespace::regnamespace) AS stays
 		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
@@ -709,6 +837,107 @@ END
 $$;
 COMMENT ON FUNCTION bemi.follow_table(regclass) IS 'internal: tracks or untracks a table that was made or altered, as its root and its schema ask';
 
+CREATE FUNCTION bemi.check_rules(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rules text := (bemi.trigger_arguments(target))[4];
+BEGIN
+	IF bemi.rules(target) = rules::jsonb AND (SELECT coalesce(bool_and(r.key IN ('ignore', 'redact', 'redact_hash')
+			AND jsonb_typeof(r.value) = 'array'), true) FROM jsonb_each(rules::jsonb) r) THEN
+		RETURN;
+	END IF;
+	RAISE invalid_parameter_value;
+EXCEPTION WHEN data_exception THEN
+	RAISE EXCEPTION 'rules of table "%" are not valid', target
+		USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are: %s', rules),
+			HINT = 'They are set by bemi.track(), not by arguments of the trigger.';
+END
+$$;
+COMMENT ON FUNCTION bemi.check_rules(regclass) IS 'internal: error unless the rules in the trigger''s arguments are well-formed';
+
+CREATE FUNCTION bemi.renamed_column(command pg_ddl_command, OUT former name, OUT present name)
+	AS 'MODULE_PATHNAME', 'bemi_renamed_column'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.renamed_column(pg_ddl_command)
+	IS 'internal: former and present name of the column or attribute that a command has renamed, NULL if it is none of that kind';
+
+-- A renamed column takes its rules along, also where its name was meant by its
+-- beginning only. The columns of inheriting tables are renamed with it, and those of
+-- typed tables with their type's attribute. Which of them are tracked need not be
+-- known: the others have no rules.
+CREATE FUNCTION bemi.carry_rules(relation oid, former name, present name)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target regclass;
+	rules jsonb;
+	carried jsonb;
+	arguments text[];
+BEGIN
+	FOR target IN
+		WITH RECURSIVE renamed(oid) AS (
+			SELECT relation
+			UNION SELECT c.oid FROM pg_class k JOIN pg_class c ON c.reloftype = k.reltype WHERE k.oid = relation AND k.reltype <> 0
+			UNION SELECT i.inhrelid FROM renamed r JOIN pg_inherits i ON i.inhparent = r.oid
+		)
+		SELECT c.oid FROM renamed r JOIN pg_class c ON c.oid = r.oid WHERE c.relkind IN ('r', 'p')
+	LOOP
+		rules := bemi.rules(target);
+		SELECT coalesce(jsonb_object_agg(r.kind, CASE
+				WHEN r.list ? former::text THEN r.list - former::text || to_jsonb(ARRAY[present::text])
+				WHEN r.is_meant THEN r.list || to_jsonb(ARRAY[present::text])
+				ELSE r.list END), '{}')
+			INTO carried
+			FROM (SELECT e.key, e.value, EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(former, v.rule))
+					AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(present, v.rule))
+				FROM jsonb_each(rules) e) r(kind, list, is_meant);
+		IF carried <> rules THEN
+			arguments := bemi.trigger_arguments(target);
+			arguments[4] := carried::text;
+			PERFORM bemi.set_trigger(target, arguments);
+		END IF;
+		-- Its primary key may be that column.
+		PERFORM bemi.emit_membership(target) WHERE target <> relation AND bemi.is_published(target);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.carry_rules(oid, name, name) IS 'internal: gives a renamed column, and those that were renamed with it, the rules that it had';
+
+-- What a composite is made of is part of the description of each table with such a
+-- column. Found by the dependencies, of arrays, domains and composites, too.
+CREATE FUNCTION bemi.tell_users_again(type oid)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target regclass;
+BEGIN
+	FOR target IN
+		WITH RECURSIVE used(type) AS (
+			SELECT tell_users_again.type
+			UNION SELECT CASE WHEN d.classid = 'pg_type'::regclass THEN d.objid ELSE c.reltype END
+				FROM used u JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
+					AND d.classid IN ('pg_type'::regclass, 'pg_class'::regclass)
+					LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+				WHERE d.classid = 'pg_type'::regclass OR c.reltype <> 0
+		)
+		SELECT c.oid FROM used u JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = t.typrelid
+			WHERE t.oid <> tell_users_again.type AND c.relkind IN ('r', 'p')
+				AND (bemi.has_trigger(c.oid) OR bemi.is_published(c.oid))
+	LOOP
+		PERFORM bemi.tell_again(target);
+		PERFORM bemi.emit_membership(target) WHERE bemi.is_published(target);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.tell_users_again(oid) IS 'internal: tells the worker what the tables are like that use a composite type, which was altered';
+
 -- SECURITY DEFINER, because whoever makes a table need not be allowed to track.
 -- It does to the table what its root's or schema's owner has asked for.
 CREATE FUNCTION bemi.follow_ddl()
@@ -736,8 +965,23 @@ BEGIN
 					' EXECUTE FUNCTION bemi.emit_context();', trigger.tgname, trigger.relation);
 	END LOOP;
 
+	-- Rules have been set.
+	FOR target IN SELECT DISTINCT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
+		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs = 4
+			AND t.tgfoid = 'bemi.emit_context()'::regprocedure
+	LOOP
+		PERFORM bemi.check_rules(target);
+		PERFORM bemi.emit_membership(target), bemi.tell_again(p.relation) FROM bemi.partitions(target) p
+			WHERE bemi.is_published(target);
+	END LOOP;
+
+	PERFORM bemi.carry_rules(c.objid, r.former, r.present)
+		FROM pg_event_trigger_ddl_commands() c, bemi.renamed_column(c.command) r
+		WHERE c.classid = 'pg_class'::regclass AND r.former IS NOT NULL;
+
 	FOR target IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_ddl_commands() c
-		WHERE c.classid = 'pg_class'::regclass AND c.object_type = 'table' AND NOT c.in_extension
+		WHERE c.classid = 'pg_class'::regclass AND c.object_type IN ('table', 'table column') AND NOT c.in_extension
 	LOOP
 		BEGIN
 			PERFORM bemi.follow_table(target);
@@ -746,17 +990,47 @@ BEGIN
 				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', target);
 		END;
 	END LOOP;
+
+	PERFORM bemi.tell_users_again(k.reltype) FROM pg_event_trigger_ddl_commands() c JOIN pg_class k ON k.oid = c.objid
+		WHERE c.classid = 'pg_class'::regclass AND k.reltype <> 0 AND NOT c.in_extension;
 END
 $$;
 COMMENT ON FUNCTION bemi.follow_ddl()
-	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work';
+	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER')
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE')
 	EXECUTE FUNCTION bemi.follow_ddl();
 COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
 -- Without it, an update of a new partition would fail; so also for sessions
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
+
+-- Not SECURITY DEFINER, for it is about who calls. An owner who may not untrack his table
+-- must not hide its changes by a trigger with rules either.
+CREATE FUNCTION bemi.refuse_rules()
+	RETURNS event_trigger
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	target regclass;
+BEGIN
+	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
+		WHERE c.classid = 'pg_trigger'::regclass AND t.tgnargs > 3 AND t.tgfoid = 'bemi.emit_context()'::regprocedure
+			AND NOT has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
+	LOOP
+		RAISE EXCEPTION 'permission denied to set rules for table "%"', target
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes the right to call bemi.track().';
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.refuse_rules()
+	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them';
+CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+	EXECUTE FUNCTION bemi.refuse_rules();
+COMMENT ON EVENT TRIGGER bemi_refuse_rules IS 'refuses rules for columns from those who may not track tables';
+ALTER EVENT TRIGGER bemi_refuse_rules ENABLE ALWAYS;
 
 CREATE FUNCTION bemi.follow_renamed_schemas()
 	RETURNS event_trigger
@@ -814,28 +1088,45 @@ COMMENT ON TABLE bemi.secret IS 'what tells messages of bemi.emit_tracking() fro
 COMMENT ON COLUMN bemi.secret.value IS 'made by CREATE EXTENSION; a dump does not carry it';
 INSERT INTO bemi.secret VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
 
-CREATE FUNCTION bemi.sign(message text, secret text)
+-- Of the bytes that are sent, whatever their encoding. src/stream_secret.c does the same.
+CREATE FUNCTION bemi.sign(message bytea, secret text)
 	RETURNS text
 	LANGUAGE sql IMMUTABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT encode(sha256(convert_to(secret || encode(sha256(convert_to(secret || message, 'UTF8')), 'hex'), 'UTF8')), 'hex')
+	SELECT encode(sha256(secret::bytea || encode(sha256(secret::bytea || message), 'hex')::bytea), 'hex')
 $$;
-COMMENT ON FUNCTION bemi.sign(text, text) IS 'internal: what only those can know of a message who know the secret';
+COMMENT ON FUNCTION bemi.sign(bytea, text) IS 'internal: what only those can know of a message who know the secret';
 
-CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name)
+CREATE FUNCTION bemi.describe_columns(target regclass)
+	RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'bemi_describe_columns'
+	LANGUAGE C STABLE STRICT
+	SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION bemi.describe_columns(regclass) IS 'internal: primary key of the table, and what the types of its columns are made of';
+
+-- What the stream does not say of a table, but the worker must know of it.
+CREATE FUNCTION bemi.describe(target regclass)
+	RETURNS jsonb
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bemi.rules(target) || bemi.describe_columns(target)
+$$;
+COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
+
+CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name, description jsonb DEFAULT NULL)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m.message,
-			'signature', bemi.sign(m.message, s.value))::text)
-	FROM bemi.secret s, (SELECT json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
-		'schema', emit_tracking.schema, 'table', emit_tracking."table",
-		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text) m(message)
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m.message, s.value)::bytea || m.message)
+	FROM bemi.secret s, convert_to(json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
+		'schema', emit_tracking.schema, 'table', emit_tracking."table", 'description', emit_tracking.description,
+		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text, getdatabaseencoding()) m(message)
 $$;
-COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name)
-	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended"';
+COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name, jsonb)
+	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended", and what it is like';
 
 -- Row filters and column lists came with PostgreSQL 15.
 CREATE FUNCTION bemi.emit_membership(target regclass)
@@ -847,13 +1138,13 @@ AS $$
 			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND (p.pubviaroot OR c.relkind <> 'p')
 					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL
 				THEN 'began' ELSE 'ended' END,
-			c.oid, n.nspname, c.relname)
+			c.oid, n.nspname, c.relname, bemi.describe(c.oid))
 	FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi'
 		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE r.prrelid = target AND NOT c.relispartition
 $$;
 COMMENT ON FUNCTION bemi.emit_membership(regclass)
-	IS 'internal: tells the worker what a table is called, and whether all changes of it are published';
+	IS 'internal: tells the worker what a table is called, what it is like, and whether all changes of it are published';
 
 CREATE FUNCTION bemi.follow_publication()
 	RETURNS event_trigger
@@ -928,6 +1219,10 @@ ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
 CREATE VIEW bemi.tracked AS
 	SELECT rel."table", rel.triggers, rel.identity, rel.published,
+		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'ignore')) AS ignore,
+		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact')) AS redact,
+		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact_hash')) AS redact_hash,
+		rel.row_filter,
 		array_remove(ARRAY[
 			CASE WHEN rel.triggers = '{}' THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN rel.disabled THEN 'a trigger is disabled' END,
@@ -935,7 +1230,12 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			CASE WHEN rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
-			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END
+			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
+			CASE WHEN rel.generated THEN 'generated columns are not in the stream: before and after lack them' END,
+			(SELECT 'rule for a column that does not exist: ' || string_agg(DISTINCT n.name, ', ')
+				FROM jsonb_each(rel.rules) r, jsonb_array_elements_text(r.value) n(name)
+				WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = rel."table" AND a.attnum > 0
+					AND NOT a.attisdropped AND bemi.is_meant(a.attname, n.name)))
 		], NULL) AS problems
 	FROM (
 		SELECT c.oid::regclass AS "table", c.relpersistence,
@@ -954,7 +1254,17 @@ CREATE VIEW bemi.tracked AS
 			EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
 				WHERE p.pubname = 'bemi'
 					AND (pr.prrelid = c.oid OR pr.prrelid IN (SELECT * FROM pg_partition_ancestors(c.oid)))
-			) AS published
+			) AS published,
+			bemi.rules(CASE WHEN c.relispartition AND bemi.has_trigger(pg_partition_root(c.oid))
+				THEN pg_partition_root(c.oid) ELSE c.oid END) AS rules,
+			-- They came with 15; the view has no such column before.
+			(SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f, pg_namespace n
+				WHERE f.pubname = 'bemi' AND n.oid = c.relnamespace AND f.schemaname = n.nspname AND f.tablename = c.relname
+					AND EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = c.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL)
+			) AS row_filter,
+			EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
+				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
+					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS generated
 		FROM pg_class c WHERE c.relkind IN ('r', 'p')
 	) AS rel
 	WHERE rel.published OR rel.triggers <> '{}';
@@ -963,6 +1273,10 @@ COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
 COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a whole "before"';
 COMMENT ON COLUMN bemi.tracked.published IS 'whether it is in the publication "bemi", itself or by its partition root';
+COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates, alone, leave no change; see bemi.track()';
+COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';
+COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns of whose values only hashes are stored';
+COMMENT ON COLUMN bemi.tracked.row_filter IS 'WHERE of the publication "bemi": only changes of such rows are stored';
 COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; empty if nothing';
 
 --
@@ -1369,6 +1683,31 @@ COMMENT ON COLUMN bemi.source_tables.relation IS 'its OID at the source';
 COMMENT ON COLUMN bemi.source_tables.server IS 'system identifier and database of the source';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_tables', '');
 
+-- As the sources tell it in the stream, so of the time of the changes that come next;
+-- not in a dump, since each source that is started gives all of it anew.
+CREATE TABLE bemi.source_relations (
+	source text COLLATE "C",
+	relation oid,
+	description jsonb NOT NULL,
+	PRIMARY KEY (source, relation)
+);
+COMMENT ON TABLE bemi.source_relations IS 'what published tables are like, as far as the workers have read';
+COMMENT ON COLUMN bemi.source_relations.source IS 'name of the source';
+COMMENT ON COLUMN bemi.source_relations.relation IS 'OID of the table at the source';
+COMMENT ON COLUMN bemi.source_relations.description IS 'as bemi.describe() says it: names of the primary key''s columns, parts of types, and the rules for columns';
+
+CREATE FUNCTION bemi.note_description(source text, relation oid, description jsonb)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM bemi.source_relations r WHERE r.source = $1 AND r.relation = $2 AND $3 IS NULL;
+	INSERT INTO bemi.source_relations AS r SELECT $1, $2, $3 WHERE $3 IS NOT NULL
+		ON CONFLICT ON CONSTRAINT source_relations_pkey DO UPDATE SET description = excluded.description
+			WHERE r.description <> excluded.description;
+$$;
+COMMENT ON FUNCTION bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is of no interest any more';
+
 -- A gap without an end, from where the history is whole: the time of the last change
 -- that is stored, of those up to the position if the source has gone back, and a
 -- little before, since commit times are not quite in commit order. (The last month is
@@ -1462,23 +1801,18 @@ $$;
 COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a table is no longer tracked';
 
--- Anybody may have written the message, so nothing in it may make this fail, and it is
--- believed only if it was signed in the transaction that it came with.
-CREATE FUNCTION bemi.take_tracking(source text, server text, secret text, transaction xid, content jsonb, at_lsn pg_lsn, at_time timestamptz)
+-- The worker has seen to it that the source has written the message (see src/stream_secret.c);
+-- anybody may have copied it, though, into a transaction of his own.
+CREATE FUNCTION bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	message jsonb;
 BEGIN
-	IF bemi.sign(content ->> 'message', secret) IS DISTINCT FROM content ->> 'signature' OR content ->> 'signature' IS NULL THEN
+	IF message ->> 'transaction' IS DISTINCT FROM transaction::text THEN
 		RETURN false;
 	END IF;
-	message := content ->> 'message';
-	IF message ->> 'transaction' <> transaction::text THEN
-		RETURN false;
-	END IF;
+	PERFORM bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
 	IF message ->> 'event' = 'began' THEN
 		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
@@ -1490,8 +1824,8 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bemi.take_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it is none';
+COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
+	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it was not written in this transaction';
 
 CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
 		begin_lsn pg_lsn, begin_time timestamptz, published json, is_first boolean)
@@ -1536,6 +1870,10 @@ BEGIN
 		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid) WHERE b.relation = p.relation);
 	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
 	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
+
+	DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
+	PERFORM bemi.note_description(source, p.relation, p.description)
+		FROM json_to_recordset(published) p(relation oid, description jsonb);
 END
 $$;
 COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json)
@@ -1607,6 +1945,7 @@ CREATE FUNCTION bemi.forget_source(source text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	DELETE FROM bemi.source_progress p WHERE p.source = forget_source.source;
+	DELETE FROM bemi.source_relations r WHERE r.source = forget_source.source;
 	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
 COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
@@ -1979,7 +2318,7 @@ COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
 
 REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
 -- Take effect only for the table's owner with the right to track, see publish().
-REVOKE EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
+REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.untrack(regclass),
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
@@ -1988,8 +2327,9 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),
-	bemi.sign(text, text), bemi.emit_tracking(text, oid, name, name), bemi.emit_membership(regclass),
-	bemi.take_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz),
+	bemi.sign(bytea, text), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
+	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
+	bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),

@@ -67,10 +67,19 @@ typedef struct BemiSourceIdentity
 	uint32		timeline;
 	XLogRecPtr	position;		/* end of its flushed WAL */
 	char	   *database;
-	char	   *secret;			/* of its messages about tables; NULL: it tells
-								 * nothing, for it has no extension, or we may
-								 * not read that */
 } BemiSourceIdentity;
+
+/* One part of what a type of the source is made of. */
+typedef struct BemiTypePart
+{
+	Oid			type;
+	char		kind;			/* b: it is there, d: domain over other, a: array
+								 * of other, whose delimiter is name, c:
+								 * composite, f: its next field, j: becomes
+								 * json by function other */
+	Oid			other;
+	char	   *name;
+} BemiTypePart;
 
 /* What the source says of a slot. */
 typedef struct BemiSlot
@@ -98,18 +107,18 @@ extern void bemi_stream_on_wait(BemiStream *stream,
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern int	bemi_stream_walsender(const BemiStream *stream);
+extern bool bemi_stream_is_here(const BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
 extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 								  BemiSlot *slot);
 extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
 										   uint32 timeline, uint32 former);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
-extern char *bemi_stream_published(BemiStream *stream);
+extern char *bemi_stream_published(BemiStream *stream, bool described);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
-extern List *bemi_stream_key_columns(BemiStream *stream, Oid relation);
 extern void bemi_stream_start(BemiStream *stream, const char *slot,
 							  XLogRecPtr position);
 extern bool bemi_stream_receive(BemiStream *stream, StringInfo message);
@@ -120,32 +129,103 @@ extern TimestampTz bemi_stream_complete_until(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
 
+/* stream_description.c */
+extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
+
+/* stream_encoding.c */
+extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
+extern char *bemi_stream_string(BemiStream *stream, const char *string);
+
+/* stream_secret.c */
+#define BEMI_HASH_LEN	64		/* hexadecimal digits of a hash */
+
+extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
+extern bool bemi_stream_has_secret(const BemiStream *stream);
+extern char *bemi_stream_hash_key(const BemiStream *stream);
+extern char *bemi_stream_verify(BemiStream *stream, const char *content, int len);
+
+/* ---------- row_type.c ---------- */
+
+/* How a value's text becomes a JSON value, see row_json.c. */
+typedef enum BemiTypeKind
+{
+	BEMI_TYPE_TEXT,				/* a string, as it is */
+	BEMI_TYPE_BOOLEAN,
+	BEMI_TYPE_NUMBER,
+	BEMI_TYPE_TIMESTAMP,		/* with and without time zone */
+	BEMI_TYPE_JSON,				/* json and jsonb */
+	BEMI_TYPE_ARRAY,
+	BEMI_TYPE_COMPOSITE,
+	BEMI_TYPE_JSON_CAST			/* parsed by its type, then cast to json */
+} BemiTypeKind;
+
+/* What is known of a type of the source; a domain is what it is over. */
+typedef struct BemiType
+{
+	Oid			oid;
+	BemiTypeKind kind;
+	bool		risky;			/* the conversion may fail */
+	FmgrInfo	input;			/* ARRAY, COMPOSITE, JSON_CAST: text -> datum */
+	Oid			input_parameter;
+	int32		input_typmod;
+	FmgrInfo	output;			/* ARRAY: element -> text, unless it is that;
+								 * JSON_CAST: datum -> json */
+	Oid			parsed_as;		/* ARRAY: element type that input makes */
+	const struct BemiType *element; /* ARRAY */
+	int			field_count;	/* COMPOSITE */
+	const char **field_names;
+	const struct BemiType **field_types;
+} BemiType;
+
+extern const BemiType *bemi_type_of(Oid type, const List *parts);
+extern List *bemi_type_parts_elsewhere(const List *parts);
+extern bool bemi_type_is_known(Oid type);
+
+/* ---------- row_rules.c ---------- */
+
+typedef struct BemiRelation BemiRelation;
+
+/* What becomes of a column's values. */
+typedef enum BemiRedaction
+{
+	BEMI_KEEP,
+	BEMI_REDACT,				/* replaced by "[redacted]" */
+	BEMI_REDACT_HASH			/* replaced by a keyed hash */
+} BemiRedaction;
+
+extern bool bemi_rule_is_prefix(const char *rule);
+extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
+							 const List *redact, const List *redact_hash,
+							 const char *hash_key);
+extern bool bemi_rules_keep_update(const BemiRelation *relation,
+								   const LogicalRepTupleData *before,
+								   const LogicalRepTupleData *after);
+extern char *bemi_redacted(const BemiRelation *relation, BemiRedaction redaction,
+						   const char *text, int len);
+extern void bemi_rules_init(void);
+
+/* row_description.c */
+extern bool bemi_description_fits(const BemiRelation *relation,
+								  const Jsonb *description);
+extern void bemi_description_apply(BemiRelation *relation,
+								   const Jsonb *description,
+								   const char *hash_key, bool is_local);
+
 /* ---------- protocol.c ---------- */
 
-/* How a column's text becomes a JSON value, see row_json.c. */
-typedef enum BemiColumnKind
-{
-	BEMI_COLUMN_TEXT,			/* a string, as it is */
-	BEMI_COLUMN_BOOLEAN,
-	BEMI_COLUMN_NUMBER,
-	BEMI_COLUMN_TIMESTAMP,		/* with and without time zone */
-	BEMI_COLUMN_JSON,			/* json and jsonb */
-	BEMI_COLUMN_ARRAY			/* parsed by its type, then to_jsonb() */
-} BemiColumnKind;
-
+/* A column of a table of the source. */
 typedef struct BemiColumn
 {
 	const char *name;
-	Oid			type;
+	Oid			type_oid;
+	const BemiType *type;
 	bool		identity;		/* belongs to the replica identity */
-	BemiColumnKind kind;
-	FmgrInfo	input;			/* BEMI_COLUMN_ARRAY: text -> datum */
-	Oid			input_parameter;
-	FmgrInfo	to_jsonb;		/* BEMI_COLUMN_ARRAY: datum -> jsonb */
+	bool		ignored;		/* alone, makes no change, see row_rules.c */
+	BemiRedaction redaction;
 } BemiColumn;
 
 /* A table of the source, as the stream describes it; kept until it changes. */
-typedef struct BemiRelation
+struct BemiRelation
 {
 	Oid			oid;			/* at the source; hash key, must be first */
 	MemoryContext memory;		/* all that hangs below */
@@ -156,7 +236,9 @@ typedef struct BemiRelation
 	BemiColumn *columns;
 	int			key_count;
 	int		   *keys;			/* primary key, as indexes into columns */
-} BemiRelation;
+	bool		ignores;		/* some of its columns are ignored */
+	const char *hash_key;		/* for redaction; NULL: unknown */
+};
 
 typedef enum BemiEventKind
 {
@@ -214,7 +296,6 @@ typedef struct BemiImage
 	bool		is_key;			/* holds the replica identity's columns only */
 } BemiImage;
 
-extern void bemi_column_init(BemiColumn *column);
 extern Jsonb *bemi_row_to_jsonb(const BemiRelation *relation,
 								const BemiImage *image);
 extern char *bemi_row_primary_key(const BemiRelation *relation,
@@ -243,7 +324,8 @@ typedef struct BemiChange
 typedef struct BemiStitch BemiStitch;
 typedef struct BemiHistory BemiHistory;
 
-extern BemiStitch *bemi_stitch_begin(const char *tag, BemiHistory *history);
+extern BemiStitch *bemi_stitch_begin(const char *tag, BemiStream *stream,
+									 BemiHistory *history);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 /* ---------- history.c ---------- */
@@ -268,6 +350,8 @@ extern void bemi_history_begin_tracking(BemiHistory *history,
 extern bool bemi_history_take_tracking(BemiHistory *history,
 									   const Jsonb *message, TransactionId xid,
 									   XLogRecPtr at_lsn, TimestampTz at_time);
+extern Jsonb *bemi_history_description(BemiHistory *history,
+									   const BemiRelation *relation);
 extern void bemi_history_count_invalid(BemiHistory *history);
 extern void bemi_history_end_transaction(BemiHistory *history,
 										 XLogRecPtr end_lsn,

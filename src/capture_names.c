@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * capture_names.c
- *		Has the stream tell a table's name again when that has changed.
+ *		Names that change: tells the stream, and what they were before.
  *
  * pgoutput tells the name of a table once, with the first change that it sends,
  * and again when the table's relation cache entry was invalidated.  Some changes
@@ -15,16 +15,24 @@
  * transaction, and goes into the write-ahead log with it, where the walsender
  * meets it in its place between the changes.
  *
+ * Of a column that was renamed, an event trigger is told where it is, but not what
+ * it was called; that is in the command's parse tree.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "fmgr.h"
+#include "funcapi.h"
+#include "tcop/deparse_utility.h"
+#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(bemi_tell_again);
+PG_FUNCTION_INFO_V1(bemi_renamed_column);
 
 /*
  * bemi.tell_again(target regclass); somebody may have dropped it meanwhile.
@@ -42,4 +50,35 @@ bemi_tell_again(PG_FUNCTION_ARGS)
 		ReleaseSysCache(tuple);
 	}
 	PG_RETURN_VOID();
+}
+
+/*
+ * bemi.renamed_column(command pg_ddl_command, OUT former name, OUT present name)
+ *
+ * Renamed attributes of a composite type come as OBJECT_ATTRIBUTE.
+ */
+Datum
+bemi_renamed_column(PG_FUNCTION_ARGS)
+{
+	CollectedCommand *command = (CollectedCommand *) PG_GETARG_POINTER(0);
+	RenameStmt *rename = command->type == SCT_Simple && IsA(command->parsetree, RenameStmt) ?
+		(RenameStmt *) command->parsetree : NULL;
+	TupleDesc	columns;
+	Datum		values[2] = {0};
+	bool		nulls[2] = {true, true};
+	NameData	former;
+	NameData	present;
+
+	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (rename != NULL &&
+		(rename->renameType == OBJECT_COLUMN || rename->renameType == OBJECT_ATTRIBUTE))
+	{
+		namestrcpy(&former, rename->subname);
+		namestrcpy(&present, rename->newname);
+		values[0] = NameGetDatum(&former);
+		values[1] = NameGetDatum(&present);
+		nulls[0] = nulls[1] = false;
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls)));
 }

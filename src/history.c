@@ -79,7 +79,6 @@ struct BemiHistory
 	const char *source;
 	const char *database;
 	const char *server;			/* as bemi.source_tables names it */
-	const char *secret;			/* of the source's messages, or NULL */
 	Jsonb	   *empty;			/* {} */
 
 	/* the buffer */
@@ -126,7 +125,6 @@ bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
 	history->database = pstrdup(identity->database);
 	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
 							   identity->database);
-	history->secret = identity->secret ? pstrdup(identity->secret) : NULL;
 	history->origin = history->flushed = origin;
 	history->empty = DatumGetJsonbP(empty);
 	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -330,8 +328,8 @@ call(const char *statement, int count, Oid *types, Datum *values,
 }
 
 /*
- * A table is in the stream.  If that is news, then it was not tracked before.  A
- * source that tells so by itself is more precise.
+ * A table is in the stream, of a source that does not tell from when on it is
+ * tracked.  If that is news, then it was not tracked before.
  */
 void
 bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
@@ -343,34 +341,55 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
 		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
 	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	if (history->secret != NULL)
-		return;
 	(void) call("SELECT bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7)",
 				lengthof(types), types, values, NULL);
 }
 
 /*
- * Takes a message of bemi.emit_tracking(); false if it is not valid.
+ * Takes a message of bemi.emit_tracking() whose signature is right; false if it
+ * comes with another transaction than it was written in.
  */
 bool
 bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
 						   TransactionId xid, XLogRecPtr at_lsn, TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[7];
-	int			n = 0;
+	Oid			types[] = {TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		CStringGetTextDatum(history->server), TransactionIdGetDatum(xid),
+	JsonbPGetDatum(message), LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	if (history->secret == NULL)
-		return true;
-	values[n++] = CStringGetTextDatum(history->source);
-	values[n++] = CStringGetTextDatum(history->server);
-	values[n++] = CStringGetTextDatum(history->secret);
-	values[n++] = TransactionIdGetDatum(xid);
-	values[n++] = JsonbPGetDatum(message);
-	values[n++] = LSNGetDatum(at_lsn);
-	values[n++] = TimestampTzGetDatum(at_time);
-	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6, $7)",
-				n, types, values, NULL);
+	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6)",
+				lengthof(types), types, values, NULL);
+}
+
+/*
+ * What the source has told last of a table, as bemi.describe() says it, palloc'd;
+ * NULL if it has not.
+ */
+Jsonb *
+bemi_history_description(BemiHistory *history, const BemiRelation *relation)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID, OIDOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+	ObjectIdGetDatum(relation->oid)};
+	Jsonb	   *description = NULL;
+	bool		is_null;
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT description FROM bemi.source_relations"
+							  " WHERE source = $1 AND relation = $2",
+							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.source_relations");
+	if (SPI_processed == 1)
+	{
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+
+		MemoryContextSwitchTo(caller);
+		description = DatumGetJsonbPCopy(value);
+	}
+	SPI_finish();
+	return description;
 }
 
 /*

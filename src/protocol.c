@@ -6,7 +6,11 @@
  * In flow the messages of the output plugin pgoutput, protocol version 1 (see
  * "Logical Replication Message Formats" in PostgreSQL's documentation); out
  * flow events that name tables, rows and messages.  Wherever the server can
- * read a message itself, its function is used.
+ * read a message itself, its function is used; those that describe a table it
+ * could read only if they were in its own encoding.
+ *
+ * All texts are converted to this database's encoding as they are read, but for
+ * the content of messages, which may be signed as it is.
  *
  * An event and its values live in the caller's memory context, which the
  * caller resets after each event.  What the stream says of a table lives until
@@ -24,7 +28,7 @@
 
 struct BemiProtocol
 {
-	BemiStream *stream;			/* to ask the source for primary keys */
+	BemiStream *stream;			/* for the source's encoding */
 	MemoryContext memory;		/* parent of the relations' own */
 	HTAB	   *relations;		/* source's OID -> BemiRelation */
 };
@@ -51,81 +55,62 @@ bemi_protocol_begin(BemiStream *stream)
 }
 
 /*
+ * A name of the source, palloc'd.
+ */
+static char *
+read_name(BemiProtocol *protocol, StringInfo bytes)
+{
+	return bemi_stream_string(protocol->stream, pq_getmsgrawstring(bytes));
+}
+
+/*
  * Takes down the columns that a relation message lists.
  */
 static void
-read_columns(BemiRelation *relation, const LogicalRepRelation *message)
+read_columns(BemiProtocol *protocol, BemiRelation *relation, StringInfo bytes)
 {
-	relation->column_count = message->natts;
-	relation->columns = palloc0(sizeof(BemiColumn) * Max(message->natts, 1));
-	relation->risky = false;
+	const int	key_flag = 1;
 
-	for (int i = 0; i < message->natts; i++)
+	relation->column_count = pq_getmsgint(bytes, 2);
+	relation->columns = palloc0(sizeof(BemiColumn) * Max(relation->column_count, 1));
+	for (int i = 0; i < relation->column_count; i++)
 	{
 		BemiColumn *column = &relation->columns[i];
 
-		column->name = pstrdup(message->attnames[i]);
-		column->type = message->atttyps[i];
-		column->identity = bms_is_member(i, message->attkeys);
-		bemi_column_init(column);
-		if (column->kind == BEMI_COLUMN_JSON || column->kind == BEMI_COLUMN_ARRAY)
-			relation->risky = true;
+		column->identity = (pq_getmsgbyte(bytes) & key_flag) != 0;
+		column->name = read_name(protocol, bytes);
+		column->type_oid = pq_getmsgint(bytes, 4);
+		(void) pq_getmsgint(bytes, 4);	/* its typmod */
 	}
 }
 
 /*
- * Finds the primary key.  The stream does not tell: with REPLICA IDENTITY FULL
- * it flags every column as key.  So the source's catalog is asked, once for
- * each relation message.  A key column that the stream does not carry (a
- * column list, or a change of the table since) leaves the table without one.
- */
-static void
-read_keys(BemiProtocol *protocol, BemiRelation *relation)
-{
-	List	   *names = bemi_stream_key_columns(protocol->stream, relation->oid);
-	ListCell   *cell;
-
-	relation->key_count = 0;
-	relation->keys = palloc(sizeof(int) * Max(list_length(names), 1));
-	foreach(cell, names)
-	{
-		int			i;
-
-		for (i = 0; i < relation->column_count; i++)
-			if (strcmp(relation->columns[i].name, lfirst(cell)) == 0)
-				break;
-		if (i == relation->column_count)
-		{
-			relation->key_count = 0;
-			return;
-		}
-		relation->keys[relation->key_count++] = i;
-	}
-}
-
-/*
- * A table is described, for the first time or because it has changed.
+ * A table is described, for the first time or because it has changed.  What the
+ * stream does not say of it is for the next step to find out.
  */
 static BemiRelation *
 read_relation(BemiProtocol *protocol, StringInfo bytes)
 {
-	LogicalRepRelation *message = logicalrep_read_rel(bytes);
+	Oid			oid = pq_getmsgint(bytes, 4);
 	BemiRelation *relation;
 	MemoryContext caller;
-	Oid			oid = message->remoteid;
 	bool		found;
 
 	relation = hash_search(protocol->relations, &oid, HASH_ENTER, &found);
 	if (found && relation->memory != NULL)
 		MemoryContextDelete(relation->memory);
+	memset(relation, 0, sizeof(BemiRelation));
+	relation->oid = oid;
 	relation->memory = AllocSetContextCreate(protocol->memory, "bemi relation",
 											 ALLOCSET_SMALL_SIZES);
 
 	caller = MemoryContextSwitchTo(relation->memory);
-	relation->schema = pstrdup(message->nspname);
-	relation->table = pstrdup(message->relname);
-	read_columns(relation, message);
-	read_keys(protocol, relation);
+	relation->schema = read_name(protocol, bytes);
+	if (relation->schema[0] == '\0')
+		relation->schema = "pg_catalog";
+	relation->table = read_name(protocol, bytes);
+	(void) pq_getmsgbyte(bytes);	/* its replica identity */
+	read_columns(protocol, relation, bytes);
 	MemoryContextSwitchTo(caller);
 	return relation;
 }
@@ -219,6 +204,21 @@ read_commit(StringInfo bytes, BemiEvent *event)
 }
 
 /*
+ * Converts the values of a row.
+ */
+static void
+convert_row(BemiProtocol *protocol, LogicalRepTupleData *row)
+{
+	for (int i = 0; i < row->ncols; i++)
+	{
+		StringInfo	value = &row->colvalues[i];
+
+		if (row->colstatus[i] == LOGICALREP_COLUMN_TEXT)
+			value->data = bemi_stream_text(protocol->stream, value->data, &value->len);
+	}
+}
+
+/*
  * A row was changed; "action" is the message's own letter.
  */
 static void
@@ -247,6 +247,10 @@ read_row(BemiProtocol *protocol, char action, StringInfo bytes, BemiEvent *event
 			break;
 	}
 	event->relation = find_relation(protocol, oid);
+	if (event->has_before)
+		convert_row(protocol, &event->before);
+	if (event->kind != BEMI_EVENT_DELETE)
+		convert_row(protocol, &event->after);
 }
 
 /*

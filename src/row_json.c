@@ -3,39 +3,40 @@
  * row_json.c
  *		Column values, as the text that pgoutput sends, to jsonb.
  *
- * In flows a row of texts with its relation's columns (protocol.c); out flows
- * a jsonb that equals to_jsonb(row), built from the values without a detour
- * by JSON text, in the memory context of the caller.
+ * In flows a row of texts with its relation's columns (protocol.c) and what
+ * their types are made of (row_type.c); out flows a jsonb that equals
+ * to_jsonb(row), built from the values without a detour by JSON text, in the
+ * memory context of the caller.  Values that are not to be kept are replaced on
+ * the way (row_rules.c).
  *
- * The rules are those of jsonb_categorize_type() and datum_to_jsonb() in the
- * server's jsonb.c: booleans and numbers as such, dates and times as in ISO
- * 8601, json and jsonb as they are, arrays by element, the rest as text.
+ * The rules are those of datum_to_jsonb() in the server's jsonb.c: booleans and
+ * numbers as such, dates and times as in ISO 8601, json and jsonb as they are,
+ * arrays by element, composites by field, the rest as text.
  *
  * Nothing in a row may stop the worker.  Values whose conversion can fail
- * (json that jsonb cannot hold, arrays, very long ones) are converted within
- * a subtransaction.  When that fails, the row is built again with care, each
- * such value in a subtransaction of its own, so that only the one at fault
- * becomes a text; and if that fails too, long texts are replaced by a note of
- * their length.  All other conversions are written so that no input makes them
- * fail.
+ * (json that jsonb cannot hold, arrays, composites, very long ones) are converted
+ * within a subtransaction.  When that fails, the row is built again with care, each
+ * such value and part of one in a subtransaction of its own, so that only the
+ * one at fault becomes a text; and if that fails too, all of them become texts,
+ * and long ones are replaced by a note of their length.  All other conversions
+ * are written so that no input makes them fail.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
-#include "nodes/makefuncs.h"
+#include "catalog/pg_type_d.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/resowner.h"
+#include "utils/typcache.h"
 
 #include "bemi.h"
 
@@ -74,8 +75,9 @@ typedef struct RowToConvert
 
 typedef struct ValueToConvert
 {
-	const BemiColumn *column;
-	const StringInfoData *datum;
+	const BemiType *type;
+	const char *text;
+	int			len;
 } ValueToConvert;
 
 typedef struct TextToConvert
@@ -86,56 +88,8 @@ typedef struct TextToConvert
 
 static Jsonb *try_conversion(Conversion convert, const void *arg,
 							 Fidelity fidelity);
-
-/*
- * Decides once for a column how its values are converted.  Only built-in
- * types are looked at: their OIDs mean the same on every server.
- */
-void
-bemi_column_init(BemiColumn *column)
-{
-	Oid			input;
-	Node	   *argument;
-
-	switch (column->type)
-	{
-		case BOOLOID:
-			column->kind = BEMI_COLUMN_BOOLEAN;
-			return;
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case FLOAT4OID:
-		case FLOAT8OID:
-		case NUMERICOID:
-			column->kind = BEMI_COLUMN_NUMBER;
-			return;
-		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
-			column->kind = BEMI_COLUMN_TIMESTAMP;
-			return;
-		case JSONOID:
-		case JSONBOID:
-			column->kind = BEMI_COLUMN_JSON;
-			return;
-	}
-
-	column->kind = BEMI_COLUMN_TEXT;
-	if (column->type >= FirstNormalObjectId ||
-		!OidIsValid(get_element_type(column->type)))
-		return;
-
-	/* to_jsonb() learns its argument's type from the calling expression. */
-	column->kind = BEMI_COLUMN_ARRAY;
-	getTypeInputInfo(column->type, &input, &column->input_parameter);
-	fmgr_info(input, &column->input);
-	fmgr_info(F_TO_JSONB, &column->to_jsonb);
-	argument = (Node *) makeNullConst(column->type, -1, InvalidOid);
-	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID,
-											 list_make1(argument), InvalidOid,
-											 InvalidOid, COERCE_EXPLICIT_CALL),
-					   &column->to_jsonb);
-}
+static void type_value(const BemiType *type, const char *text, int len,
+					   Fidelity fidelity, JsonbValue *value);
 
 static void
 string_value(JsonbValue *value, const char *text, int len)
@@ -232,33 +186,146 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
 }
 
 /*
- * Converts a value of json, jsonb or an array type; a Conversion.
+ * Reads a text by a function of the type's choice.
+ */
+static Datum
+parse(const BemiType *type, const char *text)
+{
+	return InputFunctionCall((FmgrInfo *) &type->input, (char *) text,
+							 type->input_parameter, type->input_typmod);
+}
+
+/*
+ * Pushes the elements of one dimension of an array, and those of the dimensions
+ * below; *next counts them.
+ */
+static void
+push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
+			   int dimension, const Datum *elements, const bool *nulls, int *next,
+			   Fidelity fidelity)
+{
+	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < ARR_DIMS(array)[dimension]; i++)
+	{
+		JsonbValue	value = {.type = jbvNull};
+
+		if (dimension + 1 < ARR_NDIM(array))
+		{
+			push_dimension(state, type, array, dimension + 1, elements, nulls, next, fidelity);
+			continue;
+		}
+		if (!nulls[*next])
+		{
+			char	   *element = type->parsed_as == TEXTOID ? TextDatumGetCString(elements[*next]) :
+				OutputFunctionCall((FmgrInfo *) &type->output, elements[*next]);
+
+			type_value(type->element, element, strlen(element), fidelity, &value);
+		}
+		pushJsonbValue(state, WJB_ELEM, &value);
+		(*next)++;
+		CHECK_FOR_INTERRUPTS();
+	}
+	/* The result is that of the outermost one. */
+	if (dimension > 0)
+		pushJsonbValue(state, WJB_END_ARRAY, NULL);
+}
+
+static Jsonb *
+convert_array(const BemiType *type, const char *literal, Fidelity fidelity)
+{
+	ArrayType  *array = DatumGetArrayTypeP(parse(type, literal));
+	JsonbParseState *state = NULL;
+	int16		len;
+	bool		by_value;
+	char		align;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	int			next = 0;
+
+	get_typlenbyvalalign(type->parsed_as, &len, &by_value, &align);
+	deconstruct_array(array, type->parsed_as, len, by_value, align, &elements, &nulls, &count);
+	if (count == 0)
+		pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	else
+		push_dimension(&state, type, array, 0, elements, nulls, &next, fidelity);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+}
+
+static Jsonb *
+convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
+{
+	HeapTupleHeader row = DatumGetHeapTupleHeader(parse(type, literal));
+	TupleDesc	columns = lookup_rowtype_tupdesc(type->input_parameter, type->input_typmod);
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),.t_data = row};
+	Datum	   *values = palloc(sizeof(Datum) * Max(columns->natts, 1));
+	bool	   *nulls = palloc(sizeof(bool) * Max(columns->natts, 1));
+	JsonbParseState *state = NULL;
+
+	heap_deform_tuple(&tuple, columns, values, nulls);
+	ReleaseTupleDesc(columns);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < type->field_count; i++)
+	{
+		JsonbValue	value;
+
+		string_value(&value, type->field_names[i], strlen(type->field_names[i]));
+		pushJsonbValue(&state, WJB_KEY, &value);
+		if (nulls[i])
+			value.type = jbvNull;
+		else
+		{
+			char	   *field = TextDatumGetCString(values[i]);
+
+			type_value(type->field_types[i], field, strlen(field), fidelity, &value);
+		}
+		pushJsonbValue(&state, WJB_VALUE, &value);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * Parses JSON text, in which nothing may be that jsonb cannot hold.
+ */
+static Jsonb *
+parse_json(char *text)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+}
+
+/*
+ * Converts a value whose conversion may fail; a Conversion.
  */
 static Jsonb *
 convert_value(const void *arg, Fidelity fidelity)
 {
 	const ValueToConvert *work = arg;
-	BemiColumn *column = (BemiColumn *) work->column;
-	char	   *text = work->datum->data;
-	Datum		result;
+	const BemiType *type = work->type;
 
-	if (column->kind == BEMI_COLUMN_JSON)
-		result = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
-	else
-		result = FunctionCall1(&column->to_jsonb,
-							   InputFunctionCall(&column->input, text,
-												 column->input_parameter, -1));
-	return DatumGetJsonbP(result);
+	/* Of arrays and composites, one in another. */
+	check_stack_depth();
+	switch (type->kind)
+	{
+		case BEMI_TYPE_ARRAY:
+			return convert_array(type, work->text, fidelity);
+		case BEMI_TYPE_COMPOSITE:
+			return convert_composite(type, work->text, fidelity);
+		case BEMI_TYPE_JSON_CAST:
+			return parse_json(TextDatumGetCString(FunctionCall1((FmgrInfo *) &type->output,
+																parse(type, work->text))));
+		default:
+			return parse_json((char *) work->text);
+	}
 }
 
 /*
  * A value whose conversion may fail, as the fidelity demands.
  */
 static void
-risky_value(const BemiColumn *column, const StringInfoData *datum,
-			Fidelity fidelity, JsonbValue *value)
+risky_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
+			JsonbValue *value)
 {
-	ValueToConvert work = {column, datum};
+	ValueToConvert work = {type, text, len};
 	Jsonb	   *part = NULL;
 
 	if (fidelity == EXACT)
@@ -269,36 +336,55 @@ risky_value(const BemiColumn *column, const StringInfoData *datum,
 	if (part != NULL)
 		jsonb_value(value, part);
 	else
-		text_value(value, datum->data, datum->len, fidelity);
+		text_value(value, text, len, fidelity);
 }
 
 /*
  * Converts one value that is not NULL.
  */
 static void
-column_value(const BemiColumn *column, const StringInfoData *datum,
-			 Fidelity fidelity, JsonbValue *value)
+type_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
+		   JsonbValue *value)
 {
-	switch (column->kind)
+	switch (type->kind)
 	{
-		case BEMI_COLUMN_BOOLEAN:
+		case BEMI_TYPE_BOOLEAN:
 			value->type = jbvBool;
-			value->val.boolean = (datum->data[0] == 't');
+			value->val.boolean = (text[0] == 't');
 			break;
-		case BEMI_COLUMN_NUMBER:
-			number_value(value, datum->data, datum->len);
+		case BEMI_TYPE_NUMBER:
+			number_value(value, text, len);
 			break;
-		case BEMI_COLUMN_TIMESTAMP:
-			timestamp_value(value, datum->data, datum->len);
+		case BEMI_TYPE_TIMESTAMP:
+			timestamp_value(value, text, len);
 			break;
-		case BEMI_COLUMN_JSON:
-		case BEMI_COLUMN_ARRAY:
-			risky_value(column, datum, fidelity, value);
+		case BEMI_TYPE_JSON:
+		case BEMI_TYPE_ARRAY:
+		case BEMI_TYPE_COMPOSITE:
+		case BEMI_TYPE_JSON_CAST:
+			risky_value(type, text, len, fidelity, value);
 			break;
-		case BEMI_COLUMN_TEXT:
-			text_value(value, datum->data, datum->len, fidelity);
+		case BEMI_TYPE_TEXT:
+			text_value(value, text, len, fidelity);
 			break;
 	}
+}
+
+/*
+ * Converts the value of a column that is not NULL, or what is kept instead.
+ */
+static void
+column_value(const BemiRelation *relation, const BemiColumn *column,
+			 const StringInfoData *datum, Fidelity fidelity, JsonbValue *value)
+{
+	if (column->redaction != BEMI_KEEP)
+	{
+		char	   *instead = bemi_redacted(relation, column->redaction, datum->data, datum->len);
+
+		string_value(value, instead, strlen(instead));
+		return;
+	}
+	type_value(column->type, datum->data, datum->len, fidelity, value);
 }
 
 /*
@@ -344,7 +430,7 @@ convert_row(const void *arg, Fidelity fidelity)
 		if (holder->colstatus[i] == LOGICALREP_COLUMN_NULL)
 			value.type = jbvNull;
 		else
-			column_value(column, &holder->colvalues[i], fidelity, &value);
+			column_value(relation, column, &holder->colvalues[i], fidelity, &value);
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
@@ -357,9 +443,8 @@ static Jsonb *
 convert_text(const void *arg, Fidelity fidelity)
 {
 	const TextToConvert *work = arg;
-	char	   *text = pnstrdup(work->text, work->len);
 
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	return parse_json(pnstrdup(work->text, work->len));
 }
 
 /*
@@ -435,10 +520,7 @@ is_long(const BemiImage *image)
 static Jsonb *
 note_of_row(void)
 {
-	Datum		note = DirectFunctionCall1(jsonb_in,
-										   CStringGetDatum("{\"bemiError\": \"row left out, jsonb cannot hold it\"}"));
-
-	return DatumGetJsonbP(note);
+	return parse_json("{\"bemiError\": \"row left out, jsonb cannot hold it\"}");
 }
 
 /*
@@ -512,16 +594,20 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 	for (int i = 0; i < relation->key_count; i++)
 	{
 		int			column = relation->keys[i];
+		BemiRedaction redaction = relation->columns[column].redaction;
 		const LogicalRepTupleData *holder = holder_of(image, column);
+		char	   *text;
 		JsonbValue	value;
 
 		if (holder == NULL || holder->colstatus[column] != LOGICALREP_COLUMN_TEXT ||
 			(image->is_key && !relation->columns[column].identity))
 			return NULL;
+		text = holder->colvalues[column].data;
+		if (redaction != BEMI_KEEP)
+			text = bemi_redacted(relation, redaction, text, holder->colvalues[column].len);
 		if (relation->key_count == 1)
-			return bounded_key(holder->colvalues[column].data);
-		string_value(&value, holder->colvalues[column].data,
-					 holder->colvalues[column].len);
+			return bounded_key(text);
+		string_value(&value, text, strlen(text));
 		pushJsonbValue(&state, WJB_ELEM, &value);
 	}
 	array = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));

@@ -30,6 +30,7 @@
 
 struct BemiStitch
 {
+	BemiStream *stream;			/* for what it says beside its changes */
 	BemiHistory *history;
 	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
 
@@ -87,10 +88,11 @@ make_id(const BemiStitch *stitch, pg_uuid_t *id)
  * anew.
  */
 BemiStitch *
-bemi_stitch_begin(const char *tag, BemiHistory *history)
+bemi_stitch_begin(const char *tag, BemiStream *stream, BemiHistory *history)
 {
 	BemiStitch *stitch = palloc0(sizeof(BemiStitch));
 
+	stitch->stream = stream;
 	stitch->history = history;
 	stitch->source_tag = hash_bytes((unsigned char *) tag, strlen(tag)) >>
 		(32 - SOURCE_BITS);
@@ -154,7 +156,8 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 static void
 take_context(BemiStitch *stitch, const BemiEvent *event)
 {
-	Jsonb	   *context;
+	Jsonb	   *context = NULL;
+	int			len = event->content_len;
 
 	if (event->transactional && stitch->content != NULL &&
 		event->content_len == stitch->content_len &&
@@ -163,7 +166,12 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 
 	/* One that is not transactional may come between transactions. */
 	bemi_history_open(stitch->history);
-	context = bemi_text_to_jsonb(event->content, event->content_len);
+	if (memchr(event->content, '\0', len) == NULL)
+	{
+		const char *text = bemi_stream_text(stitch->stream, (char *) event->content, &len);
+
+		context = bemi_text_to_jsonb(text, len);
+	}
 	if (!event->transactional || context == NULL || !JB_ROOT_IS_OBJECT(context))
 	{
 		bemi_history_count_invalid(stitch->history);
@@ -174,19 +182,53 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message that says which table is tracked from here on, or no longer.
+ * A message that says which table is tracked from here on, or no longer, and what
+ * it is like.
  */
 static void
 take_tracking(BemiStitch *stitch, const BemiEvent *event)
 {
+	char	   *text = bemi_stream_verify(stitch->stream, event->content, event->content_len);
 	Jsonb	   *message;
 
+	if (!bemi_stream_has_secret(stitch->stream))
+		return;
 	bemi_history_open(stitch->history);
-	message = bemi_text_to_jsonb(event->content, event->content_len);
+	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
 	if (!event->transactional || message == NULL || !JB_ROOT_IS_OBJECT(message) ||
 		!bemi_history_take_tracking(stitch->history, message, stitch->xid,
 									stitch->commit_lsn, stitch->committed_at))
 		bemi_history_count_invalid(stitch->history);
+}
+
+/*
+ * The stream has described a table.  What it is like beside that, the source has
+ * told before, in its place between the changes; else it is asked for what it is
+ * like today.
+ */
+static void
+take_relation(BemiStitch *stitch, BemiRelation *relation)
+{
+	Jsonb	   *description = NULL;
+
+	if (bemi_stream_has_secret(stitch->stream))
+		description = bemi_history_description(stitch->history, relation);
+	else
+		bemi_history_begin_tracking(stitch->history, relation,
+									stitch->commit_lsn, stitch->committed_at);
+	if (description == NULL || !bemi_description_fits(relation, description))
+	{
+		char	   *text = bemi_stream_describe(stitch->stream, relation->oid);
+
+		description = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
+		if (description == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("source gave no description of table \"%s.%s\"",
+							relation->schema, relation->table)));
+	}
+	bemi_description_apply(relation, description, bemi_stream_hash_key(stitch->stream),
+						   bemi_stream_is_here(stitch->stream));
 }
 
 /*
@@ -203,7 +245,10 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	if (strcmp(relation->schema, "bemi") == 0)
 		return;
 
+	/* Also of one that is not kept: ids do not depend on rules. */
 	stitch->ordinal++;
+	if (before && after && !bemi_rules_keep_update(relation, after->old, after->row))
+		return;
 	make_id(stitch, &change.id);
 	change.schema = relation->schema;
 	change.table = relation->table;
@@ -269,8 +314,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 				take_tracking(stitch, event);
 			break;
 		case BEMI_EVENT_RELATION:
-			bemi_history_begin_tracking(stitch->history, event->relation,
-										stitch->commit_lsn, stitch->committed_at);
+			take_relation(stitch, event->relation);
 			break;
 		case BEMI_EVENT_NOTHING:
 			break;

@@ -24,6 +24,15 @@ struct BemiStream
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, made when needed */
 
+	bool		encoding_known; /* the source's, and the conversions, which are
+								 * invalid where the server has none */
+	int			encoding;
+	FmgrInfo	to_utf8;
+	FmgrInfo	from_utf8;
+
+	char	   *secret;			/* of its messages about tables, or NULL */
+	bool		describes;		/* it has bemi.describe() */
+
 	char	   *frame;			/* libpq's memory, until the next frame */
 	XLogRecPtr	position;		/* of the frame that was handed out last */
 	XLogRecPtr	received;		/* the source has sent all up to here */
@@ -47,5 +56,14 @@ extern PGresult *bemi_stream_run_command(BemiStream *stream, PGconn *conn,
 extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
+
+/* stream_source.c */
+extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
+
+/* stream_secret.c */
+extern void bemi_stream_read_secret(BemiStream *stream);
+
+/* stream_encoding.c */
+extern void bemi_stream_learn_encoding(BemiStream *stream);
 
 #endif							/* BEMI_STREAM_H */

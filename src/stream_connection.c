@@ -81,7 +81,7 @@ setup_hint(const BemiStream *stream, const char *message)
 void
 bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 {
-	char	   *message = pchomp(PQerrorMessage(conn));
+	char	   *message = bemi_stream_string(stream, pchomp(PQerrorMessage(conn)));
 	const char *hint = setup_hint(stream, message);
 
 	ereport(ERROR,
@@ -113,7 +113,7 @@ void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	char	   *message = pchomp(primary ? primary : PQresultErrorMessage(result));
+	char	   *message = bemi_stream_string(stream, pchomp(primary ? primary : PQresultErrorMessage(result)));
 	bool		unreadable = stream->ended && is_unreadable(result, message);
 	const char *hint = setup_hint(stream, message);
 
@@ -188,7 +188,9 @@ begin_connection(BemiStream *stream, bool replication)
 	if (replication)
 		keys[n] = "replication", values[n++] = "database";
 	keys[n] = "fallback_application_name", values[n++] = stream->name;
-	keys[n] = "client_encoding", values[n++] = GetDatabaseEncodingName();
+	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
+	keys[n] = "client_encoding";
+	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
 	keys[n] = values[n] = NULL;
 	Assert(n < lengthof(keys));
 
@@ -356,6 +358,12 @@ bemi_stream_connect(const char *conninfo, const char *name,
 	MemoryContextSwitchTo(caller);
 
 	stream->replication = bemi_stream_open_connection(stream, true);
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	bemi_stream_learn_encoding(stream);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
 	return stream;
 }
 
@@ -383,6 +391,15 @@ bemi_stream_cancel(BemiStream *stream)
 		ereport(LOG,
 				(errmsg("bemi: could not cancel a command at the source: %s", error)));
 	PQfreeCancel(cancel);
+}
+
+/*
+ * Whether the source is this very database, as far as that is known without doubt.
+ */
+bool
+bemi_stream_is_here(const BemiStream *stream)
+{
+	return stream->conninfo == NULL;
 }
 
 /*

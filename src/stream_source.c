@@ -4,8 +4,7 @@
  *		What is asked of a source beside the stream.
  *
  * Who are you, what has become of my slot, make one, drop it, what does the
- * publication list, what is this table's primary key, what does the slot cost
- * you.  Replication commands go over the replication connection, SQL over one of
+ * publication list, what does the slot cost you.  Replication commands go over the replication connection, SQL over one of
  * its own, also before the stream begins.  For a walsender must have looked at no
  * catalog before it streams: it would keep in its caches what is there today, and
  * decode the past with it.  A publication that was made anew, or a partition that
@@ -56,8 +55,8 @@ catalog_connection(BemiStream *stream)
 /*
  * Runs a query; the caller clears the result.
  */
-static PGresult *
-query(BemiStream *stream, const char *command)
+PGresult *
+bemi_stream_query(BemiStream *stream, const char *command)
 {
 	return bemi_stream_run_command(stream, catalog_connection(stream), command,
 								   PGRES_TUPLES_OK);
@@ -85,27 +84,13 @@ void
 bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
 	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
-	bool		has_secret;
-
 	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
 	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
 	identity->position = lsn_value(result, 2);
-	identity->database = pstrdup(PQgetvalue(result, 0, 3));
+	identity->database = bemi_stream_string(stream, PQgetvalue(result, 0, 3));
 	PQclear(result);
 
-	result = query(stream, "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-				   " JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'"
-				   " JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'bemi'"
-				   " WHERE n.nspname = 'bemi' AND c.relname = 'secret' AND has_table_privilege(c.oid, 'SELECT')");
-	has_secret = PQntuples(result) > 0;
-	PQclear(result);
-	identity->secret = NULL;
-	if (has_secret)
-	{
-		result = query(stream, "SELECT value FROM bemi.secret");
-		identity->secret = pstrdup(PQgetvalue(result, 0, 0));
-		PQclear(result);
-	}
+	bemi_stream_read_secret(stream);
 }
 
 /*
@@ -121,7 +106,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 								   " FROM pg_catalog.pg_replication_slots"
 								   " WHERE slot_name = %s",
 								   quote_literal_cstr(name));
-	PGresult   *result = query(stream, command);
+	PGresult   *result = bemi_stream_query(stream, command);
 
 	memset(slot, 0, sizeof(BemiSlot));
 	if (PQntuples(result) > 0)
@@ -173,7 +158,7 @@ bemi_stream_switch_point(BemiStream *stream, uint32 timeline, uint32 former)
 TimestampTz
 bemi_stream_now(BemiStream *stream)
 {
-	PGresult   *result = query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
+	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
 							   " * 1000000)::bigint");
 	int64		unix_us = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
 
@@ -184,32 +169,35 @@ bemi_stream_now(BemiStream *stream)
 
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
- * table; but for tables of which it leaves something out.  (Row filters and
- * column lists came with PostgreSQL 15.)
+ * table, and where the source can tell and it is asked for, the description that
+ * bemi.describe() gives; but for tables of which it leaves something out.  (Row
+ * filters and column lists came with PostgreSQL 15.)
  */
 char *
-bemi_stream_published(BemiStream *stream)
+bemi_stream_published(BemiStream *stream, bool described)
 {
-	PGresult   *result;
+	char	   *command = psprintf("SELECT (SELECT coalesce(json_agg(json_build_object("
+								   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
+								   " 'description', %s)), '[]')"
+								   " FROM pg_get_publication_tables(p.pubname::text) t"
+								   " JOIN pg_class c ON c.oid = t.relid"
+								   " JOIN pg_namespace n ON n.oid = c.relnamespace"
+								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
+								   " WHERE p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
+								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)"
+								   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'",
+								   described && stream->secret ? "bemi.describe(c.oid)" : "NULL");
+	PGresult   *result = bemi_stream_query(stream, command);
 	char	   *tables;
 
-	result = query(stream, "SELECT (SELECT coalesce(json_agg(json_build_object("
-				   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname)), '[]')"
-				   " FROM pg_get_publication_tables(p.pubname::text) t"
-				   " JOIN pg_class c ON c.oid = t.relid"
-				   " JOIN pg_namespace n ON n.oid = c.relnamespace"
-				   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
-				   " WHERE p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
-				   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-				   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)"
-				   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'");
 	if (PQntuples(result) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("publication \"%s\" does not exist at the source", BEMI_PUBLICATION),
 				 errhint("In the database that is read: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to it.",
 						 BEMI_PUBLICATION)));
-	tables = pstrdup(PQgetvalue(result, 0, 0));
+	tables = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
 	PQclear(result);
 	return tables;
 }
@@ -246,7 +234,7 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 static bool
 is_standby(BemiStream *stream)
 {
-	PGresult   *result = query(stream, "SELECT pg_is_in_recovery()");
+	PGresult   *result = bemi_stream_query(stream, "SELECT pg_is_in_recovery()");
 	bool		standby = bool_value(result, 0);
 
 	PQclear(result);
@@ -289,32 +277,4 @@ bemi_stream_drop_slot(BemiStream *stream, const char *slot)
 	stream->patient = true;
 	PQclear(bemi_stream_run_command(stream, stream->replication, command, PGRES_COMMAND_OK));
 	stream->patient = false;
-}
-
-/*
- * Names of a table's primary key columns in key order, palloc'd; empty without
- * a primary key.  The replication connection is busy streaming, so this goes
- * over a connection of its own.
- */
-List *
-bemi_stream_key_columns(BemiStream *stream, Oid relation)
-{
-	char	   *command = psprintf("SELECT a.attname"
-								   " FROM pg_catalog.pg_index i,"
-								   " pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(attnum, place),"
-								   " pg_catalog.pg_attribute a"
-								   " WHERE i.indrelid = %u AND i.indisprimary"
-								   " AND k.place <= i.indnkeyatts"
-								   " AND a.attrelid = i.indrelid AND a.attnum = k.attnum"
-								   " ORDER BY k.place", relation);
-	List	   *names = NIL;
-	PGresult   *result;
-
-	result = bemi_stream_run_command(stream, catalog_connection(stream), command,
-									 PGRES_TUPLES_OK);
-	for (int i = 0; i < PQntuples(result); i++)
-		names = lappend(names, pstrdup(PQgetvalue(result, i, 0)));
-	PQclear(result);
-	pfree(command);
-	return names;
 }

@@ -66,6 +66,7 @@ static const char *const worker_settings[][2] = {
 	{"timezone", "UTC"},
 	{"datestyle", "ISO, MDY"},
 	{"intervalstyle", "postgres"},
+	{"extra_float_digits", "1"},
 	{"session_replication_role", "origin"},
 	{"synchronous_commit", "off"},
 	{"default_transaction_isolation", "read committed"},
@@ -173,7 +174,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 				   identity.timeline, gaps, bemi_my_worker->source);
 	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
 	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
-	pipeline->stitch = bemi_stitch_begin(tag, pipeline->history);
+	pipeline->stitch = bemi_stitch_begin(tag, pipeline->stream, pipeline->history);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);

@@ -226,7 +226,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
 	values[n++] = LSNGetDatum(goes_back ? finding->origin : position);
 	values[n] = (Datum) 0;
 	values[n + 1] = CStringGetTextDatum(finding->published);
-	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
+	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream, true));
 	/* The list first, so that what it lists is tracked at that time. */
 	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
 
@@ -265,6 +265,9 @@ compare_published(BemiStream *stream, const Finding *finding)
 	bemi_begin_transaction();
 	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)",
 					   lengthof(types), types, values, NULL);
+	/* What it has told when it could be believed need not be true any more. */
+	bemi_run_on_source("DELETE FROM bemi.source_relations WHERE source = $1",
+					   0, NULL, NULL, NULL);
 	bemi_end_transaction();
 }
 
@@ -274,7 +277,7 @@ compare_published(BemiStream *stream, const Finding *finding)
 static void
 go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
-	if (finding->identity->secret == NULL)
+	if (!bemi_stream_has_secret(stream))
 		compare_published(stream, finding);
 	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
 		return;
@@ -294,7 +297,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 	Finding		finding = {.identity = identity};
 
 	finding.system_identifier = psprintf(UINT64_FORMAT, identity->system_identifier);
-	finding.published = bemi_stream_published(stream);
+	finding.published = bemi_stream_published(stream, false);
 	bemi_stream_find_slot(stream, bemi_slot_name, &finding.slot);
 	bemi_begin_transaction();
 	finding.origin = bemi_origin_position();

@@ -19,37 +19,16 @@ use Exporter 'import';
 
 our @EXPORT = qw(journal_install journal_differences journal_entries);
 
-# In the session: SET journal.mode = 'off' keeps no record, 'key' does not say
-# which primary key the history must show.
+# In the session: SET journal.mode = 'off' keeps no record.
 my $install = q{
 CREATE SCHEMA journal;
 CREATE TABLE journal.entries (
 	n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	schema text, "table" text, operation text, key text, key_known boolean,
+	schema text, "table" text, operation text, key text,
 	before jsonb, after jsonb, context jsonb
 );
 GRANT USAGE ON SCHEMA journal TO PUBLIC;
 GRANT INSERT ON journal.entries TO PUBLIC;
-
--- What bemi stores as text, by its README: types that are not built in, were
--- to_jsonb() to show them as something else.
-CREATE FUNCTION journal.image(target regclass, content record) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	image jsonb;
-	name text;
-	value jsonb;
-BEGIN
-	EXECUTE 'SELECT to_jsonb($1)' INTO image USING content;
-	FOR name IN SELECT attname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
-		WHERE attrelid = target AND attnum > 0 AND NOT attisdropped
-			AND t.oid >= 16384 AND t.typtype <> 'e'
-	LOOP
-		EXECUTE format('SELECT to_jsonb(($1).%I::text)', name) INTO value USING content;
-		image := image || jsonb_build_object(name, value);
-	END LOOP;
-	RETURN image;
-END
-$$;
 
 CREATE FUNCTION journal.key(target regclass, image jsonb) RETURNS text LANGUAGE sql AS $$
 	SELECT CASE count(*) WHEN 1 THEN min(image->>attname) WHEN 0 THEN NULL
@@ -72,16 +51,16 @@ BEGIN
 		RETURN NULL;
 	END IF;
 	IF TG_OP IN ('UPDATE', 'DELETE') THEN
-		before := journal.image(TG_RELID, OLD);
+		before := to_jsonb(OLD);
 		key := journal.key(TG_RELID, before);
 	END IF;
 	IF TG_OP IN ('INSERT', 'UPDATE') THEN
-		after := journal.image(TG_RELID, NEW);
+		after := to_jsonb(NEW);
 		key := journal.key(TG_RELID, after);
 	END IF;
-	INSERT INTO journal.entries (schema, "table", operation, key, key_known, before, after, context)
+	INSERT INTO journal.entries (schema, "table", operation, key, before, after, context)
 		SELECT n.nspname, c.relname, CASE TG_OP WHEN 'INSERT' THEN 'CREATE' ELSE TG_OP END,
-			key, mode IS DISTINCT FROM 'key', before, after, coalesce(nullif(context, ''), '{}')::jsonb
+			key, before, after, coalesce(nullif(context, ''), '{}')::jsonb
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = root;
 	RETURN NULL;
 END
@@ -130,13 +109,13 @@ sub journal_differences
 			FROM bemi.changes WHERE $where
 		)
 		SELECT 'expected ' || coalesce((SELECT concat_ws(' ', e.n, e.schema, e."table", e.operation, e.before, e.after,
-				CASE WHEN e.key_known THEN coalesce(e.key, '(no key)') ELSE '(any key)' END, e.context)), 'nothing')
+				coalesce(e.key, '(no key)'), e.context)), 'nothing')
 			|| E'\\n   found ' || coalesce((SELECT concat_ws(' ', f.position, f.schema, f."table", f.operation, f.before, f.after,
 				coalesce(f.primary_key, '(no key)'), f.context)), 'nothing')
 		FROM expected e FULL JOIN found f USING (grp, i)
 		WHERE (e.schema, e."table", e.operation, e.before, e.after, e.context)
 				IS DISTINCT FROM (f.schema, f."table", f.operation, f.before, f.after, f.context)
-			OR e.key_known AND e.key IS DISTINCT FROM f.primary_key
+			OR e.key IS DISTINCT FROM f.primary_key
 		ORDER BY e.n IS NULL, e.n, i LIMIT 5});
 }
 

@@ -38,8 +38,7 @@ UPDATE several SET a = 2, b = 'b';
 INSERT INTO keyless VALUES (1);
 DELETE FROM keyless;
 INSERT INTO "Two ""words" VALUES ('é');
--- The key is asked of the catalog when the worker first meets the table.
-SELECT bemi.sync();
+-- The key is that of the time of the change, however late the worker is.
 ALTER TABLE several DROP CONSTRAINT several_pkey, ADD PRIMARY KEY (a);
 ALTER TABLE several RENAME TO fewer;
 DELETE FROM fewer;
@@ -184,7 +183,7 @@ SELECT "table", count(*) FROM bemi.changes
 SELECT after->>'n' AS n, after->>'n2' AS n2 FROM bemi.changes
 	WHERE "table" = 'numbers' ORDER BY id LIMIT 3 OFFSET 6;
 
--- Types that are not built in are kept as their text.
+-- Types that are not built in.
 CREATE TYPE pair AS (a integer, b text);
 CREATE TABLE own (id integer PRIMARY KEY, m mood, ms mood[], p pair, ps pair[]);
 SELECT bemi.track('own');

@@ -128,7 +128,7 @@ SELECT bemi.track('shop.item');
 SELECT bemi.publish('shop.item', true);
 SELECT bemi.mark_schema('shop', true);
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION bemi.track(regclass), bemi.untrack(regclass),
+GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack,
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) TO regress_bemi_owner, regress_bemi_keeper;
 SET ROLE regress_bemi_owner;
 SELECT bemi.track('shop.item');

@@ -200,7 +200,7 @@ $origin->safe_psql(
 	CREATE ROLE auditor LOGIN;
 	CREATE ROLE tracker;
 	GRANT SELECT ON bemi.changes TO auditor;
-	GRANT EXECUTE ON FUNCTION bemi.track(regclass) TO tracker;
+	GRANT EXECUTE ON FUNCTION bemi.track TO tracker;
 	REVOKE SELECT ON bemi.status FROM pg_monitor;
 	ALTER DATABASE app SET bemi.include = 'session_user';
 	ALTER DATABASE app SET bemi.context = '{"by": "the database''s setting"}';
@@ -209,8 +209,8 @@ $origin->safe_psql(
 my $rights = q{
 	SELECT has_table_privilege('auditor', 'bemi.changes', 'SELECT'),
 		has_table_privilege('auditor', 'bemi.sources', 'SELECT'),
-		has_function_privilege('tracker', 'bemi.track(regclass)', 'EXECUTE'),
-		has_function_privilege('auditor', 'bemi.track(regclass)', 'EXECUTE'),
+		has_function_privilege('tracker', 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE'),
+		has_function_privilege('auditor', 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE'),
 		has_table_privilege('pg_monitor', 'bemi.status', 'SELECT'),
 		has_table_privilege('pg_monitor', 'bemi.tracked', 'SELECT');
 	SELECT setdatabase = 0, coalesce(setrole::regrole::text, ''), setconfig FROM pg_db_role_setting

@@ -271,9 +271,9 @@ $node->safe_psql(
 		'{"event": "other", "relation": 1, "schema": "s", "table": "t"}',
 		'{"event": "began", "relation": 1, "schema": "s", "table": "' || repeat('t', 1000) || '"}']) m;
 	-- well-formed, but not signed, wrongly signed, or signed for another transaction
-	SELECT pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m)::text),
-		pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m, 'signature', bemi.sign(m, 'guess'))::text),
-		pg_logical_emit_message(true, '_bemi_tracking', json_build_object('message', m, 'signature', bemi.sign(m, value))::text)
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', repeat('0', 64) || m),
+		pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m::bytea, 'guess') || m),
+		pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m::bytea, value) || m)
 	FROM bemi.secret, (SELECT '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}') f(m);
 	SELECT pg_logical_emit_message(true, '_bemi_tracking', '\x00ff'::bytea);
 	SELECT pg_logical_emit_message(false, '_bemi_tracking', '{"event": "began", "relation": 1, "schema": "s", "table": "t"}');

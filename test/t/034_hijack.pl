@@ -271,7 +271,7 @@ is( $node->safe_psql('evil', q{SET search_path = pg_catalog;
 # An ordinary role, who writes, and tracks what he owns.
 as_user(
 	$superuser, q{
-	GRANT EXECUTE ON FUNCTION bemi.track(pg_catalog.regclass), bemi.untrack(pg_catalog.regclass),
+	GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack(pg_catalog.regclass),
 		bemi.track_schema(pg_catalog.regnamespace), bemi.untrack_schema(pg_catalog.regnamespace) TO alice, mallory;
 	CREATE SCHEMA alice AUTHORIZATION alice;
 	GRANT ALL ON public.todo TO alice;
@@ -393,6 +393,8 @@ is( $node->safe_psql(
 	bemi.check_trackable(regclass)
 	bemi.check_tracker(oid,text)
 	bemi.current_context()
+	bemi.describe(regclass)
+	bemi.describe_columns(regclass)
 	bemi.emit_context()
 	bemi.follow_ddl()
 	bemi.follow_publication()
@@ -401,9 +403,11 @@ is( $node->safe_psql(
 	bemi.forget_dropped_schemas()
 	bemi.has_trigger(regclass)
 	bemi.is_marked(regnamespace)
+	bemi.is_meant(name,text)
 	bemi.is_of_extension(regclass)
 	bemi.is_published(regclass)
 	bemi.mark_schema(regnamespace,boolean)
+	bemi.meant_columns(regclass,jsonb,text)
 	bemi.merge_context(jsonb,boolean)
 	bemi.origin_of(text)
 	bemi.partitions(regclass)
@@ -411,9 +415,13 @@ is( $node->safe_psql(
 	bemi.prepare_table(regclass)
 	bemi.protect_history()
 	bemi.publish(regclass,boolean)
+	bemi.refuse_rules()
 	bemi.restore_table(regclass)
+	bemi.rules(regclass)
 	bemi.set_attached(regclass,boolean)
 	bemi.set_context(jsonb,boolean)
+	bemi.set_rules(regclass,text,name[])
+	bemi.set_trigger(regclass,text[])
 	bemi.slot_of(text,text)
 	bemi.this_database()
 	bemi.this_server()

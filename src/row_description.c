@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_description.c
+ *		Applies what a source says of a table to what the stream says of it.
+ *
+ * In flow a relation as the stream describes it (protocol.c) and a JSON object
+ * that says what the stream does not (stream_description.c; bemi.describe() in
+ * bemi--1.0.sql): its primary key, what the types of its columns are made of, and
+ * the rules for these.  Out flows the same relation, ready for its rows.
+ *
+ * The object has come over the stream or from the source's catalog.  What is not in
+ * it, or not as it should be, is passed over: no key, no rule, and types that are
+ * their text.
+ *
+ * What is kept goes into the relation's own memory.  Needs a transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "bemi.h"
+
+/*
+ * The array that an object has under a key, or NULL.
+ */
+static JsonbContainer *
+array_of(const Jsonb *object, const char *key, JsonbValue *value)
+{
+	if (!JB_ROOT_IS_OBJECT(object) ||
+		getKeyJsonValueFromContainer((JsonbContainer *) &object->root, key, strlen(key), value) == NULL ||
+		value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		return NULL;
+	return value->val.binary.data;
+}
+
+/*
+ * A text in an array, palloc'd; NULL if there is none.
+ */
+static char *
+text_at(JsonbContainer *array, uint32 place)
+{
+	JsonbValue *value = getIthJsonbValueFromContainer(array, place);
+
+	if (value == NULL || value->type != jbvString)
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/*
+ * The names that an array in the description lists.
+ */
+static List *
+names_of(const Jsonb *description, const char *key)
+{
+	JsonbValue	value;
+	JsonbContainer *array = array_of(description, key, &value);
+	List	   *names = NIL;
+
+	for (uint32 i = 0; array != NULL && i < JsonContainerSize(array); i++)
+	{
+		char	   *name = text_at(array, i);
+
+		if (name != NULL)
+			names = lappend(names, name);
+	}
+	return names;
+}
+
+/*
+ * The parts of types that the description lists.
+ */
+static List *
+type_parts_of(const Jsonb *description)
+{
+	JsonbValue	value;
+	JsonbContainer *array = array_of(description, "types", &value);
+	List	   *parts = NIL;
+
+	for (uint32 i = 0; array != NULL && i < JsonContainerSize(array); i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(array, i);
+		JsonbContainer *fields = element->type == jbvBinary &&
+			JsonContainerIsArray(element->val.binary.data) ? element->val.binary.data : NULL;
+		char	   *type = fields ? text_at(fields, 0) : NULL;
+		char	   *kind = fields ? text_at(fields, 1) : NULL;
+		char	   *other = fields ? text_at(fields, 2) : NULL;
+		BemiTypePart *part;
+
+		if (type == NULL || kind == NULL || other == NULL)
+			continue;
+		part = palloc(sizeof(BemiTypePart));
+		part->type = strtoul(type, NULL, 10);
+		part->kind = kind[0];
+		part->other = strtoul(other, NULL, 10);
+		part->name = text_at(fields, 3);
+		parts = lappend(parts, part);
+	}
+	return parts;
+}
+
+/*
+ * Place of a column, -1 if the stream does not carry it.
+ */
+static int
+find_column(const BemiRelation *relation, const char *name)
+{
+	for (int i = 0; i < relation->column_count; i++)
+		if (strcmp(relation->columns[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+/*
+ * Whether the names of a list all are the relation's.
+ */
+static bool
+has_columns(const BemiRelation *relation, const List *names)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+
+		if (find_column(relation, name) < 0 && !bemi_rule_is_prefix(name))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Whether the relation's types are all in the description.
+ */
+static bool
+has_types(const BemiRelation *relation, const List *parts)
+{
+	for (int i = 0; i < relation->column_count; i++)
+	{
+		Oid			type = relation->columns[i].type_oid;
+		bool		found = bemi_type_is_known(type);
+		ListCell   *cell;
+
+		foreach(cell, parts)
+			if (((BemiTypePart *) lfirst(cell))->type == type)
+				found = true;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Whether the description fits the relation; else it is of another time.  Columns
+ * that are only to be ignored need not be there.
+ */
+bool
+bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
+{
+	return has_columns(relation, names_of(description, "key")) &&
+		has_columns(relation, names_of(description, "redact")) &&
+		has_columns(relation, names_of(description, "redact_hash")) &&
+		has_types(relation, type_parts_of(description));
+}
+
+/*
+ * The primary key.  One of which the stream does not carry every column (a column
+ * list, or a description of another time) is none.
+ */
+static void
+apply_key(BemiRelation *relation, const List *names)
+{
+	ListCell   *cell;
+
+	relation->key_count = 0;
+	relation->keys = palloc(sizeof(int) * Max(list_length(names), 1));
+	foreach(cell, names)
+	{
+		int			column = find_column(relation, lfirst(cell));
+
+		if (column < 0)
+		{
+			relation->key_count = 0;
+			return;
+		}
+		relation->keys[relation->key_count++] = column;
+	}
+}
+
+static void
+apply_types(BemiRelation *relation, const List *parts)
+{
+	relation->risky = false;
+	for (int i = 0; i < relation->column_count; i++)
+	{
+		BemiColumn *column = &relation->columns[i];
+
+		column->type = bemi_type_of(column->type_oid, parts);
+		if (column->type->risky)
+			relation->risky = true;
+	}
+}
+
+/*
+ * Applies a description to a relation.  hash_key is the key for the hashes of
+ * redacted values, NULL if it is not known.  Casts to json are believed only of
+ * this very database.
+ */
+void
+bemi_description_apply(BemiRelation *relation, const Jsonb *description,
+					   const char *hash_key, bool is_local)
+{
+	MemoryContext caller = MemoryContextSwitchTo(relation->memory);
+	List	   *parts = type_parts_of(description);
+
+	if (!is_local)
+		parts = bemi_type_parts_elsewhere(parts);
+	apply_key(relation, names_of(description, "key"));
+	apply_types(relation, parts);
+	bemi_rules_apply(relation, names_of(description, "ignore"),
+					 names_of(description, "redact"),
+					 names_of(description, "redact_hash"), hash_key);
+	MemoryContextSwitchTo(caller);
+}

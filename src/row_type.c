@@ -1,0 +1,285 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_type.c
+ *		What the types of the source's columns are made of.
+ *
+ * In flow the OIDs that the stream gives and, for types that are not the
+ * server's own, the parts that the source's catalog gives (stream_description.c); out
+ * flow descriptions by which row_json.c converts the texts of values.
+ *
+ * The rules are those of jsonb_categorize_type() in the server's jsonb.c, or, from
+ * 17 on, json_categorize_type() in jsonfuncs.c: a domain is what it is over,
+ * arrays and composites are taken apart, a type with a cast to json is what that
+ * makes of it, most others are their text.
+ *
+ * Nothing of the users' is ever called, for the worker is a superuser: no input
+ * of a domain, whose constraint calls what its owner likes, nor of a composite
+ * that has one, nor a cast that an ordinary role has made.  Arrays are read as
+ * arrays of texts, and composites as rows of texts, by the server's own functions;
+ * so those of types that are not known here can be read, too.
+ *
+ * A description lives in the memory context that was current when it was made, the
+ * relation's.  Needs a transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_cast.h"
+#include "catalog/pg_language_d.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type_d.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "bemi.h"
+
+/* Deeper than any type that somebody needs; what a broken source may say ends there. */
+#define DEEPEST_TYPE	64
+
+static const BemiType *describe(Oid oid, const List *parts, int depth);
+
+/*
+ * Whether a type is one of the server's own, whose OID means the same everywhere.
+ */
+bool
+bemi_type_is_known(Oid type)
+{
+	return type < FirstGenbkiObjectId;
+}
+
+static BemiType *
+make_type(Oid oid, BemiTypeKind kind)
+{
+	BemiType   *type = palloc0(sizeof(BemiType));
+
+	type->oid = oid;
+	type->kind = kind;
+	type->risky = (kind >= BEMI_TYPE_JSON);
+	return type;
+}
+
+/*
+ * An array, which "input" reads as one of the type "parsed_as".
+ */
+static BemiType *
+make_array(Oid oid, const BemiType *element, Oid input, Oid parsed_as)
+{
+	BemiType   *type = make_type(oid, BEMI_TYPE_ARRAY);
+	Oid			output;
+	bool		is_varlena;
+
+	type->element = element;
+	type->parsed_as = parsed_as;
+	type->input_parameter = parsed_as;
+	type->input_typmod = -1;
+	fmgr_info(input, &type->input);
+	getTypeOutputInfo(parsed_as, &output, &is_varlena);
+	fmgr_info(output, &type->output);
+	return type;
+}
+
+/*
+ * One of the server's own array types.  Those with another way to write them
+ * (int2vector), or another delimiter than the comma (box[]), are read as what
+ * they are.
+ */
+static BemiType *
+describe_known_array(Oid oid, Oid element_oid)
+{
+	const BemiType *element = bemi_type_of(element_oid, NIL);
+	Oid			input;
+	Oid			output;
+	Oid			parameter;
+	int16		len;
+	bool		by_value;
+	char		align;
+	char		delimiter;
+
+	getTypeInputInfo(oid, &input, &parameter);
+	get_type_io_data(element_oid, IOFunc_output, &len, &by_value, &align, &delimiter,
+					 &parameter, &output);
+	if (input == F_ARRAY_IN && delimiter == ',')
+		return make_array(oid, element, F_ARRAY_IN, TEXTOID);
+	return make_array(oid, element, input, element_oid);
+}
+
+/*
+ * One of the server's own types.
+ */
+static BemiType *
+describe_known(Oid oid)
+{
+	Oid			element;
+
+	switch (oid)
+	{
+		case BOOLOID:
+			return make_type(oid, BEMI_TYPE_BOOLEAN);
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case NUMERICOID:
+			return make_type(oid, BEMI_TYPE_NUMBER);
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return make_type(oid, BEMI_TYPE_TIMESTAMP);
+		case JSONOID:
+		case JSONBOID:
+			return make_type(oid, BEMI_TYPE_JSON);
+	}
+
+	/* A newer server may have some that this one has not: texts, then. */
+	element = get_element_type(oid);
+	if (OidIsValid(element))
+		return describe_known_array(oid, element);
+	return make_type(oid, BEMI_TYPE_TEXT);
+}
+
+/*
+ * An array of a type that is not the server's own.  Its elements are read as
+ * texts, which is possible only if they are parted by commas.
+ */
+static BemiType *
+describe_array(Oid oid, const BemiTypePart *part, const List *parts, int depth)
+{
+	if (part->name[0] != ',')
+		return make_type(oid, BEMI_TYPE_TEXT);
+	return make_array(oid, describe(part->other, parts, depth + 1), F_ARRAY_IN, TEXTOID);
+}
+
+/*
+ * A composite: read as a row of texts, one for each field.
+ */
+static BemiType *
+describe_composite(Oid oid, const List *parts, int depth)
+{
+	BemiType   *type = make_type(oid, BEMI_TYPE_COMPOSITE);
+	int			limit = Max(list_length(parts), 1);
+	TupleDesc	row;
+	ListCell   *cell;
+
+	type->field_names = palloc(sizeof(char *) * limit);
+	type->field_types = palloc(sizeof(BemiType *) * limit);
+	foreach(cell, parts)
+	{
+		const BemiTypePart *part = lfirst(cell);
+
+		if (part->type != oid || part->kind != 'f')
+			continue;
+		type->field_names[type->field_count] = part->name;
+		type->field_types[type->field_count] = describe(part->other, parts, depth + 1);
+		type->field_count++;
+	}
+	if (type->field_count > MaxTupleAttributeNumber)
+		return make_type(oid, BEMI_TYPE_TEXT);
+
+	row = CreateTemplateTupleDesc(type->field_count);
+	for (int i = 1; i <= type->field_count; i++)
+		TupleDescInitEntry(row, i, NULL, TEXTOID, -1, 0);
+	row = BlessTupleDesc(row);
+	fmgr_info(F_RECORD_IN, &type->input);
+	type->input_parameter = row->tdtypeid;
+	type->input_typmod = row->tdtypmod;
+	return type;
+}
+
+/*
+ * Whether a cast to json is still what it was, and in C, when it was described.
+ */
+static bool
+is_trusted_cast(Oid oid, Oid function)
+{
+	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(oid),
+									   ObjectIdGetDatum(JSONOID));
+	HeapTuple	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	bool		trusted = HeapTupleIsValid(cast) && HeapTupleIsValid(proc) &&
+		((Form_pg_cast) GETSTRUCT(cast))->castfunc == function &&
+		((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId;
+
+	if (HeapTupleIsValid(cast))
+		ReleaseSysCache(cast);
+	if (HeapTupleIsValid(proc))
+		ReleaseSysCache(proc);
+	return trusted;
+}
+
+/*
+ * A type with a cast to json.
+ */
+static BemiType *
+describe_json_cast(Oid oid, Oid cast)
+{
+	BemiType   *type;
+	Oid			input;
+
+	if (!is_trusted_cast(oid, cast))
+		return make_type(oid, BEMI_TYPE_TEXT);
+
+	type = make_type(oid, BEMI_TYPE_JSON_CAST);
+	getTypeInputInfo(oid, &input, &type->input_parameter);
+	type->input_typmod = -1;
+	fmgr_info(input, &type->input);
+	fmgr_info(cast, &type->output);
+	return type;
+}
+
+static const BemiType *
+describe(Oid oid, const List *parts, int depth)
+{
+	ListCell   *cell;
+
+	if (bemi_type_is_known(oid))
+		return describe_known(oid);
+	foreach(cell, parts)
+	{
+		const BemiTypePart *part = lfirst(cell);
+
+		if (part->type != oid || depth > DEEPEST_TYPE)
+			continue;
+		switch (part->kind)
+		{
+			case 'd':
+				return describe(part->other, parts, depth + 1);
+			case 'a':
+				return describe_array(oid, part, parts, depth);
+			case 'c':
+				return describe_composite(oid, parts, depth);
+			case 'j':
+				return describe_json_cast(oid, part->other);
+		}
+	}
+	return make_type(oid, BEMI_TYPE_TEXT);
+}
+
+/*
+ * Describes a type.  The parts must be those of all types that are not the
+ * server's own and take part in it; what they leave out is taken for a text.
+ */
+const BemiType *
+bemi_type_of(Oid type, const List *parts)
+{
+	return describe(type, parts, 0);
+}
+
+/*
+ * The parts without what is only to be believed of this very database: casts,
+ * which are functions to be called.
+ */
+List *
+bemi_type_parts_elsewhere(const List *parts)
+{
+	List	   *believed = NIL;
+	ListCell   *cell;
+
+	foreach(cell, parts)
+		if (((BemiTypePart *) lfirst(cell))->kind != 'j')
+			believed = lappend(believed, lfirst(cell));
+	return believed;
+}

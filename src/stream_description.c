@@ -1,0 +1,111 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_description.c
+ *		What a table of the source is like, beside what the stream says of it.
+ *
+ * The stream gives names and type OIDs of a table's columns, but neither its primary
+ * key (with REPLICA IDENTITY FULL it flags every column) nor what types are made
+ * of.  One query to the catalog tells both, as a JSON object:
+ *
+ *	{"key": ["id"], "types": [["16402", "d", "23", null], ...]}
+ *
+ * with the names of the key's columns in key order, and the parts of all types
+ * that are not the server's own and take part in a column, see BemiTypePart.
+ *
+ * A source with the extension asks itself, by bemi.describe_columns(), when a table
+ * is tracked or altered, and sends the answer through the stream (bemi.describe() in
+ * bemi--1.0.sql adds the rules for columns): so it is of the time of the changes
+ * that come next.  Other sources are asked by the worker when the stream describes
+ * the table, which is too late for what was written before the table was altered.
+ *
+ * Casts to json are told only of base types, and only by functions in C: both are
+ * a superuser's to make.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_type_d.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+
+#include "stream.h"
+
+PG_FUNCTION_INFO_V1(bemi_describe_columns);
+
+/*
+ * The query, for the table whose OID takes the place of both "%u" at the ends, the
+ * first OID that is not the server's own that of the one between.
+ */
+static const char *const description_query =
+"WITH RECURSIVE t(oid) AS ("
+" SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = %u AND a.attnum > 0 AND NOT a.attisdropped"
+" UNION"
+" SELECT x.oid FROM t JOIN pg_type p ON p.oid = t.oid, LATERAL ("
+"SELECT p.typbasetype"
+" UNION ALL SELECT p.typelem"
+" UNION ALL SELECT a.atttypid FROM pg_attribute a"
+" WHERE a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped) x(oid)"
+"), part AS ("
+" SELECT t.oid, part.* FROM t JOIN pg_type p ON p.oid = t.oid, LATERAL ("
+"SELECT 'b'::text, 0::oid, NULL::text, 0::int"
+" UNION ALL SELECT 'd', p.typbasetype, NULL, 1 WHERE p.typtype = 'd'"
+" UNION ALL SELECT 'a', e.oid, e.typdelim::text, 1 FROM pg_type e"
+" WHERE e.oid = p.typelem AND e.typarray = p.oid"
+" UNION ALL SELECT 'c', 0, NULL, 0 WHERE p.typtype = 'c'"
+" UNION ALL SELECT 'f', a.atttypid, a.attname::text, a.attnum::int FROM pg_attribute a"
+" WHERE p.typtype = 'c' AND a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped"
+" UNION ALL SELECT 'j', c.castfunc, NULL, 1 FROM pg_cast c"
+" JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_language l ON l.oid = f.prolang"
+" WHERE c.castsource = p.oid AND c.casttarget = 'json'::regtype AND p.typtype = 'b' AND l.lanname = 'c'"
+") part(kind, other, name, place) WHERE t.oid >= %u"
+") SELECT json_build_object('key', (SELECT coalesce(json_agg(a.attname ORDER BY k.place), '[]')"
+" FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place), pg_attribute a"
+" WHERE i.indrelid = %u AND i.indisprimary AND k.place <= i.indnkeyatts"
+" AND a.attrelid = i.indrelid AND a.attnum = k.attnum),"
+" 'types', (SELECT coalesce(json_agg(json_build_array(part.oid::text, part.kind, part.other::text, part.name)"
+" ORDER BY part.oid, part.place), '[]') FROM part))";
+
+static char *
+query_for(Oid relation)
+{
+	return psprintf(description_query, relation, FirstGenbkiObjectId, relation);
+}
+
+/*
+ * bemi.describe_columns(target regclass) returns jsonb, for a table of this very
+ * database.  The caller sees to the search_path.
+ */
+Datum
+bemi_describe_columns(PG_FUNCTION_ARGS)
+{
+	char	   *query = query_for(PG_GETARG_OID(0));
+	char	   *description;
+
+	SPI_connect();
+	if (SPI_execute(query, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not describe table %u", PG_GETARG_OID(0));
+	description = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	description = strcpy(SPI_palloc(strlen(description) + 1), description);
+	SPI_finish();
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(description));
+}
+
+/*
+ * What a table is like today, with the rules for its columns if the source has the
+ * extension; JSON text, palloc'd.  The replication connection is busy streaming,
+ * so this goes over a connection of its own.
+ */
+char *
+bemi_stream_describe(BemiStream *stream, Oid relation)
+{
+	char	   *command = stream->describes ?
+		psprintf("SELECT bemi.describe(%u)", relation) : query_for(relation);
+	PGresult   *result = bemi_stream_query(stream, command);
+	char	   *description = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+
+	PQclear(result);
+	pfree(command);
+	return description;
+}

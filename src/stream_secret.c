@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_secret.c
+ *		What only the source and its readers know.
+ *
+ * Each source with the extension has a secret (bemi.secret), for superusers and
+ * whom they let read it.  With it the source signs its messages about tables,
+ * which would else be anybody's to write, and the worker hashes the values that
+ * are to be redacted but told apart (row_rules.c).  It stays in the memory of the
+ * worker; the destination does not store it.
+ *
+ * The same secret never makes a signature and the hash of a value: the hashes'
+ * key is made of it, else whoever can write a value and read its hash could sign.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/sha2.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+
+#include "stream.h"
+
+/* What the key of hashes is made of, beside the secret. */
+#define HASH_PURPOSE	"bemi.redact_hash"
+
+/*
+ * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits.
+ */
+static char *
+hash_of_both(const char *first, const char *second, int second_len)
+{
+	int			first_len = strlen(first);
+	bytea	   *both = palloc(VARHDRSZ + first_len + second_len);
+	bytea	   *hash;
+	char	   *digits = palloc(BEMI_HASH_LEN + 1);
+
+	SET_VARSIZE(both, VARHDRSZ + first_len + second_len);
+	memcpy(VARDATA(both), first, first_len);
+	memcpy(VARDATA(both) + first_len, second, second_len);
+	hash = DatumGetByteaPP(DirectFunctionCall1(sha256_bytea, PointerGetDatum(both)));
+	Assert(VARSIZE_ANY_EXHDR(hash) * 2 == BEMI_HASH_LEN);
+	hex_encode(VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH, digits);
+	digits[BEMI_HASH_LEN] = '\0';
+	pfree(both);
+	return digits;
+}
+
+/*
+ * What only those can tell of some bytes who know the key: BEMI_HASH_LEN
+ * hexadecimal digits, palloc'd.  The same as bemi.sign() in SQL; hashed twice, so
+ * that nothing can be appended to what was hashed.
+ */
+char *
+bemi_keyed_hash(const char *key, const char *bytes, int len)
+{
+	char	   *inner = hash_of_both(key, bytes, len);
+
+	return hash_of_both(key, inner, BEMI_HASH_LEN);
+}
+
+/*
+ * Asks the source for its secret, and whether it can describe its tables, into
+ * the memory that the stream lives in.
+ */
+void
+bemi_stream_read_secret(BemiStream *stream)
+{
+	PGresult   *result;
+	bool		readable;
+
+	result = bemi_stream_query(stream, "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
+							   " to_regprocedure('bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
+							   " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
+							   " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
+							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'secret' AND c.relkind = 'r'"
+							   " WHERE e.extname = 'bemi'");
+	readable = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "t") == 0;
+	stream->describes = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 1), "t") == 0;
+	PQclear(result);
+
+	if (stream->secret != NULL)
+		pfree(stream->secret);
+	stream->secret = NULL;
+	if (readable)
+	{
+		result = bemi_stream_query(stream, "SELECT value FROM bemi.secret");
+		stream->secret = MemoryContextStrdup(GetMemoryChunkContext(stream),
+											 PQgetvalue(result, 0, 0));
+		PQclear(result);
+	}
+}
+
+/*
+ * Whether the source tells which tables it tracks, in a way that can be believed.
+ */
+bool
+bemi_stream_has_secret(const BemiStream *stream)
+{
+	return stream->secret != NULL;
+}
+
+/*
+ * The key for hashes of values, palloc'd, or NULL if there is no secret.
+ */
+char *
+bemi_stream_hash_key(const BemiStream *stream)
+{
+	if (stream->secret == NULL)
+		return NULL;
+	return bemi_keyed_hash(stream->secret, HASH_PURPOSE, strlen(HASH_PURPOSE));
+}
+
+/*
+ * The part of a message of bemi.emit_tracking() that is signed, as a palloc'd
+ * string in this database's encoding; NULL if the signature is not the source's.
+ * Before it says so, it asks the source anew: the extension may have been made
+ * after the connection.
+ */
+char *
+bemi_stream_verify(BemiStream *stream, const char *content, int len)
+{
+	char	   *message;
+	bool		valid = false;
+
+	if (len <= BEMI_HASH_LEN || memchr(content, '\0', len) != NULL)
+		return NULL;
+	message = pnstrdup(content + BEMI_HASH_LEN, len - BEMI_HASH_LEN);
+	len -= BEMI_HASH_LEN;
+	for (int attempt = 0; attempt < 2 && !valid; attempt++)
+	{
+		if (attempt == 1)
+			bemi_stream_read_secret(stream);
+		valid = stream->secret != NULL &&
+			memcmp(bemi_keyed_hash(stream->secret, message, len), content, BEMI_HASH_LEN) == 0;
+	}
+	return valid ? bemi_stream_text(stream, message, &len) : NULL;
+}
