@@ -30,12 +30,15 @@
  * Other steps have second files, too: context_facts.c (bemi.include,
  * bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
- * capture_names.c (tables that are renamed),
- * stream_connection.c (libpq), stream_source.c (what else is asked of a
- * source), history_partition.c (where rows go), history_retention.c (how long
- * they stay), history_protect.c (DROP EXTENSION).  Tracking, gaps, the tables
- * and the views are in bemi--1.0.sql.  compat.h knows the versions of
- * PostgreSQL.
+ * capture_names.c (tables and columns that are renamed),
+ * stream_connection.c (libpq), stream_encoding.c (texts in other encodings),
+ * stream_source.c (what else is asked of a source), stream_description.c (what a
+ * table is like beside its columns), stream_secret.c (what it signs that with),
+ * row_description.c (applies that), row_type.c (what types are made of),
+ * row_rules.c (what is ignored or redacted), history_partition.c (where rows go),
+ * history_retention.c (how long they stay), history_protect.c (DROP EXTENSION).
+ * Tracking, gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
+ * the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *
@@ -50,6 +53,8 @@
  *	destination		the database that holds bemi.changes; by default the
  *					source itself
  *	worker			the process that reads one source and writes its changes
+ *	rule			says what of a tracked table is not kept: ignored columns,
+ *					redacted values
  *	gap				a time from which changes may be missing: one row of
  *					bemi.gaps
  *	slot, origin	the source's and the destination's record of how far the
