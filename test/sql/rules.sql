@@ -118,7 +118,7 @@ SELECT bemi.track('keyed', redact_hash => '{email}');
 TRUNCATE bemi.changes;
 INSERT INTO keyed VALUES ('a@example.com', 1), ('b@example.com', 1);
 UPDATE keyed SET v = 2 WHERE email = 'a@example.com';
-SELECT operation, count(*) OVER (PARTITION BY key) AS of_this_key, key = after ->> 'email' AS is_its_hash, after ->> 'v' AS v FROM stored();
+SELECT operation, count(*) OVER (PARTITION BY key) AS of_this_key, key = after ->> 'email' AS is_its_hash, after ->> 'v' AS v FROM stored() ORDER BY n;
 
 -- Who sets what: NULL leaves a rule, an empty list takes it back.
 SELECT bemi.track('person');
