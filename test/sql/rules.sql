@@ -14,6 +14,12 @@ BEGIN
 	RETURN QUERY SELECT row_number() OVER (ORDER BY c.id), c."table", c.operation, c.primary_key, c.before, c.after
 		FROM bemi.changes c ORDER BY c.id;
 END $$;
+CREATE PROCEDURE forget() LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM bemi.sync('60s');
+	COMMIT;
+	TRUNCATE bemi.changes;
+END $$;
 -- Hashes are secret: shown are the same ones by the same number.
 CREATE FUNCTION hashes(name text) RETURNS TABLE (n bigint, operation text, before text, after text) LANGUAGE sql AS $$
 	SELECT bemi.sync('60s');
@@ -41,7 +47,7 @@ SELECT n, operation, key, before - 'big' AS before, after - 'big' AS after FROM 
 
 -- Values are compared, not contained: other order, one more, null for empty.
 SELECT bemi.track('todo', ignore => '{updatedAt}');
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO todo VALUES (3, '', 1, NULL, '{1,2}');
 UPDATE todo SET cached_b = '{2,1}', "updatedAt" = 2;
 UPDATE todo SET cached_b = '{2,1,1}';
@@ -50,7 +56,7 @@ UPDATE todo SET task = NULL;
 SELECT operation, before -> 'cached_b' AS before, after -> 'cached_b' AS after FROM stored();
 
 -- An update that changes nothing is kept, or not.
-TRUNCATE bemi.changes;
+CALL forget();
 UPDATE todo SET task = task;
 SELECT count(*) FROM stored();
 ALTER SYSTEM SET bemi.noop_updates = off;
@@ -102,7 +108,7 @@ SELECT bemi.untrack('other');
 CREATE TABLE person (email text, id integer, name text, card jsonb, n numeric, PRIMARY KEY (id, email));
 SELECT bemi.track('person', redact => '{email,card}', redact_hash => '{name,n}');
 SELECT "table", ignore, redact, redact_hash FROM bemi.tracked;
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO person VALUES ('ann@example.com', 1, 'Ann', '{"number": "4111"}', 1.0), ('bob@example.com', 2, 'Ann', NULL, NULL);
 UPDATE person SET card = '{"number": "4222"}' WHERE id = 1;
 UPDATE person SET name = 'Anna' WHERE id = 1;
@@ -115,10 +121,10 @@ SELECT count(*) FROM bemi.changes WHERE concat(before, after, primary_key) ~ 'ex
 -- A key of one column, hashed: rows can still be told apart.
 CREATE TABLE keyed (email text PRIMARY KEY, v integer);
 SELECT bemi.track('keyed', redact_hash => '{email}');
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO keyed VALUES ('a@example.com', 1), ('b@example.com', 1);
 UPDATE keyed SET v = 2 WHERE email = 'a@example.com';
-SELECT operation, count(*) OVER (PARTITION BY key) AS of_this_key, key = after ->> 'email' AS is_its_hash, after ->> 'v' AS v FROM stored() ORDER BY n;
+SELECT n, operation, count(*) OVER (PARTITION BY key) AS of_this_key, key = after ->> 'email' AS is_its_hash, after ->> 'v' AS v FROM stored() ORDER BY n;
 
 -- Who sets what: NULL leaves a rule, an empty list takes it back.
 SELECT bemi.track('person');
@@ -144,13 +150,13 @@ SELECT count(*) FROM bemi.tracked WHERE "table" = 'fresh'::regclass;
 CREATE TABLE "My ""table" (id integer PRIMARY KEY, "It's a ""name"", $1 %s" text, "ä\b" text, "{a,b}" text);
 SELECT bemi.track('"My ""table"', redact => ARRAY['It''s a "name", $1 %s', 'ä\b'], ignore => ARRAY['{a,b}']);
 SELECT ignore, redact, problems FROM bemi.tracked WHERE "table" = '"My ""table"'::regclass;
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO "My ""table" VALUES (1, 'secret', 'secret', 'x');
 UPDATE "My ""table" SET "{a,b}" = 'y';
 SELECT operation, after FROM stored();
 
 -- A change of rules is for later commits, wherever the worker is.
-TRUNCATE bemi.changes;
+CALL forget();
 SELECT bemi.track('keyed', redact_hash => '{}');
 CALL bemi.stop();
 INSERT INTO keyed VALUES ('open', 1);
@@ -174,7 +180,7 @@ SELECT operation, key, after FROM stored();
 -- A renamed column takes its rules along, also out of reach of a prefix; one that
 -- takes over its name does not stay as it was.
 SELECT bemi.track('todo', ignore => '{cached_*,updatedAt}', redact => '{task,cached_a}');
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO todo VALUES (9, 'secret', 1, 'secret', '{1}', 'open');
 ALTER TABLE todo RENAME task TO duty;
 ALTER TABLE todo RENAME cached_b TO plain;
@@ -187,7 +193,7 @@ SELECT operation, after FROM stored();
 -- Dropped: shown as a mistake, until the rules are set anew, or such a column is made.
 ALTER TABLE todo DROP duty;
 SELECT ignore, redact, problems FROM bemi.tracked WHERE "table" = 'todo'::regclass;
-TRUNCATE bemi.changes;
+CALL forget();
 ALTER TABLE todo ADD duty text DEFAULT 'secret';
 UPDATE todo SET task = 'open' WHERE id = 9;
 SELECT operation, after FROM stored();
@@ -200,7 +206,7 @@ SELECT bemi.track('parent'), bemi.track('child', redact => '{secret}'), bemi.tra
 CREATE TYPE shape AS (id integer, secret text);
 CREATE TABLE typed OF shape;
 SELECT bemi.track('typed', redact => '{secret}');
-TRUNCATE bemi.changes;
+CALL forget();
 ALTER TABLE parent RENAME secret TO hidden;
 ALTER TYPE shape RENAME ATTRIBUTE secret TO hidden CASCADE;
 SELECT "table", redact, redact_hash, problems FROM bemi.tracked WHERE "table" IN ('parent'::regclass, 'child', 'grandchild', 'typed') ORDER BY "table"::text COLLATE "C";
@@ -220,7 +226,7 @@ ALTER TABLE part ATTACH PARTITION part_2 FOR VALUES FROM (10) TO (20);
 SELECT bemi.track('part_1', ignore => '{id}');
 SELECT bemi.track('part_1');
 SELECT "table", ignore, redact, problems FROM bemi.tracked WHERE "table"::text LIKE 'part%' ORDER BY "table"::text COLLATE "C";
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO part VALUES (1, 'secret', 1), (11, 'secret', 1);
 UPDATE part SET seen = 2;
 UPDATE part_2 SET seen = 3;
@@ -232,7 +238,7 @@ SELECT "table", operation, before, after FROM stored();
 ALTER TABLE other REPLICA IDENTITY DEFAULT;
 SELECT bemi.track('other', ignore => '{seen_at}', redact => '{v}');
 ALTER TABLE other REPLICA IDENTITY DEFAULT;
-TRUNCATE bemi.changes;
+CALL forget();
 UPDATE other SET seen_at = 7;
 UPDATE other SET id = 2;
 SELECT operation, key, before, after FROM stored();
@@ -275,7 +281,7 @@ ALTER PUBLICATION bemi ADD TABLE ONLY keyed WHERE (v > 10);
 SELECT bemi.track('keyed', redact => '{email}');
 SELECT row_filter, redact, problems FROM bemi.tracked WHERE "table" = 'keyed'::regclass;
 TRUNCATE keyed;
-TRUNCATE bemi.changes;
+CALL forget();
 INSERT INTO keyed VALUES ('a', 9), ('b', 11);
 UPDATE keyed SET v = v + 2;
 UPDATE keyed SET v = 1;
@@ -292,7 +298,7 @@ DROP SCHEMA sly CASCADE;
 DROP TABLE todo, other, person, keyed, fresh, "My ""table", parent, child, grandchild, typed, part;
 DROP TYPE shape;
 DROP FUNCTION stored, hashes;
-DROP PROCEDURE wait_for_rules;
+DROP PROCEDURE wait_for_rules, forget;
 DROP PUBLICATION bemi;
 DROP EXTENSION bemi CASCADE;
 DROP ROLE regress_bemi_sly;
