@@ -1,0 +1,58 @@
+// Reading the history.
+
+import { EntitySchema } from '@mikro-orm/core';
+
+export class Change {}
+
+/*
+ * A virtual entity: it can only be read, and MikroORM, which would make a table for any other entity,
+ * leaves bemi.changes alone. PostgreSQL pulls the subquery up, so that conditions use the indexes. It is enough to make the schema, for
+ * MikroORM finds it by its class.
+ */
+new EntitySchema({
+  class: Change,
+  expression:
+    'select id, source, database, schema, "table", primary_key, operation, before, after, context,' +
+    ' committed_at, queued_at, created_at, transaction_id, position from bemi.changes',
+  properties: {
+    id: { type: 'uuid' },
+    source: { type: 'text' },
+    database: { type: 'text' },
+    schema: { type: 'text' },
+    table: { type: 'text' },
+    primaryKey: { type: 'text', fieldName: 'primary_key', nullable: true },
+    operation: { type: 'text' },
+    before: { type: 'json' },
+    after: { type: 'json' },
+    context: { type: 'json' },
+    committedAt: { type: 'datetime', fieldName: 'committed_at' },
+    queuedAt: { type: 'datetime', fieldName: 'queued_at' },
+    createdAt: { type: 'datetime', fieldName: 'created_at' },
+    transactionId: { type: 'bigint', fieldName: 'transaction_id' },
+    position: { type: 'bigint' },
+  },
+});
+
+// As bemi writes it: of one column its text, of several a JSON array of texts as jsonb prints it.
+const keyText = key =>
+  Array.isArray(key) ? `[${key.map(part => JSON.stringify(String(part))).join(', ')}]` : String(key);
+
+export function whereChange({ schema, table, key, operation, context, from, to } = {}) {
+  const where = {};
+  if (schema !== undefined) where.schema = schema;
+  if (table !== undefined) where.table = table;
+  if (key !== undefined) where.primaryKey = keyText(key);
+  if (operation !== undefined) where.operation = operation;
+  if (context !== undefined) where.context = { $contains: context };
+  if (from !== undefined || to !== undefined) {
+    where.committedAt = {
+      ...(from !== undefined && { $gte: new Date(from) }),
+      ...(to !== undefined && { $lt: new Date(to) }),
+    };
+  }
+  return where;
+}
+
+// The order of id is the order of the commits.
+export const findChanges = (em, filter, options) =>
+  em.find(Change, whereChange(filter), { orderBy: { id: 'asc' }, ...options });

@@ -1,0 +1,76 @@
+// A context as text: JSON, written so that it can stand in a comment of any query, whatever it holds.
+
+// bemi.max_context_size as the server has it by default. A larger context would be left out there.
+const MAX_SIZE = 1024 * 1024;
+
+// Deeper JSON may be refused by the server, whose limit depends on its stack.
+const MAX_DEPTH = 500;
+
+const MAX_ERROR_LENGTH = 200;
+
+const unicodeEscape = character => '\\u' + character.charCodeAt(0).toString(16).padStart(4, '0');
+
+/*
+ * What is outside of strings in JSON is harmless, so that every replacement here is within a string,
+ * where an escape means the same as the character.
+ *
+ * - NUL and halves of surrogate pairs: jsonb cannot hold them. Each becomes the replacement character.
+ *   The pattern takes every escape, because the second half of "\\" must not be taken for the
+ *   beginning of another one.
+ * - "/": without it, there is no mark that begins or ends a comment.
+ * - "?": MikroORM's placeholder, also within comments.
+ * - what is not ASCII: a database in another encoding would refuse the query for a character that it
+ *   does not have.
+ */
+const makeSafe = json =>
+  json
+    .replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/gi, escape => (escape.length > 2 ? '\\ufffd' : escape))
+    .replace(/[^ -~]|[/?]/g, unicodeEscape);
+
+function checkDepth(json) {
+  let depth = 0;
+  for (const [mark] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]]/g)) {
+    if (mark === '{' || mark === '[') {
+      if (++depth > MAX_DEPTH) throw new RangeError(`the context is nested more than ${MAX_DEPTH} levels deep`);
+    } else if (mark === '}' || mark === ']') {
+      depth--;
+    }
+  }
+}
+
+function toText(context) {
+  const json = JSON.stringify(context);
+  if (json?.[0] !== '{') throw new TypeError('the context is not an object');
+  // Escapes only make it longer.
+  const text = json.length > MAX_SIZE ? json : makeSafe(json);
+  if (text.length > MAX_SIZE) {
+    throw new RangeError(`the context is ${text.length} bytes long as ASCII, ${MAX_SIZE} are allowed`);
+  }
+  checkDepth(text);
+  return text;
+}
+
+// Anything can be thrown, even what cannot be turned into a string.
+function messageOf(error) {
+  try {
+    return String(error?.message ?? error).slice(0, MAX_ERROR_LENGTH);
+  } catch {
+    return 'unknown error';
+  }
+}
+
+/**
+ * The text of the context that `make` returns; undefined if it returns null or undefined. It never
+ * throws, for a context must not break the query that it explains: what is wrong becomes a warning,
+ * and the context says so. `make` is a function because reading an object can throw, too.
+ */
+export function contextText(make) {
+  try {
+    const context = make();
+    return context === undefined || context === null ? undefined : toText(context);
+  } catch (error) {
+    const bemiError = messageOf(error);
+    process.emitWarning(`bemi: ${bemiError}; changes are stored without their context`, { code: 'BEMI_CONTEXT' });
+    return toText({ bemiError });
+  }
+}
