@@ -1,0 +1,20 @@
+import { Migrator } from '@mikro-orm/migrations';
+import { defineConfig, EntityCaseNamingStrategy } from '@mikro-orm/postgresql';
+import { Change, onQuery } from 'bemi-mikro-orm';
+import { Todo } from './src/todo.js';
+
+export default defineConfig({
+  host: process.env.PGHOST,
+  user: process.env.PGUSER,
+  password: process.env.PGPASSWORD,
+  dbName: process.env.PGDATABASE ?? 'todo',
+  entities: [Todo, Change],
+  // The page's columns are named as its properties are.
+  namingStrategy: EntityCaseNamingStrategy,
+  extensions: [Migrator],
+  migrations: { path: './src/migrations' },
+  // All that the application needs to pass its context:
+  onQuery,
+  // Whoever lets MikroORM compare the database with the entities keeps it from what bemi has made:
+  schemaGenerator: { ignoreSchema: ['bemi'], ignoreTriggers: true },
+});

@@ -1,0 +1,53 @@
+// npm start: a throwaway server with bemi and the application. With PGHOST set, the server is that one.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+const port = process.env.PORT ?? 3000;
+
+// Prints one line that says where the server is, once it is there.
+async function startServer() {
+  const top = fileURLToPath(new URL('../../..', import.meta.url));
+  console.log('building bemi and starting a throwaway server ...');
+  const sandbox = spawn(`${top}test/sandbox`, ['test/serve'], { cwd: top, stdio: ['ignore', 'pipe', 'inherit'] });
+  sandbox.on('exit', () => process.exit());
+  // The sandbox gets Ctrl-C of the terminal itself, and removes the server; then we end, see above.
+  process.on('SIGINT', () => {});
+  process.on('SIGTERM', () => sandbox.kill());
+  const [line] = await once(createInterface({ input: sandbox.stdout }), 'line');
+  return Object.fromEntries(line.split(' ').map(assignment => assignment.split('=')));
+}
+
+let psql = 'psql';
+if (!process.env.PGHOST) {
+  const { PSQL, PGHOST, PGUSER } = await startServer();
+  psql = `${PSQL} -h ${PGHOST} -U ${PGUSER} todo`;
+  Object.assign(process.env, { PGHOST, PGUSER });
+}
+
+const { MikroORM } = await import('@mikro-orm/postgresql');
+const { default: config } = await import('./mikro-orm.config.js');
+const { makeApp } = await import('./src/app.js');
+
+const orm = await MikroORM.init(config);
+await orm.schema.ensureDatabase();
+await orm.migrator.up();
+
+const server = makeApp(orm).listen(port, '127.0.0.1');
+await once(server, 'listening');
+console.log(`
+The audit trail: http://localhost:${port}/changes        Ctrl-C ends the application and its server.
+
+The changes of the documentation:
+
+  json='Content-Type: application/json'
+  curl -H "$json" localhost:${port}/todo -d '{"task": "Sleep", "isCompleted": false}'
+  curl -H "$json" localhost:${port}/todo -d '{"task": "Eat", "isCompleted": false}'
+  curl -H "$json" localhost:${port}/todo -d '{"task": "Repeat", "isCompleted": false}'
+  curl -H "$json" -X PUT localhost:${port}/todo/complete -d '{"id": 26}'
+  curl -H "$json" -X DELETE localhost:${port}/todo/27 -d '{"id": 27}'
+
+  ${psql} -c 'SELECT primary_key, "table", operation, before, after, context, committed_at FROM bemi.changes ORDER BY id'
+`);
