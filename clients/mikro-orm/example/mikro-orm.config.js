@@ -11,6 +11,7 @@ export default defineConfig({
   entities: [Todo, Change],
   // The page's columns are named as its properties are.
   namingStrategy: EntityCaseNamingStrategy,
+  baseDir: import.meta.dirname,
   extensions: [Migrator],
   migrations: { path: './src/migrations' },
   // All that the application needs to pass its context:

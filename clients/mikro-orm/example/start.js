@@ -34,6 +34,8 @@ const { makeApp } = await import('./src/app.js');
 const orm = await MikroORM.init(config);
 await orm.schema.ensureDatabase();
 await orm.migrator.up();
+// The migration did not wait until the worker reads.
+await orm.em.fork().execute("SELECT bemi.sync('60s')");
 
 const server = makeApp(orm).listen(port, '127.0.0.1');
 await once(server, 'listening');

@@ -1,6 +1,7 @@
 // Reading the history.
 
 import { EntitySchema } from '@mikro-orm/core';
+import { storable } from './text.js';
 
 export class Change {}
 
@@ -41,9 +42,10 @@ export function whereChange({ schema, table, key, operation, context, from, to }
   const where = {};
   if (schema !== undefined) where.schema = schema;
   if (table !== undefined) where.table = table;
-  if (key !== undefined) where.primaryKey = keyText(key);
+  // No text in PostgreSQL has a NUL; a search for one finds nothing, rather than fail.
+  if (key !== undefined) where.primaryKey = keyText(key).replaceAll('\0', '\ufffd');
   if (operation !== undefined) where.operation = operation;
-  if (context !== undefined) where.context = { $contains: context };
+  if (context !== undefined) where.context = { $contains: JSON.parse(storable(JSON.stringify(context))) };
   if (from !== undefined || to !== undefined) {
     where.committedAt = {
       ...(from !== undefined && { $gte: new Date(from) }),

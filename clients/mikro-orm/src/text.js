@@ -8,24 +8,25 @@ const MAX_DEPTH = 500;
 
 const MAX_ERROR_LENGTH = 200;
 
+/**
+ * JSON without what jsonb cannot hold: NUL and halves of surrogate pairs become the replacement
+ * character. The pattern takes every escape, because the second half of "\\" must not be taken for
+ * the beginning of another one.
+ */
+export const storable = json =>
+  json.replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/gi, escape => (escape.length > 2 ? '\\ufffd' : escape));
+
 const unicodeEscape = character => '\\u' + character.charCodeAt(0).toString(16).padStart(4, '0');
 
 /*
- * What is outside of strings in JSON is harmless, so that every replacement here is within a string,
- * where an escape means the same as the character.
+ * All of these stand only within strings, where an escape means the same as the character.
  *
- * - NUL and halves of surrogate pairs: jsonb cannot hold them. Each becomes the replacement character.
- *   The pattern takes every escape, because the second half of "\\" must not be taken for the
- *   beginning of another one.
  * - "/": without it, there is no mark that begins or ends a comment.
  * - "?": MikroORM's placeholder, also within comments.
  * - what is not ASCII: a database in another encoding would refuse the query for a character that it
  *   does not have.
  */
-const makeSafe = json =>
-  json
-    .replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/gi, escape => (escape.length > 2 ? '\\ufffd' : escape))
-    .replace(/[^ -~]|[/?]/g, unicodeEscape);
+const safe = json => storable(json).replace(/[^ -~]|[/?]/g, unicodeEscape);
 
 function checkDepth(json) {
   let depth = 0;
@@ -42,7 +43,7 @@ function toText(context) {
   const json = JSON.stringify(context);
   if (json?.[0] !== '{') throw new TypeError('the context is not an object');
   // Escapes only make it longer.
-  const text = json.length > MAX_SIZE ? json : makeSafe(json);
+  const text = json.length > MAX_SIZE ? json : safe(json);
   if (text.length > MAX_SIZE) {
     throw new RangeError(`the context is ${text.length} bytes long as ASCII, ${MAX_SIZE} are allowed`);
   }

@@ -47,7 +47,8 @@ export function makeApp(orm) {
 
   app.delete('/todo/:id', async (req, res) => {
     const todo = await em().findOneOrFail(Todo, { id: Number(req.params.id) });
-    await em().removeAndFlush(todo);
+    em().remove(todo);
+    await em().flush();
     res.sendStatus(204);
   });
 

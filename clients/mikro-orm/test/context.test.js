@@ -1,0 +1,151 @@
+// To whom a context belongs: no other request, timer, listener or nested piece of work may see it.
+
+import assert from 'node:assert/strict';
+import { EventEmitter, once } from 'node:events';
+import http from 'node:http';
+import { Readable } from 'node:stream';
+import test from 'node:test';
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
+import { bemiContext, currentBemiContext, mergeBemiContext, setContext, withBemiContext } from 'bemi-mikro-orm';
+import express from 'express';
+import { warningsOf } from './setup.js';
+
+const user = () => currentBemiContext()?.user;
+
+test('parallel pieces of work keep their own, over awaits, timers, listeners and streams', async () => {
+  const emitter = new EventEmitter().setMaxListeners(0);
+  const seen = await Promise.all(
+    Array.from({ length: 100 }, (_, i) =>
+      withBemiContext({ user: i }, async () => {
+        const users = [user()];
+        const heard = new Promise(resolve => emitter.once(`event ${i}`, () => resolve(user())));
+        await turn();
+        users.push(user());
+        await sleep(i % 7);
+        users.push(user());
+        users.push(await new Promise(resolve => setTimeout(() => resolve(user()), i % 5)));
+        users.push(await new Promise(resolve => process.nextTick(() => resolve(user()))));
+        emitter.emit(`event ${i}`);
+        users.push(await heard);
+        for await (const _ of Readable.from(['a', 'b'])) users.push(user());
+        await Promise.allSettled([Promise.reject(new Error())]);
+        users.push(user());
+        return users;
+      }),
+    ),
+  );
+  seen.forEach((users, i) => assert.deepEqual(users, Array(9).fill(i)));
+  assert.equal(currentBemiContext(), undefined);
+});
+
+test('nested contexts come back out, also after an error', async () => {
+  await withBemiContext({ user: 1 }, async () => {
+    await withBemiContext({ user: 2 }, async () => {
+      await withBemiContext(null, async () => assert.equal(currentBemiContext(), undefined));
+      await turn();
+      assert.equal(user(), 2);
+    });
+    assert.equal(user(), 1);
+    assert.throws(() => withBemiContext({ user: 3 }, () => { throw new Error('out'); }), /out/);
+    await assert.rejects(withBemiContext({ user: 4 }, async () => { await turn(); throw new Error('out'); }), /out/);
+    assert.equal(user(), 1);
+    assert.equal(withBemiContext({ user: 5 }, user), 5);
+  });
+});
+
+test('bemiContext replaces, mergeBemiContext adds, and both end with what is around them', async () => {
+  await withBemiContext({ user: 1 }, async () => {
+    bemiContext({ job: 'a' });
+    assert.deepEqual(currentBemiContext(), { job: 'a' });
+    mergeBemiContext({ step: 1 });
+    await turn();
+    mergeBemiContext({ step: 2 });
+    mergeBemiContext(null);
+    assert.deepEqual(currentBemiContext(), { job: 'a', step: 2 });
+    bemiContext(null);
+    assert.equal(currentBemiContext(), undefined);
+    mergeBemiContext({ user: 2 });
+    assert.deepEqual(currentBemiContext(), { user: 2 });
+  });
+  assert.equal(currentBemiContext(), undefined);
+});
+
+test('parallel calls of bemiContext in one piece of work do not mix', async () => {
+  await withBemiContext({ request: 1 }, async () => {
+    const seen = await Promise.all(
+      [1, 2, 3].map(async i => {
+        mergeBemiContext({ user: i });
+        await sleep(4 - i);
+        return currentBemiContext();
+      }),
+    );
+    assert.deepEqual(seen, [1, 2, 3].map(i => ({ request: 1, user: i })));
+  });
+});
+
+test('a context is what it was when it was set', () => {
+  const context = { list: [1] };
+  withBemiContext(context, () => {
+    context.list.push(2);
+    assert.deepEqual(currentBemiContext(), { list: [1] });
+  });
+});
+
+// Requests one after the other on one connection, which Node takes for one asynchronous execution.
+async function serve(app, use) {
+  const server = http.createServer(app).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  const get = (path, headers = {}) =>
+    new Promise((resolve, reject) =>
+      http
+        .get({ port: server.address().port, path, agent, headers }, async response =>
+          resolve(JSON.parse((await response.toArray()).join('')).user ?? null),
+        )
+        .on('error', reject),
+    );
+  try {
+    await use(get);
+  } finally {
+    agent.destroy();
+    server.close();
+  }
+}
+
+const answer = (req, res) => res.end(JSON.stringify({ user: user() }));
+
+test('outside of setContext, a request does not see what the one before it on its connection has set', () =>
+  serve(
+    (req, res) => {
+      if (req.url === '/set') bemiContext({ user: 7 });
+      answer(req, res);
+    },
+    async get => {
+      assert.deepEqual([await get('/set'), await get('/'), await get('/set'), await get('/')], [7, null, 7, null]);
+    },
+  ));
+
+test('setContext: functions, promises, nothing, errors', async () => {
+  const app = express();
+  const callbacks = {
+    plain: req => ({ user: Number(req.get('user')) }),
+    async: async req => (await sleep(2), { user: Number(req.get('user')) }),
+    nothing: () => undefined,
+    throws: () => { throw new Error('no session'); },
+    rejects: async () => { throw new Error('no session'); },
+  };
+  for (const [name, callback] of Object.entries(callbacks)) app.get(`/${name}`, setContext(callback), answer);
+  app.get('/error', setContext(() => ({ user: 1 })), () => { throw new Error('of the application'); });
+  app.use((error, req, res, next) => res.end(JSON.stringify({ user: error.message })));
+
+  const warnings = await warningsOf(() =>
+    serve(app, async get => {
+      assert.equal(await get('/plain', { user: 1 }), 1);
+      assert.equal(await get('/async', { user: 2 }), 2);
+      for (const name of ['nothing', 'throws', 'rejects']) assert.equal(await get(`/${name}`), null, name);
+      assert.equal(await get('/error'), 'of the application');
+    }),
+  );
+  assert.equal(warnings.length, 2);
+  assert.match(warnings[0], /no session/);
+});
