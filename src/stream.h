@@ -31,6 +31,9 @@ struct BemiStream
 	FmgrInfo	from_utf8;
 
 	char	   *secret;			/* of its messages about tables, or NULL */
+	TimestampTz reads_since;	/* the secret was read so often since then */
+	int			reads;
+	bool		in_doubt;		/* a message was not signed with it */
 	bool		describes;		/* it has bemi.describe() */
 
 	char	   *frame;			/* libpq's memory, until the next frame */

@@ -169,23 +169,23 @@ bemi_stream_now(BemiStream *stream)
 
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
- * table, and where the source can tell and it is asked for, the description that
- * bemi.describe() gives; but for tables of which it leaves something out.  (Row
- * filters and column lists came with PostgreSQL 15.)
+ * table; whether all changes of it are published ("whole"; row filters and column
+ * lists came with PostgreSQL 15); and where the source can tell and it is asked for,
+ * the description that bemi.describe() gives.
  */
 char *
 bemi_stream_published(BemiStream *stream, bool described)
 {
 	char	   *command = psprintf("SELECT (SELECT coalesce(json_agg(json_build_object("
 								   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
+								   " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
+								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL,"
 								   " 'description', %s)), '[]')"
 								   " FROM pg_get_publication_tables(p.pubname::text) t"
 								   " JOIN pg_class c ON c.oid = t.relid"
 								   " JOIN pg_namespace n ON n.oid = c.relnamespace"
-								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
-								   " WHERE p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
-								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)"
+								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid)"
 								   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'",
 								   described && stream->secret ? "bemi.describe(c.oid)" : "NULL");
 	PGresult   *result = bemi_stream_query(stream, command);

@@ -218,8 +218,9 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
 {
 	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) && position < finding->origin;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID};
-	Datum		values[5];
+	bool		is_anew = XLogRecPtrIsInvalid(finding->resume) && position != finding->origin;
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID, BOOLOID};
+	Datum		values[6];
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(server);
@@ -227,11 +228,12 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
 	values[n] = (Datum) 0;
 	values[n + 1] = CStringGetTextDatum(finding->published);
 	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream, true));
+	values[n + 3] = BoolGetDatum(is_anew);
 	/* The list first, so that what it lists is tracked at that time. */
 	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
 
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6)",
+	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, NULL);
 	note_identity(finding);
 	bemi_set_origin(position);
@@ -265,9 +267,8 @@ compare_published(BemiStream *stream, const Finding *finding)
 	bemi_begin_transaction();
 	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)",
 					   lengthof(types), types, values, NULL);
-	/* What it has told when it could be believed need not be true any more. */
-	bemi_run_on_source("DELETE FROM bemi.source_relations WHERE source = $1",
-					   0, NULL, NULL, NULL);
+	/* What it has told when it could be believed need not be all any more. */
+	bemi_run_on_source("SELECT bemi.doubt_descriptions($1)", 0, NULL, NULL, NULL);
 	bemi_end_transaction();
 }
 
