@@ -454,6 +454,40 @@ RESET bemi.context;
 DROP TABLE filtered, part;
 \endif
 
+-- Virtual generated columns (18) are never in the stream, and with REPLICA IDENTITY FULL
+-- the table could not be updated: so it is tracked by its key, or not at all. Nothing
+-- of this prints anything, as older versions cannot do it.
+DO $$
+DECLARE
+	messages text := current_setting('client_min_messages');
+BEGIN
+	IF current_setting('server_version_num')::integer < 180000 THEN
+		RETURN;
+	END IF;
+	PERFORM set_config('client_min_messages', 'error', false);
+	EXECUTE 'CREATE TABLE virtual (id integer PRIMARY KEY, v text, g text GENERATED ALWAYS AS (v || v) VIRTUAL)';
+	CREATE TABLE later (id integer PRIMARY KEY, v text);
+	CREATE TABLE later_keyless (id integer, v text);
+	PERFORM bemi.track('virtual'), bemi.track('later'), bemi.track('later_keyless');
+	EXECUTE 'ALTER TABLE later ADD g text GENERATED ALWAYS AS (v || v) VIRTUAL';
+	EXECUTE 'ALTER TABLE later_keyless ADD g text GENERATED ALWAYS AS (v || v) VIRTUAL';
+	EXECUTE $q$INSERT INTO virtual VALUES (1, 'a'); INSERT INTO later VALUES (1, 'a'); INSERT INTO later_keyless VALUES (1, 'a');
+		UPDATE virtual SET v = 'b'; UPDATE later SET v = 'b'; UPDATE later_keyless SET v = 'b';
+		DELETE FROM virtual; DELETE FROM later; DELETE FROM later_keyless$q$;
+	IF (SELECT string_agg("table" || ' ' || identity, ', ' ORDER BY "table"::text) FROM bemi.tracked
+		WHERE "table"::text IN ('virtual', 'later', 'later_keyless')) IS DISTINCT FROM 'later DEFAULT, virtual DEFAULT' THEN
+		RAISE EXCEPTION 'virtual generated columns: %', (SELECT array_agg(t) FROM bemi.tracked t);
+	END IF;
+	BEGIN
+		PERFORM bemi.track('later_keyless');
+		RAISE EXCEPTION 'a table that cannot be updated is tracked';
+	EXCEPTION WHEN wrong_object_type THEN
+		NULL;
+	END;
+	EXECUTE 'DROP TABLE virtual, later, later_keyless';
+	PERFORM set_config('client_min_messages', messages, false);
+END $$;
+
 CALL bemi.stop(drop_slot => true);
 DROP TABLE noted;
 DROP FUNCTION big, brief, tell, note, follow, differences;
