@@ -1951,7 +1951,7 @@ COMMENT ON FUNCTION bemi.compare_published(text, text, pg_lsn, timestamptz, pg_l
 
 -- From here on every commit is read. What the publication has listed before the slot
 -- was made, and still lists, is tracked from there on; what it lists since, from now.
-CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json, is_anew boolean)
+CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json, descriptions json)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1978,19 +1978,17 @@ BEGIN
 	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 
 	-- What is read on with is of a time when tables may have been other than they are.
-	IF is_anew THEN
-		DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
-	END IF;
-	INSERT INTO bemi.source_relations SELECT close_gap.source, p.relation, p.description
-		FROM json_to_recordset(published) p(relation oid, description jsonb) WHERE p.description IS NOT NULL
-		ON CONFLICT DO NOTHING;
-	IF NOT is_anew THEN
+	IF descriptions IS NULL THEN
 		PERFORM bemi.doubt_descriptions(source);
+	ELSE
+		DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
+		INSERT INTO bemi.source_relations SELECT close_gap.source, d.relation, d.description
+			FROM json_to_recordset(descriptions) d(relation oid, description jsonb);
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, boolean)
-	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists';
+COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
+	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists, and what tables were like there (NULL: the slot is an old one)';
 
 --
 -- Sources: what is read into the history
@@ -2446,7 +2444,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, boolean), bemi.doubt_descriptions(text),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json), bemi.doubt_descriptions(text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;

@@ -114,10 +114,11 @@ extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
 										   uint32 timeline, uint32 former);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
-extern char *bemi_stream_published(BemiStream *stream, bool described);
+extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
-extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot);
+extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
+										  char **snapshot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
 extern void bemi_stream_start(BemiStream *stream, const char *slot,
 							  XLogRecPtr position);
@@ -131,6 +132,7 @@ extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
 
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
+extern char *bemi_stream_descriptions(BemiStream *stream, const char *snapshot);
 
 /* stream_encoding.c */
 extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);

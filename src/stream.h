@@ -62,6 +62,8 @@ extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
 /* stream_source.c */
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
+extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
+									  const char *command);
 
 /* stream_secret.c */
 extern void bemi_stream_read_secret(BemiStream *stream);

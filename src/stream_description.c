@@ -143,3 +143,30 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 	pfree(command);
 	return description;
 }
+
+/*
+ * What the tables of the publication were like when the snapshot was exported, as a
+ * JSON array of objects with OID and description; palloc'd.  Empty where the source
+ * does not tell it through the stream either.
+ */
+char *
+bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
+{
+	PGresult   *result;
+	char	   *descriptions;
+
+	if (stream->secret == NULL)
+		return pstrdup("[]");
+	/* The function knows partitions and FOR ALL TABLES, but only the tables of today. */
+	result = bemi_stream_query_at(stream, snapshot,
+								  "SELECT coalesce(json_agg(json_build_object("
+								  "'relation', c.oid, 'description', bemi.describe(c.oid))), '[]')"
+								  " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION "')"
+								  " UNION SELECT r.prrelid FROM pg_publication p"
+								  " JOIN pg_publication_rel r ON r.prpubid = p.oid"
+								  " WHERE p.pubname = '" BEMI_PUBLICATION "') t(oid)"
+								  " JOIN pg_class c USING (oid)");
+	descriptions = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+	PQclear(result);
+	return descriptions;
+}
