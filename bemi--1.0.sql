@@ -65,15 +65,17 @@ CREATE FUNCTION bemi.ensure_publication()
 AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-		-- Before 18, generated columns are not in the stream.
-		EXECUTE 'CREATE PUBLICATION bemi WITH (publish = ''insert, update, delete, truncate'','
-			' publish_via_partition_root = true'
-			|| CASE WHEN current_setting('server_version_num')::integer >= 180000
-				THEN ', publish_generated_columns = stored)' ELSE ')' END;
+		CREATE PUBLICATION bemi
+			WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+	END IF;
+	-- Before 18, generated columns are not in the stream; from then on, writes to a table
+	-- with REPLICA IDENTITY FULL fail unless they are.
+	IF EXISTS (SELECT FROM pg_publication p WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 'n') THEN
+		EXECUTE 'ALTER PUBLICATION bemi SET (publish_generated_columns = stored)';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists';
+COMMENT ON FUNCTION bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated columns where that can be';
 
 -- The table's partitions, the table itself among them, parents first.
 CREATE FUNCTION bemi.partitions(target regclass)
@@ -176,6 +178,8 @@ CREATE FUNCTION bemi.set_trigger(target regclass, arguments text[])
 AS $$
 DECLARE
 	rel record;
+	enabled text := (SELECT CASE tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'D' THEN 'DISABLE' END
+		FROM pg_trigger WHERE tgrelid = target AND tgname = 'bemi_emit_context');
 BEGIN
 	SELECT n.nspname, c.relname INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
@@ -185,6 +189,10 @@ BEGIN
 		' EXECUTE FUNCTION bemi.emit_context(%s)',
 		CASE WHEN bemi.has_trigger(target) THEN 'OR REPLACE' ELSE '' END, rel.nspname, rel.relname,
 		(SELECT string_agg(quote_literal(a.argument), ', ' ORDER BY a.place) FROM unnest(arguments) WITH ORDINALITY AS a(argument, place)));
+	-- A trigger that is replaced forgets that.
+	IF enabled IS NOT NULL THEN
+		EXECUTE format('ALTER TABLE ONLY %I.%I %s TRIGGER bemi_emit_context', rel.nspname, rel.relname, enabled);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.set_trigger(regclass, text[])
@@ -197,11 +205,20 @@ CREATE FUNCTION bemi.set_attached(target regclass, attached boolean)
 AS $$
 DECLARE
 	arguments text[] := bemi.trigger_arguments(target);
+	lost name;
 BEGIN
-	IF arguments IS NOT NULL THEN
-		arguments[3] := CASE WHEN attached THEN 'attached' ELSE 'table' END;
-		PERFORM bemi.set_trigger(target, arguments);
+	IF arguments IS NULL THEN
+		RETURN;
 	END IF;
+	IF attached THEN
+		FOR lost IN SELECT * FROM bemi.redacted_columns(target) EXCEPT SELECT * FROM bemi.redacted_columns(pg_partition_root(target)) ORDER BY 1 LOOP
+			RAISE WARNING 'column "%" of partition "%" is no longer redacted', lost, target
+				USING DETAIL = 'The rules are those of the partitioned table now.',
+					HINT = format('SELECT bemi.track(%L, redact => ...);', pg_partition_root(target));
+		END LOOP;
+	END IF;
+	arguments[3] := CASE WHEN attached THEN 'attached' ELSE 'table' END;
+	PERFORM bemi.set_trigger(target, arguments);
 END
 $$;
 COMMENT ON FUNCTION bemi.set_attached(regclass, boolean)
@@ -247,6 +264,17 @@ CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
 COMMENT ON FUNCTION bemi.publish(regclass, boolean)
 	IS 'internal: set_published() for the owner of the table, who must have been granted bemi.track()';
 
+-- From 18 on, generated columns can be virtual, which the stream never has; and writes to a
+-- published table fail if its replica identity has one, as FULL does.
+CREATE FUNCTION bemi.can_be_full(target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped)
+$$;
+COMMENT ON FUNCTION bemi.can_be_full(regclass) IS 'internal: can the table be written to with REPLICA IDENTITY FULL?';
+
 -- Why a relation cannot be tracked, NULL if it can.
 CREATE FUNCTION bemi.untrackable(target regclass)
 	RETURNS text
@@ -261,6 +289,8 @@ AS $$
 		WHEN n.nspname = 'bemi' THEN 'It is one of bemi''s own; the history would grow by being kept.'
 		WHEN c.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
 		WHEN c.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
+		WHEN NOT bemi.can_be_full(c.oid) AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+			THEN 'It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.'
 	END
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
 $$;
@@ -319,7 +349,7 @@ BEGIN
 				WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') AS identity_index
 		INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF bemi.has_trigger(target) AND rel.identity = 'f' THEN
+	IF bemi.has_trigger(target) AND rel.identity = 'f' AND bemi.can_be_full(target) THEN
 		RETURN;
 	END IF;
 
@@ -328,12 +358,16 @@ BEGIN
 		PERFORM bemi.set_trigger(target, ARRAY[rel.identity::text, coalesce(rel.identity_index::text, ''),
 			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END]);
 	END IF;
-	IF rel.identity <> 'f' THEN
+	IF NOT bemi.can_be_full(target) THEN
+		IF rel.identity IN ('f', 'n') THEN
+			EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY DEFAULT', rel.schema, rel.name);
+		END IF;
+	ELSIF rel.identity <> 'f' THEN
 		EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and REPLICA IDENTITY FULL';
+COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and, if it can have that, REPLICA IDENTITY FULL';
 
 -- For track(): errors are errors, and an identity that somebody has changed since
 -- is made FULL again.
@@ -444,35 +478,53 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.meant_columns(regclass, jsonb, text) IS 'internal: columns of the table that rules of a kind mean';
 
--- Waits for whoever is writing to the table (by the lock that CREATE TRIGGER takes),
--- so that all who commit later have written under the new rules.
+CREATE FUNCTION bemi.redacted_columns(target regclass)
+	RETURNS SETOF name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bemi.meant_columns(target, bemi.rules(target), 'redact')
+	UNION SELECT bemi.meant_columns(target, bemi.rules(target), 'redact_hash')
+$$;
+COMMENT ON FUNCTION bemi.redacted_columns(regclass) IS 'internal: columns of the table whose values are not stored as they are';
+
+-- Waits for whoever is writing to the table or its partitions (the lock is the one that
+-- CREATE TRIGGER takes), so that all who commit later have written under the new rules.
 CREATE FUNCTION bemi.set_rules(target regclass, kind text, names name[])
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	arguments text[] := bemi.trigger_arguments(target);
-	relname name := (SELECT c.relname FROM pg_class c WHERE c.oid = target);
+	arguments text[];
+	rel record;
 	rule name;
 	rules jsonb;
 	twice name;
+	other text := CASE kind WHEN 'redact' THEN 'redact_hash' ELSE 'redact' END;
 BEGIN
 	IF names IS NULL THEN
 		RETURN;
 	END IF;
+	SELECT n.nspname, c.relname, c.relkind INTO STRICT rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+	EXECUTE format('LOCK TABLE %s %I.%I IN SHARE ROW EXCLUSIVE MODE', CASE rel.relkind WHEN 'p' THEN '' ELSE 'ONLY' END, rel.nspname, rel.relname);
+	arguments := bemi.trigger_arguments(target);
 	IF arguments IS NULL THEN
-		RAISE EXCEPTION 'cannot keep rules for table "%"', relname
+		RAISE EXCEPTION 'cannot keep rules for table "%"', rel.relname
 			USING ERRCODE = 'object_not_in_prerequisite_state',
 				DETAIL = 'Its trigger "bemi_emit_context" was not made by bemi.track().',
 				HINT = format('DROP TRIGGER bemi_emit_context ON %s;', target);
 	END IF;
 	FOREACH rule IN ARRAY names LOOP
 		IF rule IS NULL THEN
-			RAISE EXCEPTION 'column names to % must not be null', kind USING ERRCODE = 'null_value_not_allowed';
+			RAISE EXCEPTION 'column name in rule "%" must not be null', kind
+				USING ERRCODE = 'null_value_not_allowed',
+					DETAIL = 'The rule is a list of column names.',
+					HINT = format('To take it back: SELECT bemi.track(%L, %s => ''{}'');', target, kind);
 		ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
 			AND bemi.is_meant(a.attname, rule::text)) THEN
-			RAISE EXCEPTION 'column "%" of table "%" does not exist', rule, relname
+			RAISE EXCEPTION 'column "%" of table "%" does not exist', rule, rel.relname
 				USING ERRCODE = 'undefined_column',
 					DETAIL = format('It cannot be in the rule "%s".', kind),
 					HINT = 'Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.';
@@ -487,10 +539,11 @@ BEGIN
 	SELECT m INTO twice FROM bemi.meant_columns(target, rules, 'redact') m
 		INTERSECT SELECT m FROM bemi.meant_columns(target, rules, 'redact_hash') m LIMIT 1;
 	IF FOUND THEN
-		RAISE EXCEPTION 'column "%" of table "%" cannot be both redacted and hashed', twice, relname
+		RAISE EXCEPTION 'column "%" of table "%" cannot be both redacted and hashed', twice, rel.relname
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = format('To take a rule back: SELECT bemi.track(%L, %s => ''{}'');', target,
-					CASE kind WHEN 'redact' THEN 'redact_hash' ELSE 'redact' END);
+				DETAIL = format('It is in the rule "%s" already.', other),
+				HINT = format('Give both lists: SELECT bemi.track(%L, %s => %L, %s => %L);', target, kind, names, other,
+					(SELECT coalesce(array_agg(r), '{}') FROM jsonb_array_elements_text(rules -> other) r WHERE NOT bemi.is_meant(twice, r)));
 	END IF;
 	arguments[4] := rules::text;
 	PERFORM bemi.set_trigger(target, arguments);
@@ -509,7 +562,8 @@ BEGIN
 	IF (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
 		IF num_nonnulls(ignore, redact, redact_hash) > 0 THEN
 			RAISE EXCEPTION 'rules are those of the partitioned table, not of partition "%"', target
-				USING ERRCODE = 'wrong_object_type', HINT = format('SELECT bemi.track(%L, ...);', pg_partition_root(target));
+				USING ERRCODE = 'wrong_object_type', DETAIL = 'Changes of partitions are stored under the name of their root.',
+					HINT = format('SELECT bemi.track(%L, ...);', pg_partition_root(target));
 		END IF;
 	ELSE
 		-- First, because it checks the rights. A partition is published with its root.
@@ -760,7 +814,7 @@ COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 
 -- Partitions that were detached still have what they got by their root. Those
 -- that were tracked before they were attached go on being tracked.
-CREATE FUNCTION bemi.release_detached()
+CREATE FUNCTION bemi.release_detached(root regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -769,7 +823,7 @@ DECLARE
 	rel record;
 BEGIN
 	FOR rel IN
-		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] = 'attached'
+		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] AS how, (bemi.trigger_arguments(c.oid))[3] = 'attached'
 				-- anybody can write this into a trigger on a table of his own
 				AND has_function_privilege(c.relowner, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
 				OR bemi.is_marked(c.relnamespace::regnamespace) AS stays
@@ -778,6 +832,10 @@ BEGIN
 			AND NOT c.relispartition AND (bemi.trigger_arguments(c.oid))[3] IN ('partition', 'attached')
 	LOOP
 		IF rel.stays THEN
+			-- One that had its rules from the root must not be without.
+			IF rel.how = 'partition' AND bemi.rules(root) <> '{}' THEN
+				PERFORM bemi.set_trigger(rel.relation, bemi.trigger_arguments(rel.relation) || bemi.rules(root)::text);
+			END IF;
 			PERFORM bemi.set_attached(rel.relation, false);
 			PERFORM bemi.set_published(rel.relation, true);
 		ELSE
@@ -786,7 +844,7 @@ BEGIN
 	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bemi.release_detached() IS 'internal: untracks partitions that were detached from a tracked table';
+COMMENT ON FUNCTION bemi.release_detached(regclass) IS 'internal: untracks partitions that were detached from a tracked table, or goes on tracking them by themselves';
 
 -- What a table needs after it was made or altered.
 CREATE FUNCTION bemi.follow_table(target regclass)
@@ -797,10 +855,27 @@ AS $$
 DECLARE
 	rel record;
 BEGIN
-	SELECT c.relkind, c.relispartition, c.relnamespace::regnamespace AS schema,
+	SELECT c.relname, c.relkind, c.relispartition, c.relreplident AS identity, c.relnamespace::regnamespace AS schema,
 			CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END AS root
 		INTO rel FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND OR bemi.untrackable(target) IS NOT NULL THEN
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	-- It has got a column with which every further write would fail.
+	IF rel.identity = 'f' AND NOT bemi.can_be_full(target) AND bemi.is_published(rel.root) THEN
+		IF bemi.untrackable(target) IS NULL THEN
+			RAISE WARNING 'before is no longer whole in changes of table "%"', rel.relname
+				USING DETAIL = 'It has a virtual generated column, which no replica identity can have.';
+			PERFORM bemi.prepare_table(target);
+		ELSE
+			RAISE WARNING 'table "%" is no longer tracked', pg_catalog.format('%s', rel.root::regclass)
+				USING DETAIL = bemi.untrackable(target);
+			PERFORM bemi.set_published(rel.root, false);
+			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.root) p;
+			RETURN;
+		END IF;
+	END IF;
+	IF bemi.untrackable(target) IS NOT NULL THEN
 		RETURN;
 	END IF;
 	-- It may have another name now.
@@ -816,12 +891,13 @@ BEGIN
 				FROM bemi.partitions(target) p
 				WHERE p.relation <> rel.root AND bemi.is_published(p.relation);
 			IF rel.relkind = 'p' THEN
-				PERFORM bemi.release_detached();
+				PERFORM bemi.release_detached(rel.root);
 			END IF;
-			-- It may have been renamed or moved.
-			IF rel.root = target THEN
-				PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(target) p;
+			-- It may have been renamed or moved; a partition, have another identity.
+			IF rel.root <> target THEN
+				PERFORM bemi.emit_membership(rel.root);
 			END IF;
+			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(rel.root) p;
 			RETURN;
 		END IF;
 	END IF;
@@ -845,7 +921,7 @@ AS $$
 DECLARE
 	rules text := (bemi.trigger_arguments(target))[4];
 BEGIN
-	IF bemi.rules(target) = rules::jsonb AND (SELECT coalesce(bool_and(r.key IN ('ignore', 'redact', 'redact_hash')
+	IF rules IS NULL OR bemi.rules(target) = rules::jsonb AND (SELECT coalesce(bool_and(r.key IN ('ignore', 'redact', 'redact_hash')
 			AND jsonb_typeof(r.value) = 'array'), true) FROM jsonb_each(rules::jsonb) r) THEN
 		RETURN;
 	END IF;
@@ -965,15 +1041,17 @@ BEGIN
 					' EXECUTE FUNCTION bemi.emit_context();', trigger.tgname, trigger.relation);
 	END LOOP;
 
-	-- Rules have been set.
+	-- Rules may have been set.
 	FOR target IN SELECT DISTINCT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
 		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs = 4
+		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs IN (3, 4)
 			AND t.tgfoid = 'bemi.emit_context()'::regprocedure
 	LOOP
 		PERFORM bemi.check_rules(target);
-		PERFORM bemi.emit_membership(target), bemi.tell_again(p.relation) FROM bemi.partitions(target) p
-			WHERE bemi.is_published(target);
+		IF bemi.is_published(target) THEN
+			PERFORM bemi.emit_membership(target);
+			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(target) p;
+		END IF;
 	END LOOP;
 
 	PERFORM bemi.carry_rules(c.objid, r.former, r.present)
@@ -998,7 +1076,9 @@ $$;
 COMMENT ON FUNCTION bemi.follow_ddl()
 	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE')
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
+		-- with which tables and their columns can be renamed, too
+		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER SEQUENCE')
 	EXECUTE FUNCTION bemi.follow_ddl();
 COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
 -- Without it, an update of a new partition would fail; so also for sessions
@@ -1006,7 +1086,8 @@ COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked ta
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
 -- Not SECURITY DEFINER, for it is about who calls. An owner who may not untrack his table
--- must not hide its changes by a trigger with rules either.
+-- must not hide its changes by a trigger with rules either, nor take rules back by one
+-- without; nor must somebody who only may make triggers.
 CREATE FUNCTION bemi.refuse_rules()
 	RETURNS event_trigger
 	LANGUAGE plpgsql
@@ -1016,18 +1097,21 @@ DECLARE
 	target regclass;
 BEGIN
 	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgnargs > 3 AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND NOT has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
+		WHERE c.classid = 'pg_trigger'::regclass AND t.tgfoid = 'bemi.emit_context()'::regprocedure
+			AND (t.tgnargs > 3 OR t.tgnargs = 3 AND bemi.is_published(coalesce(pg_partition_root(k.oid), k.oid)))
+			AND NOT (has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
+				AND pg_has_role(current_user, k.relowner, 'USAGE'))
 	LOOP
 		RAISE EXCEPTION 'permission denied to set rules for table "%"', target
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes the right to call bemi.track().';
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes the owner, and the right to call bemi.track().',
+				HINT = format('GRANT EXECUTE ON FUNCTION bemi.track TO %I;', current_user);
 	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION bemi.refuse_rules()
 	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them';
-CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
 	EXECUTE FUNCTION bemi.refuse_rules();
 COMMENT ON EVENT TRIGGER bemi_refuse_rules IS 'refuses rules for columns from those who may not track tables';
 ALTER EVENT TRIGGER bemi_refuse_rules ENABLE ALWAYS;
@@ -1105,13 +1189,18 @@ CREATE FUNCTION bemi.describe_columns(target regclass)
 	SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION bemi.describe_columns(regclass) IS 'internal: primary key of the table, and what the types of its columns are made of';
 
--- What the stream does not say of a table, but the worker must know of it.
+-- What the stream does not say of a table, but the worker must know of it. Somebody who
+-- has dropped the trigger has not taken back the rules. Of what happens to its root, a
+-- partition that is published by its own name tells nothing.
 CREATE FUNCTION bemi.describe(target regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT bemi.rules(target) || bemi.describe_columns(target)
+	SELECT bemi.rules(t.root) || bemi.describe_columns(target)
+		|| CASE WHEN bemi.trigger_arguments(t.root) IS NULL THEN '{"rules": "unknown"}' ELSE '{}' END::jsonb
+		|| CASE WHEN t.root <> target THEN '{"stale": true}' ELSE '{}' END::jsonb
+	FROM (SELECT coalesce(pg_partition_root(target), target)) t(root)
 $$;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
@@ -1168,7 +1257,7 @@ BEGIN
 		END IF;
 		-- Renamed: nothing is published under the name that the worker asks for.
 		IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-			PERFORM bemi.emit_tracking('ended', c.oid, n.nspname, c.relname)
+			PERFORM bemi.emit_tracking('ended', c.oid, n.nspname, c.relname, bemi.describe(c.oid))
 				FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 				WHERE r.prpubid = publication.oid;
 		END IF;
@@ -1205,7 +1294,9 @@ BEGIN
 			coalesce((SELECT t.objid FROM pg_event_trigger_dropped_objects() t
 				WHERE t.object_type = 'table' AND t.address_names = d.address_names),
 				to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0),
-			d.address_names[1], d.address_names[2])
+			d.address_names[1], d.address_names[2],
+			-- who was writing to it at that time may commit later
+			bemi.describe(to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))))
 		FROM pg_event_trigger_dropped_objects() d
 		WHERE d.object_type = 'publication relation' AND d.address_args[1] = 'bemi';
 END
@@ -1226,7 +1317,9 @@ CREATE VIEW bemi.tracked AS
 		array_remove(ARRAY[
 			CASE WHEN rel.triggers = '{}' THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN rel.disabled THEN 'a trigger is disabled' END,
-			CASE WHEN rel.identity <> 'FULL' THEN 'replica identity is not FULL: before is not whole' END,
+			CASE rel.identity WHEN 'FULL' THEN NULL
+				WHEN 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
+				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			CASE WHEN rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
@@ -1240,7 +1333,7 @@ CREATE VIEW bemi.tracked AS
 	FROM (
 		SELECT c.oid::regclass AS "table", c.relpersistence,
 			EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-				WHERE p.pubname = 'bemi' AND r.prrelid = c.oid
+				WHERE p.pubname = 'bemi' AND r.prrelid = rel.published_as
 					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL) AS partly,
 			c.relispartition AND NOT bemi.has_trigger(pg_partition_root(c.oid)) AS rootless,
 			ARRAY(SELECT t.tgname FROM pg_trigger t
@@ -1255,17 +1348,20 @@ CREATE VIEW bemi.tracked AS
 				WHERE p.pubname = 'bemi'
 					AND (pr.prrelid = c.oid OR pr.prrelid IN (SELECT * FROM pg_partition_ancestors(c.oid)))
 			) AS published,
-			bemi.rules(CASE WHEN c.relispartition AND bemi.has_trigger(pg_partition_root(c.oid))
-				THEN pg_partition_root(c.oid) ELSE c.oid END) AS rules,
+			bemi.rules(rel.published_as) AS rules,
 			-- They came with 15; the view has no such column before.
-			(SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f, pg_namespace n
-				WHERE f.pubname = 'bemi' AND n.oid = c.relnamespace AND f.schemaname = n.nspname AND f.tablename = c.relname
-					AND EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = c.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL)
+			(SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f
+					JOIN pg_namespace n ON f.schemaname = n.nspname
+					JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
+				WHERE f.pubname = 'bemi' AND k.oid = rel.published_as
+					AND EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = k.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL)
 			) AS row_filter,
 			EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
 					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS generated
-		FROM pg_class c WHERE c.relkind IN ('r', 'p')
+		FROM pg_class c, LATERAL (SELECT CASE WHEN c.relispartition AND bemi.has_trigger(pg_partition_root(c.oid))
+				THEN pg_partition_root(c.oid) ELSE c.oid END) AS rel(published_as)
+		WHERE c.relkind IN ('r', 'p')
 	) AS rel
 	WHERE rel.published OR rel.triggers <> '{}';
 COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, and what is wrong with them';
@@ -1704,9 +1800,19 @@ AS $$
 	DELETE FROM bemi.source_relations r WHERE r.source = $1 AND r.relation = $2 AND $3 IS NULL;
 	INSERT INTO bemi.source_relations AS r SELECT $1, $2, $3 WHERE $3 IS NOT NULL
 		ON CONFLICT ON CONSTRAINT source_relations_pkey DO UPDATE SET description = excluded.description
-			WHERE r.description <> excluded.description;
+			|| CASE WHEN excluded.description ? 'rules' THEN (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
+				FROM jsonb_each(r.description) e WHERE e.key IN ('ignore', 'redact', 'redact_hash')) ELSE '{}' END;
 $$;
-COMMENT ON FUNCTION bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is of no interest any more';
+COMMENT ON FUNCTION bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
+
+CREATE FUNCTION bemi.doubt_descriptions(source text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE bemi.source_relations r SET description = r.description || '{"stale": true}' WHERE r.source = $1
+$$;
+COMMENT ON FUNCTION bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
 -- A gap without an end, from where the history is whole: the time of the last change
 -- that is stored, of those up to the position if the source has gone back, and a
@@ -1835,17 +1941,17 @@ CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn,
 AS $$
 	SELECT bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
 		FROM bemi.source_tables t WHERE t.source = $1
-			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(schema text, "table" text)
-				WHERE p.schema = t.schema AND p."table" = t."table");
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(schema text, "table" text, whole boolean)
+				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole);
 	SELECT bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
-		FROM json_to_recordset($7) p(relation oid, schema text, "table" text);
+		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
 $$;
 COMMENT ON FUNCTION bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	IS 'internal: the worker has looked which tables the publication lists';
 
 -- From here on every commit is read. What the publication has listed before the slot
 -- was made, and still lists, is tracked from there on; what it lists since, from now.
-CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json)
+CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json, descriptions json)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1866,18 +1972,23 @@ BEGIN
 				at_lsn, at_time);
 	END IF;
 
-	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text)
-		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid) WHERE b.relation = p.relation);
+	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
+		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, whole boolean) WHERE b.relation = p.relation AND b.whole);
 	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
 	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 
-	DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
-	PERFORM bemi.note_description(source, p.relation, p.description)
-		FROM json_to_recordset(published) p(relation oid, description jsonb);
+	-- What is read on with is of a time when tables may have been other than they are.
+	IF descriptions IS NULL THEN
+		PERFORM bemi.doubt_descriptions(source);
+	ELSE
+		DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
+		INSERT INTO bemi.source_relations SELECT close_gap.source, d.relation, d.description
+			FROM json_to_recordset(descriptions) d(relation oid, description jsonb);
+	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json)
-	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists';
+COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
+	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists, and what tables were like there (NULL: the slot is an old one)';
 
 --
 -- Sources: what is read into the history
@@ -2322,7 +2433,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.un
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
-	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(),
+	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(regclass),
 	bemi.tell_again(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
@@ -2333,7 +2444,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json), bemi.doubt_descriptions(text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;

@@ -114,10 +114,11 @@ extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
 										   uint32 timeline, uint32 former);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
-extern char *bemi_stream_published(BemiStream *stream, bool described);
+extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
-extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot);
+extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
+										  char **snapshot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
 extern void bemi_stream_start(BemiStream *stream, const char *slot,
 							  XLogRecPtr position);
@@ -131,6 +132,7 @@ extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
 
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
+extern char *bemi_stream_descriptions(BemiStream *stream, const char *snapshot);
 
 /* stream_encoding.c */
 extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
@@ -141,6 +143,7 @@ extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
 extern bool bemi_stream_has_secret(const BemiStream *stream);
+extern bool bemi_stream_is_in_doubt(const BemiStream *stream);
 extern char *bemi_stream_hash_key(const BemiStream *stream);
 extern char *bemi_stream_verify(BemiStream *stream, const char *content, int len);
 
@@ -177,13 +180,18 @@ typedef struct BemiType
 	const struct BemiType **field_types;
 } BemiType;
 
-extern const BemiType *bemi_type_of(Oid type, const List *parts);
+typedef struct BemiTypes BemiTypes;
+
+extern BemiTypes *bemi_types_begin(const List *parts);
+extern bool bemi_types_know(BemiTypes *types, Oid oid);
+extern const BemiType *bemi_type_of(BemiTypes *types, Oid oid);
 extern List *bemi_type_parts_elsewhere(const List *parts);
 extern bool bemi_type_is_known(Oid type);
 
 /* ---------- row_rules.c ---------- */
 
 typedef struct BemiRelation BemiRelation;
+typedef struct BemiColumn BemiColumn;
 
 /* What becomes of a column's values. */
 typedef enum BemiRedaction
@@ -196,25 +204,24 @@ typedef enum BemiRedaction
 extern bool bemi_rule_is_prefix(const char *rule);
 extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
 							 const List *redact, const List *redact_hash,
-							 const char *hash_key);
+							 const List *known, const char *hash_key);
 extern bool bemi_rules_keep_update(const BemiRelation *relation,
 								   const LogicalRepTupleData *before,
 								   const LogicalRepTupleData *after);
-extern char *bemi_redacted(const BemiRelation *relation, BemiRedaction redaction,
-						   const char *text, int len);
+extern char *bemi_redacted(const BemiColumn *column, const char *text, int len);
 extern void bemi_rules_init(void);
 
 /* row_description.c */
 extern bool bemi_description_fits(const BemiRelation *relation,
 								  const Jsonb *description);
-extern void bemi_description_apply(BemiRelation *relation,
-								   const Jsonb *description,
-								   const char *hash_key, bool is_local);
+extern void bemi_description_apply(BemiRelation *relation, const Jsonb *first,
+								   const Jsonb *second, const char *hash_key,
+								   bool is_local);
 
 /* ---------- protocol.c ---------- */
 
 /* A column of a table of the source. */
-typedef struct BemiColumn
+struct BemiColumn
 {
 	const char *name;
 	Oid			type_oid;
@@ -222,7 +229,8 @@ typedef struct BemiColumn
 	bool		identity;		/* belongs to the replica identity */
 	bool		ignored;		/* alone, makes no change, see row_rules.c */
 	BemiRedaction redaction;
-} BemiColumn;
+	const char *hash_key;		/* for BEMI_REDACT_HASH; NULL: unknown */
+};
 
 /* A table of the source, as the stream describes it; kept until it changes. */
 struct BemiRelation
@@ -236,8 +244,9 @@ struct BemiRelation
 	BemiColumn *columns;
 	int			key_count;
 	int		   *keys;			/* primary key, as indexes into columns */
+	bool		identity_is_partial;	/* of some partitions, the WAL does not
+										 * hold the old row, and nothing says so */
 	bool		ignores;		/* some of its columns are ignored */
-	const char *hash_key;		/* for redaction; NULL: unknown */
 };
 
 typedef enum BemiEventKind
@@ -293,7 +302,9 @@ typedef struct BemiImage
 {
 	const LogicalRepTupleData *row;
 	const LogicalRepTupleData *old; /* for unchanged TOAST values; or NULL */
-	bool		is_key;			/* holds the replica identity's columns only */
+	bool		is_old;			/* the row before the change */
+	bool		is_key;			/* holds the replica identity's columns only;
+								 * "old" does, if there is one */
 } BemiImage;
 
 extern Jsonb *bemi_row_to_jsonb(const BemiRelation *relation,

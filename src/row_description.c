@@ -10,7 +10,8 @@
  *
  * The object has come over the stream or from the source's catalog.  What is not in
  * it, or not as it should be, is passed over: no key, no rule, and types that are
- * their text.
+ * their text.  Where it can be of another time than the relation, a value is rather
+ * redacted once too often.
  *
  * What is kept goes into the relation's own memory.  Needs a transaction.
  *
@@ -68,6 +69,16 @@ names_of(const Jsonb *description, const char *key)
 	return names;
 }
 
+static bool
+is_true(const Jsonb *description, const char *key)
+{
+	JsonbValue	value;
+
+	return JB_ROOT_IS_OBJECT(description) &&
+		getKeyJsonValueFromContainer((JsonbContainer *) &description->root, key, strlen(key), &value) != NULL &&
+		value.type == jbvBool && value.val.boolean;
+}
+
 /*
  * The parts of types that the description lists.
  */
@@ -121,29 +132,24 @@ has_columns(const BemiRelation *relation, const List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
-	{
-		const char *name = lfirst(cell);
-
-		if (find_column(relation, name) < 0 && !bemi_rule_is_prefix(name))
+		if (find_column(relation, lfirst(cell)) < 0 && !bemi_rule_is_prefix(lfirst(cell)))
 			return false;
-	}
 	return true;
 }
 
 /*
- * Whether the relation's types are all in the description.
+ * Whether the description knows all of the relation's columns.
  */
 static bool
-has_types(const BemiRelation *relation, const List *parts)
+lists_columns(const BemiRelation *relation, const List *names)
 {
 	for (int i = 0; i < relation->column_count; i++)
 	{
-		Oid			type = relation->columns[i].type_oid;
-		bool		found = bemi_type_is_known(type);
+		bool		found = false;
 		ListCell   *cell;
 
-		foreach(cell, parts)
-			if (((BemiTypePart *) lfirst(cell))->type == type)
+		foreach(cell, names)
+			if (strcmp(relation->columns[i].name, lfirst(cell)) == 0)
 				found = true;
 		if (!found)
 			return false;
@@ -152,16 +158,29 @@ has_types(const BemiRelation *relation, const List *parts)
 }
 
 /*
- * Whether the description fits the relation; else it is of another time.  Columns
- * that are only to be ignored need not be there.
+ * Whether all of the relation's types are known.
+ */
+static bool
+has_types(const BemiRelation *relation, BemiTypes *types)
+{
+	for (int i = 0; i < relation->column_count; i++)
+		if (!bemi_types_know(types, relation->columns[i].type_oid))
+			return false;
+	return true;
+}
+
+/*
+ * Whether the description fits the relation and can be relied on; else the source
+ * must be asked.  A rule for a column that is not there is no reason, for it may have
+ * been dropped.
  */
 bool
 bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 {
-	return has_columns(relation, names_of(description, "key")) &&
-		has_columns(relation, names_of(description, "redact")) &&
-		has_columns(relation, names_of(description, "redact_hash")) &&
-		has_types(relation, type_parts_of(description));
+	return !is_true(description, "stale") &&
+		has_columns(relation, names_of(description, "key")) &&
+		lists_columns(relation, names_of(description, "columns")) &&
+		has_types(relation, bemi_types_begin(type_parts_of(description)));
 }
 
 /*
@@ -189,37 +208,64 @@ apply_key(BemiRelation *relation, const List *names)
 }
 
 static void
-apply_types(BemiRelation *relation, const List *parts)
+apply_types(BemiRelation *relation, BemiTypes *types)
 {
 	relation->risky = false;
 	for (int i = 0; i < relation->column_count; i++)
 	{
 		BemiColumn *column = &relation->columns[i];
 
-		column->type = bemi_type_of(column->type_oid, parts);
+		column->type = bemi_type_of(types, column->type_oid);
 		if (column->type->risky)
 			relation->risky = true;
 	}
 }
 
 /*
- * Applies a description to a relation.  hash_key is the key for the hashes of
- * redacted values, NULL if it is not known.  Casts to json are believed only of
- * this very database.
+ * The types' parts, of which casts to json are believed only of this very database.
  */
-void
-bemi_description_apply(BemiRelation *relation, const Jsonb *description,
-					   const char *hash_key, bool is_local)
+static BemiTypes *
+types_of(const Jsonb *description, bool is_local)
 {
-	MemoryContext caller = MemoryContextSwitchTo(relation->memory);
 	List	   *parts = type_parts_of(description);
 
-	if (!is_local)
-		parts = bemi_type_parts_elsewhere(parts);
-	apply_key(relation, names_of(description, "key"));
-	apply_types(relation, parts);
-	bemi_rules_apply(relation, names_of(description, "ignore"),
-					 names_of(description, "redact"),
-					 names_of(description, "redact_hash"), hash_key);
+	return bemi_types_begin(is_local ? parts : bemi_type_parts_elsewhere(parts));
+}
+
+/*
+ * Applies what is known of a table: the first description, which is to be preferred,
+ * and perhaps a second one, of another time, because the first one does not fit.
+ * From that come a key and types where the first has none that fit.  A value is
+ * redacted if one or the other wants it, so that neither a rule that came later
+ * nor one that was taken back since is passed over.
+ *
+ * hash_key is the key for the hashes of redacted values, NULL if it is not known.
+ */
+void
+bemi_description_apply(BemiRelation *relation, const Jsonb *first,
+					   const Jsonb *second, const char *hash_key, bool is_local)
+{
+	MemoryContext caller;
+	List	   *key = names_of(first, "key");
+	List	   *redact = names_of(first, "redact");
+	List	   *redact_hash = names_of(first, "redact_hash");
+	BemiTypes  *types = types_of(first, is_local);
+
+	if (second != NULL)
+	{
+		redact = list_concat(redact, names_of(second, "redact"));
+		redact_hash = list_concat(redact_hash, names_of(second, "redact_hash"));
+		if (!has_columns(relation, key))
+			key = names_of(second, "key");
+		if (!has_types(relation, types))
+			types = types_of(second, is_local);
+	}
+
+	caller = MemoryContextSwitchTo(relation->memory);
+	relation->identity_is_partial = is_true(first, "partly");
+	apply_key(relation, key);
+	apply_types(relation, types);
+	bemi_rules_apply(relation, names_of(first, "ignore"), redact, redact_hash,
+					 names_of(first, "columns"), hash_key);
 	MemoryContextSwitchTo(caller);
 }

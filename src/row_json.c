@@ -27,6 +27,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type_d.h"
 #include "utils/array.h"
@@ -294,6 +295,69 @@ parse_json(char *text)
 }
 
 /*
+ * Appends the character of a code point in this database's encoding, or, if it
+ * has none, what stands for it (see stream_encoding.c).
+ */
+static void
+append_code_point(StringInfo result, Oid conversion, unsigned int code)
+{
+	unsigned char utf8[MAX_MULTIBYTE_CHAR_LEN + 1] = {0};
+	unsigned char converted[MAX_MULTIBYTE_CHAR_LEN * MAX_CONVERSION_GROWTH + 1];
+	int			len = pg_utf_mblen(unicode_to_utf8(code, utf8));
+
+	if (OidIsValid(conversion) &&
+		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(), utf8, len,
+									  converted, sizeof(converted), true) == len)
+		appendStringInfoString(result, (char *) converted);
+	else
+		appendStringInfo(result, "[U+%04X]", code);
+}
+
+/*
+ * The same JSON text, with characters in place of escapes, which jsonb refuses if
+ * the database's encoding is not UTF8 and lacks them; NULL if there are none.
+ * Escapes of ASCII characters stay, zero bytes among them, and so do halves of pairs
+ * without the other.
+ */
+static char *
+without_escapes(const char *text)
+{
+	StringInfoData result;
+	Oid			conversion;
+	bool		found = false;
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return NULL;
+	conversion = FindDefaultConversionProc(PG_UTF8, GetDatabaseEncoding());
+	initStringInfo(&result);
+	while (*text)
+	{
+		unsigned int code;
+		unsigned int low;
+
+		if (text[0] != '\\' || sscanf(text, "\\u%4x", &code) != 1 || code < 0x80)
+		{
+			/* A backslash and what it escapes go together. */
+			int			len = text[0] == '\\' && text[1] != '\0' ? 2 : 1;
+
+			appendBinaryStringInfo(&result, text, len);
+			text += len;
+			continue;
+		}
+		text += strlen("\\u0000");
+		if (is_utf16_surrogate_first(code) && sscanf(text, "\\u%4x", &low) == 1 &&
+			is_utf16_surrogate_second(low))
+		{
+			code = surrogate_pair_to_codepoint(code, low);
+			text += strlen("\\u0000");
+		}
+		append_code_point(&result, conversion, code);
+		found = true;
+	}
+	return found ? result.data : NULL;
+}
+
+/*
  * Converts a value whose conversion may fail; a Conversion.
  */
 static Jsonb *
@@ -331,7 +395,12 @@ risky_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
 	if (fidelity == EXACT)
 		part = convert_value(&work, fidelity);
 	else if (fidelity == CAREFUL)
+	{
 		part = try_conversion(convert_value, &work, fidelity);
+		if (part == NULL && type->kind == BEMI_TYPE_JSON &&
+			(work.text = without_escapes(text)) != NULL)
+			part = try_conversion(convert_value, &work, fidelity);
+	}
 
 	if (part != NULL)
 		jsonb_value(value, part);
@@ -374,12 +443,12 @@ type_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
  * Converts the value of a column that is not NULL, or what is kept instead.
  */
 static void
-column_value(const BemiRelation *relation, const BemiColumn *column,
-			 const StringInfoData *datum, Fidelity fidelity, JsonbValue *value)
+column_value(const BemiColumn *column, const StringInfoData *datum,
+			 Fidelity fidelity, JsonbValue *value)
 {
 	if (column->redaction != BEMI_KEEP)
 	{
-		char	   *instead = bemi_redacted(relation, column->redaction, datum->data, datum->len);
+		char	   *instead = bemi_redacted(column, datum->data, datum->len);
 
 		string_value(value, instead, strlen(instead));
 		return;
@@ -388,18 +457,36 @@ column_value(const BemiRelation *relation, const BemiColumn *column,
 }
 
 /*
+ * Whether an old row, whole or only its key, holds a column's value.  A NULL may
+ * stand for one that is not there.
+ */
+static bool
+old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
+			  bool is_key, int column)
+{
+	return column < old->ncols &&
+		old->colstatus[column] != LOGICALREP_COLUMN_UNCHANGED &&
+		(!is_key || relation->columns[column].identity) &&
+		(!relation->identity_is_partial || old->colstatus[column] != LOGICALREP_COLUMN_NULL);
+}
+
+/*
  * Where the value of a column is to be taken from: the row, or the old row if
- * the row has it unchanged out of line.  NULL if the WAL does not hold it.
+ * the row has it unchanged out of line, which is never NULL.  NULL if the WAL does
+ * not hold it.
  */
 static const LogicalRepTupleData *
-holder_of(const BemiImage *image, int column)
+holder_of(const BemiRelation *relation, const BemiImage *image, int column)
 {
+	if (image->is_old)
+		return old_row_holds(relation, image->row, image->is_key, column) ? image->row : NULL;
 	if (column >= image->row->ncols)
 		return NULL;
 	if (image->row->colstatus[column] != LOGICALREP_COLUMN_UNCHANGED)
 		return image->row;
-	if (image->old != NULL && column < image->old->ncols &&
-		image->old->colstatus[column] != LOGICALREP_COLUMN_UNCHANGED)
+	if (image->old != NULL &&
+		old_row_holds(relation, image->old, image->is_key, column) &&
+		image->old->colstatus[column] != LOGICALREP_COLUMN_NULL)
 		return image->old;
 	return NULL;
 }
@@ -418,10 +505,10 @@ convert_row(const void *arg, Fidelity fidelity)
 	for (int i = 0; i < relation->column_count; i++)
 	{
 		const BemiColumn *column = &relation->columns[i];
-		const LogicalRepTupleData *holder = holder_of(work->image, i);
+		const LogicalRepTupleData *holder = holder_of(relation, work->image, i);
 		JsonbValue	value;
 
-		if (holder == NULL || (work->image->is_key && !column->identity))
+		if (holder == NULL)
 			continue;
 
 		string_value(&value, column->name, strlen(column->name));
@@ -430,7 +517,7 @@ convert_row(const void *arg, Fidelity fidelity)
 		if (holder->colstatus[i] == LOGICALREP_COLUMN_NULL)
 			value.type = jbvNull;
 		else
-			column_value(relation, column, &holder->colvalues[i], fidelity, &value);
+			column_value(column, &holder->colvalues[i], fidelity, &value);
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
@@ -500,13 +587,13 @@ try_conversion(Conversion convert, const void *arg, Fidelity fidelity)
  * Tells whether the row is so long that jsonb's own limits come near.
  */
 static bool
-is_long(const BemiImage *image)
+is_long(const BemiRelation *relation, const BemiImage *image)
 {
 	Size		total = 0;
 
-	for (int i = 0; i < image->row->ncols; i++)
+	for (int i = 0; i < Min(image->row->ncols, relation->column_count); i++)
 	{
-		const LogicalRepTupleData *holder = holder_of(image, i);
+		const LogicalRepTupleData *holder = holder_of(relation, image, i);
 
 		if (holder != NULL && holder->colstatus[i] == LOGICALREP_COLUMN_TEXT)
 			total += holder->colvalues[i].len;
@@ -533,7 +620,7 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	RowToConvert work = {relation, image};
 	Jsonb	   *result = NULL;
 
-	if (!relation->risky && !is_long(image))
+	if (!relation->risky && !is_long(relation, image))
 		return convert_row(&work, EXACT);
 
 	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT < JENTRY_OFFLENMASK / 2,
@@ -552,11 +639,18 @@ Jsonb *
 bemi_text_to_jsonb(const char *text, int len)
 {
 	TextToConvert work = {text, len};
+	Jsonb	   *result;
 
 	if (memchr(text, '\0', len) != NULL ||
 		!pg_verify_mbstr(GetDatabaseEncoding(), text, len, true))
 		return NULL;
-	return try_conversion(convert_text, &work, EXACT);
+	result = try_conversion(convert_text, &work, EXACT);
+	if (result == NULL && (work.text = without_escapes(pnstrdup(text, len))) != NULL)
+	{
+		work.len = strlen(work.text);
+		result = try_conversion(convert_text, &work, EXACT);
+	}
+	return result;
 }
 
 /*
@@ -593,20 +687,22 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < relation->key_count; i++)
 	{
-		int			column = relation->keys[i];
-		BemiRedaction redaction = relation->columns[column].redaction;
-		const LogicalRepTupleData *holder = holder_of(image, column);
+		const BemiColumn *column = &relation->columns[relation->keys[i]];
+		const LogicalRepTupleData *holder = holder_of(relation, image, relation->keys[i]);
+		const StringInfoData *datum;
 		char	   *text;
 		JsonbValue	value;
 
-		if (holder == NULL || holder->colstatus[column] != LOGICALREP_COLUMN_TEXT ||
-			(image->is_key && !relation->columns[column].identity))
+		if (holder == NULL || holder->colstatus[relation->keys[i]] != LOGICALREP_COLUMN_TEXT)
 			return NULL;
-		text = holder->colvalues[column].data;
-		if (redaction != BEMI_KEEP)
-			text = bemi_redacted(relation, redaction, text, holder->colvalues[column].len);
+		datum = &holder->colvalues[relation->keys[i]];
+		text = column->redaction == BEMI_KEEP ? datum->data :
+			bemi_redacted(column, datum->data, datum->len);
 		if (relation->key_count == 1)
 			return bounded_key(text);
+		/* No index could hold it, but the key of today may be of an older row. */
+		if (strlen(text) > LONG_ROW)
+			text = bounded_key(text);
 		string_value(&value, text, strlen(text));
 		pushJsonbValue(&state, WJB_ELEM, &value);
 	}

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "utils/memutils.h"
 #include "utils/varlena.h"
 
 #include "bemi.h"
@@ -28,6 +29,9 @@
 #define SHOWN_HASH_LEN	32
 
 #define REDACTED	"[redacted]"
+
+/* To hash a value takes a copy of it; longer ones are redacted as a whole. */
+#define LONGEST_HASHED	(MaxAllocSize / 2)
 
 static char *ignore_setting = NULL;
 static bool noop_updates = true;
@@ -58,6 +62,17 @@ is_meant(const char *column, const char *name)
 }
 
 static bool
+is_listed(const char *column, const List *names)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (strcmp(column, lfirst(cell)) == 0)
+			return true;
+	return false;
+}
+
+static bool
 is_meant_by_any(const char *column, const List *names)
 {
 	ListCell   *cell;
@@ -69,26 +84,44 @@ is_meant_by_any(const char *column, const List *names)
 }
 
 /*
- * Applies the rules for its columns to a relation, within its memory.  Without a
- * key for hashes (NULL), values are redacted as a whole.
+ * The key for the hashes of a column's values, so that nobody can look them up by
+ * hashing what he likes in a table of his own; NULL without one of the source.
+ */
+static char *
+column_hash_key(const BemiRelation *relation, const char *column, const char *hash_key)
+{
+	char	   *place = psprintf("%u.%s", relation->oid, column);
+
+	return hash_key ? bemi_keyed_hash(hash_key, place, strlen(place)) : NULL;
+}
+
+/*
+ * Applies the rules for its columns to a relation, within its memory.  Where
+ * something is redacted, so is a column whose name is not among those that the rules
+ * knew of: it may be one of them by another name.  Without a key for hashes (NULL),
+ * values are redacted as a whole.
  */
 void
 bemi_rules_apply(BemiRelation *relation, const List *ignore, const List *redact,
-				 const List *redact_hash, const char *hash_key)
+				 const List *redact_hash, const List *known, const char *hash_key)
 {
-	relation->hash_key = hash_key ? pstrdup(hash_key) : NULL;
+	bool		redacts = (redact != NIL || redact_hash != NIL);
+
 	relation->ignores = (ignore != NIL);
 	for (int i = 0; i < relation->column_count; i++)
 	{
 		BemiColumn *column = &relation->columns[i];
 
 		column->ignored = is_meant_by_any(column->name, ignore);
-		if (is_meant_by_any(column->name, redact))
+		column->redaction = BEMI_KEEP;
+		if (is_meant_by_any(column->name, redact) ||
+			(redacts && !is_listed(column->name, known)))
 			column->redaction = BEMI_REDACT;
 		else if (is_meant_by_any(column->name, redact_hash))
+		{
 			column->redaction = BEMI_REDACT_HASH;
-		else
-			column->redaction = BEMI_KEEP;
+			column->hash_key = column_hash_key(relation, column->name, hash_key);
+		}
 	}
 }
 
@@ -125,7 +158,8 @@ is_changed(const LogicalRepTupleData *before, const LogicalRepTupleData *after,
 /*
  * Whether an update of the relation leaves a change behind: no, if it changed
  * only ignored columns, or nothing at all and such are not wanted.  "before" is
- * the whole old row, or NULL if the WAL does not hold it.
+ * the whole old row; but of some partitions it may hold no more than a changed key,
+ * which is reason enough to keep it.
  */
 bool
 bemi_rules_keep_update(const BemiRelation *relation,
@@ -134,7 +168,7 @@ bemi_rules_keep_update(const BemiRelation *relation,
 {
 	bool		changed = false;
 
-	if (before == NULL || before->ncols != after->ncols ||
+	if (before->ncols != after->ncols ||
 		(noop_updates && !relation->ignores && ignored_everywhere == NULL))
 		return true;
 	for (int i = 0; i < Min(relation->column_count, after->ncols); i++)
@@ -154,13 +188,12 @@ bemi_rules_keep_update(const BemiRelation *relation,
  * What stands for a value of a redacted column, palloc'd.
  */
 char *
-bemi_redacted(const BemiRelation *relation, BemiRedaction redaction,
-			  const char *text, int len)
+bemi_redacted(const BemiColumn *column, const char *text, int len)
 {
-	if (redaction == BEMI_REDACT || relation->hash_key == NULL)
+	if (column->redaction == BEMI_REDACT || column->hash_key == NULL || len > LONGEST_HASHED)
 		return pstrdup(REDACTED);
 	return psprintf("[redacted:%.*s]", SHOWN_HASH_LEN,
-					bemi_keyed_hash(relation->hash_key, text, len));
+					bemi_keyed_hash(column->hash_key, text, len));
 }
 
 /*

@@ -18,6 +18,9 @@
  * arrays of texts, and composites as rows of texts, by the server's own functions;
  * so those of types that are not known here can be read, too.
  *
+ * Each type is described once for a relation, however often it takes part: a few
+ * composites, each with two fields of the one before, would else be millions.
+ *
  * A description lives in the memory context that was current when it was made, the
  * relation's.  Needs a transaction.
  *
@@ -31,8 +34,9 @@
 #include "catalog/pg_cast.h"
 #include "catalog/pg_language_d.h"
 #include "catalog/pg_proc.h"
-#include "catalog/pg_type_d.h"
+#include "catalog/pg_type.h"
 #include "utils/fmgroids.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -41,15 +45,82 @@
 /* Deeper than any type that somebody needs; what a broken source may say ends there. */
 #define DEEPEST_TYPE	64
 
-static const BemiType *describe(Oid oid, const List *parts, int depth);
+/* What is known of one type while a relation's types are described. */
+typedef struct TypeEntry
+{
+	Oid			oid;			/* hash key, must be first */
+	List	   *parts;			/* of BemiTypePart, in order */
+	const BemiType *described;	/* NULL: not yet */
+} TypeEntry;
+
+struct BemiTypes
+{
+	HTAB	   *entries;		/* by OID */
+};
+
+static const BemiType *describe(BemiTypes *types, Oid oid, int depth);
+
+static TypeEntry *
+entry_for(BemiTypes *types, Oid oid)
+{
+	bool		found;
+	TypeEntry  *entry = hash_search(types->entries, &oid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		entry->parts = NIL;
+		entry->described = NULL;
+	}
+	return entry;
+}
 
 /*
- * Whether a type is one of the server's own, whose OID means the same everywhere.
+ * Begins to describe types, of which these are the parts; lives in the current memory
+ * context.
+ */
+BemiTypes *
+bemi_types_begin(const List *parts)
+{
+	BemiTypes  *types = palloc(sizeof(BemiTypes));
+	HASHCTL		control = {0};
+	ListCell   *cell;
+
+	control.keysize = sizeof(Oid);
+	control.entrysize = sizeof(TypeEntry);
+	control.hcxt = CurrentMemoryContext;
+	types->entries = hash_create("bemi types", 32, &control,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	foreach(cell, parts)
+	{
+		BemiTypePart *part = lfirst(cell);
+		TypeEntry  *entry = entry_for(types, part->type);
+
+		entry->parts = lappend(entry->parts, part);
+	}
+	return types;
+}
+
+/*
+ * Whether something is known of a type.
+ */
+bool
+bemi_types_know(BemiTypes *types, Oid oid)
+{
+	return bemi_type_is_known(oid) ||
+		hash_search(types->entries, &oid, HASH_FIND, NULL) != NULL;
+}
+
+/*
+ * Whether a type is one of the server's own, which is the same everywhere.  Rows of
+ * system catalogs are not: they differ between versions.
  */
 bool
 bemi_type_is_known(Oid type)
 {
-	return type < FirstGenbkiObjectId;
+	Oid			element = get_element_type(type);
+
+	return type < FirstGenbkiObjectId &&
+		get_typtype(OidIsValid(element) ? element : type) != TYPTYPE_COMPOSITE;
 }
 
 static BemiType *
@@ -89,9 +160,9 @@ make_array(Oid oid, const BemiType *element, Oid input, Oid parsed_as)
  * they are.
  */
 static BemiType *
-describe_known_array(Oid oid, Oid element_oid)
+describe_known_array(BemiTypes *types, Oid oid, Oid element_oid)
 {
-	const BemiType *element = bemi_type_of(element_oid, NIL);
+	const BemiType *element = bemi_type_of(types, element_oid);
 	Oid			input;
 	Oid			output;
 	Oid			parameter;
@@ -112,7 +183,7 @@ describe_known_array(Oid oid, Oid element_oid)
  * One of the server's own types.
  */
 static BemiType *
-describe_known(Oid oid)
+describe_known(BemiTypes *types, Oid oid)
 {
 	Oid			element;
 
@@ -138,47 +209,51 @@ describe_known(Oid oid)
 	/* A newer server may have some that this one has not: texts, then. */
 	element = get_element_type(oid);
 	if (OidIsValid(element))
-		return describe_known_array(oid, element);
+		return describe_known_array(types, oid, element);
 	return make_type(oid, BEMI_TYPE_TEXT);
 }
 
 /*
  * An array of a type that is not the server's own.  Its elements are read as
- * texts, which is possible only if they are parted by commas.
+ * texts if they are parted by commas, else as what a domain is over (box).
  */
 static BemiType *
-describe_array(Oid oid, const BemiTypePart *part, const List *parts, int depth)
+describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
 {
-	if (part->name[0] != ',')
-		return make_type(oid, BEMI_TYPE_TEXT);
-	return make_array(oid, describe(part->other, parts, depth + 1), F_ARRAY_IN, TEXTOID);
+	const BemiType *element = describe(types, part->other, depth + 1);
+
+	if (part->name != NULL && part->name[0] == ',')
+		return make_array(oid, element, F_ARRAY_IN, TEXTOID);
+	if (bemi_type_is_known(element->oid))
+		return make_array(oid, element, F_ARRAY_IN, element->oid);
+	return make_type(oid, BEMI_TYPE_TEXT);
 }
 
 /*
  * A composite: read as a row of texts, one for each field.
  */
 static BemiType *
-describe_composite(Oid oid, const List *parts, int depth)
+describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
 {
-	BemiType   *type = make_type(oid, BEMI_TYPE_COMPOSITE);
-	int			limit = Max(list_length(parts), 1);
+	BemiType   *type = make_type(entry->oid, BEMI_TYPE_COMPOSITE);
+	int			limit = list_length(entry->parts);
 	TupleDesc	row;
 	ListCell   *cell;
 
 	type->field_names = palloc(sizeof(char *) * limit);
 	type->field_types = palloc(sizeof(BemiType *) * limit);
-	foreach(cell, parts)
+	foreach(cell, entry->parts)
 	{
 		const BemiTypePart *part = lfirst(cell);
 
-		if (part->type != oid || part->kind != 'f')
+		if (part->kind != 'f' || part->name == NULL)
 			continue;
-		type->field_names[type->field_count] = part->name;
-		type->field_types[type->field_count] = describe(part->other, parts, depth + 1);
+		type->field_names[type->field_count] = pstrdup(part->name);
+		type->field_types[type->field_count] = describe(types, part->other, depth + 1);
 		type->field_count++;
 	}
 	if (type->field_count > MaxTupleAttributeNumber)
-		return make_type(oid, BEMI_TYPE_TEXT);
+		return make_type(entry->oid, BEMI_TYPE_TEXT);
 
 	row = CreateTemplateTupleDesc(type->field_count);
 	for (int i = 1; i <= type->field_count; i++)
@@ -230,42 +305,60 @@ describe_json_cast(Oid oid, Oid cast)
 	return type;
 }
 
+/*
+ * A type that is made of parts.
+ */
 static const BemiType *
-describe(Oid oid, const List *parts, int depth)
+describe_parts(BemiTypes *types, TypeEntry *entry, int depth)
 {
 	ListCell   *cell;
 
-	if (bemi_type_is_known(oid))
-		return describe_known(oid);
-	foreach(cell, parts)
+	foreach(cell, entry->parts)
 	{
 		const BemiTypePart *part = lfirst(cell);
 
-		if (part->type != oid || depth > DEEPEST_TYPE)
-			continue;
 		switch (part->kind)
 		{
 			case 'd':
-				return describe(part->other, parts, depth + 1);
+				return describe(types, part->other, depth + 1);
 			case 'a':
-				return describe_array(oid, part, parts, depth);
+				return describe_array(types, entry->oid, part, depth);
 			case 'c':
-				return describe_composite(oid, parts, depth);
+				return describe_composite(types, entry, depth);
 			case 'j':
-				return describe_json_cast(oid, part->other);
+				return describe_json_cast(entry->oid, part->other);
 		}
 	}
-	return make_type(oid, BEMI_TYPE_TEXT);
+	return make_type(entry->oid, BEMI_TYPE_TEXT);
+}
+
+static const BemiType *
+describe(BemiTypes *types, Oid oid, int depth)
+{
+	const BemiType *type;
+	TypeEntry  *entry = entry_for(types, oid);
+
+	CHECK_FOR_INTERRUPTS();
+	if (entry->described != NULL)
+		return entry->described;
+	if (bemi_type_is_known(oid))
+		type = describe_known(types, oid);
+	else if (depth > DEEPEST_TYPE)
+		type = make_type(oid, BEMI_TYPE_TEXT);
+	else
+		type = describe_parts(types, entry, depth);
+
+	entry->described = type;
+	return type;
 }
 
 /*
- * Describes a type.  The parts must be those of all types that are not the
- * server's own and take part in it; what they leave out is taken for a text.
+ * Describes a type.  What its parts leave out is taken for a text.
  */
 const BemiType *
-bemi_type_of(Oid type, const List *parts)
+bemi_type_of(BemiTypes *types, Oid oid)
 {
-	return describe(type, parts, 0);
+	return describe(types, oid, 0);
 }
 
 /*

@@ -202,32 +202,45 @@ take_tracking(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
+ * What the source says today of a table, as jsonb.
+ */
+static Jsonb *
+ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
+{
+	char	   *text = bemi_stream_describe(stitch->stream, relation->oid);
+	Jsonb	   *description = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
+
+	if (description == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("source gave no description of table \"%s.%s\"",
+						relation->schema, relation->table)));
+	return description;
+}
+
+/*
  * The stream has described a table.  What it is like beside that, the source has
- * told before, in its place between the changes; else it is asked for what it is
- * like today.
+ * told before, in its place between the changes.  Where it has not, or that does not
+ * fit, or there is doubt, it is asked for what the table is like today, which is
+ * preferred only where the source's messages cannot be believed.
  */
 static void
 take_relation(BemiStitch *stitch, BemiRelation *relation)
 {
-	Jsonb	   *description = NULL;
+	bool		is_believed = bemi_stream_has_secret(stitch->stream);
+	Jsonb	   *told = bemi_history_description(stitch->history, relation);
+	Jsonb	   *today = NULL;
+	Jsonb	   *first;
 
-	if (bemi_stream_has_secret(stitch->stream))
-		description = bemi_history_description(stitch->history, relation);
-	else
+	if (!is_believed)
 		bemi_history_begin_tracking(stitch->history, relation,
 									stitch->commit_lsn, stitch->committed_at);
-	if (description == NULL || !bemi_description_fits(relation, description))
-	{
-		char	   *text = bemi_stream_describe(stitch->stream, relation->oid);
-
-		description = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
-		if (description == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("source gave no description of table \"%s.%s\"",
-							relation->schema, relation->table)));
-	}
-	bemi_description_apply(relation, description, bemi_stream_hash_key(stitch->stream),
+	if (!is_believed || told == NULL || bemi_stream_is_in_doubt(stitch->stream) ||
+		!bemi_description_fits(relation, told))
+		today = ask_for_description(stitch, relation);
+	first = is_believed && told ? told : today;
+	bemi_description_apply(relation, first, first == told ? today : told,
+						   bemi_stream_hash_key(stitch->stream),
 						   bemi_stream_is_here(stitch->stream));
 }
 
@@ -247,7 +260,8 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 
 	/* Also of one that is not kept: ids do not depend on rules. */
 	stitch->ordinal++;
-	if (before && after && !bemi_rules_keep_update(relation, after->old, after->row))
+	if (before && after && !before->is_key &&
+		!bemi_rules_keep_update(relation, before->row, after->row))
 		return;
 	make_id(stitch, &change.id);
 	change.schema = relation->schema;
@@ -281,10 +295,11 @@ add_truncates(BemiStitch *stitch, const BemiEvent *event)
 void
 bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 {
-	BemiImage	before = {&event->before, NULL, event->before_is_key};
-	bool		old_is_whole = event->has_before && !event->before_is_key;
-	BemiImage	after = {&event->after, old_is_whole ? &event->before : NULL, false};
+	BemiImage	before = {.row = &event->before,.is_old = true,.is_key = event->before_is_key};
+	BemiImage	after = {.row = &event->after,.is_key = event->before_is_key};
 
+	if (event->has_before)
+		after.old = &event->before;
 	switch (event->kind)
 	{
 		case BEMI_EVENT_BEGIN:

@@ -31,6 +31,9 @@ struct BemiStream
 	FmgrInfo	from_utf8;
 
 	char	   *secret;			/* of its messages about tables, or NULL */
+	TimestampTz reads_since;	/* the secret was read so often since then */
+	int			reads;
+	bool		in_doubt;		/* a message was not signed with it */
 	bool		describes;		/* it has bemi.describe() */
 
 	char	   *frame;			/* libpq's memory, until the next frame */
@@ -59,6 +62,8 @@ extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
 /* stream_source.c */
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
+extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
+									  const char *command);
 
 /* stream_secret.c */
 extern void bemi_stream_read_secret(BemiStream *stream);

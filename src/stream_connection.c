@@ -43,9 +43,11 @@ static const char *const session_settings[][2] = {
 	{"timezone", "UTC"},
 	{"search_path", ""},
 	{"bytea_output", "hex"},
+	{"quote_all_identifiers", "off"},
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
-	{"idle_session_timeout", "0"}
+	{"idle_session_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"}
 };
 
 /* From this version on there is transaction_timeout, too. */

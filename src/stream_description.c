@@ -5,12 +5,15 @@
  *
  * The stream gives names and type OIDs of a table's columns, but neither its primary
  * key (with REPLICA IDENTITY FULL it flags every column) nor what types are made
- * of.  One query to the catalog tells both, as a JSON object:
+ * of.  One query to the catalog tells these, as a JSON object:
  *
- *	{"key": ["id"], "types": [["16402", "d", "23", null], ...]}
+ *	{"key": ["id"], "columns": ["id", "name"], "partly": false,
+ *	 "types": [["16402", "d", "23", null], ...]}
  *
- * with the names of the key's columns in key order, and the parts of all types
- * that are not the server's own and take part in a column, see BemiTypePart.
+ * with the names of the key's columns in key order; of all columns; whether it is a partitioned
+ * table, some of whose partitions have another replica identity than FULL (the
+ * stream says that of the root); and the parts of all types that are not the
+ * server's own and take part in a column, see BemiTypePart.
  *
  * A source with the extension asks itself, by bemi.describe_columns(), when a table
  * is tracked or altered, and sends the answer through the stream (bemi.describe() in
@@ -59,18 +62,25 @@ static const char *const description_query =
 " UNION ALL SELECT 'j', c.castfunc, NULL, 1 FROM pg_cast c"
 " JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_language l ON l.oid = f.prolang"
 " WHERE c.castsource = p.oid AND c.casttarget = 'json'::regtype AND p.typtype = 'b' AND l.lanname = 'c'"
-") part(kind, other, name, place) WHERE t.oid >= %u"
+") part(kind, other, name, place) WHERE t.oid >= %u OR p.typtype = 'c'"
+" OR EXISTS (SELECT FROM pg_type e WHERE e.oid = p.typelem AND e.typtype = 'c')"
 ") SELECT json_build_object('key', (SELECT coalesce(json_agg(a.attname ORDER BY k.place), '[]')"
 " FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place), pg_attribute a"
 " WHERE i.indrelid = %s AND i.indisprimary AND k.place <= i.indnkeyatts"
 " AND a.attrelid = i.indrelid AND a.attnum = k.attnum),"
+" 'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a"
+" WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped),"
+" 'partly', (SELECT CASE c.relkind WHEN 'p' THEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t"
+" JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf AND l.relreplident <> 'f')"
+" ELSE false END FROM pg_class c WHERE c.oid = %s),"
 " 'types', (SELECT coalesce(json_agg(json_build_array(part.oid::text, part.kind, part.other::text, part.name)"
 " ORDER BY part.oid, part.place), '[]') FROM part))";
 
 static char *
 query_for(const char *relation)
 {
-	return psprintf(description_query, relation, FirstGenbkiObjectId, relation);
+	return psprintf(description_query, relation, FirstGenbkiObjectId,
+					relation, relation, relation);
 }
 
 /*
@@ -132,4 +142,31 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 	PQclear(result);
 	pfree(command);
 	return description;
+}
+
+/*
+ * What the tables of the publication were like when the snapshot was exported, as a
+ * JSON array of objects with OID and description; palloc'd.  Empty where the source
+ * does not tell it through the stream either.
+ */
+char *
+bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
+{
+	PGresult   *result;
+	char	   *descriptions;
+
+	if (stream->secret == NULL)
+		return pstrdup("[]");
+	/* The function knows partitions and FOR ALL TABLES, but only the tables of today. */
+	result = bemi_stream_query_at(stream, snapshot,
+								  "SELECT coalesce(json_agg(json_build_object("
+								  "'relation', c.oid, 'description', bemi.describe(c.oid))), '[]')"
+								  " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION "')"
+								  " UNION SELECT r.prrelid FROM pg_publication p"
+								  " JOIN pg_publication_rel r ON r.prpubid = p.oid"
+								  " WHERE p.pubname = '" BEMI_PUBLICATION "') t(oid)"
+								  " JOIN pg_class c USING (oid)");
+	descriptions = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+	PQclear(result);
+	return descriptions;
 }

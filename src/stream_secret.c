@@ -20,11 +20,16 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "stream.h"
 
 /* What the key of hashes is made of, beside the secret. */
 #define HASH_PURPOSE	"bemi.redact_hash"
+
+/* Who writes messages that are not signed does not make us ask more often. */
+#define READS				10
+#define READS_INTERVAL_MS	1000
 
 /*
  * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits.
@@ -63,7 +68,8 @@ bemi_keyed_hash(const char *key, const char *bytes, int len)
 
 /*
  * Asks the source for its secret, and whether it can describe its tables, into
- * the memory that the stream lives in.
+ * the memory that the stream lives in.  One that was readable before is kept, since
+ * messages that it has signed may still come.
  */
 void
 bemi_stream_read_secret(BemiStream *stream)
@@ -80,17 +86,18 @@ bemi_stream_read_secret(BemiStream *stream)
 	readable = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "t") == 0;
 	stream->describes = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 1), "t") == 0;
 	PQclear(result);
+	if (!readable)
+		return;
 
-	if (stream->secret != NULL)
-		pfree(stream->secret);
-	stream->secret = NULL;
-	if (readable)
+	result = bemi_stream_query(stream, "SELECT value FROM bemi.secret");
+	if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0))
 	{
-		result = bemi_stream_query(stream, "SELECT value FROM bemi.secret");
+		if (stream->secret != NULL)
+			pfree(stream->secret);
 		stream->secret = MemoryContextStrdup(GetMemoryChunkContext(stream),
 											 PQgetvalue(result, 0, 0));
-		PQclear(result);
 	}
+	PQclear(result);
 }
 
 /*
@@ -114,27 +121,62 @@ bemi_stream_hash_key(const BemiStream *stream)
 }
 
 /*
+ * Whether a message came whose signature was not the source's: somebody plays, or
+ * something was told that could not be believed.
+ */
+bool
+bemi_stream_is_in_doubt(const BemiStream *stream)
+{
+	return stream->in_doubt;
+}
+
+/*
+ * Whether the source may be asked for its secret once more, and takes note of it.
+ */
+static bool
+may_read_again(BemiStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (TimestampDifferenceExceeds(stream->reads_since, now, READS_INTERVAL_MS))
+	{
+		stream->reads_since = now;
+		stream->reads = 0;
+	}
+	return stream->reads++ < READS;
+}
+
+static bool
+is_signed(const BemiStream *stream, const char *signature, const char *message, int len)
+{
+	return stream->secret != NULL &&
+		memcmp(bemi_keyed_hash(stream->secret, message, len), signature, BEMI_HASH_LEN) == 0;
+}
+
+/*
  * The part of a message of bemi.emit_tracking() that is signed, as a palloc'd
  * string in this database's encoding; NULL if the signature is not the source's.
- * Before it says so, it asks the source anew: the extension may have been made
- * after the connection.
+ * Before it says so, it asks the source anew, though not too often: the extension may
+ * have been made after the connection.
  */
 char *
 bemi_stream_verify(BemiStream *stream, const char *content, int len)
 {
 	char	   *message;
-	bool		valid = false;
 
 	if (len <= BEMI_HASH_LEN || memchr(content, '\0', len) != NULL)
 		return NULL;
 	message = pnstrdup(content + BEMI_HASH_LEN, len - BEMI_HASH_LEN);
 	len -= BEMI_HASH_LEN;
-	for (int attempt = 0; attempt < 2 && !valid; attempt++)
+	if (!is_signed(stream, content, message, len))
 	{
-		if (attempt == 1)
+		if (may_read_again(stream))
 			bemi_stream_read_secret(stream);
-		valid = stream->secret != NULL &&
-			memcmp(bemi_keyed_hash(stream->secret, message, len), content, BEMI_HASH_LEN) == 0;
+		if (!is_signed(stream, content, message, len))
+		{
+			stream->in_doubt = true;
+			return NULL;
+		}
 	}
-	return valid ? bemi_stream_text(stream, message, &len) : NULL;
+	return bemi_stream_text(stream, message, &len);
 }

@@ -4,8 +4,8 @@
  *		What is asked of a source beside the stream.
  *
  * Who are you, what has become of my slot, make one, drop it, what does the
- * publication list, what does the slot cost you.  Replication commands go over the replication connection, SQL over one of
- * its own, also before the stream begins.  For a walsender must have looked at no
+ * publication list, what does the slot cost you.  Replication commands go over the
+ * replication connection, SQL over one of its own, also before the stream begins.  For a walsender must have looked at no
  * catalog before it streams: it would keep in its caches what is there today, and
  * decode the past with it.  A publication that was made anew, or a partition that
  * was detached since, would make it pass over changes without a word.
@@ -60,6 +60,25 @@ bemi_stream_query(BemiStream *stream, const char *command)
 {
 	return bemi_stream_run_command(stream, catalog_connection(stream), command,
 								   PGRES_TUPLES_OK);
+}
+
+/*
+ * Runs a query that sees what an exported snapshot shows.
+ */
+PGresult *
+bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *command)
+{
+	PGconn	   *conn = catalog_connection(stream);
+	PGresult   *result;
+
+	PQclear(bemi_stream_run_command(stream, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+									PGRES_COMMAND_OK));
+	PQclear(bemi_stream_run_command(stream, conn,
+									psprintf("SET TRANSACTION SNAPSHOT %s", quote_literal_cstr(snapshot)),
+									PGRES_COMMAND_OK));
+	result = bemi_stream_query(stream, command);
+	PQclear(bemi_stream_run_command(stream, conn, "COMMIT", PGRES_COMMAND_OK));
+	return result;
 }
 
 static XLogRecPtr
@@ -169,26 +188,22 @@ bemi_stream_now(BemiStream *stream)
 
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
- * table, and where the source can tell and it is asked for, the description that
- * bemi.describe() gives; but for tables of which it leaves something out.  (Row
- * filters and column lists came with PostgreSQL 15.)
+ * table, and whether all changes of it are published ("whole"; row filters and
+ * column lists came with PostgreSQL 15).
  */
 char *
-bemi_stream_published(BemiStream *stream, bool described)
+bemi_stream_published(BemiStream *stream)
 {
-	char	   *command = psprintf("SELECT (SELECT coalesce(json_agg(json_build_object("
+	PGresult   *result = bemi_stream_query(stream, "SELECT (SELECT coalesce(json_agg(json_build_object("
 								   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
-								   " 'description', %s)), '[]')"
+								   " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
+								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)), '[]')"
 								   " FROM pg_get_publication_tables(p.pubname::text) t"
 								   " JOIN pg_class c ON c.oid = t.relid"
 								   " JOIN pg_namespace n ON n.oid = c.relnamespace"
-								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
-								   " WHERE p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
-								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)"
-								   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'",
-								   described && stream->secret ? "bemi.describe(c.oid)" : "NULL");
-	PGresult   *result = bemi_stream_query(stream, command);
+								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid)"
+								   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'");
 	char	   *tables;
 
 	if (PQntuples(result) == 0)
@@ -245,15 +260,18 @@ is_standby(BemiStream *stream)
  * Makes the slot and returns the position from which it sees every commit.
  * Waits for all transactions that are running at the source.  From 17 on, the
  * source's standbys are to carry it, too, unless it is one itself.
+ *
+ * *snapshot shows what was committed up to there.  It lasts until the next command
+ * over the replication connection.
  */
 XLogRecPtr
-bemi_stream_create_slot(BemiStream *stream, const char *slot)
+bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 {
 	bool		failover = PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
 		!is_standby(stream);
 	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
 								   quote_identifier(slot),
-								   failover ? "(SNAPSHOT 'nothing', FAILOVER true)" : "NOEXPORT_SNAPSHOT");
+								   failover ? "(SNAPSHOT 'export', FAILOVER true)" : "EXPORT_SNAPSHOT");
 	PGresult   *result;
 	XLogRecPtr	position;
 
@@ -261,6 +279,7 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot)
 	result = ask_walsender(stream, command);
 	stream->patient = false;
 	position = lsn_value(result, 1);
+	*snapshot = pstrdup(PQgetvalue(result, 0, 2));
 	PQclear(result);
 	return position;
 }

@@ -174,20 +174,23 @@ record_loss(const Finding *finding)
 }
 
 /*
- * Makes a slot, unless an earlier worker came just so far, and returns the
- * position from which it sees every commit.  A slot that is there while a gap
- * is open may be the one that was given up: to read on with it could store
- * again what is stored.
+ * Makes a slot and returns the position from which it sees every commit, and what the
+ * tables were like there.  One that is there may have been given up, and to read on
+ * with it could store again what is stored; or an earlier worker came just so far, and
+ * nobody knows any more what the tables were like.
  */
 static XLogRecPtr
-make_slot(BemiStream *stream, const Finding *finding, bool gap_open)
+make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 {
+	XLogRecPtr	position;
+	char	   *snapshot;
+
 	bemi_set_state(bemi_my_worker, BEMI_STATE_MAKING_SLOT);
-	if (finding->slot.exists && (finding->reason != NULL || gap_open || finding->slot.lost))
+	if (finding->slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
-	else if (finding->slot.made)
-		return finding->slot.confirmed;
-	return bemi_stream_create_slot(stream, bemi_slot_name);
+	position = bemi_stream_create_slot(stream, bemi_slot_name, &snapshot);
+	*descriptions = bemi_stream_descriptions(stream, snapshot);
+	return position;
 }
 
 /*
@@ -211,28 +214,31 @@ note_identity(const Finding *finding)
 
 /*
  * From "position" on, everything is read: closes the gap and moves the origin
- * there, which is no part of the transaction and so comes last.
+ * there, which is no part of the transaction and so comes last.  With a new slot it
+ * is known what the tables were like there.
  */
 static void
-begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position)
+begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
+		 const char *descriptions)
 {
 	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) && position < finding->origin;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID};
-	Datum		values[5];
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID, JSONOID};
+	Datum		values[6];
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(server);
 	values[n++] = LSNGetDatum(goes_back ? finding->origin : position);
 	values[n] = (Datum) 0;
 	values[n + 1] = CStringGetTextDatum(finding->published);
-	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream, true));
+	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
+	values[n + 3] = descriptions ? CStringGetTextDatum(descriptions) : (Datum) 0;
 	/* The list first, so that what it lists is tracked at that time. */
 	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
 
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6)",
-					   lengthof(types), types, values, NULL);
+	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
+					   lengthof(types), types, values, descriptions ? NULL : "     n");
 	note_identity(finding);
 	bemi_set_origin(position);
 	ForceSyncCommit();
@@ -265,9 +271,8 @@ compare_published(BemiStream *stream, const Finding *finding)
 	bemi_begin_transaction();
 	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)",
 					   lengthof(types), types, values, NULL);
-	/* What it has told when it could be believed need not be true any more. */
-	bemi_run_on_source("DELETE FROM bemi.source_relations WHERE source = $1",
-					   0, NULL, NULL, NULL);
+	/* What it has told when it could be believed need not be all any more. */
+	bemi_run_on_source("SELECT bemi.doubt_descriptions($1)", 0, NULL, NULL, NULL);
 	bemi_end_transaction();
 }
 
@@ -295,9 +300,11 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 				 const BemiSourceRow *row)
 {
 	Finding		finding = {.identity = identity};
+	XLogRecPtr	position;
+	char	   *descriptions;
 
 	finding.system_identifier = psprintf(UINT64_FORMAT, identity->system_identifier);
-	finding.published = bemi_stream_published(stream, false);
+	finding.published = bemi_stream_published(stream);
 	bemi_stream_find_slot(stream, bemi_slot_name, &finding.slot);
 	bemi_begin_transaction();
 	finding.origin = bemi_origin_position();
@@ -309,11 +316,14 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		record_loss(&finding);
 
 	if (!XLogRecPtrIsInvalid(finding.resume))
-		begin_at(stream, &finding, finding.resume);
+		begin_at(stream, &finding, finding.resume, NULL);
 	else if (finding.reason != NULL || !row->slot_made)
-		begin_at(stream, &finding, make_slot(stream, &finding, row->gap_open));
+	{
+		position = make_slot(stream, &finding, &descriptions);
+		begin_at(stream, &finding, position, descriptions);
+	}
 	else if (row->gap_open)		/* an earlier worker came just so far */
-		begin_at(stream, &finding, finding.origin);
+		begin_at(stream, &finding, finding.origin, NULL);
 	else
 		go_on(stream, &finding, row);
 }

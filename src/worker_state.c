@@ -157,6 +157,15 @@ bemi_set_state(BemiWorker *worker, BemiState state)
 }
 
 /*
+ * Copies a text into shared memory, without cutting a character in two.
+ */
+static void
+copy_text(char *to, const char *text)
+{
+	strlcpy(to, text, pg_mbcliplen(text, strlen(text), BEMI_ERROR_LEN - 1) + 1);
+}
+
+/*
  * Notes why a worker failed; hint may be NULL.
  */
 void
@@ -166,8 +175,8 @@ bemi_set_error(BemiWorker *worker, const char *error, const char *hint)
 	worker->state = BEMI_STATE_FAILED;
 	worker->error_count++;
 	worker->error_at = GetCurrentTimestamp();
-	strlcpy(worker->error, error, BEMI_ERROR_LEN);
-	strlcpy(worker->hint, hint ? hint : "", BEMI_ERROR_LEN);
+	copy_text(worker->error, error);
+	copy_text(worker->hint, hint ? hint : "");
 	LWLockRelease(bemi_shared->lock);
 	ConditionVariableBroadcast(&bemi_shared->changed);
 }

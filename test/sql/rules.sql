@@ -273,6 +273,89 @@ SELECT bemi.track('sly.account', ignore => '{sum}');
 RESET ROLE;
 SELECT "table", ignore, problems FROM bemi.tracked WHERE "table" = 'sly.account'::regclass;
 
+-- Who may only make triggers takes no rule back, and adds none; nor does a trigger that
+-- comes with its schema.
+CREATE ROLE regress_bemi_maker;
+GRANT EXECUTE ON FUNCTION bemi.track TO regress_bemi_maker;
+GRANT USAGE ON SCHEMA sly TO regress_bemi_maker;
+GRANT TRIGGER ON sly.account TO regress_bemi_maker;
+SET ROLE regress_bemi_maker;
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": ["*"]}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table');
+RESET ROLE;
+REVOKE EXECUTE ON FUNCTION bemi.track FROM regress_bemi_sly;
+SELECT format('GRANT CREATE ON DATABASE %I TO regress_bemi_sly', current_database()) AS statement \gset
+:statement;
+SET ROLE regress_bemi_sly;
+CREATE SCHEMA sly2 CREATE TABLE planted (id integer)
+	CREATE TRIGGER bemi_emit_context BEFORE UPDATE ON planted FOR EACH STATEMENT
+		EXECUTE FUNCTION bemi.emit_context('d', '', 'table', '{"ignore": ["*"]}');
+RESET ROLE;
+SELECT "table", ignore, problems FROM bemi.tracked WHERE "table"::text LIKE 'sly%';
+SELECT replace(:'statement', 'GRANT', 'REVOKE') AS statement \gset
+SELECT replace(:'statement', ' TO ', ' FROM ') AS statement \gset
+:statement;
+
+-- The trigger dropped by hand: it is shown, and what it was told to redact still is.
+CREATE TABLE bare (id integer PRIMARY KEY, secret text);
+SELECT bemi.track('bare', redact => '{secret}');
+DROP TRIGGER bemi_emit_context ON bare;
+ALTER TABLE bare ADD more text;
+CALL forget();
+INSERT INTO bare VALUES (1, 'secret', 'more');
+SELECT operation, after FROM stored() WHERE "table" = 'bare';
+SELECT redact, problems FROM bemi.tracked WHERE "table" = 'bare'::regclass;
+-- Tracked again, it begins anew.
+SELECT bemi.track('bare');
+CALL forget();
+INSERT INTO bare VALUES (2, 'open', 'more');
+SELECT operation, after FROM stored() WHERE "table" = 'bare';
+
+-- How the trigger fires is not forgotten with a rule.
+ALTER TABLE bare ENABLE ALWAYS TRIGGER bemi_emit_context;
+SELECT bemi.track('bare', redact => '{secret}');
+ALTER TABLE bare RENAME secret TO hidden;
+SELECT tgenabled, redact FROM pg_trigger, bemi.tracked WHERE tgrelid = 'bare'::regclass AND "table" = 'bare'::regclass;
+ALTER TABLE bare DISABLE TRIGGER bemi_emit_context;
+SELECT bemi.track('bare', ignore => '{more}');
+SELECT tgenabled, ignore, problems FROM pg_trigger, bemi.tracked WHERE tgrelid = 'bare'::regclass AND "table" = 'bare'::regclass;
+ALTER TABLE bare ENABLE TRIGGER bemi_emit_context;
+
+-- There are other commands that rename a table's column.
+ALTER VIEW bare RENAME COLUMN hidden TO hidden_2;
+ALTER MATERIALIZED VIEW bare RENAME COLUMN hidden_2 TO hidden_3;
+CALL forget();
+INSERT INTO bare VALUES (3, 'secret', 'more');
+ALTER INDEX bare RENAME TO barer;
+UPDATE barer SET more = 'more still', hidden_3 = NULL WHERE id = 3;
+SELECT "table", operation, before, after FROM stored() WHERE "table" LIKE 'bare%';
+
+-- Partitions that go are as redacted as they were, if they stay tracked; those that
+-- come lose what they had, and are warned about.
+CREATE SCHEMA parts;
+SELECT bemi.track_schema('parts');
+CREATE TABLE parts.root (id integer PRIMARY KEY, secret text) PARTITION BY RANGE (id);
+CREATE TABLE parts.leaf PARTITION OF parts.root FOR VALUES FROM (0) TO (10);
+SELECT bemi.track('parts.root', redact => '{secret}');
+INSERT INTO parts.root VALUES (1, 'secret');
+ALTER TABLE parts.root DETACH PARTITION parts.leaf;
+SELECT "table", redact, problems FROM bemi.tracked WHERE "table"::text LIKE 'parts.%' ORDER BY "table"::text COLLATE "C";
+CALL forget();
+DELETE FROM parts.leaf;
+SELECT "table", operation, before, after FROM stored() WHERE "table" = 'leaf';
+SELECT bemi.track('parts.root', redact => '{}');
+ALTER TABLE parts.root ATTACH PARTITION parts.leaf FOR VALUES FROM (0) TO (10);
+SELECT "table", redact, problems FROM bemi.tracked WHERE "table"::text LIKE 'parts.%' ORDER BY "table"::text COLLATE "C";
+-- Published by its own name, a partition still has the rules of its root.
+SELECT bemi.track('parts.root', redact => '{secret}');
+ALTER PUBLICATION bemi SET (publish_via_partition_root = false);
+CALL forget();
+INSERT INTO parts.root VALUES (2, 'secret');
+SELECT "table", operation, after FROM stored() WHERE "table" IN ('root', 'leaf');
+ALTER PUBLICATION bemi SET (publish_via_partition_root = true);
+
 -- Row filters.
 SELECT current_setting('server_version_num')::integer >= 150000 AS has_filters \gset
 \if :has_filters
@@ -294,11 +377,11 @@ SELECT state, restarts, invalid_messages FROM bemi.status;
 
 SET client_min_messages = warning;
 CALL bemi.stop(drop_slot => true);
-DROP SCHEMA sly CASCADE;
-DROP TABLE todo, other, person, keyed, fresh, "My ""table", parent, child, grandchild, typed, part;
+DROP SCHEMA sly, parts CASCADE;
+DROP TABLE barer, todo, other, person, keyed, fresh, "My ""table", parent, child, grandchild, typed, part;
 DROP TYPE shape;
 DROP FUNCTION stored, hashes;
 DROP PROCEDURE wait_for_rules, forget;
 DROP PUBLICATION bemi;
 DROP EXTENSION bemi CASCADE;
-DROP ROLE regress_bemi_sly;
+DROP ROLE regress_bemi_sly, regress_bemi_maker;

@@ -388,6 +388,7 @@ is( $node->safe_psql(
 			AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	bemi.can_be_full(regclass)
 	bemi.check_schema_tracker(regnamespace,boolean)
 	bemi.check_table_tracker(regclass,boolean)
 	bemi.check_trackable(regclass)
@@ -415,6 +416,7 @@ is( $node->safe_psql(
 	bemi.prepare_table(regclass)
 	bemi.protect_history()
 	bemi.publish(regclass,boolean)
+	bemi.redacted_columns(regclass)
 	bemi.refuse_rules()
 	bemi.restore_table(regclass)
 	bemi.rules(regclass)
