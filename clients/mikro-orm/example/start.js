@@ -5,8 +5,6 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-const port = process.env.PORT ?? 3000;
-
 // Prints one line that says where the server is, once it is there.
 async function startServer() {
   const top = fileURLToPath(new URL('../../..', import.meta.url));
@@ -20,7 +18,7 @@ async function startServer() {
   return Object.fromEntries(line.split(' ').map(assignment => assignment.split('=')));
 }
 
-let psql = 'psql';
+let psql = 'psql todo';
 if (!process.env.PGHOST) {
   const { PSQL, PGHOST, PGUSER } = await startServer();
   psql = `${PSQL} -h ${PGHOST} -U ${PGUSER} todo`;
@@ -37,19 +35,22 @@ await orm.migrator.up();
 // The migration did not wait until the worker reads.
 await orm.em.fork().execute("SELECT bemi.sync('60s')");
 
-const server = makeApp(orm).listen(port, '127.0.0.1');
+const server = makeApp(orm).listen(process.env.PORT ?? 3000, '127.0.0.1');
 await once(server, 'listening');
+const address = `localhost:${server.address().port}`;
+export const url = `http://${address}`;
+
 console.log(`
-The audit trail: http://localhost:${port}/changes        Ctrl-C ends the application and its server.
+The audit trail: ${url}/changes        Ctrl-C ends the application and its server.
 
 The changes of the documentation:
 
   json='Content-Type: application/json'
-  curl -H "$json" localhost:${port}/todo -d '{"task": "Sleep", "isCompleted": false}'
-  curl -H "$json" localhost:${port}/todo -d '{"task": "Eat", "isCompleted": false}'
-  curl -H "$json" localhost:${port}/todo -d '{"task": "Repeat", "isCompleted": false}'
-  curl -H "$json" -X PUT localhost:${port}/todo/complete -d '{"id": 26}'
-  curl -H "$json" -X DELETE localhost:${port}/todo/27 -d '{"id": 27}'
+  curl -H "$json" ${address}/todo -d '{"task": "Sleep", "isCompleted": false}'
+  curl -H "$json" ${address}/todo -d '{"task": "Eat", "isCompleted": false}'
+  curl -H "$json" ${address}/todo -d '{"task": "Repeat", "isCompleted": false}'
+  curl -H "$json" -X PUT ${address}/todo/complete -d '{"id": 26}'
+  curl -H "$json" -X DELETE ${address}/todo/27 -d '{"id": 27}'
 
   ${psql} -c 'SELECT primary_key, "table", operation, before, after, context, committed_at FROM bemi.changes ORDER BY id'
 `);

@@ -68,6 +68,7 @@ test('the server takes all that the client lets through: 1 MB, 500 levels, numbe
   for (const [name, context] of Object.entries({
     'size 1': { big: 'x'.repeat(1024 * 1024 - 10) },
     'size 2': { big: '\u{1f600}'.repeat(87000) },
+    'size 3': { big: '*/ ?'.repeat(61000), '/*Bemi': '\\'.repeat(50000) },
     levels: nested,
     numbers: { list: [Number.MAX_VALUE, Number.MIN_VALUE, -0, 2 ** 64, 1e-300] },
   })) {

@@ -1,0 +1,42 @@
+// `npm start` of the example, from a checkout as a newcomer has it: it builds bemi, starts a server and
+// the application, and leaves nothing behind after Ctrl-C.
+
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import test, { after } from 'node:test';
+import { promisify } from 'node:util';
+
+const BUILT = /^(node_modules|package-lock\.json|tmp_check.*|log|results|output_iso|.*\.(o|so|bc))$/;
+
+test('npm install, npm start, Ctrl-C', { skip: !process.env.BEMI_CHECKOUT && 'BEMI_CHECKOUT says where bemi is' }, async () => {
+  const checkout = mkdtempSync(new URL('checkout-', import.meta.url).pathname);
+  after(() => rmSync(checkout, { recursive: true }));
+  cpSync(process.env.BEMI_CHECKOUT, checkout, { recursive: true, filter: path => !BUILT.test(basename(path)) });
+  const { PGHOST, PGUSER, PGDATABASE, ...env } = process.env;
+  const options = { cwd: join(checkout, 'clients/mikro-orm/example'), env: { ...env, PORT: 0 } };
+  await promisify(execFile)('npm', ['install', '--no-audit', '--no-fund'], options);
+
+  // A process group of its own, which Ctrl-C of a terminal would go to.
+  const start = spawn('npm', ['start'], { ...options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+  const ended = once(start, 'exit');
+  after(() => start.exitCode === null && start.signalCode === null && process.kill(-start.pid, 'SIGTERM'));
+  let errors = '';
+  start.stderr.on('data', data => { errors += data; });
+  let output = '';
+  for await (const data of start.stdout) {
+    output += data;
+    if (output.includes('FROM bemi.changes')) break;
+  }
+  const [url] = /http:\S+/.exec(output) ?? assert.fail(output + errors);
+  assert.match(await (await fetch(url)).text(), /<title>Changes/);
+
+  const [, socketDirectory] = / -h (\S+)/.exec(output);
+  assert.ok(existsSync(socketDirectory));
+  process.kill(-start.pid, 'SIGINT');
+  await ended;
+  assert.ok(!existsSync(socketDirectory));
+  await assert.rejects(fetch(url));
+});
