@@ -23,13 +23,16 @@ export function setContext(callback) {
     const proceed = make => storage.run(contextText(make), () => next());
     const fail = error => proceed(() => { throw error; });
     let context;
+    let isPromise;
     try {
       context = callback(req, res);
+      // To look at it can throw, too.
+      isPromise = typeof context?.then === 'function';
     } catch (error) {
       return fail(error);
     }
-    if (typeof context?.then === 'function') {
-      context.then(value => proceed(() => value), fail);
+    if (isPromise) {
+      Promise.resolve(context).then(value => proceed(() => value), fail);
     } else {
       proceed(() => context);
     }

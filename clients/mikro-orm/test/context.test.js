@@ -133,6 +133,8 @@ test('setContext: functions, promises, nothing, errors', async () => {
     nothing: () => undefined,
     throws: () => { throw new Error('no session'); },
     rejects: async () => { throw new Error('no session'); },
+    getter: () => ({ get then() { throw new Error('no session'); } }),
+    then: () => ({ then() { throw new Error('no session'); } }),
   };
   for (const [name, callback] of Object.entries(callbacks)) app.get(`/${name}`, setContext(callback), answer);
   app.get('/error', setContext(() => ({ user: 1 })), () => { throw new Error('of the application'); });
@@ -142,10 +144,10 @@ test('setContext: functions, promises, nothing, errors', async () => {
     serve(app, async get => {
       assert.equal(await get('/plain', { user: 1 }), 1);
       assert.equal(await get('/async', { user: 2 }), 2);
-      for (const name of ['nothing', 'throws', 'rejects']) assert.equal(await get(`/${name}`), null, name);
+      for (const name of ['nothing', 'throws', 'rejects', 'getter', 'then']) assert.equal(await get(`/${name}`), null, name);
       assert.equal(await get('/error'), 'of the application');
     }),
   );
-  assert.equal(warnings.length, 2);
-  assert.match(warnings[0], /no session/);
+  assert.equal(warnings.length, 4);
+  for (const warning of warnings) assert.match(warning, /no session/);
 });
