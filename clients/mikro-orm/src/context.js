@@ -20,7 +20,11 @@ export function currentBemiContext() {
 
 export function setContext(callback) {
   return (req, res, next) => {
-    const proceed = make => storage.run(contextText(make), () => next());
+    const proceed = make => {
+      const text = contextText(make);
+      for (const emitter of [req, res]) lendContext(emitter, text);
+      return storage.run(text, () => next());
+    };
     const fail = error => proceed(() => { throw error; });
     let context;
     let isPromise;
@@ -37,6 +41,24 @@ export function setContext(callback) {
       proceed(() => context);
     }
   };
+}
+
+// Node emits the events of a request and its response (data, end, finish, close) from the connection,
+// whose asynchronous execution is not the request's: listeners would have no context. Where one is in
+// force, whoever emits keeps it.
+const lent = Symbol('bemi');
+
+function lendContext(emitter, text) {
+  if (typeof emitter?.emit !== 'function') return;
+  if (!(lent in emitter)) {
+    const { emit } = emitter;
+    emitter.emit = function (...args) {
+      const run = () => emit.apply(this, args);
+      return currentText() === undefined ? storage.run(this[lent], run) : run();
+    };
+  }
+  // The last one, where one setContext follows another.
+  emitter[lent] = text;
 }
 
 export const withBemiContext = (context, callback) => storage.run(contextText(() => context), callback);

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { EventEmitter, once } from 'node:events';
 import http from 'node:http';
-import { Readable } from 'node:stream';
+import { PassThrough, Readable } from 'node:stream';
 import test from 'node:test';
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { bemiContext, currentBemiContext, mergeBemiContext, setContext, withBemiContext } from 'bemi-mikro-orm';
@@ -105,11 +105,15 @@ async function serve(app, use) {
         .on('error', reject),
     );
   try {
-    await use(get);
+    await use(get, agent, server.address().port);
   } finally {
     agent.destroy();
     server.close();
   }
+}
+
+async function until(condition) {
+  while (!condition()) await turn();
 }
 
 const answer = (req, res) => res.end(JSON.stringify({ user: user() }));
@@ -124,6 +128,40 @@ test('outside of setContext, a request does not see what the one before it on it
       assert.deepEqual([await get('/set'), await get('/'), await get('/set'), await get('/')], [7, null, 7, null]);
     },
   ));
+
+test('listeners of a request and its response have the context of setContext', async () => {
+  const app = express();
+  const seen = [];
+  app.use('/two', setContext(() => ({ user: 2 })));
+  app.use(setContext(req => ({ user: Number(req.get('user')) })));
+  app.post('/two', setContext(() => ({ user: 4 })));
+  app.post(['/one', '/two'], (req, res) => {
+    const see = event => () => seen.push([event, user()]);
+    req.pipe(new PassThrough()).on('data', see('pipe')).on('end', see('end of pipe'));
+    req.on('end', see('end')).on('end', () => res.end('{}'));
+    req.on('merged', see('merged'));
+    withBemiContext({ user: 5 }, () => req.emit('merged'));
+    res.on('finish', see('finish')).on('close', see('close'));
+  });
+  app.get('/none', setContext(() => undefined), answer);
+
+  await serve(app, async (get, agent, port) => {
+    for (const [path, expected] of [['/one', 3], ['/two', 4]]) {
+      const request = http.request({ port, path, method: 'POST', agent, headers: { user: 3 } });
+      request.write('a');
+      await sleep(20);
+      request.end('b');
+      const [response] = await once(request, 'response');
+      await response.toArray();
+      await until(() => seen.some(([event]) => event === 'close'));
+      assert.deepEqual(seen.splice(0).sort(), [
+        ['close', expected], ['end of pipe', expected], ['end', expected], ['finish', expected],
+        ['merged', 5], ['pipe', expected], ['pipe', expected],
+      ]);
+    }
+    assert.equal(await get('/none'), null);
+  });
+});
 
 test('setContext: functions, promises, nothing, errors', async () => {
   const app = express();
