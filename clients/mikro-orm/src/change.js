@@ -38,14 +38,17 @@ new EntitySchema({
 const keyText = key =>
   Array.isArray(key) ? `[${key.map(part => JSON.stringify(String(part))).join(', ')}]` : String(key);
 
+// Left out, it would find the changes of everybody: { userId: req.user?.id } where nobody is signed in.
+const nullForUndefined = (name, value) => (value === undefined ? null : value);
+
 export function whereChange({ schema, table, key, operation, context, from, to } = {}) {
   const where = {};
   if (schema !== undefined) where.schema = schema;
   if (table !== undefined) where.table = table;
   // No text in PostgreSQL has a NUL; a search for one finds nothing, rather than fail.
-  if (key !== undefined) where.primaryKey = keyText(key).replaceAll('\0', '\ufffd');
+  if (key !== undefined) where.primaryKey = key === null ? null : keyText(key).replaceAll('\0', '\ufffd');
   if (operation !== undefined) where.operation = operation;
-  if (context !== undefined) where.context = { $contains: JSON.parse(storable(JSON.stringify(context))) };
+  if (context !== undefined) where.context = { $contains: JSON.parse(storable(JSON.stringify(context, nullForUndefined))) };
   if (from !== undefined || to !== undefined) {
     where.committedAt = {
       ...(from !== undefined && { $gte: new Date(from) }),

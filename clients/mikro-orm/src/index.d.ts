@@ -62,10 +62,10 @@ export class Change {
 export interface ChangeFilter {
   schema?: string;
   table?: string;
-  /** Value of the primary key; of several columns, an array in the key's order. */
+  /** Value of the primary key; of several columns, an array in the key's order; null for rows that have no key. */
   key?: unknown;
   operation?: Operation;
-  /** Changes whose context has these keys with these values. */
+  /** Changes whose context has these keys with these values; undefined counts as null. */
   context?: Record<string, unknown>;
   /** Committed at this time or later. */
   from?: Date | string | number;

@@ -14,7 +14,8 @@ before(async () => {
   const em = orm.em.fork();
   await withBemiContext({ user: 1, at: { page: 'a' } }, () => em.insertMany(Todo, [{ id: 1, task: 'a' }, { id: 2, task: 'b' }]));
   await withBemiContext({ user: 1 }, () => em.insert(Tag, { id: 1, name: 'x' }));
-  [{ middle }] = await em.execute('SELECT clock_timestamp() AS middle');
+  // JavaScript's time has no microseconds: the change before must not be of the same millisecond.
+  [{ middle }] = await em.execute('SELECT clock_timestamp() AS middle FROM pg_sleep(0.002)');
   await withBemiContext({ user: 2 }, () => em.nativeUpdate(Todo, { id: 1 }, { done: true }));
   await withBemiContext({ user: 1, note: "it's ?", odd: 'a\0\ud800b' }, () => em.execute('insert into todo_tags values (1, 1)'));
   await em.nativeDelete(Todo, { id: 2 });
@@ -48,12 +49,24 @@ test('filters by table, key, context, operation and time', async () => {
   assert.deepEqual(await found({ context: { note: "it's ?" } }), [all[4]]);
   assert.deepEqual(await found({ context: { odd: 'a\0\ud800b' } }), [all[4]]);
   assert.deepEqual(await found({ key: '1\0' }), []);
+  assert.deepEqual(await found({ context: { user: undefined } }), []);
+  assert.deepEqual(await found({ context: { at: { page: undefined } } }), []);
   assert.deepEqual(await found({ operation: 'DELETE' }), [all[5]]);
   assert.deepEqual(await found({ from: middle }), all.slice(3));
   assert.deepEqual(await found({ to: middle }), all.slice(0, 3));
   assert.deepEqual(await found({ from: '2000-01-01', to: new Date(0) }), []);
   assert.deepEqual(await found({}, { orderBy: { id: 'desc' }, limit: 1, offset: 1 }), [all[4]]);
   assert.equal(await orm.em.fork().count(Change, whereChange({ context: { user: 1 } })), 4);
+});
+
+test('rows without a key are found by null, and no others', async () => {
+  const em = orm.em.fork();
+  await em.execute('CREATE TABLE note (text text)');
+  await em.execute("SELECT bemi.track('note')");
+  await em.execute("INSERT INTO note VALUES ('null')");
+  await changes(orm);
+  assert.deepEqual(await found({ key: null }), ['CREATE note null']);
+  await em.execute('DROP TABLE note');
 });
 
 test('the filters use the indexes', async () => {
