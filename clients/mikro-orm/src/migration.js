@@ -19,7 +19,7 @@ const EXTENSION = 'CREATE EXTENSION IF NOT EXISTS bemi';
 // Not of the extensions, which know themselves what to keep; not partitions, which follow their root.
 const tables = (schema, migrationsTable) => `
     SELECT c.oid::regclass FROM pg_class c
-    WHERE c.relnamespace = ${literal(schema)}::regnamespace AND c.relkind IN ('r', 'p')
+    WHERE c.relnamespace = quote_ident(${literal(schema)})::regnamespace AND c.relkind IN ('r', 'p')
       AND NOT c.relispartition AND c.relpersistence = 'p' AND c.relname <> ${literal(migrationsTable)}
       AND NOT EXISTS (SELECT FROM pg_depend d
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -77,7 +77,7 @@ DECLARE
 BEGIN
   FOR target IN
     SELECT t."table" FROM bemi.tracked t JOIN pg_class c ON c.oid = t."table"
-    WHERE c.relnamespace = ${literal(schema)}::regnamespace AND NOT c.relispartition
+    WHERE c.relnamespace = quote_ident(${literal(schema)})::regnamespace AND NOT c.relispartition
   LOOP
     PERFORM bemi.untrack(target);
   END LOOP;

@@ -199,6 +199,24 @@ test('TypeScript and CommonJS migrations run, too', async () => {
   }
 });
 
+test('a schema whose name needs quotes', async () => {
+  for (const [i, schema] of ['Sales', "o'Brien & ${1} `so`"].entries()) {
+    const database = `test_migration_schema_${i}`;
+    await newDatabase(database);
+    const project = makeProject();
+    await create(project, '--path', 'src/migrations', '--schema', schema);
+    const orm = await connect(database, {
+      extensions: [Migrator], migrations: { path: join(project, 'src/migrations'), silent: true },
+    });
+    await orm.em.fork().execute(`CREATE SCHEMA "${schema}" CREATE TABLE todo (id serial PRIMARY KEY)`);
+    const tracked = async () => (await orm.em.fork().execute('SELECT count(*)::int AS count FROM bemi.tracked'))[0].count;
+    await orm.migrator.up();
+    assert.equal(await tracked(), 1);
+    await orm.migrator.down();
+    assert.equal(await tracked(), 0);
+  }
+});
+
 test('where the extension is not installed, the migration says so', async () => {
   await newDatabase('test_not_installed');
   const project = makeProject();

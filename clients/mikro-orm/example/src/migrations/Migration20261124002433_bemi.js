@@ -42,7 +42,7 @@ export class Migration20261124002433_bemi extends Migration {
       BEGIN
         FOR target IN
           SELECT c.oid::regclass FROM pg_class c
-          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+          WHERE c.relnamespace = quote_ident('public')::regnamespace AND c.relkind IN ('r', 'p')
             AND NOT c.relispartition AND c.relpersistence = 'p' AND c.relname <> 'mikro_orm_migrations'
             AND NOT EXISTS (SELECT FROM pg_depend d
               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -78,7 +78,7 @@ export class Migration20261124002433_bemi extends Migration {
       BEGIN
         FOR target IN
           SELECT t."table" FROM bemi.tracked t JOIN pg_class c ON c.oid = t."table"
-          WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition
+          WHERE c.relnamespace = quote_ident('public')::regnamespace AND NOT c.relispartition
         LOOP
           PERFORM bemi.untrack(target);
         END LOOP;
