@@ -71,7 +71,14 @@ function formatOf(manifest, folder, files) {
   return isModule(manifest) ? 'esm' : 'cjs';
 }
 
-const isModule = manifest => manifest !== undefined && JSON.parse(readFileSync(manifest, 'utf8')).type === 'module';
+function isModule(manifest) {
+  if (manifest === undefined) return false;
+  try {
+    return JSON.parse(readFileSync(manifest, 'utf8')).type === 'module';
+  } catch (error) {
+    throw new UserError(`${manifest} cannot be read: ${error.message}`);
+  }
+}
 
 function create({ path, schema, table, format }) {
   const folder = statSync(path, { throwIfNoEntry: false });

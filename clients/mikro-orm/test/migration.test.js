@@ -54,6 +54,9 @@ test('mistakes are told', async () => {
   assert.match(await failure(npx(project, 'bemi', 'migration:create')), /--path src\/migrations/);
   assert.match(await failure(create(project, '--pth', 'x')), /Unknown option '--pth'[^]*Usage/);
   assert.match(await failure(create(project, '--path', 'src/migrations', '--format', 'php')), /unknown format "php"/);
+  writeFileSync(join(project, 'src/migrations/package.json'), '{ type:');
+  assert.match(await failure(create(project)), /package\.json cannot be read: /);
+  rmSync(join(project, 'src/migrations/package.json'));
   assert.match(await failure(npx(project, 'bemi')), /^bemi: Usage/m);
   assert.match(await failure(npx(project, 'bemi', 'migration:up')), /unknown command: migration:up/);
   assert.match((await npx(project, 'bemi', '--help')).stdout, /^Usage/);
