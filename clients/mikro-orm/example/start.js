@@ -14,6 +14,8 @@ async function startServer() {
   // The sandbox gets Ctrl-C of the terminal itself, and removes the server; then we end, see above.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => sandbox.kill());
+  // The server does not outlive an application that could not start (the port is taken, say).
+  process.on('exit', () => sandbox.kill());
   const [line] = await once(createInterface({ input: sandbox.stdout }), 'line');
   return Object.fromEntries(line.split(' ').map(assignment => assignment.split('=')));
 }
