@@ -19,7 +19,7 @@ await send('PUT', '/todo/complete', { id: 26 });
 await send('DELETE', '/todo/27', { id: 27 });
 
 await promisify(execFile)(process.env.CHROMIUM ?? 'chromium-headless-shell', [
-  '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--window-size=830,530',
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--hide-scrollbars', '--window-size=830,530',
   `--screenshot=${fileURLToPath(new URL('../changes.png', import.meta.url))}`, `${url}/changes`,
 ]);
 process.kill(process.pid, 'SIGTERM');

@@ -127,7 +127,8 @@ const browser = ['chromium-headless-shell', 'chromium', 'google-chrome'].find(na
 
 test('/changes in a browser', { skip: !browser && 'no Chromium' }, async () => {
   const { stdout } = await promisify(execFile)(
-    browser, ['--headless', '--no-sandbox', '--disable-gpu', '--timeout=20000', '--dump-dom', `${url}/changes`],
+    // In containers, /dev/shm is often too small, or not to be written.
+    browser, ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--timeout=20000', '--dump-dom', `${url}/changes`],
     { timeout: 60000 },
   );
   assert.match(stdout, /<title>Changes<\/title>/);
