@@ -85,6 +85,8 @@ test('queries that change rows get a comment', () => {
     'truncate t',
     '-- why\nupdate t set a = 1',
     '/* why */ /* and -- how */ update t set a = 1',
+    '/* a /* b */ c */ insert into t values (1)',
+    '-- a\rdelete from t',
     'with d as (delete from t returning *) select * from d',
     'WITH d AS (SELECT 1) INSERT INTO t SELECT * FROM d',
     '(with d as (update t set a = 1 returning a) select a from d)',
@@ -105,6 +107,7 @@ test('others do not', () => {
     'insertion',
     '-- insert',
     '/* insert',
+    '/* /* */ insert into t values (1)',
     '',
     '   ',
   ]) {
@@ -115,6 +118,12 @@ test('others do not', () => {
 
 test('a context that is at the end of the query stays alone there', () => {
   for (const end of ['', ' ', ';\n']) assert.ok(!commented(`update t set a = 1 /*Bemi {"b": 2} Bemi*/${end}`));
+});
+
+test('what only looks like a context at the end does not keep it away', () => {
+  for (const end of ['-- Bemi*/', '-- /*Bemi {"b": 2} Bemi*/', '/*Bemi*/', '/*Bemi {"b": 2} Bemi*/ /* x */', 'Bemi*/']) {
+    assert.ok(commented(`update t set a = 1 ${end}`), end);
+  }
 });
 
 test('a query that ends in a line comment does not swallow the context', () => {
