@@ -242,6 +242,7 @@ struct BemiRelation
 	bool		risky;			/* has columns whose conversion may fail */
 	int			column_count;
 	BemiColumn *columns;
+	int		   *order;			/* of columns in jsonb, as indexes into them */
 	int			key_count;
 	int		   *keys;			/* primary key, as indexes into columns */
 	bool		identity_is_partial;	/* of some partitions, the WAL does not
@@ -307,6 +308,7 @@ typedef struct BemiImage
 								 * "old" does, if there is one */
 } BemiImage;
 
+extern void bemi_row_order(BemiRelation *relation);
 extern Jsonb *bemi_row_to_jsonb(const BemiRelation *relation,
 								const BemiImage *image);
 extern char *bemi_row_primary_key(const BemiRelation *relation,

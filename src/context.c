@@ -236,6 +236,13 @@ find_comment(const char *query, const char **text, int *len)
 static char *
 context_in_comment(const char *query)
 {
+	/*
+	 * The last one that was valid: a function's statements all have that of the query
+	 * that called it, and to check takes longer than all else here.
+	 */
+	static char checked[1024];
+	static int	checked_len = -1;
+
 	const char *text;
 	int			len;
 	char	   *context;
@@ -250,11 +257,19 @@ context_in_comment(const char *query)
 		len--;
 
 	context = pnstrdup(text, len);
-	if (context_is_valid(context, len, &detail))
+	if (len == checked_len && len <= max_context_size && memcmp(context, checked, len) == 0)
 		return context;
-
-	warn_of_comment(detail);
-	return NULL;
+	if (!context_is_valid(context, len, &detail))
+	{
+		warn_of_comment(detail);
+		return NULL;
+	}
+	if (len <= sizeof(checked))
+	{
+		memcpy(checked, context, len);
+		checked_len = len;
+	}
+	return context;
 }
 
 /*

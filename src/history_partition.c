@@ -444,6 +444,27 @@ bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
 }
 
 /*
+ * Makes the index entries of the filled slots: all of one index, then those of the
+ * next, so that the pages of one stay at hand.
+ */
+static void
+insert_index_entries(BemiPartition *partition, int count)
+{
+	ResultRelInfo *target = partition->target;
+	ResultRelInfo one_index = *target;
+
+	one_index.ri_NumIndices = 1;
+	for (int n = 0; n < target->ri_NumIndices; n++)
+	{
+		one_index.ri_IndexRelationDescs = &target->ri_IndexRelationDescs[n];
+		one_index.ri_IndexRelationInfo = &target->ri_IndexRelationInfo[n];
+		for (int i = 0; i < count; i++)
+			list_free(bemi_insert_index_tuples(&one_index, partition->slots[i],
+											   partition->estate));
+	}
+}
+
+/*
  * Writes the filled slots with one multi-insert and then their index entries.
  */
 static void
@@ -466,10 +487,7 @@ insert_together(BemiPartition *partition, int count)
 					   GetCurrentCommandId(true), 0, NULL);
 	MemoryContextSwitchTo(caller);
 
-	for (int i = 0; i < count; i++)
-		if (partition->target->ri_NumIndices > 0)
-			list_free(bemi_insert_index_tuples(partition->target,
-											   partition->slots[i], estate));
+	insert_index_entries(partition, count);
 }
 
 /*

@@ -263,6 +263,7 @@ bemi_description_apply(BemiRelation *relation, const Jsonb *first,
 
 	caller = MemoryContextSwitchTo(relation->memory);
 	relation->identity_is_partial = is_true(first, "partly");
+	bemi_row_order(relation);
 	apply_key(relation, key);
 	apply_types(relation, types);
 	bemi_rules_apply(relation, names_of(first, "ignore"), redact, redact_hash,

@@ -492,6 +492,42 @@ holder_of(const BemiRelation *relation, const BemiImage *image, int column)
 }
 
 /*
+ * Whether a column's name stands before another's in a jsonb: the shorter one
+ * first, see lengthCompareJsonbStringValue().  Of equal ones, the last counts.
+ */
+static int
+compare_names(const void *a, const void *b, void *columns)
+{
+	int			i = *(const int *) a;
+	int			j = *(const int *) b;
+	const char *name_i = ((const BemiColumn *) columns)[i].name;
+	const char *name_j = ((const BemiColumn *) columns)[j].name;
+	size_t		len_i = strlen(name_i);
+	size_t		len_j = strlen(name_j);
+	int			result;
+
+	if (len_i != len_j)
+		return len_i > len_j ? 1 : -1;
+	result = memcmp(name_i, name_j, len_i);
+	return result != 0 ? result : i - j;
+}
+
+/*
+ * Finds the order in which a jsonb has the columns, once, so that the server need not
+ * sort them anew for each row.  In the current memory context, for as long as
+ * the relation's columns.
+ */
+void
+bemi_row_order(BemiRelation *relation)
+{
+	relation->order = palloc(sizeof(int) * relation->column_count);
+	for (int i = 0; i < relation->column_count; i++)
+		relation->order[i] = i;
+	qsort_arg(relation->order, relation->column_count, sizeof(int), compare_names,
+			  relation->columns);
+}
+
+/*
  * Builds the jsonb of a row; a Conversion.
  */
 static Jsonb *
@@ -502,8 +538,9 @@ convert_row(const void *arg, Fidelity fidelity)
 	JsonbParseState *state = NULL;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < relation->column_count; i++)
+	for (int n = 0; n < relation->column_count; n++)
 	{
+		int			i = relation->order[n];
 		const BemiColumn *column = &relation->columns[i];
 		const LogicalRepTupleData *holder = holder_of(relation, work->image, i);
 		JsonbValue	value;
