@@ -94,7 +94,8 @@ test-valgrind:
 soak:
 	@test/sandbox test/soak
 
-# Further programs that need a server (bench) go here, run in the same way.
+bench:
+	@bench/run
 
 help:
 	@echo 'make                build the extension'
@@ -104,12 +105,14 @@ help:
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
 	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes)'
+	@echo 'make bench          measure what bemi costs and how fast it is, each question against something else (half an hour)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
 	@echo 'make clean          remove what was built'
 	@echo 'make help           print this list'
 	@echo
 	@echo 'PG_CONFIG=/path/to/pg_config   which PostgreSQL to use'
 	@echo 'TESTS="name ..."               only these tests, of any kind, by name without suffix'
+	@echo 'BENCH="name ..."               only these benchmarks, of those in bench/'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test test-valgrind test-versions soak demo help
+.PHONY: all install installcheck clean test test-valgrind test-versions soak bench demo help

@@ -1,0 +1,87 @@
+# Sourced by the scripts in bench/: a server to measure on, two things in turn, and a line of the table.
+#
+# Machines are noisy, and their speed drifts. So what is compared is measured in turn (A B A B ...), each
+# pair gives a ratio, and what counts is the median of the ratios; the smallest and the largest show the
+# noise. The first pair is not counted.
+#
+# Each script runs by itself (bench/statement) or with all others ("make bench", bench/run). Both start a
+# throwaway server for it, configured as below.
+
+# shellcheck shell=bash
+set -euo pipefail
+shopt -s inherit_errexit
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+# The defaults, but for what keeps checkpoints out of the figures.
+if [ -z "${PGHOST:-}" ]; then
+    BEMI_CONF="
+	fsync = on
+	shared_buffers = 2GB
+	max_wal_size = 8GB
+	checkpoint_timeout = 1h
+	${BEMI_CONF:-}" exec "$top/test/sandbox" test/serve "bench/$(basename "$0")" "$@"
+fi
+
+bin=$("$PG_CONFIG" --bindir)
+pairs=${BENCH_PAIRS:-7}
+work=$(mktemp -d "${TMPDIR:-/tmp}/bench.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+sql() { "$bin/psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
+
+# Seconds that a statement takes.
+seconds_of() {
+    local begin=$EPOCHREALTIME
+    sql -c "$1" >/dev/null
+    echo "$begin $EPOCHREALTIME" | awk '{ printf "%.6f\n", $2 - $1 }'
+}
+
+# Transactions per second of a pgbench script: rate CLIENTS SECONDS FILE [OPTION...]
+rate() {
+    local clients=$1 duration=$2 file=$3
+    shift 3
+    "$bin/pgbench" -n -M prepared -c "$clients" -j 2 -T "$duration" -f "$file" "$@" 2>"$work/pgbench.err" |
+        awk '/^tps/ { print $3; found = 1 } END { exit !found }' || { cat "$work/pgbench.err" >&2; return 1; }
+}
+
+# Two functions in turn, each of which prints a figure; prints "A B" for each counted pair.
+in_turn() {
+    local pair a b
+    for ((pair = 0; pair <= pairs; pair++)); do
+        a=$("$1")
+        b=$("$2")
+        if [ "$pair" -gt 0 ]; then echo "$a $b"; fi
+    done
+}
+
+# From lines of "A B": the ratio of each pair.
+ratios() { awk '{ printf "%.4f\n", $1 / $2 }'; }
+
+# A line of the table, from figures on stdin, one in a line: median, smallest, largest.
+#
+#	line QUESTION AGAINST TARGET [FORMAT]
+#
+# TARGET is ">= 0.9", "<= 2" or "" for what is only told.
+line() {
+    sort -g | awk -v question="$1" -v against="$2" -v target="$3" -v format="${4:-%.3f}" '
+        { value[NR] = $1 }
+        END {
+            median = NR % 2 ? value[(NR + 1) / 2] : (value[NR / 2] + value[NR / 2 + 1]) / 2
+            split(target, part, " ")
+            verdict = part[1] == ">=" ? (median >= part[2] ? "ok" : "short") : \
+                part[1] == "<=" ? (median <= part[2] ? "ok" : "short") : ""
+            printf "%-58s  %-30s  %10s  %10s  %10s  %-9s  %s\n", question, against,
+                sprintf(format, median), sprintf(format, value[1]), sprintf(format, value[NR]), target, verdict
+        }' | tee -a "${BENCH_LINES:-/dev/null}"
+}
+
+head_line() {
+    printf '%-58s  %-30s  %10s  %10s  %10s  %-9s  %s\n' question against median smallest largest target ""
+}
+
+# Figures with a text before them, for those who want to see more than the table.
+tell() { echo "# $*" >&2; }
+
+# About 150 bytes, as a web application has it.
+context='{"userId": 187234, "endpoint": "/api/v1/todo/complete", "requestId": "9f1c2d34-5b6a-4c7d-8e9f-0a1b2c3d4e5f", "params": {"id": 26, "done": true}}'
