@@ -18,6 +18,7 @@ if [ -z "${PGHOST:-}" ]; then
     BEMI_CONF="
 	fsync = on
 	shared_buffers = 2GB
+	min_wal_size = 4GB
 	max_wal_size = 8GB
 	checkpoint_timeout = 1h
 	${BEMI_CONF:-}" exec "$top/test/sandbox" test/serve "bench/$(basename "$0")" "$@"

@@ -44,6 +44,7 @@ static const char *const session_settings[][2] = {
 	{"search_path", ""},
 	{"bytea_output", "hex"},
 	{"quote_all_identifiers", "off"},
+	{"jit", "off"},
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
 	{"idle_session_timeout", "0"},

@@ -63,7 +63,7 @@ static const char *const description_query =
 " JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_language l ON l.oid = f.prolang"
 " WHERE c.castsource = p.oid AND c.casttarget = 'json'::regtype AND p.typtype = 'b' AND l.lanname = 'c'"
 ") part(kind, other, name, place) WHERE t.oid >= %u OR p.typtype = 'c'"
-" OR EXISTS (SELECT FROM pg_type e WHERE e.oid = p.typelem AND e.typtype = 'c')"
+" OR (SELECT e.typtype = 'c' FROM pg_type e WHERE e.oid = p.typelem)"
 ") SELECT json_build_object('key', (SELECT coalesce(json_agg(a.attname ORDER BY k.place), '[]')"
 " FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place), pg_attribute a"
 " WHERE i.indrelid = %s AND i.indisprimary AND k.place <= i.indnkeyatts"

@@ -107,7 +107,7 @@ SELECT bemi.untrack('other');
 -- redact: in before, after and primary key; NULL stays NULL.
 CREATE TABLE person (email text, id integer, name text, card jsonb, n numeric, PRIMARY KEY (id, email));
 SELECT bemi.track('person', redact => '{email,card}', redact_hash => '{name,n}');
-SELECT "table", ignore, redact, redact_hash FROM bemi.tracked;
+SELECT "table", ignore, redact, redact_hash FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 CALL forget();
 INSERT INTO person VALUES ('ann@example.com', 1, 'Ann', '{"number": "4111"}', 1.0), ('bob@example.com', 2, 'Ann', NULL, NULL);
 UPDATE person SET card = '{"number": "4222"}' WHERE id = 1;
