@@ -861,6 +861,22 @@ is( $node->safe_psql('postgres', q{
 		WHERE "table" = 'race' AND context->>'race' IS DISTINCT FROM primary_key GROUP BY 1, 2 ORDER BY 1, 2}),
 	'', 'a race: whatever begins anew between changes of the key, all changes have the right one');
 
+# A worker may die when it has made the slot, and not yet noted it: what tables were
+# like there, nobody knows any more, so the slot is made anew.
+$node->safe_psql(
+	'postgres', q{
+	CALL bemi.stop(drop_slot => true);
+	CREATE TABLE left_over (id int PRIMARY KEY, a int NOT NULL);
+	SELECT bemi.track('left_over');
+	SELECT pg_create_logical_replication_slot(bemi.origin_of('main'), 'pgoutput');
+	INSERT INTO left_over VALUES (1, 10);
+	ALTER TABLE left_over DROP CONSTRAINT left_over_pkey, ADD PRIMARY KEY (a);
+	CALL bemi.start();
+	UPDATE left_over SET id = 2});
+sync();
+is( $node->safe_psql('postgres', q{SELECT operation, primary_key FROM bemi.changes WHERE "table" = 'left_over'}),
+	'UPDATE|10', 'a slot that an earlier worker has left is made anew');
+
 #
 # The source is another server
 #
