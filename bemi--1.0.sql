@@ -1475,8 +1475,11 @@ BEGIN
 
 	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id) WITH (deduplicate_items = off))'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
-	-- No two entries are the same, and it takes time to find that out.
-	EXECUTE format('CREATE INDEX ON bemi.%I (schema, "table", primary_key, id) WITH (deduplicate_items = off)', partition);
+	-- For the life of a row, and for all changes of a table. The schema comes third, for it tells few rows
+	-- apart, and whatever stands before the key is compared each time that a place is looked for. (So all
+	-- changes of a table are found among those of its namesakes in other schemas.) No two entries are the same,
+	-- and it takes time to find that out.
+	EXECUTE format('CREATE INDEX ON bemi.%I ("table", primary_key, schema, id) WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
 	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%s) TO (%s)', partition,

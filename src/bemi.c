@@ -36,7 +36,8 @@
  * table is like beside its columns), stream_secret.c (what it signs that with),
  * row_description.c (applies that), row_type.c (what types are made of),
  * row_rules.c (what is ignored or redacted), history_partition.c (where rows go),
- * history_retention.c (how long they stay), history_protect.c (DROP EXTENSION).
+ * history_index.c (how they are found), history_retention.c (how long they stay),
+ * history_protect.c (DROP EXTENSION).
  * Tracking, gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.
  *

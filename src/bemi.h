@@ -125,6 +125,7 @@ extern void bemi_stream_start(BemiStream *stream, const char *slot,
 extern bool bemi_stream_receive(BemiStream *stream, StringInfo message);
 extern void bemi_stream_wait(BemiStream *stream, long timeout_ms);
 extern XLogRecPtr bemi_stream_position(const BemiStream *stream);
+extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
 extern TimestampTz bemi_stream_complete_until(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
@@ -327,9 +328,10 @@ typedef struct BemiChange
 	const char *operation;
 	Jsonb	   *before;			/* NULL: an empty object */
 	Jsonb	   *after;			/* likewise */
-	Jsonb	   *context;
+	Jsonb	   *context;		/* likewise */
 	uint64		context_serial; /* the same for the same context */
 	TimestampTz committed_at;
+	TimestampTz queued_at;		/* when the worker received it */
 	TransactionId xid;
 	XLogRecPtr	position;
 } BemiChange;

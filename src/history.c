@@ -59,12 +59,15 @@
 #define ADVANCE_LESS_BYTES	(64 * 1024)
 #define ADVANCE_LESS_MS		60000
 
-/* A change in the buffer; what it points to is in the buffer's memory. */
-typedef struct BufferedChange
+/*
+ * A text that one row after another is likely to have, and so share: as it came,
+ * and as the row has it.  In the buffer's memory; NULL: none yet.
+ */
+typedef struct SharedText
 {
-	BemiChange	change;
-	TimestampTz queued_at;
-} BufferedChange;
+	char	   *text;
+	Datum		value;
+} SharedText;
 
 /* A commit here, and the source's position that it stands for. */
 typedef struct UnflushedCommit
@@ -79,13 +82,18 @@ struct BemiHistory
 	const char *source;
 	const char *database;
 	const char *server;			/* as bemi.source_tables names it */
-	Jsonb	   *empty;			/* {} */
+	Datum		source_value;	/* the same, and others, as the rows have them */
+	Datum		database_value;
+	Datum		empty;			/* {} */
 
-	/* the buffer */
+	/* the buffer; what its rows point to is in its memory, or lives as long */
 	MemoryContext buffer_memory;
 	int			buffered;
-	BufferedChange buffer[BUFFERED_CHANGES];
-	Jsonb	   *context;		/* copy of the last change's context */
+	BemiHistoryRow buffer[BUFFERED_CHANGES];
+	SharedText	schema;			/* of the last change */
+	SharedText	table;
+	SharedText	operation;
+	Datum		context;		/* copy of the last change's; 0: none */
 	uint64		context_serial;
 
 	/* the destination transaction */
@@ -118,7 +126,6 @@ bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
 				   XLogRecPtr origin)
 {
 	BemiHistory *history = palloc0(sizeof(BemiHistory));
-	Datum		empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 
 	history->memory = CurrentMemoryContext;
 	history->source = pstrdup(source);
@@ -126,7 +133,9 @@ bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
 	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
 							   identity->database);
 	history->origin = history->flushed = origin;
-	history->empty = DatumGetJsonbP(empty);
+	history->source_value = CStringGetTextDatum(source);
+	history->database_value = CStringGetTextDatum(identity->database);
+	history->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi change buffer",
 												   ALLOCSET_DEFAULT_SIZES);
@@ -165,62 +174,27 @@ bemi_history_begin_transaction(BemiHistory *history)
 }
 
 /*
- * A text datum in the current memory context, NULL to NULL.
+ * Commit time of a row in the buffer.
  */
-static Datum
-text_value(const char *text, bool *is_null)
+static TimestampTz
+committed_at(const BemiHistory *history, int i)
 {
-	*is_null = (text == NULL);
-	return text ? CStringGetTextDatum(text) : (Datum) 0;
+	return DatumGetTimestampTz(history->buffer[i].values[BEMI_HISTORY_COMMITTED_AT]);
 }
 
 /*
- * The values of one change, in the order of bemi_history_columns.
+ * Where the run of rows ends that begins there and belongs to the open partition.
  */
-static void
-change_values(const BemiHistory *history, const BufferedChange *buffered,
-			  Datum *values, bool *nulls)
+static int
+end_of_run(const BemiHistory *history, int first)
 {
-	const BemiChange *change = &buffered->change;
-	int			n = 0;
+	int			end = first + 1;
 
-	memset(nulls, false, sizeof(bool) * BEMI_HISTORY_COLUMNS);
-	values[n++] = UUIDPGetDatum(&change->id);
-	values[n] = text_value(history->database, &nulls[n]), n++;
-	values[n] = text_value(change->schema, &nulls[n]), n++;
-	values[n] = text_value(change->table, &nulls[n]), n++;
-	values[n] = text_value(change->primary_key, &nulls[n]), n++;
-	values[n] = text_value(change->operation, &nulls[n]), n++;
-	values[n++] = JsonbPGetDatum(change->before);
-	values[n++] = JsonbPGetDatum(change->after);
-	values[n++] = JsonbPGetDatum(change->context);
-	values[n++] = TimestampTzGetDatum(change->committed_at);
-	values[n++] = TimestampTzGetDatum(buffered->queued_at);
-	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[n++] = Int64GetDatum((int64) change->xid);
-	values[n++] = Int64GetDatum((int64) change->position);
-	values[n] = text_value(history->source, &nulls[n]), n++;
-	Assert(n == BEMI_HISTORY_COLUMNS);
-}
-
-/*
- * Writes a run of buffered changes that all belong to the open partition.
- */
-static void
-insert_run(BemiHistory *history, int first, int count)
-{
-	MemoryContext caller = MemoryContextSwitchTo(history->buffer_memory);
-
-	for (int i = 0; i < count; i++)
-	{
-		Datum		values[BEMI_HISTORY_COLUMNS];
-		bool		nulls[BEMI_HISTORY_COLUMNS];
-
-		change_values(history, &history->buffer[first + i], values, nulls);
-		bemi_partition_put(history->partition, i, values, nulls);
-	}
-	MemoryContextSwitchTo(caller);
-	bemi_partition_insert(history->partition, count);
+	while (end < history->buffered &&
+		   (committed_at(history, end) == committed_at(history, end - 1) ||
+			bemi_partition_takes(history->partition, committed_at(history, end))))
+		end++;
+	return end;
 }
 
 /*
@@ -233,32 +207,43 @@ flush(BemiHistory *history)
 
 	while (first < history->buffered)
 	{
-		TimestampTz committed_at = history->buffer[first].change.committed_at;
-		int			end = first + 1;
+		Datum		now;
+		int			end;
 
-		history->partition = bemi_partition_for(history->partition, committed_at);
-		while (end < history->buffered)
-		{
-			TimestampTz next = history->buffer[end].change.committed_at;
-
-			if (next != committed_at && !bemi_partition_takes(history->partition, next))
-				break;
-			committed_at = next;
-			end++;
-		}
-		insert_run(history, first, end - first);
+		history->partition = bemi_partition_for(history->partition,
+												committed_at(history, first));
+		end = end_of_run(history, first);
+		now = TimestampTzGetDatum(GetCurrentTimestamp());
+		for (int i = first; i < end; i++)
+			history->buffer[i].values[BEMI_HISTORY_CREATED_AT] = now;
+		bemi_partition_insert(history->partition, &history->buffer[first], end - first);
 		first = end;
 		CHECK_FOR_INTERRUPTS();
 	}
 	history->buffered = 0;
-	history->context = NULL;
+	history->context = (Datum) 0;
+	history->schema.text = history->table.text = history->operation.text = NULL;
 	MemoryContextReset(history->buffer_memory);
 }
 
 /*
- * Copy of a jsonb in the current memory context, of {} for NULL.
+ * The value of a text that may be the same as that of the row before.
  */
-static Jsonb *
+static Datum
+shared_text(SharedText *shared, const char *text)
+{
+	if (shared->text == NULL || strcmp(shared->text, text) != 0)
+	{
+		shared->text = pstrdup(text);
+		shared->value = CStringGetTextDatum(text);
+	}
+	return shared->value;
+}
+
+/*
+ * Copy of a jsonb in the current memory context, {} for NULL.
+ */
+static Datum
 copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
 {
 	Jsonb	   *copy;
@@ -267,35 +252,71 @@ copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
 		return history->empty;
 	copy = palloc(VARSIZE(jsonb));
 	memcpy(copy, jsonb, VARSIZE(jsonb));
-	return copy;
+	return JsonbPGetDatum(copy);
 }
 
 /*
- * Takes a change, copying all of it.  Changes that share a context share one
- * copy of it, or a large context would be kept once for each row.
+ * The context of a change.  Changes that share one share one copy of it, or a large
+ * context would be kept once for each row; and history_index.c knows them by that.
+ */
+static Datum
+shared_context(BemiHistory *history, const BemiChange *change)
+{
+	if (history->context == (Datum) 0 || history->context_serial != change->context_serial)
+	{
+		history->context = copy_jsonb(history, change->context);
+		history->context_serial = change->context_serial;
+	}
+	return history->context;
+}
+
+/*
+ * Copies a change into a row, in the order of bemi_history_columns; all but the
+ * time when it is stored.
+ */
+static void
+fill_row(BemiHistory *history, BemiHistoryRow *row, const BemiChange *change)
+{
+	Datum	   *values = row->values;
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	int			n = 0;
+
+	*id = change->id;
+	memset(row->nulls, false, sizeof(row->nulls));
+	values[n++] = UUIDPGetDatum(id);
+	values[n++] = history->database_value;
+	values[n++] = shared_text(&history->schema, change->schema);
+	values[n++] = shared_text(&history->table, change->table);
+	row->nulls[n] = (change->primary_key == NULL);
+	values[n++] = change->primary_key ? CStringGetTextDatum(change->primary_key) : (Datum) 0;
+	values[n++] = shared_text(&history->operation, change->operation);
+	values[n++] = copy_jsonb(history, change->before);
+	values[n++] = copy_jsonb(history, change->after);
+	Assert(n == BEMI_HISTORY_CONTEXT);
+	values[n++] = shared_context(history, change);
+	Assert(n == BEMI_HISTORY_COMMITTED_AT);
+	values[n++] = TimestampTzGetDatum(change->committed_at);
+	values[n++] = TimestampTzGetDatum(change->queued_at);
+	Assert(n == BEMI_HISTORY_CREATED_AT);
+	n++;
+	values[n++] = Int64GetDatum((int64) change->xid);
+	values[n++] = Int64GetDatum((int64) change->position);
+	values[n++] = history->source_value;
+	Assert(n == BEMI_HISTORY_COLUMNS);
+}
+
+/*
+ * Takes a change, copying all of it.
  */
 void
 bemi_history_add(BemiHistory *history, const BemiChange *change)
 {
-	BufferedChange *buffered = &history->buffer[history->buffered];
 	MemoryContext caller;
 
 	Assert(history->open && !history->whole);
 
 	caller = MemoryContextSwitchTo(history->buffer_memory);
-	if (history->context == NULL || history->context_serial != change->context_serial)
-	{
-		history->context = copy_jsonb(history, change->context);
-		history->context_serial = change->context_serial;
-	}
-	buffered->change = *change;
-	buffered->change.schema = pstrdup(change->schema);
-	buffered->change.table = pstrdup(change->table);
-	buffered->change.primary_key = change->primary_key ? pstrdup(change->primary_key) : NULL;
-	buffered->change.before = copy_jsonb(history, change->before);
-	buffered->change.after = copy_jsonb(history, change->after);
-	buffered->change.context = history->context;
-	buffered->queued_at = GetCurrentTimestamp();
+	fill_row(history, &history->buffer[history->buffered], change);
 	MemoryContextSwitchTo(caller);
 
 	history->buffered++;

@@ -1,17 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * history.h
- *		What history.c and the open partition know of each other.
+ *		What history.c, the open partition and its indexes know of each other.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef BEMI_HISTORY_H
 #define BEMI_HISTORY_H
 
+#include "nodes/execnodes.h"
+
 #include "bemi.h"
 
 /* Columns of bemi.changes, in the order of bemi_history_columns. */
 #define BEMI_HISTORY_COLUMNS	15
+#define BEMI_HISTORY_CONTEXT	8
+#define BEMI_HISTORY_COMMITTED_AT	9
+#define BEMI_HISTORY_CREATED_AT		11
+
+/* A row of bemi.changes: its values, which live until it is written. */
+typedef struct BemiHistoryRow
+{
+	Datum		values[BEMI_HISTORY_COLUMNS];
+	bool		nulls[BEMI_HISTORY_COLUMNS];
+} BemiHistoryRow;
 
 /* Rows that a partition takes in one go. */
 #define BEMI_PARTITION_SLOTS	1000
@@ -27,9 +39,16 @@ extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
 extern bool bemi_partition_takes(const BemiPartition *partition,
 								 TimestampTz committed_at);
-extern void bemi_partition_put(BemiPartition *partition, int i,
-							   const Datum *values, const bool *nulls);
-extern void bemi_partition_insert(BemiPartition *partition, int count);
+extern void bemi_partition_insert(BemiPartition *partition,
+								  const BemiHistoryRow *rows, int count);
 extern void bemi_partition_close(BemiPartition *partition);
+
+/* history_index.c */
+typedef struct BemiIndexes BemiIndexes;
+
+extern BemiIndexes *bemi_indexes_begin(ResultRelInfo *target, EState *estate,
+									   const AttrNumber *attnums);
+extern void bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
+								const BemiHistoryRow *rows, int count);
 
 #endif							/* BEMI_HISTORY_H */

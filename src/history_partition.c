@@ -51,7 +51,11 @@ PG_FUNCTION_INFO_V1(bemi_partition_ranges);
 
 const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
 	"id", "database", "schema", "table", "primary_key", "operation",
-	"before", "after", "context", "committed_at", "queued_at", "created_at",
+	"before", "after",
+	[BEMI_HISTORY_CONTEXT] = "context",
+	[BEMI_HISTORY_COMMITTED_AT] = "committed_at",
+	"queued_at",
+	[BEMI_HISTORY_CREATED_AT] = "created_at",
 	"transaction_id", "position", "source"
 };
 
@@ -61,6 +65,7 @@ struct BemiPartition
 	Relation	relation;
 	EState	   *estate;
 	ResultRelInfo *target;
+	BemiIndexes *indexes;
 	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
 	int			slot_count;
 	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
@@ -361,6 +366,8 @@ open_partition(Oid oid)
 		lappend(partition->estate->es_opened_result_relations, partition->target);
 	find_columns(partition);
 	find_defaults(partition);
+	partition->indexes = bemi_indexes_begin(partition->target, partition->estate,
+											partition->attnums);
 
 	MemoryContextSwitchTo(caller);
 	return partition;
@@ -406,12 +413,10 @@ bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
 }
 
 /*
- * Puts a row into the i-th slot, whose first use may be now.  The values must
- * live until the insert.
+ * Puts a row into the i-th slot, whose first use may be now.
  */
-void
-bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
-				   const bool *nulls)
+static void
+put_row(BemiPartition *partition, int i, const BemiHistoryRow *row)
 {
 	TupleTableSlot *slot;
 
@@ -429,8 +434,8 @@ bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
 	{
 		int			place = partition->attnums[column] - 1;
 
-		slot->tts_values[place] = values[column];
-		slot->tts_isnull[place] = nulls[column];
+		slot->tts_values[place] = row->values[column];
+		slot->tts_isnull[place] = row->nulls[column];
 	}
 	for (int n = 0; n < partition->default_count; n++)
 	{
@@ -444,31 +449,10 @@ bemi_partition_put(BemiPartition *partition, int i, const Datum *values,
 }
 
 /*
- * Makes the index entries of the filled slots: all of one index, then those of the
- * next, so that the pages of one stay at hand.
- */
-static void
-insert_index_entries(BemiPartition *partition, int count)
-{
-	ResultRelInfo *target = partition->target;
-	ResultRelInfo one_index = *target;
-
-	one_index.ri_NumIndices = 1;
-	for (int n = 0; n < target->ri_NumIndices; n++)
-	{
-		one_index.ri_IndexRelationDescs = &target->ri_IndexRelationDescs[n];
-		one_index.ri_IndexRelationInfo = &target->ri_IndexRelationInfo[n];
-		for (int i = 0; i < count; i++)
-			list_free(bemi_insert_index_tuples(&one_index, partition->slots[i],
-											   partition->estate));
-	}
-}
-
-/*
  * Writes the filled slots with one multi-insert and then their index entries.
  */
 static void
-insert_together(BemiPartition *partition, int count)
+insert_together(BemiPartition *partition, const BemiHistoryRow *rows, int count)
 {
 	EState	   *estate = partition->estate;
 	TupleConstr *constraints = partition->relation->rd_att->constr;
@@ -485,9 +469,8 @@ insert_together(BemiPartition *partition, int count)
 	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 	table_multi_insert(partition->relation, partition->slots, count,
 					   GetCurrentCommandId(true), 0, NULL);
+	bemi_indexes_insert(partition->indexes, partition->slots, rows, count);
 	MemoryContextSwitchTo(caller);
-
-	insert_index_entries(partition, count);
 }
 
 /*
@@ -508,13 +491,15 @@ insert_singly(BemiPartition *partition, int count)
 }
 
 /*
- * Writes the first "count" slots and clears them.
+ * Writes rows, at most BEMI_PARTITION_SLOTS of them.
  */
 void
-bemi_partition_insert(BemiPartition *partition, int count)
+bemi_partition_insert(BemiPartition *partition, const BemiHistoryRow *rows, int count)
 {
+	for (int i = 0; i < count; i++)
+		put_row(partition, i, &rows[i]);
 	if (partition->target->ri_TrigDesc == NULL)
-		insert_together(partition, count);
+		insert_together(partition, rows, count);
 	else
 		insert_singly(partition, count);
 

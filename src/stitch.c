@@ -14,8 +14,9 @@
  * object is counted as invalid, and the changes it stands before get an empty
  * object: they must not inherit what belongs to another statement.
  *
- * The context of the moment lives in a memory context of its own, since many
- * changes refer to it; everything else is gone after the event.
+ * The last context that a message had lives in a memory context of its own: many
+ * changes refer to it, and the next transaction of a job is likely to repeat it.
+ * Everything else is gone after the event.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,13 +41,17 @@ struct BemiStitch
 	TransactionId xid;
 	uint64		ordinal;		/* of its last change */
 
-	/* the context at hand */
+	/* the last context that was valid */
 	MemoryContext memory;		/* of the two below */
 	Jsonb	   *context;
-	char	   *content;		/* the message it was made of; NULL: none */
+	char	   *content;		/* the message it was made of; NULL: none yet */
 	int			content_len;
-	uint64		context_serial; /* counts contexts */
+	uint64		context_serial; /* counts contexts, 0 is that of none */
+	bool		stands;			/* it is that of the changes that follow */
 };
+
+/* A context that is longer is forgotten with its transaction. */
+#define LONGEST_REMEMBERED	(64 * 1024)
 
 /* Widths of an id's parts, see make_id(). */
 #define ORDINAL_BITS	36
@@ -103,38 +108,24 @@ bemi_stitch_begin(const char *tag, BemiStream *stream, BemiHistory *history)
 }
 
 /*
- * Replaces the context of the changes that follow; NULL content stands for
- * no context, or one that is not valid.
+ * Replaces the context of the changes that follow.
  */
 static void
-set_context(BemiStitch *stitch, const char *content, int len, Jsonb *context)
+set_context(BemiStitch *stitch, const char *content, int len, const Jsonb *context)
 {
 	MemoryContext caller;
-	Jsonb	   *copy;
 
 	MemoryContextReset(stitch->memory);
 	caller = MemoryContextSwitchTo(stitch->memory);
-	if (context == NULL)
-	{
-		JsonbParseState *state = NULL;
-
-		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		copy = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-		stitch->content = NULL;
-		stitch->content_len = 0;
-	}
-	else
-	{
-		copy = palloc(VARSIZE(context));
-		memcpy(copy, context, VARSIZE(context));
-		stitch->content = palloc(Max(len, 1));
-		memcpy(stitch->content, content, len);
-		stitch->content_len = len;
-	}
+	stitch->context = palloc(VARSIZE(context));
+	memcpy(stitch->context, context, VARSIZE(context));
+	stitch->content = palloc(Max(len, 1));
+	memcpy(stitch->content, content, len);
+	stitch->content_len = len;
 	MemoryContextSwitchTo(caller);
 
-	stitch->context = copy;
 	stitch->context_serial++;
+	stitch->stands = true;
 }
 
 static void
@@ -145,13 +136,19 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 	stitch->committed_at = event->committed_at;
 	stitch->xid = event->xid;
 	stitch->ordinal = 0;
-	if (stitch->content != NULL || stitch->context == NULL)
-		set_context(stitch, NULL, 0, NULL);
+	stitch->stands = false;
+	if (stitch->content_len > LONGEST_REMEMBERED)
+	{
+		MemoryContextReset(stitch->memory);
+		stitch->context = NULL;
+		stitch->content = NULL;
+		stitch->content_len = 0;
+	}
 }
 
 /*
- * A message under bemi's prefix.  A statement in a loop repeats its context,
- * so the last one is not parsed again.
+ * A message under bemi's prefix.  Statements in a loop, and the transactions of a
+ * job, repeat their context, so the last one is not parsed again.
  */
 static void
 take_context(BemiStitch *stitch, const BemiEvent *event)
@@ -162,7 +159,10 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 	if (event->transactional && stitch->content != NULL &&
 		event->content_len == stitch->content_len &&
 		memcmp(event->content, stitch->content, event->content_len) == 0)
+	{
+		stitch->stands = true;
 		return;
+	}
 
 	/* One that is not transactional may come between transactions. */
 	bemi_history_open(stitch->history);
@@ -177,8 +177,12 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 		bemi_history_count_invalid(stitch->history);
 		context = NULL;
 	}
-	if (event->transactional)
+	if (!event->transactional)
+		return;
+	if (context != NULL)
 		set_context(stitch, event->content, event->content_len, context);
+	else
+		stitch->stands = false;
 }
 
 /*
@@ -271,9 +275,10 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	change.after = after ? bemi_row_to_jsonb(relation, after) : NULL;
 	if (before || after)
 		change.primary_key = bemi_row_primary_key(relation, after ? after : before);
-	change.context = stitch->context;
-	change.context_serial = stitch->context_serial;
+	change.context = stitch->stands ? stitch->context : NULL;
+	change.context_serial = stitch->stands ? stitch->context_serial : 0;
 	change.committed_at = stitch->committed_at;
+	change.queued_at = bemi_stream_heard_at(stitch->stream);
 	change.xid = stitch->xid;
 	change.position = event->position;
 

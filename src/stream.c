@@ -169,6 +169,13 @@ bemi_stream_position(const BemiStream *stream)
 	return stream->position;
 }
 
+/* When that message was received. */
+TimestampTz
+bemi_stream_heard_at(const BemiStream *stream)
+{
+	return stream->heard_at;
+}
+
 /* The source has sent everything that was committed up to here. */
 XLogRecPtr
 bemi_stream_received(const BemiStream *stream)
