@@ -11,7 +11,7 @@ held_rate() {
     # shellcheck disable=SC2154 # set by coproc
     echo 'BEGIN; LOCK TABLE bemi.changes IN EXCLUSIVE MODE; SELECT 1;' >&"${holder[1]}"
     read -r <&"${holder[0]}"
-    sql -c "$statement" >/dev/null
+    PGOPTIONS="-c bemi.context=${context// /} -c synchronous_commit=off" sql -c "$statement" >/dev/null
     begin=$EPOCHREALTIME
     echo 'COMMIT; \q' >&"${holder[1]}"
     # shellcheck disable=SC2154

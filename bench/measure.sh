@@ -38,6 +38,10 @@ seconds_of() {
     echo "$begin $EPOCHREALTIME" | awk '{ printf "%.6f\n", $2 - $1 }'
 }
 
+# Differences of a few percent of what waits for the disk need many pairs, and each of them short, for its speed
+# drifts: fine_pairs is for them.
+fine_pairs=$((pairs * 2))
+
 # Transactions per second of a pgbench script: rate CLIENTS SECONDS FILE [OPTION...]
 rate() {
     local clients=$1 duration=$2 file=$3
@@ -46,12 +50,16 @@ rate() {
         awk '/^tps/ { print $3; found = 1 } END { exit !found }' || { cat "$work/pgbench.err" >&2; return 1; }
 }
 
-# Two functions in turn, each of which prints a figure; prints "A B" for each counted pair.
+# Two functions in turn, each of which prints a figure; prints "A B" for each counted pair. Every other time B goes
+# first, so that what is second has no advantage.
 in_turn() {
     local pair a b
     for ((pair = 0; pair <= pairs; pair++)); do
-        a=$("$1")
-        b=$("$2")
+        if ((pair % 2)); then
+            a=$("$1") b=$("$2")
+        else
+            b=$("$2") a=$("$1")
+        fi
         if [ "$pair" -gt 0 ]; then echo "$a $b"; fi
     done
 }
