@@ -87,7 +87,7 @@ my $worker = $node->safe_psql('postgres', 'SELECT pid FROM bemi.status');
 # The last row is written right before the server stops, the next one right
 # after it has started: whether the worker is there at those moments is chance.
 $node->safe_psql('postgres', q{INSERT INTO todo VALUES (101, 'before')});
-$node->restart('fast');
+$node->restart;
 $node->safe_psql('postgres', q{INSERT INTO todo VALUES (102, 'after')});
 
 wait_for_state($node, 'streaming');
@@ -112,7 +112,7 @@ is(remains($node), '1 rows, 1 slots, 1 origins', 'and keeps its place');
 
 $node->safe_psql('postgres',
 	q{INSERT INTO todo SELECT n, 'stopped' FROM generate_series(201, 250) n});
-$node->restart('fast');
+$node->restart;
 $node->safe_psql('postgres',
 	q{INSERT INTO todo SELECT n, 'stopped' FROM generate_series(251, 300) n});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes'),
@@ -200,7 +200,7 @@ $node->safe_psql(
 	BEGIN;
 	ALTER DATABASE blocked RENAME TO renamed;
 	PREPARE TRANSACTION 'rename'});
-$node->restart('fast');
+$node->restart;
 ($status, $stdout, $stderr) =
   $node->psql('migrated', q{SELECT bemi.sync('500ms')});
 unlike(

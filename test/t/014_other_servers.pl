@@ -299,6 +299,8 @@ $heir->start;
 is($heir->safe_psql('postgres', q{SELECT state, lag_bytes IS NULL FROM bemi.status WHERE source = 'main'}),
 	'not running|t', 'bemi.status can be read on a standby');
 $history->safe_psql('postgres', q{INSERT INTO own VALUES (2, 'b'); SELECT bemi.sync('60s')});
+# The worker does not wait for its commits to be flushed; this one is, and with it all before.
+$history->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'flush', '')});
 $history->wait_for_catchup($heir);
 $history->stop('immediate');
 $heir->promote;

@@ -243,24 +243,28 @@ $node->safe_psql('postgres',
 $btrees++;
 check_indexes('row by row');
 
-# Somebody's own partition, where one of the columns holds something else.
-$node->safe_psql(
-	'postgres', qq{
-	BEGIN;
-	ALTER TABLE bemi.changes DETACH PARTITION $partition;
-	CREATE TABLE odd (LIKE bemi.changes INCLUDING ALL);
-	ALTER TABLE odd DROP COLUMN context, ADD COLUMN context jsonb NOT NULL GENERATED ALWAYS AS (after) STORED;
-	CREATE INDEX ON odd USING gin (context);
-	ALTER TABLE bemi.changes ATTACH PARTITION odd DEFAULT;
-	COMMIT;
-	SET bemi.context = '{"n": 60}';
-	INSERT INTO item SELECT i, 'odd', true FROM generate_series(101, 150) i;
-	SELECT bemi.sync('60s')});
-is( join(' ', map {
-			$node->safe_psql('postgres', "SET enable_seqscan = off; SELECT count(*) FROM odd WHERE context @> '$_'")
-		} ('{"n": 60}', '{"name": "odd"}')),
-	'0 50',
-	'what the index has of a generated column is what the column has');
+# Somebody's own partition, where one of the columns holds something else.  From 16 on, the
+# server refuses such a partition.
+if ($node->pg_version < 16)
+{
+	$node->safe_psql(
+		'postgres', qq{
+		BEGIN;
+		ALTER TABLE bemi.changes DETACH PARTITION $partition;
+		CREATE TABLE odd (LIKE bemi.changes INCLUDING ALL);
+		ALTER TABLE odd DROP COLUMN context, ADD COLUMN context jsonb NOT NULL GENERATED ALWAYS AS (after) STORED;
+		CREATE INDEX ON odd USING gin (context);
+		ALTER TABLE bemi.changes ATTACH PARTITION odd DEFAULT;
+		COMMIT;
+		SET bemi.context = '{"n": 60}';
+		INSERT INTO item SELECT i, 'odd', true FROM generate_series(101, 150) i;
+		SELECT bemi.sync('60s')});
+	is( join(' ', map {
+				$node->safe_psql('postgres', "SET enable_seqscan = off; SELECT count(*) FROM odd WHERE context @> '$_'")
+			} ('{"n": 60}', '{"name": "odd"}')),
+		'0 50',
+		'what the index has of a generated column is what the column has');
+}
 
 $node->stop;
 done_testing();
