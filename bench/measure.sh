@@ -38,15 +38,17 @@ seconds_of() {
     echo "$begin $EPOCHREALTIME" | awk '{ printf "%.6f\n", $2 - $1 }'
 }
 
-# Differences of a few percent of what waits for the disk need many pairs, and each of them short, for its speed
-# drifts: fine_pairs is for them.
-fine_pairs=$((pairs * 2))
+# Differences of a few percent of what waits for the disk need many pairs, each of a fraction of a second, for its
+# speed drifts: fine_pairs is for them.
+fine_pairs=$((pairs * 8))
 
-# Transactions per second of a pgbench script: rate CLIENTS SECONDS FILE [OPTION...]
+# Transactions per second of a pgbench script, for so many seconds (-T 60) or transactions of each client (-t 300):
+# rate CLIENTS LIMIT FILE [OPTION...]
 rate() {
-    local clients=$1 duration=$2 file=$3
+    local clients=$1 limit=$2 file=$3
     shift 3
-    "$bin/pgbench" -n -M prepared -c "$clients" -j 2 -T "$duration" -f "$file" "$@" 2>"$work/pgbench.err" |
+    # shellcheck disable=SC2086 # two words
+    "$bin/pgbench" -n -M prepared -c "$clients" -j 2 $limit -f "$file" "$@" 2>"$work/pgbench.err" |
         awk '/^tps/ { print $3; found = 1 } END { exit !found }' || { cat "$work/pgbench.err" >&2; return 1; }
 }
 
