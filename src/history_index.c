@@ -39,7 +39,8 @@
 
 /*
  * So many rows must share a context for its keys to be entered at once: to find
- * the place of a key costs as much as to note it for about so many rows.
+ * the place of a key costs about as much as to note it for so many rows.  That is
+ * an estimate from profiles; the figure matters little, for runs are long or short.
  */
 #define SHARED_ROWS		8
 
