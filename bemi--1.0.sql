@@ -2305,12 +2305,15 @@ CREATE VIEW bemi.status AS
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
 		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at,
 		n.wal_kept, n.wal_status, n.catalog_xmin_age,
-		CASE
-			WHEN n.wal_status = 'lost' THEN 'the slot is lost: changes are missing from the history, see bemi.gaps'
-			WHEN n.wal_status = 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
-			WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
-				THEN 'the slot keeps more WAL than bemi.max_slot_lag'
-		END AS warning
+		-- One expression for each thing that may be wrong, NULL if it is not.
+		nullif(concat_ws('; ',
+			CASE n.wal_status
+				WHEN 'lost' THEN 'the slot is lost: changes are missing from the history, see bemi.gaps'
+				WHEN 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
+			END,
+			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
+				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END
+		), '') AS warning
 	FROM bemi.sources s
 		LEFT JOIN bemi.source_progress p ON p.source = s.name
 		LEFT JOIN bemi.source_status() w ON w.source = s.name
