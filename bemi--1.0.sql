@@ -148,6 +148,13 @@ CREATE FUNCTION bemi.tell_again(target regclass)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.tell_again(regclass) IS 'internal: has the stream tell the name of a table again, which has changed';
 
+CREATE FUNCTION bemi.invalidate_publication(target regclass)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_invalidate_publication'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
+COMMENT ON FUNCTION bemi.invalidate_publication(regclass)
+	IS 'internal: PostgreSQL 14 looks again how partitions are published, as later versions do by themselves';
+
 CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1061,6 +1068,8 @@ BEGIN
 	FOR target IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_ddl_commands() c
 		WHERE c.classid = 'pg_class'::regclass AND c.object_type IN ('table', 'table column') AND NOT c.in_extension
 	LOOP
+		-- Outside of the block, because an error in it would take back the invalidation.
+		PERFORM bemi.invalidate_publication(c.oid) FROM pg_class c WHERE c.oid = target AND (c.relispartition OR c.relkind = 'p');
 		BEGIN
 			PERFORM bemi.follow_table(target);
 		EXCEPTION WHEN OTHERS THEN
@@ -2446,7 +2455,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.un
 -- Change what is read, or reveal how it is.
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(regclass),
-	bemi.tell_again(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
+	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),

@@ -15,6 +15,10 @@
  * transaction, and goes into the write-ahead log with it, where the walsender
  * meets it in its place between the changes.
  *
+ * pgoutput also caches whether a relation is published, and under which root.
+ * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 renews this only
+ * when the publication is invalidated, so bemi.invalidate_publication() does that.
+ *
  * Of a column that was renamed, an event trigger is told where it is, but not what
  * it was called; that is in the command's parse tree.
  *
@@ -23,15 +27,23 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "tcop/deparse_utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
+
 PG_FUNCTION_INFO_V1(bemi_tell_again);
+PG_FUNCTION_INFO_V1(bemi_invalidate_publication);
 PG_FUNCTION_INFO_V1(bemi_renamed_column);
 
 /*
@@ -47,6 +59,51 @@ bemi_tell_again(PG_FUNCTION_ARGS)
 		/* Without an id of its own, a subtransaction's would go astray. */
 		(void) GetCurrentTransactionId();
 		CacheInvalidateRelcacheByTuple(tuple);
+		ReleaseSysCache(tuple);
+	}
+	PG_RETURN_VOID();
+}
+
+/*
+ * The root of a partition; any other relation is its own.
+ */
+static Oid
+partition_root(Oid relation)
+{
+	List	   *ancestors = get_rel_relispartition(relation) ?
+		get_partition_ancestors(relation) : NIL;
+	Oid			root = ancestors == NIL ? relation : llast_oid(ancestors);
+
+	list_free(ancestors);
+	return root;
+}
+
+/*
+ * bemi.invalidate_publication(target regclass)
+ *
+ * Sends the invalidation that an update of the root's row in pg_publication_rel would
+ * send.  The row itself stays as it is, because two sessions that attach partitions
+ * to one root must not wait for each other.
+ */
+Datum
+bemi_invalidate_publication(PG_FUNCTION_ARGS)
+{
+	HeapTuple	tuple;
+
+	if (BEMI_RELATION_RENEWS_PUBLICATION)
+		PG_RETURN_VOID();
+	tuple = SearchSysCache2(PUBLICATIONRELMAP,
+							ObjectIdGetDatum(partition_root(PG_GETARG_OID(0))),
+							ObjectIdGetDatum(get_publication_oid("bemi", true)));
+	if (HeapTupleIsValid(tuple))
+	{
+		Relation	catalog = table_open(PublicationRelRelationId, AccessShareLock);
+
+		(void) GetCurrentTransactionId();
+		CacheInvalidateHeapTuple(catalog, tuple, NULL);
+		/* The next command may write rows, and must log the invalidation first. */
+		(void) GetCurrentCommandId(true);
+		table_close(catalog, AccessShareLock);
 		ReleaseSysCache(tuple);
 	}
 	PG_RETURN_VOID();

@@ -99,6 +99,16 @@ typedef void bemi_json_action_result;
 #define bemi_flush_position()	GetFlushRecPtr()
 #endif
 
+/*
+ * 15 looks again how a relation is published when the relation is invalidated;
+ * 14 only when the publication is.
+ */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_RELATION_RENEWS_PUBLICATION 1
+#else
+#define BEMI_RELATION_RENEWS_PUBLICATION 0
+#endif
+
 /* 15 moved requests for shared memory out of _PG_init into a hook. */
 #if PG_VERSION_NUM >= 150000
 #define BEMI_HAS_SHMEM_REQUEST_HOOK 1
