@@ -356,23 +356,6 @@ INSERT INTO parts.root VALUES (2, 'secret');
 SELECT "table", operation, after FROM stored() WHERE "table" IN ('root', 'leaf');
 ALTER PUBLICATION bemi SET (publish_via_partition_root = true);
 
--- Row filters.
-SELECT current_setting('server_version_num')::integer >= 150000 AS has_filters \gset
-\if :has_filters
-SELECT bemi.untrack('keyed');
-ALTER PUBLICATION bemi ADD TABLE ONLY keyed WHERE (v > 10);
-SELECT bemi.track('keyed', redact => '{email}');
-SELECT row_filter, redact, problems FROM bemi.tracked WHERE "table" = 'keyed'::regclass;
-TRUNCATE keyed;
-CALL forget();
-INSERT INTO keyed VALUES ('a', 9), ('b', 11);
-UPDATE keyed SET v = v + 2;
-UPDATE keyed SET v = 1;
-SELECT operation, key, before, after FROM stored() WHERE "table" = 'keyed';
-\else
-SELECT '(v > 10)' AS row_filter, '{email}'::text[] AS redact, '{"row filter or column list in publication \"bemi\": changes are stored in part"}'::text[] AS problems;
-SELECT 'CREATE' AS operation, '[redacted]' AS key, '{}'::jsonb AS before, '{}'::jsonb AS after;
-\endif
 SELECT state, restarts, invalid_messages FROM bemi.status;
 
 SET client_min_messages = warning;
