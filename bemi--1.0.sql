@@ -1218,6 +1218,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
+-- Longer messages are not taken (src/stream_secret.c); without a description, the worker asks.
 CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name, description jsonb DEFAULT NULL)
 	RETURNS void
 	LANGUAGE sql
@@ -1225,7 +1226,8 @@ CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table
 AS $$
 	SELECT pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m.message, s.value)::bytea || m.message)
 	FROM bemi.secret s, convert_to(json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
-		'schema', emit_tracking.schema, 'table', emit_tracking."table", 'description', emit_tracking.description,
+		'schema', emit_tracking.schema, 'table', emit_tracking."table",
+		'description', CASE WHEN octet_length(emit_tracking.description::text) < 16000000 THEN emit_tracking.description END,
 		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text, getdatabaseencoding()) m(message)
 $$;
 COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name, jsonb)
@@ -1425,13 +1427,32 @@ COMMENT ON COLUMN bemi.changes.primary_key IS 'primary key as text; several colu
 COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
 COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
 COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
-COMMENT ON COLUMN bemi.changes.context IS 'context of the statement, {} if there was none';
+COMMENT ON COLUMN bemi.changes.context IS 'context of the statement, {} if there was none; of a large one, later changes of a transaction have its small members, see bemi.full_context()';
 COMMENT ON COLUMN bemi.changes.committed_at IS 'when the transaction committed at the source';
 COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change';
 COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
 COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
 COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the source''s write-ahead log';
 COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
+
+-- Of a large context, only the first change of a transaction has all of it, see
+-- src/stitch_context.c. Without that change (somebody has deleted it), what is left.
+CREATE FUNCTION bemi.full_context(change bemi.changes)
+	RETURNS jsonb
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF change.context ? '_whole' THEN
+		RETURN coalesce((SELECT c.context FROM bemi.changes c
+				WHERE c.id = (change.context ->> '_whole')::uuid AND c.committed_at = change.committed_at),
+			change.context);
+	END IF;
+	RETURN change.context;
+END
+$$;
+COMMENT ON FUNCTION bemi.full_context(bemi.changes)
+	IS 'the whole context of a change, also where a large one is stored with an earlier change of the same transaction';
 
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
 -- first change of a month (week, day). Made apart and attached then, because CREATE

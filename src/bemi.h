@@ -34,7 +34,14 @@
 
 /* ---------- context.c ---------- */
 
+/*
+ * What bemi.include may add to a context that is as large as the settings allow.
+ */
+#define BEMI_FACTS_SIZE		(64 * 1024)
+#define BEMI_FACTS_KEYS		8
+
 extern const char *bemi_context_of_statement(const char *query);
+extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
 
 /* context_facts.c */
@@ -317,6 +324,11 @@ extern char *bemi_row_primary_key(const BemiRelation *relation,
 extern Jsonb *bemi_text_to_jsonb(const char *text, int len);
 
 /* ---------- stitch.c ---------- */
+
+/* stitch_context.c */
+extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content, int len);
+extern bool bemi_context_is_large(const Jsonb *context);
+extern Jsonb *bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder);
 
 /* A row of bemi.changes, but for what history.c knows better. */
 typedef struct BemiChange

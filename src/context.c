@@ -10,8 +10,9 @@
  *
  * The text is checked when it comes in, never later: the setting by its
  * check hook, the comment when it is read.  A context that has passed is a
- * JSON object, no longer than bemi.max_context_size, without \u0000 (which
- * jsonb cannot hold).
+ * JSON object, no longer than bemi.max_context_size, of no more values than
+ * bemi.max_context_keys, without \u0000 (which jsonb cannot hold).  The size is
+ * measured and the values are counted before anything else is done with the text.
  *
  * The setting's memory belongs to guc.c and may be freed by the next SET, so
  * callers copy what must live longer.  A broken comment must never break the
@@ -48,6 +49,7 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
+static int	max_context_keys = 10000;
 static bool read_comments = true;
 
 /*
@@ -108,6 +110,75 @@ parse_without_error(JsonLexContext *lexer)
 }
 
 /*
+ * Counts the values in a JSON text: members of objects and elements of arrays, at any
+ * depth.  One look at each byte, no memory.  Where the text is no valid JSON, the
+ * count means nothing.  Every encoding of a server has these marks as in ASCII, and
+ * their bytes in no other character.
+ */
+static int
+count_values(const char *json, int len)
+{
+	int			count = 0;
+	bool		in_string = false;
+	bool		opened = false; /* an object or array has just begun */
+
+	for (const char *c = json; c < json + len; c++)
+	{
+		if (in_string)
+		{
+			if (*c == '\\')
+				c++;
+			else
+				in_string = *c != '"';
+			continue;
+		}
+		if (*c == ' ' || *c == '\t' || *c == '\n' || *c == '\r')
+			continue;
+		if (*c == ',' || (opened && *c != '}' && *c != ']'))
+			count++;
+		opened = *c == '{' || *c == '[';
+		in_string = *c == '"';
+	}
+	return count;
+}
+
+/*
+ * Tells whether the worker must not take the content of a message, because it exceeds
+ * the limits for contexts by more than what bemi.include adds.
+ */
+bool
+bemi_context_is_too_large(const char *content, int len)
+{
+	return len > max_context_size + BEMI_FACTS_SIZE ||
+		count_values(content, len) > max_context_keys + BEMI_FACTS_KEYS;
+}
+
+/*
+ * Tells whether the text is within the limits for contexts.  If not, *detail is a
+ * sentence that says why, in the current memory context.
+ */
+static bool
+context_is_small_enough(const char *json, int len, char **detail)
+{
+	int			values;
+
+	if (len > max_context_size)
+	{
+		*detail = psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
+						   len, max_context_size);
+		return false;
+	}
+	values = count_values(json, len);
+	if (values > max_context_keys)
+	{
+		*detail = psprintf("The context has %d keys and array elements, \"bemi.max_context_keys\" allows %d.",
+						   values, max_context_keys);
+		return false;
+	}
+	return true;
+}
+
+/*
  * Tells whether the text is a JSON object that jsonb can hold.  If not,
  * *detail is a sentence that says why, in the current memory context.
  */
@@ -119,12 +190,8 @@ context_is_valid(const char *json, int len, char **detail)
 	JsonLexContext *lexer;
 	int			error;
 
-	if (len > max_context_size)
-	{
-		*detail = psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
-						   len, max_context_size);
+	if (!context_is_small_enough(json, len, detail))
 		return false;
-	}
 
 	scratch = AllocSetContextCreate(caller, "bemi context check",
 									ALLOCSET_SMALL_SIZES);
@@ -257,7 +324,8 @@ context_in_comment(const char *query)
 		len--;
 
 	context = pnstrdup(text, len);
-	if (len == checked_len && len <= max_context_size && memcmp(context, checked, len) == 0)
+	if (len == checked_len && memcmp(context, checked, len) == 0 &&
+		context_is_small_enough(context, len, &detail))
 		return context;
 	if (!context_is_valid(context, len, &detail))
 	{
@@ -392,6 +460,14 @@ bemi_context_init(void)
 							&max_context_size,
 							1024 * 1024, 2, 64 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("bemi.max_context_keys",
+							"Sets how many keys and array elements a context may have, at all its levels.",
+							NULL,
+							&max_context_keys,
+							10000, 1, 16 * 1024 * 1024,
+							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("bemi.read_comments",

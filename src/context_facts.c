@@ -28,6 +28,9 @@
 
 #include "bemi.h"
 
+/* All facts but the query fit into so much of a message, however they are escaped. */
+#define ROOM_FOR_OTHERS	4096
+
 /* Gives a fact as text, palloc'd or longer lived; NULL if there is none. */
 typedef const char *(*Fact) (void);
 
@@ -69,19 +72,38 @@ backend_pid(void)
 }
 
 /*
- * What the client sent, as far as pg_stat_activity would show it.
+ * How much of a text, at most len bytes, escape_json() makes no longer than room bytes.
+ */
+static int
+length_within(const char *text, int len, int room)
+{
+	int			i;
+
+	for (i = 0; i < len && room > 0; i++)
+	{
+		unsigned char c = text[i];
+
+		room -= c < ' ' ? strlen("\\u0000") : c == '"' || c == '\\' ? 2 : 1;
+	}
+	return room < 0 ? i - 1 : i;
+}
+
+/*
+ * What the client sent, as far as pg_stat_activity would show it, and the facts have
+ * room for it in a message (BEMI_FACTS_SIZE).
  */
 static const char *
 client_query(void)
 {
 	int			len;
+	int			limit;
 
 	if (debug_query_string == NULL)
 		return NULL;
 	len = strlen(debug_query_string);
-	return pnstrdup(debug_query_string,
-					pg_mbcliplen(debug_query_string, len,
-								 pgstat_track_activity_query_size - 1));
+	limit = length_within(debug_query_string, Min(len, pgstat_track_activity_query_size - 1),
+						  BEMI_FACTS_SIZE - ROOM_FOR_OTHERS);
+	return pnstrdup(debug_query_string, pg_mbcliplen(debug_query_string, len, limit));
 }
 
 static const struct

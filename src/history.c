@@ -338,6 +338,7 @@ call(const char *statement, int count, Oid *types, Datum *values,
 	bool		is_null;
 	bool		result;
 
+	Assert(IsTransactionState());
 	SPI_connect();
 	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
@@ -397,6 +398,7 @@ bemi_history_description(BemiHistory *history, const BemiRelation *relation)
 	Jsonb	   *description = NULL;
 	bool		is_null;
 
+	Assert(IsTransactionState());
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT description FROM bemi.source_relations"
 							  " WHERE source = $1 AND relation = $2",
@@ -414,12 +416,20 @@ bemi_history_description(BemiHistory *history, const BemiRelation *relation)
 }
 
 /*
- * Counts a message that was not valid, for bemi.status.
+ * Counts a message that was not valid, for bemi.status.  Between transactions, it is
+ * written down as time goes by: to begin one for each would let anybody who can
+ * write messages keep the worker busy.
  */
 void
 bemi_history_count_invalid(BemiHistory *history)
 {
-	history->counts.invalid_messages++;
+	if (history->open)
+		history->counts.invalid_messages++;
+	else
+	{
+		history->uncounted.invalid_messages++;
+		history->news.invalid_messages++;
+	}
 }
 
 /*

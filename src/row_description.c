@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "utils/memutils.h"
 
 #include "bemi.h"
@@ -177,6 +178,7 @@ has_types(const BemiRelation *relation, BemiTypes *types)
 bool
 bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 {
+	Assert(IsTransactionState());
 	return !is_true(description, "stale") &&
 		has_columns(relation, names_of(description, "key")) &&
 		lists_columns(relation, names_of(description, "columns")) &&
@@ -249,8 +251,10 @@ bemi_description_apply(BemiRelation *relation, const Jsonb *first,
 	List	   *key = names_of(first, "key");
 	List	   *redact = names_of(first, "redact");
 	List	   *redact_hash = names_of(first, "redact_hash");
-	BemiTypes  *types = types_of(first, is_local);
+	BemiTypes  *types;
 
+	Assert(IsTransactionState());
+	types = types_of(first, is_local);
 	if (second != NULL)
 	{
 		redact = list_concat(redact, names_of(second, "redact"));

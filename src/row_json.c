@@ -657,6 +657,7 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	RowToConvert work = {relation, image};
 	Jsonb	   *result = NULL;
 
+	Assert(IsTransactionState());
 	if (!relation->risky && !is_long(relation, image))
 		return convert_row(&work, EXACT);
 
@@ -678,6 +679,7 @@ bemi_text_to_jsonb(const char *text, int len)
 	TextToConvert work = {text, len};
 	Jsonb	   *result;
 
+	Assert(IsTransactionState());
 	if (memchr(text, '\0', len) != NULL ||
 		!pg_verify_mbstr(GetDatabaseEncoding(), text, len, true))
 		return NULL;

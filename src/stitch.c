@@ -10,18 +10,27 @@
  * of their WAL record, messages the end, and all rows of one multi-insert
  * record share one LSN.
  *
- * Any SQL user can write any bytes under bemi's prefix.  What is not a JSON
- * object is counted as invalid, and the changes it stands before get an empty
- * object: they must not inherit what belongs to another statement.
+ * Any SQL user can write any bytes under bemi's prefixes, at any time.  A context
+ * that is not valid (stitch_context.c) is counted as invalid, and the changes that
+ * follow get an empty object: they must not inherit what belongs to another
+ * statement.  bemi writes contexts and descriptions of tables within the transaction
+ * that they belong to.  A message outside of one is counted as invalid, and nobody
+ * looks at its content: there is no transaction here at that moment, either, and
+ * a flood of such messages must not begin one for each.
+ *
+ * All other events need a destination transaction, which BEGIN opens.  A source that
+ * sends one of them outside of a transaction is broken, and is refused.
  *
  * The last context that a message had lives in a memory context of its own: many
  * changes refer to it, and the next transaction of a job is likely to repeat it.
+ * If it is large, only the first of these changes is stored with all of it.
  * Everything else is gone after the event.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "port/pg_bswap.h"
 #include "utils/memutils.h"
@@ -36,6 +45,7 @@ struct BemiStitch
 	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
 
 	/* the transaction at hand */
+	bool		in_transaction;
 	XLogRecPtr	commit_lsn;
 	TimestampTz committed_at;
 	TransactionId xid;
@@ -46,8 +56,16 @@ struct BemiStitch
 	Jsonb	   *context;
 	char	   *content;		/* the message it was made of; NULL: none yet */
 	int			content_len;
-	uint64		context_serial; /* counts contexts, 0 is that of none */
+	uint64		context_serial; /* 0 is that of none */
 	bool		stands;			/* it is that of the changes that follow */
+
+	/* if it is large, how it is shared in the transaction at hand */
+	bool		held;			/* a stored change holds all of it */
+	pg_uuid_t	holder;			/* that change */
+	Jsonb	   *small_members;	/* for those after it; NULL: not needed yet */
+	uint64		small_serial;
+
+	uint64		serials;		/* given out so far */
 };
 
 /* A context that is longer is forgotten with its transaction. */
@@ -108,6 +126,18 @@ bemi_stitch_begin(const char *tag, BemiStream *stream, BemiHistory *history)
 }
 
 /*
+ * No change of the transaction at hand holds the whole context.
+ */
+static void
+forget_holder(BemiStitch *stitch)
+{
+	if (stitch->small_members != NULL)
+		pfree(stitch->small_members);
+	stitch->small_members = NULL;
+	stitch->held = false;
+}
+
+/*
  * Replaces the context of the changes that follow.
  */
 static void
@@ -115,6 +145,7 @@ set_context(BemiStitch *stitch, const char *content, int len, const Jsonb *conte
 {
 	MemoryContext caller;
 
+	forget_holder(stitch);
 	MemoryContextReset(stitch->memory);
 	caller = MemoryContextSwitchTo(stitch->memory);
 	stitch->context = palloc(VARSIZE(context));
@@ -124,7 +155,7 @@ set_context(BemiStitch *stitch, const char *content, int len, const Jsonb *conte
 	stitch->content_len = len;
 	MemoryContextSwitchTo(caller);
 
-	stitch->context_serial++;
+	stitch->context_serial = ++stitch->serials;
 	stitch->stands = true;
 }
 
@@ -132,11 +163,13 @@ static void
 begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 {
 	bemi_history_begin_transaction(stitch->history);
+	stitch->in_transaction = true;
 	stitch->commit_lsn = event->commit_lsn;
 	stitch->committed_at = event->committed_at;
 	stitch->xid = event->xid;
 	stitch->ordinal = 0;
 	stitch->stands = false;
+	forget_holder(stitch);
 	if (stitch->content_len > LONGEST_REMEMBERED)
 	{
 		MemoryContextReset(stitch->memory);
@@ -147,42 +180,29 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message under bemi's prefix.  Statements in a loop, and the transactions of a
- * job, repeat their context, so the last one is not parsed again.
+ * A message under the prefix of contexts.  Statements in a loop, and the transactions
+ * of a job, repeat their context, so the last one is not parsed again.
  */
 static void
 take_context(BemiStitch *stitch, const BemiEvent *event)
 {
-	Jsonb	   *context = NULL;
-	int			len = event->content_len;
+	Jsonb	   *context;
 
-	if (event->transactional && stitch->content != NULL &&
-		event->content_len == stitch->content_len &&
+	if (stitch->content != NULL && event->content_len == stitch->content_len &&
 		memcmp(event->content, stitch->content, event->content_len) == 0)
 	{
 		stitch->stands = true;
 		return;
 	}
 
-	/* One that is not transactional may come between transactions. */
-	bemi_history_open(stitch->history);
-	if (memchr(event->content, '\0', len) == NULL)
-	{
-		const char *text = bemi_stream_text(stitch->stream, (char *) event->content, &len);
-
-		context = bemi_text_to_jsonb(text, len);
-	}
-	if (!event->transactional || context == NULL || !JB_ROOT_IS_OBJECT(context))
-	{
-		bemi_history_count_invalid(stitch->history);
-		context = NULL;
-	}
-	if (!event->transactional)
-		return;
+	context = bemi_context_of_message(stitch->stream, event->content, event->content_len);
 	if (context != NULL)
 		set_context(stitch, event->content, event->content_len, context);
 	else
+	{
+		bemi_history_count_invalid(stitch->history);
 		stitch->stands = false;
+	}
 }
 
 /*
@@ -197,12 +217,28 @@ take_tracking(BemiStitch *stitch, const BemiEvent *event)
 
 	if (!bemi_stream_has_secret(stitch->stream))
 		return;
-	bemi_history_open(stitch->history);
 	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
-	if (!event->transactional || message == NULL || !JB_ROOT_IS_OBJECT(message) ||
+	if (message == NULL || !JB_ROOT_IS_OBJECT(message) ||
 		!bemi_history_take_tracking(stitch->history, message, stitch->xid,
 									stitch->commit_lsn, stitch->committed_at))
 		bemi_history_count_invalid(stitch->history);
+}
+
+/*
+ * A message under any prefix.
+ */
+static void
+take_message(BemiStitch *stitch, const BemiEvent *event)
+{
+	bool		is_context = strcmp(event->prefix, BEMI_MESSAGE_PREFIX) == 0;
+	bool		is_tracking = strcmp(event->prefix, BEMI_TRACKING_PREFIX) == 0;
+
+	if ((is_context || is_tracking) && !event->transactional)
+		bemi_history_count_invalid(stitch->history);
+	else if (is_context)
+		take_context(stitch, event);
+	else if (is_tracking)
+		take_tracking(stitch, event);
 }
 
 /*
@@ -249,6 +285,44 @@ take_relation(BemiStitch *stitch, BemiRelation *relation)
 }
 
 /*
+ * The small members of the context, for the changes after the one that holds it.
+ */
+static Jsonb *
+small_members(BemiStitch *stitch)
+{
+	MemoryContext caller = MemoryContextSwitchTo(stitch->memory);
+
+	stitch->small_members = bemi_context_small_members(stitch->context, &stitch->holder);
+	stitch->small_serial = ++stitch->serials;
+	MemoryContextSwitchTo(caller);
+	return stitch->small_members;
+}
+
+/*
+ * Gives a change that is about to be stored its context.
+ */
+static void
+add_context(BemiStitch *stitch, BemiChange *change)
+{
+	if (!stitch->stands)
+		return;
+	change->context = stitch->context;
+	change->context_serial = stitch->context_serial;
+	if (!bemi_context_is_large(stitch->context))
+		return;
+	if (stitch->held)
+	{
+		change->context = stitch->small_members ? stitch->small_members : small_members(stitch);
+		change->context_serial = stitch->small_serial;
+	}
+	else
+	{
+		stitch->held = true;
+		stitch->holder = change->id;
+	}
+}
+
+/*
  * Hands on one change of the relation; images may be NULL.
  */
 static void
@@ -275,8 +349,7 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	change.after = after ? bemi_row_to_jsonb(relation, after) : NULL;
 	if (before || after)
 		change.primary_key = bemi_row_primary_key(relation, after ? after : before);
-	change.context = stitch->stands ? stitch->context : NULL;
-	change.context_serial = stitch->stands ? stitch->context_serial : 0;
+	add_context(stitch, &change);
 	change.committed_at = stitch->committed_at;
 	change.queued_at = bemi_stream_heard_at(stitch->stream);
 	change.xid = stitch->xid;
@@ -295,6 +368,25 @@ add_truncates(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
+ * Error unless the event may come at this place of the stream: transactions follow
+ * one after the other, and all but non-transactional messages is within one.
+ */
+static void
+check_place(const BemiStitch *stitch, const BemiEvent *event)
+{
+	bool		anywhere = event->kind == BEMI_EVENT_NOTHING ||
+		(event->kind == BEMI_EVENT_MESSAGE && !event->transactional);
+	bool		begins = event->kind == BEMI_EVENT_BEGIN;
+
+	if (!anywhere && begins == stitch->in_transaction)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 begins ? errmsg("source began a transaction within another one") :
+				 errmsg("source sent a change outside of a transaction")));
+	Assert(anywhere || begins || IsTransactionState());
+}
+
+/*
  * Takes one event.
  */
 void
@@ -305,6 +397,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 
 	if (event->has_before)
 		after.old = &event->before;
+	check_place(stitch, event);
 	switch (event->kind)
 	{
 		case BEMI_EVENT_BEGIN:
@@ -313,6 +406,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 		case BEMI_EVENT_COMMIT:
 			bemi_history_end_transaction(stitch->history, event->end_lsn,
 										 event->committed_at);
+			stitch->in_transaction = false;
 			break;
 		case BEMI_EVENT_INSERT:
 			add_change(stitch, event, event->relation, "CREATE", NULL, &after);
@@ -328,10 +422,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 			add_truncates(stitch, event);
 			break;
 		case BEMI_EVENT_MESSAGE:
-			if (strcmp(event->prefix, BEMI_MESSAGE_PREFIX) == 0)
-				take_context(stitch, event);
-			else if (strcmp(event->prefix, BEMI_TRACKING_PREFIX) == 0)
-				take_tracking(stitch, event);
+			take_message(stitch, event);
 			break;
 		case BEMI_EVENT_RELATION:
 			take_relation(stitch, event->relation);

@@ -16,13 +16,21 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "stream.h"
+
+/*
+ * A message that is longer is not one of bemi.emit_tracking(), which leaves out the
+ * description then.  A table of 1600 columns, each of a composite type of its own
+ * with 100 fields, is described in two thirds of this.
+ */
+#define LONGEST_MESSAGE	(16 * 1024 * 1024)
 
 /* What the key of hashes is made of, beside the secret. */
 #define HASH_PURPOSE	"bemi.redact_hash"
@@ -32,24 +40,29 @@
 #define READS_INTERVAL_MS	1000
 
 /*
- * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits.
+ * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits; neither
+ * is copied.  Needs a transaction: OpenSSL's digests belong to a resource owner, and
+ * between transactions there is none.
  */
 static char *
 hash_of_both(const char *first, const char *second, int second_len)
 {
-	int			first_len = strlen(first);
-	bytea	   *both = palloc(VARHDRSZ + first_len + second_len);
-	bytea	   *hash;
+	pg_cryptohash_ctx *hash;
+	uint8		bytes[PG_SHA256_DIGEST_LENGTH];
 	char	   *digits = palloc(BEMI_HASH_LEN + 1);
 
-	SET_VARSIZE(both, VARHDRSZ + first_len + second_len);
-	memcpy(VARDATA(both), first, first_len);
-	memcpy(VARDATA(both) + first_len, second, second_len);
-	hash = DatumGetByteaPP(DirectFunctionCall1(sha256_bytea, PointerGetDatum(both)));
-	Assert(VARSIZE_ANY_EXHDR(hash) * 2 == BEMI_HASH_LEN);
-	hex_encode(VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH, digits);
+	StaticAssertStmt(PG_SHA256_DIGEST_LENGTH * 2 == BEMI_HASH_LEN, "two digits a byte");
+	Assert(IsTransactionState());
+	hash = pg_cryptohash_create(PG_SHA256);
+	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (const uint8 *) first, strlen(first)) < 0 ||
+		pg_cryptohash_update(hash, (const uint8 *) second, second_len) < 0 ||
+		pg_cryptohash_final(hash, bytes, sizeof(bytes)) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not compute a SHA-256 hash")));
+	pg_cryptohash_free(hash);
+	hex_encode((const char *) bytes, sizeof(bytes), digits);
 	digits[BEMI_HASH_LEN] = '\0';
-	pfree(both);
 	return digits;
 }
 
@@ -147,10 +160,11 @@ may_read_again(BemiStream *stream)
 }
 
 static bool
-is_signed(const BemiStream *stream, const char *signature, const char *message, int len)
+is_signed(const BemiStream *stream, const char *content, int len)
 {
 	return stream->secret != NULL &&
-		memcmp(bemi_keyed_hash(stream->secret, message, len), signature, BEMI_HASH_LEN) == 0;
+		memcmp(bemi_keyed_hash(stream->secret, content + BEMI_HASH_LEN, len - BEMI_HASH_LEN),
+			   content, BEMI_HASH_LEN) == 0;
 }
 
 /*
@@ -164,19 +178,20 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 {
 	char	   *message;
 
-	if (len <= BEMI_HASH_LEN || memchr(content, '\0', len) != NULL)
+	Assert(IsTransactionState());
+	if (len <= BEMI_HASH_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
 		return NULL;
-	message = pnstrdup(content + BEMI_HASH_LEN, len - BEMI_HASH_LEN);
-	len -= BEMI_HASH_LEN;
-	if (!is_signed(stream, content, message, len))
+	if (!is_signed(stream, content, len))
 	{
 		if (may_read_again(stream))
 			bemi_stream_read_secret(stream);
-		if (!is_signed(stream, content, message, len))
+		if (!is_signed(stream, content, len))
 		{
 			stream->in_doubt = true;
 			return NULL;
 		}
 	}
+	len -= BEMI_HASH_LEN;
+	message = pnstrdup(content + BEMI_HASH_LEN, len);
 	return bemi_stream_text(stream, message, &len);
 }

@@ -52,7 +52,18 @@ SET bemi.context = '{"é":1234}';
 SELECT bemi.set_context('{"n": 1234567}');
 SELECT bemi.current_context();
 RESET bemi.max_context_size;
+-- Of too many keys and elements, at all levels together; what is in strings does not count.
+SET bemi.max_context_keys = 4;
+SET bemi.context = '{"a": "{,[,\",\\", "b": [ [ ], { } ]}';
+SELECT bemi.current_context();
+SET bemi.context = '{"a": 1, "b": {"c": [1, {}]}}';
+SELECT bemi.set_context('{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}');
+SELECT bemi.merge_context('{"c": 3}');
+SELECT bemi.merge_context('{"a": 3}');
+SELECT bemi.current_context() /*Bemi {"a": [1, 2, 3, 4]} Bemi*/;
+RESET bemi.max_context_keys;
 \set VERBOSITY sqlstate
+SET bemi.max_context_keys = 0;
 SET bemi.max_context_size = 1;
 \set VERBOSITY default
 
@@ -88,6 +99,7 @@ END $$;
 CREATE ROLE regress_bemi_bare;
 SET ROLE regress_bemi_bare;
 SET bemi.max_context_size = '64MB';
+SET bemi.max_context_keys = 20000;
 SET bemi.context = '{"of": "bare role"}';
 SET bemi.read_comments = off;
 SELECT bemi.set_context('{"of": "bare role, too"}', is_local => false);

@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * stitch_context.c
+ *		What is kept of a context.
+ *
+ * In flows the content of a context message, which any SQL user may have written;
+ * out flows the jsonb that is stored with the changes that follow it.
+ *
+ * First the limits.  The sessions of the source have checked bemi.max_context_size
+ * and bemi.max_context_keys, but a message need not have come that way, and the
+ * source may be another server.  So the worker compares with its own settings, on
+ * the bytes as they are in the stream's buffer: a message that is too large is
+ * neither copied nor converted nor parsed.  What bemi.include has added after the
+ * session's check comes on top.
+ *
+ * Then the copies.  All rows of a statement have its context, and applications put
+ * whole request bodies there: a thousand rows of a context of 1 MB would be a history
+ * of 1 GB.  So the first change that a transaction stores with a large context has
+ * all of it.  Those after it have its small members, by which queries and the GIN index
+ * find them as before, and the id of that first change under the reserved key
+ * "_whole".  bemi.full_context() follows it.  Both changes have one commit time, so
+ * they are in one partition, and retention drops them together.
+ *
+ * What must never happen: a "_whole" that the worker has not made.  The client's own is
+ * removed from every context, whatever its size.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#include "bemi.h"
+
+/* Reserved keys: of the change that has the whole context, and of bemi.include. */
+#define WHOLE_KEY		"_whole"
+#define FACTS_KEY		"_db"
+
+/*
+ * A context that takes more bytes as jsonb is stored once in a transaction.  Smaller
+ * ones stay as they are: bench/contexts shows what they cost.
+ */
+#define LARGE_CONTEXT	4096
+
+/*
+ * What the changes after the first one keep: members whose value is so small, until
+ * so much room is used.  Together with a row of common width that stays below
+ * the 2 kB from which on PostgreSQL compresses a row or moves parts of it out.
+ */
+#define SMALL_VALUE		256
+#define ROOM			768
+
+/* A member takes so much beside its key and its value, padding included. */
+#define MEMBER_OVERHEAD	(2 * sizeof(JEntry) + 3)
+
+/* The small members of a context in the making. */
+typedef struct SmallMembers
+{
+	JsonbParseState *state;
+	int			room;			/* bytes that are left */
+} SmallMembers;
+
+static JsonbValue *
+find_member(const Jsonb *context, const char *key, JsonbValue *value)
+{
+	return getKeyJsonValueFromContainer((JsonbContainer *) &context->root,
+										key, strlen(key), value);
+}
+
+/*
+ * The context of a message, palloc'd; NULL if it is none.
+ */
+Jsonb *
+bemi_context_of_message(BemiStream *stream, const char *content, int len)
+{
+	Jsonb	   *context;
+	JsonbValue	value;
+	char	   *text;
+
+	Assert(IsTransactionState());
+	if (bemi_context_is_too_large(content, len) || memchr(content, '\0', len) != NULL)
+		return NULL;
+	text = bemi_stream_text(stream, (char *) content, &len);
+	context = bemi_text_to_jsonb(text, len);
+	if (context == NULL || !JB_ROOT_IS_OBJECT(context))
+		return NULL;
+	if (find_member(context, WHOLE_KEY, &value) != NULL)
+		context = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(context),
+													 PointerGetDatum(cstring_to_text(WHOLE_KEY))));
+	return context;
+}
+
+/*
+ * Whether the context is stored only once in a transaction.
+ */
+bool
+bemi_context_is_large(const Jsonb *context)
+{
+	return VARSIZE(context) > LARGE_CONTEXT;
+}
+
+/*
+ * Bytes of a value that is a part of a jsonb.
+ */
+static int
+size_of(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return value->val.string.len;
+		case jbvNumeric:
+			return VARSIZE_ANY(value->val.numeric);
+		case jbvBinary:
+			return value->val.binary.len;
+		default:
+			return 0;
+	}
+}
+
+/*
+ * Takes the room for a member; false if there is not enough.
+ */
+static bool
+take_room(SmallMembers *members, const JsonbValue *key, int size)
+{
+	int			needed = key->val.string.len + size + MEMBER_OVERHEAD;
+
+	if (needed > members->room)
+		return false;
+	members->room -= needed;
+	return true;
+}
+
+static void push_object(SmallMembers *members, JsonbContainer *object);
+
+/*
+ * Pushes a member if it is small, or what is small in it.
+ */
+static void
+push_member(SmallMembers *members, JsonbValue *key, JsonbValue *value)
+{
+	bool		is_small = size_of(value) <= SMALL_VALUE;
+	bool		is_object = value->type == jbvBinary &&
+		JsonContainerIsObject(value->val.binary.data);
+
+	if ((!is_small && !is_object) ||
+		!take_room(members, key, is_small ? size_of(value) : 0))
+		return;
+	(void) pushJsonbValue(&members->state, WJB_KEY, key);
+	if (is_small)
+		(void) pushJsonbValue(&members->state, WJB_VALUE, value);
+	else
+		push_object(members, value->val.binary.data);
+}
+
+/*
+ * Pushes either the scalars among the members of an object, or the others.
+ */
+static void
+push_members(SmallMembers *members, JsonbContainer *object, bool scalars)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	(void) JsonbIteratorNext(&iterator, &key, true);	/* the object begins */
+	while (members->room > 0 &&
+		   (token = JsonbIteratorNext(&iterator, &key, true)) == WJB_KEY)
+	{
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		if (key.val.string.len == strlen(FACTS_KEY) && members->state->next == NULL &&
+			memcmp(key.val.string.val, FACTS_KEY, strlen(FACTS_KEY)) == 0)
+			continue;			/* it came first */
+		if ((value.type != jbvBinary) == scalars)
+			push_member(members, &key, &value);
+	}
+}
+
+/*
+ * Pushes an object with what is small in it.  The scalars come first, because contexts
+ * are most often looked for by those.  Each level takes room, which bounds the
+ * recursion.
+ */
+static void
+push_object(SmallMembers *members, JsonbContainer *object)
+{
+	(void) pushJsonbValue(&members->state, WJB_BEGIN_OBJECT, NULL);
+	push_members(members, object, true);
+	push_members(members, object, false);
+	(void) pushJsonbValue(&members->state, WJB_END_OBJECT, NULL);
+}
+
+static void
+push_text_key(SmallMembers *members, const char *name)
+{
+	JsonbValue	key = {.type = jbvString};
+
+	key.val.string.val = (char *) name;
+	key.val.string.len = strlen(name);
+	(void) pushJsonbValue(&members->state, WJB_KEY, &key);
+}
+
+/*
+ * What stands for a large context in the changes after the one that holds all of it;
+ * in the current memory context.  The facts of bemi.include have room of their own,
+ * so that no client can crowd them out, and a long query none of the others.
+ */
+Jsonb *
+bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
+{
+	SmallMembers members = {NULL, ROOM};
+	JsonbContainer *root = (JsonbContainer *) &context->root;
+	JsonbValue	facts;
+	JsonbValue	id = {.type = jbvString};
+
+	Assert(JB_ROOT_IS_OBJECT(context));
+	id.val.string.val = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(holder)));
+	id.val.string.len = strlen(id.val.string.val);
+
+	(void) pushJsonbValue(&members.state, WJB_BEGIN_OBJECT, NULL);
+	push_text_key(&members, WHOLE_KEY);
+	(void) pushJsonbValue(&members.state, WJB_VALUE, &id);
+	if (find_member(context, FACTS_KEY, &facts) != NULL &&
+		facts.type == jbvBinary && JsonContainerIsObject(facts.val.binary.data))
+	{
+		push_text_key(&members, FACTS_KEY);
+		push_object(&members, facts.val.binary.data);
+		members.room = ROOM;
+	}
+	push_members(&members, root, true);
+	push_members(&members, root, false);
+	return JsonbValueToJsonb(pushJsonbValue(&members.state, WJB_END_OBJECT, NULL));
+}
