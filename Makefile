@@ -94,6 +94,9 @@ test-valgrind:
 soak:
 	@test/sandbox test/soak
 
+fuzz:
+	@test/sandbox test/fuzz
+
 bench:
 	@bench/run
 
@@ -105,6 +108,7 @@ help:
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
 	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes)'
+	@echo 'make fuzz           send the worker messages of all kinds, for MINUTES=n (10)'
 	@echo 'make bench          measure what bemi costs and how fast it is, each question against something else (half an hour)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
 	@echo 'make clean          remove what was built'
@@ -115,4 +119,4 @@ help:
 	@echo 'BENCH="name ..."               only these benchmarks, of those in bench/'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test test-valgrind test-versions soak bench demo help
+.PHONY: all install installcheck clean test test-valgrind test-versions soak fuzz bench demo help

@@ -31,6 +31,7 @@
  * bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
  * capture_names.c (tables and columns that are renamed),
+ * stitch_context.c (what is kept of a context),
  * stream_connection.c (libpq), stream_encoding.c (texts in other encodings),
  * stream_source.c (what else is asked of a source), stream_description.c (what a
  * table is like beside its columns), stream_secret.c (what it signs that with),

@@ -39,15 +39,16 @@
 #define FACTS_KEY		"_db"
 
 /*
- * A context that takes more bytes as jsonb is stored once in a transaction.  Smaller
- * ones stay as they are: bench/contexts shows what they cost.
+ * A context that takes more bytes as jsonb is stored once in a transaction.  From about
+ * there on PostgreSQL compresses a row, and moves out of it what is still too large,
+ * which costs more than the context's own size (bench/contexts).  Smaller ones stay
+ * as they are.
  */
-#define LARGE_CONTEXT	4096
+#define LARGE_CONTEXT	2048
 
 /*
  * What the changes after the first one keep: members whose value is so small, until
- * so much room is used.  Together with a row of common width that stays below
- * the 2 kB from which on PostgreSQL compresses a row or moves parts of it out.
+ * so much room is used.  With that, most rows stay below the same limit.
  */
 #define SMALL_VALUE		256
 #define ROOM			768

@@ -187,13 +187,22 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 }
 
 /*
- * The message that bemi.sync() waits for.
+ * Whether this is a message that bemi.sync() waits for.  Anybody can write markers, so
+ * one counts only while a session waits for what is not yet stored: else a flood
+ * of them would end each source transaction in a commit of its own.
  */
 static bool
-is_marker(const BemiEvent *event)
+is_awaited_marker(const BemiEvent *event)
 {
-	return event->kind == BEMI_EVENT_MESSAGE && !event->transactional &&
-		strcmp(event->prefix, BEMI_MARKER_PREFIX) == 0;
+	bool		awaited;
+
+	if (event->kind != BEMI_EVENT_MESSAGE || event->transactional ||
+		strcmp(event->prefix, BEMI_MARKER_PREFIX) != 0)
+		return false;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	awaited = bemi_my_worker->stored < bemi_my_worker->awaited;
+	LWLockRelease(bemi_shared->lock);
+	return awaited;
 }
 
 /*
@@ -209,7 +218,7 @@ process_message(Pipeline *pipeline, StringInfo message)
 	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
 					   message, &event);
 	bemi_stitch_event(pipeline->stitch, &event);
-	commit = is_marker(&event) || bemi_history_is_due(pipeline->history);
+	commit = is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
 	if (commit)
 		bemi_history_commit(pipeline->history);
 

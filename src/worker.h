@@ -76,6 +76,7 @@ typedef struct BemiWorker
 	bool		is_remote;		/* another one; neither: not known yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
+	XLogRecPtr	awaited;		/* a marker that a session waits for in bemi.sync() */
 	TimestampTz stored_until;	/* all committed before is stored; 0: unknown */
 	BemiCounts	counts;
 	bool		counted;		/* the two above are up to date */

@@ -435,12 +435,24 @@ timeout_of(FunctionCallInfo fcinfo)
 
 /*
  * Writes the marker and returns its position.  It is not transactional, so it
- * is sent in WAL order: behind everything that was committed before.
+ * is sent in WAL order: behind everything that was committed before.  The workers
+ * must know that somebody waits for it before it can reach them, so the lock is held.
  */
 static XLogRecPtr
 write_marker(void)
 {
-	XLogRecPtr	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
+	XLogRecPtr	position;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
+	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->in_use && worker->database == MyDatabaseId && !worker->is_remote)
+			worker->awaited = Max(worker->awaited, position);
+	}
+	LWLockRelease(bemi_shared->lock);
 
 	/* The walsender only reads what is flushed. */
 	XLogFlush(position);

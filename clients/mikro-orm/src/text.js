@@ -3,6 +3,9 @@
 // bemi.max_context_size as the server has it by default. A larger context would be left out there.
 const MAX_SIZE = 1024 * 1024;
 
+// The same of bemi.max_context_keys: keys and elements, at all levels together.
+const MAX_KEYS = 10000;
+
 // Deeper JSON may be refused by the server, whose limit depends on its stack.
 const MAX_DEPTH = 500;
 
@@ -28,9 +31,14 @@ const unicodeEscape = character => '\\u' + character.charCodeAt(0).toString(16).
  */
 const safe = json => storable(json).replace(/[^ -~]|[/?]/g, unicodeEscape);
 
-function checkDepth(json) {
+// "json" is as JSON.stringify() writes it, without spaces.
+function checkDepthAndKeys(json) {
   let depth = 0;
-  for (const [mark] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]]/g)) {
+  let keys = 0;
+  for (const { 0: mark, index } of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],]/g)) {
+    if (mark === ',' || ((mark === '{' || mark === '[') && json[index + 1] !== '}' && json[index + 1] !== ']')) {
+      if (++keys > MAX_KEYS) throw new RangeError(`the context has more than ${MAX_KEYS} keys and elements`);
+    }
     if (mark === '{' || mark === '[') {
       if (++depth > MAX_DEPTH) throw new RangeError(`the context is nested more than ${MAX_DEPTH} levels deep`);
     } else if (mark === '}' || mark === ']') {
@@ -47,7 +55,7 @@ function toText(context) {
   if (text.length > MAX_SIZE) {
     throw new RangeError(`the context is ${text.length} bytes long as ASCII, ${MAX_SIZE} are allowed`);
   }
-  checkDepth(text);
+  checkDepthAndKeys(text);
   return text;
 }
 

@@ -63,12 +63,13 @@ test('what is not a context goes through as bemiError', async () => {
   }
 });
 
-test('the server takes all that the client lets through: 1 MB, 500 levels, numbers', async () => {
+test('the server takes all that the client lets through: 1 MB, 10000 keys, 500 levels, numbers', async () => {
   const nested = JSON.parse('{"a":'.repeat(500) + '1' + '}'.repeat(500));
   for (const [name, context] of Object.entries({
     'size 1': { big: 'x'.repeat(1024 * 1024 - 10) },
     'size 2': { big: '\u{1f600}'.repeat(87000) },
     'size 3': { big: '*/ ?'.repeat(61000), '/*Bemi': '\\'.repeat(50000) },
+    keys: { list: Array(9999).fill(0) },
     levels: nested,
     numbers: { list: [Number.MAX_VALUE, Number.MIN_VALUE, -0, 2 ** 64, 1e-300] },
   })) {

@@ -45,6 +45,7 @@ for (const [name, context, message] of [
   ['a revoked proxy', (r => (r.revoke(), r.proxy))(Proxy.revocable({}, {})), /revoked/],
   ['100000 levels', deep, /stack/],
   ['501 levels', nested(501), /nested more than 500/],
+  ['10001 keys', { a: Array(10000).fill(0) }, /more than 10000 keys/],
   ['more than 1 MB', { big: 'x'.repeat(1024 * 1024) }, /1048586 bytes long/],
   ['more than 1 MB once escaped', { big: '/'.repeat(200 * 1024) }, /1228810 bytes long/],
 ]) {
