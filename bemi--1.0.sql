@@ -2135,7 +2135,8 @@ CREATE TABLE bemi.source_progress (
 	changes bigint NOT NULL,
 	transactions bigint NOT NULL,
 	invalid_messages bigint NOT NULL,
-	stored_until timestamptz
+	stored_until timestamptz,
+	secret_version text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -2143,6 +2144,7 @@ COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
 COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'context messages that were not JSON objects';
 COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
 CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz)
@@ -2158,6 +2160,25 @@ AS $$
 			stored_until = coalesce(excluded.stored_until, p.stored_until)
 $$;
 COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz) IS 'internal: adds to what bemi.status shows';
+
+-- Messages that were signed with a secret that the worker has never read are refused, though
+-- they may be the source's own. Without a secret, that holds for all messages.
+CREATE FUNCTION bemi.note_secret(source text, version text)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM bemi.source_progress p WHERE p.source = note_secret.source AND p.secret_version = version) THEN
+		RETURN false;
+	END IF;
+	INSERT INTO bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
+		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
+	PERFORM bemi.doubt_descriptions(source);
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION bemi.note_secret(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
 
 CREATE FUNCTION bemi.forget_source(source text)
 	RETURNS void
@@ -2556,7 +2577,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json), bemi.doubt_descriptions(text),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;

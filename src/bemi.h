@@ -151,7 +151,9 @@ extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
 extern bool bemi_stream_has_secret(const BemiStream *stream);
-extern bool bemi_stream_is_in_doubt(const BemiStream *stream);
+extern char *bemi_stream_secret_version(const BemiStream *stream);
+extern bool bemi_stream_secret_is_new(BemiStream *stream);
+extern void bemi_stream_settle_secret(BemiStream *stream, bool now);
 extern char *bemi_stream_hash_key(const BemiStream *stream);
 extern char *bemi_stream_verify(BemiStream *stream, const char *content, int len);
 
@@ -377,6 +379,7 @@ extern void bemi_history_begin_tracking(BemiHistory *history,
 extern bool bemi_history_take_tracking(BemiHistory *history,
 									   const Jsonb *message, TransactionId xid,
 									   XLogRecPtr at_lsn, TimestampTz at_time);
+extern void bemi_history_note_secret(BemiHistory *history, const char *version);
 extern Jsonb *bemi_history_description(BemiHistory *history,
 									   const BemiRelation *relation);
 extern void bemi_history_count_invalid(BemiHistory *history);

@@ -385,6 +385,19 @@ bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
 }
 
 /*
+ * The source has another secret.  If that is news, stored descriptions become stale.
+ */
+void
+bemi_history_note_secret(BemiHistory *history, const char *version)
+{
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+	CStringGetTextDatum(version)};
+
+	(void) call("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
+}
+
+/*
  * What the source has told last of a table, as bemi.describe() says it, palloc'd;
  * NULL if it has not.
  */

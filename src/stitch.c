@@ -259,24 +259,40 @@ ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
 }
 
 /*
+ * Before a description is believed: whether the source has another secret than the
+ * one that its messages so far were verified with.  Then some messages may have been
+ * refused that were its own, and all stored descriptions become stale.
+ */
+static void
+check_secret(BemiStitch *stitch)
+{
+	bemi_stream_settle_secret(stitch->stream, true);
+	if (bemi_stream_secret_is_new(stitch->stream))
+		bemi_history_note_secret(stitch->history,
+								 bemi_stream_secret_version(stitch->stream));
+}
+
+/*
  * The stream has described a table.  What it is like beside that, the source has
  * told before, in its place between the changes.  Where it has not, or that does not
- * fit, or there is doubt, it is asked for what the table is like today, which is
- * preferred only where the source's messages cannot be believed.
+ * fit or is stale, it is asked for what the table is like today, which is preferred
+ * only where the source's messages cannot be believed.
  */
 static void
 take_relation(BemiStitch *stitch, BemiRelation *relation)
 {
-	bool		is_believed = bemi_stream_has_secret(stitch->stream);
-	Jsonb	   *told = bemi_history_description(stitch->history, relation);
+	bool		is_believed;
+	Jsonb	   *told;
 	Jsonb	   *today = NULL;
 	Jsonb	   *first;
 
+	check_secret(stitch);
+	is_believed = bemi_stream_has_secret(stitch->stream);
+	told = bemi_history_description(stitch->history, relation);
 	if (!is_believed)
 		bemi_history_begin_tracking(stitch->history, relation,
 									stitch->commit_lsn, stitch->committed_at);
-	if (!is_believed || told == NULL || bemi_stream_is_in_doubt(stitch->stream) ||
-		!bemi_description_fits(relation, told))
+	if (!is_believed || told == NULL || !bemi_description_fits(relation, told))
 		today = ask_for_description(stitch, relation);
 	first = is_believed && told ? told : today;
 	bemi_description_apply(relation, first, first == told ? today : told,

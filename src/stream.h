@@ -31,9 +31,13 @@ struct BemiStream
 	FmgrInfo	from_utf8;
 
 	char	   *secret;			/* of its messages about tables, or NULL */
-	TimestampTz reads_since;	/* the secret was read so often since then */
-	int			reads;
-	bool		in_doubt;		/* a message was not signed with it */
+	char	   *secret_row;		/* identifies the row that it was in */
+	bool		secret_is_new;	/* nobody has asked since it changed */
+	char	   *former_secret;	/* the one before, or NULL */
+	XLogRecPtr	former_until;	/* signs what was written before this position */
+	XLogRecPtr	secret_read_lsn;	/* end of the source's WAL, and when, as the */
+	TimestampTz secret_read_at; /* secret was read last */
+	bool		unsettled;		/* a message was refused without asking */
 	bool		describes;		/* it has bemi.describe() */
 
 	char	   *frame;			/* libpq's memory, until the next frame */

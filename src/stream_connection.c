@@ -51,6 +51,14 @@ static const char *const session_settings[][2] = {
 	{"idle_in_transaction_session_timeout", "0"}
 };
 
+/*
+ * The same for the connection that asks for catalogs.  No query there needs a lock that
+ * others hold for long, or takes long; one that does must not keep changes from being
+ * stored, so the worker fails and tries again.
+ */
+#define CATALOG_LOCK_TIMEOUT		"5s"
+#define CATALOG_STATEMENT_TIMEOUT	"30s"
+
 /* From this version on there is transaction_timeout, too. */
 #define TRANSACTION_TIMEOUT_VERSION 170000
 
@@ -61,6 +69,8 @@ static const char *const session_settings[][2] = {
 static const char *
 setup_hint(const BemiStream *stream, const char *message)
 {
+	if (strstr(message, "lock timeout"))
+		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
 	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
 		return stream->conninfo == NULL ?
 			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",
@@ -332,6 +342,11 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 		set_remotely(stream, conn, session_settings[i][0], session_settings[i][1]);
 	if (PQserverVersion(conn) >= TRANSACTION_TIMEOUT_VERSION)
 		set_remotely(stream, conn, "transaction_timeout", "0");
+	if (!replication)
+	{
+		set_remotely(stream, conn, "lock_timeout", CATALOG_LOCK_TIMEOUT);
+		set_remotely(stream, conn, "statement_timeout", CATALOG_STATEMENT_TIMEOUT);
+	}
 	return conn;
 }
 

@@ -24,6 +24,10 @@
  * Casts to json are told only of base types, and only by functions in C: both are
  * a superuser's to make.
  *
+ * The query reads catalogs only and locks no table, because a lock would let everybody
+ * who can lock a table stop the worker.  pg_partition_tree() locks every partition, so
+ * the query reads pg_inherits.  pg_partition_root() takes no lock.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -70,8 +74,10 @@ static const char *const description_query =
 " AND a.attrelid = i.indrelid AND a.attnum = k.attnum),"
 " 'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a"
 " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped),"
-" 'partly', (SELECT CASE c.relkind WHEN 'p' THEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t"
-" JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf AND l.relreplident <> 'f')"
+" 'partly', (SELECT CASE c.relkind WHEN 'p' THEN EXISTS (WITH RECURSIVE below(oid) AS ("
+" SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
+" UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid AND NOT i.inhdetachpending"
+") SELECT FROM below b JOIN pg_class l ON l.oid = b.oid WHERE l.relkind <> 'p' AND l.relreplident <> 'f')"
 " ELSE false END FROM pg_class c WHERE c.oid = %s),"
 " 'types', (SELECT coalesce(json_agg(json_build_array(part.oid::text, part.kind, part.other::text, part.name)"
 " ORDER BY part.oid, part.place), '[]') FROM part))";

@@ -12,6 +12,14 @@
  * The same secret never makes a signature and the hash of a value: the hashes'
  * key is made of it, else whoever can write a value and read its hash could sign.
  *
+ * Anybody can write a message with a wrong signature.  Such a message changes nothing,
+ * unless the source has another secret than the worker knows.  The worker finds that
+ * out by asking, and asks at most once in SECRET_INTERVAL_MS, and never about messages
+ * that are older than the last answer.  While it may not ask, it takes note that a
+ * message was refused unseen, and asks before it relies on what the source has told.
+ * The destination keeps a hash of the secret (bemi.note_secret()), so that a change
+ * between two connections is noticed, too.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,6 +29,7 @@
 #include "common/sha2.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "stream.h"
@@ -35,9 +44,11 @@
 /* What the key of hashes is made of, beside the secret. */
 #define HASH_PURPOSE	"bemi.redact_hash"
 
-/* Who writes messages that are not signed does not make us ask more often. */
-#define READS				10
-#define READS_INTERVAL_MS	1000
+/* What the version of a secret is made of, beside the secret and its row. */
+#define VERSION_PURPOSE	"bemi.secret_version"
+
+/* Limits how often forged messages can make the worker query the source. */
+#define SECRET_INTERVAL_MS	1000
 
 /*
  * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits; neither
@@ -80,12 +91,54 @@ bemi_keyed_hash(const char *key, const char *bytes, int len)
 }
 
 /*
- * Asks the source for its secret, and whether it can describe its tables, into
- * the memory that the stream lives in.  One that was readable before is kept, since
- * messages that it has signed may still come.
+ * Remembers the secret, in the memory that the stream lives in.  The row's identity
+ * goes with it, so that a secret that was replaced and put back is noticed.  The one
+ * before still verifies what was written until now.
  */
-void
-bemi_stream_read_secret(BemiStream *stream)
+static void
+remember_secret(BemiStream *stream, const char *secret, const char *row)
+{
+	MemoryContext caller;
+
+	if (stream->secret != NULL && strcmp(secret, stream->secret) == 0 &&
+		strcmp(row, stream->secret_row) == 0)
+		return;
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(stream));
+	if (stream->former_secret != NULL)
+		pfree(stream->former_secret);
+	if (stream->secret_row != NULL)
+		pfree(stream->secret_row);
+	stream->former_secret = stream->secret;
+	stream->former_until = stream->secret_read_lsn;
+	stream->secret = pstrdup(secret);
+	stream->secret_row = pstrdup(row);
+	stream->secret_is_new = true;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Takes down the end of the source's WAL.  The secret must be read after that, since
+ * then it is the newest that can have signed what comes before that position.
+ */
+static void
+note_time_of_reading(BemiStream *stream)
+{
+	PGresult   *result = bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
+										   " THEN pg_last_wal_replay_lsn()"
+										   " ELSE pg_current_wal_insert_lsn() END");
+
+	stream->secret_read_lsn = PQgetisnull(result, 0, 0) ? InvalidXLogRecPtr :
+		DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, 0, 0))));
+	stream->secret_read_at = GetCurrentTimestamp();
+	PQclear(result);
+}
+
+/*
+ * Asks whether the source has a secret that can be read, and whether it can describe
+ * its tables.
+ */
+static bool
+secret_is_readable(BemiStream *stream)
 {
 	PGresult   *result;
 	bool		readable;
@@ -99,18 +152,80 @@ bemi_stream_read_secret(BemiStream *stream)
 	readable = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "t") == 0;
 	stream->describes = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 1), "t") == 0;
 	PQclear(result);
-	if (!readable)
+	return readable;
+}
+
+/*
+ * Asks the source for its secret.  One that was readable before is kept, since
+ * messages that it has signed may still come.
+ *
+ * A message that was refused unseen may have been signed with a new secret.  What it
+ * said is lost, so the process ends, and the next connection compares the tables.
+ */
+void
+bemi_stream_read_secret(BemiStream *stream)
+{
+	bool		unsettled = stream->unsettled;
+	PGresult   *result;
+
+	note_time_of_reading(stream);
+	stream->unsettled = false;
+	if (!secret_is_readable(stream))
 		return;
 
-	result = bemi_stream_query(stream, "SELECT value FROM bemi.secret");
+	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM bemi.secret");
 	if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0))
-	{
-		if (stream->secret != NULL)
-			pfree(stream->secret);
-		stream->secret = MemoryContextStrdup(GetMemoryChunkContext(stream),
-											 PQgetvalue(result, 0, 0));
-	}
+		remember_secret(stream, PQgetvalue(result, 0, 0), PQgetvalue(result, 0, 1));
 	PQclear(result);
+	if (unsettled && stream->secret_is_new)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source has got another secret amid messages with wrong signatures"),
+				 errdetail("Its tables are compared with the publication at the next connection.")));
+}
+
+/*
+ * Hash of the secret and its row, palloc'd; NULL if there is no secret.  Needs a
+ * transaction, as all hashes do.
+ */
+char *
+bemi_stream_secret_version(const BemiStream *stream)
+{
+	char	   *purpose;
+
+	if (stream->secret == NULL)
+		return NULL;
+	purpose = psprintf("%s %s", VERSION_PURPOSE, stream->secret_row);
+	return bemi_keyed_hash(stream->secret, purpose, strlen(purpose));
+}
+
+/*
+ * Whether the secret is another one than at the last call.
+ */
+bool
+bemi_stream_secret_is_new(BemiStream *stream)
+{
+	bool		is_new = stream->secret_is_new;
+
+	stream->secret_is_new = false;
+	return is_new;
+}
+
+static bool
+may_read_again(const BemiStream *stream)
+{
+	return TimestampDifferenceExceeds(stream->secret_read_at, GetCurrentTimestamp(),
+									  SECRET_INTERVAL_MS);
+}
+
+/*
+ * If a message was refused without asking for the secret, asks now; or when it may.
+ */
+void
+bemi_stream_settle_secret(BemiStream *stream, bool now)
+{
+	if (stream->unsettled && (now || may_read_again(stream)))
+		bemi_stream_read_secret(stream);
 }
 
 /*
@@ -133,64 +248,58 @@ bemi_stream_hash_key(const BemiStream *stream)
 	return bemi_keyed_hash(stream->secret, HASH_PURPOSE, strlen(HASH_PURPOSE));
 }
 
-/*
- * Whether a message came whose signature was not the source's: somebody plays, or
- * something was told that could not be believed.
- */
-bool
-bemi_stream_is_in_doubt(const BemiStream *stream)
-{
-	return stream->in_doubt;
-}
-
-/*
- * Whether the source may be asked for its secret once more, and takes note of it.
- */
 static bool
-may_read_again(BemiStream *stream)
+is_signed_with(const char *secret, const char *content, int len)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (TimestampDifferenceExceeds(stream->reads_since, now, READS_INTERVAL_MS))
-	{
-		stream->reads_since = now;
-		stream->reads = 0;
-	}
-	return stream->reads++ < READS;
+	return secret != NULL &&
+		memcmp(bemi_keyed_hash(secret, content + BEMI_HASH_LEN, len - BEMI_HASH_LEN),
+			   content, BEMI_HASH_LEN) == 0;
 }
 
 static bool
 is_signed(const BemiStream *stream, const char *content, int len)
 {
-	return stream->secret != NULL &&
-		memcmp(bemi_keyed_hash(stream->secret, content + BEMI_HASH_LEN, len - BEMI_HASH_LEN),
-			   content, BEMI_HASH_LEN) == 0;
+	return is_signed_with(stream->secret, content, len) ||
+		(stream->position < stream->former_until &&
+		 is_signed_with(stream->former_secret, content, len));
+}
+
+/*
+ * Whether to ask the source for its secret because of a message that the known one has
+ * not signed.  The extension may have been made after the last time.
+ */
+static bool
+should_read_again(BemiStream *stream)
+{
+	if (stream->position < stream->secret_read_lsn)
+		return false;
+	if (may_read_again(stream))
+		return true;
+	stream->unsettled = true;
+	return false;
 }
 
 /*
  * The part of a message of bemi.emit_tracking() that is signed, as a palloc'd
  * string in this database's encoding; NULL if the signature is not the source's.
- * Before it says so, it asks the source anew, though not too often: the extension may
- * have been made after the connection.
  */
 char *
 bemi_stream_verify(BemiStream *stream, const char *content, int len)
 {
 	char	   *message;
+	bool		verified;
 
 	Assert(IsTransactionState());
 	if (len <= BEMI_HASH_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
 		return NULL;
-	if (!is_signed(stream, content, len))
+	verified = is_signed(stream, content, len);
+	if (!verified && should_read_again(stream))
 	{
-		if (may_read_again(stream))
-			bemi_stream_read_secret(stream);
-		if (!is_signed(stream, content, len))
-		{
-			stream->in_doubt = true;
-			return NULL;
-		}
+		bemi_stream_read_secret(stream);
+		verified = is_signed(stream, content, len);
 	}
+	if (!verified)
+		return NULL;
 	len -= BEMI_HASH_LEN;
 	message = pnstrdup(content + BEMI_HASH_LEN, len);
 	return bemi_stream_text(stream, message, &len);

@@ -76,7 +76,11 @@ bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *comma
 	PQclear(bemi_stream_run_command(stream, conn,
 									psprintf("SET TRANSACTION SNAPSHOT %s", quote_literal_cstr(snapshot)),
 									PGRES_COMMAND_OK));
+	/* It may be about all tables. */
+	PQclear(bemi_stream_run_command(stream, conn, "SET LOCAL statement_timeout = 0", PGRES_COMMAND_OK));
+	stream->patient = true;
 	result = bemi_stream_query(stream, command);
+	stream->patient = false;
 	PQclear(bemi_stream_run_command(stream, conn, "COMMIT", PGRES_COMMAND_OK));
 	return result;
 }

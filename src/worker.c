@@ -303,6 +303,8 @@ idle(Pipeline *pipeline)
 		MemoryContextReset(pipeline->event_memory);
 		pipeline->asked = false;
 	}
+	if (bemi_history_is_stored(pipeline->history))
+		bemi_stream_settle_secret(pipeline->stream, false);
 	flushed = bemi_history_flushed(pipeline->history);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	bemi_stream_wait(pipeline->stream,

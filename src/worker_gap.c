@@ -17,7 +17,7 @@
  *
  * Which tables are tracked comes with the stream, and at its beginning from
  * the source's catalog; for a source without the extension from there with
- * each connection.
+ * each connection, and for one with another secret once.
  *
  *-------------------------------------------------------------------------
  */
@@ -213,6 +213,21 @@ note_identity(const Finding *finding)
 }
 
 /*
+ * Notes which secret the source has, within the current transaction.
+ */
+static void
+note_secret(BemiStream *stream)
+{
+	char	   *version = bemi_stream_secret_version(stream);
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {version ? CStringGetTextDatum(version) : (Datum) 0};
+
+	bemi_run_on_source("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values,
+					   version ? NULL : "n");
+	(void) bemi_stream_secret_is_new(stream);
+}
+
+/*
  * From "position" on, everything is read: closes the gap and moves the origin
  * there, which is no part of the transaction and so comes last.  With a new slot it
  * is known what the tables were like there.
@@ -237,6 +252,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
 
 	bemi_begin_transaction();
+	note_secret(stream);
 	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, descriptions ? NULL : "     n");
 	note_identity(finding);
@@ -252,28 +268,35 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 }
 
 /*
- * The tables of a source that does not tell by itself, as they are now.
+ * Compares the tables with those of the publication now, if the source does not tell
+ * by itself, or has another secret than at the last connection: messages that it has
+ * signed with the former one cannot be verified any more.  For the same reason, what
+ * it has told so far need not be all, and becomes stale.
  */
 static void
 compare_published(BemiStream *stream, const Finding *finding)
 {
+	char	   *version;
 	const BemiSourceIdentity *identity = finding->identity;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID, TIMESTAMPTZOID, JSONOID};
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID, TIMESTAMPTZOID, JSONOID, TEXTOID};
 	TimestampTz until = bemi_my_worker->stored_until;
 	Datum		values[] = {CStringGetTextDatum(server),
 		LSNGetDatum(finding->origin),
 		TimestampTzGetDatum(until ? until : DT_NOBEGIN),
 		LSNGetDatum(identity->position),
 		TimestampTzGetDatum(bemi_stream_now(stream)),
-	CStringGetTextDatum(finding->published)};
+	CStringGetTextDatum(finding->published), (Datum) 0};
 
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)",
-					   lengthof(types), types, values, NULL);
-	/* What it has told when it could be believed need not be all any more. */
-	bemi_run_on_source("SELECT bemi.doubt_descriptions($1)", 0, NULL, NULL, NULL);
+	version = bemi_stream_secret_version(stream);
+	if (version != NULL)
+		values[6] = CStringGetTextDatum(version);
+	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
+					   " WHERE bemi.note_secret($1, $8)",
+					   lengthof(types), types, values, version ? NULL : "      n");
 	bemi_end_transaction();
+	(void) bemi_stream_secret_is_new(stream);
 }
 
 /*
@@ -282,8 +305,7 @@ compare_published(BemiStream *stream, const Finding *finding)
 static void
 go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
-	if (!bemi_stream_has_secret(stream))
-		compare_published(stream, finding);
+	compare_published(stream, finding);
 	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
 		return;
 	bemi_begin_transaction();

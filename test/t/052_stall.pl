@@ -1,0 +1,195 @@
+# Nobody who may write to one table keeps the changes of others from being stored.
+#
+# To know a table, the worker may have to ask the source's catalog.  Here somebody
+# holds locks on partitions meanwhile, writes messages with wrong signatures, or
+# changes the secret that signs them.  The server's log, which has every statement,
+# shows what the worker has asked, so that nothing is measured in seconds.  The worker
+# must go on, and still believe no description that may be out of date.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Session;
+use Test::More;
+
+my $node = bemi_node('main');
+my $log = 0;
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE writer LOGIN;
+	CREATE TABLE parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+	CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20);
+	CREATE TABLE other (id int PRIMARY KEY, card text);
+	CREATE TABLE gone (id int PRIMARY KEY);
+	GRANT ALL ON parted, parted_1, parted_2 TO writer;
+	SELECT bemi.track(t) FROM unnest('{parted,other,gone}'::regclass[]) t;
+	CALL bemi.start()});
+
+# A message as anybody can write it, with a signature that is none of the source's.
+my $forged = q{SELECT pg_logical_emit_message(%s, '_bemi_tracking', repeat('0', 64) || '{"event": "ended", "relation": "1", "schema": "public", "table": "other", "transaction": "1"}')};
+my $id = 0;
+
+sub sync
+{
+	my ($status, $stdout, $stderr) = $node->psql('postgres', q{SELECT bemi.sync('30s')});
+	return $stderr;
+}
+
+# How often the worker has sent a statement since the last call of begin_log().
+sub begin_log { return $log = -s $node->logfile; }
+
+sub asked
+{
+	my ($pattern) = @_;
+	my @lines = slurp_file($node->logfile, $log) =~ /bemi_\d+_main LOG:  statement: $pattern/g;
+
+	return scalar @lines;
+}
+
+sub make_stale
+{
+	return $node->safe_psql('postgres', q{UPDATE bemi.source_relations SET description = description || '{"stale": true}'});
+}
+
+# Has the stream describe all tables again.
+sub reconnect { return $node->safe_psql('postgres', 'CALL bemi.stop(); CALL bemi.start()'); }
+
+#
+# Locks on partitions
+#
+
+for my $lock ('TRUNCATE parted', 'LOCK TABLE parted, parted_1, parted_2', 'TRUNCATE parted_2')
+{
+	my $session = Session->new($node, user => 'writer');
+	my $target = $lock eq 'TRUNCATE parted_2' ? 'parted' : 'other';
+
+	reconnect();
+	make_stale();
+	begin_log();
+	$session->query("BEGIN; $lock");
+	$node->safe_psql('postgres', sprintf("$forged; INSERT INTO %s VALUES (%d, 'x')", 'true', $target, ++$id));
+	is(sync(), '', "$lock, a wrong signature: the changes of others are stored");
+	is(asked('SELECT bemi.describe'), 1, 'although the worker has asked for a description');
+	$session->query('COMMIT');
+	$node->safe_psql('postgres', sprintf("INSERT INTO parted VALUES (%d, 'x')", ++$id));
+	is(sync(), '', 'and the table itself afterwards');
+	$session->quit;
+}
+is( $node->safe_psql('postgres', q{SELECT restarts, last_error IS NULL, invalid_messages FROM bemi.status}),
+	'0|t|3', 'without a failure, and each message was counted');
+
+#
+# Messages with wrong signatures cost nothing, and change nothing
+#
+
+reconnect();
+$node->safe_psql('postgres', "INSERT INTO other VALUES (101, 'x'); INSERT INTO parted VALUES (9, 'x')");
+is(sync(), '', 'all tables are known');
+begin_log();
+my $begun = time;
+for my $transactional ('true', 'false')
+{
+	my $message = sprintf($forged, $transactional) =~ s/^SELECT/PERFORM/r;
+
+	$node->safe_psql('postgres', qq{
+		DO \$\$ BEGIN FOR n IN 1 .. 500 LOOP $message; COMMIT; END LOOP; END \$\$;
+		ALTER TABLE other ADD added_$transactional int;
+		INSERT INTO other VALUES (102, 'x') ON CONFLICT (id) DO UPDATE SET card = 'y'});
+	is(sync(), '', "1000 messages, transactional: $transactional");
+}
+my $most = time - $begun + 3;
+cmp_ok(asked('SELECT value'), '<=', $most, 'the worker asks for the secret once a second at most');
+is(asked('SELECT bemi.describe'), 0, 'and for no description');
+is( $node->safe_psql('postgres', q{SELECT count(*) FROM bemi.source_relations WHERE description ? 'stale'}),
+	'0', 'nothing that the source has told is in doubt');
+
+#
+# A secret that was changed is noticed
+#
+
+sub change_secret { return q{UPDATE bemi.secret SET value = gen_random_uuid()::text;}; }
+
+# While the worker reads: what comes before with the former secret, what comes with
+# one that was replaced before the worker could read it, and what comes after.
+my $locker = Session->new($node);
+$locker->query('BEGIN; LOCK TABLE bemi.changes');
+$node->safe_psql('postgres', "INSERT INTO other VALUES (103, 'x')");
+$node->poll_query_until('postgres', q{
+	SELECT count(*) = 1 FROM pg_locks WHERE relation = 'bemi.changes'::regclass AND NOT granted})
+  or die 'the worker does not wait';
+my $invalid = $node->safe_psql('postgres', 'SELECT invalid_messages FROM bemi.status');
+$node->safe_psql('postgres', sprintf($forged, 'true'));
+$node->safe_psql('postgres', q{SELECT bemi.untrack('gone')});
+$node->safe_psql('postgres', change_secret());
+$node->safe_psql('postgres', q{SELECT bemi.track('other', redact => '{card}')});
+$node->safe_psql('postgres', change_secret());
+$node->safe_psql('postgres', "INSERT INTO other VALUES (104, 'secret')");
+$node->safe_psql('postgres', q{ALTER TABLE parted RENAME v TO w; INSERT INTO parted VALUES (8, 'x')});
+$locker->query('COMMIT');
+is(sync(), '', 'the secret changes while the worker is behind');
+is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1}),
+	'tracking ended', 'a message that the former secret has signed counts');
+is( $node->safe_psql('postgres', q{SELECT after ->> 'card' FROM bemi.changes WHERE "table" = 'other' AND primary_key = '104'}),
+	'[redacted]', 'one of a secret that nobody has read is made up for by asking');
+is( $node->safe_psql('postgres', q{
+		SELECT string_agg(c.relname, ',' ORDER BY c.relname) FILTER (WHERE r.description ? 'stale')
+		FROM bemi.source_relations r JOIN pg_class c ON c.oid = r.relation}),
+	'gone,other', 'what has been told since is not stale');
+$locker->quit;
+
+# Between two connections.
+$node->safe_psql('postgres', q{SELECT bemi.track('gone'); SELECT bemi.sync(); CALL bemi.stop()});
+$node->safe_psql('postgres', q{SELECT bemi.track('parted', redact => '{w}'); SELECT bemi.untrack('gone')});
+$node->safe_psql('postgres', "INSERT INTO parted VALUES (7, 'secret');" . change_secret());
+$node->safe_psql('postgres', 'CALL bemi.start()');
+is(sync(), '', 'the secret changes while the worker is stopped');
+is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE "table" = 'parted' AND primary_key = '7'}),
+	'[redacted]', 'rules that the former secret has signed are not passed over');
+is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1}),
+	'tracking ended', 'nor the end of a table');
+reconnect();
+is( $node->safe_psql('postgres', q{
+		SELECT bool_and(p.secret_version = h.hash) FROM bemi.source_progress p, bemi.secret s,
+			LATERAL (SELECT bemi.sign(convert_to('bemi.secret_version ' || s.tableoid || ' ' || s.xmin, 'UTF8'), s.value)) h(hash)}),
+	't', 'the history keeps a hash of the secret');
+
+# Amid wrong signatures, when the worker must not ask: it connects again.
+$node->safe_psql('postgres', q{SELECT bemi.track('gone')});
+for my $n (1 .. 20)
+{
+	$node->safe_psql('postgres', sprintf($forged, 'true'));
+	$node->safe_psql('postgres', change_secret() . q{SELECT bemi.untrack('gone')}) if $n == 10;
+}
+$node->poll_query_until('postgres', q{
+	SELECT reason = 'tracking ended' FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1})
+  or fail('the end of a table is noticed, amid wrong signatures');
+wait_for_state($node, 'streaming');
+
+#
+# A catalog that a superuser has locked
+#
+
+make_stale();
+$locker = Session->new($node);
+$locker->query('BEGIN; LOCK TABLE pg_cast IN ACCESS EXCLUSIVE MODE');
+$node->safe_psql('postgres', 'ALTER TABLE parted_1 SET (fillfactor = 90); ALTER TABLE parted_1 RESET (fillfactor)');
+reconnect();
+make_stale();
+my $restarts = $node->safe_psql('postgres', 'SELECT restarts FROM bemi.status');
+$node->safe_psql('postgres', "INSERT INTO parted VALUES (6, 'secret')");
+$node->poll_query_until('postgres', qq{SELECT last_error LIKE '%lock timeout%' AND restarts >= $restarts FROM bemi.status})
+  or fail('a query of the catalog does not wait for ever');
+$locker->query('COMMIT');
+$locker->quit;
+wait_for_state($node, 'streaming');
+is(sync(), '', 'the worker goes on when the lock is gone');
+is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE "table" = 'parted' AND primary_key = '6'}),
+	'[redacted]', 'and has stored nothing without knowing the table');
+
+$node->stop;
+done_testing();
