@@ -74,7 +74,7 @@ for my $lock ('TRUNCATE parted', 'LOCK TABLE parted, parted_1, parted_2', 'TRUNC
 	$session->query("BEGIN; $lock");
 	$node->safe_psql('postgres', sprintf("$forged; INSERT INTO %s VALUES (%d, 'x')", 'true', $target, ++$id));
 	is(sync(), '', "$lock, a wrong signature: the changes of others are stored");
-	is(asked('SELECT bemi.describe'), 1, 'although the worker has asked for a description');
+	cmp_ok(asked('SELECT bemi.describe'), '>', 0, 'although the worker has asked for a description');
 	$session->query('COMMIT');
 	$node->safe_psql('postgres', sprintf("INSERT INTO parted VALUES (%d, 'x')", ++$id));
 	is(sync(), '', 'and the table itself afterwards');
@@ -87,26 +87,23 @@ is( $node->safe_psql('postgres', q{SELECT restarts, last_error IS NULL, invalid_
 # Messages with wrong signatures cost nothing, and change nothing
 #
 
+my $stale = q{SELECT count(*) FROM bemi.source_relations WHERE description ? 'stale'};
+$node->safe_psql('postgres', q{UPDATE bemi.source_relations SET description = description - 'stale'});
 reconnect();
 $node->safe_psql('postgres', "INSERT INTO other VALUES (101, 'x'); INSERT INTO parted VALUES (9, 'x')");
 is(sync(), '', 'all tables are known');
 begin_log();
 my $begun = time;
-for my $transactional ('true', 'false')
-{
-	my $message = sprintf($forged, $transactional) =~ s/^SELECT/PERFORM/r;
-
-	$node->safe_psql('postgres', qq{
-		DO \$\$ BEGIN FOR n IN 1 .. 500 LOOP $message; COMMIT; END LOOP; END \$\$;
-		ALTER TABLE other ADD added_$transactional int;
-		INSERT INTO other VALUES (102, 'x') ON CONFLICT (id) DO UPDATE SET card = 'y'});
-	is(sync(), '', "1000 messages, transactional: $transactional");
-}
+my $message = sprintf($forged, 'true') =~ s/^SELECT/PERFORM/r;
+$node->safe_psql('postgres', qq{
+	DO \$\$ BEGIN FOR n IN 1 .. 500 LOOP $message; COMMIT; END LOOP; END \$\$;
+	ALTER TABLE other ADD added int;
+	INSERT INTO other VALUES (102, 'x') ON CONFLICT (id) DO UPDATE SET card = 'y'});
+is(sync(), '', '500 messages');
 my $most = time - $begun + 3;
 cmp_ok(asked('SELECT value'), '<=', $most, 'the worker asks for the secret once a second at most');
 is(asked('SELECT bemi.describe'), 0, 'and for no description');
-is( $node->safe_psql('postgres', q{SELECT count(*) FROM bemi.source_relations WHERE description ? 'stale'}),
-	'0', 'nothing that the source has told is in doubt');
+is($node->safe_psql('postgres', $stale), '0', 'nothing that the source has told is in doubt');
 
 #
 # A secret that was changed is noticed
@@ -174,21 +171,19 @@ wait_for_state($node, 'streaming');
 # A catalog that a superuser has locked
 #
 
-make_stale();
-$locker = Session->new($node);
-$locker->query('BEGIN; LOCK TABLE pg_cast IN ACCESS EXCLUSIVE MODE');
-$node->safe_psql('postgres', 'ALTER TABLE parted_1 SET (fillfactor = 90); ALTER TABLE parted_1 RESET (fillfactor)');
 reconnect();
 make_stale();
-my $restarts = $node->safe_psql('postgres', 'SELECT restarts FROM bemi.status');
-$node->safe_psql('postgres', "INSERT INTO parted VALUES (6, 'secret')");
-$node->poll_query_until('postgres', qq{SELECT last_error LIKE '%lock timeout%' AND restarts >= $restarts FROM bemi.status})
-  or fail('a query of the catalog does not wait for ever');
+$locker = Session->new($node);
+begin_log();
+$locker->query('BEGIN; LOCK TABLE pg_cast IN ACCESS EXCLUSIVE MODE');
+$node->safe_psql('postgres', "INSERT INTO parted VALUES (0, 'secret')");
+$node->wait_for_log(qr/source reports: canceling statement due to lock timeout/, $log);
+pass('a query of the catalog does not wait for ever');
 $locker->query('COMMIT');
 $locker->quit;
 wait_for_state($node, 'streaming');
 is(sync(), '', 'the worker goes on when the lock is gone');
-is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE "table" = 'parted' AND primary_key = '6'}),
+is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE "table" = 'parted' AND primary_key = '0'}),
 	'[redacted]', 'and has stored nothing without knowing the table');
 
 $node->stop;
