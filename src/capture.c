@@ -303,6 +303,24 @@ changes_rows(const Node *command)
 }
 
 /*
+ * A function of its own, because a variable for the hook would be live across
+ * PG_TRY().
+ */
+static void
+process_utility(PlannedStmt *pstmt, const char *queryString,
+				bool readOnlyTree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *queryEnv,
+				DestReceiver *dest, QueryCompletion *qc)
+{
+	if (prev_ProcessUtility)
+		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
+							queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+/*
  * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run, as
  * statements may be nested in them, too.
  */
@@ -312,12 +330,11 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 					 ParamListInfo params, QueryEnvironment *queryEnv,
 					 DestReceiver *dest, QueryCompletion *qc)
 {
-	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
-		standard_ProcessUtility;
 	BemiStatement entry = {0};
 
 	if (!changes_rows(pstmt->utilityStmt))
-		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		process_utility(pstmt, queryString, readOnlyTree, context, params,
+						queryEnv, dest, qc);
 	else
 	{
 		entry.is_utility = true;
@@ -327,7 +344,8 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		bemi_link_statement(&entry);
 		PG_TRY();
 		{
-			next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+			process_utility(pstmt, queryString, readOnlyTree, context, params,
+							queryEnv, dest, qc);
 		}
 		PG_CATCH();
 		{

@@ -155,7 +155,7 @@ bemi_run_on_source(const char *statement, int count, const Oid *types,
 {
 	Oid			all_types[8] = {TEXTOID};
 	Datum		all_values[8] = {CStringGetTextDatum(bemi_my_worker->source)};
-	char		all_nulls[8] = "        ";
+	char		all_nulls[8] = {' '};
 
 	Assert(count < lengthof(all_types));
 	for (int i = 0; i < count; i++)
