@@ -27,8 +27,8 @@
  * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()), and
  * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
  *
- * Other steps have second files, too: context_facts.c (bemi.include,
- * bemi.require_context), capture_statement.c (how statements nest),
+ * Other steps have second files, too: context_comment.c (the comment behind a
+ * statement), context_facts.c (bemi.include, bemi.require_context), capture_statement.c (how statements nest),
  * capture_message.c (which message stands), capture_track.c (rights to track),
  * capture_names.c (tables and columns that are renamed),
  * stitch_context.c (what is kept of a context),

@@ -15,6 +15,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "nodes/plannodes.h"
 #include "replication/logicalproto.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
@@ -40,9 +41,28 @@
 #define BEMI_FACTS_SIZE		(64 * 1024)
 #define BEMI_FACTS_KEYS		8
 
-extern const char *bemi_context_of_statement(const char *query);
+/*
+ * The text that a statement was parsed from, which may hold others, and where in
+ * it the statement stands.
+ */
+typedef struct BemiStatementText
+{
+	const char *text;			/* NULL: not known */
+	int			location;		/* in bytes */
+	int			len;			/* 0: up to the end */
+} BemiStatementText;
+
+extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+extern const char *bemi_context_of_statement(const BemiStatementText *statement);
 extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
+
+/* context_comment.c */
+extern BemiStatementText bemi_statement_text(const char *text,
+											 const PlannedStmt *statement);
+extern void bemi_client_utility_begins(const Node *command);
+extern const char *bemi_context_in_comment(const BemiStatementText *statement);
+extern void bemi_context_comment_init(void);
 
 /* context_facts.c */
 extern bool bemi_facts_are_included(void);

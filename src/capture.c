@@ -332,6 +332,8 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	BemiStatement entry = {0};
 
+	if (context == PROCESS_UTILITY_TOPLEVEL)
+		bemi_client_utility_begins(pstmt->utilityStmt);
 	if (!changes_rows(pstmt->utilityStmt))
 		process_utility(pstmt, queryString, readOnlyTree, context, params,
 						queryEnv, dest, qc);
@@ -339,7 +341,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 	{
 		entry.is_utility = true;
 		entry.memory = CurrentMemoryContext;
-		entry.query = queryString;
+		entry.text = bemi_statement_text(queryString, pstmt);
 		slist_init(&entry.feeders);
 		bemi_link_statement(&entry);
 		PG_TRY();

@@ -37,7 +37,7 @@ typedef struct BemiStatement
 	int			nest_level;		/* of the subtransaction that it runs in */
 	MemoryContextCallback on_end;	/* takes the link out */
 	MemoryContext memory;		/* the query's own, holds all of this */
-	const char *query;			/* the statement's text */
+	BemiStatementText text;
 	slist_head	feeders;
 
 	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */

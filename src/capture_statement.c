@@ -122,7 +122,7 @@ bemi_take_context(BemiStatement *statement)
 		return;
 
 	caller = MemoryContextSwitchTo(statement->memory);
-	context = bemi_context_of_statement(statement->query);
+	context = bemi_context_of_statement(&statement->text);
 	statement->context = context ? pstrdup(context) : NULL;
 	statement->context_taken = true;
 	MemoryContextSwitchTo(caller);
@@ -138,7 +138,7 @@ bemi_arm_statement(QueryDesc *queryDesc)
 	BemiStatement *statement = MemoryContextAllocZero(memory, sizeof(BemiStatement));
 
 	statement->memory = memory;
-	statement->query = queryDesc->sourceText;
+	statement->text = bemi_statement_text(queryDesc->sourceText, queryDesc->plannedstmt);
 	slist_init(&statement->feeders);
 
 	bemi_link_statement(statement);

@@ -5,18 +5,17 @@
  *
  * In flows text from the client, by one of three ways: the setting
  * bemi.context, the functions bemi.set_context() and friends (which set the
- * setting), and a trailing comment of the query.  Out flows a JSON object
+ * setting), and a comment behind the statement (context_comment.c).  Out flows a JSON object
  * whose text capture.c may put into the WAL as it is.
  *
  * The text is checked when it comes in, never later: the setting by its
- * check hook, the comment when it is read.  A context that has passed is a
+ * check hook, the comment when it is found.  A context that has passed is a
  * JSON object, no longer than bemi.max_context_size, of no more values than
  * bemi.max_context_keys, without \u0000 (which jsonb cannot hold).  The size is
  * measured and the values are counted before anything else is done with the text.
  *
  * The setting's memory belongs to guc.c and may be freed by the next SET, so
- * callers copy what must live longer.  A broken comment must never break the
- * query that carries it: it is reported as a warning and left out.
+ * callers copy what must live longer.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,9 +35,6 @@ PG_FUNCTION_INFO_V1(bemi_set_context);
 PG_FUNCTION_INFO_V1(bemi_merge_context);
 PG_FUNCTION_INFO_V1(bemi_current_context);
 
-#define COMMENT_OPEN	"/*Bemi"
-#define COMMENT_CLOSE	"Bemi*/"
-
 /* A refused value that is longer is not shown in the error. */
 #define LONGEST_SHOWN	256
 
@@ -50,7 +46,6 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static int	max_context_keys = 10000;
-static bool read_comments = true;
 
 /*
  * JSON takes any number, jsonb only those that numeric holds.
@@ -182,8 +177,8 @@ context_is_small_enough(const char *json, int len, char **detail)
  * Tells whether the text is a JSON object that jsonb can hold.  If not,
  * *detail is a sentence that says why, in the current memory context.
  */
-static bool
-context_is_valid(const char *json, int len, char **detail)
+bool
+bemi_context_is_valid(const char *json, int len, char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch;
@@ -234,7 +229,7 @@ check_context(char **newval, void **extra, GucSource source)
 	/* The leader has checked it, maybe by a larger limit that is to come yet. */
 	if (InitializingParallelWorker)
 		return true;
-	if (context_is_valid(*newval, strlen(*newval), &detail))
+	if (bemi_context_is_valid(*newval, strlen(*newval), &detail))
 		return true;
 
 	/* The server's own message holds the value, which may be very long. */
@@ -247,102 +242,8 @@ check_context(char **newval, void **extra, GucSource source)
 }
 
 /*
- * A broken comment must not break its query.
- */
-static void
-warn_of_comment(const char *detail)
-{
-	ereport(WARNING,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("context in the query's comment is not valid and was left out"),
-			 errdetail("%s", detail)));
-}
-
-/*
- * Finds "/ *Bemi ... Bemi* /" as the very last thing of the query text, white
- * space and semicolons after it aside, and gives the text in between.
- *
- * A query that parsed and ends in "* /" ends in a comment, so no string
- * literal can be mistaken for one.  Comments nest in SQL: the nearest comment
- * mark before the end must be ours, or the text was cut out of the middle of
- * another comment.
- */
-static bool
-find_comment(const char *query, const char **text, int *len)
-{
-	const int	open_len = strlen(COMMENT_OPEN);
-	const int	close_len = strlen(COMMENT_CLOSE);
-	const char *end = query + strlen(query);
-	const char *mark;
-
-	while (end > query && strchr(" \t\r\n\f\v;", end[-1]) != NULL)
-		end--;
-	end -= close_len;
-	if (end - query < open_len || memcmp(end, COMMENT_CLOSE, close_len) != 0)
-		return false;
-
-	for (mark = end - 2; mark > query; mark--)
-		if ((mark[0] == '/' && mark[1] == '*') ||
-			(mark[0] == '*' && mark[1] == '/'))
-			break;
-	if (end - mark >= open_len && memcmp(mark, COMMENT_OPEN, open_len) == 0)
-	{
-		*text = mark + open_len;
-		*len = end - *text;
-		return true;
-	}
-
-	if (strstr(query, COMMENT_OPEN) != NULL)
-		warn_of_comment("There is a comment mark within the comment.");
-	return false;
-}
-
-/*
- * Gives the context in the query's trailing comment, palloc'd, or NULL.
- */
-static char *
-context_in_comment(const char *query)
-{
-	/*
-	 * The last one that was valid: a function's statements all have that of the query
-	 * that called it, and to check takes longer than all else here.
-	 */
-	static char checked[1024];
-	static int	checked_len = -1;
-
-	const char *text;
-	int			len;
-	char	   *context;
-	char	   *detail;
-
-	if (!read_comments || query == NULL || !find_comment(query, &text, &len))
-		return NULL;
-
-	while (len > 0 && strchr(" \t\r\n", text[0]) != NULL)
-		text++, len--;
-	while (len > 0 && strchr(" \t\r\n", text[len - 1]) != NULL)
-		len--;
-
-	context = pnstrdup(text, len);
-	if (len == checked_len && memcmp(context, checked, len) == 0 &&
-		context_is_small_enough(context, len, &detail))
-		return context;
-	if (!context_is_valid(context, len, &detail))
-	{
-		warn_of_comment(detail);
-		return NULL;
-	}
-	if (len <= sizeof(checked))
-	{
-		memcpy(checked, context, len);
-		checked_len = len;
-	}
-	return context;
-}
-
-/*
  * The context of the statement that is about to run, or NULL if there is
- * none.  "query" is the statement's own text, NULL where it is not known.
+ * none.  "statement" is its own text, NULL where that is not known.
  *
  * The nearest word wins: the statement's own comment, then the comment of
  * what the client sent (a function's statements belong to the client's
@@ -350,17 +251,12 @@ context_in_comment(const char *query)
  * memory context or until the setting changes, whichever comes first.
  */
 const char *
-bemi_context_of_statement(const char *query)
+bemi_context_of_statement(const BemiStatementText *statement)
 {
-	char	   *context = NULL;
+	const char *context = bemi_context_in_comment(statement);
 
-	if (query != NULL && query != debug_query_string)
-		context = context_in_comment(query);
-	if (context == NULL)
-		context = context_in_comment(debug_query_string);
 	if (context != NULL)
 		return context;
-
 	if (context_setting == NULL || context_setting[0] == '\0')
 		return NULL;
 	return context_setting;
@@ -470,14 +366,6 @@ bemi_context_init(void)
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
-	DefineCustomBoolVariable("bemi.read_comments",
-							 "Reads the context from a query's trailing comment.",
-							 "The comment looks like /*Bemi {\"userId\": 1} Bemi*/.",
-							 &read_comments,
-							 true,
-							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
-
 	DefineCustomStringVariable("bemi.context",
 							   "Sets the context that is kept with each change.",
 							   "A JSON object, or empty for none.",
@@ -486,5 +374,6 @@ bemi_context_init(void)
 							   PGC_USERSET, GUC_NOT_IN_SAMPLE,
 							   check_context, NULL, NULL);
 
+	bemi_context_comment_init();
 	bemi_context_facts_init();
 }

@@ -142,7 +142,7 @@ SELECT bemi.current_context() /*Bemi
 	{"from": "comment",
 	 "lines": 2}
 Bemi*/ ;
--- No Bemi comment at the very end: not read.
+-- Read only behind the statement; comments of others may follow.
 SELECT /*Bemi {"from": "comment"} Bemi*/ bemi.current_context();
 SELECT bemi.current_context() /*Bemi {"from": "comment"} Bemi*/ /* other */;
 SELECT bemi.current_context() /*Bemi {"from": "comment"} Bemi*/ LIMIT 1;
@@ -185,7 +185,7 @@ INSERT INTO todo VALUES (2) /*Bemi {"from": Bemi*/;
 UPDATE todo SET id = 20 WHERE id = 0 /*Bemi {"from": "no row"} Bemi*/;
 SELECT wal();
 
--- One text, several statements: the comment belongs to them all. White space and
+-- One text, several statements: the comment belongs to the one before it. White space and
 -- semicolons may follow it.
 INSERT INTO todo VALUES (3) \; INSERT INTO todo VALUES (4)
 /*Bemi {"from": "comment"} Bemi*/ \;

@@ -53,7 +53,7 @@ RESET plan_cache_mode;
 DEALLOCATE add;
 SELECT * FROM tell();
 
--- several statements in one message from the client: the comment at its end is for all
+-- several statements in one message from the client: each has the comment behind it
 INSERT INTO todo VALUES (5)\; INSERT INTO todo VALUES (6) /*Bemi {"by": "comment"} Bemi*/;
 -- one that sets the context in between
 INSERT INTO todo VALUES (7)\; SET LOCAL bemi.context = '{"by": "ann"}'\; INSERT INTO todo VALUES (8);

@@ -1,4 +1,6 @@
-# The context in a trailing comment, as the Bemi packages for ORMs send it.
+# The context in a trailing comment, as the Bemi packages for ORMs send it, also
+# where other tools append comments of theirs, where one text has many statements,
+# and where triggers fire after the text is gone.
 #
 # What counts as the end of a query depends on how a client sends it, so the
 # queries come from real clients over both protocols: "psql -c" sends its text
@@ -91,9 +93,24 @@ is( news(),
 	qq{tag 5 {"by": "setting"}\ntag 6 {"by": "comment"}\ntag 7 {"by": "setting"}},
 	'the comment wins over the setting, for its own statement only');
 
-query(q{INSERT INTO tag VALUES (8); INSERT INTO tag VALUES (9) /*Bemi {"by": "both"} Bemi*/});
-is(news(), qq{tag 8 {"by": "both"}\ntag 9 {"by": "both"}},
-	'statements that are sent as one text share its comment');
+query(q{INSERT INTO tag VALUES (8) /*Bemi {"n": 1} Bemi*/; INSERT INTO tag VALUES (9);}
+	  . q{ INSERT INTO tag VALUES (90); /*Bemi {"n": 3} Bemi*/ ; INSERT INTO tag VALUES (91) /*Bemi {"n": 4} Bemi*/});
+is(news(), qq{tag 8 {"n": 1}\ntag 9 {}\ntag 90 {"n": 3}\ntag 91 {"n": 4}},
+	'of statements that are sent as one text, each has the comment behind it');
+
+my $tools = 400;
+for my $behind (
+	q{/*application='App',action='create'*/}, q{/*application:App*/},
+	q{/*traceparent='00-5bd66ef5095369c7b0d1f8f4bd33716a-c532cb4098ac3dd2-01'*/ ;},
+	qq{-- x\n}, q{-- 'x'}, qq{;-- x\r\n/* y /* z */ */ -- "\n;}, q{/*+ SeqScan(tag) */}, q{/**/},
+	q{/* Bemi*/}, q{/* /* Bemi*/ */}, q{/*/ */})
+{
+	$tools++;
+	query(qq{/* a */ INSERT INTO tag VALUES ($tools) /* b */ /*Bemi {"by": "Ann"} Bemi*/ $behind});
+	is(news(), qq{tag $tools {"by": "Ann"}}, "comments of others may follow: $behind");
+}
+query(q{INSERT INTO tag VALUES (420) /*Bemi {"n": 1} Bemi*/ /* x */ /*Bemi {"n": 2} Bemi*/ -- y});
+is(news(), 'tag 420 {"n": 2}', 'of several comments of ours, the last one counts');
 
 query(q{INSERT INTO note VALUES (1, 'x') /*Bemi {"by": "trigger"} Bemi*/});
 is( news(),
@@ -119,7 +136,7 @@ query(
 	q{/*Bemi {"forged": 1} Bemi*/ INSERT INTO tag VALUES (15)},
 	q{INSERT INTO tag VALUES (16) /*Bemi {"forged": 1} Bemi*/ RETURNING id},
 	q{INSERT INTO tag VALUES (17) /* a /*Bemi {"forged": 1} Bemi*/ */},
-	q{INSERT INTO tag VALUES (18) /*Bemi {"forged": 1} Bemi*/ -- the end},
+	q{INSERT INTO tag VALUES (18) -- /*Bemi {"forged": 1} Bemi*/},
 	q!INSERT INTO note VALUES (19, '/*Bemi {"forged": "') /* x"} Bemi*/!,
 	q!INSERT INTO note VALUES (20, '/*Bemi {"forged": "') /*Bemi {"by": "Ann"} Bemi*/!);
 is( news(), <<~'END' =~ s/\n\z//r,
@@ -141,6 +158,28 @@ is( news(), <<~'END' =~ s/\n\z//r,
 	END
 	'no string, name, nested comment, or comment elsewhere passes for it');
 
+# Texts of values that would pass for it, if strings were not told from comments.
+my $strings = 500;
+for my $literal (
+	q{'/*Bemi {"forged": 1} Bemi*/ --'}, q{'it''s /*Bemi {"forged": 1} Bemi*/ -- '''},
+	q{E'\\\\' || ' /*Bemi {"forged": 1} Bemi*/ -- '}, q{E'\\' /*Bemi {"forged": 1} Bemi*/ -- '},
+	q{U&'\\0041 /*Bemi {"forged": 1} Bemi*/ -- '}, q{$a$ /*Bemi {"forged": 1} Bemi*/ -- $b$ $a$},
+	qq{'a'\n'/*Bemi {"forged": 1} Bemi*/ -- '})
+{
+	$strings++;
+	query(qq{INSERT INTO tag SELECT $strings WHERE 'x' <> $literal});
+	is(news(), "tag $strings {}", "a string is no comment: $literal");
+}
+query(
+	q{SET standard_conforming_strings = off}, q{SET escape_string_warning = on},
+	q{INSERT INTO tag SELECT 520 WHERE 'x' <> '\\' /*Bemi {"forged": 1} Bemi*/ -- '});
+is(news(), 'tag 520 {}', 'nor is it one where backslashes escape');
+is( query(
+		q{PREPARE p AS INSERT INTO tag SELECT 521 WHERE 'x' <> '\\' /*Bemi {"by": "Ann"} Bemi*/},
+		q{SET standard_conforming_strings = off}, q{EXECUTE p}),
+	'', 'a text that cannot be read any more does not break its statement');
+is(news(), 'tag 521 {}', 'it has no context then');
+
 my $id = 100;
 for my $text ('nonsense', '', '[1]', '"text"', 'null', '{"a": "\u0000"}',
 	'{"a": 1', '{"a": 1} {"b": 2}')
@@ -157,6 +196,14 @@ for my $text ('nonsense', '', '[1]', '"text"', 'null', '{"a": "\u0000"}',
 		"'$text' leaves the row its setting");
 }
 
+like(
+	query(q{INSERT INTO tag VALUES (210) /*Bemi {"a": "/* x */"} Bemi*/}),
+	qr/^WARNING:  context in the query's comment is not valid and was left out\nDETAIL:  There is a comment mark/,
+	'a comment within the comment is worth a warning');
+my $warnings = () = query(q{INSERT INTO note SELECT n, '' FROM generate_series(211, 215) n /*Bemi nonsense Bemi*/}) =~ /WARNING/g;
+is($warnings, 1, 'a broken comment is reported once for all that is nested in its statement');
+news();
+
 is( query(
 		q{SET bemi.read_comments = off},
 		q{INSERT INTO tag VALUES (200) /*Bemi nonsense Bemi*/},
@@ -164,6 +211,100 @@ is( query(
 	'',
 	'bemi.read_comments = off: not even a warning');
 is(news(), "tag 200 {}\ntag 201 {}", 'bemi.read_comments = off: no context');
+
+#
+# Statements in statements
+#
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION add_two(a int, b int) RETURNS void LANGUAGE sql AS $$
+		INSERT INTO tag VALUES (a) /*Bemi {"n": 1} Bemi*/;
+		INSERT INTO tag VALUES (b);
+	$$;
+	CREATE FUNCTION add_atomic(a int) RETURNS void LANGUAGE sql
+	BEGIN ATOMIC
+		INSERT INTO tag VALUES (a); INSERT INTO tag VALUES (a + 1) /*Bemi {"forged": 1} Bemi*/;
+	END;
+	CREATE VIEW tags AS SELECT * FROM tag;
+	CREATE RULE twice AS ON INSERT TO tags DO INSTEAD
+		(INSERT INTO tag VALUES (NEW.id); INSERT INTO tag VALUES (NEW.id + 1));
+	CREATE PROCEDURE add_committed(a int) LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO tag VALUES (a);
+			COMMIT;
+			INSERT INTO tag VALUES (a + 1);
+		END $$;});
+
+query(q{SELECT 1 /*Bemi {"n": 0} Bemi*/; SELECT add_two(600, 601) /*Bemi {"n": 2} Bemi*/; SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 600 {"n": 1}\ntag 601 {"n": 2}}, 'the nearest comment wins');
+query(q{SELECT 1; SELECT add_atomic(602) /*Bemi {"n": 2} Bemi*/; SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 602 {"n": 2}\ntag 603 {"n": 2}}, 'a function in standard SQL has no text of its own');
+query(q{SELECT 1; INSERT INTO tags VALUES (604) /*Bemi {"n": 2} Bemi*/; SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 604 {"n": 2}\ntag 605 {"n": 2}}, 'what a rule makes of a statement has its comment');
+query(q{SELECT 1; EXPLAIN ANALYZE INSERT INTO tag VALUES (606) /*Bemi {"n": 2} Bemi*/; SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 606 {"n": 2}}, 'so has what EXPLAIN ANALYZE runs');
+query(q{CALL add_committed(607) /*Bemi {"n": 2} Bemi*/});
+is(news(), qq{tag 607 {"n": 2}\ntag 608 {"n": 2}}, 'a procedure keeps its comment over COMMIT');
+query(
+	q{PREPARE p AS INSERT INTO tag VALUES ($1); EXECUTE p(609) /*Bemi {"n": 2} Bemi*/; EXECUTE p(610) /*Bemi {"n": 3} Bemi*/},
+	q{PREPARE q AS INSERT INTO tag VALUES ($1) /*Bemi {"n": 1} Bemi*/}, q{EXECUTE q(611) /*Bemi {"n": 2} Bemi*/});
+is(news(), qq{tag 609 {"n": 2}\ntag 610 {"n": 3}\ntag 611 {"n": 1}}, 'EXECUTE has its own comment, unless PREPARE had one');
+query(q{TRUNCATE "tag" /*Bemi {"n": 1} Bemi*/; INSERT INTO tag VALUES (612)});
+is(news(), qq{tag {"n": 1}\ntag 612 {}}, 'so have utility commands');
+
+#
+# Triggers that fire at the end of the transaction, when the text is gone
+#
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE late (id int PRIMARY KEY);
+	CREATE TABLE late_log (id int PRIMARY KEY);
+	SELECT bemi.track('late'), bemi.track('late_log');
+	CREATE FUNCTION log_late() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO late_log VALUES (NEW.id);
+			RETURN NULL;
+		END $$;
+	CREATE CONSTRAINT TRIGGER log_late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION log_late();});
+my $late = $node->basedir . '/late.sql';
+append_to_file($late, <<'SQL');
+INSERT INTO late VALUES (:id) /*Bemi {"by": "Ann"} Bemi*/;
+BEGIN;
+SET LOCAL bemi.context = '{"by": "setting"}';
+INSERT INTO late VALUES (:id + 1) /*Bemi {"by": "Bob"} Bemi*/;
+SELECT 1;
+COMMIT;
+BEGIN;
+INSERT INTO late VALUES (:id + 2) /*Bemi {"by": "Cid"} Bemi*/;
+SET CONSTRAINTS ALL IMMEDIATE;
+COMMIT;
+BEGIN;
+INSERT INTO late VALUES (:id + 3);
+COMMIT;
+SQL
+for my $mode ('simple', 'extended', 'prepared')
+{
+	my $id = { simple => 10, extended => 20, prepared => 30 }->{$mode};
+
+	command_ok(
+		[
+			$node->installed_command('pgbench'), '--no-vacuum',
+			'-M', $mode, '-t', '1', '-D', "id=$id", '-f', $late,
+			$node->connstr('postgres')
+		],
+		"pgbench has deferred triggers fire in mode $mode");
+	is( news(),
+		join("\n",
+			map { ("late $_->[0] $_->[1]", "late_log $_->[0] $_->[1]") } (
+				[ $id, '{"by": "Ann"}' ],
+				[ $id + 1, '{"by": "Bob"}' ],
+				[ $id + 2, '{"by": "Cid"}' ],
+				[ $id + 3, '{}' ])),
+		"mode $mode: deferred triggers have the client's last comment");
+}
 
 #
 # Scripts: psql and pgbench send statement by statement

@@ -1,0 +1,496 @@
+/*-------------------------------------------------------------------------
+ *
+ * context_comment.c
+ *		The context in the comments behind a statement.
+ *
+ * In flows the text that a statement was parsed from, and where in it the
+ * statement stands; out flows the context of the last Bemi comment among the
+ * comments that follow the statement's last token.  White space, semicolons and
+ * the comments of other tools may stand before it, between and behind.
+ *
+ * Where the last token ends, the server's own scanner knows: no string
+ * literal, quoted name or nested comment can pass for a comment of ours.  It
+ * only runs where a statement's text has the mark of a comment in it.  A text of
+ * many statements is read piece by piece, each with its statement.
+ *
+ * The statement that the client has sent is looked at once, whatever is nested
+ * in it.  What was found lives as long as the client's message, in the server's
+ * MessageContext; for what runs at the end of the transaction, deferred triggers
+ * above all, a copy of it lives in the transaction's memory.
+ *
+ * What must never happen: an error.  A broken comment must not break its query,
+ * so it is reported as a warning, once a message, and left out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/keywords.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/analyze.h"
+#include "parser/scanner.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+
+#include "bemi.h"
+
+#define COMMENT_OPEN		"/*Bemi"
+#define COMMENT_CLOSE		"Bemi*/"
+#define COMMENT_OPEN_LEN	((int) strlen(COMMENT_OPEN))
+#define COMMENT_CLOSE_LEN	((int) strlen(COMMENT_CLOSE))
+
+/* As the server's scanner has it. */
+#define WHITE_SPACE			" \t\n\r\f\v"
+
+/* A comment of ours, marks included. */
+typedef struct Comment
+{
+	const char *start;			/* NULL: there is none */
+	int			len;
+	bool		nested;			/* it has comment marks within */
+} Comment;
+
+/* The client's message that is being served; lives in MessageContext. */
+typedef struct ClientMessage
+{
+	MemoryContextCallback on_end;
+	BemiStatementText statement;	/* the one that runs now */
+	bool		fires_deferred; /* it is COMMIT or its like */
+	bool		looked;
+	const char *context;		/* found then; NULL: none */
+	bool		warned;
+} ClientMessage;
+
+static bool read_comments = true;
+
+static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
+
+static ClientMessage *message = NULL;
+
+/* Comment of the client's last statement that asked; NULL: none. */
+static char *transaction_context = NULL;
+
+/*
+ * A broken comment must not break its query.
+ */
+static void
+warn_of_comment(const char *detail)
+{
+	if (message != NULL && message->warned)
+		return;
+	if (message != NULL)
+		message->warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("context in the query's comment is not valid and was left out"),
+			 errdetail("%s", detail)));
+}
+
+/*
+ * Whether the mark that opens a comment of ours is anywhere in the text.
+ */
+static bool
+has_mark(const char *text, int len)
+{
+	const char *end = text + len;
+
+	for (const char *p = text; (p = memchr(p, '/', end - p)) != NULL; p++)
+		if (end - p >= COMMENT_OPEN_LEN && memcmp(p, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Scans a statement, palloc'ing a lot, and returns where its last token ends.
+ * The scanner ends each token with a zero, so its length can be measured.
+ */
+static int
+scan_to_last_token(const char *text)
+{
+	core_yy_extra_type extra;
+	core_yyscan_t scanner = scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
+	core_YYSTYPE value;
+	YYLTYPE		location;
+	int			token;
+	int			end = 0;
+
+	extra.escape_string_warning = false;
+	while ((token = core_yylex(&value, &location, scanner)) != 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (token != ';')
+			end = location + strlen(extra.scanbuf + location);
+	}
+	scanner_finish(scanner);
+	return end;
+}
+
+/*
+ * Returns where the statement's last token ends, -1 if it cannot be scanned: a
+ * prepared statement may have been parsed under another setting of
+ * standard_conforming_strings.  The scanner holds nothing but memory, so its
+ * errors need no subtransaction.
+ */
+static int
+end_of_last_token(const char *text, int len)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(caller, "bemi statement scan",
+												  ALLOCSET_DEFAULT_SIZES);
+	volatile int end = -1;
+
+	MemoryContextSwitchTo(scratch);
+	PG_TRY();
+	{
+		end = scan_to_last_token(pnstrdup(text, len));
+	}
+	PG_CATCH();
+	{
+		int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		if (category != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+			category != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(scratch);
+	return end;
+}
+
+/*
+ * Returns the end of the comment that starts here; comments nest in SQL.  One
+ * that does not end, which no parsed text has, reaches to the end of the text.
+ */
+static const char *
+end_of_comment(const char *start, bool *nested)
+{
+	const char *p = start + 2;
+	int			depth = 1;
+
+	*nested = false;
+	while (*p != '\0' && depth > 0)
+	{
+		if (p[0] == '/' && p[1] == '*')
+		{
+			*nested = true;
+			depth++;
+			p += 2;
+		}
+		else if (p[0] == '*' && p[1] == '/')
+		{
+			depth--;
+			p += 2;
+		}
+		else
+			p++;
+	}
+	return p;
+}
+
+static bool
+is_ours(const char *start, int len)
+{
+	return len >= COMMENT_OPEN_LEN + COMMENT_CLOSE_LEN &&
+		memcmp(start, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0 &&
+		memcmp(start + len - COMMENT_CLOSE_LEN, COMMENT_CLOSE, COMMENT_CLOSE_LEN) == 0;
+}
+
+/*
+ * The last comment of ours in the run of comments, white space and semicolons
+ * that begins here, between two tokens.
+ */
+static void
+find_in_run(const char *p, Comment *found)
+{
+	found->start = NULL;
+	for (;;)
+	{
+		p += strspn(p, WHITE_SPACE ";");
+		if (p[0] == '-' && p[1] == '-')
+			p += strcspn(p, "\n\r");
+		else if (p[0] == '/' && p[1] == '*')
+		{
+			bool		nested;
+			const char *end = end_of_comment(p, &nested);
+
+			if (is_ours(p, end - p))
+			{
+				found->start = p;
+				found->len = end - p;
+				found->nested = nested;
+			}
+			p = end;
+		}
+		else
+			return;
+	}
+}
+
+/*
+ * Finds the comment of a statement, true if there is one.  A semicolon ends the
+ * statement's own part of the text, but not the run of comments behind it.
+ */
+static bool
+find_comment(const BemiStatementText *statement, Comment *found)
+{
+	const char *start = statement->text + statement->location;
+	int			len = statement->len > 0 ? statement->len : strlen(start);
+	int			end = len;
+
+	if (has_mark(start, len))
+		end = end_of_last_token(start, len);
+	if (end < 0)
+		return false;
+	find_in_run(start + end, found);
+	return found->start != NULL;
+}
+
+/*
+ * Returns the context in a statement's comment, palloc'd, or NULL.
+ */
+static char *
+context_in_comment(const BemiStatementText *statement)
+{
+	Comment		comment;
+	const char *text;
+	int			len;
+	char	   *context;
+	char	   *detail;
+
+	if (!find_comment(statement, &comment))
+		return NULL;
+	if (comment.nested)
+	{
+		warn_of_comment("There is a comment mark within the comment.");
+		return NULL;
+	}
+
+	text = comment.start + COMMENT_OPEN_LEN;
+	len = comment.len - COMMENT_OPEN_LEN - COMMENT_CLOSE_LEN;
+	while (len > 0 && strchr(WHITE_SPACE, text[0]) != NULL)
+		text++, len--;
+	while (len > 0 && strchr(WHITE_SPACE, text[len - 1]) != NULL)
+		len--;
+	context = pnstrdup(text, len);
+	if (bemi_context_is_valid(context, len, &detail))
+		return context;
+	warn_of_comment(detail);
+	return NULL;
+}
+
+/*
+ * The message has been served.
+ */
+static void
+forget_message(void *arg)
+{
+	message = NULL;
+}
+
+/*
+ * Takes note of the statement of the client's that is about to run.
+ */
+static void
+set_client_statement(BemiStatementText statement)
+{
+	if (message == NULL)
+	{
+		message = MemoryContextAllocZero(MessageContext, sizeof(ClientMessage));
+		message->on_end.func = forget_message;
+		MemoryContextRegisterResetCallback(MessageContext, &message->on_end);
+	}
+	message->statement = statement;
+	message->fires_deferred = false;
+	message->looked = false;
+	message->context = NULL;
+}
+
+/*
+ * Makes sure that the client's message is known.  By the extended protocol it has
+ * one statement only, which may have been analyzed long ago.  False where there is
+ * none: in a background worker of somebody else's, say.
+ */
+static bool
+knows_message(void)
+{
+	BemiStatementText whole = {.text = debug_query_string};
+
+	if (MessageContext == NULL)
+		return false;
+	if (message == NULL || message->statement.text != debug_query_string)
+		set_client_statement(whole);
+	return true;
+}
+
+/*
+ * A statement's place in the text that it was parsed from.  Where the server
+ * does not know it, as for statements of rules and of stored functions, it is the
+ * whole text; its length may then be that of another text.
+ */
+static BemiStatementText
+place_in_text(const char *text, int location, int len)
+{
+	BemiStatementText place = {.text = text};
+
+	if (location >= 0)
+	{
+		place.location = location;
+		place.len = Max(len, 0);
+	}
+	return place;
+}
+
+BemiStatementText
+bemi_statement_text(const char *text, const PlannedStmt *statement)
+{
+	return place_in_text(text, statement->stmt_location, statement->stmt_len);
+}
+
+/*
+ * Whether a statement that was analyzed is part of the client's statement that runs,
+ * as what EXPLAIN explains.  Up to PostgreSQL 17, such a part has no place of its own,
+ * which is to say, that of the only statement in the text.
+ */
+static bool
+is_part(const Query *query)
+{
+	return message != NULL && message->statement.text == debug_query_string &&
+		query->stmt_location <= 0 && query->stmt_len <= 0;
+}
+
+/*
+ * Hook after the analysis of a statement.  By the simple protocol, whose texts may
+ * have many, each is analyzed just before it runs.
+ */
+static void
+note_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
+{
+	if (prev_post_parse_analyze)
+		prev_post_parse_analyze(pstate, query, jumble);
+	if (debug_query_string != NULL && pstate->p_sourcetext == debug_query_string &&
+		MessageContext != NULL && !is_part(query))
+		set_client_statement(place_in_text(debug_query_string, query->stmt_location,
+										   query->stmt_len));
+}
+
+/*
+ * A utility command of the client's begins.  With some, triggers fire that were
+ * deferred by earlier statements, while these commands write no rows of their own.
+ */
+void
+bemi_client_utility_begins(const Node *command)
+{
+	if ((IsA(command, TransactionStmt) || IsA(command, ConstraintsSetStmt)) &&
+		debug_query_string != NULL && knows_message())
+		message->fires_deferred = true;
+}
+
+/*
+ * Keeps what the client's statement has said for the end of its transaction.
+ */
+static void
+remember_for_transaction(const char *context)
+{
+	if (transaction_context != NULL)
+		pfree(transaction_context);
+	transaction_context = context ? MemoryContextStrdup(TopTransactionContext, context) : NULL;
+}
+
+/*
+ * Looks for the comment of the client's statement, once.
+ */
+static void
+look_at_message(void)
+{
+	if (!message->looked)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(MessageContext);
+
+		message->looked = true;
+		message->context = context_in_comment(&message->statement);
+		MemoryContextSwitchTo(caller);
+		if (!message->fires_deferred || message->context != NULL)
+			remember_for_transaction(message->context);
+	}
+	/* A procedure of the client's may have begun another transaction. */
+	else if (transaction_context == NULL && message->context != NULL)
+		remember_for_transaction(message->context);
+}
+
+/*
+ * Context in the comment of what the client has sent, or NULL.  Without a text,
+ * the transaction is just ending (extended protocol).
+ */
+static const char *
+context_of_client(void)
+{
+	BemiStatementText whole = {.text = debug_query_string};
+
+	if (debug_query_string == NULL)
+		return transaction_context;
+	if (!knows_message())
+		return context_in_comment(&whole);
+	look_at_message();
+	if (message->context == NULL && message->fires_deferred)
+		return transaction_context;
+	return message->context;
+}
+
+/*
+ * Whether a statement's text is what the client has sent.  By the extended protocol,
+ * the server makes copies of that.
+ */
+static bool
+is_of_client(const char *text)
+{
+	return text == debug_query_string ||
+		(debug_query_string != NULL && strcmp(text, debug_query_string) == 0);
+}
+
+/*
+ * Returns the context in the comment of a statement, or else in that of the
+ * client's statement, which it is nested in; NULL if there is none.  The result
+ * lives as long as the current memory context, or the client's message.
+ */
+const char *
+bemi_context_in_comment(const BemiStatementText *statement)
+{
+	const char *context = NULL;
+
+	if (!read_comments)
+		return NULL;
+	if (statement != NULL && statement->text != NULL && !is_of_client(statement->text))
+		context = context_in_comment(statement);
+	return context ? context : context_of_client();
+}
+
+/*
+ * The end of a transaction takes its memory along.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		transaction_context = NULL;
+}
+
+void
+bemi_context_comment_init(void)
+{
+	DefineCustomBoolVariable("bemi.read_comments",
+							 "Reads the context from the comments behind a statement.",
+							 "The comment looks like /*Bemi {\"userId\": 1} Bemi*/.",
+							 &read_comments,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	prev_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = note_client_statement;
+	RegisterXactCallback(at_transaction_end, NULL);
+}
