@@ -1288,13 +1288,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
+CREATE FUNCTION bemi.emit_tracking_message(content bytea)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_emit_tracking_message'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.emit_tracking_message(bytea)
+	IS 'internal: writes a message for the worker into the write-ahead log, before every row that is written later';
+
 -- Longer messages are not taken (src/stream_secret.c); without a description, the worker asks.
 CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name, description jsonb DEFAULT NULL)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m.message, s.value)::bytea || m.message)
+	SELECT bemi.emit_tracking_message(bemi.sign(m.message, s.value)::bytea || m.message)
 	FROM bemi.secret s, convert_to(json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
 		'schema', emit_tracking.schema, 'table', emit_tracking."table",
 		'description', CASE WHEN octet_length(emit_tracking.description::text) < 16000000 THEN emit_tracking.description END,
@@ -2571,7 +2578,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),
-	bemi.sign(bytea, text), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
+	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
 	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
 	bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),

@@ -22,10 +22,14 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_control.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "capture.h"
+
+PG_FUNCTION_INFO_V1(bemi_emit_tracking_message);
 
 /* The latest message of one subtransaction. */
 typedef struct WrittenMessage
@@ -148,6 +152,29 @@ bemi_message_again(const char *context, int nest_level)
 	write_message(context);
 	if (GetCurrentTransactionNestLevel() > nest_level)
 		write_message(context);
+}
+
+/*
+ * bemi.emit_tracking_message(content bytea): a transactional message, prefix
+ * "_bemi_tracking".
+ *
+ * Event trigger functions write it in subtransactions of their own, and the row
+ * that comes next could overtake it, see may_be_overtaken(): so a record without
+ * meaning is put behind it.
+ */
+Datum
+bemi_emit_tracking_message(PG_FUNCTION_ARGS)
+{
+	bytea	   *content = PG_GETARG_BYTEA_PP(0);
+
+	(void) bemi_log_message(BEMI_TRACKING_PREFIX, VARDATA_ANY(content),
+							VARSIZE_ANY_EXHDR(content), true);
+	if (GetCurrentTransactionNestLevel() > 1)
+	{
+		XLogBeginInsert();
+		(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+	}
+	PG_RETURN_VOID();
 }
 
 /*

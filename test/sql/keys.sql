@@ -523,6 +523,37 @@ ALTER INDEX "My ""schema"""."In""dex %" RENAME TO "Other ""index"" %";
 SELECT bemi.untrack('"My ""schema"""."Un''logged %"');
 DROP SCHEMA "My ""schema""" CASCADE;
 
+--
+-- Keys that change in the transaction that writes the row, next to it in the log
+--
+-- Without a context, whose message would stand in between.
+SELECT count(*) >= 0 AS seen FROM tell();
+CREATE TABLE changing (id int PRIMARY KEY, code int NOT NULL, v text);
+SELECT bemi.track('changing');
+INSERT INTO changing VALUES (1, 101, '1');
+BEGIN; ALTER TABLE changing DROP CONSTRAINT changing_pkey, ADD PRIMARY KEY (code); UPDATE changing SET v = '101'; COMMIT;
+BEGIN; ALTER TABLE changing DROP CONSTRAINT changing_pkey; ALTER TABLE changing ADD PRIMARY KEY (id); UPDATE changing SET v = '1 again'; COMMIT;
+BEGIN; ALTER TABLE changing DROP CONSTRAINT changing_pkey; UPDATE changing SET v = 'none'; COMMIT;
+BEGIN; ALTER TABLE changing ADD PRIMARY KEY (code); UPDATE changing SET v = '101 again'; COMMIT;
+CREATE UNIQUE INDEX changing_index ON changing (id);
+BEGIN; ALTER TABLE changing DROP CONSTRAINT changing_pkey, ALTER id SET NOT NULL, ADD PRIMARY KEY USING INDEX changing_index; DELETE FROM changing; COMMIT;
+-- From int to bigint, by another column.
+INSERT INTO changing VALUES (2, 102, '2');
+BEGIN;
+ALTER TABLE changing ADD big bigint;
+UPDATE changing SET big = id + 10;
+SAVEPOINT s;
+ALTER TABLE changing DROP CONSTRAINT changing_index, ALTER big SET NOT NULL, ADD PRIMARY KEY (big);
+UPDATE changing SET v = '12';
+RELEASE s;
+ALTER TABLE changing RENAME id TO former;
+ALTER TABLE changing RENAME big TO id;
+UPDATE changing SET v = '12 by another name';
+COMMIT;
+BEGIN; CREATE TABLE made (id int, v text); SELECT bemi.track('made'); INSERT INTO made VALUES (1, 'none'); ALTER TABLE made ADD PRIMARY KEY (id); INSERT INTO made VALUES (2, '2'); COMMIT;
+SELECT "table", operation, primary_key, coalesce(after ->> 'v', before ->> 'v') AS its_key FROM tell();
+DROP TABLE changing, made;
+
 CALL bemi.stop(drop_slot => true);
 DROP VIEW condition;
 DROP TABLE names, things, untracked;
