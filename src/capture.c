@@ -49,6 +49,9 @@ PG_FUNCTION_INFO_V1(bemi_emit_context);
 static Oid	emit_context_oid = InvalidOid;
 static bool emit_context_oid_known = false;
 
+/* Counts the invalidations, one of which may come in the middle of a look-up. */
+static uint64 emit_context_changes = 0;
+
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
 static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
@@ -61,6 +64,7 @@ static TupleTableSlot *produce_first_row(PlanState *node);
 static void
 forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
 {
+	emit_context_changes++;
 	emit_context_oid_known = false;
 }
 
@@ -75,6 +79,7 @@ is_our_trigger(const Trigger *trigger)
 	{
 		Oid			schema = get_namespace_oid("bemi", true);
 		oidvector  *no_arguments = buildoidvector(NULL, 0);
+		uint64		changes = emit_context_changes;
 
 		emit_context_oid = InvalidOid;
 		if (OidIsValid(schema))
@@ -84,7 +89,7 @@ is_our_trigger(const Trigger *trigger)
 											   PointerGetDatum(no_arguments),
 											   ObjectIdGetDatum(schema));
 		pfree(no_arguments);
-		emit_context_oid_known = true;
+		emit_context_oid_known = (changes == emit_context_changes);
 	}
 
 	return OidIsValid(emit_context_oid) && trigger->tgfoid == emit_context_oid;
