@@ -22,8 +22,10 @@
 #include "postgres.h"
 
 #include "access/parallel.h"
+#include "access/xact.h"
 #include "fmgr.h"
-#include "tcop/tcopprot.h"
+#include "nodes/plannodes.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -280,16 +282,65 @@ context_argument(FunctionCallInfo fcinfo, const char *function)
 }
 
 /*
+ * Whether an expression is a call of the function that is being called.
+ */
+static bool
+is_this_call(const Node *expr, FunctionCallInfo fcinfo)
+{
+	return IsA(expr, FuncExpr) && ((const FuncExpr *) expr)->funcid == fcinfo->flinfo->fn_oid;
+}
+
+/*
+ * Whether a query does nothing but call the function: SELECT f() or SELECT * FROM f().
+ */
+static bool
+is_only_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
+{
+	const Plan *plan = query->planTree;
+	const Node *column;
+
+	if (query->commandType != CMD_SELECT || plan == NULL || list_length(plan->targetlist) != 1)
+		return false;
+	column = (const Node *) linitial_node(TargetEntry, plan->targetlist)->expr;
+	if (IsA(plan, FunctionScan) && IsA(column, Var))
+	{
+		const RangeTblFunction *function = linitial(((const FunctionScan *) plan)->functions);
+
+		return is_this_call(function->funcexpr, fcinfo);
+	}
+	return IsA(plan, Result) && outerPlan(plan) == NULL && is_this_call(column, fcinfo);
+}
+
+/*
+ * A context for this transaction, where the client's statement is the whole of it,
+ * has no effect, of which SET LOCAL warns, too.
+ */
+static void
+warn_of_no_transaction(FunctionCallInfo fcinfo, const char *function)
+{
+	if (IsTransactionBlock() || ActivePortal == NULL || list_length(ActivePortal->stmts) != 1 ||
+		!is_only_call(linitial_node(PlannedStmt, ActivePortal->stmts), fcinfo))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+			 errmsg("bemi.%s() has no effect outside of a transaction block", function),
+			 errhint("Call it after BEGIN, or set the context of the session: SELECT bemi.%s(..., is_local => false);",
+					 function)));
+}
+
+/*
  * SET LOCAL or SET bemi.context, by the second argument.
  */
 static void
-set_context(FunctionCallInfo fcinfo, const char *value)
+set_context(FunctionCallInfo fcinfo, const char *function, const char *value)
 {
 	bool		is_local = PG_ARGISNULL(1) || PG_GETARG_BOOL(1);
 
 	(void) set_config_option("bemi.context", value, PGC_USERSET, PGC_S_SESSION,
 							 is_local ? GUC_ACTION_LOCAL : GUC_ACTION_SET,
 							 true, 0, false);
+	if (is_local)
+		warn_of_no_transaction(fcinfo, function);
 }
 
 /*
@@ -302,11 +353,12 @@ bemi_set_context(PG_FUNCTION_ARGS)
 	Jsonb	   *context;
 
 	if (PG_ARGISNULL(0))
-		set_context(fcinfo, "");
+		set_context(fcinfo, "set_context", "");
 	else
 	{
 		context = context_argument(fcinfo, "set_context");
-		set_context(fcinfo, JsonbToCString(NULL, &context->root, VARSIZE(context)));
+		set_context(fcinfo, "set_context",
+					JsonbToCString(NULL, &context->root, VARSIZE(context)));
 	}
 	PG_RETURN_VOID();
 }
@@ -329,7 +381,8 @@ bemi_merge_context(PG_FUNCTION_ARGS)
 								 CStringGetDatum(is_set ? context_setting : "{}"));
 	merged = DirectFunctionCall2(jsonb_concat, merged, JsonbPGetDatum(context));
 	context = DatumGetJsonbP(merged);
-	set_context(fcinfo, JsonbToCString(NULL, &context->root, VARSIZE(context)));
+	set_context(fcinfo, "merge_context",
+				JsonbToCString(NULL, &context->root, VARSIZE(context)));
 	PG_RETURN_VOID();
 }
 

@@ -128,6 +128,15 @@ SELECT bemi.set_context('null');
 SELECT bemi.current_context();
 SELECT bemi.set_context(NULL, false);
 SELECT bemi.current_context();
+-- Without effect, and so worth a warning, as with SET LOCAL; but not where more of the
+-- statement, or of the transaction, is to come.
+SELECT bemi.set_context('{"lost": 1}');
+SELECT * FROM bemi.merge_context('{"lost": 2}');
+SELECT bemi.set_context(NULL), bemi.current_context() = '{}' AS none;
+SELECT bemi.current_context() FROM bemi.set_context('{"of": "statement"}');
+DO $$ BEGIN PERFORM bemi.set_context('{"of": "block"}'); RAISE NOTICE '%', bemi.current_context(); END $$;
+SELECT bemi.set_context('{"of": "text"}') \; SELECT bemi.current_context();
+SELECT bemi.current_context();
 PREPARE as_parameter (jsonb) AS SELECT bemi.set_context($1, false);
 EXECUTE as_parameter ('{"quoted": "it''s \"fine\""}');
 SELECT bemi.current_context();
