@@ -60,7 +60,8 @@ extern void bemi_context_init(void);
 /* context_comment.c */
 extern BemiStatementText bemi_statement_text(const char *text,
 											 const PlannedStmt *statement);
-extern void bemi_client_utility_begins(const Node *command);
+extern void bemi_statement_begins(void);
+extern void bemi_utility_begins(const Node *command);
 extern const char *bemi_context_in_comment(const BemiStatementText *statement);
 extern void bemi_context_comment_init(void);
 

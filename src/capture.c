@@ -215,6 +215,7 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 	PlanState  *top;
 	ListCell   *cell;
 
+	bemi_statement_begins();
 	if (prev_ExecutorStart)
 		prev_ExecutorStart(queryDesc, eflags);
 	else
@@ -337,8 +338,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	BemiStatement entry = {0};
 
-	if (context == PROCESS_UTILITY_TOPLEVEL)
-		bemi_client_utility_begins(pstmt->utilityStmt);
+	bemi_utility_begins(pstmt->utilityStmt);
 	if (!changes_rows(pstmt->utilityStmt))
 		process_utility(pstmt, queryString, readOnlyTree, context, params,
 						queryEnv, dest, qc);

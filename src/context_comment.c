@@ -15,8 +15,9 @@
  *
  * The statement that the client has sent is looked at once, whatever is nested
  * in it.  What was found lives as long as the client's message, in the server's
- * MessageContext; for what runs at the end of the transaction, deferred triggers
- * above all, a copy of it lives in the transaction's memory.
+ * MessageContext.  Deferred triggers fire when the text may be gone, at the end of
+ * the transaction.  For them a copy of the last text with a comment lives in the
+ * transaction's memory; the copy of a subtransaction that is rolled back goes with it.
  *
  * What must never happen: an error.  A broken comment must not break its query,
  * so it is reported as a warning, once a message, and left out.
@@ -31,6 +32,7 @@
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
 #include "parser/scanner.h"
+#include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 
@@ -57,11 +59,25 @@ typedef struct ClientMessage
 {
 	MemoryContextCallback on_end;
 	BemiStatementText statement;	/* the one that runs now */
-	bool		fires_deferred; /* it is COMMIT or its like */
+	uint64		serial;			/* of that statement */
+	bool		sets_constraints;
+	bool		searched;		/* for a mark */
+	bool		marked;			/* and it has one */
 	bool		looked;
 	const char *context;		/* found then; NULL: none */
 	bool		warned;
 } ClientMessage;
+
+/* A text with a comment, of a statement of the transaction. */
+typedef struct KeptText
+{
+	struct KeptText *outer;		/* of an outer subtransaction, or NULL */
+	int			nest_level;		/* of its subtransaction */
+	uint64		serial;
+	bool		looked;
+	const char *context;
+	char		text[FLEXIBLE_ARRAY_MEMBER];
+} KeptText;
 
 static bool read_comments = true;
 
@@ -69,8 +85,11 @@ static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 
 static ClientMessage *message = NULL;
 
-/* Comment of the client's last statement that asked; NULL: none. */
-static char *transaction_context = NULL;
+/* Counts the client's statements. */
+static uint64 statement_serial = 0;
+
+/* The last one of the transaction; NULL: none. */
+static KeptText *kept = NULL;
 
 /*
  * A broken comment must not break its query.
@@ -202,9 +221,9 @@ is_ours(const char *start, int len)
 
 /*
  * The last comment of ours in the run of comments, white space and semicolons
- * that begins here, between two tokens.
+ * that begins here, between two tokens.  Returns the end of the run.
  */
-static void
+static const char *
 find_in_run(const char *p, Comment *found)
 {
 	found->start = NULL;
@@ -227,8 +246,18 @@ find_in_run(const char *p, Comment *found)
 			p = end;
 		}
 		else
-			return;
+			return p;
 	}
+}
+
+/*
+ * Length of a statement's own part of the text.
+ */
+static int
+own_length(const BemiStatementText *statement)
+{
+	return statement->len > 0 ? statement->len :
+		strlen(statement->text + statement->location);
 }
 
 /*
@@ -239,14 +268,14 @@ static bool
 find_comment(const BemiStatementText *statement, Comment *found)
 {
 	const char *start = statement->text + statement->location;
-	int			len = statement->len > 0 ? statement->len : strlen(start);
+	int			len = own_length(statement);
 	int			end = len;
 
 	if (has_mark(start, len))
 		end = end_of_last_token(start, len);
 	if (end < 0)
 		return false;
-	find_in_run(start + end, found);
+	(void) find_in_run(start + end, found);
 	return found->start != NULL;
 }
 
@@ -305,8 +334,9 @@ set_client_statement(BemiStatementText statement)
 		MemoryContextRegisterResetCallback(MessageContext, &message->on_end);
 	}
 	message->statement = statement;
-	message->fires_deferred = false;
-	message->looked = false;
+	message->serial = ++statement_serial;
+	message->sets_constraints = false;
+	message->searched = message->looked = false;
 	message->context = NULL;
 }
 
@@ -320,7 +350,7 @@ knows_message(void)
 {
 	BemiStatementText whole = {.text = debug_query_string};
 
-	if (MessageContext == NULL)
+	if (debug_query_string == NULL || MessageContext == NULL)
 		return false;
 	if (message == NULL || message->statement.text != debug_query_string)
 		set_client_statement(whole);
@@ -379,34 +409,122 @@ note_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
 }
 
 /*
- * A utility command of the client's begins.  With some, triggers fire that were
- * deferred by earlier statements, while these commands write no rows of their own.
+ * Whether the client's statement may have a comment of ours.
+ */
+static bool
+message_is_marked(void)
+{
+	if (!message->searched)
+	{
+		const BemiStatementText *statement = &message->statement;
+		int			len = own_length(statement);
+		Comment		comment;
+
+		message->searched = true;
+		message->marked = has_mark(statement->text + statement->location, len);
+		if (!message->marked && statement->len > 0)
+		{
+			(void) find_in_run(statement->text + statement->location + len, &comment);
+			message->marked = (comment.start != NULL);
+		}
+	}
+	return message->marked;
+}
+
+/*
+ * Keeps the text of the client's statement, with the comments behind it.
+ */
+static void
+keep_text(void)
+{
+	const char *start = message->statement.text + message->statement.location;
+	int			nest_level = GetCurrentTransactionNestLevel();
+	Comment		comment;
+	int			len = find_in_run(start + own_length(&message->statement), &comment) - start;
+	KeptText   *text = MemoryContextAllocZero(TopTransactionContext,
+											  offsetof(KeptText, text) + len + 1);
+
+	memcpy(text->text, start, len);
+	text->nest_level = nest_level;
+	text->serial = message->serial;
+	text->outer = kept;
+	if (kept != NULL && kept->nest_level == nest_level)
+	{
+		text->outer = kept->outer;
+		pfree(kept);
+	}
+	kept = text;
+}
+
+/*
+ * Whether the text of the client's statement is to be kept.  A mark may be part of
+ * a string, which is looked into only where the text would replace another one.
+ */
+static bool
+is_worth_keeping(void)
+{
+	Comment		comment;
+
+	if (!knows_message() || !message_is_marked() ||
+		(kept != NULL && kept->serial == message->serial))
+		return false;
+	if (kept != NULL)
+		message->marked = find_comment(&message->statement, &comment);
+	return message->marked;
+}
+
+/*
+ * A statement begins, the client's or one that is nested in it.
  */
 void
-bemi_client_utility_begins(const Node *command)
+bemi_statement_begins(void)
 {
-	if ((IsA(command, TransactionStmt) || IsA(command, ConstraintsSetStmt)) &&
-		debug_query_string != NULL && knows_message())
-		message->fires_deferred = true;
+	if (read_comments && IsTransactionState() && is_worth_keeping())
+		keep_text();
 }
 
 /*
- * Keeps what the client's statement has said for the end of its transaction.
+ * A utility command begins.  With SET CONSTRAINTS triggers fire that earlier
+ * statements have deferred.
  */
-static void
-remember_for_transaction(const char *context)
+void
+bemi_utility_begins(const Node *command)
 {
-	if (transaction_context != NULL)
-		pfree(transaction_context);
-	transaction_context = context ? MemoryContextStrdup(TopTransactionContext, context) : NULL;
+	bemi_statement_begins();
+	if (IsA(command, ConstraintsSetStmt) && knows_message())
+		message->sets_constraints = true;
 }
 
 /*
- * Looks for the comment of the client's statement, once.
+ * Context in the comment of the transaction's last statement that has one.
  */
-static void
-look_at_message(void)
+static const char *
+context_of_transaction(void)
 {
+	if (kept == NULL)
+		return NULL;
+	if (!kept->looked)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+		BemiStatementText text = {.text = kept->text};
+
+		kept->looked = true;
+		kept->context = context_in_comment(&text);
+		MemoryContextSwitchTo(caller);
+	}
+	return kept->context;
+}
+
+/*
+ * Context in the comment of the client's statement.
+ */
+static const char *
+context_of_message(void)
+{
+	BemiStatementText whole = {.text = debug_query_string};
+
+	if (!knows_message())
+		return debug_query_string ? context_in_comment(&whole) : NULL;
 	if (!message->looked)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(MessageContext);
@@ -414,31 +532,23 @@ look_at_message(void)
 		message->looked = true;
 		message->context = context_in_comment(&message->statement);
 		MemoryContextSwitchTo(caller);
-		if (!message->fires_deferred || message->context != NULL)
-			remember_for_transaction(message->context);
 	}
-	/* A procedure of the client's may have begun another transaction. */
-	else if (transaction_context == NULL && message->context != NULL)
-		remember_for_transaction(message->context);
+	return message->context;
 }
 
 /*
- * Context in the comment of what the client has sent, or NULL.  Without a text,
- * the transaction is just ending (extended protocol).
+ * Context in the comment of what the client has sent, or NULL.  At the end of the
+ * transaction, when no portal is active, only deferred triggers run.
  */
 static const char *
 context_of_client(void)
 {
-	BemiStatementText whole = {.text = debug_query_string};
+	const char *context = context_of_message();
 
-	if (debug_query_string == NULL)
-		return transaction_context;
-	if (!knows_message())
-		return context_in_comment(&whole);
-	look_at_message();
-	if (message->context == NULL && message->fires_deferred)
-		return transaction_context;
-	return message->context;
+	if (context == NULL &&
+		(ActivePortal == NULL || (message != NULL && message->sets_constraints)))
+		context = context_of_transaction();
+	return context;
 }
 
 /*
@@ -476,7 +586,39 @@ static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		transaction_context = NULL;
+		kept = NULL;
+}
+
+/*
+ * Rollback of a subtransaction takes its text along; its release hands that to
+ * the parent.
+ */
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+					  SubTransactionId parentSubid, void *arg)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	KeptText   *gone = NULL;
+
+	if (kept == NULL || kept->nest_level < nest_level)
+		return;
+	Assert(kept->nest_level == nest_level);
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		gone = kept;
+		kept = kept->outer;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		kept->nest_level--;
+		gone = kept->outer;
+		if (gone != NULL && gone->nest_level == kept->nest_level)
+			kept->outer = gone->outer;
+		else
+			gone = NULL;
+	}
+	if (gone != NULL)
+		pfree(gone);
 }
 
 void
@@ -493,4 +635,5 @@ bemi_context_comment_init(void)
 	prev_post_parse_analyze = post_parse_analyze_hook;
 	post_parse_analyze_hook = note_client_statement;
 	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
 }

@@ -268,7 +268,13 @@ $node->safe_psql(
 			RETURN NULL;
 		END $$;
 	CREATE CONSTRAINT TRIGGER log_late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
-		FOR EACH ROW EXECUTE FUNCTION log_late();});
+		FOR EACH ROW EXECUTE FUNCTION log_late();
+	-- Nobody tracks this one.
+	CREATE TABLE later (id int PRIMARY KEY);
+	CREATE CONSTRAINT TRIGGER log_later AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION log_late();
+	CREATE ROLE strict LOGIN SUPERUSER;
+	ALTER ROLE strict SET bemi.require_context = 'error';});
 my $late = $node->basedir . '/late.sql';
 append_to_file($late, <<'SQL');
 INSERT INTO late VALUES (:id) /*Bemi {"by": "Ann"} Bemi*/;
@@ -282,8 +288,16 @@ INSERT INTO late VALUES (:id + 2) /*Bemi {"by": "Cid"} Bemi*/;
 SET CONSTRAINTS ALL IMMEDIATE;
 COMMIT;
 BEGIN;
-INSERT INTO late VALUES (:id + 3);
+INSERT INTO later VALUES (:id + 3) /*Bemi {"by": "Dan"} Bemi*/;
+SAVEPOINT s;
+INSERT INTO later VALUES (:id + 4) /*Bemi {"by": "Eve"} Bemi*/;
+ROLLBACK TO s;
+SELECT '/*Bemi {"by": "Eve"} Bemi*/ --';
 COMMIT;
+BEGIN;
+INSERT INTO later VALUES (:id + 5);
+COMMIT /*Bemi {"by": "Fay"} Bemi*/;
+INSERT INTO later VALUES (:id + 6) /*Bemi {"by": "Gil"} Bemi*/;
 SQL
 for my $mode ('simple', 'extended', 'prepared')
 {
@@ -292,17 +306,16 @@ for my $mode ('simple', 'extended', 'prepared')
 	command_ok(
 		[
 			$node->installed_command('pgbench'), '--no-vacuum',
-			'-M', $mode, '-t', '1', '-D', "id=$id", '-f', $late,
+			'-M', $mode, '-t', '1', '-D', "id=$id", '-f', $late, '-U', 'strict',
 			$node->connstr('postgres')
 		],
 		"pgbench has deferred triggers fire in mode $mode");
 	is( news(),
 		join("\n",
-			map { ("late $_->[0] $_->[1]", "late_log $_->[0] $_->[1]") } (
-				[ $id, '{"by": "Ann"}' ],
-				[ $id + 1, '{"by": "Bob"}' ],
-				[ $id + 2, '{"by": "Cid"}' ],
-				[ $id + 3, '{}' ])),
+			(map { ("late $_->[0] $_->[1]", "late_log $_->[0] $_->[1]") }
+				[ $id, '{"by": "Ann"}' ], [ $id + 1, '{"by": "Bob"}' ], [ $id + 2, '{"by": "Cid"}' ]),
+			(map { "late_log $_->[0] $_->[1]" }
+				[ $id + 3, '{"by": "Dan"}' ], [ $id + 5, '{"by": "Fay"}' ], [ $id + 6, '{"by": "Gil"}' ])),
 		"mode $mode: deferred triggers have the client's last comment");
 }
 

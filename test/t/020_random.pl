@@ -204,6 +204,7 @@ sub new_model
 		comments => [ 1, 1 ],
 		rows => { map { $_ => {} } keys %columns },
 		late => [],
+		last_comment => undef,
 		changes => []
 	};
 }
@@ -218,6 +219,7 @@ sub copy_of
 		comments => [ @{ $from->{comments} } ],
 		rows => { map { $_ => { %{ $from->{rows}{$_} } } } keys %{ $from->{rows} } },
 		late => [ @{ $from->{late} } ],
+		last_comment => $from->{last_comment},
 		changes => [ @{ $from->{changes} } ]
 	};
 }
@@ -406,12 +408,16 @@ sub begin
 {
 	$savepoints = [];
 	$model->{changes} = [];
+	$model->{last_comment} = undef;
 	$at_begin = copy_of($model);
 	return;
 }
 
+# Where the client's COMMIT has no comment, its last one holds.
 sub fire_deferred_triggers
 {
+	local $comment = $comment // $model->{last_comment};
+
 	write_log('late', $_->{id}, $_->{v}, context_within()) for splice @{ $model->{late} };
 	return;
 }
@@ -1058,7 +1064,14 @@ sub send_text
 	return;
 }
 
-# One statement, or several in one query, which share the comment at its end.
+# The client's statement begins, with its comment.
+sub say_comment
+{
+	$model->{last_comment} = $comment if defined $comment && $model->{comments}[0];
+	return;
+}
+
+# One statement, or several in one query, each with a comment of its own.
 sub client_statement
 {
 	my ($alone) = @_;
@@ -1070,8 +1083,17 @@ sub client_statement
 	return any_statement(\&copy_from) if chance(8);
 	return any_statement(\&execute_prepared) if chance(8);
 	return any_statement() if chance(90);
-	return join ' \; ',
-	  map { pick(\&any_statement, \&any_statement, \&change_context)->() } 1 .. 2 + roll(3);
+	return join ' \; ', (map { several_statement(random_comment()) } 1 .. 1 + roll(3)), several_statement();
+}
+
+# One of several, with its comment, or without the last one's, which is put behind the whole.
+sub several_statement
+{
+	local $comment = $_[0] if @_;
+
+	say_comment();
+	my $text = pick(\&any_statement, \&any_statement, \&change_context)->();
+	return @_ ? $text . comment_text($comment) : $text;
 }
 
 # Outside of a transaction block it is a transaction, whose deferred triggers
@@ -1081,6 +1103,7 @@ sub send_statement
 	my ($alone) = @_;
 
 	local $comment = random_comment();
+	say_comment();
 	send_text(client_statement($alone));
 	commit() if $alone;
 	return;
@@ -1093,6 +1116,7 @@ sub use_cursor
 	send_text("DECLARE c CURSOR FOR SELECT FROM item WHERE id = $name FOR UPDATE");
 	send_text('FETCH c');
 	local $comment = random_comment();
+	say_comment();
 	my $context = context_now();
 	if (chance(50))
 	{
