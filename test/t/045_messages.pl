@@ -205,7 +205,8 @@ sub transaction_with
 }
 
 my $limit = MB;
-my $slack = 64 * 1024;
+my $slack = 64 * 1024;    # what bemi.include may add
+my $more_keys = 8;
 transaction_with(qq{'{"a": "' || repeat('x', $limit) || '"}'}, qq{jsonb_build_object('a', repeat('x', $limit))});
 counts_invalid(0, 'a message may be larger than bemi.max_context_size by what the server adds');
 transaction_with(qq{'{"a": "' || repeat('x', $limit + $slack) || '"}'}, q{'{}'});
@@ -370,14 +371,15 @@ my %contents = (
 	keys => sub {
 		my $count = 1 + below(choice(10, 3000, 30000));
 		my $text = sprintf($many, $count);
-		return $count <= 10000 ? ($text, "($text)::jsonb") : $count > 10008 ? ($text, undef) : (q{''::bytea}, undef);
+		return ($text, $count <= 10000 + $more_keys ? "($text)::jsonb" : undef);
 	},
 	text => sub {
 		my $size = size();
 		my $text = "jsonb_build_object('userId', 7, 'text', repeat('x', $size))";
 		$largest = max($largest, $size);
-		return ("$text\::text", $size < MB ? $text : $size > MB + 64 * 1024 ? undef : undef) if $size < MB || $size > MB + 64 * 1024;
-		return (q{''::bytea}, undef);
+		# As text, with its punctuation, it is some 30 bytes longer.
+		return ("$text\::text", $size + 100 <= $limit + $slack ? $text : undef) if abs($size - $limit - $slack) > 100;
+		return (q{'x'}, undef);
 	},
 	forged => sub {
 		my $number = below(1000);
@@ -481,13 +483,25 @@ my %moments = (
 		expect_another_worker();
 		$largest = $size;
 	},
+	killed => sub {
+		my $size = $largest;
+		$writer->query('BEGIN');
+		$writer->query("INSERT INTO bulk SELECT n, md5(n::text) FROM generate_series($bulk_rows + 1, $bulk_rows + 30000) n");
+		$bulk_rows += 30000;
+		$writer->query('COMMIT');
+		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+		$writer->query(any_transaction());
+		$node->poll_query_until('postgres', "SELECT pid <> $worker AND state = 'streaming' FROM bemi.status")
+		  or die 'there is no other worker';
+		expect_another_worker();
+		$largest = $size;
+	},
 	slot => sub {
 		synced();
 		start_while_others_write(map { (any_message())[0] } 1 .. 3);
-		$largest = 300 * MB if $minutes;
-		$largest = 20 * MB if !$minutes;
+		$largest = ($minutes ? 300 : 20) * MB;
 	});
-my @moments = ('idle', 'transactions', 'transactions', 'large', 'sync', 'start', 'slot');
+my @moments = ('idle', 'transactions', 'transactions', 'large', 'sync', 'start', 'slot', 'killed');
 my $end = time + 60 * $minutes;
 my $rounds = 0;
 my $failed = 0;
@@ -495,7 +509,7 @@ my %seen;
 
 while (!$failed && ($minutes ? time < $end : $rounds < $short_rounds))
 {
-	my $moment = $rounds < 7 ? $moments[$rounds] : choice(@moments);
+	my $moment = $rounds < @moments ? $moments[$rounds] : choice(@moments);
 	my $complaints;
 
 	$rounds++;
