@@ -187,13 +187,63 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
 }
 
 /*
- * Reads a text by a function of the type's choice.
+ * What a function has cached for itself; one chunk of memory for all functions that
+ * row_type.c lists.
+ */
+static void
+forget_call(FmgrInfo *call)
+{
+	if (call->fn_extra != NULL)
+		pfree(call->fn_extra);
+}
+
+/*
+ * Reads a text by a function of the type's choice.  Each call has an FmgrInfo of
+ * its own, as the server does it: one that is kept would also keep what a call had
+ * cached that ended in an error, for the next row.
  */
 static Datum
 parse(const BemiType *type, const char *text)
 {
-	return InputFunctionCall((FmgrInfo *) &type->input, (char *) text,
-							 type->input_parameter, type->input_typmod);
+	FmgrInfo	call;
+	Datum		value;
+
+	fmgr_info_copy(&call, (FmgrInfo *) &type->input, CurrentMemoryContext);
+	value = InputFunctionCall(&call, (char *) text, type->input_parameter, type->input_typmod);
+	forget_call(&call);
+	return value;
+}
+
+/*
+ * The text of an array's element.
+ */
+static char *
+element_text(const BemiType *type, Datum element)
+{
+	FmgrInfo	call;
+	char	   *result;
+
+	if (type->parsed_as == TEXTOID)
+		return TextDatumGetCString(element);
+	fmgr_info_copy(&call, (FmgrInfo *) &type->output, CurrentMemoryContext);
+	result = OutputFunctionCall(&call, element);
+	forget_call(&call);
+	return result;
+}
+
+/*
+ * The json text that a cast makes of a value's text.
+ */
+static char *
+cast_to_json(const BemiType *type, const char *literal)
+{
+	FmgrInfo	call;
+	Datum		json;
+
+	fmgr_info_copy(&call, (FmgrInfo *) &type->output, CurrentMemoryContext);
+	json = FunctionCall1(&call, parse(type, literal));
+	forget_call(&call);
+	return TextDatumGetCString(json);
 }
 
 /*
@@ -217,8 +267,7 @@ push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
 		}
 		if (!nulls[*next])
 		{
-			char	   *element = type->parsed_as == TEXTOID ? TextDatumGetCString(elements[*next]) :
-				OutputFunctionCall((FmgrInfo *) &type->output, elements[*next]);
+			char	   *element = element_text(type, elements[*next]);
 
 			type_value(type->element, element, strlen(element), fidelity, &value);
 		}
@@ -375,8 +424,7 @@ convert_value(const void *arg, Fidelity fidelity)
 		case BEMI_TYPE_COMPOSITE:
 			return convert_composite(type, work->text, fidelity);
 		case BEMI_TYPE_JSON_CAST:
-			return parse_json(TextDatumGetCString(FunctionCall1((FmgrInfo *) &type->output,
-																parse(type, work->text))));
+			return parse_json(cast_to_json(type, work->text));
 		default:
 			return parse_json((char *) work->text);
 	}

@@ -12,11 +12,14 @@
  * arrays and composites are taken apart, a type with a cast to json is what that
  * makes of it, most others are their text.
  *
- * Nothing of the users' is ever called, for the worker is a superuser: no input
- * of a domain, whose constraint calls what its owner likes, nor of a composite
- * that has one, nor a cast that an ordinary role has made.  Arrays are read as
- * arrays of texts, and composites as rows of texts, by the server's own functions;
- * so those of types that are not known here can be read, too.
+ * The worker is a superuser, so it calls no function of a type but those that are
+ * known to run no SQL and to look at nothing beside their arguments.  The whole
+ * list: array_in() for arrays of texts and of boxes, the inputs of int2vector and
+ * oidvector, the outputs of box, int2 and oid, record_in() for rows of texts, and
+ * the functions of hstore in known_json_types[].  So the input of a domain, whose
+ * constraint calls what its owner likes, is never called, nor that of a composite
+ * with such a field.  That a cast to json is written in C proves nothing: PostGIS'
+ * geometry looks up its crs by SQL, in a table that somebody else may own.
  *
  * Each type is described once for a relation, however often it takes part: a few
  * composites, each with two fields of the one before, would else be millions.
@@ -35,6 +38,7 @@
 #include "catalog/pg_language_d.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -56,6 +60,28 @@ typedef struct TypeEntry
 struct BemiTypes
 {
 	HTAB	   *entries;		/* by OID */
+};
+
+/* A function in C, as pg_proc names it. */
+typedef struct KnownFunction
+{
+	const char *library;
+	const char *symbol;
+} KnownFunction;
+
+/*
+ * Types whose cast to json may be called, by the functions that make json out of
+ * their text.  To add one, read both functions: neither may run SQL, look into
+ * catalogs, or keep anything in fn_extra that is more than one chunk of memory.
+ */
+typedef struct KnownJsonType
+{
+	KnownFunction input;
+	KnownFunction to_json;
+} KnownJsonType;
+
+static const KnownJsonType known_json_types[] = {
+	{{"$libdir/hstore", "hstore_in"}, {"$libdir/hstore", "hstore_to_json"}}
 };
 
 static const BemiType *describe(BemiTypes *types, Oid oid, int depth);
@@ -215,7 +241,7 @@ describe_known(BemiTypes *types, Oid oid)
 
 /*
  * An array of a type that is not the server's own.  Its elements are read as
- * texts if they are parted by commas, else as what a domain is over (box).
+ * texts if commas separate them, or as boxes if they are that, or a domain over it.
  */
 static BemiType *
 describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
@@ -224,8 +250,8 @@ describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
 
 	if (part->name != NULL && part->name[0] == ',')
 		return make_array(oid, element, F_ARRAY_IN, TEXTOID);
-	if (bemi_type_is_known(element->oid))
-		return make_array(oid, element, F_ARRAY_IN, element->oid);
+	if (element->oid == BOXOID)
+		return make_array(oid, element, F_ARRAY_IN, BOXOID);
 	return make_type(oid, BEMI_TYPE_TEXT);
 }
 
@@ -266,23 +292,59 @@ describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
 }
 
 /*
- * Whether a cast to json is still what it was, and in C, when it was described.
+ * Whether a function is in C and this one.
  */
 static bool
-is_trusted_cast(Oid oid, Oid function)
+is_function(Oid oid, const KnownFunction *known)
 {
-	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(oid),
+	HeapTuple	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
+	Datum		library;
+	Datum		symbol;
+	bool		no_library;
+	bool		no_symbol;
+	bool		result;
+
+	if (!HeapTupleIsValid(proc))
+		return false;
+	library = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_probin, &no_library);
+	symbol = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_prosrc, &no_symbol);
+	result = ((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId &&
+		!no_library && strcmp(TextDatumGetCString(library), known->library) == 0 &&
+		!no_symbol && strcmp(TextDatumGetCString(symbol), known->symbol) == 0;
+	ReleaseSysCache(proc);
+	return result;
+}
+
+/*
+ * The function that casts a type to json, or InvalidOid.
+ */
+static Oid
+json_cast_of(Oid type)
+{
+	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
 									   ObjectIdGetDatum(JSONOID));
-	HeapTuple	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	bool		trusted = HeapTupleIsValid(cast) && HeapTupleIsValid(proc) &&
-		((Form_pg_cast) GETSTRUCT(cast))->castfunc == function &&
-		((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId;
+	Oid			function = InvalidOid;
 
 	if (HeapTupleIsValid(cast))
+	{
+		function = ((Form_pg_cast) GETSTRUCT(cast))->castfunc;
 		ReleaseSysCache(cast);
-	if (HeapTupleIsValid(proc))
-		ReleaseSysCache(proc);
-	return trusted;
+	}
+	return function;
+}
+
+/*
+ * Whether a type is still what it was when it was described, and its cast to json
+ * one that may be called.
+ */
+static bool
+is_known_json_type(Oid input, Oid cast)
+{
+	for (int i = 0; i < lengthof(known_json_types); i++)
+		if (is_function(input, &known_json_types[i].input) &&
+			is_function(cast, &known_json_types[i].to_json))
+			return true;
+	return false;
 }
 
 /*
@@ -293,12 +355,16 @@ describe_json_cast(Oid oid, Oid cast)
 {
 	BemiType   *type;
 	Oid			input;
+	Oid			parameter;
 
-	if (!is_trusted_cast(oid, cast))
+	if (get_typtype(oid) != TYPTYPE_BASE || json_cast_of(oid) != cast)
+		return make_type(oid, BEMI_TYPE_TEXT);
+	getTypeInputInfo(oid, &input, &parameter);
+	if (!is_known_json_type(input, cast))
 		return make_type(oid, BEMI_TYPE_TEXT);
 
 	type = make_type(oid, BEMI_TYPE_JSON_CAST);
-	getTypeInputInfo(oid, &input, &type->input_parameter);
+	type->input_parameter = parameter;
 	type->input_typmod = -1;
 	fmgr_info(input, &type->input);
 	fmgr_info(cast, &type->output);
