@@ -1531,6 +1531,27 @@ $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
 	IS 'the whole context of a change, also where a large one is stored with an earlier change of the same transaction';
 
+CREATE FUNCTION bemi.attach_partition(partition regclass, bounds text)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_attach_partition'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.attach_partition(regclass, text)
+	IS 'internal: attaches a partition to bemi.changes, with the rights of its owner';
+
+-- Event triggers that fire with the worker's DDL, but for bemi's own.
+CREATE FUNCTION bemi.event_triggers_of_others()
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT string_agg(quote_ident(e.evtname), ', ' ORDER BY e.evtname)
+	FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+	WHERE e.evtenabled IN ('A', 'R') AND p.pronamespace <> 'bemi'::regnamespace
+		AND coalesce(current_setting('event_triggers', true), 'on') = 'on'
+$$;
+COMMENT ON FUNCTION bemi.event_triggers_of_others()
+	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
+
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
 -- first change of a month (week, day). Made apart and attached then, because CREATE
 -- TABLE ... PARTITION OF would wait for every reader of the history, and make later
@@ -1580,20 +1601,28 @@ BEGIN
 		partition := stem || '_' || n;
 	END LOOP;
 
-	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL, PRIMARY KEY (id) WITH (deduplicate_items = off))'
+	-- Indexes of users come with ATTACH. No primary key, for bemi.changes may have one or be given one; who
+	-- publishes the history, and deletes from it, needs the identity.
+	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
+	EXECUTE format('CREATE UNIQUE INDEX %I ON bemi.%I (id) WITH (deduplicate_items = off)', partition || '_id_key', partition);
+	EXECUTE format('ALTER TABLE bemi.%I REPLICA IDENTITY USING INDEX %I', partition, partition || '_id_key');
 	-- For the life of a row, and for all changes of a table. The schema comes third, for it tells few rows
 	-- apart, and whatever stands before the key is compared each time that a place is looked for. (So all
 	-- changes of a table are found among those of its namesakes in other schemas.) No two entries are the same,
 	-- and it takes time to find that out.
 	EXECUTE format('CREATE INDEX ON bemi.%I ("table", primary_key, schema, id) WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
+	-- the same owner, whose rights what users have put on the history runs with
+	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
+		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
-	EXECUTE format('ALTER TABLE bemi.changes ATTACH PARTITION bemi.%I FOR VALUES FROM (%s) TO (%s)', partition,
+	PERFORM bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
-		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE'));
+		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE')));
 END
 $$;
+REVOKE EXECUTE ON FUNCTION bemi.attach_partition(regclass, text), bemi.event_triggers_of_others() FROM PUBLIC;
 COMMENT ON FUNCTION bemi.make_partition(timestamptz, timestamptz, timestamptz)
 	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
 

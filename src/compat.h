@@ -59,6 +59,14 @@ typedef void bemi_json_action_result;
 #define bemi_disable_transaction_timeout()	((void) 0)
 #endif
 
+/* 17 can do without event triggers; the worker's DDL needs none, not even bemi's own. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_disable_event_triggers() \
+	SetConfigOption("event_triggers", "off", PGC_SUSET, PGC_S_OVERRIDE)
+#else
+#define bemi_disable_event_triggers()	((void) 0)
+#endif
+
 /* 17 lets the caller own the lexer; NULL asks for one in palloc'd memory. */
 #if PG_VERSION_NUM >= 170000
 #define bemi_json_lexer(json, len) \

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * history.h
- *		What history.c, the open partition and its indexes know of each other.
+ *		What history.c, the open partition, its indexes and the users' code know of
+ *		each other.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,35 @@ extern bool bemi_partition_takes(const BemiPartition *partition,
 extern void bemi_partition_insert(BemiPartition *partition,
 								  const BemiHistoryRow *rows, int count);
 extern void bemi_partition_close(BemiPartition *partition);
+
+/* history_code.c */
+
+/* Who had which rights and settings before bemi_become(). */
+typedef struct BemiRole
+{
+	Oid			role;
+	int			security;
+	int			settings;
+} BemiRole;
+
+/* DDL of the worker, while it runs. */
+typedef struct BemiDdl
+{
+	char	   *event_triggers; /* of others, that fire; NULL: none */
+	ErrorContextCallback context;
+} BemiDdl;
+
+/* What users have put on a partition that is open. */
+typedef struct BemiCode BemiCode;
+
+extern void bemi_become(Oid role, BemiRole *caller);
+extern void bemi_return_to(const BemiRole *caller);
+extern BemiCode *bemi_code_of(Relation partition, Oid history_owner);
+extern void bemi_code_choose_triggers(BemiCode *code, ResultRelInfo *target);
+extern void bemi_code_enter(BemiCode *code);
+extern void bemi_code_leave(BemiCode *code);
+extern void bemi_ddl_enter(BemiDdl *ddl);
+extern void bemi_ddl_leave(BemiDdl *ddl);
 
 /* history_index.c */
 typedef struct BemiIndexes BemiIndexes;

@@ -4,9 +4,9 @@
  *		The partition of bemi.changes that rows are being written to.
  *
  * In flow values of rows, in runs that belong to one partition; they are
- * written by the server's multi-insert and then indexed, or one by one if users
- * have put row triggers on the history, as triggers expect.  A partition that
- * is missing is made.
+ * written by the server's multi-insert and then indexed, or one by one if triggers
+ * fire, as triggers expect.  What users have put on the history runs with the rights
+ * of its owner (history_code.c).  A partition that is missing is made.
  *
  * Any commit time must find a partition, for a source may send whatever it
  * likes, and partitions may be of any make: of a day, a week, a month, or a
@@ -47,6 +47,7 @@
 
 #include "history.h"
 
+PG_FUNCTION_INFO_V1(bemi_attach_partition);
 PG_FUNCTION_INFO_V1(bemi_partition_ranges);
 
 const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
@@ -66,6 +67,7 @@ struct BemiPartition
 	EState	   *estate;
 	ResultRelInfo *target;
 	BemiIndexes *indexes;
+	BemiCode   *code;			/* of users, on this partition; NULL: none */
 	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
 	int			slot_count;
 	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
@@ -116,6 +118,19 @@ bemi_partition_init(void)
 }
 
 /*
+ * Owner of a table.
+ */
+static Oid
+owner_of(Oid oid)
+{
+	Relation	table = table_open(oid, AccessShareLock);
+	Oid			owner = table->rd_rel->relowner;
+
+	table_close(table, NoLock);
+	return owner;
+}
+
+/*
  * Index of the last bound that is not above this time, -1 if there is none.
  */
 static int
@@ -131,13 +146,14 @@ last_bound(Relation parent, PartitionDesc partitions, TimestampTz time)
 }
 
 /*
- * OID of the partition for this commit time, or InvalidOid.
+ * OID of the partition for this commit time, or InvalidOid; those that are being
+ * detached are left out, or not.
  */
 static Oid
-find_partition(TimestampTz committed_at)
+partition_at(TimestampTz committed_at, bool omit_detached)
 {
 	Relation	parent = table_open(changes_oid, RowExclusiveLock);
-	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, omit_detached);
 	Oid			result = InvalidOid;
 
 	if (partitions->nparts > 0)
@@ -152,6 +168,12 @@ find_partition(TimestampTz committed_at)
 	}
 	table_close(parent, NoLock);
 	return result;
+}
+
+static Oid
+find_partition(TimestampTz committed_at)
+{
+	return partition_at(committed_at, true);
 }
 
 /*
@@ -184,7 +206,7 @@ static void
 find_hole(TimestampTz committed_at, Datum *values, char *nulls)
 {
 	Relation	parent = table_open(changes_oid, RowExclusiveLock);
-	PartitionDesc partitions = RelationGetPartitionDesc(parent, true);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, false);
 
 	memset(nulls, 'n', 2);
 	if (partitions->nparts > 0)
@@ -208,14 +230,67 @@ make_partition(TimestampTz committed_at)
 	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 	Datum		values[3] = {TimestampTzGetDatum(committed_at)};
 	char		nulls[4] = "   ";
+	BemiDdl		ddl;
 
 	find_hole(committed_at, values + 1, nulls + 1);
+	bemi_ddl_enter(&ddl);
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT bemi.make_partition($1, $2, $3)", 3, types, values,
 							  nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not make a partition of bemi.changes");
 	SPI_finish();
+	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
+}
+
+/*
+ * bemi.attach_partition(partition regclass, bounds text): the last step of
+ * bemi.make_partition().  With the rights of the owner of both tables, because it
+ * computes what it can of the CHECK constraints and index expressions.
+ */
+Datum
+bemi_attach_partition(PG_FUNCTION_ARGS)
+{
+	Oid			partition = PG_GETARG_OID(0);
+	char	   *command;
+	BemiRole	caller;
+
+	command = psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
+					   quote_identifier(get_rel_name(partition)),
+					   text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	SPI_connect();
+	bemi_become(owner_of(partition), &caller);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not attach a partition to bemi.changes");
+	bemi_return_to(&caller);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Finishes what somebody has begun with DETACH ... CONCURRENTLY, which was
+ * interrupted: nothing can undo it, and until it is finished there can be no other
+ * partition for that time.  The caller's lock keeps one that is still running away.
+ */
+static void
+finish_detach(Oid partition)
+{
+	char	   *name = get_rel_name(partition);
+	BemiDdl		ddl;
+
+	bemi_ddl_enter(&ddl);
+	SPI_connect();
+	if (SPI_execute(psprintf("ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE",
+							 quote_qualified_identifier(get_namespace_name(get_rel_namespace(partition)),
+														name)),
+					false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not finish to detach a partition of bemi.changes");
+	SPI_finish();
+	bemi_ddl_leave(&ddl);
+	CommandCounterIncrement();
+	ereport(LOG,
+			(errmsg("bemi: partition \"%s\" of bemi.changes is detached now", name),
+			 errdetail("DETACH PARTITION ... CONCURRENTLY was interrupted, and changes of that time have come.")));
 }
 
 /*
@@ -234,6 +309,9 @@ find_or_make_partition(TimestampTz committed_at)
 	oid = find_partition(committed_at);
 	if (OidIsValid(oid))
 		return oid;
+	oid = partition_at(committed_at, false);
+	if (OidIsValid(oid))
+		finish_detach(oid);
 	make_partition(committed_at);
 	return find_partition(committed_at);
 }
@@ -357,9 +435,13 @@ open_partition(Oid oid)
 						RelationGetRelationName(partition->relation)),
 				 errhint("Detach it; the worker then makes a partition of its own.")));
 
+	partition->code = bemi_code_of(partition->relation, owner_of(changes_oid));
+	bemi_code_enter(partition->code);
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
+	if (partition->code != NULL)
+		bemi_code_choose_triggers(partition->code, partition->target);
 	ExecOpenIndices(partition->target, false);
 	/* Where AFTER triggers look for it. */
 	partition->estate->es_opened_result_relations =
@@ -368,6 +450,7 @@ open_partition(Oid oid)
 	find_defaults(partition);
 	partition->indexes = bemi_indexes_begin(partition->target, partition->estate,
 											partition->attnums);
+	bemi_code_leave(partition->code);
 
 	MemoryContextSwitchTo(caller);
 	return partition;
@@ -474,8 +557,7 @@ insert_together(BemiPartition *partition, const BemiHistoryRow *rows, int count)
 }
 
 /*
- * Writes the filled slots one by one, firing the triggers that users have put
- * on the history.
+ * Writes the filled slots one by one, firing triggers.
  */
 static void
 insert_singly(BemiPartition *partition, int count)
@@ -496,12 +578,14 @@ insert_singly(BemiPartition *partition, int count)
 void
 bemi_partition_insert(BemiPartition *partition, const BemiHistoryRow *rows, int count)
 {
+	bemi_code_enter(partition->code);
 	for (int i = 0; i < count; i++)
 		put_row(partition, i, &rows[i]);
 	if (partition->target->ri_TrigDesc == NULL)
 		insert_together(partition, rows, count);
 	else
 		insert_singly(partition, count);
+	bemi_code_leave(partition->code);
 
 	ResetPerTupleExprContext(partition->estate);
 	for (int i = 0; i < count; i++)

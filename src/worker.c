@@ -67,7 +67,7 @@ static const char *const worker_settings[][2] = {
 	{"datestyle", "ISO, MDY"},
 	{"intervalstyle", "postgres"},
 	{"extra_float_digits", "1"},
-	{"session_replication_role", "origin"},
+	{"session_replication_role", "replica"},
 	{"synchronous_commit", "off"},
 	{"default_transaction_isolation", "read committed"},
 	{"default_transaction_read_only", "off"},
@@ -545,6 +545,7 @@ bemi_worker_main(Datum arg)
 		SetConfigOption(worker_settings[i][0], worker_settings[i][1],
 						PGC_SUSET, PGC_S_OVERRIDE);
 	bemi_disable_transaction_timeout();
+	bemi_disable_event_triggers();
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
 												ALLOCSET_DEFAULT_SIZES));

@@ -263,6 +263,7 @@ BEGIN
 	RETURN NEW;
 END $$;
 CREATE TRIGGER see AFTER INSERT ON bemi.changes FOR EACH ROW WHEN (NEW."table" = 'todo') EXECUTE FUNCTION see();
+ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER see;
 ALTER TABLE bemi.changes ADD COLUMN reviewed boolean;
 INSERT INTO todo VALUES (20, 'with trigger'), (21, 'with trigger');
 SELECT bemi.sync();

@@ -161,6 +161,7 @@ $node->safe_psql(
 		BEGIN PERFORM pg_advisory_xact_lock(-1); RETURN NEW; END $$;
 	CREATE TRIGGER pause BEFORE INSERT ON bemi.changes
 		FOR EACH ROW WHEN (NEW.primary_key = '107500') EXECUTE FUNCTION pause();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER pause;
 	BEGIN;
 	SELECT pg_advisory_xact_lock(-1);
 	PREPARE TRANSACTION 'holder';

@@ -292,7 +292,8 @@ is( $node->safe_psql(
 $node->safe_psql(
 	'postgres', q{
 	CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM current_setting('no.such_setting'); RETURN NEW; END $$;
-	CREATE TRIGGER fail BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION fail()});
+	CREATE TRIGGER fail BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION fail();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER fail});
 my $gaps_so_far = gaps();
 put('t');
 $node->poll_query_until('postgres', q{SELECT state = 'failed' AND last_error LIKE '%no.such_setting%' AND restarts > 0 FROM bemi.status})
@@ -482,7 +483,8 @@ settle();
 $node->safe_psql(
 	'postgres', q{
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
-	CREATE TRIGGER refuse BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION refuse()});
+	CREATE TRIGGER refuse BEFORE INSERT ON bemi.changes FOR EACH ROW EXECUTE FUNCTION refuse();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER refuse});
 my $lost_then = put('t');
 fill();
 $node->poll_query_until('postgres',

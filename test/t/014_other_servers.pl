@@ -165,7 +165,8 @@ $history->safe_psql('postgres', q{
 	ALTER SYSTEM SET bemi.max_slot_lag_action = 'drop';
 	SELECT pg_reload_conf();
 	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
-	CREATE TRIGGER refuse BEFORE INSERT ON bemi.changes FOR EACH ROW WHEN (NEW.source = 'plain') EXECUTE FUNCTION refuse()});
+	CREATE TRIGGER refuse BEFORE INSERT ON bemi.changes FOR EACH ROW WHEN (NEW.source = 'plain') EXECUTE FUNCTION refuse();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER refuse});
 $plain->safe_psql('postgres', q{
 	INSERT INTO p SELECT i, repeat('x', 1000) FROM generate_series(10, 6000) i;
 	SELECT pg_switch_wal(); CHECKPOINT});

@@ -32,7 +32,8 @@ $node->safe_psql(
 	CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN PERFORM pg_advisory_xact_lock(-1); RETURN NEW; END $$;
 	CREATE TRIGGER pause BEFORE INSERT ON bemi.changes
-		FOR EACH ROW WHEN (NEW.context ? 'pause') EXECUTE FUNCTION pause()});
+		FOR EACH ROW WHEN (NEW.context ? 'pause') EXECUTE FUNCTION pause();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER pause});
 
 my $holder = Session->new($node);
 

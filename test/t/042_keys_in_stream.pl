@@ -712,7 +712,8 @@ $node->safe_psql(
 	CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$;
 	CREATE TRIGGER wait_here BEFORE INSERT ON bemi.changes FOR EACH ROW
-		WHEN (NEW."table" = 'filler' AND NEW.primary_key IN ('11000', '22000', '33000')) EXECUTE FUNCTION wait_here()});
+		WHEN (NEW."table" = 'filler' AND NEW.primary_key IN ('11000', '22000', '33000')) EXECUTE FUNCTION wait_here();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER wait_here});
 for my $end ('worker', 'server stopped', 'server crashed')
 {
 	my $first = { worker => 0, 'server stopped' => 11_000, 'server crashed' => 22_000 }->{$end};
