@@ -1622,7 +1622,6 @@ BEGIN
 		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE')));
 END
 $$;
-REVOKE EXECUTE ON FUNCTION bemi.attach_partition(regclass, text), bemi.event_triggers_of_others() FROM PUBLIC;
 COMMENT ON FUNCTION bemi.make_partition(timestamptz, timestamptz, timestamptz)
 	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
 
@@ -1632,6 +1631,43 @@ CREATE FUNCTION bemi.partition_ranges(OUT partition regclass, OUT from_time time
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION bemi.partition_ranges()
 	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for MINVALUE and MAXVALUE; without the default partition';
+
+-- What is wrong with what users have done to bemi.changes, with the line that mends it. In
+-- pg_trigger.tgtype, 1 stands for ROW and 4 for INSERT.
+CREATE FUNCTION bemi.history_warning()
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH part(oid, pending) AS (
+		SELECT 'bemi.changes'::regclass::oid, false
+		UNION ALL SELECT i.inhrelid, i.inhdetachpending FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+	), trigger(name, relation, enabled, owner, of_other) AS (
+		SELECT t.tgname, t.tgrelid::regclass, t.tgenabled, c.relowner::regrole,
+			-- the trigger's function, and those of its WHEN
+			(SELECT min(f.oid)::regprocedure FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_roles r ON r.oid = f.proowner
+				WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_proc'::regclass
+					AND f.proowner <> c.relowner AND NOT r.rolsuper)
+		FROM pg_trigger t JOIN part p ON p.oid = t.tgrelid JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgtype & 5 = 5
+	)
+	SELECT string_agg(w.warning, '; ' ORDER BY w.place, w.warning)
+	FROM (
+		SELECT 1, format('trigger %I of %s does not fire: ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;',
+				t.name, t.relation, t.relation, t.name)
+			FROM trigger t WHERE t.enabled = 'O'
+		UNION ALL SELECT 2, format('trigger %I of %s does not fire, since somebody else can replace a function of it:'
+				' ALTER FUNCTION %s OWNER TO %s;', t.name, t.relation, t.of_other, t.owner)
+			FROM trigger t WHERE t.enabled IN ('A', 'R') AND t.of_other IS NOT NULL
+		UNION ALL SELECT 3, format('a partition is neither attached nor detached:'
+				' ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE;', p.oid::regclass)
+			FROM part p WHERE p.pending
+	) w(place, warning)
+$$;
+COMMENT ON FUNCTION bemi.history_warning()
+	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH CONCURRENTLY was interrupted; NULL: none';
+REVOKE EXECUTE ON FUNCTION bemi.attach_partition(regclass, text), bemi.event_triggers_of_others(), bemi.history_warning() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION bemi.history_warning() TO pg_monitor;
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION bemi.protect_history()
@@ -2469,7 +2505,8 @@ CREATE VIEW bemi.status AS
 				WHEN 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
 			END,
 			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
-				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END
+				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
+			bemi.history_warning()
 		), '') AS warning
 	FROM bemi.sources s
 		LEFT JOIN bemi.source_progress p ON p.source = s.name

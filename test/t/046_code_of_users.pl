@@ -1,0 +1,371 @@
+# Code of users in the worker's way.  The worker is a superuser, and what others
+# have made lies before it: types whose casts run SQL, and triggers, defaults, checks
+# and index expressions on bemi.changes, partitions, event triggers.  Somebody who
+# may make one of them tries to rise by it, and nobody may be a superuser at the end
+# who was none; what an owner has agreed to runs as he; and nothing of it stops the
+# worker but what says whose it is and how to go on.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Session;
+use Test::More;
+
+my $node = bemi_node('main');
+my $version = $node->safe_psql('postgres', q{SELECT current_setting('server_version_num')::int / 10000});
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+sub sync { return sql(q{SELECT bemi.sync('60s')}); }
+
+# A change to be stored; true if it comes to be, and nobody rises by it.
+my $k = 0;
+sub store
+{
+	my ($what) = @_;
+
+	$k++;
+	sql("INSERT INTO t VALUES ($k)");
+	sync();
+	is(sql(qq{SELECT count(*) FROM bemi.changes WHERE "table" = 't' AND primary_key = '$k'}),
+		1, "$what: stored");
+	is(sql('SELECT string_agg(rolname, $$,$$) FROM pg_roles WHERE rolsuper'),
+		$node->safe_psql('postgres', 'SELECT rolname FROM pg_roles WHERE oid = 10'), "$what: nobody has risen");
+	return;
+}
+
+sub worker_fails_with
+{
+	my ($error, $what) = @_;
+
+	$k++;
+	sql("INSERT INTO t VALUES ($k)");
+	$node->poll_query_until('postgres', qq{SELECT last_error ~ \$e\$$error\$e\$ AND state = 'failed' FROM bemi.status})
+	  or die sql('SELECT state, last_error FROM bemi.status');
+	pass($what);
+	return;
+}
+
+sub warning { return sql('SELECT warning FROM bemi.status'); }
+
+# What makes its caller a superuser if it can.
+my $rise = 'BEGIN ALTER ROLE aud SUPERUSER; EXCEPTION WHEN insufficient_privilege THEN NULL; END;';
+
+sql(q{
+	CREATE ROLE aud LOGIN;
+	CREATE ROLE keeper LOGIN;
+	CREATE SCHEMA aud AUTHORIZATION aud;
+	CREATE SCHEMA keeper AUTHORIZATION keeper;
+	CREATE TABLE t (id int PRIMARY KEY);
+	SELECT bemi.track('t');
+	CREATE TABLE public.seen (place text, who text, detail text);
+	GRANT ALL ON public.seen TO PUBLIC});
+my $superuser = sql('SELECT rolname FROM pg_roles WHERE oid = 10');
+
+#
+# Types
+#
+# As PostGIS' geometry: the cast to json is in C, and runs SQL that others have a hand
+# in.  PL/pgSQL's own handler is such a C function: it runs whatever stands in
+# the catalog for the function that it is called as.
+#
+
+sql(q{
+	CREATE TYPE shape;
+	CREATE FUNCTION shape_in(cstring) RETURNS shape LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+	CREATE FUNCTION shape_out(shape) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+	CREATE TYPE shape (INPUT = shape_in, OUTPUT = shape_out, LIKE = text);
+	CREATE FUNCTION shape_to_json(shape) RETURNS json LANGUAGE c STRICT AS '$libdir/plpgsql', 'plpgsql_call_handler';
+	CREATE CAST (shape AS json) WITH FUNCTION shape_to_json(shape);
+	CREATE TABLE g (id int PRIMARY KEY, s shape, digits shape);
+	SELECT bemi.track('g');
+	CALL bemi.start();
+	INSERT INTO g VALUES (1, '{"a": 1}', '0101000020');
+	SELECT bemi.sync('60s')});
+is(sql(q{SELECT after FROM bemi.changes WHERE "table" = 'g'}),
+	'{"s": "{\"a\": 1}", "id": 1, "digits": "0101000020"}', 'a type with a cast to json in C: its text, whatever that looks like');
+
+SKIP:
+{
+	my ($status) = $node->psql('postgres', 'CREATE EXTENSION hstore');
+	skip 'no hstore', 3 if $status;
+
+	# The cast is called, but not for long if somebody has put another one in its place.
+	sql(q{
+		CREATE TABLE h (id int PRIMARY KEY, h hstore, hs hstore[]);
+		SELECT bemi.track('h');
+		INSERT INTO h VALUES (1, 'a=>1', ARRAY['b=>2'::hstore])});
+	sync();
+	is(sql(q{SELECT after FROM bemi.changes WHERE "table" = 'h'}), '{"h": {"a": "1"}, "hs": [{"b": "2"}], "id": 1}', 'hstore is cast');
+	sql(q{
+		ALTER EXTENSION hstore DROP CAST (hstore AS json);
+		DROP CAST (hstore AS json);
+		CREATE FUNCTION other_json(hstore) RETURNS json LANGUAGE c STRICT AS '$libdir/plpgsql', 'plpgsql_call_handler';
+		CREATE CAST (hstore AS json) WITH FUNCTION other_json(hstore);
+		ALTER TABLE h ADD more int;
+		INSERT INTO h VALUES (2, 'a=>1', ARRAY['b=>2'::hstore])});
+	sync();
+	is(sql(q{SELECT after FROM bemi.changes WHERE "table" = 'h' AND primary_key = '2'}),
+		'{"h": "\"a\"=>\"1\"", "hs": ["\"b\"=>\"2\""], "id": 2, "more": null}', 'with another cast, it is not');
+	is(sql(q{SELECT last_error IS NULL FROM bemi.status}), 't', 'no worker has failed');
+}
+
+# After an error that is caught, the next rows are converted as if there had been none.
+sql(q{
+	CREATE TYPE pair AS (a int, j json);
+	CREATE TABLE p (id int PRIMARY KEY, l pair[], j json[], b box[]);
+	SELECT bemi.track('p')});
+for my $n (0 .. 2)
+{
+	my $bad = 'ARRAY[ROW(1, $${"x": "\u0000"}$$)::pair], ARRAY[$${"x": "\u0000"}$$]::json[]';
+	my $good = 'ARRAY[ROW(1, $${"x": "y"}$$)::pair], ARRAY[$${"x": "y"}$$]::json[]';
+
+	sql("INSERT INTO p VALUES (10 * $n, $bad, ARRAY['(1,1),(0,0)'::box]), (10 * $n + 1, $good, ARRAY['(1,1),(0,0)'::box])");
+}
+sync();
+is(sql(q{SELECT string_agg(DISTINCT (after - 'id')::text, chr(10)) FROM bemi.changes WHERE "table" = 'p' AND primary_key LIKE '%1'}),
+	'{"b": ["(1,1),(0,0)"], "j": [{"x": "y"}], "l": [{"a": 1, "j": {"x": "y"}}]}', 'after errors, values are what they are');
+
+#
+# Triggers
+#
+
+my $trigger = 'CREATE OR REPLACE TRIGGER tr AFTER INSERT ON bemi.changes FOR EACH ROW';
+sub as_aud { return sql("SET SESSION AUTHORIZATION aud; $_[0]"); }
+
+sql('GRANT ALL ON ALL TABLES IN SCHEMA bemi TO aud');
+as_aud(qq{
+	CREATE FUNCTION aud.f() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN $rise INSERT INTO public.seen VALUES ('trigger', current_user, TG_NAME); RETURN NEW; END \$\$;
+	CREATE FUNCTION aud.g(text) RETURNS boolean LANGUAGE plpgsql AS \$\$
+		BEGIN $rise INSERT INTO public.seen VALUES ('when', current_user, \$1); RETURN true; END \$\$;
+	$trigger EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER wh BEFORE INSERT ON bemi.changes FOR EACH ROW
+		WHEN (aud.g(NEW.primary_key) AND query_to_xml('SELECT aud.g(''q'')', true, true, '') IS NOT NULL) EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER st AFTER INSERT ON bemi.changes EXECUTE FUNCTION aud.f();
+	CREATE CONSTRAINT TRIGGER de AFTER INSERT ON bemi.changes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER gap BEFORE INSERT ON bemi.gaps FOR EACH ROW EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER progress BEFORE INSERT OR UPDATE ON bemi.source_progress FOR EACH ROW EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER known BEFORE INSERT OR UPDATE OR DELETE ON bemi.source_tables FOR EACH ROW EXECUTE FUNCTION aud.f();
+	CREATE TRIGGER known BEFORE INSERT OR UPDATE OR DELETE ON bemi.source_relations FOR EACH ROW EXECUTE FUNCTION aud.f()});
+store('triggers of somebody who may make them');
+sql(q{CREATE TABLE other (id int PRIMARY KEY); SELECT bemi.track('other'); SELECT bemi.untrack('other')});
+store('the same, where the worker keeps its books');
+is(sql('SELECT count(*) FROM seen'), 0, 'none of them has fired');
+like(warning(), qr/trigger tr of bemi\.changes does not fire: ALTER TABLE bemi\.changes ENABLE ALWAYS TRIGGER tr;/, 'and bemi.status says so');
+
+sql(q{ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER tr; ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER wh; ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER de});
+store('enabled by the owner, with functions that somebody else can replace');
+is(sql('SELECT count(*) FROM seen'), 0, 'they do not fire either');
+like(warning(), qr/somebody else can replace a function of it: ALTER FUNCTION aud\.f\(\) OWNER TO \Q$superuser\E;/, 'and bemi.status says so');
+
+# What the owner has agreed to does.
+sql(qq{
+	CREATE FUNCTION keeper.f() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN
+			INSERT INTO public.seen VALUES (TG_NAME, current_user, current_setting('session_replication_role'));
+			PERFORM pg_notify('changes', NEW.primary_key);
+			RETURN NEW;
+		END \$\$;
+	GRANT USAGE ON SCHEMA keeper TO PUBLIC;
+	DROP TRIGGER wh ON bemi.changes; DROP TRIGGER st ON bemi.changes;
+	DROP TRIGGER de ON bemi.changes;
+	SET SESSION AUTHORIZATION aud;
+	$trigger EXECUTE FUNCTION keeper.f();
+	CREATE CONSTRAINT TRIGGER de AFTER INSERT ON bemi.changes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION keeper.f()});
+store('replaced: no longer enabled');
+is(sql('SELECT count(*) FROM seen'), 0, 'a trigger that was replaced must be enabled again');
+my $listener = Session->new($node);
+$listener->query('LISTEN changes');
+sql('ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER tr; ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER de');
+store('enabled');
+is(sql('SELECT place, who, detail FROM seen ORDER BY 1'), "de|$superuser|replica\ntr|$superuser|replica", 'both have fired, the deferred one, too');
+like($listener->query(q{SELECT 'heard'}), qr/heard/, 'a listener');
+is(sql(q{SELECT count(*) FROM pg_trigger WHERE tgname = 'tr' AND tgenabled = 'A'}),
+	sql(q{SELECT 1 + count(*) FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass}), 'partitions have it likewise');
+sql(q{SELECT bemi.make_partition('1999-01-01')});
+is(sql(q{SELECT tgenabled FROM pg_trigger WHERE tgname = 'tr' AND tgrelid = 'bemi.changes_1999_01'::regclass}),
+	'A', 'new ones, too');
+
+# An owner who is no superuser.
+sql(q{
+	TRUNCATE seen;
+	ALTER TABLE bemi.changes OWNER TO keeper;
+	ALTER FUNCTION keeper.f() OWNER TO keeper});
+store('owner without rights');
+is(sql('SELECT DISTINCT who FROM seen'), 'keeper', 'triggers run as the owner, though the partition is a superuser\'s');
+sql(qq{
+	TRUNCATE seen;
+	SET SESSION AUTHORIZATION keeper;
+	CREATE OR REPLACE FUNCTION keeper.f() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN
+			BEGIN RESET ROLE; EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('reset role', current_user, SQLSTATE); END;
+			BEGIN RESET SESSION AUTHORIZATION; EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('reset session', current_user, SQLSTATE); END;
+			BEGIN EXECUTE 'SET ROLE $superuser'; EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('set role', current_user, SQLSTATE); END;
+			BEGIN ALTER ROLE keeper SUPERUSER; EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('rise', current_user, SQLSTATE); END;
+			BEGIN PERFORM set_config('session_replication_role', 'origin', false);
+				EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('triggers', current_user, SQLSTATE); END;
+			BEGIN CREATE TEMP TABLE pg_trick (); EXCEPTION WHEN OTHERS THEN INSERT INTO public.seen VALUES ('temp', current_user, SQLSTATE); END;
+			PERFORM set_config('search_path', 'keeper', false), set_config('row_security', 'on', false), set_config('datestyle', 'German', false);
+			INSERT INTO public.seen VALUES ('path', current_user, current_setting('search_path'));
+			RETURN NEW;
+		END \$\$;
+	-- what the worker would find if it looked there
+	CREATE FUNCTION keeper.now() RETURNS timestamptz LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE keeper SUPERUSER; RETURN pg_catalog.now(); END \$\$;
+	ALTER TABLE bemi.changes DISABLE TRIGGER de});
+store('an owner who tries');
+store('and once more');
+is( sql('SELECT place, who, detail, count(*) FROM seen GROUP BY 1, 2, 3 ORDER BY 1'),
+	join("\n", 'path|keeper|keeper|2', map { "$_|keeper|42501|2" } 'reset role', 'reset session', 'rise', 'set role', 'temp', 'triggers'),
+	'he gets nowhere');
+
+# A trigger that fails stops the worker, which says whose it is.
+sql(qq{
+	SET SESSION AUTHORIZATION keeper;
+	CREATE OR REPLACE FUNCTION keeper.f() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE 'not today'; END \$\$});
+worker_fails_with('not today.*Triggers of bemi\.changes have run: tr \(keeper\.f\(\)\).*DISABLE TRIGGER', 'a trigger that fails is named');
+sql('ALTER TABLE bemi.changes DISABLE TRIGGER tr');
+sync();
+store('without it');
+
+#
+# Expressions, of an owner without rights and of others
+#
+
+sql(qq{
+	TRUNCATE seen;
+	GRANT CREATE ON SCHEMA keeper TO PUBLIC;
+	SET SESSION AUTHORIZATION keeper;
+	DROP TRIGGER tr ON bemi.changes; DROP TRIGGER de ON bemi.changes;
+	CREATE FUNCTION keeper.e(text, text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS \$\$
+		BEGIN
+			BEGIN ALTER ROLE keeper SUPERUSER; EXCEPTION WHEN insufficient_privilege OR feature_not_supported THEN NULL; END;
+			RETURN current_user;
+		END \$\$;
+	ALTER TABLE bemi.changes ADD COLUMN by_default text;
+	ALTER TABLE bemi.changes ALTER COLUMN by_default SET DEFAULT keeper.e('default', random()::text);
+	ALTER TABLE bemi.changes ADD CONSTRAINT kept CHECK (keeper.e('check', operation) <> keeper.e('constant', 'folded') || '!');
+	CREATE INDEX kept_index ON bemi.changes (keeper.e('index', operation)) WHERE keeper.e('where', operation) <> '!'});
+store('expressions of the owner');
+is(sql(qq{SELECT by_default, keeper.e('', '') <> '' FROM bemi.changes WHERE "table" = 't' AND primary_key = '$k'}), 'keeper|t', 'they run as the owner');
+# a new partition computes what can be computed of CHECK constraints
+sql(q{SELECT bemi.make_partition('1998-01-01')});
+is(sql(q{SELECT relowner::regrole, count(*) FROM pg_class WHERE relname LIKE 'changes_1998_01%' AND relkind IN ('r', 'i') GROUP BY 1}), 'keeper|5', 'a new partition belongs to the same owner');
+is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'who has not risen by it');
+
+# With functions of somebody else, all of it has his rights.
+sql(q{
+	ALTER TABLE bemi.changes DROP CONSTRAINT kept;
+	DROP INDEX bemi.kept_index;
+	ALTER TABLE bemi.changes OWNER TO CURRENT_USER;
+	ALTER FUNCTION keeper.e(text, text) OWNER TO aud});
+store('an expression of somebody else');
+is(sql(qq{SELECT by_default FROM bemi.changes WHERE "table" = 't' AND primary_key = '$k'}), 'aud', 'it runs as he');
+sql(q{
+	CREATE FUNCTION keeper.mine() RETURNS text LANGUAGE sql AS 'SELECT current_user::text';
+	ALTER FUNCTION keeper.mine() OWNER TO keeper;
+	ALTER TABLE bemi.changes ALTER COLUMN by_default SET DEFAULT keeper.e('', '') || keeper.mine()});
+worker_fails_with('several roles.*ALTER FUNCTION keeper\..* OWNER TO', 'of two others: not at all');
+sql('ALTER TABLE bemi.changes DROP COLUMN by_default');
+sync();
+store('and gone');
+
+#
+# Constraints and indexes of users, before and after there are partitions
+#
+
+sql(q{
+	TRUNCATE seen;
+	ALTER TABLE bemi.changes ADD PRIMARY KEY (id, committed_at);
+	ALTER TABLE bemi.changes ADD CONSTRAINT by_position UNIQUE (id, position, committed_at) DEFERRABLE INITIALLY DEFERRED;
+	CREATE TABLE known (name text PRIMARY KEY);
+	INSERT INTO known VALUES ('t'), ('g');
+	DELETE FROM bemi.changes WHERE "table" NOT IN ('t', 'g');
+	ALTER TABLE bemi.changes ADD CONSTRAINT is_known FOREIGN KEY ("table") REFERENCES known});
+store('keys of users');
+sql(q{INSERT INTO other VALUES (1); SELECT bemi.track('other'); INSERT INTO other VALUES (2)});
+$node->poll_query_until('postgres', q{SELECT last_error ~ 'is_known' FROM bemi.status}) or die 'a foreign key is not checked';
+pass('a foreign key of the history is checked');
+sql(q{INSERT INTO known VALUES ('other')});
+sync();
+sql(q{SELECT bemi.make_partition('1997-01-01')});
+is( sql(q{SELECT count(*) FILTER (WHERE indisprimary), count(*), count(*) FILTER (WHERE indisreplident) FROM pg_index WHERE indrelid = 'bemi.changes_1997_01'::regclass}),
+	'1|5|1', 'a new partition has the keys of bemi.changes, and its own');
+sql('ALTER TABLE bemi.changes DROP CONSTRAINT is_known, DROP CONSTRAINT by_position, DROP CONSTRAINT changes_pkey');
+
+$node->safe_psql('postgres', 'CREATE DATABASE fresh');
+is( $node->safe_psql('fresh', q{
+		CREATE EXTENSION bemi;
+		ALTER TABLE bemi.changes ADD PRIMARY KEY (id, committed_at);
+		CREATE TABLE f (id int PRIMARY KEY);
+		SELECT bemi.track('f');
+		CALL bemi.start();
+		INSERT INTO f VALUES (1);
+		SELECT bemi.sync('60s');
+		SELECT count(*) FROM bemi.changes;
+		CALL bemi.stop(drop_slot => true)}) =~ s/\s+//gr,
+	'1', 'ADD PRIMARY KEY before the first partition');
+
+#
+# A partition whose DETACH CONCURRENTLY was interrupted
+#
+
+my $current = sql(q{SELECT tableoid::regclass FROM bemi.changes WHERE "table" = 't' ORDER BY id DESC LIMIT 1});
+my $reader = Session->new($node);
+for my $partition ('bemi.changes_1997_01', $current)
+{
+	my $what = $partition eq $current ? 'the current partition' : 'an old one';
+
+	$reader->query('BEGIN; SELECT count(*) FROM bemi.changes');
+	my ($status) = $node->psql('postgres', "SET statement_timeout = '300ms'; ALTER TABLE bemi.changes DETACH PARTITION $partition CONCURRENTLY");
+	$reader->query('COMMIT');
+	is(sql(qq{SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = '$partition'::regclass}), 't', "$what is half detached");
+	like(warning(), qr/ALTER TABLE bemi\.changes DETACH PARTITION \Q$partition\E FINALIZE;/, "$what: bemi.status says how to finish it");
+	store($what);
+}
+is(sql(q{SELECT string_agg(inhrelid::regclass::text, ',') FROM pg_inherits WHERE inhdetachpending}),
+	'bemi.changes_1997_01', 'the worker has finished the one that was in its way');
+like(slurp_file($node->logfile), qr/partition ".*" of bemi\.changes is detached now/, 'and says so');
+sql(q{ALTER SYSTEM SET bemi.retention = '20 years'; SELECT pg_reload_conf()});
+$node->poll_query_until('postgres', q{SELECT to_regclass('bemi.changes_1998_01') IS NULL AND to_regclass('bemi.changes_1999_01') IS NULL})
+  or die 'retention does not go on';
+is(sql(q{SELECT to_regclass('bemi.changes_1997_01')}), 'bemi.changes_1997_01', 'retention goes on, and leaves what is half detached');
+sql('ALTER TABLE bemi.changes DETACH PARTITION bemi.changes_1997_01 FINALIZE; ALTER SYSTEM RESET bemi.retention; SELECT pg_reload_conf()');
+is(warning(), '', 'nothing is wrong any more');
+
+#
+# Event triggers of others
+#
+
+sql(q{
+	CREATE PROCEDURE public.note_table() LANGUAGE plpgsql AS $$ BEGIN RAISE DEBUG 'made'; END $$;
+	CREATE FUNCTION on_create() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN CALL note_table(); END $$;
+	CREATE EVENT TRIGGER of_others ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_create()});
+sub detach_current
+{
+	my $partition = sql(q{SELECT tableoid::regclass FROM bemi.changes WHERE "table" = 't' ORDER BY id DESC LIMIT 1});
+
+	return sql("ALTER TABLE bemi.changes DETACH PARTITION $partition");
+}
+detach_current();
+store('an event trigger of others');
+detach_current();
+sql('ALTER EVENT TRIGGER of_others ENABLE ALWAYS');
+if ($version >= 17)
+{
+	store('one that fires always');
+}
+else
+{
+	worker_fails_with('note_table.*of_others.*ALTER EVENT TRIGGER', 'one that fires always is named');
+	sql('ALTER EVENT TRIGGER of_others ENABLE');
+	sync();
+}
+sql('DROP EVENT TRIGGER of_others');
+store('at the end');
+
+$node->stop;
+done_testing();
