@@ -407,7 +407,8 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 
 	values[n++] = Int64GetDatum(worker->restarts);
 	nulls[n] = nulls[n + 1] = (worker->error_count == 0);
-	values[n++] = CStringGetTextDatum(worker->error);
+	values[n++] = CStringGetTextDatum(worker->hint[0] == '\0' ? worker->error :
+									  psprintf("%s HINT: %s", worker->error, worker->hint));
 	values[n++] = TimestampTzGetDatum(worker->error_at);
 
 	nulls[n] = XLogRecPtrIsInvalid(cost->source_lsn);

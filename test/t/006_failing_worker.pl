@@ -39,7 +39,7 @@ like(
 		'postgres', q{
 		SELECT source, pid, last_error, last_error_at BETWEEN now() - interval '1 minute' AND now()
 			FROM bemi.status}),
-	qr/^main\|\|column "context" of table "changes_\d+_\d+" is missing\|t$/,
+	qr/^main\|\|column "context" of table "changes_\d+_\d+" is missing HINT: .*\|t$/,
 	'bemi.status says what is wrong, and when it went wrong');
 
 my ($status, $stdout, $stderr) =
