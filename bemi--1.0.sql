@@ -1175,6 +1175,19 @@ AS $$
 DECLARE
 	target regclass;
 BEGIN
+	-- Functions of bemi write to its own tables with the rights of its owner. (To bemi.changes, only the worker
+	-- does, which fires what the table's owner has enabled.)
+	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
+		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
+			JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = k.oid AND d.deptype = 'e'
+				AND d.refclassid = 'pg_extension'::regclass
+			JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'bemi'
+		WHERE c.classid = 'pg_trigger'::regclass AND k.relkind <> 'p' AND NOT pg_has_role(current_user, k.relowner, 'USAGE')
+	LOOP
+		RAISE EXCEPTION 'permission denied to create trigger on table "%"', target
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It would run with the rights of the owner of extension bemi.';
+	END LOOP;
+
 	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
 		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
 		WHERE c.classid = 'pg_trigger'::regclass AND t.tgfoid = 'bemi.emit_context()'::regprocedure
@@ -1189,7 +1202,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.refuse_rules()
-	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them';
+	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them, and only their owner puts triggers on tables of bemi';
 CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
 	EXECUTE FUNCTION bemi.refuse_rules();
 COMMENT ON EVENT TRIGGER bemi_refuse_rules IS 'refuses rules for columns from those who may not track tables';
