@@ -18,9 +18,13 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#if PG_VERSION_NUM >= 160000
+#include "nodes/miscnodes.h"
+#endif
 #include "replication/message.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
@@ -42,13 +46,37 @@
 	LogLogicalMessage(prefix, message, size, transactional)
 #endif
 
-/* 16 lets the actions of a JSON parser report errors without throwing. */
+/*
+ * 16 reports errors of a JSON text, its actions and its numbers without throwing
+ * them.  Before, the caller has to catch them.
+ */
 #if PG_VERSION_NUM >= 160000
+#define BEMI_JSON_ERRORS_ARE_THROWN 0
 typedef JsonParseErrorType bemi_json_action_result;
 #define BEMI_JSON_ACTION_DONE	JSON_SUCCESS
+
+static inline JsonParseErrorType
+bemi_check_json_number(char *token)
+{
+	ErrorSaveContext errors = {.type = T_ErrorSaveContext};
+	Datum		number;
+
+	return DirectInputFunctionCallSafe(numeric_in, token, InvalidOid, -1,
+									   (fmNodePtr) &errors, &number) ?
+		JSON_SUCCESS : JSON_SEM_ACTION_FAILED;
+}
 #else
+#define BEMI_JSON_ERRORS_ARE_THROWN 1
+#define JSON_SEM_ACTION_FAILED	(-4)
 typedef void bemi_json_action_result;
 #define BEMI_JSON_ACTION_DONE
+
+static inline void
+bemi_check_json_number(char *token)
+{
+	(void) DirectFunctionCall3(numeric_in, CStringGetDatum(token),
+							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
 #endif
 
 /* 17 can end transactions that last too long, as a large one of a source may. */

@@ -40,14 +40,22 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 /* A refused value that is longer is not shown in the error. */
 #define LONGEST_SHOWN	256
 
-/* What parse_without_error() adds to the parser's own results. */
-#define TOO_DEEP		(-1)
+/* What catch_parse_error() adds to the parser's own results. */
 #define UNTRANSLATABLE	(-2)
-#define BAD_NUMBER		(-3)
+
+/* Deeper than any context that somebody needs, and far from what the stack allows. */
+#define DEEPEST_CONTEXT	1000
 
 static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static int	max_context_keys = 10000;
+
+/* How much there is in a JSON text. */
+typedef struct JsonExtent
+{
+	int			values;			/* members of objects and elements of arrays */
+	int			depth;			/* objects and arrays within each other */
+} JsonExtent;
 
 /*
  * JSON takes any number, jsonb only those that numeric holds.
@@ -56,45 +64,40 @@ static bemi_json_action_result
 check_number(void *state, char *token, JsonTokenType type)
 {
 	if (type == JSON_TOKEN_NUMBER)
-		(void) DirectFunctionCall3(numeric_in, CStringGetDatum(token),
-								   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+		return bemi_check_json_number(token);
 	return BEMI_JSON_ACTION_DONE;
 }
 
+#if BEMI_JSON_ERRORS_ARE_THROWN
 /*
  * Parses, and gives a JsonParseErrorType, or one of our own.
  *
- * Few errors are thrown here: when the stack has no more room, for a number that
- * is out of range, and, up to PostgreSQL 15, for an escaped character that the
- * encoding does not have.  Nothing holds a lock, pin or other resource, only
- * memory of a context that the caller deletes, so that it is safe to go on
- * without a subtransaction.
+ * Few errors are thrown here: for a number that is out of range, and for an escaped
+ * character that the encoding does not have.  Nothing holds a lock, pin or other
+ * resource, only memory of a context that the caller deletes, so that it is safe to
+ * go on without a subtransaction.
  */
 static int
-parse_without_error(JsonLexContext *lexer)
+parse_without_error(JsonLexContext *lexer, JsonSemAction *actions)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	JsonSemAction actions = {.scalar = check_number};
 	volatile int result = JSON_SUCCESS;
 
 	PG_TRY();
 	{
-		result = pg_parse_json(lexer, &actions);
+		result = pg_parse_json(lexer, actions);
 	}
 	PG_CATCH();
 	{
 		switch (geterrcode())
 		{
-			case ERRCODE_STATEMENT_TOO_COMPLEX:
-				result = TOO_DEEP;
-				break;
 			case ERRCODE_UNTRANSLATABLE_CHARACTER:
 			case ERRCODE_FEATURE_NOT_SUPPORTED:
 				result = UNTRANSLATABLE;
 				break;
 			case ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE:
 			case ERRCODE_INVALID_TEXT_REPRESENTATION:
-				result = BAD_NUMBER;
+				result = JSON_SEM_ACTION_FAILED;
 				break;
 			default:
 				PG_RE_THROW();
@@ -105,17 +108,20 @@ parse_without_error(JsonLexContext *lexer)
 	PG_END_TRY();
 	return result;
 }
+#else
+#define parse_without_error(lexer, actions) ((int) pg_parse_json(lexer, actions))
+#endif
 
 /*
- * Counts the values in a JSON text: members of objects and elements of arrays, at any
- * depth.  One look at each byte, no memory.  Where the text is no valid JSON, the
- * count means nothing.  Every encoding of a server has these marks as in ASCII, and
- * their bytes in no other character.
+ * Measures a JSON text.  One look at each byte, no memory, no recursion.  Where the
+ * text is no valid JSON, the result means nothing.  Every encoding of a server has
+ * these marks as in ASCII, and their bytes in no other character.
  */
-static int
-count_values(const char *json, int len)
+static JsonExtent
+measure_json(const char *json, int len)
 {
-	int			count = 0;
+	JsonExtent	extent = {0};
+	int			depth = 0;
 	bool		in_string = false;
 	bool		opened = false; /* an object or array has just begun */
 
@@ -132,11 +138,13 @@ count_values(const char *json, int len)
 		if (*c == ' ' || *c == '\t' || *c == '\n' || *c == '\r')
 			continue;
 		if (*c == ',' || (opened && *c != '}' && *c != ']'))
-			count++;
+			extent.values++;
 		opened = *c == '{' || *c == '[';
+		depth += opened ? 1 : *c == '}' || *c == ']' ? -1 : 0;
+		extent.depth = Max(extent.depth, depth);
 		in_string = *c == '"';
 	}
-	return count;
+	return extent;
 }
 
 /*
@@ -146,8 +154,13 @@ count_values(const char *json, int len)
 bool
 bemi_context_is_too_large(const char *content, int len)
 {
-	return len > max_context_size + BEMI_FACTS_SIZE ||
-		count_values(content, len) > max_context_keys + BEMI_FACTS_KEYS;
+	JsonExtent	extent;
+
+	if (len > max_context_size + BEMI_FACTS_SIZE)
+		return true;
+	extent = measure_json(content, len);
+	return extent.values > max_context_keys + BEMI_FACTS_KEYS ||
+		extent.depth > DEEPEST_CONTEXT;
 }
 
 /*
@@ -157,7 +170,7 @@ bemi_context_is_too_large(const char *content, int len)
 static bool
 context_is_small_enough(const char *json, int len, char **detail)
 {
-	int			values;
+	JsonExtent	extent;
 
 	if (len > max_context_size)
 	{
@@ -165,14 +178,16 @@ context_is_small_enough(const char *json, int len, char **detail)
 						   len, max_context_size);
 		return false;
 	}
-	values = count_values(json, len);
-	if (values > max_context_keys)
-	{
+	extent = measure_json(json, len);
+	if (extent.depth > DEEPEST_CONTEXT)
+		*detail = psprintf("The context is nested too deeply, at most %d levels are allowed.",
+						   DEEPEST_CONTEXT);
+	else if (extent.values > max_context_keys)
 		*detail = psprintf("The context has %d keys and array elements, \"bemi.max_context_keys\" allows %d.",
-						   values, max_context_keys);
-		return false;
-	}
-	return true;
+						   extent.values, max_context_keys);
+	else
+		return true;
+	return false;
 }
 
 /*
@@ -184,6 +199,7 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch;
+	JsonSemAction actions = {.scalar = check_number};
 	JsonLexContext *lexer;
 	int			error;
 
@@ -196,7 +212,7 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 
 	/* The lexer unescapes strings, or it would let \u0000 pass. */
 	lexer = bemi_json_lexer(json, len);
-	error = parse_without_error(lexer);
+	error = parse_without_error(lexer, &actions);
 
 	MemoryContextSwitchTo(caller);
 	if (error == JSON_SUCCESS && json[strspn(json, " \t\r\n")] != '{')
@@ -204,9 +220,7 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 		*detail = pstrdup("The context is not a JSON object.");
 		error = JSON_EXPECTED_JSON;
 	}
-	else if (error == TOO_DEEP)
-		*detail = pstrdup("The context is nested too deeply.");
-	else if (error == BAD_NUMBER)
+	else if (error == JSON_SEM_ACTION_FAILED)
 		*detail = pstrdup("The context has a number that is out of range.");
 	else if (error == UNTRANSLATABLE)
 		*detail = psprintf("The context has a character that encoding \"%s\" does not have.",

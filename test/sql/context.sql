@@ -38,9 +38,11 @@ SELECT bemi.current_context();
 -- A number that JSON takes, but jsonb does not.
 SET bemi.context = '{"n": 1e999999}';
 SET bemi.context = '{"n": [1, {"m": -1e-999999}]}';
--- Nested deeper than the stack allows.
+-- Nested too deep, and just as deep as is allowed.
 \set VERBOSITY terse
 DO $$ BEGIN PERFORM set_config('bemi.context', '{"a": ' || repeat('[', 100000), false); END $$;
+DO $$ BEGIN PERFORM set_config('bemi.context', '{"a": ' || repeat('[', 1000) || repeat(']', 1000) || '}', false); END $$;
+DO $$ BEGIN PERFORM set_config('bemi.context', '{"a": ' || repeat('[', 999) || repeat(']', 999) || '}', true); END $$;
 \set VERBOSITY default
 SELECT bemi.current_context();
 
