@@ -2475,11 +2475,11 @@ CREATE FUNCTION bemi.source_status(
 		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn, OUT stored_until timestamptz,
 		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
 		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
-		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
+		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
-COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers';
+COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker';
 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
@@ -2519,6 +2519,7 @@ CREATE VIEW bemi.status AS
 			END,
 			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
+			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
 			bemi.history_warning()
 		), '') AS warning
 	FROM bemi.sources s

@@ -24,7 +24,8 @@
  * worker_source.c (its row, slot and origin), worker_gap.c (has anything been
  * lost?), worker_guard.c (slots that keep too much), worker_launcher.c (keeps
  * the workers running), worker_state.c (what they say of themselves, in shared
- * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()), and
+ * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()),
+ * worker_standby.c (why they are no synchronous standbys), and
  * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
  *
  * Other steps have second files, too: context_comment.c (the comment behind a

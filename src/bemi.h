@@ -128,6 +128,13 @@ typedef struct BemiSlotCost
 	int32		catalog_xmin_age;	/* -1 if unknown */
 } BemiSlotCost;
 
+/* Whether commits at the source may wait for the stream's walsender. */
+typedef struct BemiElection
+{
+	bool		possible;
+	char	   *advice;			/* what to do if that is not meant, or "" */
+} BemiElection;
+
 extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name,
 									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
@@ -145,6 +152,9 @@ extern TimestampTz bemi_stream_now(BemiStream *stream);
 extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
+extern void bemi_stream_election(BemiStream *stream, BemiElection *election);
+extern void bemi_stream_rest(BemiStream *stream);
+extern void bemi_stream_close_catalog(BemiStream *stream);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
 										  char **snapshot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
@@ -409,6 +419,7 @@ extern void bemi_history_end_transaction(BemiHistory *history,
 										 TimestampTz committed_at);
 extern void bemi_history_is_complete_until(BemiHistory *history,
 										   TimestampTz time);
+extern void bemi_history_flush_commits(BemiHistory *history, bool flush);
 extern bool bemi_history_is_due(const BemiHistory *history);
 extern bool bemi_history_is_stored(const BemiHistory *history);
 extern void bemi_history_commit(BemiHistory *history);

@@ -115,6 +115,7 @@ struct BemiHistory
 	XLogRecPtr	origin;			/* as the last commit has left it */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
 	XLogRecPtr	flushed;
+	bool		flush_commits;	/* instead of leaving that to the WAL writer */
 };
 
 /*
@@ -474,6 +475,15 @@ bemi_history_is_complete_until(BemiHistory *history, TimestampTz time)
 }
 
 /*
+ * Whether commits are to be flushed at once, because the source waits for them.
+ */
+void
+bemi_history_flush_commits(BemiHistory *history, bool flush)
+{
+	history->flush_commits = flush;
+}
+
+/*
  * Whether the open transaction should be committed although more is coming.
  */
 bool
@@ -551,6 +561,8 @@ commit_with_origin(BemiHistory *history)
 	PopActiveSnapshot();
 	replorigin_session_origin_lsn = history->end_lsn;
 	replorigin_session_origin_timestamp = history->end_time;
+	if (history->flush_commits)
+		ForceSyncCommit();
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 	MemoryContextSwitchTo(caller);

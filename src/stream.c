@@ -230,7 +230,9 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
 	/* Never backwards: some servers would take that at its word. */
 	stream->flushed = Max(stream->flushed, flushed);
-	reply(stream, false);
+	/* A source that has ended the stream listens no more; why it has comes next. */
+	if (!stream->ended)
+		reply(stream, false);
 	stream->reply_requested = false;
 }
 
@@ -272,5 +274,8 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		check_silence(stream);
 		timeout_ms = Min(timeout_ms, Max(wal_receiver_timeout / 4, 1));
 	}
+	bemi_stream_rest(stream);
+	if (stream->catalog != NULL)
+		timeout_ms = Min(timeout_ms, bemi_stream_catalog_left_ms(stream));
 	(void) bemi_stream_wait_for_socket(stream->replication, WL_SOCKET_READABLE, timeout_ms);
 }

@@ -19,10 +19,13 @@ struct BemiStream
 	char	   *database;
 	char	   *user;
 	char	   *name;			/* application_name, unless conninfo has one */
+	bool		declines;		/* its walsender was told not to be elected */
 	void		(*on_wait) (BemiStream *);	/* called while a command runs */
 	bool		patient;		/* the command may take as long as it likes */
 	PGconn	   *replication;
-	PGconn	   *catalog;		/* ordinary connection, made when needed */
+	PGconn	   *catalog;		/* ordinary connection, open only while needed */
+	TimestampTz catalog_opened_at;
+	TimestampTz catalog_used_at;
 
 	bool		encoding_known; /* the source's, and the conversions, which are
 								 * invalid where the server has none */
@@ -52,7 +55,7 @@ struct BemiStream
 };
 
 /* stream_connection.c */
-extern PGconn *bemi_stream_open_connection(BemiStream *stream, bool replication);
+extern void bemi_stream_open_connection(BemiStream *stream, bool replication);
 extern bool bemi_stream_wait_for_socket(PGconn *conn, int socket_event,
 										long timeout_ms);
 extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
@@ -65,6 +68,7 @@ extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
 /* stream_source.c */
+extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
 extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									  const char *command);

@@ -59,6 +59,12 @@ static const char *const session_settings[][2] = {
 #define CATALOG_LOCK_TIMEOUT		"5s"
 #define CATALOG_STATEMENT_TIMEOUT	"30s"
 
+/*
+ * The source closes that connection itself if the worker does not come to it, because
+ * it waits for a lock.  Well above CATALOG_UNUSED_MS of stream_source.c.
+ */
+#define CATALOG_IDLE_TIMEOUT		"5s"
+
 /* From this version on there is transaction_timeout, too. */
 #define TRANSACTION_TIMEOUT_VERSION 170000
 
@@ -76,6 +82,9 @@ setup_hint(const BemiStream *stream, const char *message)
 			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",
 					 stream->database, stream->user) :
 			"Let pg_hba.conf of the source admit this connection, with a line such as: host DATABASE USER ADDRESS scram-sha-256";
+	if (strstr(message, "too many clients") || strstr(message, "connection slots are reserved"))
+		return psprintf("Put this line into postgresql.conf of the source and restart it: max_connections = %d",
+						MaxConnections + 10);
 	if (strstr(message, "max_wal_senders"))
 		return psprintf("Put this line into postgresql.conf of the source and restart it: max_wal_senders = %d",
 						max_wal_senders + 5);
@@ -200,7 +209,8 @@ begin_connection(BemiStream *stream, bool replication)
 	}
 	if (replication)
 		keys[n] = "replication", values[n++] = "database";
-	keys[n] = "fallback_application_name", values[n++] = stream->name;
+	keys[n] = stream->conninfo ? "fallback_application_name" : "application_name";
+	values[n++] = stream->name;
 	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
 	keys[n] = "client_encoding";
 	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
@@ -329,13 +339,18 @@ set_remotely(BemiStream *stream, PGconn *conn, const char *name, const char *val
 }
 
 /*
- * Opens one connection with the settings that all of them share.
+ * Opens one of the stream's two connections, with the settings that they share.
+ * The stream has it also if that fails, and closes it.
  */
-PGconn *
+void
 bemi_stream_open_connection(BemiStream *stream, bool replication)
 {
 	PGconn	   *conn = begin_connection(stream, replication);
 
+	if (replication)
+		stream->replication = conn;
+	else
+		stream->catalog = conn;
 	complete_connection(stream, conn);
 	(void) PQsetNoticeReceiver(conn, ignore_notice, NULL);
 	for (int i = 0; i < lengthof(session_settings); i++)
@@ -346,8 +361,27 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 	{
 		set_remotely(stream, conn, "lock_timeout", CATALOG_LOCK_TIMEOUT);
 		set_remotely(stream, conn, "statement_timeout", CATALOG_STATEMENT_TIMEOUT);
+		set_remotely(stream, conn, "idle_session_timeout", CATALOG_IDLE_TIMEOUT);
 	}
-	return conn;
+}
+
+/*
+ * Has the walsender decline to be a synchronous standby, see worker_standby.c.
+ * Under a name of the connection string's it is meant to be one.  A source without
+ * the library takes the setting for somebody else's, an older one refuses it.
+ */
+static void
+decline_election(BemiStream *stream)
+{
+	const char *name = PQparameterStatus(stream->replication, "application_name");
+	PGresult   *result;
+
+	if (name == NULL || strcmp(name, stream->name) != 0)
+		return;
+	result = bemi_stream_run_any_command(stream, stream->replication,
+										 "SET bemi.asynchronous = on");
+	stream->declines = PQresultStatus(result) == PGRES_COMMAND_OK;
+	PQclear(result);
 }
 
 /*
@@ -375,7 +409,8 @@ bemi_stream_connect(const char *conninfo, const char *name,
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 
-	stream->replication = bemi_stream_open_connection(stream, true);
+	bemi_stream_open_connection(stream, true);
+	decline_election(stream);
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(caller);

@@ -10,6 +10,10 @@
  * decode the past with it.  A publication that was made anew, or a partition that
  * was detached since, would make it pass over changes without a word.
  *
+ * That other connection is an ordinary client of the source: it takes one of
+ * max_connections, and a smart shutdown waits until it is closed.  So it is open
+ * only while there is something to ask.
+ *
  * Results of libpq are freed before a function returns; what it returns is
  * palloc'd in the current memory context.  No lock or snapshot of the
  * destination should be held by callers, since a source may take its time.
@@ -32,6 +36,13 @@
 #define FAILOVER_VERSION	170000
 
 /*
+ * The catalog connection is closed when it has not been used for a moment, and
+ * after a while also in the middle of many uses.
+ */
+#define CATALOG_UNUSED_MS	1000
+#define CATALOG_OPEN_MS		10000
+
+/*
  * Runs a replication command that has a result, which the caller clears.
  */
 static PGresult *
@@ -42,13 +53,58 @@ ask_walsender(BemiStream *stream, const char *command)
 }
 
 /*
- * The connection beside the stream, for all SQL but the settings.
+ * For how long the catalog connection may stay open unless it is used again,
+ * at least 0; -1 if it is not open.
+ */
+long
+bemi_stream_catalog_left_ms(const BemiStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz unused;
+	TimestampTz old;
+
+	if (stream->catalog == NULL)
+		return -1;
+	unused = TimestampTzPlusMilliseconds(stream->catalog_used_at, CATALOG_UNUSED_MS);
+	old = TimestampTzPlusMilliseconds(stream->catalog_opened_at, CATALOG_OPEN_MS);
+	return TimestampDifferenceMilliseconds(now, Min(unused, old));
+}
+
+void
+bemi_stream_close_catalog(BemiStream *stream)
+{
+	PQfinish(stream->catalog);
+	stream->catalog = NULL;
+}
+
+/*
+ * Closes the catalog connection if its time is over.  To be called between the
+ * commands of a burst, too: "pg_ctl stop -m smart" of the source waits for it, as
+ * for every client.
+ */
+void
+bemi_stream_rest(BemiStream *stream)
+{
+	if (bemi_stream_catalog_left_ms(stream) == 0)
+		bemi_stream_close_catalog(stream);
+}
+
+/*
+ * The connection beside the stream, for all SQL but the settings.  One that has
+ * not been used for a moment may have been closed by the source.
  */
 static PGconn *
 catalog_connection(BemiStream *stream)
 {
+	bemi_stream_rest(stream);
+	if (PQstatus(stream->catalog) != CONNECTION_OK)
+		bemi_stream_close_catalog(stream);
 	if (stream->catalog == NULL)
-		stream->catalog = bemi_stream_open_connection(stream, false);
+	{
+		bemi_stream_open_connection(stream, false);
+		stream->catalog_opened_at = GetCurrentTimestamp();
+	}
+	stream->catalog_used_at = GetCurrentTimestamp();
 	return stream->catalog;
 }
 
@@ -250,6 +306,37 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 	return found;
 }
 
+/*
+ * Asks whether the source may elect the stream's walsender as a synchronous
+ * standby, and what to write into synchronous_standby_names if it does because of
+ * a "*": the standbys that are connected.  A role that may not see priorities
+ * compares the names, and counts on the hook of worker_standby.c where there is one.
+ */
+void
+bemi_stream_election(BemiStream *stream, BemiElection *election)
+{
+	char	   *command = psprintf("SELECT e.possible, CASE WHEN e.possible AND s.names LIKE '%%*%%' THEN"
+								   " format('ALTER SYSTEM SET synchronous_standby_names = %%L; SELECT pg_reload_conf();',"
+								   " replace(replace(s.names, '\"*\"', '*'), '*', coalesce(w.standbys, 'standby1'))) ELSE '' END"
+								   " FROM (SELECT current_setting('synchronous_standby_names') AS names,"
+								   " current_setting('application_name') AS name) s,"
+								   " LATERAL (SELECT coalesce((SELECT r.sync_priority > 0 FROM pg_stat_replication r WHERE r.pid = %d),"
+								   " (s.names LIKE '%%*%%' OR s.name <> '' AND strpos(lower(s.names), lower(s.name)) > 0)"
+								   " AND NOT pg_is_in_recovery() AND NOT (%s AND current_setting('bemi.asynchronous', true) IS NOT NULL)) AS possible) e,"
+								   " (SELECT string_agg(DISTINCT quote_ident(r.application_name), ', ') AS standbys"
+								   " FROM pg_stat_replication r WHERE r.state <> 'backup' AND r.application_name <> ''"
+								   " AND NOT EXISTS (SELECT FROM pg_replication_slots l"
+								   " WHERE l.active_pid = r.pid AND l.slot_type = 'logical')) w",
+								   bemi_stream_walsender(stream),
+								   stream->declines ? "true" : "false");
+	PGresult   *result = bemi_stream_query(stream, command);
+
+	election->possible = bool_value(result, 0);
+	election->advice = bemi_stream_string(stream, PQgetvalue(result, 0, 1));
+	PQclear(result);
+	pfree(command);
+}
+
 static bool
 is_standby(BemiStream *stream)
 {
@@ -279,6 +366,7 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 	PGresult   *result;
 	XLogRecPtr	position;
 
+	bemi_stream_close_catalog(stream);	/* this may take long */
 	stream->patient = true;
 	result = ask_walsender(stream, command);
 	stream->patient = false;
@@ -297,6 +385,7 @@ bemi_stream_drop_slot(BemiStream *stream, const char *slot)
 	char	   *command = psprintf("DROP_REPLICATION_SLOT %s WAIT",
 								   quote_identifier(slot));
 
+	bemi_stream_close_catalog(stream);	/* this may take long */
 	stream->patient = true;
 	PQclear(bemi_stream_run_command(stream, stream->replication, command, PGRES_COMMAND_OK));
 	stream->patient = false;

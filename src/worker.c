@@ -265,7 +265,8 @@ show_progress(Pipeline *pipeline)
 
 /*
  * Tells the sessions how far the history reaches, and the source what it may
- * forget: at once if it asks, else when that has moved and some time is over.
+ * forget: at once if it asks or its commits wait for that, else when that has
+ * moved and some time is over.
  */
 static void
 report_progress(Pipeline *pipeline)
@@ -275,14 +276,29 @@ report_progress(Pipeline *pipeline)
 	TimestampTz now = GetCurrentTimestamp();
 
 	show_progress(pipeline);
-	if (asked || TimestampDifferenceExceeds(pipeline->confirmed_at, now,
-											flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+	bemi_stream_rest(pipeline->stream);
+	if (asked || (bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
+		TimestampDifferenceExceeds(pipeline->confirmed_at, now,
+								   flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
 	{
 		pipeline->asked |= asked;
 		bemi_stream_confirm(pipeline->stream, flushed);
 		pipeline->confirmed = flushed;
 		pipeline->confirmed_at = now;
 	}
+}
+
+/*
+ * Whether commits at the source wait for what was received and holds nothing to
+ * store.  On the own server, to note that makes more of it, so not too often.
+ */
+static bool
+is_awaited(const Pipeline *pipeline)
+{
+	return bemi_my_worker->is_elected &&
+		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
+		TimestampDifferenceExceeds(pipeline->confirmed_at, GetCurrentTimestamp(),
+								   bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
 }
 
 /*
@@ -294,7 +310,8 @@ idle(Pipeline *pipeline)
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
 	XLogRecPtr	flushed;
 
-	if (bemi_history_may_advance(pipeline->history, received, pipeline->asked))
+	if (bemi_history_may_advance(pipeline->history, received,
+								 pipeline->asked || is_awaited(pipeline)))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 
@@ -302,6 +319,7 @@ idle(Pipeline *pipeline)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pipeline->event_memory);
 		pipeline->asked = false;
+		report_progress(pipeline);
 	}
 	if (bemi_history_is_stored(pipeline->history))
 		bemi_stream_settle_secret(pipeline->stream, false);
@@ -309,6 +327,7 @@ idle(Pipeline *pipeline)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	bemi_stream_wait(pipeline->stream,
 					 flushed != pipeline->confirmed ||
+					 (bemi_my_worker->is_elected && received > flushed) ||
 					 bemi_history_awaits_flush(pipeline->history) ? UNCONFIRMED_MS : IDLE_MS);
 }
 
@@ -355,6 +374,19 @@ was_woken(void)
 }
 
 /*
+ * Looks now and then at what else the source does with the slot and the stream.
+ */
+static void
+watch_source(Pipeline *pipeline)
+{
+	if (bemi_my_worker->is_local)
+		bemi_watch_election(pipeline->stream);
+	else
+		bemi_guard_slot(pipeline->stream);
+	bemi_history_flush_commits(pipeline->history, bemi_my_worker->is_elected);
+}
+
+/*
  * Streams until the row no longer asks for it, and leaves that row in *row.
  */
 static void
@@ -377,8 +409,7 @@ stream_changes(BemiSourceRow *row)
 		pgstat_report_activity(STATE_RUNNING, "storing changes");
 		more = drain(&pipeline);
 		report_progress(&pipeline);
-		if (!bemi_my_worker->is_local)
-			bemi_guard_slot(pipeline.stream);
+		watch_source(&pipeline);
 
 		/* In the middle of a source transaction there is no looking aside. */
 		if (bemi_history_is_stored(pipeline.history))
@@ -569,4 +600,5 @@ bemi_worker_init(void)
 	bemi_worker_guard_init();
 	bemi_worker_pause_init();
 	bemi_worker_yield_init();
+	bemi_worker_standby_init();
 }

@@ -84,6 +84,8 @@ typedef struct BemiWorker
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
 	bool		warned;			/* of what the slot costs */
+	bool		is_elected;		/* commits at the source may wait for it */
+	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
 	int64		error_count;
 	TimestampTz error_at;
 	char		error[BEMI_ERROR_LEN];
@@ -119,6 +121,8 @@ extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);
 extern void bemi_set_error(BemiWorker *worker, const char *error,
 						   const char *hint);
+extern void bemi_set_election(BemiWorker *worker, bool is_elected,
+							  const char *advice);
 extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
 							  XLogRecPtr stored);
 extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
@@ -189,6 +193,11 @@ extern void bemi_make_way(Oid database);
 extern bool bemi_has_other_readers(Oid database);
 extern void bemi_forget_entries_at_commit(Oid database);
 extern void bemi_worker_pause_init(void);
+
+/* worker_standby.c */
+extern void bemi_ask_for_election(BemiStream *stream);
+extern void bemi_watch_election(BemiStream *stream);
+extern void bemi_worker_standby_init(void);
 
 /* worker_yield.c */
 extern void bemi_worker_yield_init(void);

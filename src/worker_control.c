@@ -25,7 +25,9 @@
 #include "executor/spi.h"
 #include "libpq-fe.h"
 #include "nodes/parsenodes.h"
+#include "storage/fd.h"
 #include "utils/builtins.h"
+#include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
 #include "worker.h"
@@ -460,6 +462,42 @@ write_marker(void)
 }
 
 /*
+ * Whether the server has been told to stop.  It then lets nobody connect, but
+ * waits for the sessions that there are if the shutdown is smart.
+ */
+static bool
+is_shutting_down(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file); i++)
+		stopping = i == LOCK_FILE_LINE_PM_STATUS &&
+			strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+/*
+ * Error if the worker that is waited for has gone, and cannot come back before
+ * the server is started again.
+ */
+static void
+check_shutdown(const BemiWorker *laggard)
+{
+	if (laggard->state == BEMI_STATE_STREAMING || !is_shutting_down())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+			 errmsg("bemi.sync() cannot finish because the server is shutting down"),
+			 errdetail("Source \"%s\" is %s, and its worker cannot connect before the server is started again.",
+					   laggard->source, bemi_state_name(laggard->state))));
+}
+
+/*
  * Whether a source is meant to be read that the launcher has not come to yet.
  */
 static bool
@@ -563,6 +601,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 							   laggard.source, bemi_state_name(laggard.state),
 							   LSN_FORMAT_ARGS(laggard.stored), LSN_FORMAT_ARGS(position)),
 					 laggard.error[0] ? errhint("Its last error was: %s", laggard.error) : 0));
+		check_shutdown(&laggard);
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();

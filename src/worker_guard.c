@@ -35,6 +35,10 @@
 /* How often slots are looked at. */
 #define LOOK_MS			5000
 
+/* And those of other servers: if no limit is set, and if there is nothing new. */
+#define REMOTE_LOOK_MS	15000
+#define QUIET_LOOK_MS	60000
+
 /* A limit that a fresh slot exceeds must not keep us busy. */
 #define AGAIN_MS		10000
 
@@ -225,28 +229,94 @@ bemi_guard_local_slots(long *timeout_ms)
 }
 
 /*
+ * Whether it is time to look at a slot on another server.  Each look opens a
+ * connection, so they are few where nothing can have changed: the source has
+ * written nothing, or the last look has failed.
+ */
+static bool
+is_time_to_look(const BemiStream *stream, bool failing)
+{
+	static TimestampTz looked_at = 0;
+	static XLogRecPtr looked_to = InvalidXLogRecPtr;
+	XLogRecPtr	received = bemi_stream_received(stream);
+	int			interval_ms = REMOTE_LOOK_MS;
+
+	if (failing || received == looked_to)
+		interval_ms = QUIET_LOOK_MS;
+	else if (max_slot_lag_mb >= 0)
+		interval_ms = LOOK_MS;
+	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), interval_ms))
+		return false;
+	looked_at = GetCurrentTimestamp();
+	looked_to = received;
+	return true;
+}
+
+/*
+ * Notes that a slot could not be looked at, because of the connection.  The
+ * stream goes on; that nothing is known of the slot shows in bemi.status.
+ */
+static void
+note_blindness(MemoryContext memory)
+{
+	ErrorData  *error;
+
+	if (geterrcode() != ERRCODE_CONNECTION_FAILURE)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(memory);
+	error = CopyErrorData();
+	FlushErrorState();
+	ereport(LOG,
+			(errmsg("bemi: could not look at the slot of source \"%s\": %s",
+					bemi_my_worker->source, error->message),
+			 error->hint ? errhint("%s", error->hint) : 0));
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	memset(&bemi_my_worker->cost, 0, sizeof(BemiSlotCost));
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Looks at the slot and at the election of its walsender.  False if the slot
+ * could not be found.
+ */
+static bool
+look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
+	volatile bool found = false;
+
+	*failing = true;
+	MemoryContextSwitchTo(memory);
+	PG_TRY();
+	{
+		found = bemi_stream_slot_cost(stream, bemi_slot_name, cost);
+		bemi_ask_for_election(stream);
+		*failing = false;
+	}
+	PG_CATCH();
+	{
+		found = false;
+		bemi_stream_close_catalog(stream);
+		note_blindness(memory);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(memory);
+	return found;
+}
+
+/*
  * Looks after the slot of a source on another server, now and then.  Called by
  * its worker when there is nothing else to do.
  */
 void
 bemi_guard_slot(BemiStream *stream)
 {
-	static TimestampTz looked_at = 0;
+	static bool failing = false;
 	BemiSlotCost cost;
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext memory;
-	bool		found;
 
-	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_MS))
-		return;
-	looked_at = GetCurrentTimestamp();
-
-	memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
-	MemoryContextSwitchTo(memory);
-	found = bemi_stream_slot_cost(stream, bemi_slot_name, &cost);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(memory);
-	if (!found)
+	if (!is_time_to_look(stream, failing) || !look_at_source(stream, &cost, &failing))
 		return;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);

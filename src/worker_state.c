@@ -182,6 +182,19 @@ bemi_set_error(BemiWorker *worker, const char *error, const char *hint)
 }
 
 /*
+ * Notes whether commits at the source may wait for the worker, and what to do
+ * about it ("": nothing).
+ */
+void
+bemi_set_election(BemiWorker *worker, bool is_elected, const char *advice)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->is_elected = is_elected;
+	copy_text(worker->advice, advice);
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * Notes how far a worker has come.
  */
 void
@@ -385,8 +398,8 @@ static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	const BemiSlotCost *cost = &worker->cost;
-	Datum		values[16];
-	bool		nulls[16] = {0};
+	Datum		values[17];
+	bool		nulls[17] = {0};
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);
@@ -412,13 +425,15 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 	values[n++] = TimestampTzGetDatum(worker->error_at);
 
 	nulls[n] = XLogRecPtrIsInvalid(cost->source_lsn);
-	values[n++] = LSNGetDatum(cost->source_lsn);
+	values[n++] = LSNGetDatum(Max(cost->source_lsn, worker->received));
 	nulls[n] = nulls[n - 1] || cost->wal_kept < 0;
 	values[n++] = Int64GetDatum(cost->wal_kept);
 	nulls[n] = (cost->wal_status[0] == '\0');
 	values[n++] = CStringGetTextDatum(cost->wal_status);
 	nulls[n] = nulls[n - 3] || cost->catalog_xmin_age < 0;
 	values[n++] = Int32GetDatum(cost->catalog_xmin_age);
+	nulls[n] = (worker->advice[0] == '\0');
+	values[n++] = CStringGetTextDatum(worker->advice);
 	Assert(n == lengthof(values));
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
