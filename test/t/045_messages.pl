@@ -64,7 +64,7 @@ my %sent;
 sub status
 {
 	my ($column) = @_;
-	return $node->safe_psql('postgres', "SELECT $column FROM bemi.status");
+	return $node->safe_psql('postgres', "SELECT $column FROM bemi.status WHERE source = 'main'");
 }
 
 sub synced
@@ -187,7 +187,7 @@ $nobody->query(q{
 	SELECT count(pg_logical_emit_message(false, prefix, 'a'))
 	FROM generate_series(1, 10000), unnest('{_bemi, _bemi_tracking, _bemi_sync}'::text[]) prefix});
 counts_invalid(20000, 'a flood of messages is counted');
-$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress")
+$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress WHERE source = 'main'")
   or die 'invalid messages are not written down';
 cmp_ok($node->safe_psql('postgres', $commits) - $before,
 	'<', 1000, 'and does not begin a transaction for each');
@@ -244,7 +244,7 @@ $node->safe_psql('postgres', 'ALTER SYSTEM RESET bemi.max_context_size');
 $node->reload;
 
 # What the server adds fits, however long the query.
-$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress")
+$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress WHERE source = 'main'")
   or die 'invalid messages are not written down';
 $node->append_conf('postgresql.conf', "track_activity_query_size = '1MB'");
 $node->restart;
@@ -332,6 +332,39 @@ $nobody->query(q{SELECT count(pg_logical_emit_message(false, '_bemi_sync', 'sync
 $writer->query('COMMIT');
 is($admin->result, '', 'bemi.sync() returns in a flood of markers');
 goes_on('messages in and around a large transaction');
+
+#
+# A source in another database, over a connection string, and in another encoding
+#
+
+$node->safe_psql('postgres', q{
+	CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('latin', q{
+	CREATE EXTENSION bemi;
+	CREATE TABLE far (id int PRIMARY KEY);
+	GRANT ALL ON far TO writer;
+	SELECT bemi.track('far')});
+my $conninfo = $node->connstr('latin') =~ s/'/''/gr;
+is(start_error($node, "CALL bemi.start('far', conninfo => '$conninfo')"), '', 'a source in another encoding');
+my $far = Session->new($node, database => 'latin', user => 'writer');
+$far->query(message('false', $_, bytes("{\xe9}" x 30))) foreach ('_bemi', '_bemi_tracking', '_bemi_sync');
+$far->query(statements(
+		'BEGIN',
+		message('true', '_bemi', bytes(qq({"a": "\xe9"}))), 'INSERT INTO far VALUES (1)',
+		message('true', '_bemi', "repeat('x', 3000000)"), 'INSERT INTO far VALUES (2)',
+		message('true', '_bemi_tracking', bytes("\xe9" x 80)), 'COMMIT'));
+$node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM bemi.changes WHERE source = 'far'})
+  or die 'changes of the other database are not stored';
+is( $node->safe_psql('postgres', q{
+		SELECT primary_key, context = CASE primary_key WHEN '1' THEN '{"a": "\u00e9"}' ELSE '{}' END::jsonb
+		FROM bemi.changes WHERE source = 'far' ORDER BY id}),
+	"1|t\n2|t",
+	'its contexts are those of valid messages');
+$node->poll_query_until('postgres', q{SELECT invalid_messages = 4 FROM bemi.status WHERE source = 'far'})
+  or die 'invalid messages of the other database are not counted';
+is($node->safe_psql('postgres', q{SELECT restarts, last_error IS NULL FROM bemi.status WHERE source = 'far'}),
+	'0|t', 'its worker goes on');
+$node->safe_psql('postgres', q{CALL bemi.stop('far', drop_slot => true)});
 
 #
 # By chance
@@ -491,15 +524,18 @@ my %moments = (
 		$writer->query('COMMIT');
 		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 		$writer->query(any_transaction());
-		$node->poll_query_until('postgres', "SELECT pid <> $worker AND state = 'streaming' FROM bemi.status")
+		$node->poll_query_until('postgres', "SELECT pid <> $worker AND state = 'streaming' FROM bemi.status WHERE source = 'main'")
 		  or die 'there is no other worker';
 		expect_another_worker();
 		$largest = $size;
 	},
 	slot => sub {
 		synced();
-		start_while_others_write(map { (any_message())[0] } 1 .. 3);
-		$largest = ($minutes ? 300 : 20) * MB;
+		$largest = 0;
+		my @messages = map { (any_message())[0] } 1 .. 3;
+		my $size = $largest;
+		start_while_others_write(@messages);
+		$largest = $size;
 	});
 my @moments = ('idle', 'transactions', 'transactions', 'large', 'sync', 'start', 'slot', 'killed');
 my $end = time + 60 * $minutes;
