@@ -107,7 +107,7 @@ help:
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
-	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes)'
+	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes, 6 GB of memory)'
 	@echo 'make fuzz           send the worker messages of all kinds, for MINUTES=n (10)'
 	@echo 'make bench          measure what bemi costs and how fast it is, each question against something else (half an hour)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'

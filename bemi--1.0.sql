@@ -1945,7 +1945,7 @@ COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they we
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -2038,6 +2038,21 @@ END
 $$;
 COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, boolean, text)
 	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from this position on';
+
+-- The gap of one transaction. The worker may die before its origin has moved, and then
+-- comes here again.
+CREATE FUNCTION bemi.note_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, from_time timestamptz, to_time timestamptz, detail text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO bemi.gaps (source, reason, from_lsn, to_lsn, from_time, to_time, detail)
+		SELECT $1, 'transaction unreadable', $2, $3, $4, $5, $6
+		WHERE NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema IS NULL AND g."table" IS NULL
+			AND g.reason = 'transaction unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
+$$;
+COMMENT ON FUNCTION bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
+	IS 'internal: the worker skips a transaction that the source cannot decode';
 
 -- A table whose name is known goes on. One that was dropped and made again has a gap
 -- between. Any other was not tracked before.
@@ -2475,7 +2490,8 @@ CREATE FUNCTION bemi.source_status(
 		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn, OUT stored_until timestamptz,
 		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
 		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
-		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text)
+		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text,
+		OUT unreadable_tries integer, OUT unreadable_lsn pg_lsn)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
@@ -2519,6 +2535,11 @@ CREATE VIEW bemi.status AS
 			END,
 			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
+			CASE WHEN w.unreadable_tries > 0 AND w.unreadable_lsn IS NOT NULL THEN
+				format('the source fails to decode the transaction committed at %s (%s times so far): if it goes on to fail, the transaction is skipped, see bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
+			WHEN w.unreadable_tries > 0 THEN
+				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, all changes up to then are lost, see bemi.gaps', w.stored_lsn, w.unreadable_tries)
+			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
 			bemi.history_warning()
 		), '') AS warning
@@ -2664,7 +2685,8 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
+	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
+	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
 	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;

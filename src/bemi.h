@@ -81,10 +81,13 @@ extern Oid	bemi_extension_owner(void);
 /* ---------- stream.c ---------- */
 
 /*
- * SQLSTATE of the error that a stream ends with when there is no use in trying
- * again; nobody else's.
+ * SQLSTATEs of the errors that a stream ends with because of what the source
+ * decodes: there is no use in trying again; the error is likely to come again at
+ * the same place; the same, and the values of a row are the cause.
  */
 #define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
+#define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
+#define BEMI_ERRCODE_ROW_AT_FAULT	MAKE_SQLSTATE('B', 'E', 'M', 'I', 'F')
 
 typedef struct BemiStream BemiStream;
 

@@ -207,6 +207,9 @@ reply(BemiStream *stream, bool answer_wanted)
 {
 	StringInfoData reply;
 
+	/* Sending would fail, and hide the reason, which is reported next. */
+	if (stream->ended)
+		return;
 	initStringInfo(&reply);
 	pq_sendbyte(&reply, 'r');
 	pq_sendint64(&reply, stream->received);

@@ -113,18 +113,69 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 }
 
 /*
+ * Classes of SQLSTATE (their first two characters) of errors that come again
+ * whenever the same row is decoded: data exception, external routine exception,
+ * syntax error or access rule violation, program limit exceeded, PL/pgSQL error
+ * and internal error.  What lacks memory, disk, a lock or a connection, what an
+ * administrator has ended, and what cannot be read from disk is not among them.
+ */
+static const char *const repeatable_classes[] = {"22", "38", "39", "42", "54", "P0", "XX"};
+
+/* Those of them that only the values of a row cause. */
+static const char *const row_classes[] = {"22", "54"};
+
+static bool
+is_in_class(const char *sqlstate, const char *const *classes, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (strncmp(sqlstate, classes[i], 2) == 0)
+			return true;
+	return false;
+}
+
+/*
  * Whether the source will never get over this: the stream has come to where
  * the publication did not exist, or to rows whose files were moved to another
- * tablespace since (that message is not translated).
+ * tablespace since (that message is not translated).  A row may lack other
+ * objects, so the publication must be named.
  */
 static bool
-is_unreadable(const PGresult *result, const char *message)
+is_unreadable(const char *sqlstate, const char *message)
+{
+	if (strcmp(sqlstate, "42704") == 0) /* undefined_object */
+		return strstr(message, BEMI_PUBLICATION) != NULL;
+	return strstr(message, "could not map filenode") != NULL;
+}
+
+/*
+ * SQLSTATE for what the source says in the middle of the stream.  Its own tells
+ * whether to try again is of use; one that refuses rights can be mended, too.
+ */
+static int
+errcode_of_stream(const PGresult *result, const char *message)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 
-	return sqlstate != NULL &&
-		(strcmp(sqlstate, "42704") == 0 ||	/* undefined_object */
-		 strstr(message, "could not map filenode") != NULL);
+	if (sqlstate == NULL || strcmp(sqlstate, "42501") == 0) /* insufficient_privilege */
+		return ERRCODE_CONNECTION_FAILURE;
+	if (is_unreadable(sqlstate, message))
+		return BEMI_ERRCODE_UNREADABLE;
+	if (is_in_class(sqlstate, row_classes, lengthof(row_classes)))
+		return BEMI_ERRCODE_ROW_AT_FAULT;
+	if (is_in_class(sqlstate, repeatable_classes, lengthof(repeatable_classes)))
+		return BEMI_ERRCODE_REPEATABLE;
+	return ERRCODE_CONNECTION_FAILURE;
+}
+
+/*
+ * What helps against an error that comes again.
+ */
+static const char *
+stream_hint(int code)
+{
+	if (code != BEMI_ERRCODE_REPEATABLE && code != BEMI_ERRCODE_ROW_AT_FAULT)
+		return NULL;
+	return "If this transaction fails a few times, it is skipped and a gap is written into bemi.gaps.";
 }
 
 /*
@@ -136,13 +187,17 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	char	   *message = bemi_stream_string(stream, pchomp(primary ? primary : PQresultErrorMessage(result)));
-	bool		unreadable = stream->ended && is_unreadable(result, message);
+	char	   *detail = bemi_stream_string(stream, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
+	int			code = stream->ended ? errcode_of_stream(result, message) : ERRCODE_CONNECTION_FAILURE;
 	const char *hint = setup_hint(stream, message);
 
+	if (hint == NULL)
+		hint = stream_hint(code);
 	PQclear(result);
 	ereport(ERROR,
-			(errcode(unreadable ? BEMI_ERRCODE_UNREADABLE : ERRCODE_CONNECTION_FAILURE),
+			(errcode(code),
 			 errmsg("source reports: %s", message),
+			 detail ? errdetail("%s", detail) : 0,
 			 hint ? errhint("%s", hint) : 0));
 }
 

@@ -26,6 +26,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/origin.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -213,12 +214,14 @@ process_message(Pipeline *pipeline, StringInfo message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 	BemiEvent	event = {0};
+	bool		single;
 	bool		commit;
 
 	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
 					   message, &event);
+	single = bemi_watch_event(&event);
 	bemi_stitch_event(pipeline->stitch, &event);
-	commit = is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
+	commit = single || is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
 	if (commit)
 		bemi_history_commit(pipeline->history);
 
@@ -252,6 +255,8 @@ show_progress(Pipeline *pipeline)
 
 	if (all && complete_until != 0)
 		bemi_history_is_complete_until(pipeline->history, complete_until);
+	if (all)
+		bemi_watch_progress(received);
 	stored_until = bemi_history_take_counts(pipeline->history, &counts);
 
 	/* Read without the lock: nobody else writes it while this process runs. */
@@ -482,6 +487,10 @@ note_error(void)
 
 	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
 		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
+	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
+			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
+		bemi_note_unreadable(replorigin_session_get_progress(false),
+							 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }
 

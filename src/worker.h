@@ -44,8 +44,27 @@ typedef enum BemiGiveUp
 {
 	BEMI_KEEP_SLOT,
 	BEMI_GIVE_UP_LAG,			/* bemi.max_slot_lag */
-	BEMI_GIVE_UP_UNREADABLE		/* the source fails to decode what comes next */
+	BEMI_GIVE_UP_UNREADABLE,	/* the source fails to decode what comes next */
+	BEMI_GIVE_UP_TRANSACTION	/* only the next transaction, not the slot */
 } BemiGiveUp;
+
+/* Names of more tables than fit are left out. */
+#define BEMI_TABLES_LEN			512
+
+/* Where the source fails, see worker_unreadable.c. */
+typedef struct BemiUnreadable
+{
+	int			tries;			/* that have failed there; 0: it does not fail */
+	TimestampTz first_at;		/* time of the first */
+	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: not
+								 * known, it is what comes after ... */
+	XLogRecPtr	stored;			/* ... this position */
+	TimestampTz committed_at;
+	TransactionId xid;
+	bool		at_new_table;	/* failed right after a table's description */
+	char		tables[BEMI_TABLES_LEN];	/* what it has changed up to there */
+	TimestampTz skipped_at;		/* time of the last skip; 0: never */
+} BemiUnreadable;
 
 /*
  * One source and its worker, in shared memory.  All of it is protected by the
@@ -83,6 +102,7 @@ typedef struct BemiWorker
 	BemiSlotCost cost;			/* of a slot on another server */
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
+	BemiUnreadable unreadable;
 	bool		warned;			/* of what the slot costs */
 	bool		is_elected;		/* commits at the source may wait for it */
 	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
@@ -174,6 +194,12 @@ extern void bemi_secure_slot(BemiStream *stream,
 							 const BemiSourceRow *row);
 extern void bemi_note_stop(void);
 extern void bemi_note_given_up(void);
+
+/* worker_unreadable.c */
+extern bool bemi_watch_event(const BemiEvent *event);
+extern void bemi_watch_progress(XLogRecPtr stored);
+extern void bemi_note_unreadable(XLogRecPtr stored, bool row_at_fault);
+extern void bemi_forget_unreadable(void);
 
 /* worker_guard.c */
 extern void bemi_worker_guard_init(void);

@@ -11,6 +11,12 @@
  * between leaves a gap that is open, which the next one closes, but never a
  * slot that is new with nothing said about it.
  *
+ * A transaction that the source cannot decode (worker_unreadable.c) is skipped,
+ * and nothing else: the source sends no transaction whose commit record starts
+ * before the position that the stream is started from.  So the origin moves one
+ * byte beyond that record's start, and the slot stays.  Its gap is a closed one,
+ * as short as the transaction; to write it twice changes nothing.
+ *
  * The slot is never confirmed beyond the origin (see bemi_history_advance()),
  * so one that is ahead of it tells that the destination has lost something,
  * being restored from a backup for instance.
@@ -265,6 +271,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
 	LWLockRelease(bemi_shared->lock);
+	bemi_forget_unreadable();
 }
 
 /*
@@ -314,6 +321,76 @@ go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * What is known of a transaction that is skipped.
+ */
+static char *
+describe_skipped(const BemiUnreadable *skipped)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "Transaction %u, committed at %X/%X, has failed %d times. %s.",
+					 skipped->xid, LSN_FORMAT_ARGS(skipped->commit_lsn), skipped->tries,
+					 bemi_my_worker->error);
+	if (skipped->tables[0] != '\0')
+		appendStringInfo(&detail, " Tables that it was known to change before that: %s.", skipped->tables);
+	if (skipped->at_new_table)
+		appendStringInfoString(&detail, " It failed at a row of the last of them.");
+	return detail.data;
+}
+
+/*
+ * Writes the gap of a skipped transaction.  Its ends are a microsecond before and
+ * after the commit.
+ */
+static void
+record_skipped(const Finding *finding, XLogRecPtr resume)
+{
+	const BemiUnreadable *skipped = &bemi_my_worker->unreadable;
+	TimestampTz before = skipped->committed_at - 1;
+	TimestampTz after = skipped->committed_at + 1;
+	Oid			types[] = {LSNOID, LSNOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[] = {LSNGetDatum(finding->origin), LSNGetDatum(resume),
+		TimestampTzGetDatum(IS_VALID_TIMESTAMP(before) ? before : skipped->committed_at),
+		TimestampTzGetDatum(IS_VALID_TIMESTAMP(after) ? after : skipped->committed_at),
+	CStringGetTextDatum(describe_skipped(skipped))};
+
+	ereport(LOG,
+			(errmsg("bemi: transaction %u of source \"%s\", committed at %X/%X, is skipped",
+					skipped->xid, bemi_my_worker->source, LSN_FORMAT_ARGS(skipped->commit_lsn)),
+			 errdetail("%s", bemi_my_worker->error),
+			 errhint("bemi.gaps shows what is known of it.")));
+	bemi_begin_transaction();
+	bemi_run_on_source("SELECT bemi.note_skipped($1, $2, $3, $4, $5, $6)",
+					   lengthof(types), types, values, NULL);
+	ForceSyncCommit();
+	bemi_end_transaction();
+}
+
+/*
+ * Skips the transaction that the source cannot decode.  It may have begun or ended
+ * to track tables, so the worker looks which are tracked now.
+ */
+static void
+skip_transaction(BemiStream *stream, const Finding *finding)
+{
+	XLogRecPtr	resume = bemi_my_worker->unreadable.commit_lsn + 1;
+
+	if (resume > finding->origin)
+	{
+		compare_published(stream, finding);
+		record_skipped(finding, resume);
+		bemi_begin_transaction();
+		bemi_set_origin(resume);
+		bemi_end_transaction();
+		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+		bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();
+		LWLockRelease(bemi_shared->lock);
+	}
+	bemi_forget_unreadable();
+}
+
+/*
  * Sees to it that there is a slot that everything after the origin can be read
  * from, and that it is written down if anything before may be missing.
  */
@@ -348,6 +425,9 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		begin_at(stream, &finding, finding.origin, NULL);
 	else
 		go_on(stream, &finding, row);
+
+	if (finding.reason == NULL && bemi_my_worker->give_up == BEMI_GIVE_UP_TRANSACTION)
+		skip_transaction(stream, &finding);
 }
 
 /*

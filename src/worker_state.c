@@ -398,8 +398,8 @@ static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	const BemiSlotCost *cost = &worker->cost;
-	Datum		values[17];
-	bool		nulls[17] = {0};
+	Datum		values[19];
+	bool		nulls[19] = {0};
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);
@@ -434,6 +434,10 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 	values[n++] = Int32GetDatum(cost->catalog_xmin_age);
 	nulls[n] = (worker->advice[0] == '\0');
 	values[n++] = CStringGetTextDatum(worker->advice);
+
+	values[n++] = Int32GetDatum(worker->unreadable.tries);
+	nulls[n] = XLogRecPtrIsInvalid(worker->unreadable.commit_lsn);
+	values[n++] = LSNGetDatum(worker->unreadable.commit_lsn);
 	Assert(n == lengthof(values));
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
