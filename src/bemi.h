@@ -142,6 +142,7 @@ extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name,
 									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
+extern XLogRecPtr bemi_stream_failed_at(void);
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern int	bemi_stream_walsender(const BemiStream *stream);
@@ -171,6 +172,10 @@ extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
 extern TimestampTz bemi_stream_complete_until(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
+
+/* stream_probe.c */
+extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
+										  XLogRecPtr row, XLogRecPtr end);
 
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);

@@ -240,6 +240,15 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 }
 
 /*
+ * Asks the source how far it has come.
+ */
+void
+bemi_stream_ask(BemiStream *stream)
+{
+	reply(stream, true);
+}
+
+/*
  * A source that has been silent for half of wal_receiver_timeout is asked for a
  * word, and given up if none comes in the other half; as native logical
  * replication does.

@@ -67,6 +67,9 @@ extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
+/* stream.c */
+extern void bemi_stream_ask(BemiStream *stream);
+
 /* stream_source.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);

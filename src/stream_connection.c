@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
@@ -31,6 +33,9 @@
 #include "stream.h"
 
 #define CONNECT_TIMEOUT_MS	30000
+
+/* What bemi_stream_failed_at() returns. */
+static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
 /*
  * What the values' texts depend on, in the session that prints them; the
@@ -168,6 +173,35 @@ errcode_of_stream(const PGresult *result, const char *message)
 }
 
 /*
+ * Position of the row that the walsender was at, which the error's context has as
+ * its last word, whatever its language; InvalidXLogRecPtr if there is none.
+ */
+static XLogRecPtr
+position_in_context(const PGresult *result)
+{
+	const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
+	const char *slash = context ? strrchr(context, '/') : NULL;
+	uint32		high;
+	uint32		low;
+
+	while (slash != NULL && slash > context && isxdigit((unsigned char) slash[-1]))
+		slash--;
+	if (slash == NULL || sscanf(slash, "%X/%X", &high, &low) != 2)
+		return InvalidXLogRecPtr;
+	return ((XLogRecPtr) high) << 32 | low;
+}
+
+/*
+ * The row at which the source was when it reported its last error;
+ * InvalidXLogRecPtr if it did not name one.
+ */
+XLogRecPtr
+bemi_stream_failed_at(void)
+{
+	return failed_at;
+}
+
+/*
  * What helps against an error that comes again.
  */
 static const char *
@@ -193,6 +227,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 
 	if (hint == NULL)
 		hint = stream_hint(code);
+	failed_at = position_in_context(result);
 	PQclear(result);
 	ereport(ERROR,
 			(errcode(code),

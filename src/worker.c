@@ -486,10 +486,13 @@ note_error(void)
 	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
 
 	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
+	{
+		bemi_forget_unreadable();
 		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
+	}
 	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
 			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
-		bemi_note_unreadable(replorigin_session_get_progress(false),
+		bemi_note_unreadable(replorigin_session_get_progress(false), bemi_stream_failed_at(),
 							 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }

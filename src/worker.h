@@ -59,6 +59,7 @@ typedef struct BemiUnreadable
 	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: not
 								 * known, it is what comes after ... */
 	XLogRecPtr	stored;			/* ... this position */
+	XLogRecPtr	row;			/* that the source failed at; may be unknown */
 	TimestampTz committed_at;
 	TransactionId xid;
 	bool		at_new_table;	/* failed right after a table's description */
@@ -198,8 +199,10 @@ extern void bemi_note_given_up(void);
 /* worker_unreadable.c */
 extern bool bemi_watch_event(const BemiEvent *event);
 extern void bemi_watch_progress(XLogRecPtr stored);
-extern void bemi_note_unreadable(XLogRecPtr stored, bool row_at_fault);
+extern void bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row,
+								 bool row_at_fault);
 extern void bemi_forget_unreadable(void);
+extern void bemi_note_skipped(void);
 
 /* worker_guard.c */
 extern void bemi_worker_guard_init(void);

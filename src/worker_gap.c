@@ -50,6 +50,7 @@ typedef struct Finding
 	const char *detail;
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
+	bool		skips;			/* one transaction only */
 } Finding;
 
 /*
@@ -112,6 +113,30 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 }
 
 /*
+ * The source has failed again and again.  What is lost is one transaction, if it
+ * can be found, or else what the slot has yet to send.
+ */
+static void
+find_failed_commit(BemiStream *stream, Finding *finding)
+{
+	XLogRecPtr	row = bemi_my_worker->unreadable.row;
+
+	finding->reason = "slot unreadable";
+	finding->detail = pstrdup(bemi_my_worker->error);
+	/* The row may begin where the transaction before it has ended. */
+	if (bemi_my_worker->unreadable.tries == 0 || row < finding->origin ||
+		!finding->slot.made || finding->slot.lost)
+		return;
+	finding->resume = bemi_stream_find_commit(stream, bemi_slot_name, row,
+											  finding->identity->position);
+	if (!XLogRecPtrIsInvalid(finding->resume))
+	{
+		finding->reason = "transaction unreadable";
+		finding->skips = true;
+	}
+}
+
+/*
  * Decides what was lost, for a source that had a slot.
  */
 static void
@@ -126,10 +151,7 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "bemi.max_slot_lag";
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
-	{
-		finding->reason = "slot unreadable";
-		finding->detail = pstrdup(bemi_my_worker->error);
-	}
+		find_failed_commit(stream, finding);
 	else if (!finding->slot.made && row->timeline != finding->identity->timeline)
 		finding->reason = "timeline changed";
 	else if (!finding->slot.made)
@@ -271,7 +293,10 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
 	LWLockRelease(bemi_shared->lock);
-	bemi_forget_unreadable();
+	if (finding->skips)
+		bemi_note_skipped();
+	else
+		bemi_forget_unreadable();
 }
 
 /*
@@ -383,11 +408,8 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 		bemi_begin_transaction();
 		bemi_set_origin(resume);
 		bemi_end_transaction();
-		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();
-		LWLockRelease(bemi_shared->lock);
 	}
-	bemi_forget_unreadable();
+	bemi_note_skipped();
 }
 
 /*

@@ -12,9 +12,10 @@
  *
  * In flow events of the stream, and the error that ends the worker.  The place
  * is the commit position of the transaction that was being received, as its
- * BEGIN tells it.  An error that comes without a BEGIN is at no transaction that
- * could be skipped; its place is the origin, and the next worker makes a new
- * slot, which is a gap up to now.
+ * BEGIN tells it.  The place of an error that comes without a BEGIN is the origin.
+ * The next worker then has to search where the transaction ends
+ * (stream_probe.c).  If it has none, because the WAL itself cannot be decoded, it
+ * makes a new slot, which is a gap up to now.
  *
  * stream_connection.c decides by its SQLSTATE whether an error is likely to
  * come again.  Lack of memory, disk or connections, locks, shutdowns and rights
@@ -42,7 +43,7 @@
 #define SKIP_TRIES		4
 #define SKIP_MS			5000
 
-/* The same for a new slot, which loses more. */
+/* The same for an error that is not at a row, which ends in a new slot. */
 #define NEW_SLOT_TRIES	5
 #define NEW_SLOT_MS		15000
 
@@ -173,7 +174,7 @@ bemi_watch_progress(XLogRecPtr stored)
  * Counts a failure at this place; caller holds the lock.
  */
 static void
-count_failure(BemiUnreadable *unreadable, XLogRecPtr stored)
+count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
 {
 	/* Where the transaction is known, others before it may yet be stored. */
 	if (!XLogRecPtrIsInvalid(receiving.commit_lsn))
@@ -187,10 +188,20 @@ count_failure(BemiUnreadable *unreadable, XLogRecPtr stored)
 	unreadable->tries++;
 	unreadable->commit_lsn = receiving.commit_lsn;
 	unreadable->stored = stored;
+	unreadable->row = row;
 	unreadable->committed_at = receiving.committed_at;
 	unreadable->xid = receiving.xid;
 	unreadable->at_new_table = (receiving.last == BEMI_EVENT_RELATION);
 	strlcpy(unreadable->tables, receiving.names, BEMI_TABLES_LEN);
+}
+
+/*
+ * Whether the failure is at a row, so that one transaction is at fault.
+ */
+static bool
+is_at_row(const BemiUnreadable *unreadable)
+{
+	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) || !XLogRecPtrIsInvalid(unreadable->row);
 }
 
 /*
@@ -199,7 +210,7 @@ count_failure(BemiUnreadable *unreadable, XLogRecPtr stored)
 static bool
 was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
 {
-	bool		known = !XLogRecPtrIsInvalid(unreadable->commit_lsn);
+	bool		known = is_at_row(unreadable);
 
 	if (hurry)
 		return unreadable->tries >= SKIP_AGAIN_TRIES;
@@ -210,19 +221,18 @@ was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
 
 /*
  * The source has failed with an error that is likely to come again at the same
- * place.  "stored" is where the origin stands, "row_at_fault" whether the error
- * is of a kind that only the values of a row cause.
+ * place.  "stored" is where the origin stands, "row" the position of the row, if
+ * known, "row_at_fault" whether only the values of a row cause such an error.
  */
 void
-bemi_note_unreadable(XLogRecPtr stored, bool row_at_fault)
+bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 {
 	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
 	bool		hurry;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	count_failure(unreadable, stored);
-	hurry = row_at_fault && !XLogRecPtrIsInvalid(unreadable->commit_lsn) &&
-		unreadable->skipped_at != 0 &&
+	count_failure(unreadable, stored, row);
+	hurry = row_at_fault && is_at_row(unreadable) && unreadable->skipped_at != 0 &&
 		!TimestampDifferenceExceeds(unreadable->skipped_at, GetCurrentTimestamp(), SKIP_AGAIN_MS);
 	if (bemi_my_worker->give_up == BEMI_KEEP_SLOT && was_tried_enough(unreadable, hurry))
 		bemi_my_worker->give_up = XLogRecPtrIsInvalid(unreadable->commit_lsn) ?
@@ -230,4 +240,16 @@ bemi_note_unreadable(XLogRecPtr stored, bool row_at_fault)
 	if (hurry || bemi_my_worker->give_up != BEMI_KEEP_SLOT)
 		bemi_my_worker->wake = true;
 	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * A transaction was skipped.
+ */
+void
+bemi_note_skipped(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();
+	LWLockRelease(bemi_shared->lock);
+	bemi_forget_unreadable();
 }
