@@ -303,10 +303,10 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
  * Compares the tables with those of the publication now, if the source does not tell
  * by itself, or has another secret than at the last connection: messages that it has
  * signed with the former one cannot be verified any more.  For the same reason, what
- * it has told so far need not be all, and becomes stale.
+ * it has told so far need not be all, and becomes stale.  "always": also otherwise.
  */
 static void
-compare_published(BemiStream *stream, const Finding *finding)
+compare_published(BemiStream *stream, const Finding *finding, bool always)
 {
 	char	   *version;
 	const BemiSourceIdentity *identity = finding->identity;
@@ -324,6 +324,10 @@ compare_published(BemiStream *stream, const Finding *finding)
 	version = bemi_stream_secret_version(stream);
 	if (version != NULL)
 		values[6] = CStringGetTextDatum(version);
+	/* As if the secret were another one. */
+	if (always)
+		bemi_run_on_source("SELECT bemi.note_secret($1, NULL)",
+						   0, NULL, NULL, NULL);
 	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
 					   " WHERE bemi.note_secret($1, $8)",
 					   lengthof(types), types, values, version ? NULL : "      n");
@@ -337,7 +341,7 @@ compare_published(BemiStream *stream, const Finding *finding)
 static void
 go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
-	compare_published(stream, finding);
+	compare_published(stream, finding, false);
 	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
 		return;
 	bemi_begin_transaction();
@@ -403,7 +407,7 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 
 	if (resume > finding->origin)
 	{
-		compare_published(stream, finding);
+		compare_published(stream, finding, true);
 		record_skipped(finding, resume);
 		bemi_begin_transaction();
 		bemi_set_origin(resume);
