@@ -518,6 +518,8 @@ $node->stop;
 $node->append_conf('postgresql.conf', "restore_command = 'false'");
 append_to_file($node->data_dir . '/recovery.signal', '');
 $node->start;
+$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
+  or die 'the server stays in recovery';
 put('t');
 is(missing('t'), 'none / none', 'a new timeline, with the slot: nothing is lost');
 is(gaps(), $gaps, 'and there is no gap');

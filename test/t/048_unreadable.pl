@@ -16,7 +16,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = bemi_node('main');
-my $filters = $node->pg_version >= 15;
+my $filters = $node->safe_psql('postgres', 'SHOW server_version_num') >= 150000;
 
 # Gaps of a source, as text; with their tables if the detail names them.
 sub gaps

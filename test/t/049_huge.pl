@@ -80,5 +80,30 @@ is( $node->safe_psql('postgres', q{
 is( $node->safe_psql('postgres', q{SELECT string_agg(primary_key, ',' ORDER BY id) FROM bemi.changes WHERE "table" = 'other'}),
 	join(',', 1 .. $other), 'nothing else is lost');
 
+#
+# A server that lacks the memory for a row does not lose it
+#
+
+$node->safe_psql('postgres', q{
+	CALL bemi.stop();
+	INSERT INTO docs (id, c) SELECT 5, repeat('x', 300 * 1024 * 1024)});
+$node->stop;
+
+my $control = "pg_ctl -w -D '" . $node->data_dir . "' -l '" . $node->logfile . "'";
+is(system("ulimit -v 1000000; $control start >/dev/null"), 0, 'the server starts with 1 GB for each process');
+$node->safe_psql('postgres', 'CALL bemi.start(wait => false)');
+$node->poll_query_until('postgres', q{SELECT restarts >= 5 FROM bemi.status})
+  or die 'the worker does not fail';
+is( $node->safe_psql('postgres', q{
+		SELECT last_error LIKE 'source reports: out of memory (Failed on request of size %', coalesce(warning, 'none') FROM bemi.status}),
+	't|none', 'it fails again and again, for lack of memory');
+is(system("$control -m fast stop >/dev/null"), 0, 'the server stops');
+$node->start;
+$node->safe_psql('postgres', q{SELECT bemi.sync('200s')});
+is( $node->safe_psql('postgres', q{
+		SELECT (SELECT count(*) FROM bemi.changes WHERE "table" = 'docs' AND primary_key = '5'),
+			(SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('source started', 'tracking began'))}),
+	"1|$expected_gaps", 'with enough memory, the row is stored, and there is no gap');
+
 $node->stop;
 done_testing();
