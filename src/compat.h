@@ -87,6 +87,13 @@ bemi_check_json_number(char *token)
 #define bemi_disable_transaction_timeout()	((void) 0)
 #endif
 
+/* 14 marks a partition's copies of users' triggers as internal, too. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_trigger_is_internal(trigger)	((trigger)->tgisinternal)
+#else
+#define bemi_trigger_is_internal(trigger)	((trigger)->tgisinternal && !(trigger)->tgisclone)
+#endif
+
 /* 17 can do without event triggers; the worker's DDL needs none, not even bemi's own. */
 #if PG_VERSION_NUM >= 170000
 #define bemi_disable_event_triggers() \

@@ -48,6 +48,7 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -313,6 +314,17 @@ report_trigger(const BemiCode *code, const Trigger *trigger)
 }
 
 /*
+ * Whether a trigger is one of the server's own, which checks a constraint.
+ */
+static bool
+is_constraint(const Trigger *trigger)
+{
+	return bemi_trigger_is_internal(trigger) &&
+		(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE ||
+		 trigger->tgfoid == F_UNIQUE_KEY_RECHECK);
+}
+
+/*
  * Decides about one trigger of our copy; true if it may fire.
  */
 static bool
@@ -321,7 +333,7 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 	trigger->tgdeferrable = trigger->tginitdeferred = false;
 	if (!is_for_inserts(trigger))
 		return false;
-	if (trigger->tgisinternal)
+	if (is_constraint(trigger))
 	{
 		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
 			trigger->tgenabled = TRIGGER_FIRES_ALWAYS;

@@ -467,6 +467,7 @@ bemi_partition_close(BemiPartition *partition)
 	for (int i = 0; i < partition->slot_count; i++)
 		ExecDropSingleTupleTableSlot(partition->slots[i]);
 	ExecCloseIndices(partition->target);
+	ExecResetTupleTable(partition->estate->es_tupleTable, false);
 	FreeExecutorState(partition->estate);
 	table_close(partition->relation, NoLock);
 	MemoryContextDelete(partition->memory);

@@ -376,6 +376,7 @@ else
 }
 sql('DROP EVENT TRIGGER of_others');
 store('at the end');
+unlike(slurp_file($node->logfile), qr/reference leak|leaked/, 'the worker leaves nothing open');
 
 $node->stop;
 done_testing();
