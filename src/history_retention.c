@@ -289,11 +289,13 @@ drop_partition(Oid partition)
 	char	   *name = get_rel_name(partition);
 	bool		is_null;
 	bool		dropped;
+	BemiDdl		ddl;
 
 	if (name == NULL)
 		return false;
 	dropped_name = MemoryContextStrdup(visit_memory, name);
 
+	bemi_ddl_enter(&ddl);
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT bemi.drop_expired_partition($1, $2)",
 							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -301,6 +303,7 @@ drop_partition(Oid partition)
 	dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 										 SPI_tuptable->tupdesc, 1, &is_null));
 	SPI_finish();
+	bemi_ddl_leave(&ddl);
 	return dropped;
 }
 

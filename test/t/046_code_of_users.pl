@@ -373,8 +373,19 @@ else
 	worker_fails_with('note_table.*of_others.*ALTER EVENT TRIGGER', 'one that fires always is named');
 	sql('ALTER EVENT TRIGGER of_others ENABLE');
 	sync();
+
+	sql(q{
+		CREATE FUNCTION on_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'kept'; END $$;
+		DROP EVENT TRIGGER of_others;
+		SELECT bemi.make_partition('1995-01-01');
+		CREATE EVENT TRIGGER on_drop ON sql_drop EXECUTE FUNCTION on_drop();
+		ALTER EVENT TRIGGER on_drop ENABLE ALWAYS;
+		ALTER SYSTEM SET bemi.retention = '20 years'; SELECT pg_reload_conf()});
+	$node->wait_for_log(qr/could not drop a partition.*kept\n.*HINT:  Event triggers have run .*on_drop/);
+	pass('retention names it, too');
+	sql('DROP EVENT TRIGGER on_drop; ALTER SYSTEM RESET bemi.retention; SELECT pg_reload_conf()');
 }
-sql('DROP EVENT TRIGGER of_others');
+sql('DROP EVENT TRIGGER IF EXISTS of_others');
 store('at the end');
 unlike(slurp_file($node->logfile), qr/reference leak|leaked/, 'the worker leaves nothing open');
 
