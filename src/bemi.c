@@ -22,9 +22,10 @@
  *
  * worker.c owns the loop of the right-hand side and its faults.  Around it are
  * worker_source.c (its row, slot and origin), worker_gap.c (has anything been
- * lost?), worker_guard.c (slots that keep too much), worker_launcher.c (keeps
- * the workers running), worker_state.c (what they say of themselves, in shared
- * memory), worker_control.c (bemi.start(), bemi.stop(), bemi.sync()),
+ * lost?), worker_unreadable.c (what the source cannot decode), worker_guard.c
+ * (slots that keep too much), worker_launcher.c (keeps the workers running),
+ * worker_state.c (what they say of themselves, in shared memory),
+ * worker_control.c (bemi.start(), bemi.stop(), bemi.sync()),
  * worker_standby.c (why they are no synchronous standbys), and
  * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
  *
@@ -35,7 +36,8 @@
  * stitch_context.c (what is kept of a context),
  * stream_connection.c (libpq), stream_encoding.c (texts in other encodings),
  * stream_source.c (what else is asked of a source), stream_description.c (what a
- * table is like beside its columns), stream_secret.c (what it signs that with),
+ * table is like beside its columns), stream_probe.c (where a transaction ends that the
+ * source cannot send), stream_secret.c (what it signs that with),
  * row_description.c (applies that), row_type.c (what types are made of),
  * row_rules.c (what is ignored or redacted), history_partition.c (where rows go),
  * history_index.c (how they are found), history_retention.c (how long they stay),

@@ -30,6 +30,9 @@
 /* WAL records begin at multiples of this, and none is that short. */
 #define RECORD_ALIGNMENT	8
 
+/* How often the source is asked how far it has come. */
+#define ASK_MS	500
+
 /*
  * Reads until the source has failed, or has come to the next transaction, or to
  * "end".  An error is thrown.
@@ -38,15 +41,21 @@ static void
 read_until(BemiStream *probe, XLogRecPtr end)
 {
 	StringInfoData message;
+	TimestampTz asked_at = 0;
 
-	bemi_stream_ask(probe);
 	while (probe->received < end)
 	{
+		/* Its first answer may come before it has read that far. */
+		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(), ASK_MS))
+		{
+			bemi_stream_ask(probe);
+			asked_at = GetCurrentTimestamp();
+		}
 		while (bemi_stream_receive(probe, &message))
 			if (message.len > message.cursor &&
 				message.data[message.cursor] == LOGICAL_REP_MSG_BEGIN)
 				return;
-		bemi_stream_wait(probe, 1000);
+		bemi_stream_wait(probe, ASK_MS);
 		if (probe->on_wait)
 			probe->on_wait(probe);
 	}
