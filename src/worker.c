@@ -189,8 +189,8 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 
 /*
  * Whether this is a message that bemi.sync() waits for.  Anybody can write markers, so
- * one counts only while a session waits for what is not yet stored: else a flood
- * of them would end each source transaction in a commit of its own.
+ * one counts only if a session waits for its position: else a flood of them would
+ * end each source transaction in a commit of its own.
  */
 static bool
 is_awaited_marker(const BemiEvent *event)
@@ -201,7 +201,8 @@ is_awaited_marker(const BemiEvent *event)
 		strcmp(event->prefix, BEMI_MARKER_PREFIX) != 0)
 		return false;
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	awaited = bemi_my_worker->stored < bemi_my_worker->awaited;
+	awaited = bemi_my_worker->awaited > bemi_my_worker->stored &&
+		bemi_my_worker->awaited <= event->position;
 	LWLockRelease(bemi_shared->lock);
 	return awaited;
 }

@@ -96,7 +96,9 @@ typedef struct BemiWorker
 	bool		is_remote;		/* another one; neither: not known yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
-	XLogRecPtr	awaited;		/* a marker that a session waits for in bemi.sync() */
+	XLogRecPtr	awaited;		/* markers that sessions wait for in bemi.sync(): the
+								 * first that is not stored, and the last */
+	XLogRecPtr	awaited_last;
 	TimestampTz stored_until;	/* all committed before is stored; 0: unknown */
 	BemiCounts	counts;
 	bool		counted;		/* the two above are up to date */

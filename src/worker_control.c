@@ -451,8 +451,11 @@ write_marker(void)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
-		if (worker->in_use && worker->database == MyDatabaseId && !worker->is_remote)
-			worker->awaited = Max(worker->awaited, position);
+		if (!worker->in_use || worker->database != MyDatabaseId || worker->is_remote)
+			continue;
+		if (worker->awaited <= worker->stored)
+			worker->awaited = position;
+		worker->awaited_last = position;
 	}
 	LWLockRelease(bemi_shared->lock);
 

@@ -206,6 +206,8 @@ bemi_set_progress(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 	moved = worker->stored != stored;
 	worker->received = received;
 	worker->stored = stored;
+	if (worker->awaited <= stored)
+		worker->awaited = worker->awaited_last;
 	LWLockRelease(bemi_shared->lock);
 	if (moved)
 		ConditionVariableBroadcast(&bemi_shared->changed);

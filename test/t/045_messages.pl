@@ -302,6 +302,27 @@ $node->safe_psql('postgres', 'CALL bemi.start()');
 expect_another_worker();
 counts_invalid(3, 'messages that are the first that a worker reads');
 
+# Markers that nobody waits for do not take source transactions apart that could share
+# one of the destination.
+$node->safe_psql('postgres', 'CALL bemi.stop()');
+$node->safe_psql(
+	'postgres', q{
+	DO $$ BEGIN
+		FOR n IN 1 .. 2000 LOOP
+			INSERT INTO bulk VALUES (-n, 'v');
+			COMMIT;
+			PERFORM pg_logical_emit_message(false, '_bemi_sync', 'sync');
+		END LOOP;
+	END $$;
+	CALL bemi.start()});
+$bulk_rows += 2000;
+expect_another_worker();
+goes_on('markers between small transactions');
+cmp_ok($node->safe_psql('postgres', q{SELECT count(DISTINCT xmin::text) FROM bemi.changes WHERE "table" = 'bulk'}),
+	'<', 500, 'these share destination transactions');
+$node->safe_psql('postgres', 'DELETE FROM bemi.changes WHERE "table" = \'bulk\'');
+$bulk_rows = 0;
+
 sub start_while_others_write
 {
 	my (@messages) = @_;
@@ -324,7 +345,7 @@ goes_on('messages while a slot is made');
 # In the middle of a large transaction, and while a session waits in bemi.sync().
 $writer->query('BEGIN');
 $writer->query('INSERT INTO bulk SELECT n, md5(n::text) FROM generate_series(1, 20000) n');
-$bulk_rows += 20000;
+$bulk_rows = 20000;
 $nobody->query(message('false', '_bemi_tracking', $copy));
 $writer->query(statements(message('true', '_bemi_tracking', $copy), message('false', '_bemi', q{'{}'}), row_with(q{'{}'})));
 $admin->send(q{SELECT bemi.sync('120s')});
