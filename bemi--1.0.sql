@@ -2008,12 +2008,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
--- A gap without an end, from where the history is whole: the time of the last change
--- that is stored, of those up to the position if the source has gone back, and a
--- little before, since commit times are not quite in commit order. (The last month is
--- enough to look at; bemi.source_progress is about a second late.) What a clock that
--- was ahead has said does not count. A gap that is open already began earlier, and
--- stays.
+-- A gap without an end, from the time up to which the history is known to be complete.
+-- Where that is not known, or the source has gone back, it begins a second before the
+-- last change that is stored, of those up to the position: commit times are not quite in
+-- commit order. (The last month is enough to look at.) What a clock that was ahead has
+-- said does not count. A gap that is open already began earlier, and stays.
 CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_back boolean, detail text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -2021,19 +2020,22 @@ CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_ba
 AS $$
 DECLARE
 	until timestamptz;
-	last timestamptz;
 BEGIN
 	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
 		RETURN;
 	END IF;
-	SELECT p.stored_until INTO until FROM bemi.source_progress p
-		WHERE p.source = open_gap.source AND NOT goes_back AND p.stored_until <= clock_timestamp();
-	SELECT max(c.committed_at) - interval '100 milliseconds' INTO last FROM bemi.changes c
-		WHERE c.source = open_gap.source AND c.committed_at <= clock_timestamp()
-			AND c.committed_at > coalesce(until, clock_timestamp() - interval '1 month')
-			AND (NOT goes_back OR c.position <= pg_wal_lsn_diff(from_lsn, '0/0'));
+	SELECT max(u.stored_until) INTO until FROM (
+			SELECT p.stored_until FROM bemi.source_progress p WHERE p.source = open_gap.source
+			UNION ALL SELECT w.stored_until FROM bemi.source_status() w WHERE w.source = open_gap.source) u
+		WHERE NOT goes_back AND u.stored_until <= clock_timestamp();
+	IF until IS NULL THEN
+		SELECT max(c.committed_at) - interval '1 second' INTO until FROM bemi.changes c
+			WHERE c.source = open_gap.source AND c.committed_at <= clock_timestamp()
+				AND c.committed_at > clock_timestamp() - interval '1 month'
+				AND (NOT goes_back OR c.position <= pg_wal_lsn_diff(from_lsn, '0/0'));
+	END IF;
 	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
-		VALUES (source, reason, from_lsn, coalesce(greatest(last, until), '-infinity'), detail);
+		VALUES (source, reason, from_lsn, coalesce(until, '-infinity'), detail);
 END
 $$;
 COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, boolean, text)
@@ -2490,6 +2492,7 @@ CREATE FUNCTION bemi.source_status(
 		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn, OUT stored_until timestamptz,
 		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
 		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
+		OUT last_hint text, OUT walsender integer,
 		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text,
 		OUT unreadable_tries integer, OUT unreadable_lsn pg_lsn)
 	RETURNS SETOF record
@@ -2500,18 +2503,53 @@ COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
 CREATE FUNCTION bemi.local_slots(
-		OUT slot_name name, OUT source_lsn pg_lsn, OUT insert_lsn pg_lsn,
+		OUT slot_name name, OUT source_lsn pg_lsn,
 		OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
 	RETURNS SETOF record
 	LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 2
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT s.slot_name, l.lsn, CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
+	SELECT s.slot_name, l.lsn, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
 	FROM pg_replication_slots s,
 		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
 	WHERE s.database = current_database()
 $$;
 COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and database';
+
+-- Called by workers elsewhere, too. Says no more than pg_current_wal_insert_lsn().
+CREATE FUNCTION bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, OUT lsn pg_lsn)
+	RETURNS record
+	AS 'MODULE_PATHNAME', 'bemi_commit_horizon'
+	LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000;
+COMMENT ON FUNCTION bemi.commit_horizon(integer)
+	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; NULL if one takes longer than the timeout';
+
+CREATE FUNCTION bemi.why_no_worker()
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_why_no_worker'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION bemi.why_no_worker() IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+
+-- Short waits are part of every day's work. Who is no member of pg_monitor sees less of
+-- the process that holds the lock.
+CREATE FUNCTION bemi.lock_wait(waiting integer)
+	RETURNS text
+	LANGUAGE sql VOLATILE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('waits for a lock on %s, held by %s',
+		CASE WHEN l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objsubid <> 0 THEN 'the sources (bemi.start(), bemi.stop())'
+			WHEN l.relation IS NOT NULL AND l.database = d.oid THEN l.relation::regclass::text
+			ELSE l.locktype END,
+		(SELECT string_agg(CASE b.pid WHEN 0 THEN 'a prepared transaction, see pg_prepared_xacts'
+				ELSE format('process %s (%s)', b.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), a.state,
+					'transaction of ' || date_trunc('second', a.xact_start))) END, ' and ' ORDER BY b.pid)
+			FROM (SELECT DISTINCT unnest(pg_blocking_pids(waiting)) AS pid) b LEFT JOIN pg_stat_activity a ON a.pid = b.pid))
+	FROM pg_locks l, pg_database d
+	WHERE l.pid = waiting AND NOT l.granted AND l.waitstart < clock_timestamp() - interval '100 milliseconds'
+		AND d.datname = current_database()
+$$;
+COMMENT ON FUNCTION bemi.lock_wait(integer) IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it waits for none';
 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
@@ -2525,7 +2563,7 @@ CREATE VIEW bemi.status AS
 		coalesce(w.stored_until, p.stored_until) AS stored_until,
 		coalesce(w.changes, p.changes, 0) AS changes, coalesce(w.transactions, p.transactions, 0) AS transactions,
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
-		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at,
+		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at, w.last_hint,
 		n.wal_kept, n.wal_status, n.catalog_xmin_age,
 		-- One expression for each thing that may be wrong, NULL if it is not.
 		nullif(concat_ws('; ',
@@ -2541,6 +2579,11 @@ CREATE VIEW bemi.status AS
 				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, that is skipped, see bemi.gaps', w.stored_lsn, w.unreadable_tries)
 			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
+			CASE WHEN s.wanted = 'run' THEN bemi.why_no_worker() END,
+			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, bemi.origin_of(s.name)::text)
+				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
+			'the worker ' || bemi.lock_wait(w.pid),
+			'the WAL sender of the worker ' || bemi.lock_wait(w.walsender),
 			bemi.history_warning()
 		), '') AS warning
 	FROM bemi.sources s
@@ -2568,10 +2611,11 @@ COMMENT ON COLUMN bemi.status.invalid_messages IS 'context messages that were no
 COMMENT ON COLUMN bemi.status.restarts IS 'how often the worker failed and was started again since the server started';
 COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
 COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
+COMMENT ON COLUMN bemi.status.last_hint IS 'what mends it, if that is known';
 COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of write-ahead log that the source keeps for the slot';
 COMMENT ON COLUMN bemi.status.wal_status IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
 COMMENT ON COLUMN bemi.status.catalog_xmin_age IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
-COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works';
+COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works, and why no worker runs; several are separated by "; "';
 
 -- Is this table's history from this source whole in this time? What is found against it.
 CREATE FUNCTION bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
@@ -2592,7 +2636,8 @@ AS $$
 	SELECT NULL, $1, NULL, NULL, 'not stored yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(), s.last_error
 		FROM bemi.status s
 		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
-			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND s.stored_lsn >= (SELECT l.insert_lsn FROM bemi.local_slots() l WHERE l.slot_name = s.slot_name)) IS NOT TRUE
+			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND EXISTS (SELECT FROM bemi.local_slots() l WHERE l.slot_name = s.slot_name)
+				AND (SELECT s.stored_lsn >= h.lsn FROM bemi.commit_horizon(1000) h WHERE h.until >= $5)) IS NOT TRUE
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
 	ORDER BY 8, 5
 $$;
@@ -2689,11 +2734,11 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
-	bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
+	bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) FROM PUBLIC;
 -- Monitoring sees how the sources are, not what they store.
 GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
-GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.is_started(), bemi.sync(interval),
+GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;
 
 -- Last: the role in which CREATE EXTENSION was called, see above.

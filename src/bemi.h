@@ -153,6 +153,8 @@ extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
 										   uint32 timeline, uint32 former);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
+extern void bemi_stream_look_at_horizon(BemiStream *stream);
+extern TimestampTz bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position);
 extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
@@ -169,9 +171,9 @@ extern void bemi_stream_wait(BemiStream *stream, long timeout_ms);
 extern XLogRecPtr bemi_stream_position(const BemiStream *stream);
 extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
-extern TimestampTz bemi_stream_complete_until(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
+extern void bemi_stream_learn_patience(BemiStream *stream);
 
 /* stream_probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
@@ -436,6 +438,7 @@ extern bool bemi_history_may_advance(const BemiHistory *history,
 extern void bemi_history_advance(BemiHistory *history, XLogRecPtr received);
 extern XLogRecPtr bemi_history_flushed(BemiHistory *history);
 extern bool bemi_history_awaits_flush(const BemiHistory *history);
+extern bool bemi_history_awaits_time(const BemiHistory *history);
 extern TimestampTz bemi_history_take_counts(BemiHistory *history,
 											BemiCounts *counts);
 

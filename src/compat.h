@@ -13,6 +13,7 @@
 #define BEMI_COMPAT_H
 
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -186,6 +187,23 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #else
 #define bemi_database_ownercheck(database, role) \
 	pg_database_ownercheck(database, role)
+#endif
+
+/* 15 marks in several ways who delays a checkpoint; of old, committing was the only one. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_committing(count) \
+	GetVirtualXIDsDelayingChkpt(count, DELAY_CHKPT_START)
+#define bemi_are_committing(transactions, count) \
+	HaveVirtualXIDsDelayingChkpt(transactions, count, DELAY_CHKPT_START)
+#else
+#define bemi_committing(count)	GetVirtualXIDsDelayingChkpt(count)
+#define bemi_are_committing(transactions, count) \
+	HaveVirtualXIDsDelayingChkpt(transactions, count)
+#endif
+
+/* The minor releases of August 2023 mark what an interrupted DROP DATABASE has left. */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB	(-2)
 #endif
 
 /*

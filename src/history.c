@@ -587,8 +587,6 @@ bemi_history_commit(BemiHistory *history)
 	flush(history);
 	bemi_partition_close(history->partition);
 	history->partition = NULL;
-	if (!XLogRecPtrIsInvalid(history->end_lsn))
-		bemi_history_is_complete_until(history, history->end_time);
 	add_counts(&history->uncounted, counts);
 	add_counts(&history->news, counts);
 	memset(counts, 0, sizeof(BemiCounts));
@@ -667,6 +665,17 @@ bemi_history_awaits_flush(const BemiHistory *history)
 {
 	return history->unflushed != NIL ||
 		history->uncounted.changes > 0 || history->uncounted.invalid_messages > 0;
+}
+
+/*
+ * Whether a commit is stored whose time is not yet known to be complete.  One from the
+ * future is not worth waiting for.
+ */
+bool
+bemi_history_awaits_time(const BemiHistory *history)
+{
+	return history->stored_until < history->end_time &&
+		history->end_time <= GetCurrentTimestamp();
 }
 
 /*

@@ -32,13 +32,6 @@
 #define SLOT_TIMEOUT_MS		10000
 
 /*
- * A keepalive tells that all WAL up to a position was sent at a time.  A
- * transaction takes its commit time a moment before its record is flushed and
- * can be sent; for that moment this is ample.
- */
-#define COMMIT_TAKES_MS		1000
-
-/*
  * Whether a command failed because the walsender of a former connection still
  * holds the slot.
  */
@@ -130,6 +123,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 {
 	int			len;
 
+	bemi_stream_tend(stream);
 	while ((len = next_frame(stream)) > 0)
 	{
 		StringInfoData frame = {.data = stream->frame,.len = len,.maxlen = -1};
@@ -155,7 +149,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 					 errmsg("source sent a frame of unknown type \"%c\"", kind)));
 
 		end = pq_getmsgint64(&frame);
-		stream->complete_until = pq_getmsgint64(&frame) - COMMIT_TAKES_MS * 1000;
+		(void) pq_getmsgint64(&frame);	/* when it was sent */
 		stream->received = Max(stream->received, end);
 		stream->reply_requested |= pq_getmsgbyte(&frame) != 0;
 	}
@@ -183,16 +177,6 @@ bemi_stream_received(const BemiStream *stream)
 	return stream->received;
 }
 
-/*
- * Everything that was committed before this time has been sent; 0 as long as
- * the source has not said so.
- */
-TimestampTz
-bemi_stream_complete_until(const BemiStream *stream)
-{
-	return stream->complete_until;
-}
-
 bool
 bemi_stream_reply_requested(const BemiStream *stream)
 {
@@ -210,6 +194,7 @@ reply(BemiStream *stream, bool answer_wanted)
 	/* Sending would fail, and hide the reason, which is reported next. */
 	if (stream->ended)
 		return;
+	bemi_stream_tend(stream);
 	initStringInfo(&reply);
 	pq_sendbyte(&reply, 'r');
 	pq_sendint64(&reply, stream->received);
@@ -290,4 +275,5 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 	if (stream->catalog != NULL)
 		timeout_ms = Min(timeout_ms, bemi_stream_catalog_left_ms(stream));
 	(void) bemi_stream_wait_for_socket(stream->replication, WL_SOCKET_READABLE, timeout_ms);
+	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no absence */
 }

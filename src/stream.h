@@ -46,11 +46,16 @@ struct BemiStream
 	char	   *frame;			/* libpq's memory, until the next frame */
 	XLogRecPtr	position;		/* of the frame that was handed out last */
 	XLogRecPtr	received;		/* the source has sent all up to here */
-	TimestampTz complete_until; /* and what was committed before this time */
+	TimestampTz horizon_time;	/* all commits of earlier times are before ... */
+	XLogRecPtr	horizon_position;
 	bool		reply_requested;
 	bool		ended;			/* and this is not yet reported */
 	TimestampTz heard_at;		/* the source has sent something */
 	TimestampTz asked_at;		/* we have asked it to; 0: not since then */
+	TimestampTz tended_at;		/* we have last read from it, or written to it */
+	TimestampTz absent_until;	/* before, we did not for a long time; 0: never */
+	int			absent_ms;		/* so long */
+	int			patience_ms;	/* of the source with a silent worker; 0: no end */
 	XLogRecPtr	flushed;		/* the highest that was confirmed */
 };
 
@@ -63,6 +68,7 @@ extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
 extern PGresult *bemi_stream_run_command(BemiStream *stream, PGconn *conn,
 										 const char *command,
 										 ExecStatusType expected);
+extern void bemi_stream_tend(BemiStream *stream);
 extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);

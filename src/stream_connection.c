@@ -34,6 +34,9 @@
 
 #define CONNECT_TIMEOUT_MS	30000
 
+/* So long it is remembered that a stream was left alone. */
+#define RECENTLY_MS			60000
+
 /* What bemi_stream_failed_at() returns. */
 static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
@@ -73,6 +76,66 @@ static const char *const session_settings[][2] = {
 /* From this version on there is transaction_timeout, too. */
 #define TRANSACTION_TIMEOUT_VERSION 170000
 
+/* What the source says when it turns a connection down, and the statement that mends it. */
+static const struct
+{
+	const char *message;
+	const char *hint;			/* %s: what the message has quoted last */
+}			refusals[] = {
+	{"is not permitted to log in", "Run this at the source: ALTER ROLE %s LOGIN;"},
+	{"too many connections for role", "Run this at the source: ALTER ROLE %s CONNECTION LIMIT -1;"},
+	{"too many connections for database", "Run this at the source: ALTER DATABASE %s CONNECTION LIMIT -1;"},
+	{"is not currently accepting connections", "Run this at the source: ALTER DATABASE %s ALLOW_CONNECTIONS true;"},
+	{"cannot connect to invalid database", "A DROP DATABASE was interrupted. Run it again: DROP DATABASE %s;"}
+};
+
+/*
+ * The name that a message quotes last, up to its first line's end; as an identifier.
+ */
+static const char *
+last_quoted(const char *message)
+{
+	char	   *line = pnstrdup(message, strcspn(message, "\n"));
+	char	   *end = strrchr(line, '"');
+	char	   *begin;
+
+	if (end == NULL)
+		return "...";
+	*end = '\0';
+	begin = strrchr(line, '"');
+	return begin ? quote_identifier(begin + 1) : "...";
+}
+
+static const char *
+refusal_hint(const char *message)
+{
+	for (int i = 0; i < lengthof(refusals); i++)
+		if (strstr(message, refusals[i].message))
+			return psprintf(refusals[i].hint, last_quoted(message));
+	return NULL;
+}
+
+/*
+ * The same for settings of the source that are too small.
+ */
+static const char *
+setting_hint(const char *message)
+{
+	const char *place = "Put this line into postgresql.conf of the source and restart it";
+
+	if (strstr(message, "max_wal_senders"))
+		return psprintf("%s: max_wal_senders = %d", place, max_wal_senders + 5);
+	if (strstr(message, "replication slots are in use") ||
+		strstr(message, "max_replication_slots"))
+		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
+						max_replication_slots + 5);
+	if (strstr(message, "too many clients") || strstr(message, "connection slots are reserved"))
+		return psprintf("%s: max_connections = %d", place, MaxConnections + 20);
+	if (strstr(message, "wal_level"))
+		return psprintf("%s: wal_level = logical", place);
+	return NULL;
+}
+
 /*
  * Mistakes of the set-up, told by what the server's message says, and the line
  * that mends each.
@@ -80,6 +143,10 @@ static const char *const session_settings[][2] = {
 static const char *
 setup_hint(const BemiStream *stream, const char *message)
 {
+	const char *hint = refusal_hint(message);
+
+	if (hint != NULL)
+		return hint;
 	if (strstr(message, "lock timeout"))
 		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
 	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
@@ -87,19 +154,41 @@ setup_hint(const BemiStream *stream, const char *message)
 			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",
 					 stream->database, stream->user) :
 			"Let pg_hba.conf of the source admit this connection, with a line such as: host DATABASE USER ADDRESS scram-sha-256";
-	if (strstr(message, "too many clients") || strstr(message, "connection slots are reserved"))
-		return psprintf("Put this line into postgresql.conf of the source and restart it: max_connections = %d",
-						MaxConnections + 10);
-	if (strstr(message, "max_wal_senders"))
-		return psprintf("Put this line into postgresql.conf of the source and restart it: max_wal_senders = %d",
-						max_wal_senders + 5);
-	if (strstr(message, "replication slots are in use") ||
-		strstr(message, "max_replication_slots"))
-		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
-						max_replication_slots + 5);
-	if (strstr(message, "wal_level"))
-		return "Put this line into postgresql.conf of the source and restart it: wal_level = logical";
-	return NULL;
+	if (stream->conninfo == NULL && strstr(message, "No such file or directory"))
+		return "Somebody has removed the server's Unix socket. Restart the server.";
+	return setting_hint(message);
+}
+
+/*
+ * Called whenever the stream is read from or written to, to notice that this has not
+ * happened for so long that the source may rightly have given us up.
+ */
+void
+bemi_stream_tend(BemiStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (stream->patience_ms > 0 && stream->tended_at != 0 &&
+		TimestampDifferenceExceeds(stream->tended_at, now, stream->patience_ms / 2))
+	{
+		stream->absent_until = now;
+		stream->absent_ms = TimestampDifferenceMilliseconds(stream->tended_at, now);
+	}
+	stream->tended_at = now;
+}
+
+/*
+ * The detail and hint of an error that may be due to such an absence.
+ */
+static int
+absence_detail(const BemiStream *stream)
+{
+	if (stream->absent_until == 0 ||
+		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(), RECENTLY_MS))
+		return 0;
+	errdetail("Before, the worker had not answered for %d ms, because it was busy or waited for a lock.",
+			  stream->absent_ms);
+	return errhint("Raise \"wal_sender_timeout\" at the source, or find out what keeps the worker: SELECT warning FROM bemi.status;");
 }
 
 /*
@@ -114,7 +203,7 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 message[0] ? errmsg("%s: %s", what, message) : errmsg("%s", what),
-			 hint ? errhint("%s", hint) : 0));
+			 hint ? errhint("%s", hint) : absence_detail(stream)));
 }
 
 /*
@@ -233,7 +322,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 			(errcode(code),
 			 errmsg("source reports: %s", message),
 			 detail ? errdetail("%s", detail) : 0,
-			 hint ? errhint("%s", hint) : 0));
+			 hint ? errhint("%s", hint) : detail ? 0 : absence_detail(stream)));
 }
 
 /*
@@ -256,6 +345,22 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return (events & socket_event) != 0;
+}
+
+/*
+ * Directories as libpq takes them, to try one after the other: the server starts
+ * if it can make a socket in any of them.
+ */
+static char *
+joined(List *directories)
+{
+	StringInfoData list;
+	ListCell   *cell;
+
+	initStringInfo(&list);
+	foreach(cell, directories)
+		appendStringInfo(&list, "%s%s", list.len > 0 ? "," : "", (char *) lfirst(cell));
+	return list.data;
 }
 
 /*
@@ -289,11 +394,11 @@ begin_connection(BemiStream *stream, bool replication)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("this server has no Unix socket for the worker to connect to"),
-					 errhint("Give a connection string: CALL bemi.start(conninfo => 'host=localhost dbname=%s');",
-							 stream->database)));
+					 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
+							 DEFAULT_PGSOCKET_DIR, PostPortNumber, stream->database)));
 		snprintf(port, sizeof(port), "%d", PostPortNumber);
 		keys[n] = "dbname", values[n++] = stream->database;
-		keys[n] = "host", values[n++] = linitial(directories);
+		keys[n] = "host", values[n++] = joined(directories);
 		keys[n] = "port", values[n++] = port;
 		keys[n] = "user", values[n++] = stream->user;
 	}
@@ -453,6 +558,12 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 		set_remotely(stream, conn, "statement_timeout", CATALOG_STATEMENT_TIMEOUT);
 		set_remotely(stream, conn, "idle_session_timeout", CATALOG_IDLE_TIMEOUT);
 	}
+	/*
+	 * A worker that waits for a lock does not answer.  On its own server that is no
+	 * reason to give it up: if it dies, its socket is closed.
+	 */
+	if (replication && stream->conninfo == NULL)
+		set_remotely(stream, conn, "wal_sender_timeout", "0");
 }
 
 /*

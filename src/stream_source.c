@@ -32,6 +32,12 @@
 
 #include "stream.h"
 
+/*
+ * A transaction takes the time of its commit a moment before it writes the record.  A
+ * source without the extension cannot tell for how long; for that moment this is ample.
+ */
+#define COMMIT_TAKES_US		1000000
+
 /* From this version on, slots can be carried over to standbys. */
 #define FAILOVER_VERSION	170000
 
@@ -232,6 +238,18 @@ bemi_stream_switch_point(BemiStream *stream, uint32 timeline, uint32 former)
 }
 
 /*
+ * A time that a query has as microseconds since 1970; 0 for NULL.
+ */
+static TimestampTz
+time_value(const PGresult *result, int column)
+{
+	if (PQgetisnull(result, 0, column))
+		return 0;
+	return strtoll(PQgetvalue(result, 0, column), NULL, 10) -
+		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}
+
+/*
  * What the source's clock says.
  */
 TimestampTz
@@ -239,11 +257,47 @@ bemi_stream_now(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
 							   " * 1000000)::bigint");
-	int64		unix_us = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
+	TimestampTz now = time_value(result, 0);
 
 	PQclear(result);
-	return unix_us -
-		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	return now;
+}
+
+/*
+ * Asks the source for a time such that all commits of earlier times have their records
+ * before a position, see worker_horizon.c.  The subquery is to read the clock first.
+ */
+void
+bemi_stream_look_at_horizon(BemiStream *stream)
+{
+	PGresult   *result = bemi_stream_query(stream, stream->describes ?
+							   "SELECT (extract(epoch FROM h.until) * 1000000)::bigint, h.lsn"
+							   " FROM bemi.commit_horizon(100) h" :
+							   "SELECT (extract(epoch FROM c.now) * 1000000)::bigint,"
+							   " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+							   " ELSE pg_current_wal_insert_lsn() END"
+							   " FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp()"
+							   " ELSE clock_timestamp() END AS now OFFSET 0) c");
+
+	stream->horizon_time = time_value(result, 0);
+	if (stream->horizon_time != 0)
+		stream->horizon_position = lsn_value(result, 1);
+	if (stream->horizon_time != 0 && !stream->describes)
+		stream->horizon_time -= COMMIT_TAKES_US;
+	PQclear(result);
+}
+
+/*
+ * Hands out what the source has answered, once; 0 if nothing.
+ */
+TimestampTz
+bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
+{
+	TimestampTz time = stream->horizon_time;
+
+	*position = stream->horizon_position;
+	stream->horizon_time = 0;
+	return time;
 }
 
 /*
@@ -374,6 +428,23 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 	*snapshot = pstrdup(PQgetvalue(result, 0, 2));
 	PQclear(result);
 	return position;
+}
+
+/*
+ * Learns for how long the source waits for an answer before it gives up the stream that
+ * is about to start.
+ *
+ * To answer while a lock of the history is waited for would be possible, but not good:
+ * a source that shuts down waits until all is confirmed, or until this time is over.
+ */
+void
+bemi_stream_learn_patience(BemiStream *stream)
+{
+	PGresult   *result = ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
+									   " WHERE name = 'wal_sender_timeout'");
+
+	stream->patience_ms = PQntuples(result) == 1 ? atoi(PQgetvalue(result, 0, 0)) : 0;
+	PQclear(result);
 }
 
 /*

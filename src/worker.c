@@ -27,6 +27,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "replication/origin.h"
+#include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -38,6 +39,12 @@
 /* The longest sleep; and the one while the source waits for a confirmation. */
 #define IDLE_MS			10000
 #define UNCONFIRMED_MS	200
+
+/* How often it is found out up to which time the history is complete. */
+#define HORIZON_MS			100
+
+/* Who commits at a time is seen this much later, see worker_horizon.c. */
+#define HORIZON_MARGIN_MS	10
 
 /* A worker that streams so long, or stores a change, has recovered. */
 #define RECOVERED_MS	60000
@@ -55,6 +62,9 @@ typedef struct Pipeline
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
+
+	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
+	TimestampTz horizon_at;		/* when it was taken */
 } Pipeline;
 
 /*
@@ -105,8 +115,13 @@ bemi_leave_if_woken(BemiStream *stream)
 static void
 note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 {
+	/* A copy of this server has the same identifier, and other processes. */
+	bool		is_local = bemi_stream_is_here(stream) ||
+		(identity->system_identifier == GetSystemIdentifier() &&
+		 BackendPidGetProc(bemi_stream_walsender(stream)) != NULL);
+
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->is_local = identity->system_identifier == GetSystemIdentifier();
+	bemi_my_worker->is_local = is_local;
 	bemi_my_worker->is_remote = !bemi_my_worker->is_local;
 	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
 	LWLockRelease(bemi_shared->lock);
@@ -179,6 +194,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
+	bemi_stream_learn_patience(pipeline->stream);
 	bemi_stream_start(pipeline->stream, bemi_slot_name, origin);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
@@ -243,21 +259,57 @@ forget_failures(void)
 }
 
 /*
+ * Takes a time and the position that must be stored for the history to be complete up
+ * to that time.  A source elsewhere is asked when its slot is looked at.
+ */
+static void
+take_horizon(Pipeline *pipeline)
+{
+	BemiHorizon *horizon = &pipeline->horizon;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!bemi_my_worker->is_local)
+		horizon->time = bemi_stream_horizon(pipeline->stream, &horizon->position);
+	else if (TimestampDifferenceExceeds(pipeline->horizon_at, now, HORIZON_MS))
+	{
+		pipeline->horizon_at = now;
+		bemi_horizon_begin(horizon, TimestampTzPlusMilliseconds(now, -HORIZON_MARGIN_MS));
+	}
+}
+
+/*
+ * All up to this position of the source is stored: up to which time is the history
+ * complete?
+ */
+static void
+reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
+{
+	BemiHorizon *horizon = &pipeline->horizon;
+
+	if (horizon->time == 0)
+		take_horizon(pipeline);
+	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) || stored < horizon->position)
+		return;
+	bemi_history_is_complete_until(pipeline->history, horizon->time);
+	horizon->time = 0;
+}
+
+/*
  * Tells the sessions how far the history reaches.
  */
 static void
 show_progress(Pipeline *pipeline)
 {
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
-	TimestampTz complete_until = bemi_stream_complete_until(pipeline->stream);
 	bool		all = bemi_history_is_stored(pipeline->history);
 	TimestampTz stored_until;
 	BemiCounts	counts;
 
-	if (all && complete_until != 0)
-		bemi_history_is_complete_until(pipeline->history, complete_until);
 	if (all)
+	{
+		reach_horizon(pipeline, received);
 		bemi_watch_progress(received);
+	}
 	stored_until = bemi_history_take_counts(pipeline->history, &counts);
 
 	/* Read without the lock: nobody else writes it while this process runs. */
@@ -308,6 +360,19 @@ is_awaited(const Pipeline *pipeline)
 }
 
 /*
+ * For how long the worker may sleep if nothing comes.
+ */
+static long
+idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
+{
+	if (flushed != pipeline->confirmed || bemi_history_awaits_flush(pipeline->history) ||
+		(bemi_my_worker->is_elected && bemi_stream_received(pipeline->stream) > flushed))
+		return UNCONFIRMED_MS;
+	return bemi_my_worker->is_local && bemi_history_awaits_time(pipeline->history) ?
+		UNCONFIRMED_MS : IDLE_MS;
+}
+
+/*
  * Nothing is at hand: time for what can wait.
  */
 static void
@@ -331,10 +396,7 @@ idle(Pipeline *pipeline)
 		bemi_stream_settle_secret(pipeline->stream, false);
 	flushed = bemi_history_flushed(pipeline->history);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	bemi_stream_wait(pipeline->stream,
-					 flushed != pipeline->confirmed ||
-					 (bemi_my_worker->is_elected && received > flushed) ||
-					 bemi_history_awaits_flush(pipeline->history) ? UNCONFIRMED_MS : IDLE_MS);
+	bemi_stream_wait(pipeline->stream, idle_ms(pipeline, flushed));
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 
@@ -210,6 +211,21 @@ extern void bemi_note_skipped(void);
 extern void bemi_worker_guard_init(void);
 extern void bemi_guard_local_slots(long *timeout_ms);
 extern void bemi_guard_slot(BemiStream *stream);
+
+/* A time, and where in the WAL all commits of earlier times are. */
+typedef struct BemiHorizon
+{
+	TimestampTz time;
+	XLogRecPtr	position;		/* InvalidXLogRecPtr: not known yet */
+	int			count;			/* commits that are waited for */
+	VirtualTransactionId *committing;
+} BemiHorizon;
+
+/* worker_horizon.c */
+extern void bemi_horizon_begin(BemiHorizon *horizon, TimestampTz time);
+extern bool bemi_horizon_is_settled(BemiHorizon *horizon);
+extern bool bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time,
+							  int64 timeout_ms);
 
 /* worker_launcher.c */
 extern void bemi_worker_launcher_init(void);

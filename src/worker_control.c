@@ -42,6 +42,9 @@ PG_FUNCTION_INFO_V1(bemi_sync);
 /* For how long there may be none: it is started again after a crash. */
 #define GRACE_MS	10000
 
+/* For how long bemi.sync() waits for commits that are under way. */
+#define COMMIT_MS	1000
+
 /*
  * The library must be in shared memory for anybody to speak to a worker.
  */
@@ -68,6 +71,20 @@ require_logical_wal(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"wal_level\" must be \"logical\" to read changes"),
 				 errhint("Put this line into postgresql.conf and restart the server: wal_level = logical")));
+}
+
+/*
+ * A server in single-user mode has no workers to wait for.
+ */
+static void
+require_workers(const char *function, const char *hint)
+{
+	if (IsUnderPostmaster)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s cannot wait for a worker in single-user mode", function),
+			 errhint("%s", hint)));
 }
 
 /*
@@ -345,6 +362,9 @@ bemi_start(PG_FUNCTION_ARGS)
 		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
+	if (wait)
+		require_workers("bemi.start()",
+						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);", source));
 	if (wait && is_atomic(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -579,18 +599,25 @@ find_laggard(XLogRecPtr position, BemiWorker *laggard)
 
 /*
  * bemi.sync(timeout)
+ *
+ * Before the marker come all commits that have returned, and if none takes too long,
+ * all that have a time from before the call.
  */
 Datum
 bemi_sync(PG_FUNCTION_ARGS)
 {
 	int64		timeout_ms = timeout_of(fcinfo);
 	TimestampTz since = GetCurrentTimestamp();
+	BemiHorizon horizon;
+	bool		settled;
 	XLogRecPtr	position;
 	BemiWorker	laggard;
 
 	require_preload();
+	require_workers("bemi.sync()", "Start the server as usual.");
 	PreventCommandDuringRecovery("bemi.sync()");
-	position = write_marker();	/* after "since" was taken */
+	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
+	position = write_marker();
 
 	while (find_laggard(position, &laggard))
 	{
@@ -608,6 +635,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();
-	bemi_note_synced(position, since);
+	if (settled)
+		bemi_note_synced(position, since);
 	PG_RETURN_VOID();
 }

@@ -292,6 +292,7 @@ look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 	{
 		found = bemi_stream_slot_cost(stream, bemi_slot_name, cost);
 		bemi_ask_for_election(stream);
+		bemi_stream_look_at_horizon(stream);
 		*failing = false;
 	}
 	PG_CATCH();

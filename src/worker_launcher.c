@@ -19,6 +19,10 @@
  * second to a minute.  A worker that stopped because it was told to is started
  * again when somebody says that its row has changed.
  *
+ * A process that is sent to a database that takes nobody in (ALLOW_CONNECTIONS is
+ * false, or DROP DATABASE was interrupted) fails before it can say why.  So none is sent
+ * there; the launcher itself notes the error, and looks again later.
+ *
  * The launcher sleeps on its latch: scouts and workers set it when they exit,
  * sessions when they have changed bemi.sources.
  *
@@ -36,6 +40,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/slot.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -50,23 +55,33 @@
 /* Handles of the workers that this launcher has registered, by entry. */
 static BackgroundWorkerHandle *handles[BEMI_MAX_SOURCES];
 
+/* Whether a process of ours can connect to a database. */
+typedef enum DatabaseState
+{
+	DATABASE_GONE,
+	DATABASE_INVALID,			/* DROP DATABASE was interrupted */
+	DATABASE_CLOSED,			/* ALLOW_CONNECTIONS is false */
+	DATABASE_OPEN
+} DatabaseState;
+
 /*
- * Databases that the launcher has yet to send a scout to; the scout that is on
- * its way, and where to; how many in a row have failed, and when the next one
- * may go.
+ * Databases that the launcher has yet to send a scout to, and those that take
+ * nobody in for the time being; the scout that is on its way, and where to; how
+ * many in a row have failed, and when the next one may go.
  */
 static List *to_scout = NIL;
+static List *closed = NIL;
+static TimestampTz closed_seen_at = 0;
 static BackgroundWorkerHandle *scout = NULL;
 static Oid	scouting = InvalidOid;
 static int	scout_failures = 0;
 static TimestampTz next_scout = 0;
 
 /*
- * OIDs of the databases that can be connected to, or of all, in the current
- * memory context.
+ * OIDs of all databases, in the current memory context.
  */
 static List *
-list_databases(bool all)
+list_databases(void)
 {
 	Relation	catalog = table_open(DatabaseRelationId, AccessShareLock);
 	TableScanDesc scan = table_beginscan_catalog(catalog, 0, NULL);
@@ -74,12 +89,7 @@ list_databases(bool all)
 	HeapTuple	tuple;
 
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-
-		if (all || database->datallowconn)
-			databases = lappend_oid(databases, database->oid);
-	}
+		databases = lappend_oid(databases, ((Form_pg_database) GETSTRUCT(tuple))->oid);
 	table_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	return databases;
@@ -155,7 +165,7 @@ bemi_scout_main(Datum arg)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* In this order, or an origin of a database just made would seem lost. */
 	origins = bemi_list_origins(InvalidOid);
-	databases = list_databases(true);
+	databases = list_databases();
 	foreach(cell, origins)
 	{
 		const char *source;
@@ -210,20 +220,62 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
 }
 
 /*
- * Whether a database is there and, unless "all", can be connected to.
+ * What a row of pg_database says of connections, and the database's name.
  */
-static bool
-database_exists(Oid database, bool all)
+static DatabaseState
+state_of(Form_pg_database database, NameData *name)
+{
+	*name = database->datname;
+	if (database->datconnlimit == DATCONNLIMIT_INVALID_DB)
+		return DATABASE_INVALID;
+	return database->datallowconn ? DATABASE_OPEN : DATABASE_CLOSED;
+}
+
+/*
+ * The same of a database that may be gone.  A process that is sent to one that is
+ * not open fails before it can say anything.
+ */
+static DatabaseState
+look_at_database(Oid oid, NameData *name)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	bool		exists;
+	DatabaseState state = DATABASE_GONE;
+	Relation	catalog;
+	TableScanDesc scan;
+	HeapTuple	tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	exists = list_member_oid(list_databases(all), database);
+	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(catalog, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		if (((Form_pg_database) GETSTRUCT(tuple))->oid == oid)
+			state = state_of((Form_pg_database) GETSTRUCT(tuple), name);
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	return exists;
+	return state;
+}
+
+/*
+ * Why a database cannot be connected to, and the statement that mends it.
+ */
+static void
+explain_closed(DatabaseState state, const NameData *name, char **error, char **hint)
+{
+	const char *database = quote_identifier(NameStr(*name));
+
+	if (state == DATABASE_INVALID)
+	{
+		*error = psprintf("database \"%s\" is invalid, because DROP DATABASE was interrupted", NameStr(*name));
+		*hint = psprintf("Run it again: DROP DATABASE %s;", database);
+	}
+	else
+	{
+		*error = psprintf("database \"%s\" does not accept connections", NameStr(*name));
+		*hint = psprintf("Run this in another database: ALTER DATABASE %s ALLOW_CONNECTIONS true;", database);
+	}
 }
 
 /*
@@ -238,13 +290,90 @@ delay_after(int failures)
 }
 
 /*
+ * Whether a slot of this server belongs to a source of the database.
+ */
+static bool
+has_slot(Oid database)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		found = slot->in_use && slot->data.database == database &&
+			strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
+/*
+ * Puts a database on the list of those to send a scout to, or of those that take
+ * nobody in; in the latter case, the log hears of it if a slot keeps WAL there.
+ * True if a scout is to go there.
+ */
+static bool
+plan_scout(Oid database)
+{
+	NameData	name;
+	DatabaseState state = look_at_database(database, &name);
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	char	   *error;
+	char	   *hint;
+
+	if (state == DATABASE_OPEN)
+		to_scout = lappend_oid(to_scout, database);
+	else if (state != DATABASE_GONE)
+		closed = lappend_oid(closed, database);
+	MemoryContextSwitchTo(caller);
+	if (state == DATABASE_OPEN || state == DATABASE_GONE || !has_slot(database))
+		return state == DATABASE_OPEN;
+
+	explain_closed(state, &name, &error, &hint);
+	ereport(LOG,
+			(errmsg("bemi: sources are not read: %s", error),
+			 errdetail("Their replication slots keep write-ahead log."),
+			 errhint("%s", hint)));
+	return false;
+}
+
+/*
+ * Now and then, looks whether a database can be connected to again.
+ */
+static void
+recheck_closed(void)
+{
+	List	   *still = NIL;
+	ListCell   *cell;
+	NameData	name;
+
+	if (!TimestampDifferenceExceeds(closed_seen_at, GetCurrentTimestamp(), LONGEST_DELAY_MS))
+		return;
+	closed_seen_at = GetCurrentTimestamp();
+	foreach(cell, closed)
+	{
+		DatabaseState state = look_at_database(lfirst_oid(cell), &name);
+		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+		if (state == DATABASE_OPEN)
+			to_scout = lappend_oid(to_scout, lfirst_oid(cell));
+		else if (state != DATABASE_GONE)
+			still = lappend_oid(still, lfirst_oid(cell));
+		MemoryContextSwitchTo(caller);
+	}
+	list_free(closed);
+	closed = still;
+}
+
+/*
  * Notices that the scout is back.  One that was kept from its work is sent
  * again later, or nobody would ever read the sources of its database.
  */
 static void
 receive_scout(void)
 {
-	MemoryContext caller;
 	pid_t		pid;
 	bool		done;
 
@@ -256,15 +385,12 @@ receive_scout(void)
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	done = (bemi_shared->scouted == scouting);
 	LWLockRelease(bemi_shared->lock);
-	if (done || !database_exists(scouting, false))
+	if (done || !plan_scout(scouting))
 	{
 		scout_failures = 0;
 		next_scout = 0;
 		return;
 	}
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	to_scout = lappend_oid(to_scout, scouting);
-	MemoryContextSwitchTo(caller);
 	next_scout = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											 delay_after(++scout_failures));
 }
@@ -297,6 +423,7 @@ send_scout(void)
 	long		left;
 
 	receive_scout();
+	recheck_closed();
 	if (scout != NULL)
 		return LONGEST_DELAY_MS;
 	scouting = next_to_scout();
@@ -352,6 +479,50 @@ forget_worker(int i)
 	bemi_shared->workers[i].in_use = false;
 	bemi_shared->workers[i].launched = false;
 	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Does not start a worker that could not connect.  It is tried again, but the log
+ * hears of it once.
+ */
+static void
+hold_back(int i, DatabaseState state, const NameData *name)
+{
+	BemiWorker *worker = &bemi_shared->workers[i];
+	char	   *error;
+	char	   *hint;
+	bool		is_news;
+
+	explain_closed(state, name, &error, &hint);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	is_news = strcmp(worker->error, error) != 0;
+	worker->launched = false;
+	worker->failures++;
+	LWLockRelease(bemi_shared->lock);
+	bemi_set_error(worker, error, hint);
+	if (is_news)
+		ereport(LOG,
+				(errmsg("bemi: source \"%s\" is not read: %s", worker->source, error),
+				 errdetail("Its replication slot keeps write-ahead log."),
+				 errhint("%s", hint)));
+	bemi_wake_launcher();		/* for the time of the next try */
+}
+
+/*
+ * Starts a worker that is due, if it can connect to its database, which may be gone.
+ */
+static void
+launch_if_possible(int i)
+{
+	NameData	name;
+	DatabaseState state = look_at_database(bemi_shared->workers[i].database, &name);
+
+	if (state == DATABASE_GONE)
+		forget_worker(i);
+	else if (state == DATABASE_OPEN)
+		launch(i);
+	else
+		hold_back(i, state, &name);
 }
 
 /*
@@ -429,12 +600,8 @@ start_due_workers(void)
 		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
 		LWLockRelease(bemi_shared->lock);
 
-		/* A source whose worker has failed may have gone with its database. */
-		if (due && bemi_shared->workers[i].failures > 0 &&
-			!database_exists(bemi_shared->workers[i].database, true))
-			forget_worker(i);
-		else if (due)
-			launch(i);
+		if (due)
+			launch_if_possible(i);
 	}
 	return timeout_ms;
 }
@@ -460,14 +627,20 @@ forget_unborn_workers(void)
 static void
 scout_all_databases(void)
 {
-	MemoryContext caller;
+	List	   *databases;
+	ListCell   *cell;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	caller = MemoryContextSwitchTo(TopMemoryContext);
-	to_scout = list_databases(false);
-	MemoryContextSwitchTo(caller);
+	MemoryContextSwitchTo(TopMemoryContext);
+	databases = list_databases();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+
+	foreach(cell, databases)
+		(void) plan_scout(lfirst_oid(cell));
+	list_free(databases);
+	closed_seen_at = GetCurrentTimestamp();
 }
 
 static void

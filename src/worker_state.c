@@ -29,6 +29,7 @@
 #include "worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_source_status);
+PG_FUNCTION_INFO_V1(bemi_why_no_worker);
 
 BemiShared *bemi_shared = NULL;
 
@@ -400,8 +401,8 @@ static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	const BemiSlotCost *cost = &worker->cost;
-	Datum		values[19];
-	bool		nulls[19] = {0};
+	Datum		values[21];
+	bool		nulls[21] = {0};
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);
@@ -422,10 +423,13 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 
 	values[n++] = Int64GetDatum(worker->restarts);
 	nulls[n] = nulls[n + 1] = (worker->error_count == 0);
-	values[n++] = CStringGetTextDatum(worker->hint[0] == '\0' ? worker->error :
-									  psprintf("%s HINT: %s", worker->error, worker->hint));
+	values[n++] = CStringGetTextDatum(worker->error);
 	values[n++] = TimestampTzGetDatum(worker->error_at);
+	nulls[n] = (worker->hint[0] == '\0');
+	values[n++] = CStringGetTextDatum(worker->hint);
 
+	nulls[n] = (worker->pid == 0 || worker->walsender == 0);
+	values[n++] = Int32GetDatum(worker->walsender);
 	nulls[n] = XLogRecPtrIsInvalid(cost->source_lsn);
 	values[n++] = LSNGetDatum(Max(cost->source_lsn, worker->received));
 	nulls[n] = nulls[n - 1] || cost->wal_kept < 0;
@@ -468,6 +472,40 @@ bemi_source_status(PG_FUNCTION_ARGS)
 		if (copy[i].in_use && copy[i].database == MyDatabaseId)
 			put_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
 	return (Datum) 0;
+}
+
+/*
+ * What keeps all workers of this server from running; NULL: nothing does.
+ */
+static const char *
+why_no_worker(void)
+{
+	bool		launcher;
+
+	if (!IsUnderPostmaster)
+		return "the server runs in single-user mode, without workers";
+	if (RecoveryInProgress())
+		return "this server is a standby, the worker runs at its primary";
+	if (bemi_shared == NULL)
+		return "the library is not in shared_preload_libraries, add bemi to it and restart the server";
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	launcher = bemi_shared->launcher_pid != 0;
+	LWLockRelease(bemi_shared->lock);
+	return launcher ? NULL : "bemi's launcher is not running, raise max_worker_processes and restart the server";
+}
+
+/*
+ * bemi.why_no_worker()
+ */
+Datum
+bemi_why_no_worker(PG_FUNCTION_ARGS)
+{
+	const char *why = why_no_worker();
+
+	if (why == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(why));
 }
 
 /*

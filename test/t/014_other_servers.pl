@@ -135,6 +135,9 @@ $plain->safe_psql('postgres', q{
 	ALTER PUBLICATION bemi ADD TABLE q;
 	INSERT INTO q VALUES (1)});
 wait_for(1, q{"table" = 'q'});
+$history->poll_query_until('postgres', q{
+	SELECT s.stored_until > h.committed_at FROM bemi.status s, bemi.changes h WHERE s.source = 'plain' AND h."table" = 'q'})
+  or die 'the time of the change is never complete';
 is( $history->safe_psql('postgres', q{
 		SELECT c.complete, c.reason FROM bemi.changes h, bemi.source_complete('plain', 'public', 'q', h.committed_at, h.committed_at) c
 		WHERE h."table" = 'q'}),

@@ -106,13 +106,13 @@ SKIP:
 #
 
 # The worker waits, and the source gives it up meanwhile, as it would give up a
-# subscription's: it cannot know that the worker will come back.
+# subscription's: it cannot know that the worker will come back.  The error says why.
 $journal->start_load(rate => 200);
 $journal->wait_for_progress(100);
 $destination->safe_psql('postgres',
 	q{BEGIN; LOCK TABLE bemi.changes IN SHARE MODE; PREPARE TRANSACTION 'holder'});
 $destination->poll_query_until('postgres',
-	q{SELECT EXISTS (SELECT FROM pg_locks l JOIN bemi.status s USING (pid) WHERE NOT l.granted)})
+	q{SELECT warning ~ 'waits for a lock on bemi.changes, held by a prepared transaction' FROM bemi.status})
   or die 'the worker does not wait';
 my $worker = status('pid');
 $source->poll_query_until('postgres',
@@ -122,6 +122,10 @@ is(status('pid'), $worker, 'history locked: the worker waits');
 $destination->safe_psql('postgres', q{ROLLBACK PREPARED 'holder'});
 check_after('history locked');
 is(status('restarts'), '1', 'history locked: one new connection');
+like(
+	status('last_error'),
+	qr/\(Before, the worker had not answered for \d+ ms, because it was busy or waited for a lock\.\)/,
+	'history locked: the error says why the source has given the worker up');
 
 #
 # Read only by default: not for the worker, which changes nothing of the user's
