@@ -66,8 +66,7 @@ typedef struct BemiCode BemiCode;
 
 extern void bemi_become(Oid role, BemiRole *caller);
 extern void bemi_return_to(const BemiRole *caller);
-extern BemiCode *bemi_code_of(Relation partition, Oid history_owner);
-extern void bemi_code_choose_triggers(BemiCode *code, ResultRelInfo *target);
+extern BemiCode *bemi_code_of(ResultRelInfo *target, Oid history_owner);
 extern void bemi_code_enter(BemiCode *code);
 extern void bemi_code_leave(BemiCode *code);
 extern void bemi_ddl_enter(BemiDdl *ddl);

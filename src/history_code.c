@@ -239,29 +239,6 @@ refuse_third(const Functions *functions, Relation table)
 }
 
 /*
- * Describes the code of a partition that is being opened, whose table belongs to
- * that role; NULL if there is none.  In the current memory context.
- */
-BemiCode *
-bemi_code_of(Relation partition, Oid history_owner)
-{
-	BemiCode   *code;
-	Functions	functions = {0};
-
-	functions.owner = lesser_owner(partition->rd_rel->relowner, history_owner);
-	if (!note_table(partition, &functions) && partition->trigdesc == NULL)
-		return NULL;
-	if (OidIsValid(functions.third))
-		refuse_third(&functions, partition);
-
-	code = palloc0(sizeof(BemiCode));
-	code->role = OidIsValid(functions.other) ? functions.other : functions.owner;
-	code->partition = pstrdup(RelationGetRelationName(partition));
-	initStringInfo(&code->triggers);
-	return code;
-}
-
-/*
  * Whether a trigger is one that the worker's inserts could fire.
  */
 static bool
@@ -353,11 +330,11 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 }
 
 /*
- * Decides which triggers fire, in the copy that belongs to the open partition.
- * With none, it has no triggers.
+ * Decides which triggers fire, in the copy that belongs to the open partition.  With
+ * none, it has no triggers.
  */
-void
-bemi_code_choose_triggers(BemiCode *code, ResultRelInfo *target)
+static void
+choose_triggers(BemiCode *code, ResultRelInfo *target)
 {
 	bool		any = false;
 
@@ -365,6 +342,32 @@ bemi_code_choose_triggers(BemiCode *code, ResultRelInfo *target)
 		any |= choose_trigger(code, &target->ri_TrigDesc->triggers[i]);
 	if (!any)
 		target->ri_TrigDesc = NULL;
+}
+
+/*
+ * Describes the code of a partition that is being opened, before any of it can run,
+ * and leaves those triggers that fire; NULL if nothing is to run.  The owner is that
+ * of bemi.changes.  In the current memory context.
+ */
+BemiCode *
+bemi_code_of(ResultRelInfo *target, Oid history_owner)
+{
+	Relation	partition = target->ri_RelationDesc;
+	Functions	functions = {.owner = lesser_owner(partition->rd_rel->relowner, history_owner)};
+	bool		expressions = note_table(partition, &functions);
+	BemiCode   *code;
+
+	if (!expressions && target->ri_TrigDesc == NULL)
+		return NULL;
+	if (OidIsValid(functions.third))
+		refuse_third(&functions, partition);
+
+	code = palloc0(sizeof(BemiCode));
+	code->role = OidIsValid(functions.other) ? functions.other : functions.owner;
+	code->partition = pstrdup(RelationGetRelationName(partition));
+	initStringInfo(&code->triggers);
+	choose_triggers(code, target);
+	return expressions || target->ri_TrigDesc != NULL ? code : NULL;
 }
 
 /*

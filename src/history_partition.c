@@ -435,13 +435,11 @@ open_partition(Oid oid)
 						RelationGetRelationName(partition->relation)),
 				 errhint("Detach it; the worker then makes a partition of its own.")));
 
-	partition->code = bemi_code_of(partition->relation, owner_of(changes_oid));
-	bemi_code_enter(partition->code);
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
-	if (partition->code != NULL)
-		bemi_code_choose_triggers(partition->code, partition->target);
+	partition->code = bemi_code_of(partition->target, owner_of(changes_oid));
+	bemi_code_enter(partition->code);
 	ExecOpenIndices(partition->target, false);
 	/* Where AFTER triggers look for it. */
 	partition->estate->es_opened_result_relations =

@@ -22,7 +22,7 @@
  * the table, which is too late for what was written before the table was altered.
  *
  * Casts to json are told only of base types, and only by functions in C: both are
- * a superuser's to make.
+ * a superuser's to make.  Which of them may be called, row_type.c knows.
  *
  * The query reads catalogs only and locks no table, because a lock would let everybody
  * who can lock a table stop the worker.  pg_partition_tree() locks every partition, so
