@@ -43,7 +43,7 @@ sub worker_fails_with
 
 	$k++;
 	sql("INSERT INTO t VALUES ($k)");
-	$node->poll_query_until('postgres', qq{SELECT last_error ~ \$e\$$error\$e\$ AND state = 'failed' FROM bemi.status})
+	$node->poll_query_until('postgres', qq{SELECT last_error || last_hint ~ \$e\$$error\$e\$ AND state = 'failed' FROM bemi.status})
 	  or die sql('SELECT state, last_error FROM bemi.status');
 	pass($what);
 	return;
