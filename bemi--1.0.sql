@@ -647,6 +647,7 @@ BEGIN
 		PERFORM bemi.publish(target, true);
 	END IF;
 	PERFORM bemi.prepare_partitions(target);
+	PERFORM bemi.warn_of_missing_values(target);
 	-- What is taken back first, so that a column can move from one rule to the other.
 	PERFORM bemi.set_rules(target, r.kind, r.names)
 		FROM (VALUES ('ignore', ignore), ('redact', redact), ('redact_hash', redact_hash)) r(kind, names)
@@ -923,6 +924,32 @@ END
 $$;
 COMMENT ON FUNCTION bemi.release_detached(regclass) IS 'internal: untracks partitions that were detached from a tracked table, or goes on tracking them by themselves';
 
+-- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
+-- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
+-- which does not know that value.
+CREATE FUNCTION bemi.warn_of_missing_values(target regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	lost record;
+BEGIN
+	IF current_setting('server_version_num')::integer >= 150000 THEN
+		RETURN;
+	END IF;
+	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p JOIN pg_attribute a ON a.attrelid = p.relation
+		WHERE a.atthasmissing AND NOT a.attisdropped AND bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
+	LOOP
+		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now', lost.attname, lost.relation
+			USING DETAIL = 'PostgreSQL 14 does not send the default of a column that was added later.',
+				HINT = format('VACUUM FULL %s;', lost.relation);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bemi.warn_of_missing_values(regclass)
+	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
+
 -- What a table needs after it was made or altered.
 CREATE FUNCTION bemi.follow_table(target regclass)
 	RETURNS void
@@ -970,6 +997,7 @@ BEGIN
 			IF rel.relkind = 'p' THEN
 				PERFORM bemi.release_detached(rel.root);
 			END IF;
+			PERFORM bemi.warn_of_missing_values(target);
 			-- It may have been renamed or moved; a partition, have another identity.
 			IF rel.root <> target THEN
 				PERFORM bemi.emit_membership(rel.root);

@@ -12,6 +12,12 @@ use warnings;
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 
+# PostgreSQL 14 ships the framework of 15 under former names, without these two.
+*PostgreSQL::Test::Cluster::pg_version = sub { return $_[0]->{_pg_version} }
+  unless PostgreSQL::Test::Cluster->can('pg_version');
+*PostgreSQL::Test::RecursiveCopy::copypath = \&RecursiveCopy::copypath
+  unless defined &PostgreSQL::Test::RecursiveCopy::copypath;
+
 our @EXPORT = qw(bemi_node wait_for_state start_error changes remains);
 
 # Starts a node that can run bemi, with the extension made in database

@@ -137,6 +137,8 @@ SELECT * FROM bemi.merge_context('{"lost": 2}');
 SELECT bemi.set_context(NULL), bemi.current_context() = '{}' AS none;
 SELECT bemi.current_context() FROM bemi.set_context('{"of": "statement"}');
 DO $$ BEGIN PERFORM bemi.set_context('{"of": "block"}'); RAISE NOTICE '%', bemi.current_context(); END $$;
+-- psql 14 shows the last result only
+\set SHOW_ALL_RESULTS off
 SELECT bemi.set_context('{"of": "text"}') \; SELECT bemi.current_context();
 SELECT bemi.current_context();
 PREPARE as_parameter (jsonb) AS SELECT bemi.set_context($1, false);

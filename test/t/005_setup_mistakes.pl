@@ -123,7 +123,7 @@ my $receiver = IPC::Run::start(
 	IPC::Run::timeout(180));
 $node->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'})
-  or die 'pg_receivewal does not stream';
+  or die "pg_receivewal does not stream: $received";
 $error = fails('no free walsender',
 	qr/DETAIL:  The worker reports: .*max_wal_senders/);
 configure(line_of($error, 'max_wal_senders'));

@@ -29,6 +29,16 @@ $node->safe_psql('postgres', 'CREATE ROLE other_owner');
 my $has_citext = $node->safe_psql('postgres',
 	q{SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'});
 
+# PostgreSQL 14 has null in the old row of a partition for a column that was added
+# with a default, until the partition is rewritten.
+my $rewrite = $node->pg_version < 15 ? 1 : 0;
+
+# Minor releases from before May 2025 do not tell a transaction that is running what
+# others change in a publication.
+my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
+my %told_since = (14 => 140018, 15 => 150013, 16 => 160009, 17 => 170005);
+my $told = $version >= ($told_since{ int($version / 10000) } // 0);
+
 # Name => statements.  Run in a schema of their own, which is the search_path.
 my @scenarios = (
 	'table made again' => q{
@@ -275,6 +285,9 @@ my @scenarios = (
 		ALTER TABLE parted RENAME TO apart;
 		INSERT INTO apart VALUES (11, 'new name');
 		ALTER TABLE apart ADD COLUMN w int DEFAULT 3;
+		\\if :rewrite
+		VACUUM FULL apart;
+		\\endif
 		UPDATE apart SET k = k + 1 WHERE k IN (1, 150);
 		BEGIN;
 		INSERT INTO apart VALUES (5, 'in the same transaction');
@@ -513,7 +526,7 @@ sub run_scenarios
 			  . "SET bemi.context = '{\"scenario\": \"$name\"}';\n$sql",
 			on_error_stop => 1,
 			extra_params => [
-				'-v', "mode=$mode",
+				'-v', "mode=$mode", '-v', "rewrite=$rewrite",
 				map { ('-v', "mode_$_=${mode}_$_") }
 				  qw(gone other renamed new_name whole all roots)
 			]);
@@ -678,15 +691,18 @@ sub change_publication
 	}
 
 	# A transaction that has begun before somebody else's change commits.
-	$writer->query("BEGIN; INSERT INTO published_$mode VALUES (10, 'yes')");
-	$changer->query($out[0]);
-	$writer->query("$out[1]; INSERT INTO published_$mode VALUES (11, 'no')");
-	$changer->query($in[0]);
-	$writer->query("$in[1]; INSERT INTO published_$mode VALUES (12, 'yes'); COMMIT");
-	$changer->query($out[0]);
-	$writer->query("BEGIN; $out[1]; INSERT INTO published_$mode VALUES (13, 'no')");
-	$changer->query($in[0]);
-	$writer->query("$in[1]; UPDATE published_$mode SET v = 'last'; COMMIT");
+	if ($told)
+	{
+		$writer->query("BEGIN; INSERT INTO published_$mode VALUES (10, 'yes')");
+		$changer->query($out[0]);
+		$writer->query("$out[1]; INSERT INTO published_$mode VALUES (11, 'no')");
+		$changer->query($in[0]);
+		$writer->query("$in[1]; INSERT INTO published_$mode VALUES (12, 'yes'); COMMIT");
+		$changer->query($out[0]);
+		$writer->query("BEGIN; $out[1]; INSERT INTO published_$mode VALUES (13, 'no')");
+		$changer->query($in[0]);
+		$writer->query("$in[1]; UPDATE published_$mode SET v = 'last'; COMMIT");
+	}
 	$_->quit for ($writer, $changer);
 	return;
 }
@@ -700,11 +716,23 @@ for my $mode ('late', 'live')
 {
 	my $where = qq{"table" = 'published_$mode'};
 
-	is(journal_entries($node, where => $where), 18, "publication, $mode: there are changes");
+	is(journal_entries($node, where => $where), $told ? 18 : 6, "publication, $mode: there are changes");
 	is(journal_differences($node, where => $where), '', "publication, $mode: what is published is stored");
 }
 is( $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.tracked WHERE "table"::text ~ \'published\' AND problems = \'{}\''),
 	'2', 'publication: bemi.tracked has nothing to complain of');
+
+# What a version sends otherwise is warned of.
+my (undef, undef, $warnings) = $node->psql('postgres', q{
+	CREATE TABLE grows (k int) PARTITION BY RANGE (k);
+	CREATE TABLE grows_1 PARTITION OF grows FOR VALUES FROM (0) TO (100);
+	SELECT bemi.track('grows');
+	ALTER TABLE grows ADD COLUMN w int DEFAULT 3;
+	VACUUM FULL grows;
+	ALTER TABLE grows ALTER COLUMN w DROP DEFAULT;
+	DROP TABLE grows});
+is( scalar(() = $warnings =~ /WARNING:  before is null for column "w" in changes of rows that partition "public.grows_1" has now/g),
+	$rewrite, 'one warning from PostgreSQL 14, none from later ones');
 
 #
 # Any statements, in any order
