@@ -354,17 +354,18 @@ bemi_start(PG_FUNCTION_ARGS)
 	int64		errors_before;
 	BemiWorker	worker;
 
+	source = source_argument(fcinfo);
+	/* First, because up to PostgreSQL 14 this mode preloads nothing. */
+	if (wait)
+		require_workers("bemi.start()",
+						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);", source));
 	require_preload();
 	PreventCommandDuringRecovery("bemi.start()");
-	source = source_argument(fcinfo);
 	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (conninfo != NULL)
 		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
-	if (wait)
-		require_workers("bemi.start()",
-						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);", source));
 	if (wait && is_atomic(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -613,8 +614,8 @@ bemi_sync(PG_FUNCTION_ARGS)
 	XLogRecPtr	position;
 	BemiWorker	laggard;
 
-	require_preload();
 	require_workers("bemi.sync()", "Start the server as usual.");
+	require_preload();
 	PreventCommandDuringRecovery("bemi.sync()");
 	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
 	position = write_marker();
