@@ -177,24 +177,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
--- tgargs holds the arguments, each ended by a zero byte.
+-- tgargs holds the arguments, each ended by a zero byte. No literal here may have a
+-- backslash: what that means depends on standard_conforming_strings.
 CREATE FUNCTION bemi.trigger_arguments(target regclass)
 	RETURNS text[]
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	separator CONSTANT bytea := decode('00', 'hex');
 	rest bytea;
 	arguments text[] := '{}';
 BEGIN
-	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs IN (3, 4)
+	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs >= 3
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
 	IF NOT FOUND THEN
 		RETURN NULL;
 	END IF;
 	WHILE octet_length(rest) > 0 LOOP
-		arguments := arguments || convert_from(substring(rest FOR position('\x00'::bytea IN rest) - 1), getdatabaseencoding());
-		rest := substring(rest FROM position('\x00'::bytea IN rest) + 1);
+		arguments := arguments || convert_from(substring(rest FOR position(separator IN rest) - 1), getdatabaseencoding());
+		rest := substring(rest FROM position(separator IN rest) + 1);
 	END LOOP;
 	RETURN arguments;
 END
@@ -516,23 +518,49 @@ COMMENT ON FUNCTION bemi.follow_partitions(regclass)
 -- changes, see bemi.describe().
 --
 
--- Whoever owns a table can make a trigger with any arguments. follow_ddl() refuses
--- bad ones, but need not have been there.
+CREATE FUNCTION bemi.read_rules(rules text)
+	RETURNS jsonb
+	LANGUAGE plpgsql IMMUTABLE STRICT
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	parsed jsonb;
+BEGIN
+	BEGIN
+		parsed := rules::jsonb;
+	EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+		RETURN NULL;
+	END;
+	IF jsonb_typeof(parsed) <> 'object' THEN
+		RETURN NULL;
+	ELSIF EXISTS (SELECT FROM jsonb_each(parsed) r
+			WHERE r.key NOT IN ('ignore', 'redact', 'redact_hash') OR jsonb_typeof(r.value) <> 'array'
+				OR EXISTS (SELECT FROM jsonb_path_query(r.value, 'strict $[*]') v(rule) WHERE jsonb_typeof(v.rule) <> 'string')) THEN
+		RETURN NULL;
+	END IF;
+	RETURN parsed;
+END
+$$;
+COMMENT ON FUNCTION bemi.read_rules(text) IS 'internal: rules as jsonb, NULL if the text is not a list of names for each kind of rule';
+
+-- Who owns a table can make a trigger with any arguments. follow_ddl() refuses bad
+-- ones, but need not have been there. Then nobody knows what was to be redacted, so
+-- all of the table is, and no other table's tracking fails.
 CREATE FUNCTION bemi.rules(target regclass)
 	RETURNS jsonb
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	rules jsonb;
+	arguments text[] := bemi.trigger_arguments(target);
 BEGIN
-	rules := (bemi.trigger_arguments(target))[4];
-	RETURN CASE WHEN jsonb_typeof(rules) = 'object' THEN rules ELSE '{}' END;
-EXCEPTION WHEN data_exception THEN
-	RETURN '{}';
+	RETURN CASE WHEN coalesce(cardinality(arguments), 3) = 3 THEN '{}'
+		WHEN cardinality(arguments) > 4 THEN '{"redact": ["*"]}'
+		ELSE coalesce(bemi.read_rules(arguments[4]), '{"redact": ["*"]}') END;
 END
 $$;
-COMMENT ON FUNCTION bemi.rules(regclass) IS 'internal: what bemi.track() was told to ignore and to redact of the table';
+COMMENT ON FUNCTION bemi.rules(regclass)
+	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
 
 CREATE FUNCTION bemi.is_meant(attribute name, rule text)
 	RETURNS boolean
@@ -1018,23 +1046,27 @@ END
 $$;
 COMMENT ON FUNCTION bemi.follow_table(regclass) IS 'internal: tracks or untracks a table that was made or altered, as its root and its schema ask';
 
+CREATE FUNCTION bemi.has_bad_rules(target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT cardinality(a.arguments) > 4 OR cardinality(a.arguments) = 4 AND bemi.read_rules(a.arguments[4]) IS NULL
+	FROM bemi.trigger_arguments(target) a(arguments)
+$$;
+COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+
 CREATE FUNCTION bemi.check_rules(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	rules text := (bemi.trigger_arguments(target))[4];
 BEGIN
-	IF rules IS NULL OR bemi.rules(target) = rules::jsonb AND (SELECT coalesce(bool_and(r.key IN ('ignore', 'redact', 'redact_hash')
-			AND jsonb_typeof(r.value) = 'array'), true) FROM jsonb_each(rules::jsonb) r) THEN
-		RETURN;
+	IF bemi.has_bad_rules(target) THEN
+		RAISE EXCEPTION 'rules of table "%" are not valid', target
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are: %s', array_to_string((bemi.trigger_arguments(target))[4:], ', ')),
+				HINT = 'They are set by bemi.track(), not by arguments of the trigger.';
 	END IF;
-	RAISE invalid_parameter_value;
-EXCEPTION WHEN data_exception THEN
-	RAISE EXCEPTION 'rules of table "%" are not valid', target
-		USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are: %s', rules),
-			HINT = 'They are set by bemi.track(), not by arguments of the trigger.';
 END
 $$;
 COMMENT ON FUNCTION bemi.check_rules(regclass) IS 'internal: error unless the rules in the trigger''s arguments are well-formed';
@@ -1149,7 +1181,7 @@ BEGIN
 	-- Rules may have been set.
 	FOR target IN SELECT DISTINCT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
 		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs IN (3, 4)
+		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
 			AND t.tgfoid = 'bemi.emit_context()'::regprocedure
 	LOOP
 		PERFORM bemi.check_rules(target);
@@ -1459,6 +1491,7 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
 			CASE WHEN rel.generated THEN 'generated columns are not in the stream: before and after lack them' END,
+			CASE WHEN rel.rules -> 'redact' ? '*' AND bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
 			(SELECT 'rule for a column that does not exist: ' || string_agg(DISTINCT n.name, ', ')
 				FROM jsonb_each(rel.rules) r, jsonb_array_elements_text(r.value) n(name)
 				WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = rel."table" AND a.attnum > 0
@@ -1482,7 +1515,7 @@ CREATE VIEW bemi.tracked AS
 				WHERE p.pubname = 'bemi'
 					AND (pr.prrelid = c.oid OR pr.prrelid IN (SELECT * FROM pg_partition_ancestors(c.oid)))
 			) AS published,
-			bemi.rules(rel.published_as) AS rules,
+			bemi.rules(rel.published_as) AS rules, rel.published_as,
 			-- They came with 15; the view has no such column before.
 			(SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f
 					JOIN pg_namespace n ON f.schemaname = n.nspname

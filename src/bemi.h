@@ -78,6 +78,14 @@ extern void bemi_capture_init(void);
 /* capture_track.c */
 extern Oid	bemi_extension_owner(void);
 
+/* ---------- settings.c ---------- */
+
+extern void bemi_pin_settings(void);
+extern char *bemi_settings_as_options(const char *options);
+extern bool bemi_settings_are_refused(const char *message);
+extern char *bemi_settings_as_commands(int server_version, const char *datestyle,
+									   const char *timezone);
+
 /* ---------- stream.c ---------- */
 
 /*

@@ -80,27 +80,11 @@ bemi_check_json_number(char *token)
 }
 #endif
 
-/* 17 can end transactions that last too long, as a large one of a source may. */
-#if PG_VERSION_NUM >= 170000
-#define bemi_disable_transaction_timeout() \
-	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
-#else
-#define bemi_disable_transaction_timeout()	((void) 0)
-#endif
-
 /* 14 marks a partition's copies of users' triggers as internal, too. */
 #if PG_VERSION_NUM >= 150000
 #define bemi_trigger_is_internal(trigger)	((trigger)->tgisinternal)
 #else
 #define bemi_trigger_is_internal(trigger)	((trigger)->tgisinternal && !(trigger)->tgisclone)
-#endif
-
-/* 17 can do without event triggers; the worker's DDL needs none, not even bemi's own. */
-#if PG_VERSION_NUM >= 170000
-#define bemi_disable_event_triggers() \
-	SetConfigOption("event_triggers", "off", PGC_SUSET, PGC_S_OVERRIDE)
-#else
-#define bemi_disable_event_triggers()	((void) 0)
 #endif
 
 /* 17 lets the caller own the lexer; NULL asks for one in palloc'd memory. */

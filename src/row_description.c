@@ -9,9 +9,9 @@
  * the rules for these.  Out flows the same relation, ready for its rows.
  *
  * The object has come over the stream or from the source's catalog.  What is not in
- * it, or not as it should be, is passed over: no key, no rule, and types that are
- * their text.  Where it can be of another time than the relation, a value is rather
- * redacted once too often.
+ * it, or not as it should be, is passed over: no key, nothing ignored, and types that
+ * are their text.  A rule that redacts, but cannot be read, redacts all.  Where it can be of
+ * another time than the relation, a value is rather redacted once too often.
  *
  * What is kept goes into the relation's own memory.  Needs a transaction.
  *
@@ -67,6 +67,24 @@ names_of(const Jsonb *description, const char *key)
 		if (name != NULL)
 			names = lappend(names, name);
 	}
+	return names;
+}
+
+/*
+ * The columns that a rule redacts: all of them if there is a rule that is not a list
+ * of names.
+ */
+static List *
+redacted_names(const Jsonb *description, const char *key)
+{
+	List	   *names = names_of(description, key);
+	JsonbValue	value;
+	JsonbContainer *array = array_of(description, key, &value);
+	bool		exists = JB_ROOT_IS_OBJECT(description) &&
+		getKeyJsonValueFromContainer((JsonbContainer *) &description->root, key, strlen(key), &value) != NULL;
+
+	if (exists && (array == NULL || list_length(names) != JsonContainerSize(array)))
+		return list_make1("*");
 	return names;
 }
 
@@ -249,16 +267,16 @@ bemi_description_apply(BemiRelation *relation, const Jsonb *first,
 {
 	MemoryContext caller;
 	List	   *key = names_of(first, "key");
-	List	   *redact = names_of(first, "redact");
-	List	   *redact_hash = names_of(first, "redact_hash");
+	List	   *redact = redacted_names(first, "redact");
+	List	   *redact_hash = redacted_names(first, "redact_hash");
 	BemiTypes  *types;
 
 	Assert(IsTransactionState());
 	types = types_of(first, is_local);
 	if (second != NULL)
 	{
-		redact = list_concat(redact, names_of(second, "redact"));
-		redact_hash = list_concat(redact_hash, names_of(second, "redact_hash"));
+		redact = list_concat(redact, redacted_names(second, "redact"));
+		redact_hash = list_concat(redact_hash, redacted_names(second, "redact_hash"));
 		if (!has_columns(relation, key))
 			key = names_of(second, "key");
 		if (!has_types(relation, types))

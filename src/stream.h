@@ -21,6 +21,7 @@ struct BemiStream
 	char	   *name;			/* application_name, unless conninfo has one */
 	bool		declines;		/* its walsender was told not to be elected */
 	void		(*on_wait) (BemiStream *);	/* called while a command runs */
+	bool		refuses_options;	/* the source, or a pooler before it */
 	bool		patient;		/* the command may take as long as it likes */
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, open only while needed */

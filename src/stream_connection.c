@@ -5,7 +5,7 @@
  *
  * In flows a connection string, or none for the worker's own server and
  * database; out flow libpq connections whose sessions print values in the form
- * that row_json.c expects, and the results of commands.
+ * that row_json.c expects (settings.c), and the results of commands.
  *
  * Each wait is on the process latch and the socket together, and serves
  * interrupts; only what libpq itself cannot do otherwise, looking up a host's
@@ -41,26 +41,7 @@
 static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
 /*
- * What the values' texts depend on, in the session that prints them; the
- * conversions of row_json.c rely on it.
- */
-static const char *const session_settings[][2] = {
-	{"datestyle", "ISO"},
-	{"intervalstyle", "postgres"},
-	{"extra_float_digits", "3"},
-	{"timezone", "UTC"},
-	{"search_path", ""},
-	{"bytea_output", "hex"},
-	{"quote_all_identifiers", "off"},
-	{"jit", "off"},
-	{"statement_timeout", "0"},
-	{"lock_timeout", "0"},
-	{"idle_session_timeout", "0"},
-	{"idle_in_transaction_session_timeout", "0"}
-};
-
-/*
- * The same for the connection that asks for catalogs.  No query there needs a lock that
+ * Time-outs of the connection that asks for catalogs.  No query there needs a lock that
  * others hold for long, or takes long; one that does must not keep changes from being
  * stored, so the worker fails and tries again.
  */
@@ -72,9 +53,6 @@ static const char *const session_settings[][2] = {
  * it waits for a lock.  Well above CATALOG_UNUSED_MS of stream_source.c.
  */
 #define CATALOG_IDLE_TIMEOUT		"5s"
-
-/* From this version on there is transaction_timeout, too. */
-#define TRANSACTION_TIMEOUT_VERSION 170000
 
 /* What the source says when it turns a connection down, and the statement that mends it. */
 static const struct
@@ -364,6 +342,22 @@ joined(List *directories)
 }
 
 /*
+ * The options that a connection string has, or NULL.
+ */
+static char *
+options_of(const char *conninfo)
+{
+	PQconninfoOption *all = PQconninfoParse(conninfo, NULL);
+	char	   *options = NULL;
+
+	for (PQconninfoOption *option = all; option && option->keyword; option++)
+		if (strcmp(option->keyword, "options") == 0 && option->val != NULL)
+			options = pstrdup(option->val);
+	PQconninfoFree(all);
+	return options;
+}
+
+/*
  * The parameters of a connection.  For the own server: the socket that it
  * listens on, as its bootstrap superuser, whom peer authentication lets in
  * because the server runs under that very account.
@@ -371,8 +365,9 @@ joined(List *directories)
 static PGconn *
 begin_connection(BemiStream *stream, bool replication)
 {
-	const char *keys[13];
-	const char *values[13];
+	const char *keys[14];
+	const char *values[14];
+	char	   *options = stream->conninfo ? options_of(stream->conninfo) : NULL;
 	char		port[12];
 	char	   *sockets = pstrdup(Unix_socket_directories);
 	List	   *directories;
@@ -409,6 +404,16 @@ begin_connection(BemiStream *stream, bool replication)
 	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
 	keys[n] = "client_encoding";
 	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
+	if (!stream->refuses_options)
+		options = bemi_settings_as_options(options);
+
+	/*
+	 * A worker that waits for a lock does not answer.  On its own server that is no
+	 * reason to give it up: if it dies, its socket is closed.
+	 */
+	if (replication && stream->conninfo == NULL)
+		options = psprintf("%s -c wal_sender_timeout=0", options);
+	keys[n] = "options", values[n++] = options;
 	keys[n] = values[n] = NULL;
 	Assert(n < lengthof(keys));
 
@@ -416,8 +421,8 @@ begin_connection(BemiStream *stream, bool replication)
 }
 
 /*
- * Waits for a connection that has been begun, as PQconnectPoll's documentation
- * says.
+ * Waits for a connection that has been begun, until it is made or has failed, as
+ * PQconnectPoll's documentation says.
  */
 static void
 complete_connection(BemiStream *stream, PGconn *conn)
@@ -447,8 +452,6 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		if (stream->on_wait)
 			stream->on_wait(stream);
 	}
-	if (PQstatus(conn) != CONNECTION_OK)
-		bemi_stream_report_failure(stream, conn, "could not connect to source");
 }
 
 /*
@@ -524,13 +527,18 @@ ignore_notice(void *arg, const PGresult *result)
 {
 }
 
+/*
+ * Sets by commands what the options have not set.
+ */
 static void
-set_remotely(BemiStream *stream, PGconn *conn, const char *name, const char *value)
+complete_settings(BemiStream *stream, PGconn *conn)
 {
-	char	   *command = psprintf("SET %s = '%s'", name, value);
+	char	   *commands = bemi_settings_as_commands(PQserverVersion(conn),
+													 PQparameterStatus(conn, "DateStyle"),
+													 PQparameterStatus(conn, "TimeZone"));
 
-	PQclear(bemi_stream_run_command(stream, conn, command, PGRES_COMMAND_OK));
-	pfree(command);
+	if (commands != NULL)
+		PQclear(bemi_stream_run_command(stream, conn, commands, PGRES_COMMAND_OK));
 }
 
 /*
@@ -540,30 +548,29 @@ set_remotely(BemiStream *stream, PGconn *conn, const char *name, const char *val
 void
 bemi_stream_open_connection(BemiStream *stream, bool replication)
 {
-	PGconn	   *conn = begin_connection(stream, replication);
+	PGconn	  **conn = replication ? &stream->replication : &stream->catalog;
 
-	if (replication)
-		stream->replication = conn;
-	else
-		stream->catalog = conn;
-	complete_connection(stream, conn);
-	(void) PQsetNoticeReceiver(conn, ignore_notice, NULL);
-	for (int i = 0; i < lengthof(session_settings); i++)
-		set_remotely(stream, conn, session_settings[i][0], session_settings[i][1]);
-	if (PQserverVersion(conn) >= TRANSACTION_TIMEOUT_VERSION)
-		set_remotely(stream, conn, "transaction_timeout", "0");
-	if (!replication)
+	*conn = begin_connection(stream, replication);
+	complete_connection(stream, *conn);
+	if (PQstatus(*conn) != CONNECTION_OK && !stream->refuses_options &&
+		bemi_settings_are_refused(PQerrorMessage(*conn)))
 	{
-		set_remotely(stream, conn, "lock_timeout", CATALOG_LOCK_TIMEOUT);
-		set_remotely(stream, conn, "statement_timeout", CATALOG_STATEMENT_TIMEOUT);
-		set_remotely(stream, conn, "idle_session_timeout", CATALOG_IDLE_TIMEOUT);
+		stream->refuses_options = true;
+		PQfinish(*conn);
+		*conn = NULL;
+		*conn = begin_connection(stream, replication);
+		complete_connection(stream, *conn);
 	}
-	/*
-	 * A worker that waits for a lock does not answer.  On its own server that is no
-	 * reason to give it up: if it dies, its socket is closed.
-	 */
-	if (replication && stream->conninfo == NULL)
-		set_remotely(stream, conn, "wal_sender_timeout", "0");
+	if (PQstatus(*conn) != CONNECTION_OK)
+		bemi_stream_report_failure(stream, *conn, "could not connect to source");
+	(void) PQsetNoticeReceiver(*conn, ignore_notice, NULL);
+	complete_settings(stream, *conn);
+	if (!replication)
+		PQclear(bemi_stream_run_command(stream, *conn,
+										"SET lock_timeout = '" CATALOG_LOCK_TIMEOUT "';"
+										" SET statement_timeout = '" CATALOG_STATEMENT_TIMEOUT "';"
+										" SET idle_session_timeout = '" CATALOG_IDLE_TIMEOUT "'",
+										PGRES_COMMAND_OK));
 }
 
 /*

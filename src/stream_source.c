@@ -20,7 +20,7 @@
  *
  * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
  * documentation.  Names in queries need no schema: the session's search_path
- * is empty, so they are the catalog's.
+ * is pg_catalog (settings.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -96,7 +96,7 @@ bemi_stream_rest(BemiStream *stream)
 }
 
 /*
- * The connection beside the stream, for all SQL but the settings.  One that has
+ * The connection beside the stream, for all SQL.  One that has
  * not been used for a moment may have been closed by the source.
  */
 static PGconn *

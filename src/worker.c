@@ -68,27 +68,6 @@ typedef struct Pipeline
 } Pipeline;
 
 /*
- * Settings that the worker must not inherit from the server or its role.
- * jsonb prints times in UTC, arrays are read in the format they were sent in,
- * and no time-out of the application's applies.
- */
-static const char *const worker_settings[][2] = {
-	{"search_path", "pg_catalog"},
-	{"timezone", "UTC"},
-	{"datestyle", "ISO, MDY"},
-	{"intervalstyle", "postgres"},
-	{"extra_float_digits", "1"},
-	{"session_replication_role", "replica"},
-	{"synchronous_commit", "off"},
-	{"default_transaction_isolation", "read committed"},
-	{"default_transaction_read_only", "off"},
-	{"statement_timeout", "0"},
-	{"lock_timeout", "0"},
-	{"idle_in_transaction_session_timeout", "0"},
-	{"row_security", "off"}
-};
-
-/*
  * To make a slot may take as long as others' transactions last.  If meanwhile
  * the row has changed, leave, and let the next worker see what is wanted.
  */
@@ -647,11 +626,7 @@ bemi_worker_main(Datum arg)
 
 	enter(DatumGetInt32(arg));
 	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database, InvalidOid, 0);
-	for (int i = 0; i < lengthof(worker_settings); i++)
-		SetConfigOption(worker_settings[i][0], worker_settings[i][1],
-						PGC_SUSET, PGC_S_OVERRIDE);
-	bemi_disable_transaction_timeout();
-	bemi_disable_event_triggers();
+	bemi_pin_settings();
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
 												ALLOCSET_DEFAULT_SIZES));

@@ -158,6 +158,7 @@ bemi_scout_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(my_database, InvalidOid, 0);
+	bemi_pin_settings();
 	/* Not for a standby: the scouts of the other databases wait for this one. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 
@@ -665,6 +666,7 @@ bemi_launcher_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	bemi_pin_settings();
 	wait_event = bemi_wait_event("BemiLauncher");
 
 	before_shmem_exit(forget_launcher, (Datum) 0);

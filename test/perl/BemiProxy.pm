@@ -13,6 +13,8 @@
 #   cut after N      breaks a connection when N more bytes of the server's have
 #                    been forwarded, in the middle of a message or not
 #   hold after N     then holds both ways
+#   drop options     forwards, but takes the startup options out of new connections
+#   reject options   forwards, but lets nobody connect who has startup options
 #
 # It ends with the test that has started it.
 
@@ -112,6 +114,7 @@ sub obey
 	$self->{hold_down} = $verb eq 'hold' && ($what eq '' || $what eq 'down');
 	$self->{left} = $what eq 'after' ? $count : undef;
 	$self->{then} = $verb;
+	$self->{options} = $what eq 'options' ? $verb : 'forward';
 	$self->break_all if $verb eq 'refuse' || $command eq 'cut';
 	if ($verb eq 'refuse')
 	{
@@ -172,6 +175,29 @@ sub count_down
 	return;
 }
 
+# Does to the startup packet of a new connection what a pooler may do.  False if the
+# client is turned away.
+sub greet
+{
+	my ($self, $pair) = @_;
+	my ($length, $version) = unpack('NN', $pair->{up});
+	my %parameters = split /\0/, substr($pair->{up}, 8, $length - 9);
+
+	# That of a request to cancel has no parameters.
+	return 1 if $self->{options} eq 'forward' || $version != 3 << 16 || !exists $parameters{options};
+	if ($self->{options} eq 'reject')
+	{
+		my $error = "SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
+
+		syswrite($pair->{client}, pack('aNa*', 'E', 4 + length $error, $error));
+		return 0;
+	}
+	delete $parameters{options};
+	my $rest = join('', map { "$_\0" } %parameters) . "\0";
+	$pair->{up} = pack('NNa*', 8 + length $rest, $version, $rest);
+	return 1;
+}
+
 # Moves bytes one way.  False if that way has come to its end.
 sub move
 {
@@ -183,6 +209,7 @@ sub move
 	{
 		my $got = sysread($pair->{$from}, $pair->{$way}, $limit);
 		$ended = defined $got ? $got == 0 : !$!{EAGAIN} && !$!{EINTR};
+		return 0 if $way eq 'up' && $got && !$pair->{greeted}++ && !$self->greet($pair);
 	}
 	if (length $pair->{$way} > 0)
 	{
