@@ -650,8 +650,7 @@ BEGIN
 				HINT = format('Give both lists: SELECT bemi.track(%L, %s => %L, %s => %L);', target, kind, names, other,
 					(SELECT coalesce(array_agg(r), '{}') FROM jsonb_array_elements_text(rules -> other) r WHERE NOT bemi.is_meant(twice, r)));
 	END IF;
-	arguments[4] := rules::text;
-	PERFORM bemi.set_trigger(target, arguments);
+	PERFORM bemi.set_trigger(target, arguments[1:3] || rules::text);
 END
 $$;
 COMMENT ON FUNCTION bemi.set_rules(regclass, text, name[])
