@@ -370,7 +370,6 @@ is( $node->safe_psql(
 	bemi.follow_renamed_schemas()
 	bemi.follow_unpublished()
 	bemi.forget_dropped_schemas()
-	bemi.full_context(bemi.changes)
 	bemi.hold(regclass,text)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
 	bemi.is_marked(regnamespace)

@@ -183,7 +183,8 @@ for my $database (qw(default_role default_session))
 # Left as they are: what would keep a test, or any session, from its own work; what turns
 # off what bemi is; what applies to one transaction; and limits of the machine.
 my %excluded = map { $_ => 1 } qw(
-  local_preload_libraries bemi.max_context_size bemi.ignore_columns bemi.include bemi.noop_updates bemi.require_context bemi.retention
+  local_preload_libraries bemi.asynchronous bemi.max_context_size bemi.max_context_keys
+  bemi.ignore_columns bemi.include bemi.noop_updates bemi.require_context bemi.retention
   transaction_isolation transaction_read_only transaction_deferrable
   event_triggers output_plugin_libraries dynamic_library_path extension_control_path extension_destdir
   max_stack_depth temp_file_limit ignore_checksum_failure zero_damaged_pages
