@@ -552,7 +552,8 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 
 	*conn = begin_connection(stream, replication);
 	complete_connection(stream, *conn);
-	if (PQstatus(*conn) != CONNECTION_OK && !stream->refuses_options &&
+	if (PQstatus(*conn) != CONNECTION_OK &&
+		stream->conninfo != NULL && !stream->refuses_options &&
 		bemi_settings_are_refused(PQerrorMessage(*conn)))
 	{
 		stream->refuses_options = true;

@@ -393,6 +393,7 @@ is( $node->safe_psql(
 	bemi.check_table_tracker(regclass,boolean)
 	bemi.check_trackable(regclass)
 	bemi.check_tracker(oid,text)
+	bemi.commit_horizon(integer)
 	bemi.current_context()
 	bemi.describe(regclass)
 	bemi.describe_columns(regclass)
