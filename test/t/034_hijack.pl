@@ -433,6 +433,7 @@ is( $node->safe_psql(
 	bemi.this_server()
 	bemi.trigger_arguments(regclass)
 	bemi.untrackable(regclass)
+	bemi.warn_of_missing_values(regclass)
 	END
 	'functions that PUBLIC may execute');
 
