@@ -95,6 +95,7 @@ wait_until(q{SELECT EXISTS (SELECT FROM bemi.changes WHERE "table" = 't' AND pri
 is(ids(), '1,3', 'what comes before is, too, and the transaction is missing as a whole');
 is(gaps('transaction unreadable'), 'public.t, public.bad. It failed at a row of the last of them.',
 	'there is one gap, which names the tables');
+$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 is( $node->safe_psql('postgres', q{
 		SELECT g.to_time - g.from_time, g.from_lsn < g.to_lsn, "table" IS NULL,
 			(SELECT count(*) FROM bemi.changes c WHERE c.committed_at BETWEEN g.from_time AND g.to_time),
