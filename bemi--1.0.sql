@@ -1473,63 +1473,84 @@ CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
+CREATE FUNCTION bemi.columnless_rules(target regclass, rules jsonb)
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT string_agg(DISTINCT n.name, ', ') FROM jsonb_each(rules) r, jsonb_array_elements_text(r.value) n(name)
+		WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0
+			AND NOT a.attisdropped AND bemi.is_meant(a.attname, n.name))
+$$;
+COMMENT ON FUNCTION bemi.columnless_rules(regclass, jsonb) IS 'internal: names in rules that are no columns of the table, NULL if there are none';
+
+-- A partition is tracked with its root, if that has the trigger. The root is the table whose
+-- place in the publication, and whose rules, count.
+CREATE FUNCTION bemi.tracked_with_root(partition regclass)
+	RETURNS jsonb
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object('published', EXISTS (SELECT FROM pg_partition_ancestors(partition) a
+				JOIN pg_publication_rel r ON r.prrelid = a.relid
+				JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi'),
+			'published_as', source.relation::oid, 'rules', bemi.rules(source.relation),
+			'filtered', r.prqual IS NOT NULL, 'partly', r.prattrs IS NOT NULL)
+		FROM (SELECT CASE WHEN bemi.has_trigger(pg_partition_root(partition)) THEN pg_partition_root(partition) ELSE partition END) source(relation)
+			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual, to_jsonb(r) ->> 'prattrs' AS prattrs
+				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
+$$;
+COMMENT ON FUNCTION bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
+
+-- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
+-- the joins, the other catalogs. All tables are joined as sets; functions are called for
+-- partitions and for tables with rules only, and OFFSET 0 has them called once.
 CREATE VIEW bemi.tracked AS
-	SELECT rel."table", rel.triggers, rel.identity, rel.published,
+	SELECT c.oid::regclass AS "table", coalesce(t.triggers, '{}') AS triggers, rel.identity, rel.published,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'ignore')) AS ignore,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact')) AS redact,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact_hash')) AS redact_hash,
-		rel.row_filter,
+		-- The server's own view makes it readable, but for all tables at a time: once, and only if there is any.
+		CASE WHEN rel.filtered THEN (SELECT jsonb_object_agg(k.oid, to_jsonb(f) ->> 'rowfilter')
+			FROM pg_publication_tables f JOIN pg_namespace n ON f.schemaname = n.nspname
+				JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
+			WHERE f.pubname = 'bemi' AND to_jsonb(f) ->> 'rowfilter' IS NOT NULL) ->> rel.published_as::text
+		END AS row_filter,
 		array_remove(ARRAY[
-			CASE WHEN rel.triggers = '{}' THEN 'no trigger: changes come without context, or with an earlier one' END,
-			CASE WHEN rel.disabled THEN 'a trigger is disabled' END,
+			CASE WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
+			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
 			CASE rel.identity WHEN 'FULL' THEN NULL
 				WHEN 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
 				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
 			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
-			CASE WHEN rel.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
-			CASE WHEN rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
+			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
+			CASE WHEN rel.filtered OR rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
-			CASE WHEN rel.generated THEN 'generated columns are not in the stream: before and after lack them' END,
+			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
 			CASE WHEN rel.rules -> 'redact' ? '*' AND bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
-			(SELECT 'rule for a column that does not exist: ' || string_agg(DISTINCT n.name, ', ')
-				FROM jsonb_each(rel.rules) r, jsonb_array_elements_text(r.value) n(name)
-				WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = rel."table" AND a.attnum > 0
-					AND NOT a.attisdropped AND bemi.is_meant(a.attname, n.name)))
+			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.rules) END
 		], NULL) AS problems
-	FROM (
-		SELECT c.oid::regclass AS "table", c.relpersistence,
-			EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-				WHERE p.pubname = 'bemi' AND r.prrelid = rel.published_as
-					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL) AS partly,
-			c.relispartition AND NOT bemi.has_trigger(pg_partition_root(c.oid)) AS rootless,
-			ARRAY(SELECT t.tgname FROM pg_trigger t
-				WHERE t.tgrelid = c.oid AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-				ORDER BY t.tgname) AS triggers,
-			EXISTS (SELECT FROM pg_trigger t
-				WHERE t.tgrelid = c.oid AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-					AND t.tgenabled = 'D') AS disabled,
-			CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
-				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
-			EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
-				WHERE p.pubname = 'bemi'
-					AND (pr.prrelid = c.oid OR pr.prrelid IN (SELECT * FROM pg_partition_ancestors(c.oid)))
-			) AS published,
-			bemi.rules(rel.published_as) AS rules, rel.published_as,
-			-- They came with 15; the view has no such column before.
-			(SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f
-					JOIN pg_namespace n ON f.schemaname = n.nspname
-					JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
-				WHERE f.pubname = 'bemi' AND k.oid = rel.published_as
-					AND EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = k.oid AND to_jsonb(r) ->> 'prqual' IS NOT NULL)
-			) AS row_filter,
-			EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
+	FROM pg_class c
+		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
+				bool_or(t.tgname = 'bemi_emit_context' AND t.tgnargs = 4) AS has_rules
+			FROM pg_trigger t WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure GROUP BY t.tgrelid) AS t ON t.tgrelid = c.oid
+		-- Row filters and column lists came with 15.
+		LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered, to_jsonb(r) ->> 'prattrs' IS NOT NULL AS partly
+			FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') AS r ON r.prrelid = c.oid
+		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
-					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS generated
-		FROM pg_class c, LATERAL (SELECT CASE WHEN c.relispartition AND bemi.has_trigger(pg_partition_root(c.oid))
-				THEN pg_partition_root(c.oid) ELSE c.oid END) AS rel(published_as)
-		WHERE c.relkind IN ('r', 'p')
-	) AS rel
-	WHERE rel.published OR rel.triggers <> '{}';
+					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid,
+		LATERAL (SELECT CASE WHEN c.relispartition THEN bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
+		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
+				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
+			r.prrelid IS NOT NULL OR coalesce(w.root -> 'published' = 'true', false) AS published,
+			coalesce((w.root ->> 'published_as')::oid, c.oid) AS published_as,
+			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true' ELSE r.filtered END, false) AS filtered,
+			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true' ELSE r.partly END, false) AS partly,
+			c.relispartition AND (w.root ->> 'published_as')::oid = c.oid AS rootless,
+			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules
+			OFFSET 0) AS rel
+	WHERE c.relkind IN ('r', 'p') AND (t.triggers IS NOT NULL OR rel.published);
 COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
@@ -1999,6 +2020,8 @@ CREATE TABLE bemi.gaps (
 	CHECK (from_time <= to_time)
 );
 CREATE INDEX ON bemi.gaps (source, schema, "table");
+CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
+CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
 COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete() goes by';
 COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
 COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
@@ -2164,6 +2187,33 @@ $$;
 COMMENT ON FUNCTION bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
 	IS 'internal: the worker has read that a table is tracked from here on (is_first: it was before, too, but nothing was read)';
 
+-- A table that is made and dropped all day would have a gap for each time. The oldest gaps
+-- of a table become one, which covers the times between them, too: so nothing is ever held
+-- for complete that is not.
+CREATE FUNCTION bemi.merge_gaps(source text, schema text, "table" text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	kept CONSTANT integer := 100;
+	oldest bigint[];
+	last bemi.gaps;
+BEGIN
+	SELECT (array_agg(g.id ORDER BY g.from_time, g.id))[:count(*) - kept] INTO oldest FROM bemi.gaps g
+		WHERE g.source = merge_gaps.source AND g.schema = merge_gaps.schema AND g."table" = merge_gaps."table" AND g.to_time IS NOT NULL;
+	IF coalesce(cardinality(oldest), 0) < 2 THEN
+		RETURN;
+	END IF;
+	SELECT g.* INTO last FROM bemi.gaps g WHERE g.id = ANY (oldest) ORDER BY g.to_time DESC, g.id DESC LIMIT 1;
+	UPDATE bemi.gaps g SET to_lsn = last.to_lsn, to_time = last.to_time, noticed_at = clock_timestamp(),
+			detail = 'Several gaps, and the times between them.'
+		WHERE g.id = oldest[1];
+	DELETE FROM bemi.gaps g WHERE g.id = ANY (oldest[2:]);
+END
+$$;
+COMMENT ON FUNCTION bemi.merge_gaps(text, text, text) IS 'internal: makes one gap of the oldest ones of a table, if it has very many';
+
 CREATE FUNCTION bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz, detail text)
 	RETURNS void
 	LANGUAGE sql
@@ -2173,7 +2223,8 @@ AS $$
 		DELETE FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3 RETURNING *
 	)
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
-		SELECT e.source, e.schema, e."table", 'tracking ended', $4, $5, $6 FROM ended e
+		SELECT e.source, e.schema, e."table", 'tracking ended', $4, $5, $6 FROM ended e;
+	SELECT bemi.merge_gaps($1, $2, $3);
 $$;
 COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a table is no longer tracked';
@@ -2203,6 +2254,44 @@ END
 $$;
 COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
 	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it was not written in this transaction';
+
+-- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
+-- not complete at any time. So they go where its history has gone, and if very many tables
+-- have gone since. Each worker does this for its own source, so nobody writes the same rows,
+-- and for sources that were dropped; not all at once.
+CREATE FUNCTION bemi.forget_gone_tables(source text)
+	RETURNS integer
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	remembered CONSTANT integer := 10000;
+	dropped_until timestamptz := (SELECT max(g.to_time) FROM bemi.gaps g WHERE g.source IS NULL AND g."table" IS NULL AND g.reason = 'retention');
+	owner text;
+	surplus timestamptz;
+	gone record;
+	forgotten integer := 0;
+BEGIN
+	FOR owner IN SELECT forget_gone_tables.source
+		UNION SELECT t.source FROM bemi.source_tables t WHERE NOT EXISTS (SELECT FROM bemi.sources s WHERE s.name = t.source)
+	LOOP
+		SELECT g.from_time INTO surplus FROM bemi.gaps g WHERE g.source = owner AND g."table" IS NOT NULL AND g.to_time IS NULL
+			ORDER BY g.from_time DESC OFFSET remembered LIMIT 1;
+		FOR gone IN SELECT g.schema, g."table" FROM bemi.gaps g
+			WHERE g.source = owner AND g."table" IS NOT NULL AND g.to_time IS NULL
+				AND g.from_time <= greatest(dropped_until, surplus)
+				AND NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = owner AND t.schema = g.schema AND t."table" = g."table")
+			ORDER BY g.from_time LIMIT 1000
+		LOOP
+			DELETE FROM bemi.gaps g WHERE g.source = owner AND g.schema = gone.schema AND g."table" = gone."table";
+			forgotten := forgotten + 1;
+		END LOOP;
+	END LOOP;
+	RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION bemi.forget_gone_tables(text)
+	IS 'internal: deletes the gaps of tables that are gone, as their history is, and of the oldest if they are very many; returns of how many tables';
 
 CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
 		begin_lsn pg_lsn, begin_time timestamptz, published json, is_first boolean)
@@ -2684,7 +2773,11 @@ CREATE FUNCTION bemi.find_gaps(source text, schema text, "table" text, from_time
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT g.* FROM bemi.gaps g
-		WHERE (g.source = $1 OR g.source IS NULL) AND (g."table" IS NULL OR g.schema = $2 AND g."table" = $3)
+		WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
+			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
+	UNION ALL
+	SELECT g.* FROM bemi.gaps g
+		WHERE (g.source = $1 OR g.source IS NULL) AND g."table" IS NULL
 			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
 	UNION ALL
 	SELECT NULL, $1, $2, $3, 'not tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), NULL
@@ -2788,7 +2881,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
 	bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
-	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text),
+	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
 	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
