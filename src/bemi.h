@@ -190,6 +190,8 @@ extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
 extern char *bemi_stream_descriptions(BemiStream *stream, const char *snapshot);
+extern List *bemi_stream_gone(BemiStream *stream, const List *oids,
+							  XLogRecPtr *position);
 
 /* stream_encoding.c */
 extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
@@ -354,6 +356,7 @@ typedef struct BemiProtocol BemiProtocol;
 extern BemiProtocol *bemi_protocol_begin(BemiStream *stream);
 extern void bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
 							   StringInfo bytes, BemiEvent *event);
+extern void bemi_protocol_forget_gone(BemiProtocol *protocol);
 
 /* ---------- row_json.c ---------- */
 

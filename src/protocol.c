@@ -16,6 +16,13 @@
  * caller resets after each event.  What the stream says of a table lives until
  * the stream says it anew, each table in a memory context of its own.
  *
+ * Tables that are made and dropped all day must not fill the memory.  A table may be
+ * forgotten once no row of it can come unless the stream describes it again.  pgoutput
+ * describes a table once, and again after an invalidation of its relcache entry, as
+ * DROP TABLE sends one.  A transaction with rows of the table has committed before
+ * DROP TABLE got its lock.  So the source is asked now and then which tables are gone,
+ * and where its WAL ends; when the stream has passed that position, they are forgotten.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -31,7 +38,13 @@ struct BemiProtocol
 	BemiStream *stream;			/* for the source's encoding */
 	MemoryContext memory;		/* parent of the relations' own */
 	HTAB	   *relations;		/* source's OID -> BemiRelation */
+	long		known;			/* relations when the source was asked last */
+	List	   *gone;			/* their OIDs, if no row of them comes */
+	XLogRecPtr	gone_at;		/* from this position on */
 };
+
+/* The source is asked which tables are gone when there are so many more. */
+#define ASK_AFTER	200
 
 /*
  * Starts to read; the result lives in the current memory context.
@@ -96,6 +109,8 @@ read_relation(BemiProtocol *protocol, StringInfo bytes)
 	MemoryContext caller;
 	bool		found;
 
+	/* Should another table have got the OID of one that is gone. */
+	protocol->gone = list_delete_oid(protocol->gone, oid);
 	relation = hash_search(protocol->relations, &oid, HASH_ENTER, &found);
 	if (found && relation->memory != NULL)
 		MemoryContextDelete(relation->memory);
@@ -301,4 +316,64 @@ bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
 					 errmsg("source sent a message of unknown type \"%c\"", action)));
 	}
+}
+
+/*
+ * OIDs of all relations.
+ */
+static List *
+list_relations(const BemiProtocol *protocol)
+{
+	HASH_SEQ_STATUS scan;
+	BemiRelation *relation;
+	List	   *oids = NIL;
+
+	hash_seq_init(&scan, protocol->relations);
+	while ((relation = hash_seq_search(&scan)) != NULL)
+		oids = lappend_oid(oids, relation->oid);
+	return oids;
+}
+
+static void
+forget_gone(BemiProtocol *protocol)
+{
+	ListCell   *cell;
+
+	foreach(cell, protocol->gone)
+	{
+		Oid			oid = lfirst_oid(cell);
+		BemiRelation *relation = hash_search(protocol->relations, &oid, HASH_FIND, NULL);
+
+		if (relation == NULL)
+			continue;
+		MemoryContextDelete(relation->memory);
+		(void) hash_search(protocol->relations, &oid, HASH_REMOVE, NULL);
+	}
+	list_free(protocol->gone);
+	protocol->gone = NIL;
+	protocol->known = hash_get_num_entries(protocol->relations);
+}
+
+/*
+ * Forgets tables that are gone at the source.  To be called often, between source
+ * transactions.
+ */
+void
+bemi_protocol_forget_gone(BemiProtocol *protocol)
+{
+	MemoryContext caller;
+	List	   *oids;
+
+	if (protocol->gone != NIL && bemi_stream_received(protocol->stream) >= protocol->gone_at)
+		forget_gone(protocol);
+	if (protocol->gone != NIL ||
+		hash_get_num_entries(protocol->relations) < protocol->known + ASK_AFTER)
+		return;
+
+	caller = MemoryContextSwitchTo(protocol->memory);
+	oids = list_relations(protocol);
+	protocol->known = list_length(oids);
+	protocol->gone = bemi_stream_gone(protocol->stream, oids, &protocol->gone_at);
+	list_free(oids);
+	MemoryContextSwitchTo(caller);
 }

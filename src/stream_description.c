@@ -36,6 +36,7 @@
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
+#include "utils/pg_lsn.h"
 
 #include "stream.h"
 
@@ -175,4 +176,34 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 	descriptions = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
 	PQclear(result);
 	return descriptions;
+}
+
+/*
+ * Which of these tables are gone at the source, and the end of its WAL at that time; in
+ * the current memory context.
+ */
+List *
+bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)
+{
+	StringInfoData command;
+	PGresult   *result;
+	ListCell   *cell;
+	List	   *gone = NIL;
+
+	initStringInfo(&command);
+	appendStringInfoString(&command, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+						   " ELSE pg_current_wal_insert_lsn() END, t.oid FROM unnest('{");
+	foreach(cell, oids)
+		appendStringInfo(&command, "%s%u", cell == list_head(oids) ? "" : ",", lfirst_oid(cell));
+	appendStringInfoString(&command, "}'::oid[]) t(oid)"
+						   " WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.oid)");
+	result = bemi_stream_query(stream, command.data);
+	for (int i = 0; i < PQntuples(result); i++)
+	{
+		*position = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, i, 0))));
+		gone = lappend_oid(gone, strtoul(PQgetvalue(result, i, 1), NULL, 10));
+	}
+	PQclear(result);
+	pfree(command.data);
+	return gone;
 }
