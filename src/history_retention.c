@@ -16,12 +16,17 @@
  * house-keeping", which ends with the visit.
  *
  * Locks: to detach a partition takes an exclusive lock of bemi.changes, and
- * whoever wants to read queues up behind it while it waits.  So it waits for
+ * whoever wants to read queues up behind it while it waits.  So nobody asks for that
+ * lock while the partition itself is in use, which is known without waiting; else it
+ * waits for
  * half of the time after which others look for deadlocks, at most for a second,
  * and for nothing else once it has that lock: it gives up before anybody's
  * statement is chosen as the victim of a deadlock.  Other workers of this
  * database keep the same house; the lock lets one of them in at a time, and
  * each looks again what is left when it is in.
+ *
+ * What keeps a partition from being dropped is logged once, until that, or the
+ * setting, changes.
  *
  * What must never happen: a row goes that is younger than the retention, or
  * held; a commit here moves the replication origin, which says how far the
@@ -61,6 +66,13 @@
 /* With so much time spent on dropping, the rest has to wait for the next visit. */
 #define LONGEST_VISIT_MS		1000
 
+/* A partition that could not be dropped, and the error that was logged. */
+typedef struct Refusal
+{
+	Oid			partition;
+	int			sqlerrcode;
+} Refusal;
+
 /* A piece of work; returns whether it did anything. */
 typedef bool (*Work) (Oid table);
 
@@ -80,6 +92,9 @@ static Interval *retention = NULL;
 /* Whether the setting has changed, or nobody has ever looked. */
 static bool visit_now = true;
 
+/* The setting has changed: what stands in the way of it is logged again. */
+static bool log_again = false;
+
 static TimestampTz visited_at = 0;
 static TimestampTz statistics_sent_at = 0;
 static TimestampTz analyze_tried_at = 0;
@@ -88,6 +103,9 @@ static TimestampTz analyze_tried_at = 0;
 static MemoryContext visit_memory = NULL;
 static List *expired = NIL;
 static char *dropped_name = NULL;
+
+/* Of Refusal: what the log has been told, in TopMemoryContext. */
+static List *refusals = NIL;
 
 /*
  * Reads an interval without throwing.  NULL, with the reason for the check
@@ -159,6 +177,8 @@ check_retention(char **newval, void **extra, GucSource source)
 static void
 assign_retention(const char *newval, void *extra)
 {
+	if (retention_setting == NULL || newval == NULL || strcmp(newval, retention_setting) != 0)
+		log_again = true;
 	retention = extra;
 	visit_now = true;
 }
@@ -208,15 +228,61 @@ disarm_timeout(void)
 }
 
 /*
- * Rolls back what has failed, and says why to the log.
+ * Forgets what was logged of partitions other than those.
  */
 static void
-report_failure(const char *what)
+forget_refusals(const List *partitions)
+{
+	ListCell   *cell;
+
+	foreach(cell, refusals)
+	{
+		Refusal    *refusal = lfirst(cell);
+
+		if (list_member_oid(partitions, refusal->partition))
+			continue;
+		refusals = foreach_delete_current(refusals, cell);
+		pfree(refusal);
+	}
+}
+
+/*
+ * Whether an error has not yet been logged for a partition; takes note of it.
+ */
+static bool
+is_news(Oid partition, int sqlerrcode)
+{
+	MemoryContext caller;
+	Refusal    *refusal;
+	ListCell   *cell;
+
+	foreach(cell, refusals)
+	{
+		refusal = lfirst(cell);
+		if (refusal->partition == partition && refusal->sqlerrcode == sqlerrcode)
+			return false;
+	}
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	refusal = palloc(sizeof(Refusal));
+	refusal->partition = partition;
+	refusal->sqlerrcode = sqlerrcode;
+	refusals = lappend(refusals, refusal);
+	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/*
+ * Rolls back what has failed, and says why to the log, for a partition once.
+ */
+static void
+report_failure(const char *what, Oid partition)
 {
 	ErrorData  *error = CopyErrorData();
 
 	FlushErrorState();
 	AbortCurrentTransaction();
+	if (OidIsValid(partition) && !is_news(partition, error->sqlerrcode))
+		return;
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
 			 errmsg("bemi: could not %s, will try again: %s", what, error->message),
@@ -244,7 +310,7 @@ attempt(Work work, Oid table, const char *what)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(visit_memory);
-		report_failure(what);
+		report_failure(what, table);
 		done = false;
 	}
 	PG_END_TRY();
@@ -293,6 +359,12 @@ drop_partition(Oid partition)
 
 	if (name == NULL)
 		return false;
+	if (!ConditionalLockRelationOid(partition, AccessExclusiveLock))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("partition \"%s\" is in use", name)));
+	/* In the order of readers, bemi.changes comes first. */
+	UnlockRelationOid(partition, AccessExclusiveLock);
 	dropped_name = MemoryContextStrdup(visit_memory, name);
 
 	bemi_ddl_enter(&ddl);
@@ -319,6 +391,8 @@ drop_expired(void)
 	if (retention == NULL ||
 		!attempt(find_expired, InvalidOid, "look for partitions older than bemi.retention"))
 		return;
+	forget_refusals(log_again ? NIL : expired);
+	log_again = false;
 	foreach(cell, expired)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -332,6 +406,23 @@ drop_expired(void)
 		if (TimestampDifferenceExceeds(visited_at, GetCurrentTimestamp(), LONGEST_VISIT_MS))
 			break;
 	}
+}
+
+/*
+ * Forgets tables of the source that are gone, as bemi--1.0.sql says.
+ */
+static bool
+forget_gone_tables(Oid changes)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT bemi.forget_gone_tables($1)",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not forget tables that are gone");
+	SPI_finish();
+	return true;
 }
 
 /*
@@ -386,6 +477,7 @@ visit(TimestampTz now)
 	MemoryContextSwitchTo(visit_memory);
 	pgstat_report_activity(STATE_RUNNING, "keeping house");
 	drop_expired();
+	(void) attempt(forget_gone_tables, InvalidOid, "forget tables that are gone");
 	if (TimestampDifferenceExceeds(analyze_tried_at, now, ANALYZE_INTERVAL_MS))
 		(void) attempt(analyze_changes, InvalidOid, "analyze bemi.changes");
 	MemoryContextSwitchTo(caller);
