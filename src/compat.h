@@ -80,6 +80,13 @@ bemi_check_json_number(char *token)
 }
 #endif
 
+/* 17 gives the set of what a process waits for to a resource owner, or to none. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_create_wait_event_set(count)	CreateWaitEventSet(NULL, count)
+#else
+#define bemi_create_wait_event_set(count)	CreateWaitEventSet(TopMemoryContext, count)
+#endif
+
 /* 14 marks a partition's copies of users' triggers as internal, too. */
 #if PG_VERSION_NUM >= 150000
 #define bemi_trigger_is_internal(trigger)	((trigger)->tgisinternal)

@@ -259,11 +259,30 @@ check_silence(BemiStream *stream)
 }
 
 /*
- * Sleeps until something has arrived, the latch is set, or the time is over.
+ * What the stream waits for, made once: it waits after each keepalive, of which every
+ * commit at the source may send one to each of its readers.
+ */
+static WaitEventSet *
+make_wait_set(BemiStream *stream)
+{
+	WaitEventSet *set = bemi_create_wait_event_set(3);
+
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(stream->replication), NULL, NULL);
+	return set;
+}
+
+/*
+ * Sleeps until something has arrived, the latch is set, or the time is over.  The caller
+ * serves interrupts.
  */
 void
 bemi_stream_wait(BemiStream *stream, long timeout_ms)
 {
+	static uint32 wait_event = 0;
+	WaitEvent	event;
+
 	if (stream->ended)
 		return;
 	if (wal_receiver_timeout > 0)
@@ -274,6 +293,12 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 	bemi_stream_rest(stream);
 	if (stream->catalog != NULL)
 		timeout_ms = Min(timeout_ms, bemi_stream_catalog_left_ms(stream));
-	(void) bemi_stream_wait_for_socket(stream->replication, WL_SOCKET_READABLE, timeout_ms);
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiStream");
+	if (stream->wait_set == NULL)
+		stream->wait_set = make_wait_set(stream);
+	if (WaitEventSetWait(stream->wait_set, timeout_ms, &event, 1, wait_event) > 0 &&
+		(event.events & WL_LATCH_SET))
+		ResetLatch(MyLatch);
 	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no absence */
 }

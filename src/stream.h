@@ -44,6 +44,7 @@ struct BemiStream
 	bool		unsettled;		/* a message was refused without asking */
 	bool		describes;		/* it has bemi.describe() */
 
+	WaitEventSet *wait_set;		/* for the stream; NULL: not made yet */
 	char	   *frame;			/* libpq's memory, until the next frame */
 	XLogRecPtr	position;		/* of the frame that was handed out last */
 	XLogRecPtr	received;		/* the source has sent all up to here */

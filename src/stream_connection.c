@@ -413,6 +413,9 @@ begin_connection(BemiStream *stream, bool replication)
 	 */
 	if (replication && stream->conninfo == NULL)
 		options = psprintf("%s -c wal_sender_timeout=0", options);
+	/* Which command a walsender of this server runs need not be logged with each line. */
+	if (replication && stream->conninfo == NULL)
+		options = psprintf("%s -c log_min_error_statement=fatal", options);
 	keys[n] = "options", values[n++] = options;
 	keys[n] = values[n] = NULL;
 	Assert(n < lengthof(keys));
@@ -677,6 +680,8 @@ void
 bemi_stream_close(BemiStream *stream)
 {
 	PQfreemem(stream->frame);
+	if (stream->wait_set != NULL)
+		FreeWaitEventSet(stream->wait_set);
 	PQfinish(stream->replication);
 	PQfinish(stream->catalog);
 	pfree(stream);

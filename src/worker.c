@@ -46,6 +46,9 @@
 /* Who commits at a time is seen this much later, see worker_horizon.c. */
 #define HORIZON_MARGIN_MS	10
 
+/* For so long, keepalives are no reason for a round; then another one is due. */
+#define QUIET_MS		5000
+
 /* A worker that streams so long, or stores a change, has recovered. */
 #define RECOVERED_MS	60000
 
@@ -65,6 +68,10 @@ typedef struct Pipeline
 
 	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
 	TimestampTz horizon_at;		/* when it was taken */
+
+	bool		drained;		/* messages have come since the last round */
+	bool		settled;		/* that round has left nothing to be done soon */
+	TimestampTz round_at;		/* when it was */
 } Pipeline;
 
 /*
@@ -352,6 +359,22 @@ idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
 }
 
 /*
+ * Whether nothing but keepalives has come since the last round, and that round has left
+ * nothing to be done.  Each commit at the source sends a keepalive to all of its
+ * readers, so most of what wakes a worker that has little to store are these.  (Whoever
+ * sets "wake" without our seeing it sets the latch afterwards.)
+ */
+static bool
+is_quiet(const Pipeline *pipeline)
+{
+	return pipeline->settled && !pipeline->drained && !bemi_my_worker->wake &&
+		!bemi_my_worker->is_elected &&
+		!bemi_stream_reply_requested(pipeline->stream) &&
+		!bemi_history_may_advance(pipeline->history, bemi_stream_received(pipeline->stream), false) &&
+		!TimestampDifferenceExceeds(pipeline->round_at, GetCurrentTimestamp(), QUIET_MS);
+}
+
+/*
  * Nothing is at hand: time for what can wait.
  */
 static void
@@ -359,6 +382,7 @@ idle(Pipeline *pipeline)
 {
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
 	XLogRecPtr	flushed;
+	long		timeout_ms;
 
 	if (bemi_history_may_advance(pipeline->history, received,
 								 pipeline->asked || is_awaited(pipeline)))
@@ -375,7 +399,10 @@ idle(Pipeline *pipeline)
 		bemi_stream_settle_secret(pipeline->stream, false);
 	flushed = bemi_history_flushed(pipeline->history);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	bemi_stream_wait(pipeline->stream, idle_ms(pipeline, flushed));
+	timeout_ms = idle_ms(pipeline, flushed);
+	pipeline->settled = (timeout_ms == IDLE_MS);
+	pipeline->drained = false;
+	bemi_stream_wait(pipeline->stream, timeout_ms);
 }
 
 /*
@@ -392,6 +419,9 @@ drain(Pipeline *pipeline)
 
 	while (bemi_stream_receive(pipeline->stream, &message))
 	{
+		if (!pipeline->drained)
+			pgstat_report_activity(STATE_RUNNING, "storing changes");
+		pipeline->drained = true;
 		if (process_message(pipeline, &message))
 			return true;
 		CHECK_FOR_INTERRUPTS();
@@ -434,6 +464,17 @@ watch_source(Pipeline *pipeline)
 }
 
 /*
+ * The server stops, or somebody ends the process, while nothing is half done.  That is
+ * no error, and takes no lines in the log: a server may have many sources.
+ */
+static void
+leave_quietly(Pipeline *pipeline)
+{
+	bemi_stream_close(pipeline->stream);
+	proc_exit(0);
+}
+
+/*
  * Streams until the row no longer asks for it, and leaves that row in *row.
  */
 static void
@@ -446,6 +487,8 @@ stream_changes(BemiSourceRow *row)
 	{
 		bool		more;
 
+		if (ProcDiePending && bemi_history_is_stored(pipeline.history))
+			leave_quietly(&pipeline);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -453,14 +496,23 @@ stream_changes(BemiSourceRow *row)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		pgstat_report_activity(STATE_RUNNING, "storing changes");
 		more = drain(&pipeline);
+		if (is_quiet(&pipeline))
+		{
+			show_progress(&pipeline);
+			bemi_stream_wait(pipeline.stream, idle_ms(&pipeline, pipeline.confirmed));
+			continue;
+		}
+		pipeline.round_at = GetCurrentTimestamp();
 		report_progress(&pipeline);
 		watch_source(&pipeline);
 
 		/* In the middle of a source transaction there is no looking aside. */
 		if (bemi_history_is_stored(pipeline.history))
+		{
 			bemi_history_keep_house();
+			bemi_protocol_forget_gone(pipeline.protocol);
+		}
 		if (bemi_history_is_stored(pipeline.history) && was_woken())
 			bemi_read_source(row);
 		else if (!more)

@@ -16,8 +16,8 @@
 
 #include "bemi.h"
 
-/* Sources that one server can read into its databases. */
-#define BEMI_MAX_SOURCES		64
+/* Sources that one server can read into its databases: setting bemi.max_sources. */
+extern int	bemi_max_sources;
 
 /* Sessions that can have workers give way at a time. */
 #define BEMI_MAX_PAUSES			16
@@ -131,7 +131,7 @@ typedef struct BemiShared
 	Latch	   *launcher_latch;
 	Oid			scouted;		/* database that a scout has been through */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
-	BemiWorker	workers[BEMI_MAX_SOURCES];
+	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER];	/* bemi_max_sources */
 } BemiShared;
 
 /* NULL unless the library is in shared_preload_libraries. */
@@ -140,6 +140,8 @@ extern BemiShared *bemi_shared;
 /* worker_state.c */
 extern void bemi_worker_state_init(void);
 extern bool bemi_add_worker(Oid database, const char *source);
+extern void bemi_require_place(const char *source);
+extern void bemi_report_no_place(const char *source);
 extern bool bemi_remove_worker(Oid database, const char *source);
 extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);

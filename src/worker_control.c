@@ -377,6 +377,7 @@ bemi_start(PG_FUNCTION_ARGS)
 	check_controller(source, conninfo, "bemi.start");
 	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
+	bemi_require_place(source);
 	register_source(source, conninfo);
 	bemi_add_worker_at_commit(source);
 	if (wait)
@@ -468,7 +469,7 @@ write_marker(void)
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
@@ -549,7 +550,7 @@ find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources, int *
 
 	*sources = *elsewhere = 0;
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 

@@ -170,7 +170,7 @@ worker_of_slot(const char *name)
 	BemiWorker *found = NULL;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < BEMI_MAX_SOURCES && found == NULL; i++)
+	for (int i = 0; i < bemi_max_sources && found == NULL; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 

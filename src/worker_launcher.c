@@ -53,7 +53,7 @@
 #define LONGEST_DELAY_MS	60000
 
 /* Handles of the workers that this launcher has registered, by entry. */
-static BackgroundWorkerHandle *handles[BEMI_MAX_SOURCES];
+static BackgroundWorkerHandle **handles = NULL;
 
 /* Whether a process of ours can connect to a database. */
 typedef enum DatabaseState
@@ -179,8 +179,7 @@ bemi_scout_main(Datum arg)
 		if (database != my_database)
 			continue;
 		if (!bemi_add_worker(database, source))
-			elog(LOG, "bemi: source \"%s\" is not started, %d others are",
-				 source, BEMI_MAX_SOURCES);
+			bemi_report_no_place(source);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -592,7 +591,7 @@ start_due_workers(void)
 {
 	long		timeout_ms = LONGEST_DELAY_MS;
 
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		bool		due;
 
@@ -616,7 +615,7 @@ static void
 forget_unborn_workers(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 		if (bemi_shared->workers[i].pid == 0)
 			bemi_shared->workers[i].launched = false;
 	LWLockRelease(bemi_shared->lock);
@@ -674,6 +673,8 @@ bemi_launcher_main(Datum arg)
 	bemi_shared->launcher_pid = MyProcPid;
 	bemi_shared->launcher_latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
+	handles = MemoryContextAllocZero(TopMemoryContext,
+									 sizeof(BackgroundWorkerHandle *) * bemi_max_sources);
 	forget_unborn_workers();
 	scout_all_databases();
 

@@ -97,7 +97,7 @@ bemi_pause_database(Oid database)
 static void
 forget_entries(Oid database)
 {
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 		if (bemi_shared->workers[i].database == database)
 			bemi_shared->workers[i].in_use = false;
 }
@@ -150,7 +150,7 @@ stop_workers(Oid database, pid_t *told)
 	bool		found = false;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
@@ -241,7 +241,7 @@ stop_walsenders(Oid database)
 
 	look_at_slots(database, true, &found, &others);
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 		if (bemi_shared->workers[i].database == database)
 			found |= is_connected(bemi_shared->workers[i].walsender, database);
 	LWLockRelease(bemi_shared->lock);
@@ -258,7 +258,7 @@ bemi_make_way(Oid database)
 {
 	static uint32 wait_event = 0;
 	TimestampTz since = GetCurrentTimestamp();
-	pid_t		told[BEMI_MAX_SOURCES] = {0};
+	pid_t	   *told = palloc0(sizeof(pid_t) * bemi_max_sources);
 
 	if (wait_event == 0)
 		wait_event = bemi_wait_event("BemiMakeWay");
@@ -268,6 +268,7 @@ bemi_make_way(Oid database)
 		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GIVE_WAY_MS))
 		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS, wait_event);
 	ConditionVariableCancelSleep();
+	pfree(told);
 }
 
 /*

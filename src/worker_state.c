@@ -32,6 +32,7 @@ PG_FUNCTION_INFO_V1(bemi_source_status);
 PG_FUNCTION_INFO_V1(bemi_why_no_worker);
 
 BemiShared *bemi_shared = NULL;
+int			bemi_max_sources = 64;
 
 static bool wake_at_commit = false;
 
@@ -43,6 +44,12 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 #endif
 
+static Size
+memory_size(void)
+{
+	return add_size(offsetof(BemiShared, workers), mul_size(sizeof(BemiWorker), bemi_max_sources));
+}
+
 static void
 request_memory(void)
 {
@@ -50,7 +57,7 @@ request_memory(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 #endif
-	RequestAddinShmemSpace(MAXALIGN(sizeof(BemiShared)));
+	RequestAddinShmemSpace(MAXALIGN(memory_size()));
 	RequestNamedLWLockTranche("bemi", 1);
 }
 
@@ -63,10 +70,10 @@ attach_memory(void)
 		prev_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	bemi_shared = ShmemInitStruct("bemi", sizeof(BemiShared), &found);
+	bemi_shared = ShmemInitStruct("bemi", memory_size(), &found);
 	if (!found)
 	{
-		memset(bemi_shared, 0, sizeof(BemiShared));
+		memset(bemi_shared, 0, memory_size());
 		bemi_shared->lock = &GetNamedLWLockTranche("bemi")->lock;
 		ConditionVariableInit(&bemi_shared->changed);
 	}
@@ -79,7 +86,7 @@ attach_memory(void)
 BemiWorker *
 bemi_find_worker(Oid database, const char *source)
 {
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
@@ -100,7 +107,7 @@ bemi_add_worker(Oid database, const char *source)
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	worker = bemi_find_worker(database, source);
-	for (int i = 0; i < BEMI_MAX_SOURCES && worker == NULL; i++)
+	for (int i = 0; i < bemi_max_sources && worker == NULL; i++)
 	{
 		if (bemi_shared->workers[i].in_use || bemi_shared->workers[i].launched)
 			continue;
@@ -113,6 +120,41 @@ bemi_add_worker(Oid database, const char *source)
 	}
 	LWLockRelease(bemi_shared->lock);
 	return worker != NULL;
+}
+
+/*
+ * Error unless there is room for a source, or it has an entry.  Another session may
+ * take the last place before this one commits; then the log tells.
+ */
+void
+bemi_require_place(const char *source)
+{
+	bool		has_place;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	has_place = bemi_find_worker(MyDatabaseId, source) != NULL;
+	for (int i = 0; i < bemi_max_sources && !has_place; i++)
+		has_place = !bemi_shared->workers[i].in_use;
+	LWLockRelease(bemi_shared->lock);
+	if (!has_place)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("cannot start source \"%s\"", source),
+				 errdetail("This server has %d sources already, in all its databases.", bemi_max_sources),
+				 errhint("Put this line into postgresql.conf and restart the server: bemi.max_sources = %d",
+						 bemi_max_sources * 2)));
+}
+
+/*
+ * A source that found no place, when it is too late for errors.
+ */
+void
+bemi_report_no_place(const char *source)
+{
+	ereport(LOG,
+			(errmsg("bemi: source \"%s\" is not started, %d others are", source, bemi_max_sources),
+			 errhint("Put this line into postgresql.conf and restart the server: bemi.max_sources = %d",
+					 bemi_max_sources * 2)));
 }
 
 /*
@@ -236,7 +278,7 @@ void
 bemi_note_synced(XLogRecPtr position, TimestampTz time)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
@@ -297,7 +339,7 @@ static void
 wake_workers(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
@@ -344,8 +386,7 @@ add_workers(void)
 
 	foreach(cell, add_at_commit)
 		if (!bemi_add_worker(MyDatabaseId, lfirst(cell)))
-			elog(LOG, "bemi: source \"%s\" is not started, %d others are",
-				 (char *) lfirst(cell), BEMI_MAX_SOURCES);
+			bemi_report_no_place(lfirst(cell));
 }
 
 static void
@@ -463,12 +504,12 @@ bemi_source_status(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	/* Building rows allocates; not while others wait for the lock. */
-	copy = palloc(sizeof(bemi_shared->workers));
+	copy = palloc(sizeof(BemiWorker) * bemi_max_sources);
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	memcpy(copy, bemi_shared->workers, sizeof(bemi_shared->workers));
+	memcpy(copy, bemi_shared->workers, sizeof(BemiWorker) * bemi_max_sources);
 	LWLockRelease(bemi_shared->lock);
 
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 		if (copy[i].in_use && copy[i].database == MyDatabaseId)
 			put_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
 	return (Datum) 0;
@@ -518,6 +559,11 @@ bemi_worker_state_init(void)
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;
+	DefineCustomIntVariable("bemi.max_sources",
+							"Sets how many sources the server can read, in all its databases.",
+							"Each takes a background worker, and 3 kB of shared memory.",
+							&bemi_max_sources, 64, 1, 1000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_memory;

@@ -190,7 +190,7 @@ slots_elsewhere(Oid database)
 {
 	List	   *slots = NIL;
 
-	for (int i = 0; i < BEMI_MAX_SOURCES; i++)
+	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 		char		name[NAMEDATALEN] = "";
