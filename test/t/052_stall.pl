@@ -94,12 +94,16 @@ $node->safe_psql('postgres', "INSERT INTO other VALUES (101, 'x'); INSERT INTO p
 is(sync(), '', 'all tables are known');
 begin_log();
 my $begun = time;
-my $message = sprintf($forged, 'true') =~ s/^SELECT/PERFORM/r;
-$node->safe_psql('postgres', qq{
-	DO \$\$ BEGIN FOR n IN 1 .. 500 LOOP $message; COMMIT; END LOOP; END \$\$;
-	ALTER TABLE other ADD added int;
-	INSERT INTO other VALUES (102, 'x') ON CONFLICT (id) DO UPDATE SET card = 'y'});
-is(sync(), '', '500 messages');
+for my $transactional ('true', 'false')
+{
+	my $message = sprintf($forged, $transactional) =~ s/^SELECT/PERFORM/r;
+
+	$node->safe_psql('postgres', qq{
+		DO \$\$ BEGIN FOR n IN 1 .. 500 LOOP $message; COMMIT; END LOOP; END \$\$;
+		ALTER TABLE other ADD added_$transactional int;
+		INSERT INTO other VALUES (102, 'x') ON CONFLICT (id) DO UPDATE SET card = 'y'});
+	is(sync(), '', "500 messages, transactional: $transactional");
+}
 my $most = time - $begun + 3;
 cmp_ok(asked('SELECT value'), '<=', $most, 'the worker asks for the secret once a second at most');
 is(asked('SELECT bemi.describe'), 0, 'and for no description');
