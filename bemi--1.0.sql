@@ -1538,7 +1538,7 @@ CREATE VIEW bemi.tracked AS
 		], NULL) AS problems
 	FROM pg_class c
 		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
-				bool_or(t.tgname = 'bemi_emit_context' AND t.tgnargs = 4) AS has_rules
+				bool_or(t.tgname = 'bemi_emit_context' AND t.tgnargs > 3) AS has_rules
 			FROM pg_trigger t WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure GROUP BY t.tgrelid) AS t ON t.tgrelid = c.oid
 		-- Row filters and column lists came with 15.
 		LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered, to_jsonb(r) ->> 'prattrs' IS NOT NULL AS partly
