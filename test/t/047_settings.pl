@@ -233,9 +233,10 @@ sub bent_settings
 					WHEN boot_val::float8 + 1 <= max_val::float8 THEN (boot_val::float8 + 1)::text ELSE min_val END END
 			FROM pg_settings WHERE context IN ('user', 'superuser') AND boot_val IS NOT NULL}))
 	{
-		my ($name, $type, $value) = split /\|/, $line;
+		my ($name, $type, $value) = split /\|/, $line, -1;
 
-		next if $excluded{$name};
+		# A choice between values of which this build has one is none.
+		next if $excluded{$name} || $type eq 'enum' && $value eq '';
 		$value = $type eq 'string' ? $texts{$name} : "'$value'";
 		push @unknown, $name if !defined $value;
 		$bent{$name} = $value;
