@@ -2,10 +2,12 @@
 //
 // npx bemi migration:create --path src/migrations
 
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
-import { migrationText } from '../src/migration.js';
+'use strict';
+
+const { existsSync, readdirSync, readFileSync, statSync, writeFileSync } = require('node:fs');
+const { dirname, join, resolve } = require('node:path');
+const { parseArgs } = require('node:util');
+const { migrationText } = require('../src/migration.js');
 
 const USAGE = `Usage: bemi migration:create --path FOLDER [OPTION...]
 

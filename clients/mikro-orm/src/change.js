@@ -1,9 +1,11 @@
 // Reading the history.
 
-import { EntitySchema } from '@mikro-orm/core';
-import { storable } from './text.js';
+'use strict';
 
-export class Change {}
+const { EntitySchema } = require('@mikro-orm/core');
+const { storable } = require('./text.js');
+
+class Change {}
 
 /*
  * A virtual entity: it can only be read, and MikroORM, which would make a table for any other entity,
@@ -41,7 +43,7 @@ const keyText = key =>
 // Left out, it would find the changes of everybody: { userId: req.user?.id } where nobody is signed in.
 const nullForUndefined = (name, value) => (value === undefined ? null : value);
 
-export function whereChange({ schema, table, key, operation, context, from, to } = {}) {
+function whereChange({ schema, table, key, operation, context, from, to } = {}) {
   const where = {};
   if (schema !== undefined) where.schema = schema;
   if (table !== undefined) where.table = table;
@@ -59,5 +61,9 @@ export function whereChange({ schema, table, key, operation, context, from, to }
 }
 
 // The order of id is the order of the commits.
-export const findChanges = (em, filter, options) =>
+const findChanges = (em, filter, options) =>
   em.find(Change, whereChange(filter), { orderBy: { id: 'asc' }, ...options });
+
+exports.Change = Change;
+exports.whereChange = whereChange;
+exports.findChanges = findChanges;

@@ -4,24 +4,66 @@
 // the object later does not change what it has said, and a context that cannot be written down is
 // reported once, not with each query.
 
-import { AsyncLocalStorage } from 'node:async_hooks';
-import { subscribe } from 'node:diagnostics_channel';
-import { contextText } from './text.js';
+'use strict';
 
-const storage = new AsyncLocalStorage();
+const { AsyncLocalStorage } = require('node:async_hooks');
+const { subscribe } = require('node:diagnostics_channel');
+const { contextText } = require('./text.js');
+
+// An application may have several copies of this package, of its own and of its dependencies. What one of them
+// sets, all of them must see, so they share this.
+const shared = (globalThis[Symbol.for('bemi-mikro-orm')] ??= {
+  storage: new AsyncLocalStorage(),
+  requestsBeginAnew: false,
+  queried: false, // onQuery has run
+  uses: 0, // contexts that were set before that
+});
+const { storage } = shared;
 
 /** The text of the context, undefined if there is none. */
-export const currentText = () => storage.getStore();
+const currentText = () => storage.getStore();
 
-export function currentBemiContext() {
+function currentBemiContext() {
   const text = currentText();
   return text === undefined ? undefined : JSON.parse(text);
 }
 
-export function setContext(callback) {
+// Contexts that nobody asks for are the sign of an installation without onQuery. A few may belong to requests
+// that send no query; so many do not, nor do all of a process that has ended.
+const USES_WITHOUT_QUERY = 10;
+
+function warnOfMissingOnQuery() {
+  if (shared.queried) return;
+  shared.queried = true;
+  process.emitWarning(
+    'bemi: contexts are set, but no query has come to onQuery: put onQuery of bemi-mikro-orm into the configuration of MikroORM',
+    { code: 'BEMI_ON_QUERY' },
+  );
+}
+
+function noteUse() {
+  if (shared.queried) return;
+  if (shared.uses++ === 0) process.once('beforeExit', warnOfMissingOnQuery);
+  if (shared.uses > USES_WITHOUT_QUERY) warnOfMissingOnQuery();
+}
+
+/** A query has come to onQuery. */
+const noteQuery = () => {
+  shared.queried = true;
+};
+
+function textOf(make) {
+  const text = contextText(make);
+  if (text !== undefined) noteUse();
+  return text;
+}
+
+const isThenable = value => typeof value?.then === 'function';
+
+function setContext(callback) {
   return (req, res, next) => {
     const proceed = make => {
-      const text = contextText(make);
+      const text = textOf(make);
       for (const emitter of [req, res]) lendContext(emitter, text);
       return storage.run(text, () => next());
     };
@@ -31,7 +73,7 @@ export function setContext(callback) {
     try {
       context = callback(req, res);
       // To look at it can throw, too.
-      isPromise = typeof context?.then === 'function';
+      isPromise = isThenable(context);
     } catch (error) {
       return fail(error);
     }
@@ -61,25 +103,30 @@ function lendContext(emitter, text) {
   emitter[lent] = text;
 }
 
-export const withBemiContext = (context, callback) => storage.run(contextText(() => context), callback);
+// A promise is at work already. What else has "then", MikroORM's query builder for one, begins when somebody
+// awaits it, which must be here.
+const settle = result =>
+  isThenable(result) && !(result instanceof Promise) ? new Promise((resolve, reject) => result.then(resolve, reject)) : result;
 
-export function bemiContext(context) {
+const withBemiContext = (context, callback) => storage.run(textOf(() => context), () => settle(callback()));
+
+function bemiContext(context) {
   enter(() => context);
 }
 
-export function mergeBemiContext(context) {
+function mergeBemiContext(context) {
   enter(() => ({ ...currentBemiContext(), ...context }));
 }
 
 // All requests of one HTTP connection are one asynchronous execution to Node: outside of setContext
 // and withBemiContext, what one request enters would still be there for the next. So each request
 // begins with nothing.
-let requestsBeginAnew = false;
-
 function enter(make) {
-  if (!requestsBeginAnew) {
+  if (!shared.requestsBeginAnew) {
     subscribe('http.server.request.start', () => storage.enterWith(undefined));
-    requestsBeginAnew = true;
+    shared.requestsBeginAnew = true;
   }
-  storage.enterWith(contextText(make));
+  storage.enterWith(textOf(make));
 }
+
+module.exports = { currentText, noteQuery, setContext, bemiContext, mergeBemiContext, withBemiContext, currentBemiContext };

@@ -1,4 +1,4 @@
-import type { EntityManager, FilterQuery, FindOptions } from '@mikro-orm/core';
+import type { EntityManager, FilterQuery, FindOptions } from '@mikro-orm/core' with { 'resolution-mode': 'import' };
 
 /** Whatever says who changes the rows and why; anything that JSON.stringify() makes an object of. */
 export type BemiContext = object;
@@ -24,8 +24,15 @@ export function bemiContext(context: BemiContext | NoContext): void;
 /** The same, but keeps those keys of the context in force that `context` does not have. */
 export function mergeBemiContext(context: BemiContext | NoContext): void;
 
-/** Calls the function with this context, and returns what it returns. What was in force before is again, after it. */
-export function withBemiContext<Result>(context: BemiContext | NoContext, callback: () => Result): Result;
+/**
+ * Calls the function with this context, and returns what it returns. What was in force before is again, after it.
+ * A result with `then` that is no promise, such as MikroORM's query builder, begins its work when it is awaited: it is
+ * awaited here, with this context, and the promise of its value is returned.
+ */
+export function withBemiContext<Result>(
+  context: BemiContext | NoContext,
+  callback: () => Result,
+): Result extends { then(...args: any): any } ? Promise<Awaited<Result>> : Result;
 
 /** The context in force as it will be stored, undefined if there is none. */
 export function currentBemiContext(): Record<string, unknown> | undefined;

@@ -5,7 +5,16 @@
 //   query.js      puts the one into the other: MikroORM's option onQuery
 //   change.js     reading bemi.changes
 //   migration.js  the migration that `npx bemi migration:create` writes
+//
+// All of it is CommonJS, which every version of Node, Jest and TypeScript can load. index.mjs gives the
+// same objects to those who import.
 
-export { setContext, bemiContext, mergeBemiContext, withBemiContext, currentBemiContext } from './context.js';
-export { onQuery } from './query.js';
-export { Change, findChanges, whereChange } from './change.js';
+'use strict';
+
+const { setContext, bemiContext, mergeBemiContext, withBemiContext, currentBemiContext } = require('./context.js');
+const { onQuery } = require('./query.js');
+const { Change, findChanges, whereChange } = require('./change.js');
+
+module.exports = {
+  setContext, bemiContext, mergeBemiContext, withBemiContext, currentBemiContext, onQuery, Change, findChanges, whereChange,
+};

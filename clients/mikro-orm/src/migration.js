@@ -1,5 +1,7 @@
 // The migration that `npx bemi migration:create` writes.
 
+'use strict';
+
 const literal = text => `'${text.replaceAll("'", "''")}'`;
 
 // SQL goes into a template literal of the migration.
@@ -87,7 +89,7 @@ $bemi$`;
 const statement = sql => `    this.addSql(\`\n${indented(sql)}\n    \`);\n`;
 
 /** The source text of the migration. format: 'ts', 'esm' or 'cjs'. */
-export function migrationText({ className, format, schema, migrationsTable }) {
+function migrationText({ className, format, schema, migrationsTable }) {
   const typescript = format === 'ts';
   const modifier = typescript ? 'override ' : '';
   const type = typescript ? ': Promise<void>' : '';
@@ -109,3 +111,5 @@ ${statement(UNTRACK(schema))}  }
 }
 ${format === 'cjs' ? `\nexports.${className} = ${className};\n` : ''}`;
 }
+
+exports.migrationText = migrationText;

@@ -1,6 +1,11 @@
 // MikroORM's option onQuery: appends the context to the queries that change rows.
 
-import { currentText } from './context.js';
+'use strict';
+
+const { currentText, noteQuery } = require('./context.js');
+
+// The tokens of a text that matter to where its statements end.
+const TOKEN = /'(?:[^']|'')*'|"[^"]*"|--[^\n\r]*|\/\*|;|[^'"/;-]+|./gsy;
 
 // What may stand before the first word of a statement, comments aside. Matched piece by piece (flag y), so
 // that nothing in the query can make the search slow.
@@ -45,10 +50,32 @@ function hasContext(sql) {
     !sql.slice(line, begin).includes('--');
 }
 
-export function onQuery(sql) {
+/*
+ * The statements of a text, which semicolons separate. Where a wrong guess could put a comment into a string, the text
+ * counts as one statement: strings with backslashes depend on a setting of the server, and those between dollar
+ * signs have a grammar of their own.
+ */
+function statements(sql) {
+  if (!sql.includes(';') || sql.includes('\\') || sql.includes('$')) return [sql];
+  const ends = [];
+  TOKEN.lastIndex = 0;
+  for (let token; (token = TOKEN.exec(sql)); ) {
+    if (token[0] === "'" || token[0] === '"') return [sql];
+    if (token[0] === '/*') TOKEN.lastIndex = afterComment(sql, token.index);
+    if (token[0] === ';') ends.push(token.index);
+  }
+  return [...ends, sql.length].map((end, i) => sql.slice(i === 0 ? 0 : ends[i - 1] + 1, end));
+}
+
+// Behind the statement, which may end in a "--" comment.
+const addComment = (statement, text) => `${statement}${statement.includes('--') ? '\n' : ' '}/*Bemi ${text} Bemi*/`;
+
+function onQuery(sql) {
+  noteQuery();
   const text = currentText();
   // knex hands over undefined where it has several statements to send, and fails by itself.
-  if (text === undefined || typeof sql !== 'string' || !changesRows(sql) || hasContext(sql)) return sql;
-  // The server wants it as the very last thing, and the query may end in a "--" comment.
-  return `${sql}${sql.includes('--') ? '\n' : ' '}/*Bemi ${text} Bemi*/`;
+  if (text === undefined || typeof sql !== 'string') return sql;
+  return statements(sql).map(statement => (changesRows(statement) && !hasContext(statement) ? addComment(statement, text) : statement)).join(';');
 }
+
+exports.onQuery = onQuery;

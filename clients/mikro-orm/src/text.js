@@ -1,5 +1,7 @@
 // A context as text: JSON, written so that it can stand in a comment of any query, whatever it holds.
 
+'use strict';
+
 // bemi.max_context_size as the server has it by default. A larger context would be left out there.
 const MAX_SIZE = 1024 * 1024;
 
@@ -16,7 +18,7 @@ const MAX_ERROR_LENGTH = 200;
  * character. The pattern takes every escape, because the second half of "\\" must not be taken for
  * the beginning of another one.
  */
-export const storable = json =>
+const storable = json =>
   json.replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/gi, escape => (escape.length > 2 ? '\\ufffd' : escape));
 
 const unicodeEscape = character => '\\u' + character.charCodeAt(0).toString(16).padStart(4, '0');
@@ -73,7 +75,7 @@ function messageOf(error) {
  * throws, for a context must not break the query that it explains: what is wrong becomes a warning,
  * and the context says so. `make` is a function because reading an object can throw, too.
  */
-export function contextText(make) {
+function contextText(make) {
   try {
     const context = make();
     return context === undefined || context === null ? undefined : toText(context);
@@ -83,3 +85,6 @@ export function contextText(make) {
     return toText({ bemiError });
   }
 }
+
+exports.storable = storable;
+exports.contextText = contextText;

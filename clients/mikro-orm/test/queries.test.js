@@ -69,6 +69,9 @@ const WAYS = {
   'em.execute, line comment at the end': [1, em => em.execute('insert into todo (task) values (?) -- why', [task()])],
   'em.execute, semicolon': [1, em => em.execute('insert into todo (task) values (?) ; ', [task()])],
   'em.execute, two statements': [2, em => em.execute(`insert into todo (task) values ('${task()}'); insert into todo (task) values ('${task()}')`)],
+  'em.execute, statements of several kinds': [2, em => em.execute(
+    `select 1; ; insert into todo (task) values ('${task()};'); /* ; */ update todo set done = true where task = 'it''s; --';
+     insert into todo (task) values ('${task()}') -- ;`)],
   'em.execute, placeholders in a literal': [1, (em, [id]) => em.execute("update todo set task = task || '\\?' || ? where id = ?", ['?', id])],
   'CTE that writes': [3, (em, ids) => em.execute(`with gone as (delete from todo where id in (${ids}) returning id) select count(*) from gone`)],
   'CTE before an insert': [1, em => em.execute('with x as (select ? as task) insert into todo (task) select task from x', [task()])],
@@ -189,6 +192,16 @@ test('a context does not cost another query', async () => {
     return queries;
   };
   assert.equal(await count({ a: 1 }), await count(null));
+});
+
+// In MikroORM 7, it runs with execute() only.
+test('a query builder that a function returns runs with its context', { skip: isVersion7 && 'it cannot be awaited' }, async () => {
+  const insert = todo => orm.em.fork().createQueryBuilder(Todo).insert({ done: false, ...todo });
+  const result = await withBemiContext({ way: 'builder' }, () => insert({ task: task() }));
+  assert.equal(result.affectedRows, 1);
+  await withBemiContext({ way: 'builder' }, async () => insert({ task: task() }));
+  await assert.rejects(withBemiContext({ way: 'builder' }, () => insert({ task: null })), /null value/);
+  assertAllHave({ way: 'builder' }, await changes(orm, `context @> '{"way": "builder"}'`), 2);
 });
 
 test('an onQuery of the application can be called before', async () => {

@@ -39,6 +39,10 @@ export async function read(em: EntityManager): Promise<number> {
   whereChange({ operation: 'INSERT' });
   const own: Change[] = await em.find(Change, whereChange({ table: 'todo' }));
   const result: string = await withBemiContext({ a: 1 }, async () => changes[0].after.task);
+  const none: void = withBemiContext(null, () => {});
+  // As the query builder of MikroORM 6.
+  const lazy: { then<T = { affectedRows: number }>(onfulfilled?: ((value: { affectedRows: number }) => T) | null): Promise<T> } = Promise.resolve({ affectedRows: 1 });
+  const inserted: Promise<{ affectedRows: number }> = withBemiContext({ a: 1 }, () => lazy);
   const time: number = changes[0].committedAt.getTime();
-  return own.length + result.length + time;
+  return own.length + result.length + time + (await inserted).affectedRows + Number(none);
 }
