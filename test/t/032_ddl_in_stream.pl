@@ -844,7 +844,10 @@ $node->safe_psql(
 	'postgres', q{
 	UPDATE lost SET v = 'stored again' WHERE k = 1;
 	SELECT bemi.sync('60s')});
-is(journal_differences($node, where => q{"table" = 'lost'}),
+# From PostgreSQL 14, the row before the gap comes in one batch with the BEGIN of the
+# transaction that fails, and may be in the gap.
+is(journal_differences($node, where => q{"table" = 'lost'}
+		  . ($node->pg_version < 15 ? q{ AND operation = 'UPDATE'} : '')),
 	'', 'publication dropped: stored up to there, and from the end of the gap on');
 
 $node->stop;
