@@ -2399,7 +2399,7 @@ COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
 COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
-COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'context messages that were not JSON objects';
+COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
 COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
@@ -2762,7 +2762,7 @@ COMMENT ON COLUMN bemi.status.lag IS 'how long ago everything was stored, 0 if i
 COMMENT ON COLUMN bemi.status.stored_until IS 'everything committed before this time is in bemi.changes';
 COMMENT ON COLUMN bemi.status.changes IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last second of the count';
 COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
-COMMENT ON COLUMN bemi.status.invalid_messages IS 'context messages that were not JSON objects; their changes have the context {}';
+COMMENT ON COLUMN bemi.status.invalid_messages IS 'messages under bemi''s prefixes that were not valid; after a context that was not, changes have the context {}';
 COMMENT ON COLUMN bemi.status.restarts IS 'how often the worker failed and was started again since the server started';
 COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
 COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';

@@ -16,12 +16,11 @@
  * house-keeping", which ends with the visit.
  *
  * Locks: to detach a partition takes an exclusive lock of bemi.changes, and
- * whoever wants to read queues up behind it while it waits.  So nobody asks for that
- * lock while the partition itself is in use, which is known without waiting; else it
- * waits for
- * half of the time after which others look for deadlocks, at most for a second,
- * and for nothing else once it has that lock: it gives up before anybody's
- * statement is chosen as the victim of a deadlock.  Other workers of this
+ * whoever wants to read queues up behind it while it waits.  So the worker does not
+ * ask for that lock while the partition itself is in use, which it knows without
+ * waiting.  Otherwise it waits for half of the time after which others look for
+ * deadlocks, at most for a second, and for nothing else once it has that lock: it
+ * gives up before anybody's statement is chosen as the victim of a deadlock.  Other workers of this
  * database keep the same house; the lock lets one of them in at a time, and
  * each looks again what is left when it is in.
  *

@@ -96,8 +96,8 @@ bemi_stream_rest(BemiStream *stream)
 }
 
 /*
- * The connection beside the stream, for all SQL.  One that has
- * not been used for a moment may have been closed by the source.
+ * The connection beside the stream, for all SQL.  The source may have closed one
+ * that has not been used for a moment.
  */
 static PGconn *
 catalog_connection(BemiStream *stream)

@@ -561,7 +561,7 @@ bemi_worker_state_init(void)
 		return;
 	DefineCustomIntVariable("bemi.max_sources",
 							"Sets how many sources the server can read, in all its databases.",
-							"Each takes a background worker, and 3 kB of shared memory.",
+							"Each takes a background worker, and 4 kB of shared memory.",
 							&bemi_max_sources, 64, 1, 1000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
