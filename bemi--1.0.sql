@@ -2097,31 +2097,79 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
--- A gap without an end, from the time up to which the history is known to be complete.
--- Where that is not known, or the source has gone back, it begins a second before the
--- last change that is stored, of those up to the position: commit times are not quite in
--- commit order. (The last month is enough to look at.) What a clock that was ahead has
--- said does not count. A gap that is open already began earlier, and stays.
+-- See src/stitch.c, make_id(): ids are in the order of commit positions, and of
+-- changes within.
+CREATE FUNCTION bemi.first_id(commit_lsn pg_lsn)
+	RETURNS uuid
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT (left(h, 12) || '8' || substr(h, 13, 3) || to_hex(32768 + (n & 15) * 1024) || repeat('0', 12))::uuid
+	FROM (SELECT lpad(to_hex(l.n), 16, '0'), l.n FROM (SELECT pg_wal_lsn_diff(commit_lsn, '0/0')::bigint) l(n)) f(h, n)
+$$;
+COMMENT ON FUNCTION bemi.first_id(pg_lsn) IS 'internal: no change of a transaction that commits at this position, or later, has a lower id';
+
+CREATE FUNCTION bemi.commit_lsn(id uuid)
+	RETURNS pg_lsn
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT '0/0'::pg_lsn + (('x0' || left(h, 12) || substr(h, 14, 3))::bit(64)::bigint * 16
+		+ (('x' || substr(h, 17, 4))::bit(16)::integer >> 10 & 15))
+	FROM (SELECT replace(id::text, '-', '')) f(h)
+$$;
+COMMENT ON FUNCTION bemi.commit_lsn(uuid) IS 'internal: commit position of the transaction that a change belongs to, from the change''s id';
+
+CREATE FUNCTION bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
+		OUT commit_lsn pg_lsn, OUT committed_at timestamptz, OUT transaction_id bigint)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bemi.commit_lsn(c.id), c.committed_at, c.transaction_id FROM bemi.changes c
+		WHERE c.source = $1 AND c.id >= bemi.first_id($2) AND c.id < bemi.first_id($3)
+		ORDER BY c.id DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION bemi.last_stored(text, pg_lsn, pg_lsn) IS 'internal: the last transaction of a source that is stored, of those that have committed in this range; no row if none is';
+
+-- A gap without an end, from the time up to which the history is known to be complete;
+-- if the source went back, up to which it was at that position. Where that is not
+-- known, or the last stored change shows that the source's clock was set back since,
+-- the gap begins a second before that change: commit times are not quite in commit order.
+-- The last change is the last one in commit order, since the one with the greatest time
+-- may come from before the clock was set back. What a clock that was ahead has said does
+-- not count. A gap that is open already began earlier, and stays.
 CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_back boolean, detail text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	progress bemi.source_progress;
+	last record;
 	until timestamptz;
 BEGIN
 	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
 		RETURN;
 	END IF;
-	SELECT max(u.stored_until) INTO until FROM (
-			SELECT p.stored_until FROM bemi.source_progress p WHERE p.source = open_gap.source
-			UNION ALL SELECT w.stored_until FROM bemi.source_status() w WHERE w.source = open_gap.source) u
-		WHERE NOT goes_back AND u.stored_until <= clock_timestamp();
-	IF until IS NULL THEN
+	SELECT * INTO progress FROM bemi.source_progress p WHERE p.source = open_gap.source AND p.stored_lsn <= from_lsn;
+	SELECT * INTO last FROM bemi.last_stored(source, '0/0', from_lsn);
+	until := progress.stored_until;
+	IF NOT goes_back THEN
+		until := coalesce((SELECT w.stored_until FROM bemi.source_status() w WHERE w.source = open_gap.source), until);
+	END IF;
+	IF until IS NULL OR until > clock_timestamp()
+		OR last.commit_lsn > progress.stored_lsn AND last.committed_at < progress.stored_until THEN
+		until := last.committed_at - interval '1 second';
+	END IF;
+	IF until > clock_timestamp() THEN
 		SELECT max(c.committed_at) - interval '1 second' INTO until FROM bemi.changes c
-			WHERE c.source = open_gap.source AND c.committed_at <= clock_timestamp()
-				AND c.committed_at > clock_timestamp() - interval '1 month'
-				AND (NOT goes_back OR c.position <= pg_wal_lsn_diff(from_lsn, '0/0'));
+			WHERE c.source = open_gap.source AND c.id < bemi.first_id(from_lsn) AND c.committed_at <= clock_timestamp();
+	END IF;
+	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
+	IF until IS NULL THEN
+		SELECT max(g.to_time) INTO until FROM bemi.gaps g
+			WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_lsn <= open_gap.from_lsn AND g.to_time <= clock_timestamp();
 	END IF;
 	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
 		VALUES (source, reason, from_lsn, coalesce(until, '-infinity'), detail);
@@ -2235,6 +2283,19 @@ $$;
 COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a table is no longer tracked';
 
+-- After a restart, the worker may read again what it has read of the time after the last
+-- stored change. What has become of a table since is not undone by that.
+CREATE FUNCTION bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
+		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
+$$;
+COMMENT ON FUNCTION bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
+	IS 'internal: has the worker read already that a table was tracked or untracked here, or later?';
+
 -- The worker has seen to it that the source has written the message (see src/stream_secret.c);
 -- anybody may have copied it, though, into a transaction of his own.
 CREATE FUNCTION bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
@@ -2247,7 +2308,9 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
-	IF message ->> 'event' = 'began' THEN
+	IF bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
+		RETURN true;
+	ELSIF message ->> 'event' = 'began' THEN
 		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
 		-- Under whatever name it was known.
@@ -2369,6 +2432,7 @@ CREATE TABLE bemi.sources (
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
+	timeline_ancestors text,
 	database text
 );
 COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
@@ -2380,6 +2444,7 @@ COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
+COMMENT ON COLUMN bemi.sources.timeline_ancestors IS 'former timelines of that one, a line each: number, and position at which it was left; NULL: not known';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
 -- Connection strings are for superusers only, whom row security does not concern, and
 -- so are not in a dump, which others may make and read. What is restored is started anew.
@@ -2393,7 +2458,8 @@ CREATE TABLE bemi.source_progress (
 	transactions bigint NOT NULL,
 	invalid_messages bigint NOT NULL,
 	stored_until timestamptz,
-	secret_version text
+	secret_version text,
+	stored_lsn pg_lsn
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -2401,22 +2467,23 @@ COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
 COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
 COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log that stored_until belongs to';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
-CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz)
+CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO bemi.source_progress AS p
-		VALUES (note_progress.source, note_progress.changes, note_progress.transactions, note_progress.invalid_messages, note_progress.stored_until)
+	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn)
+		VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
 			transactions = p.transactions + excluded.transactions,
 			invalid_messages = p.invalid_messages + excluded.invalid_messages,
-			stored_until = coalesce(excluded.stored_until, p.stored_until)
+			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = excluded.stored_lsn
 $$;
-COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn) IS 'internal: adds to what bemi.status shows';
 
 -- Messages that were signed with a secret that the worker has never read are refused, though
 -- they may be the source's own. Without a secret, that holds for all messages.
@@ -2882,13 +2949,14 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
-	bemi.note_progress(text, bigint, bigint, bigint, timestamptz), bemi.forget_source(text),
+	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn), bemi.forget_source(text),
 	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
 	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
-	bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
+	bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz), bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
+	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.first_id(pg_lsn), bemi.commit_lsn(uuid),
 	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),

@@ -106,6 +106,9 @@ typedef struct BemiSourceIdentity
 	uint32		timeline;
 	XLogRecPtr	position;		/* end of its flushed WAL */
 	char	   *database;
+	char	   *ancestors;		/* former timelines: lines of number and
+								 * position at which each was left; "" for the
+								 * first timeline, NULL: not known */
 } BemiSourceIdentity;
 
 /* One part of what a type of the source is made of. */
@@ -158,8 +161,6 @@ extern bool bemi_stream_is_here(const BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
 extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 								  BemiSlot *slot);
-extern XLogRecPtr bemi_stream_switch_point(BemiStream *stream,
-										   uint32 timeline, uint32 former);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
 extern void bemi_stream_look_at_horizon(BemiStream *stream);
 extern TimestampTz bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position);
@@ -186,6 +187,9 @@ extern void bemi_stream_learn_patience(BemiStream *stream);
 /* stream_probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
 										  XLogRecPtr row, XLogRecPtr end);
+extern XLogRecPtr bemi_stream_last_common(BemiStream *stream, const char *slot,
+										  XLogRecPtr from, XLogRecPtr end,
+										  bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId));
 
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);

@@ -364,7 +364,8 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
 		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
 	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	(void) call("SELECT bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7)",
+	(void) call("SELECT CASE WHEN NOT bemi.is_tracking_known($1, $4, $5, $6, $7)"
+				" THEN bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
 				lengthof(types), types, values, NULL);
 }
 
@@ -518,14 +519,15 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
 static void
 note_progress(BemiHistory *history)
 {
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID};
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID};
 	Datum		values[] = {CStringGetTextDatum(history->source),
 		Int64GetDatum(history->uncounted.changes),
 		Int64GetDatum(history->uncounted.transactions),
 		Int64GetDatum(history->uncounted.invalid_messages),
-	TimestampTzGetDatum(history->stored_until)};
+		TimestampTzGetDatum(history->stored_until),
+	LSNGetDatum(history->end_lsn)};
 
-	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5)", lengthof(types),
+	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6)", lengthof(types),
 				types, values, history->stored_until == 0 ? "    n" : NULL);
 	memset(&history->uncounted, 0, sizeof(BemiCounts));
 	history->progress_at = GetCurrentTimestamp();
@@ -630,9 +632,9 @@ void
 bemi_history_advance(BemiHistory *history, XLogRecPtr received)
 {
 	bemi_history_open(history);
-	note_progress(history);
 	history->end_lsn = Max(received, history->origin);
 	history->end_time = history->stored_until;
+	note_progress(history);
 	commit_with_origin(history);
 }
 

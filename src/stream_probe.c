@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stream_probe.c
- *		Where a transaction commits that the source fails at before it sends a BEGIN.
+ *		Short streams that find out something about a source before the real one.
  *
- * pgoutput sends BEGIN with the first thing that a transaction has to send.  An
+ * First: where a transaction commits that the source fails at before it sends a
+ * BEGIN.  pgoutput sends BEGIN with the first thing that a transaction has to send.  An
  * error before that, in a row filter for instance, does not tell at which
  * transaction it is; only the position of the row at fault comes with it.  But
  * the source passes over all transactions whose commit record starts before the
@@ -11,6 +12,9 @@
  * anywhere up to the commit record fails at this row, and one that is started
  * from beyond does not.  A binary search between the row and the end of the
  * source's WAL finds the edge, in some twenty or thirty short streams.
+ *
+ * Second: which of the transactions after the slot's position are stored already.
+ * A source that was restored sends some of them again, and then others.
  *
  * Each stream has a connection of its own, because a walsender must have looked at
  * no catalog before it streams.  None confirms a position, so the slot stays where
@@ -20,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "libpq/pqformat.h"
 #include "replication/logicalproto.h"
 #include "replication/walreceiver.h"
 #include "utils/memutils.h"
@@ -34,31 +39,75 @@
 #define ASK_MS	500
 
 /*
- * Reads until the source has failed, or has come to the next transaction, or to
- * "end".  An error is thrown.
+ * Reads until the source has come to the next transaction, whose BEGIN goes into
+ * *begin, or to "end"; then it returns false.  An error is thrown.
  */
-static void
-read_until(BemiStream *probe, XLogRecPtr end)
+static bool
+next_begin(BemiStream *probe, XLogRecPtr end, LogicalRepBeginData *begin)
 {
 	StringInfoData message;
-	TimestampTz asked_at = 0;
+	TimestampTz asked_at = GetCurrentTimestamp();
 
-	while (probe->received < end)
+	for (;;)
 	{
+		while (bemi_stream_receive(probe, &message))
+			if (message.len > message.cursor &&
+				pq_getmsgbyte(&message) == LOGICAL_REP_MSG_BEGIN)
+			{
+				logicalrep_read_begin(&message, begin);
+				return true;
+			}
+		if (probe->received >= end)
+			return false;
 		/* Its first answer may come before it has read that far. */
 		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(), ASK_MS))
 		{
 			bemi_stream_ask(probe);
 			asked_at = GetCurrentTimestamp();
 		}
-		while (bemi_stream_receive(probe, &message))
-			if (message.len > message.cursor &&
-				message.data[message.cursor] == LOGICAL_REP_MSG_BEGIN)
-				return;
 		bemi_stream_wait(probe, ASK_MS);
 		if (probe->on_wait)
 			probe->on_wait(probe);
 	}
+}
+
+/*
+ * Opens a connection of its own for a short stream.
+ */
+static BemiStream *
+open_probe(const BemiStream *stream)
+{
+	BemiStream *probe = palloc(sizeof(BemiStream));
+
+	*probe = *stream;
+	probe->frame = NULL;
+	probe->received = InvalidXLogRecPtr;
+	probe->ended = false;
+	probe->asked_at = 0;
+	probe->catalog = NULL;
+	bemi_stream_open_connection(probe, true);
+	return probe;
+}
+
+static void
+close_probe(BemiStream *probe)
+{
+	PQfreemem(probe->frame);
+	PQfinish(probe->replication);
+	pfree(probe);
+}
+
+/*
+ * Within PG_CATCH: goes on after an error that is likely to come again, and throws
+ * any other.
+ */
+static void
+catch_repeatable_error(MemoryContext caller)
+{
+	if (geterrcode() != BEMI_ERRCODE_REPEATABLE && geterrcode() != BEMI_ERRCODE_ROW_AT_FAULT)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(caller);
+	FlushErrorState();
 }
 
 /*
@@ -70,33 +119,22 @@ fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
 		 XLogRecPtr row, XLogRecPtr end)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	BemiStream *probe = palloc(sizeof(BemiStream));
+	BemiStream *probe = open_probe(stream);
 	volatile bool failed = false;
+	LogicalRepBeginData begin;
 
-	*probe = *stream;
-	probe->frame = NULL;
-	probe->received = InvalidXLogRecPtr;
-	probe->ended = false;
-	probe->asked_at = 0;
-	probe->catalog = NULL;
-	bemi_stream_open_connection(probe, true);
 	PG_TRY();
 	{
 		bemi_stream_start(probe, slot, position);
-		read_until(probe, end);
+		(void) next_begin(probe, end, &begin);
 	}
 	PG_CATCH();
 	{
-		if (geterrcode() != BEMI_ERRCODE_REPEATABLE && geterrcode() != BEMI_ERRCODE_ROW_AT_FAULT)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
+		catch_repeatable_error(caller);
 		failed = (bemi_stream_failed_at() == row);
 	}
 	PG_END_TRY();
-	PQfreemem(probe->frame);
-	PQfinish(probe->replication);
-	pfree(probe);
+	close_probe(probe);
 	return failed;
 }
 
@@ -130,4 +168,35 @@ bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row, XL
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(memory);
 	return passes;
+}
+
+/*
+ * Commit position of the last transaction between "from" and "end" that the source
+ * sends and that is stored; InvalidXLogRecPtr if none is.  What comes after a
+ * transaction that the source cannot decode is not looked at.
+ */
+XLogRecPtr
+bemi_stream_last_common(BemiStream *stream, const char *slot,
+						XLogRecPtr from, XLogRecPtr end,
+						bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	BemiStream *probe = open_probe(stream);
+	volatile XLogRecPtr common = InvalidXLogRecPtr;
+	LogicalRepBeginData begin;
+
+	PG_TRY();
+	{
+		bemi_stream_start(probe, slot, from);
+		while (next_begin(probe, end, &begin) && begin.final_lsn < end)
+			if (is_stored(begin.final_lsn, begin.committime, begin.xid))
+				common = begin.final_lsn;
+	}
+	PG_CATCH();
+	{
+		catch_repeatable_error(caller);
+	}
+	PG_END_TRY();
+	close_probe(probe);
+	return common;
 }

@@ -163,17 +163,56 @@ bool_value(const PGresult *result, int column)
 }
 
 /*
+ * The former timelines of a timeline, see BemiSourceIdentity.  A server without
+ * the file that lists them refuses the command.
+ */
+static char *
+read_ancestors(BemiStream *stream, uint32 timeline)
+{
+	PGresult   *result;
+	char	   *line;
+	char	   *rest;
+	StringInfoData ancestors;
+
+	initStringInfo(&ancestors);
+	if (timeline <= 1)
+		return ancestors.data;
+	result = bemi_stream_run_any_command(stream, stream->replication,
+										 psprintf("TIMELINE_HISTORY %u", timeline));
+	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1)
+	{
+		PQclear(result);
+		return NULL;
+	}
+	/* Lines of: timeline, position at which it was left, reason. */
+	line = strtok_r(pstrdup(PQgetvalue(result, 0, 1)), "\n", &rest);
+	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
+	{
+		uint32		parent;
+		uint32		high;
+		uint32		low;
+
+		if (sscanf(line, "%u %X/%X", &parent, &high, &low) == 3)
+			appendStringInfo(&ancestors, "%u %X/%X\n", parent, high, low);
+	}
+	PQclear(result);
+	return ancestors.data;
+}
+
+/*
  * Asks the source who it is.
  */
 void
 bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
 	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
+
 	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
 	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
 	identity->position = lsn_value(result, 2);
 	identity->database = bemi_stream_string(stream, PQgetvalue(result, 0, 3));
 	PQclear(result);
+	identity->ancestors = read_ancestors(stream, identity->timeline);
 
 	bemi_stream_read_secret(stream);
 }
@@ -203,38 +242,6 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 		slot->here = bool_value(result, 2);
 	}
 	PQclear(result);
-}
-
-/*
- * Where the source's timeline left a former one, InvalidXLogRecPtr if it does
- * not stem from that.
- */
-XLogRecPtr
-bemi_stream_switch_point(BemiStream *stream, uint32 timeline, uint32 former)
-{
-	char	   *command = psprintf("TIMELINE_HISTORY %u", timeline);
-	PGresult   *result;
-	char	   *line;
-	char	   *rest;
-	XLogRecPtr	position = InvalidXLogRecPtr;
-
-	if (timeline <= former)
-		return InvalidXLogRecPtr;
-
-	/* Lines of: timeline, position at which it was left, reason. */
-	result = ask_walsender(stream, command);
-	line = strtok_r(pstrdup(PQgetvalue(result, 0, 1)), "\n", &rest);
-	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
-	{
-		uint32		parent;
-		uint32		high;
-		uint32		low;
-
-		if (sscanf(line, "%u %X/%X", &parent, &high, &low) == 3 && parent == former)
-			position = ((XLogRecPtr) high) << 32 | low;
-	}
-	PQclear(result);
-	return position;
 }
 
 /*

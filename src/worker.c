@@ -65,6 +65,7 @@ typedef struct Pipeline
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
+	BemiWitness witness;		/* that the stream begins with */
 
 	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
 	TimestampTz horizon_at;		/* when it was taken */
@@ -146,50 +147,6 @@ note_slot(const BemiSourceRow *row)
 }
 
 /*
- * Builds the whole way from the source to the history, in the current memory
- * context, and starts the stream.
- */
-static void
-open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
-{
-	BemiSourceIdentity identity;
-	XLogRecPtr	origin;
-	int			gaps;
-	char	   *tag;
-
-	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
-	memset(pipeline, 0, sizeof(Pipeline));
-	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
-	bemi_stream_identify(pipeline->stream, &identity);
-	note_connection(pipeline->stream, &identity);
-	bemi_secure_slot(pipeline->stream, &identity, row);
-	note_slot(row);
-
-	bemi_begin_transaction();
-	bemi_partition_init();
-	bemi_end_transaction();
-	origin = bemi_take_origin();
-	bemi_begin_transaction();
-	gaps = bemi_count_gaps();
-	bemi_end_transaction();
-	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
-				   identity.timeline, gaps, bemi_my_worker->source);
-	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
-	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
-	pipeline->stitch = bemi_stitch_begin(tag, pipeline->stream, pipeline->history);
-	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
-												   "bemi event",
-												   ALLOCSET_DEFAULT_SIZES);
-	bemi_stream_learn_patience(pipeline->stream);
-	bemi_stream_start(pipeline->stream, bemi_slot_name, origin);
-	bemi_stream_on_wait(pipeline->stream, NULL);
-	pipeline->started_at = GetCurrentTimestamp();
-	if (!bemi_my_worker->is_local)
-		bemi_guard_slot(pipeline->stream);
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
-}
-
-/*
  * Whether this is a message that bemi.sync() waits for.  Anybody can write markers, so
  * one counts only if a session waits for its position: else a flood of them would
  * end each source transaction in a commit of its own.
@@ -217,12 +174,15 @@ process_message(Pipeline *pipeline, StringInfo message)
 {
 	MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 	BemiEvent	event = {0};
-	bool		single;
+	bool		single = false;
 	bool		commit;
 
 	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
 					   message, &event);
-	single = bemi_watch_event(&event);
+	if (XLogRecPtrIsInvalid(pipeline->witness.commit_lsn))
+		single = bemi_watch_event(&event);
+	else if (!bemi_is_testifying(&pipeline->witness, &event))
+		event.kind = BEMI_EVENT_NOTHING;
 	bemi_stitch_event(pipeline->stitch, &event);
 	commit = single || is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
 	if (commit)
@@ -231,6 +191,77 @@ process_message(Pipeline *pipeline, StringInfo message)
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(pipeline->event_memory);
 	return commit;
+}
+
+/*
+ * Reads until the witness is met and whole.  Until then it is not known whether
+ * what comes next is what was not stored yet.
+ */
+static void
+await_witness(Pipeline *pipeline)
+{
+	StringInfoData message;
+
+	while (!XLogRecPtrIsInvalid(pipeline->witness.commit_lsn))
+	{
+		if (bemi_stream_receive(pipeline->stream, &message))
+		{
+			(void) process_message(pipeline, &message);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		bemi_check_witness(&pipeline->witness, bemi_stream_received(pipeline->stream));
+		if (bemi_stream_reply_requested(pipeline->stream))
+			bemi_stream_confirm(pipeline->stream, InvalidXLogRecPtr);
+		bemi_stream_wait(pipeline->stream, UNCONFIRMED_MS);
+		bemi_leave_if_woken(pipeline->stream);
+	}
+}
+
+/*
+ * Builds the whole way from the source to the history, in the current memory
+ * context, and starts the stream.
+ */
+static void
+open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
+{
+	BemiSourceIdentity identity;
+	XLogRecPtr	origin;
+	int			gaps;
+	char	   *tag;
+
+	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
+	memset(pipeline, 0, sizeof(Pipeline));
+	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
+	bemi_stream_identify(pipeline->stream, &identity);
+	note_connection(pipeline->stream, &identity);
+	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
+	note_slot(row);
+
+	bemi_begin_transaction();
+	bemi_partition_init();
+	bemi_end_transaction();
+	origin = bemi_take_origin();
+	bemi_begin_transaction();
+	gaps = bemi_count_gaps();
+	bemi_end_transaction();
+	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
+				   identity.timeline, gaps, bemi_my_worker->source);
+	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
+	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
+	pipeline->stitch = bemi_stitch_begin(tag, pipeline->stream, pipeline->history);
+	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
+												   "bemi event",
+												   ALLOCSET_DEFAULT_SIZES);
+	bemi_stream_learn_patience(pipeline->stream);
+	bemi_stream_start(pipeline->stream, bemi_slot_name,
+					  pipeline->witness.commit_lsn ? pipeline->witness.commit_lsn : origin);
+	await_witness(pipeline);
+	bemi_stream_on_wait(pipeline->stream, NULL);
+	pipeline->started_at = GetCurrentTimestamp();
+	if (!bemi_my_worker->is_local)
+		bemi_guard_slot(pipeline->stream);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
 }
 
 /*

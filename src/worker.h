@@ -107,6 +107,7 @@ typedef struct BemiWorker
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
 	BemiUnreadable unreadable;
+	bool		in_doubt;		/* the source lacks a transaction that is stored */
 	bool		warned;			/* of what the slot costs */
 	bool		is_elected;		/* commits at the source may wait for it */
 	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
@@ -171,6 +172,7 @@ typedef struct BemiSourceRow
 	char	   *conninfo;		/* NULL: this server */
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
 	uint32		timeline;
+	char	   *ancestors;		/* of the timeline; NULL: not known */
 	char	   *database;
 	char	   *slot_name;
 	bool		gap_open;		/* that concerns all tables */
@@ -194,10 +196,33 @@ extern void bemi_set_origin(XLogRecPtr position);
 extern void bemi_load_progress(void);
 extern XLogRecPtr bemi_take_origin(void);
 
+/* A stored transaction that the stream must begin with, see worker_witness.c. */
+typedef struct BemiWitness
+{
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
+	TimestampTz committed_at;
+	TransactionId xid;
+	bool		begun;			/* it is being received */
+} BemiWitness;
+
+/* worker_timeline.c */
+#define BEMI_SAME_TIMELINE	PG_UINT64_MAX
+
+extern XLogRecPtr bemi_timelines_part_at(uint32 former, const char *former_ancestors,
+										 uint32 today, const char *ancestors);
+
+/* worker_witness.c */
+extern void bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness);
+extern bool bemi_is_testifying(BemiWitness *witness, const BemiEvent *event);
+extern void bemi_check_witness(const BemiWitness *witness, XLogRecPtr received);
+extern XLogRecPtr bemi_find_last_common(BemiStream *stream, XLogRecPtr from,
+										XLogRecPtr to);
+extern bool bemi_stores_undone(XLogRecPtr from, XLogRecPtr to);
+
 /* worker_gap.c */
 extern void bemi_secure_slot(BemiStream *stream,
 							 const BemiSourceIdentity *identity,
-							 const BemiSourceRow *row);
+							 const BemiSourceRow *row, BemiWitness *witness);
 extern void bemi_note_stop(void);
 extern void bemi_note_given_up(void);
 

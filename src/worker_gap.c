@@ -17,6 +17,10 @@
  * byte beyond that record's start, and the slot stays.  Its gap is a closed one,
  * as short as the transaction; to write it twice changes nothing.
  *
+ * Whether the source has gone back is found out apart from whether a new slot is
+ * needed: by its timelines (worker_timeline.c), by the end of its WAL, and by the
+ * transactions that it sends again (worker_witness.c).
+ *
  * The slot is never confirmed beyond the origin (see bemi_history_advance()),
  * so one that is ahead of it tells that the destination has lost something,
  * being restored from a backup for instance.
@@ -50,6 +54,9 @@ typedef struct Finding
 	const char *detail;
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
+	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was read */
+	bool		went_back;		/* and what is stored from there on is undone */
+	BemiWitness witness;		/* to be met, if nothing was lost */
 	bool		skips;			/* one transaction only */
 } Finding;
 
@@ -77,39 +84,102 @@ is_another(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * The source lacks what is stored after "position".
+ */
+static void
+note_way_back(Finding *finding, XLogRecPtr position)
+{
+	finding->went_back = true;
+	finding->parted_at = position;
+	if (finding->detail == NULL)
+		finding->detail = psprintf("The source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
+								   LSN_FORMAT_ARGS(position));
+}
+
+/*
+ * The first position at which the source's WAL is known to be other than what was
+ * read, by its timelines or because it ends before.
+ */
+static XLogRecPtr
+find_parting(const Finding *finding, const BemiSourceRow *row)
+{
+	const BemiSourceIdentity *identity = finding->identity;
+
+	return Min(identity->position,
+			   bemi_timelines_part_at(row->timeline, row->ancestors,
+									  identity->timeline, identity->ancestors));
+}
+
+/*
+ * The source may have gone back.  Its slot sends again what has committed since the
+ * slot's position: the last of these transactions that is stored is where to read on.
+ */
+static void
+compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+{
+	XLogRecPtr	end = Min(finding->origin, finding->identity->position);
+	XLogRecPtr	common = bemi_find_last_common(stream, finding->slot.confirmed, end);
+	bool		undone;
+
+	finding->resume = XLogRecPtrIsInvalid(common) ? finding->slot.confirmed : common + 1;
+	bemi_begin_transaction();
+	undone = bemi_stores_undone(finding->resume, finding->origin);
+	bemi_end_transaction();
+	if (undone)
+	{
+		finding->reason = row->timeline != finding->identity->timeline ?
+			"timeline changed" : "source went back";
+		note_way_back(finding, finding->resume);
+	}
+}
+
+/*
  * What may have been lost without the slot's fault: the source, or the
  * destination, has gone back in time.
  */
 static void
 compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	const BemiSourceIdentity *identity = finding->identity;
+	XLogRecPtr	confirmed = finding->slot.confirmed;
 
-	if (row->timeline != 0 && identity->timeline != row->timeline)
+	if (finding->parted_at < Min(finding->origin, confirmed))
 	{
-		XLogRecPtr	left_at = bemi_stream_switch_point(stream, identity->timeline,
-													   row->timeline);
-
-		if (XLogRecPtrIsInvalid(left_at) || left_at < finding->origin)
-		{
-			finding->reason = "timeline changed";
-			finding->resume = left_at;
-			finding->detail = "Changes of the former timeline that the source no longer knows of may be stored.";
-			return;
-		}
+		finding->reason = "timeline changed";
+		finding->resume = finding->parted_at;
+		note_way_back(finding, finding->parted_at);
 	}
-	if (identity->position < finding->origin)
-	{
-		finding->reason = "source went back";
-		finding->resume = identity->position;
-		finding->detail = "Changes that the source no longer knows of may be stored.";
-	}
-	else if (finding->slot.confirmed > finding->origin)
+	else if (confirmed > finding->origin)
 	{
 		finding->reason = "history went back";
-		finding->resume = finding->slot.confirmed;
+		finding->resume = confirmed;
 		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
 	}
+	else if (finding->parted_at < finding->origin || bemi_my_worker->in_doubt)
+		compare_commits(stream, finding, row);
+	else
+	{
+		bemi_begin_transaction();
+		bemi_find_witness(confirmed, finding->origin, &finding->witness);
+		bemi_end_transaction();
+		finding->resume = XLogRecPtrIsInvalid(finding->witness.commit_lsn) ?
+			confirmed : finding->witness.commit_lsn + 1;
+	}
+}
+
+/*
+ * There is no slot, so what the source has of the transactions that are stored cannot
+ * be asked.
+ */
+static void
+find_lost_slot(Finding *finding, const BemiSourceRow *row)
+{
+	if (row->timeline != finding->identity->timeline ||
+		finding->parted_at < Min(finding->origin, finding->identity->position))
+		finding->reason = "timeline changed";
+	else if (finding->parted_at < finding->origin)
+		finding->reason = "source went back";
+	else
+		finding->reason = finding->slot.made ? "slot lost" : "slot dropped";
 }
 
 /*
@@ -142,6 +212,7 @@ find_failed_commit(BemiStream *stream, Finding *finding)
 static void
 find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
+	finding->parted_at = find_parting(finding, row);
 	if (is_another(finding, row))
 	{
 		finding->reason = "server changed";
@@ -152,12 +223,8 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 		finding->reason = "bemi.max_slot_lag";
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
 		find_failed_commit(stream, finding);
-	else if (!finding->slot.made && row->timeline != finding->identity->timeline)
-		finding->reason = "timeline changed";
-	else if (!finding->slot.made)
-		finding->reason = "slot dropped";
-	else if (finding->slot.lost)
-		finding->reason = "slot lost";
+	else if (!finding->slot.made || finding->slot.lost)
+		find_lost_slot(finding, row);
 	else
 		compare_positions(stream, finding, row);
 }
@@ -183,17 +250,15 @@ open_gap(const char *reason, XLogRecPtr from, bool goes_back, const char *detail
 static void
 record_loss(const Finding *finding)
 {
-	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) &&
-		finding->resume < finding->origin;
-
 	ereport(LOG,
 			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
 					bemi_my_worker->source, finding->reason),
 			 errhint("bemi.gaps shows from when to when.")));
 
 	bemi_begin_transaction();
-	open_gap(finding->reason, goes_back ? finding->resume : finding->origin,
-			 goes_back, finding->detail);
+	open_gap(finding->reason,
+			 finding->went_back ? finding->parted_at : finding->origin,
+			 finding->went_back, finding->detail);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -228,16 +293,18 @@ make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 static void
 note_identity(const Finding *finding)
 {
-	Oid			types[] = {TEXTOID, INT8OID, TEXTOID};
+	const char *ancestors = finding->identity->ancestors;
+	Oid			types[] = {TEXTOID, INT8OID, TEXTOID, TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(finding->system_identifier),
 		Int64GetDatum(finding->identity->timeline),
-	CStringGetTextDatum(finding->identity->database)};
+		CStringGetTextDatum(finding->identity->database),
+	ancestors ? CStringGetTextDatum(ancestors) : (Datum) 0};
 
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
-					   " timeline = $3, database = $4 WHERE name = $1",
-					   lengthof(types), types, values, NULL);
+					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
+					   lengthof(types), types, values, ancestors ? NULL : "   n");
 	bemi_run_on_source("UPDATE bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
-					   " WHERE source = $1", lengthof(types), types, values, NULL);
+					   " WHERE source = $1", 3, types, values, NULL);
 }
 
 /*
@@ -264,14 +331,13 @@ static void
 begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 		 const char *descriptions)
 {
-	bool		goes_back = !XLogRecPtrIsInvalid(finding->resume) && position < finding->origin;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
 	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID, JSONOID};
 	Datum		values[6];
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(server);
-	values[n++] = LSNGetDatum(goes_back ? finding->origin : position);
+	values[n++] = LSNGetDatum(finding->went_back ? Max(finding->origin, position) : position);
 	values[n] = (Datum) 0;
 	values[n + 1] = CStringGetTextDatum(finding->published);
 	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
@@ -292,6 +358,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	bemi_set_progress(bemi_my_worker, InvalidXLogRecPtr, InvalidXLogRecPtr);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
+	bemi_my_worker->in_doubt = false;
 	LWLockRelease(bemi_shared->lock);
 	if (finding->skips)
 		bemi_note_skipped();
@@ -336,17 +403,47 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 }
 
 /*
+ * Sets the origin back to the last stored transaction, or to where the slot stands if
+ * that is later.  What the source has sent from there on had nothing to store; if the
+ * source was restored in the meantime, what it sends now may have.
+ */
+static void
+set_back(const Finding *finding)
+{
+	if (finding->resume < finding->origin)
+	{
+		bemi_begin_transaction();
+		bemi_set_origin(finding->resume);
+		bemi_end_transaction();
+	}
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->in_doubt = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+static bool
+is_known(const Finding *finding, const BemiSourceRow *row)
+{
+	const char *ancestors = finding->identity->ancestors;
+
+	return row->timeline == finding->identity->timeline && !is_renamed(finding, row) &&
+		(ancestors == NULL || (row->ancestors != NULL && strcmp(ancestors, row->ancestors) == 0));
+}
+
+/*
  * Nothing was lost.
  */
 static void
 go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
 	compare_published(stream, finding, false);
-	if (row->timeline == finding->identity->timeline && !is_renamed(finding, row))
-		return;
-	bemi_begin_transaction();
-	note_identity(finding);
-	bemi_end_transaction();
+	if (!is_known(finding, row))
+	{
+		bemi_begin_transaction();
+		note_identity(finding);
+		bemi_end_transaction();
+	}
+	set_back(finding);
 }
 
 /*
@@ -417,30 +514,44 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 }
 
 /*
+ * Collects what the source says, and decides what was lost.
+ */
+static void
+find_out(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+{
+	finding->system_identifier = psprintf(UINT64_FORMAT, finding->identity->system_identifier);
+	finding->published = bemi_stream_published(stream);
+	bemi_stream_find_slot(stream, bemi_slot_name, &finding->slot);
+	bemi_begin_transaction();
+	finding->origin = bemi_origin_position();
+	bemi_end_transaction();
+	if (!row->slot_made)
+		return;
+	find_loss(stream, finding, row);
+
+	/* A new slot does not tell what has become of the WAL that was read. */
+	if (finding->reason != NULL && XLogRecPtrIsInvalid(finding->resume) &&
+		!is_another(finding, row) && finding->parted_at < finding->origin)
+		note_way_back(finding, finding->parted_at);
+	if (finding->reason != NULL)
+		record_loss(finding);
+}
+
+/*
  * Sees to it that there is a slot that everything after the origin can be read
- * from, and that it is written down if anything before may be missing.
+ * from, and that it is written down if anything before may be missing.  The stream
+ * must begin with *witness, if there is one.
  */
 void
 bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
-				 const BemiSourceRow *row)
+				 const BemiSourceRow *row, BemiWitness *witness)
 {
 	Finding		finding = {.identity = identity};
 	XLogRecPtr	position;
 	char	   *descriptions;
 
-	finding.system_identifier = psprintf(UINT64_FORMAT, identity->system_identifier);
-	finding.published = bemi_stream_published(stream);
-	bemi_stream_find_slot(stream, bemi_slot_name, &finding.slot);
-	bemi_begin_transaction();
-	finding.origin = bemi_origin_position();
-	bemi_end_transaction();
-
-	if (row->slot_made)
-		find_loss(stream, &finding, row);
-	if (finding.reason != NULL)
-		record_loss(&finding);
-
-	if (!XLogRecPtrIsInvalid(finding.resume))
+	find_out(stream, &finding, row);
+	if (finding.reason != NULL && !XLogRecPtrIsInvalid(finding.resume))
 		begin_at(stream, &finding, finding.resume, NULL);
 	else if (finding.reason != NULL || !row->slot_made)
 	{
@@ -448,12 +559,16 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		begin_at(stream, &finding, position, descriptions);
 	}
 	else if (row->gap_open)		/* an earlier worker came just so far */
-		begin_at(stream, &finding, finding.origin, NULL);
+		begin_at(stream, &finding, finding.resume, NULL);
 	else
 		go_on(stream, &finding, row);
 
+	*witness = finding.witness;
 	if (finding.reason == NULL && bemi_my_worker->give_up == BEMI_GIVE_UP_TRANSACTION)
+	{
 		skip_transaction(stream, &finding);
+		witness->commit_lsn = InvalidXLogRecPtr;
+	}
 }
 
 /*

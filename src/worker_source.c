@@ -107,7 +107,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
 							  " timeline::text, database, slot_name::text,"
 							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text"
+							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors"
 							  " FROM bemi.sources s WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
@@ -128,6 +128,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->database = copy_value(tuple, columns, 6, memory);
 		row->slot_name = copy_value(tuple, columns, 7, memory);
 		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
+		row->ancestors = copy_value(tuple, columns, 9, memory);
 	}
 	SPI_finish();
 }

@@ -302,6 +302,11 @@ $heir->init_from_backup($history, 'standby', has_streaming => 1);
 $heir->start;
 is($heir->safe_psql('postgres', q{SELECT state, lag_bytes IS NULL FROM bemi.status WHERE source = 'main'}),
 	'not running|t', 'bemi.status can be read on a standby');
+# The end of the backup has switched WAL, which the worker notes.
+$history->poll_query_until('postgres', q{
+	SELECT p.stored_until > c.committed_at FROM bemi.source_progress p, bemi.changes c
+	WHERE p.source = 'main' AND c."table" = 'own'})
+  or die 'it is not noted that the first row is stored';
 $history->safe_psql('postgres', q{INSERT INTO own VALUES (2, 'b'); SELECT bemi.sync('60s')});
 # The worker does not wait for its commits to be flushed; this one is, and with it all before.
 $history->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'flush', '')});

@@ -1,0 +1,197 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_witness.c
+ *		Is the source still the one whose changes are stored?
+ *
+ * A source that was put back to a snapshot, with its slot and on the same timeline,
+ * looks like one that has crashed.  If it has written past the position of the
+ * origin since, its new transactions up to there would be passed over, and those
+ * that the restore has undone would stay in the history.
+ *
+ * The witness is the last stored transaction.  The worker starts the stream so that
+ * the source sends this transaction again, compares commit position, commit time and
+ * xid, and drops its changes.  WAL is linear: a source that has this very commit has
+ * everything before it, and everything after it is read from there.  So the
+ * worker also sets the origin back to the witness.
+ *
+ * The source sends a transaction again only if its slot has not confirmed it.  If
+ * the slot has confirmed the last stored transaction, no witness is needed: the
+ * state of the slot is part of the snapshot, and is older than the snapshot's WAL.
+ * Then the stream starts at the slot's position, and nothing that comes is stored.
+ *
+ * This needs no write at the source, so it costs an idle source nothing and works
+ * with standbys, without the extension, and with every version.
+ *
+ * If the witness is not there, the worker ends, because nothing can be read from that
+ * stream.  The next one compares all transactions that the slot can send with those
+ * that are stored (bemi_find_last_common()), and writes a gap (worker_gap.c).
+ *
+ * What must never happen: that a transaction is stored twice.  The stream
+ * starts at the last stored transaction, or later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type_d.h"
+#include "executor/spi.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+/*
+ * Runs a query on what is stored of this source, within a transaction.  The
+ * query has at most one row; false if it has none.  SPI stays connected.
+ */
+static bool
+query_stored(const char *query, int count, const Oid *types, const Datum *values)
+{
+	SPI_connect();
+	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values, NULL,
+							  true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\"", query);
+	return SPI_processed == 1;
+}
+
+static Datum
+column_value(int column)
+{
+	bool		is_null;
+
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &is_null);
+}
+
+/*
+ * Finds the last stored transaction whose commit position is in this range, from
+ * where the slot stands to the origin.
+ */
+void
+bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
+{
+	Oid			types[] = {TEXTOID, PG_LSNOID, PG_LSNOID};
+	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source),
+	LSNGetDatum(from), LSNGetDatum(to)};
+
+	memset(witness, 0, sizeof(BemiWitness));
+	if (query_stored("SELECT commit_lsn, committed_at, transaction_id"
+					 " FROM bemi.last_stored($1, $2, $3)", lengthof(types), types, values))
+	{
+		witness->commit_lsn = DatumGetLSN(column_value(1));
+		witness->committed_at = DatumGetTimestampTz(column_value(2));
+		witness->xid = (TransactionId) DatumGetInt64(column_value(3));
+	}
+	SPI_finish();
+}
+
+/*
+ * The stream does not have the witness where it must be.  Nothing can be read from it;
+ * the next worker finds out what the source has.
+ */
+static void
+leave_in_doubt(const BemiWitness *witness)
+{
+	ereport(LOG,
+			(errmsg("bemi: source \"%s\" no longer has the transaction that was stored last",
+					bemi_my_worker->source),
+			 errdetail("Transaction %u was committed at %X/%X.",
+					   witness->xid, LSN_FORMAT_ARGS(witness->commit_lsn))));
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->in_doubt = true;
+	bemi_my_worker->wake = true;
+	LWLockRelease(bemi_shared->lock);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	proc_exit(0);
+}
+
+/*
+ * Takes an event that comes while the witness is expected.  True if the event is
+ * to be processed: the frame of the witness, and the descriptions of tables, on which
+ * later transactions rely.  Its changes are stored already.
+ */
+bool
+bemi_is_testifying(BemiWitness *witness, const BemiEvent *event)
+{
+	if (event->kind == BEMI_EVENT_BEGIN)
+	{
+		if (event->commit_lsn != witness->commit_lsn ||
+			event->committed_at != witness->committed_at || event->xid != witness->xid)
+			leave_in_doubt(witness);
+		witness->begun = true;
+		return true;
+	}
+	if (event->kind == BEMI_EVENT_COMMIT)
+		memset(witness, 0, sizeof(BemiWitness));
+	return event->kind == BEMI_EVENT_COMMIT || event->kind == BEMI_EVENT_RELATION;
+}
+
+/*
+ * Leaves if the source has come beyond the witness without sending it.
+ */
+void
+bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
+{
+	if (!XLogRecPtrIsInvalid(witness->commit_lsn) && !witness->begun &&
+		received > witness->commit_lsn)
+		leave_in_doubt(witness);
+}
+
+/*
+ * Whether this transaction is stored.
+ */
+static bool
+is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
+{
+	Oid			types[] = {TEXTOID, PG_LSNOID, TIMESTAMPTZOID, INT8OID};
+	Datum		values[4];
+	bool		stored;
+
+	bemi_begin_transaction();
+	values[0] = CStringGetTextDatum(bemi_my_worker->source);
+	values[1] = LSNGetDatum(commit_lsn);
+	values[2] = TimestampTzGetDatum(committed_at);
+	values[3] = Int64GetDatum((int64) xid);
+	stored = query_stored("SELECT 1 FROM bemi.changes WHERE source = $1"
+						  " AND id >= bemi.first_id($2) AND id < bemi.first_id($2 + 1)"
+						  " AND committed_at = $3 AND transaction_id = $4",
+						  lengthof(types), types, values);
+	SPI_finish();
+	bemi_end_transaction();
+	return stored;
+}
+
+/*
+ * Commit position of the last transaction in this range that is stored, and that the
+ * source can still send; InvalidXLogRecPtr if there is none.
+ */
+XLogRecPtr
+bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
+{
+	if (from >= to)
+		return InvalidXLogRecPtr;
+	return bemi_stream_last_common(stream, bemi_slot_name, from, to, is_stored);
+}
+
+/*
+ * Whether a transaction is stored that committed in this range, and that no gap
+ * covers yet.  Within a transaction.
+ */
+bool
+bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)
+{
+	Oid			types[] = {TEXTOID, PG_LSNOID, PG_LSNOID};
+	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source),
+	LSNGetDatum(from), LSNGetDatum(to)};
+	bool		found;
+
+	found = query_stored("SELECT 1 FROM bemi.changes c WHERE source = $1"
+						 " AND id >= bemi.first_id($2) AND id < bemi.first_id($3)"
+						 " AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.\"table\" IS NULL"
+						 " AND g.from_time < c.committed_at AND coalesce(g.to_time, 'infinity') >= c.committed_at)",
+						 lengthof(types), types, values);
+	SPI_finish();
+	return found;
+}

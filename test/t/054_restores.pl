@@ -1,0 +1,338 @@
+# Sources that are restored from snapshots and backups: is what was lost, or undone, known?
+#
+# The history has a server of its own, as it must have if it is to outlive a restore.
+# Each scenario keeps a copy of the source's data directory, stores changes that the
+# restore then undoes, puts the copy back as operators do, and lets the source write past
+# what is stored before the worker comes back: then positions tell nothing.  After each,
+# every stored change that the source does not have, and every row of the source that
+# is not stored, must be in a gap; a change must be stored once; and where nothing was lost
+# there must be no gap.
+
+use strict;
+use warnings;
+
+use Bemi;
+use File::Path;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::RecursiveCopy;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $history = bemi_node('history');
+my $source = bemi_node('source', conf => "restore_command = 'false'\n");
+my $conninfo = $source->connstr('postgres') =~ s/'/''/gr;
+my $last_id = 0;
+
+$source->safe_psql('postgres', q{
+	CREATE TABLE t (id int PRIMARY KEY, v text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+	CREATE TABLE filler (x text);
+	SELECT bemi.track('t')});
+$history->safe_psql('postgres', "CALL bemi.start('s', conninfo => '$conninfo')");
+
+# Writes rows, each in a transaction of its own.
+sub put
+{
+	my ($value, $count) = @_;
+
+	for (1 .. $count)
+	{
+		$last_id++;
+		$source->safe_psql('postgres', "INSERT INTO t VALUES ($last_id, '$value')");
+	}
+	return;
+}
+
+# Waits until everything that the source has written is stored.
+sub wait_until_stored
+{
+	my $lsn = $source->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+
+	$source->safe_psql('postgres', q{SELECT pg_logical_emit_message(false, 'flush', ''), pg_switch_wal()});
+	$history->poll_query_until('postgres',
+		"SELECT state = 'streaming' AND stored_lsn >= '$lsn' FROM bemi.status WHERE source = 's'")
+	  or die 'changes are not stored';
+	return;
+}
+
+sub stop_worker
+{
+	$history->safe_psql('postgres', q{CALL bemi.stop('s')});
+	$history->poll_query_until('postgres', q{SELECT state = 'stopped' FROM bemi.status WHERE source = 's'})
+	  or die 'the worker does not stop';
+	return;
+}
+
+sub start_worker
+{
+	$history->safe_psql('postgres', q{CALL bemi.start('s')});
+	wait_until_stored();
+	return;
+}
+
+sub origin
+{
+	return $history->safe_psql('postgres', q{SELECT remote_lsn FROM pg_replication_origin_status});
+}
+
+# Lets the source write beyond a position.
+sub write_past
+{
+	my ($lsn) = @_;
+
+	while ($source->safe_psql('postgres', "SELECT pg_current_wal_insert_lsn() <= '$lsn'") eq 't')
+	{
+		$source->safe_psql('postgres', q{INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 2000)});
+	}
+	return;
+}
+
+# Copies the data directory of the source, as it is after a crash.
+sub take_snapshot
+{
+	my ($name) = @_;
+
+	$source->stop('immediate');
+	PostgreSQL::Test::RecursiveCopy::copypath($source->data_dir, $source->backup_dir . "/$name");
+	$source->start;
+	return;
+}
+
+# Puts such a copy in place of the source.  recovery: as a backup, which gets a new
+# timeline; slotless: as backups are, without slots.
+sub put_back
+{
+	my ($name, %how) = @_;
+	my $data = $source->data_dir;
+
+	$source->stop('immediate');
+	File::Path::rmtree($data);
+	PostgreSQL::Test::RecursiveCopy::copypath($source->backup_dir . "/$name", $data);
+	chmod(0700, $data) or die "could not chmod: $!";
+	File::Path::rmtree("$data/pg_replslot", { keep_root => 1 }) if $how{slotless};
+	append_to_file("$data/recovery.signal", '') if $how{recovery};
+	$source->start;
+	$source->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
+	  or die 'the source stays in recovery';
+	return;
+}
+
+# Gaps of all tables since the last call: reason, and whether they are well-formed.
+my $gaps_seen = 0;
+
+sub new_gaps
+{
+	my $gaps = $history->safe_psql('postgres', qq{
+		SELECT concat_ws(' ', reason, CASE WHEN from_lsn <= to_lsn AND from_time <= to_time THEN 'closed' END,
+			CASE WHEN detail LIKE 'The source went back to %' THEN 'back' END)
+		FROM bemi.gaps WHERE source = 's' AND "table" IS NULL AND id > $gaps_seen ORDER BY id});
+
+	$gaps_seen = $history->safe_psql('postgres', 'SELECT max(id) FROM bemi.gaps');
+	return $gaps;
+}
+
+# What is wrong with the history, compared with the source: changes that the source
+# does not have, and rows that are not stored, outside of gaps; changes stored twice.
+sub faults
+{
+	my $rows = $source->safe_psql('postgres', q{SELECT json_agg(t) FROM t});
+
+	return $history->safe_psql('postgres', qq{
+		WITH r AS (SELECT * FROM json_to_recordset(\$rows\$$rows\$rows\$) r(id text, v text, at timestamptz)),
+			c AS (SELECT primary_key, after ->> 'v' AS v, committed_at FROM bemi.changes WHERE source = 's')
+		SELECT string_agg(f, ', ' ORDER BY f) FROM (
+			SELECT format('%s %s is undone', c.primary_key, c.v) FROM c
+				WHERE NOT EXISTS (SELECT FROM r WHERE r.id = c.primary_key AND r.v = c.v)
+				AND (SELECT bool_and(complete) FROM bemi.source_complete('s', 'public', 't', c.committed_at - interval '1 microsecond', c.committed_at))
+			UNION ALL SELECT format('%s %s is lost', r.id, r.v) FROM r
+				WHERE NOT EXISTS (SELECT FROM c WHERE r.id = c.primary_key AND r.v = c.v)
+				AND (SELECT bool_and(complete) FROM bemi.source_complete('s', 'public', 't', r.at, r.at + interval '1 microsecond'))
+			UNION ALL SELECT format('%s %s is stored %s times', primary_key, v, count(*)) FROM c GROUP BY primary_key, v HAVING count(*) > 1
+		) AS faults(f)});
+}
+
+sub lost
+{
+	my ($value) = @_;
+
+	return $source->safe_psql('postgres', "SELECT count(*) FROM t WHERE v = '$value'")
+	  - $history->safe_psql('postgres', "SELECT count(*) FROM bemi.changes WHERE after ->> 'v' = '$value'");
+}
+
+put('first', 3);
+wait_until_stored();
+is(new_gaps(), 'source started', 'the source is read');
+
+#
+# A crash loses nothing
+#
+
+# The slot's position on disk is behind what is stored, so the source sends it again.
+$source->safe_psql('postgres', 'CHECKPOINT');
+put('before crash', 5);
+wait_until_stored();
+$source->stop('immediate');
+$source->start;
+put('after crash', 2);
+wait_until_stored();
+stop_worker();
+$source->stop('immediate');
+$source->start;
+put('after another', 2);
+start_worker();
+is(faults(), '', 'after a crash of the source, each change is stored once');
+is(new_gaps(), '', 'and there is no gap');
+is($history->safe_psql('postgres', q{SELECT count(*) FROM bemi.changes}), 12, 'they all are');
+
+# What the worker reads again of tracked tables is known already.
+$source->safe_psql('postgres', q{
+	CHECKPOINT;
+	CREATE TABLE u (id int PRIMARY KEY, v text);
+	SELECT bemi.track('u')});
+$source->safe_psql('postgres', q{SELECT bemi.track('u', ignore => '{v}')});
+$source->safe_psql('postgres', q{SELECT bemi.untrack('u')});
+wait_until_stored();
+my $of_u = q{SELECT string_agg(reason || coalesce(to_time::text, ' open'), ',' ORDER BY id) FROM bemi.gaps WHERE "table" = 'u'};
+my $gaps_of_u = $history->safe_psql('postgres', $of_u);
+stop_worker();
+$source->stop('immediate');
+$source->start;
+start_worker();
+is($history->safe_psql('postgres', $of_u), $gaps_of_u, 'what was tracked and untracked is noted once');
+new_gaps();
+
+#
+# Snapshots
+#
+
+stop_worker();
+take_snapshot('snapshot');
+start_worker();
+put('undone', 5);
+wait_until_stored();
+stop_worker();
+my $origin = origin();
+put_back('snapshot');
+$last_id -= 5;
+put('anew', 3);
+write_past($origin);
+put('later', 2);
+start_worker();
+is(lost('anew') + lost('later'), 0, 'a snapshot, written past what is stored: nothing is lost');
+is(faults(), '', 'and what it has undone is in a gap');
+is(new_gaps(), 'source went back closed back', 'as the gap says');
+
+# Only WAL without changes was undone: what takes its place is stored.
+stop_worker();
+take_snapshot('snapshot 2');
+start_worker();
+$source->safe_psql('postgres', q{INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 3000)});
+wait_until_stored();
+$history->poll_query_until('postgres', q{SELECT remote_lsn > (SELECT max(to_lsn) FROM bemi.gaps) FROM pg_replication_origin_status});
+stop_worker();
+$origin = origin();
+put_back('snapshot 2');
+put('in its place', 3);
+write_past($origin);
+start_worker();
+is(lost('in its place'), 0, 'a snapshot that undoes nothing that is stored');
+is(faults(), '', 'is no fault');
+is(new_gaps(), '', 'and no gap');
+
+# The worker was not stopped, and connects by itself.
+take_snapshot('snapshot 3');
+put('undone again', 3);
+wait_until_stored();
+$origin = origin();
+$history->stop;
+put_back('snapshot 3');
+$last_id -= 3;
+put('instead', 2);
+write_past($origin);
+$history->start;
+wait_until_stored();
+is(lost('instead'), 0, 'the server of the history was down meanwhile');
+is(faults(), '', 'its worker notices, too');
+is(new_gaps(), 'source went back closed back', 'and says so');
+
+#
+# Backups, promoted
+#
+
+stop_worker();
+take_snapshot('backup');
+for my $time ('first', 'second')
+{
+	put_back('backup', recovery => 1);
+	is($source->safe_psql('postgres', 'SELECT timeline_id FROM pg_control_checkpoint()'), 2, "promoted for the $time time: timeline 2");
+	put("$time timeline", 2);
+	write_past($origin) if $time eq 'second';
+	start_worker();
+	is(lost("$time timeline"), 0, 'nothing is lost');
+	is(faults(), '', 'each change is stored once, or in a gap');
+	put("end of the $time", 3);
+	wait_until_stored();
+	stop_worker();
+	$origin = origin();
+	$last_id -= 5 if $time eq 'first';
+}
+is(new_gaps(), 'source went back closed back', 'the same number of a timeline is not taken for the same timeline');
+
+# Without the slot, as a rule.  Both get the same number, from different places.
+take_snapshot('third');
+write_past($source->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()'));
+take_snapshot('fourth');
+start_worker();
+put('undone', 5);
+wait_until_stored();
+stop_worker();
+$origin = origin();
+is(new_gaps(), '', 'nothing is lost so far');
+for my $time ('third', 'fourth')
+{
+	put_back($time, recovery => 1, slotless => 1);
+	$last_id -= 5;
+	put("$time timeline", 2);
+	write_past($origin);
+	start_worker();
+	put("end of the $time", 3);
+	wait_until_stored();
+	is(faults(), '', "without the slot, $time time: what is lost and what is undone is in a gap");
+	is(new_gaps(), 'timeline changed closed back', 'which begins where the source went back to');
+	stop_worker();
+	$origin = origin();
+}
+
+# A source that was promoted to yet another timeline, without its slot, and lost nothing.
+$source->stop;
+File::Path::rmtree($source->data_dir . '/pg_replslot', { keep_root => 1 });
+append_to_file($source->data_dir . '/recovery.signal', '');
+$source->start;
+$source->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die;
+put('lost', 1);
+start_worker();
+is(faults(), '', 'only the slot is gone');
+is(new_gaps(), 'timeline changed closed', 'and nothing was undone');
+
+#
+# Clocks
+#
+
+# The last change comes from a clock that was set back by two hours before it, and
+# after the worker has noted what is complete.
+put('last', 1);
+wait_until_stored();
+stop_worker();
+$history->safe_psql('postgres', q{
+	UPDATE bemi.changes SET committed_at = committed_at - interval '2 hours' WHERE after ->> 'v' = 'last';
+	UPDATE bemi.source_progress SET stored_lsn = '0/1'});
+$source->safe_psql('postgres', q{SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots});
+start_worker();
+is( $history->safe_psql('postgres', q{
+		SELECT g.reason, c.committed_at - g.from_time FROM bemi.gaps g, bemi.changes c
+		WHERE c.after ->> 'v' = 'last' ORDER BY g.id DESC LIMIT 1}),
+	'slot dropped|00:00:01',
+	'a gap begins a second before the last change in commit order, whatever the clock showed before');
+
+$source->stop;
+$history->stop;
+done_testing();
