@@ -4,8 +4,8 @@
  *		What users have put on bemi.changes runs with its owner's rights.
  *
  * The worker is a superuser.  The history is a table like others, so there can be
- * code on it: defaults, generated columns, CHECK constraints, expressions and
- * conditions of indexes, and triggers.  In flow partitions that are being opened
+ * code on it: defaults, also of domains, generated columns, CHECK constraints, expressions
+ * and conditions of indexes, and triggers.  In flow partitions that are being opened
  * (history_partition.c); out flow the decisions which of this code runs, and as
  * whom, and the brackets bemi_code_enter() and bemi_code_leave() around it.
  *
@@ -36,8 +36,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/transam.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
@@ -153,8 +156,69 @@ note_function(Oid function, void *functions)
 	return false;
 }
 
+static bool note_functions(Node *node, void *functions);
+
 /*
- * Looks for functions.  A domain counts as one: who owns it adds constraints.
+ * The constraints of a domain, as trees of expressions.
+ */
+static List *
+constraints_of(Oid domain)
+{
+	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *expressions = NIL;
+
+	ScanKeyInit(&key, Anum_pg_constraint_contypid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(domain));
+	scan = systable_beginscan(catalog, ConstraintTypidIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+		Datum		expression = heap_getattr(tuple, Anum_pg_constraint_conbin,
+											  RelationGetDescr(catalog), &is_null);
+
+		if (!is_null)
+			expressions = lappend(expressions, stringToNode(TextDatumGetCString(expression)));
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return expressions;
+}
+
+/*
+ * The type that a domain is made of, which may be a domain, too.
+ */
+static Oid
+base_of(Oid domain)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(domain));
+	Oid			base;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", domain);
+	base = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
+	ReleaseSysCache(tuple);
+	return base;
+}
+
+/*
+ * The functions of a domain's constraints, and of those that it has from the domain
+ * that it is made of.  A domain counts as a function: who owns it adds constraints.
+ */
+static void
+note_domain(Oid type, Functions *functions)
+{
+	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_of(type))
+	{
+		note_owner(functions, type_owner(type), InvalidOid);
+		(void) note_functions((Node *) constraints_of(type), functions);
+	}
+}
+
+/*
+ * Looks for functions.
  */
 static bool
 note_functions(Node *node, void *functions)
@@ -163,7 +227,7 @@ note_functions(Node *node, void *functions)
 		return false;
 	(void) check_functions_in_node(node, note_function, functions);
 	if (IsA(node, CoerceToDomain))
-		note_owner(functions, type_owner(((CoerceToDomain *) node)->resulttype), InvalidOid);
+		note_domain(((CoerceToDomain *) node)->resulttype, functions);
 	return expression_tree_walker(node, note_functions, functions);
 }
 
@@ -201,6 +265,24 @@ note_index(Oid index, Functions *functions)
 }
 
 /*
+ * The functions of the default that a column without one of its own has from its domain;
+ * false if there is none.
+ */
+static bool
+note_domain_default(Form_pg_attribute column, Functions *functions)
+{
+	Node	   *expression = NULL;
+
+	if (!column->attisdropped && !column->atthasdef && !column->attidentity)
+		expression = get_typdefault(column->atttypid);
+	if (expression == NULL)
+		return false;
+	(void) note_functions(expression, functions);
+	note_domain(column->atttypid, functions);
+	return true;
+}
+
+/*
  * The functions of all expressions of a table; false if there are none.
  */
 static bool
@@ -216,6 +298,8 @@ note_table(Relation table, Functions *functions)
 		note_expression(constraints->defval[i].adbin, functions);
 	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
 		note_expression(constraints->check[i].ccbin, functions);
+	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
+		found |= note_domain_default(TupleDescAttr(RelationGetDescr(table), i), functions);
 	foreach(cell, indexes)
 		found |= note_index(lfirst_oid(cell), functions);
 	list_free(indexes);

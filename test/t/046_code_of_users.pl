@@ -288,6 +288,35 @@ sql('ALTER TABLE bemi.changes DROP COLUMN by_default');
 sync();
 store('and gone');
 
+# A column without a default has that of its domain, and its owner writes what is in it.
+sql(qq{
+	GRANT USAGE ON SCHEMA aud, keeper TO PUBLIC;
+	CREATE DOMAIN aud.place AS text;
+	ALTER DOMAIN aud.place OWNER TO aud;
+	ALTER TABLE bemi.changes ADD COLUMN by_domain aud.place;
+	SET SESSION AUTHORIZATION aud;
+	CREATE FUNCTION aud.d() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN $rise RETURN current_user; END \$\$;
+	ALTER DOMAIN aud.place SET DEFAULT aud.d()});
+store('the default of a domain');
+is(sql(qq{SELECT by_domain FROM bemi.changes WHERE "table" = 't' AND primary_key = '$k'}), 'aud', 'it runs as the owner of the domain');
+# So it is with the constraints of a domain that a domain is made of.
+sql(q{
+	ALTER DOMAIN aud.place DROP DEFAULT;
+	CREATE DOMAIN keeper.outer_place AS aud.place;
+	ALTER DOMAIN keeper.outer_place OWNER TO keeper;
+	ALTER TABLE bemi.changes ADD COLUMN by_default text;
+	ALTER TABLE bemi.changes ALTER COLUMN by_default SET DEFAULT ('x'::text)::keeper.outer_place;
+	SET SESSION AUTHORIZATION aud;
+	ALTER DOMAIN aud.place ADD CHECK (aud.d() = 'aud') NOT VALID});
+store('constraints of a domain of a domain');
+# And if they call a function of somebody else.
+sql(q{
+	ALTER FUNCTION aud.d() OWNER TO third;
+	ALTER DOMAIN aud.place OWNER TO keeper});
+worker_fails_with('violates check constraint "place_check"', 'a function in a domain that is no other\'s: it runs as its owner');
+sql(q{ALTER TABLE bemi.changes DROP COLUMN by_default, DROP COLUMN by_domain});
+sync();
+
 #
 # Constraints and indexes of users, before and after there are partitions
 #
