@@ -141,7 +141,8 @@ bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *comma
 	/* It may be about all tables. */
 	PQclear(bemi_stream_run_command(stream, conn, "SET LOCAL statement_timeout = 0", PGRES_COMMAND_OK));
 	stream->patient = true;
-	result = bemi_stream_query(stream, command);
+	/* Whatever its age, this connection has the snapshot. */
+	result = bemi_stream_run_command(stream, conn, command, PGRES_TUPLES_OK);
 	stream->patient = false;
 	PQclear(bemi_stream_run_command(stream, conn, "COMMIT", PGRES_COMMAND_OK));
 	return result;
