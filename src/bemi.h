@@ -186,7 +186,8 @@ extern void bemi_stream_learn_patience(BemiStream *stream);
 
 /* stream_probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
-										  XLogRecPtr row, XLogRecPtr end);
+										  XLogRecPtr row, XLogRecPtr begin,
+										  XLogRecPtr end);
 extern XLogRecPtr bemi_stream_last_common(BemiStream *stream, const char *slot,
 										  XLogRecPtr from, XLogRecPtr end,
 										  bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId));

@@ -10,8 +10,10 @@
  * the source passes over all transactions whose commit record starts before the
  * position that a stream is started from.  So a stream that is started from
  * anywhere up to the commit record fails at this row, and one that is started
- * from beyond does not.  A binary search between the row and the end of the
- * source's WAL finds the edge, in some twenty or thirty short streams.
+ * from beyond does not.  A binary search between what is stored and the end of the
+ * source's WAL finds the edge, in some twenty or thirty short streams.  (Not from the
+ * row on: others may have committed since it was written, and a stream from before
+ * that would send what is stored.)
  *
  * Second: which of the transactions after the slot's position are stored already.
  * A source that was restored sends some of them again, and then others.
@@ -66,6 +68,7 @@ next_begin(BemiStream *probe, XLogRecPtr end, LogicalRepBeginData *begin)
 			asked_at = GetCurrentTimestamp();
 		}
 		bemi_stream_wait(probe, ASK_MS);
+		CHECK_FOR_INTERRUPTS();
 		if (probe->on_wait)
 			probe->on_wait(probe);
 	}
@@ -85,16 +88,9 @@ open_probe(const BemiStream *stream)
 	probe->ended = false;
 	probe->asked_at = 0;
 	probe->catalog = NULL;
+	probe->wait_set = NULL;
 	bemi_stream_open_connection(probe, true);
 	return probe;
-}
-
-static void
-close_probe(BemiStream *probe)
-{
-	PQfreemem(probe->frame);
-	PQfinish(probe->replication);
-	pfree(probe);
 }
 
 /*
@@ -134,27 +130,31 @@ fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
 		failed = (bemi_stream_failed_at() == row);
 	}
 	PG_END_TRY();
-	close_probe(probe);
+	bemi_stream_close(probe);
 	return failed;
 }
 
 /*
  * The position to start from so that the transaction is passed over that has this
- * row, and no other; InvalidXLogRecPtr if the source fails there from everywhere.
- * "end" is a position that the source has come to.
+ * row, and no other; "begin" if the source no longer fails there, InvalidXLogRecPtr if
+ * it does from everywhere.  All up to "begin" is stored; "end" is a position that the
+ * source has come to.
  */
 XLogRecPtr
-bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row, XLogRecPtr end)
+bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
+						XLogRecPtr begin, XLogRecPtr end)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext memory = AllocSetContextCreate(caller, "bemi probe", ALLOCSET_DEFAULT_SIZES);
-	XLogRecPtr	fails = row;
+	XLogRecPtr	fails = begin;
 	XLogRecPtr	passes = end;
 
 	MemoryContextSwitchTo(memory);
-	if (row >= end || fails_at(stream, slot, end, row, end))
+	if (begin >= end || !fails_at(stream, slot, begin, row, end))
+		passes = begin;
+	else if (fails_at(stream, slot, end, row, end))
 		passes = InvalidXLogRecPtr;
-	while (!XLogRecPtrIsInvalid(passes) && passes - fails > RECORD_ALIGNMENT)
+	while (!XLogRecPtrIsInvalid(passes) && passes > fails + RECORD_ALIGNMENT)
 	{
 		XLogRecPtr	middle = fails + (passes - fails) / 2;
 
@@ -197,6 +197,6 @@ bemi_stream_last_common(BemiStream *stream, const char *slot,
 		catch_repeatable_error(caller);
 	}
 	PG_END_TRY();
-	close_probe(probe);
+	bemi_stream_close(probe);
 	return common;
 }

@@ -183,23 +183,43 @@ find_lost_slot(Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * The next worker counts failures anew.
+ */
+static void
+keep_slot(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
+	LWLockRelease(bemi_shared->lock);
+	bemi_forget_unreadable();
+}
+
+/*
  * The source has failed again and again.  What is lost is one transaction, if it
  * can be found, or else what the slot has yet to send.
  */
 static void
-find_failed_commit(BemiStream *stream, Finding *finding)
+find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	XLogRecPtr	row = bemi_my_worker->unreadable.row;
+	XLogRecPtr	at_row = bemi_my_worker->unreadable.row;
 
 	finding->reason = "slot unreadable";
 	finding->detail = pstrdup(bemi_my_worker->error);
-	/* The row may begin where the transaction before it has ended. */
-	if (bemi_my_worker->unreadable.tries == 0 || row < finding->origin ||
+	if (bemi_my_worker->unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
 		!finding->slot.made || finding->slot.lost)
 		return;
-	finding->resume = bemi_stream_find_commit(stream, bemi_slot_name, row,
+	/* Others may have committed since the row was written, and be stored. */
+	finding->resume = bemi_stream_find_commit(stream, bemi_slot_name, at_row, finding->origin,
 											  finding->identity->position);
-	if (!XLogRecPtrIsInvalid(finding->resume))
+	if (finding->resume == finding->origin)
+	{
+		/* It fails no longer. */
+		keep_slot();
+		finding->reason = finding->detail = NULL;
+		finding->resume = InvalidXLogRecPtr;
+		compare_positions(stream, finding, row);
+	}
+	else if (!XLogRecPtrIsInvalid(finding->resume))
 	{
 		finding->reason = "transaction unreadable";
 		finding->skips = true;
@@ -222,7 +242,7 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "bemi.max_slot_lag";
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
-		find_failed_commit(stream, finding);
+		find_failed_commit(stream, finding, row);
 	else if (!finding->slot.made || finding->slot.lost)
 		find_lost_slot(finding, row);
 	else
@@ -494,6 +514,16 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 }
 
 /*
+ * Whether the source still has the WAL that it failed at.  After a failover, others may
+ * have committed at these positions.
+ */
+static bool
+is_same_wal(const Finding *finding)
+{
+	return bemi_my_worker->unreadable.commit_lsn < finding->parted_at;
+}
+
+/*
  * Skips the transaction that the source cannot decode.  It may have begun or ended
  * to track tables, so the worker looks which are tracked now.
  */
@@ -564,11 +594,15 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		go_on(stream, &finding, row);
 
 	*witness = finding.witness;
-	if (finding.reason == NULL && bemi_my_worker->give_up == BEMI_GIVE_UP_TRANSACTION)
+	if (finding.reason != NULL || bemi_my_worker->give_up != BEMI_GIVE_UP_TRANSACTION)
+		return;
+	if (is_same_wal(&finding))
 	{
 		skip_transaction(stream, &finding);
 		witness->commit_lsn = InvalidXLogRecPtr;
 	}
+	else
+		bemi_forget_unreadable();
 }
 
 /*

@@ -15,7 +15,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = bemi_node('main');
+my $node = bemi_node('main', conf => "max_prepared_transactions = 1\n");
 my $filters = $node->safe_psql('postgres', 'SHOW server_version_num') >= 150000;
 
 # Gaps of a source, as text; with their tables if the detail names them.
@@ -60,7 +60,11 @@ if ($filters)
 		CREATE PUBLICATION bemi FOR TABLE p WHERE (100 / (id % 10 - 7) <> 0)});
 	$node->safe_psql('history', qq{CALL bemi.start('plain', conninfo => '$conninfo')});
 	$node->safe_psql('plain', q{INSERT INTO p VALUES (1)});
+	# One that commits when others have since its row was written.
+	$node->safe_psql('plain', q{BEGIN; INSERT INTO p VALUES (27); PREPARE TRANSACTION 'late'});
 	$node->safe_psql('plain', "INSERT INTO p VALUES ($_)") for (7, 8, 17, 9);
+	$node->safe_psql('plain', q{COMMIT PREPARED 'late'});
+	$node->safe_psql('plain', 'INSERT INTO p VALUES (10)');
 }
 
 #
@@ -191,12 +195,12 @@ SKIP:
 {
 	skip 'row filters came with PostgreSQL 15', 5 unless $filters;
 
-	wait_until(q{SELECT string_agg(primary_key, ',' ORDER BY id) = '1,8,9' FROM bemi.changes},
+	wait_until(q{SELECT string_agg(primary_key, ',' ORDER BY id) = '1,8,9,10' FROM bemi.changes},
 		'without a BEGIN, the transaction is searched for, and skipped', 'history');
 	is( $node->safe_psql('history', q{
 			SELECT reason, detail, from_lsn < to_lsn, to_time IS NOT NULL FROM bemi.gaps
 			WHERE "table" IS NULL AND reason <> 'source started'}),
-		join("\n", ('transaction unreadable|source reports: division by zero|t|t') x 2),
+		join("\n", ('transaction unreadable|source reports: division by zero|t|t') x 3),
 		'the gaps say why, and there are no others');
 	is( $node->safe_psql('history', q{
 			SELECT g.from_lsn, g.to_lsn, c.primary_key, c.position FROM bemi.gaps g JOIN bemi.changes c
