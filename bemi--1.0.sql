@@ -2790,7 +2790,7 @@ CREATE VIEW bemi.status AS
 		-- One expression for each thing that may be wrong, NULL if it is not.
 		nullif(concat_ws('; ',
 			CASE n.wal_status
-				WHEN 'lost' THEN 'the slot is lost: changes are missing from the history, see bemi.gaps'
+				WHEN 'lost' THEN 'the slot is lost: changes are missing from the history; the worker writes a gap into bemi.gaps when it connects'
 				WHEN 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
 			END,
 			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)

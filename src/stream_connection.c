@@ -127,6 +127,12 @@ setup_hint(const BemiStream *stream, const char *message)
 		return hint;
 	if (strstr(message, "lock timeout"))
 		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
+	if (strstr(message, "password authentication failed") && stream->conninfo != NULL)
+		return "Give the connection string with the right user and password: CALL bemi.stop('SOURCE'); CALL bemi.start('SOURCE', conninfo => '...');";
+	if (strstr(message, "replication role to start walsender") ||	/* up to 15 */
+		strstr(message, "permission denied to start WAL sender"))
+		return psprintf("At the source: ALTER ROLE %s REPLICATION;",
+						quote_identifier(PQuser(stream->replication)));
 	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
 		return stream->conninfo == NULL ?
 			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",

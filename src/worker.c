@@ -232,6 +232,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
+	bemi_check_reading(row);
 	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	note_connection(pipeline->stream, &identity);
@@ -525,6 +526,7 @@ stream_changes(BemiSourceRow *row)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			bemi_check_reading(row);
 		}
 
 		more = drain(&pipeline);
@@ -730,6 +732,7 @@ bemi_worker_init(void)
 {
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
+	bemi_worker_source_init();
 	bemi_worker_guard_init();
 	bemi_worker_pause_init();
 	bemi_worker_yield_init();

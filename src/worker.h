@@ -186,7 +186,9 @@ extern const char *bemi_slot_of_worker(const BemiWorker *worker);
 extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
+extern void bemi_check_reading(const BemiSourceRow *row);
 extern bool bemi_drop_source(BemiSourceRow *row);
+extern void bemi_worker_source_init(void);
 extern void bemi_run_on_source(const char *statement, int count,
 							   const Oid *types, const Datum *values,
 							   const char *nulls);

@@ -23,6 +23,7 @@
 #include "replication/slot.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -37,6 +38,9 @@ char	   *bemi_origin_name = NULL;
 
 /* Name of the slot, as the row says. */
 char	   *bemi_slot_name = NULL;
+
+/* The setting bemi.read_sources. */
+static bool read_sources = true;
 
 /* For how long to wait for the walsender that has just served us. */
 #define RELEASE_TIMEOUT_MS	10000
@@ -277,14 +281,31 @@ drop_origin(void)
 }
 
 /*
+ * Error if this server is not to touch slots of other servers, which may belong to the
+ * server that this one is a copy of.
+ */
+void
+bemi_check_reading(const BemiSourceRow *row)
+{
+	if (read_sources || row->conninfo == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("\"bemi.read_sources\" keeps this server from using slots of other servers"),
+			 errhint("If the slots belong to this server: ALTER SYSTEM SET bemi.read_sources = on; SELECT pg_reload_conf();")));
+}
+
+/*
  * Drops the slot of a source on another server.  No lock is held meanwhile.
  */
 static void
 drop_remote_slot(const BemiSourceRow *row)
 {
-	BemiStream *stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
+	BemiStream *stream;
 	BemiSlot	slot;
 
+	bemi_check_reading(row);
+	stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
 	if (slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
@@ -372,4 +393,14 @@ bemi_take_origin(void)
 
 	/* What is committed, but not flushed, must not be confirmed to the source. */
 	return replorigin_session_get_progress(true);
+}
+
+void
+bemi_worker_source_init(void)
+{
+	DefineCustomBoolVariable("bemi.read_sources",
+							 "Whether sources on other servers are read, and their slots used.",
+							 "Turn it off on a copy of a server that reads them.",
+							 &read_sources, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 }

@@ -395,7 +395,7 @@ lose(
 		}
 		$node->safe_psql('postgres', 'CHECKPOINT');
 		is( $node->safe_psql('postgres', 'SELECT wal_status, warning FROM bemi.status'),
-			'lost|the slot is lost: changes are missing from the history, see bemi.gaps',
+			'lost|the slot is lost: changes are missing from the history; the worker writes a gap into bemi.gaps when it connects',
 			'bemi.status shows it before');
 		$node->safe_psql('postgres', q{
 			ALTER SYSTEM RESET max_slot_wal_keep_size;

@@ -333,6 +333,56 @@ is( $history->safe_psql('postgres', q{
 	'slot dropped|00:00:01',
 	'a gap begins a second before the last change in commit order, whatever the clock showed before');
 
+#
+# A copy of the history's server
+#
+
+# Both are the same to the source, so the copy is told before it starts.
+stop_worker();
+put('for production', 1);
+$history->safe_psql('postgres', q{UPDATE bemi.sources SET wanted = 'run'});
+$history->stop;
+$history->backup_fs_cold('copy');
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+$copy->init_from_backup($history, 'copy');
+$copy->append_conf('postgresql.conf', 'bemi.read_sources = off');
+my $confirmed = $source->safe_psql('postgres', 'SELECT confirmed_flush_lsn FROM pg_replication_slots');
+$copy->start;
+$copy->poll_query_until('postgres', q{
+	SELECT state = 'failed' AND last_error LIKE '"bemi.read_sources" keeps this server from using slots of other servers%' FROM bemi.status})
+  or die 'the copy does not say that it does not read';
+is($source->safe_psql('postgres', 'SELECT confirmed_flush_lsn, active FROM pg_replication_slots'),
+	"$confirmed|f", 'a copy with bemi.read_sources = off leaves the slot alone');
+my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.stop('s', drop_slot => true)});
+like($stderr, qr/could not stop source "s" yet.*bemi.read_sources.*forget => true/s, 'and cannot drop it');
+$copy->safe_psql('postgres', q{CALL bemi.stop('s', forget => true)});
+is($source->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), '1', 'but can forget the source');
+$copy->stop;
+$history->start;
+wait_until_stored();
+is(lost('for production'), 0, 'nothing is taken away from the original');
+$history->safe_psql('postgres', q{ALTER SYSTEM SET bemi.read_sources = off; SELECT pg_reload_conf()});
+$history->poll_query_until('postgres', q{SELECT state = 'failed' FROM bemi.status})
+  or die 'the worker does not end';
+pass('a worker that reads ends when the setting is turned off');
+$history->safe_psql('postgres', q{ALTER SYSTEM RESET bemi.read_sources; SELECT pg_reload_conf()});
+
+#
+# Rights at the source
+#
+
+$source->safe_psql('postgres', 'CREATE ROLE reader LOGIN');
+like(start_error($history, "CALL bemi.start('r', conninfo => '$conninfo user=reader')"),
+	qr/HINT:  At the source: ALTER ROLE reader REPLICATION;/, 'a role without REPLICATION: the line to type');
+
+$source->safe_psql('postgres', q{SET password_encryption = 'scram-sha-256'; CREATE ROLE rotated LOGIN REPLICATION PASSWORD 'new'});
+my $hba = slurp_file($source->data_dir . '/pg_hba.conf');
+unlink($source->data_dir . '/pg_hba.conf') or die "could not unlink: $!";
+append_to_file($source->data_dir . '/pg_hba.conf', "local all rotated scram-sha-256\nhost all rotated all scram-sha-256\n$hba");
+$source->reload;
+like(start_error($history, "CALL bemi.start('r', conninfo => '$conninfo user=rotated password=old')"),
+	qr/HINT:  Give the connection string with the right user and password/, 'a password that has changed');
+
 $source->stop;
 $history->stop;
 done_testing();
