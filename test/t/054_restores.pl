@@ -14,7 +14,6 @@ use warnings;
 use Bemi;
 use File::Path;
 use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
