@@ -213,11 +213,12 @@ find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *ro
 											  finding->identity->position);
 	if (finding->resume == finding->origin)
 	{
-		/* It fails no longer. */
+		/* It fails no longer, or only at what is stored: so no witness is asked for. */
 		keep_slot();
 		finding->reason = finding->detail = NULL;
 		finding->resume = InvalidXLogRecPtr;
 		compare_positions(stream, finding, row);
+		memset(&finding->witness, 0, sizeof(BemiWitness));
 	}
 	else if (!XLogRecPtrIsInvalid(finding->resume))
 	{
