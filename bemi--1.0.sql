@@ -2034,7 +2034,7 @@ COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they we
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -2394,11 +2394,13 @@ BEGIN
 		WHERE g.source = close_gap.source AND g."table" IS NULL AND g.to_time IS NULL;
 	IF NOT FOUND THEN
 		is_first := NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = close_gap.source AND g."table" IS NULL);
-		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time)
-			VALUES (close_gap.source, CASE WHEN is_first THEN 'source started' ELSE 'server changed' END,
+		-- A history that has gaps of a source which was never started here came with a dump.
+		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time, detail)
+			VALUES (close_gap.source, CASE WHEN is_first THEN 'source started' ELSE 'history moved' END,
 				coalesce((SELECT p.stored_until FROM bemi.source_progress p
 					WHERE p.source = close_gap.source AND NOT is_first AND p.stored_until <= close_gap.at_time), '-infinity'),
-				at_lsn, at_time);
+				at_lsn, at_time, CASE WHEN NOT is_first THEN
+					'The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE ''bemi%'' AND NOT active;' END);
 	END IF;
 
 	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)

@@ -367,6 +367,21 @@ pass('a worker that reads ends when the setting is turned off');
 $history->safe_psql('postgres', q{ALTER SYSTEM RESET bemi.read_sources; SELECT pg_reload_conf()});
 
 #
+# A history that is dumped, and restored elsewhere
+#
+
+my $dump = $history->data_dir . '/../history.sql';
+$history->command_ok([ 'pg_dump', '-f', $dump, $history->connstr('postgres') ], 'the history is dumped');
+$history->safe_psql('postgres', q{CREATE DATABASE elsewhere});
+$history->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $history->connstr('elsewhere') ], 'and restored');
+$history->safe_psql('postgres', q{CALL bemi.stop('s')});
+$history->safe_psql('elsewhere', "CALL bemi.start('s', conninfo => '$conninfo')");
+is( $history->safe_psql('elsewhere', q{SELECT reason, detail LIKE '%SELECT slot_name FROM pg_replication_slots%' FROM bemi.gaps WHERE "table" IS NULL ORDER BY id DESC LIMIT 1}),
+	'history moved|t', 'its gap has a reason of its own, and speaks of the former slot');
+$history->safe_psql('elsewhere', q{CALL bemi.stop('s', drop_slot => true)});
+$history->safe_psql('postgres', q{CALL bemi.start('s')});
+
+#
 # Rights at the source
 #
 
