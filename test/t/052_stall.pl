@@ -21,6 +21,8 @@ my $log = 0;
 $node->safe_psql(
 	'postgres', q{
 	CREATE ROLE writer LOGIN;
+	CREATE TABLE neutral (id int);
+	SELECT bemi.track('neutral');
 	CREATE TABLE parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
 	CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20);
@@ -56,8 +58,16 @@ sub make_stale
 	return $node->safe_psql('postgres', q{UPDATE bemi.source_relations SET description = description || '{"stale": true}'});
 }
 
-# Has the stream describe all tables again.
-sub reconnect { return $node->safe_psql('postgres', 'CALL bemi.stop(); CALL bemi.start()'); }
+# Has the stream describe all tables again, but the one that the last stored change is of:
+# the stream may begin with that change.
+sub reconnect
+{
+	return $node->safe_psql('postgres', q{
+		INSERT INTO neutral VALUES (1);
+		SELECT bemi.sync('60s');
+		CALL bemi.stop();
+		CALL bemi.start()});
+}
 
 #
 # Locks on partitions
