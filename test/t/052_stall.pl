@@ -150,7 +150,7 @@ is( $node->safe_psql('postgres', q{SELECT after ->> 'card' FROM bemi.changes WHE
 is( $node->safe_psql('postgres', q{
 		SELECT string_agg(c.relname, ',' ORDER BY c.relname) FILTER (WHERE r.description ? 'stale')
 		FROM bemi.source_relations r JOIN pg_class c ON c.oid = r.relation}),
-	'gone,other', 'what has been told since is not stale');
+	'gone,neutral,other', 'what has been told since is not stale');
 $locker->quit;
 
 # Between two connections.
