@@ -187,16 +187,23 @@ check('all goes on');
 #
 
 $node->safe_psql('postgres', 'CREATE ROLE app LOGIN SUPERUSER');
-my @sessions = map { Session->new($node, user => 'app') } (1 .. 7);
+
+# A worker may have the connection that is needed for a second.
+sub open_session
+{
+	my $session;
+
+	# Its psql may have ended before it is written to.
+	do { $session = eval { Session->new($node, user => 'app') } }
+	  until defined $session && $session->pid =~ /^\d+$/;
+	return $session;
+}
+
+my @sessions = map { open_session() } (1 .. 7);
 $rows++;
 $sessions[0]->query("INSERT INTO t VALUES ($rows)");
 is($sessions[0]->query('SELECT bemi.sync()'), '', 'what needs no further connection goes on');
-# A worker may have the last one for a second.
-my $last;
-# Its psql may have ended before it is written to.
-do { $last = eval { Session->new($node, user => 'app') } }
-  until defined $last && $last->pid =~ /^\d+$/;
-push @sessions, $last;
+push @sessions, open_session();
 $sessions[0]->query(q{CREATE TABLE last (id int PRIMARY KEY); SELECT bemi.track('last'); INSERT INTO last VALUES (1)});
 my $log = -s $node->logfile;
 $sessions[0]->query(q{SELECT pg_terminate_backend(pid) FROM bemi.status WHERE source = 'main'});
