@@ -1661,6 +1661,14 @@ COMMENT ON FUNCTION bemi.event_triggers_of_others()
 -- rather than with a second visit years later. When that is, is left to the server's
 -- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
 -- and in proportion to growth that stays a few times the work of writing it.
+CREATE FUNCTION bemi.check_history_code()
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.check_history_code()
+	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its owner nor a superuser';
+REVOKE EXECUTE ON FUNCTION bemi.check_history_code() FROM PUBLIC;
+
 CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
@@ -1681,6 +1689,8 @@ DECLARE
 	stem name;
 	n integer := 0;
 BEGIN
+	-- before anything computes an expression of bemi.changes
+	PERFORM bemi.check_history_code();
 	-- Near the limits of the type, a bound can lie outside of it.
 	BEGIN
 		first_day := date_trunc(unit, moment);

@@ -18,8 +18,9 @@
  * - Agreement is worth as much as the text agreed to.  Whoever owns a function can
  *	 replace its body, so a trigger whose function, or a function of whose WHEN,
  *	 belongs to neither the table's owner nor a superuser does not fire.
- *	 Expressions cannot be left out.  If functions in them belong to somebody
- *	 else, all of the partition's code runs with that role's rights.
+ *	 Expressions cannot be left out, so a function of somebody else in one stops the
+ *	 worker, before the server computes any part of it: also while a partition is
+ *	 made, which computes what is constant.
  *
  * Constraints are no code of users: foreign keys and deferrable unique constraints
  * are triggers of the server's own, and are checked.  Nothing is deferred, since
@@ -61,6 +62,8 @@
 
 #include "history.h"
 
+PG_FUNCTION_INFO_V1(bemi_check_history_code);
+
 struct BemiCode
 {
 	Oid			role;			/* that it runs as */
@@ -77,8 +80,8 @@ typedef struct Functions
 {
 	Oid			owner;			/* of the table */
 	Oid			other;			/* who else owns one; InvalidOid: nobody */
-	Oid			others;			/* the function; InvalidOid: it is a domain */
-	Oid			third;			/* and who else, of whom there must be none */
+	Oid			others;			/* the function, if it is one */
+	Oid			domain;			/* or the domain */
 } Functions;
 
 /* Triggers of which the log knows that they do not fire; OIDs, for good. */
@@ -132,17 +135,13 @@ type_owner(Oid type)
 }
 
 static void
-note_owner(Functions *functions, Oid owner, Oid function)
+note_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
-	if (is_trusted(owner, functions->owner) || owner == functions->other)
+	if (is_trusted(owner, functions->owner))
 		return;
-	if (OidIsValid(functions->other))
-		functions->third = owner;
-	else
-	{
-		functions->other = owner;
-		functions->others = function;
-	}
+	functions->other = owner;
+	functions->others = function;
+	functions->domain = domain;
 }
 
 /*
@@ -152,7 +151,7 @@ static bool
 note_function(Oid function, void *functions)
 {
 	if (function >= FirstNormalObjectId)
-		note_owner(functions, function_owner(function), function);
+		note_owner(functions, function_owner(function), function, InvalidOid);
 	return false;
 }
 
@@ -212,7 +211,7 @@ note_domain(Oid type, Functions *functions)
 {
 	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_of(type))
 	{
-		note_owner(functions, type_owner(type), InvalidOid);
+		note_owner(functions, type_owner(type), InvalidOid, type);
 		(void) note_functions((Node *) constraints_of(type), functions);
 	}
 }
@@ -306,20 +305,29 @@ note_table(Relation table, Functions *functions)
 	return found;
 }
 
-static void
-refuse_third(const Functions *functions, Relation table)
+/*
+ * Looks at the expressions of a table before any of them is computed: error if one
+ * depends on somebody who is not trusted.  False if there are none.
+ */
+static bool
+check_expressions(Relation table, Functions *functions)
 {
+	bool		found = note_table(table, functions);
+
+	if (!OidIsValid(functions->other))
+		return found;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("expressions of table \"%s\" call functions of several roles",
+			 errmsg("an expression of table \"%s\" depends on another role",
 					RelationGetRelationName(table)),
-			 errdetail("Some belong to \"%s\", others to \"%s\", and the table to \"%s\".",
+			 errdetail("It calls a function, or uses a domain, that belongs to \"%s\", who can replace it. The table belongs to \"%s\".",
 					   GetUserNameFromId(functions->other, true),
-					   GetUserNameFromId(functions->third, true),
 					   GetUserNameFromId(functions->owner, true)),
 			 OidIsValid(functions->others) ?
 			 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
-					 quote_identifier(GetUserNameFromId(functions->owner, false))) : 0));
+					 quote_identifier(GetUserNameFromId(functions->owner, false))) :
+			 errhint("ALTER DOMAIN %s OWNER TO %s;", format_type_be_qualified(functions->domain),
+					 quote_identifier(GetUserNameFromId(functions->owner, false)))));
 }
 
 /*
@@ -332,24 +340,23 @@ is_for_inserts(const Trigger *trigger)
 }
 
 /*
- * Whether all that a trigger calls is trusted.
+ * Whether all that a trigger calls is trusted; if not, *functions says why.
  */
 static bool
-is_trusted_trigger(const BemiCode *code, const Trigger *trigger)
+is_trusted_trigger(const BemiCode *code, const Trigger *trigger, Functions *functions)
 {
-	Functions	functions = {.owner = code->role};
-
-	(void) note_function(trigger->tgfoid, &functions);
+	functions->owner = code->role;
+	(void) note_function(trigger->tgfoid, functions);
 	if (trigger->tgqual != NULL)
-		note_expression(trigger->tgqual, &functions);
-	return !OidIsValid(functions.other);
+		note_expression(trigger->tgqual, functions);
+	return !OidIsValid(functions->other);
 }
 
 /*
  * Says once that a trigger does not fire.
  */
 static void
-report_trigger(const BemiCode *code, const Trigger *trigger)
+report_trigger(const BemiCode *code, const Trigger *trigger, const Functions *functions)
 {
 	MemoryContext caller;
 
@@ -370,8 +377,9 @@ report_trigger(const BemiCode *code, const Trigger *trigger)
 				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire", trigger->tgname),
 				 errdetail("It calls functions that belong to neither \"%s\" nor a superuser.",
 						   GetUserNameFromId(code->role, true)),
-				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(trigger->tgfoid),
-						 quote_identifier(GetUserNameFromId(code->role, true)))));
+				 OidIsValid(functions->others) ?
+				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
+						 quote_identifier(GetUserNameFromId(code->role, true))) : 0));
 }
 
 /*
@@ -391,6 +399,8 @@ is_constraint(const Trigger *trigger)
 static bool
 choose_trigger(BemiCode *code, Trigger *trigger)
 {
+	Functions	functions = {0};
+
 	trigger->tgdeferrable = trigger->tginitdeferred = false;
 	if (!is_for_inserts(trigger))
 		return false;
@@ -402,9 +412,10 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 	}
 	if (trigger->tgenabled == TRIGGER_DISABLED)
 		return false;
-	if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN || !is_trusted_trigger(code, trigger))
+	if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
+		!is_trusted_trigger(code, trigger, &functions))
 	{
-		report_trigger(code, trigger);
+		report_trigger(code, trigger, &functions);
 		trigger->tgenabled = TRIGGER_DISABLED;
 		return false;
 	}
@@ -438,20 +449,32 @@ bemi_code_of(ResultRelInfo *target, Oid history_owner)
 {
 	Relation	partition = target->ri_RelationDesc;
 	Functions	functions = {.owner = lesser_owner(partition->rd_rel->relowner, history_owner)};
-	bool		expressions = note_table(partition, &functions);
+	bool		expressions = check_expressions(partition, &functions);
 	BemiCode   *code;
 
 	if (!expressions && target->ri_TrigDesc == NULL)
 		return NULL;
-	if (OidIsValid(functions.third))
-		refuse_third(&functions, partition);
-
 	code = palloc0(sizeof(BemiCode));
-	code->role = OidIsValid(functions.other) ? functions.other : functions.owner;
+	code->role = functions.owner;
 	code->partition = pstrdup(RelationGetRelationName(partition));
 	initStringInfo(&code->triggers);
 	choose_triggers(code, target);
 	return expressions || target->ri_TrigDesc != NULL ? code : NULL;
+}
+
+/*
+ * bemi.check_history_code(): error if an expression of bemi.changes, which a new
+ * partition inherits, must not be computed.
+ */
+Datum
+bemi_check_history_code(PG_FUNCTION_ARGS)
+{
+	Relation	changes = table_open(bemi_own_table("changes"), AccessShareLock);
+	Functions	functions = {.owner = changes->rd_rel->relowner};
+
+	(void) check_expressions(changes, &functions);
+	table_close(changes, AccessShareLock);
+	PG_RETURN_VOID();
 }
 
 /*
