@@ -25,6 +25,7 @@ max_worker_processes = 50
 max_replication_slots = 50
 max_wal_senders = 50
 max_connections = 100
+bemi.max_slot_lag = '10GB'
 CONF
 
 my $node = bemi_node('main', conf => $room);
@@ -309,6 +310,10 @@ sub check_pair
 		SELECT primary_key, after->>$t, context->>'by' $from $later ORDER BY id},
 		[ map { [ $_, $values[$_], $values[$_] ] } 0 .. $#values ],
 		'a table that was made later');
+	# Of a source on another server, it is known some seconds later up to when all is stored.
+	$node->poll_query_until($history, qq{
+		SELECT s.stored_until > max(c.committed_at) FROM bemi.status s JOIN bemi.changes c USING (source)
+		WHERE source = 'from_$source' GROUP BY s.stored_until}) or die 'not all is known to be stored';
 	is( at_history($history, qq{
 			SELECT "table" IN (} . $n->('table') . ', ' . $n->('later') . qq{), bool_and(c.complete), string_agg(c.reason, ', ')
 			FROM (SELECT "table", min(committed_at) AS at $from operation = 'CREATE' GROUP BY 1) h,
