@@ -112,6 +112,7 @@ struct BemiHistory
 	TimestampTz progress_at;	/* when it was written down last */
 
 	BemiCounts	news;			/* for bemi_history_take_counts() */
+	TimestampTz given_until;	/* stored_until as it has told last */
 	XLogRecPtr	origin;			/* as the last commit has left it */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
 	XLogRecPtr	flushed;
@@ -682,12 +683,16 @@ bemi_history_awaits_time(const BemiHistory *history)
 
 /*
  * Gives what was stored since the last call, and returns the time before which
- * everything is, 0 if not known.
+ * everything is, 0 if that is not known, or no news.  A time that was given before
+ * may be older than what bemi.sync() has found out since.
  */
 TimestampTz
 bemi_history_take_counts(BemiHistory *history, BemiCounts *counts)
 {
+	TimestampTz news = history->stored_until != history->given_until ? history->stored_until : 0;
+
 	*counts = history->news;
 	memset(&history->news, 0, sizeof(BemiCounts));
-	return history->stored_until;
+	history->given_until = history->stored_until;
+	return news;
 }

@@ -28,6 +28,9 @@
 
 #include "worker.h"
 
+/* Times may be a little out of order. */
+#define CLOCK_JITTER_MS	10000
+
 PG_FUNCTION_INFO_V1(bemi_source_status);
 PG_FUNCTION_INFO_V1(bemi_why_no_worker);
 
@@ -257,40 +260,31 @@ bemi_set_progress(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 }
 
 /*
- * The caller holds the lock.  A clock that was set back by more than a little
- * is believed.
- */
-static void
-set_stored_until(BemiWorker *worker, TimestampTz time)
-{
-	const int	jitter_ms = 10000;
-
-	if (time > worker->stored_until ||
-		TimestampDifferenceExceeds(time, worker->stored_until, jitter_ms))
-		worker->stored_until = time;
-}
-
-/*
  * The workers of this database that have stored all up to a position have all
- * that was committed before this time.
+ * that was committed before this time.  That may have been some time ago, when they
+ * know more by now, unless what they know is still to come: the clock was set back.
  */
 void
 bemi_note_synced(XLogRecPtr position, TimestampTz time)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < bemi_max_sources; i++)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
 		if (worker->in_use && worker->database == MyDatabaseId &&
-			worker->is_local && worker->stored >= position)
-			set_stored_until(worker, time);
+			worker->is_local && worker->stored >= position &&
+			(time > worker->stored_until || worker->stored_until > now))
+			worker->stored_until = time;
 	}
 	LWLockRelease(bemi_shared->lock);
 }
 
 /*
- * Adds to what a worker has counted; 0 for an unknown time.
+ * Adds to what a worker has counted, with the time that it has found out last, 0 for
+ * none.  A clock that was set back by more than a little is believed.
  */
 void
 bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
@@ -300,8 +294,10 @@ bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 	worker->counts.changes += counts->changes;
 	worker->counts.transactions += counts->transactions;
 	worker->counts.invalid_messages += counts->invalid_messages;
-	if (stored_until != 0)
-		set_stored_until(worker, stored_until);
+	if (stored_until > worker->stored_until ||
+		(stored_until != 0 &&
+		 TimestampDifferenceExceeds(stored_until, worker->stored_until, CLOCK_JITTER_MS)))
+		worker->stored_until = stored_until;
 	LWLockRelease(bemi_shared->lock);
 }
 
