@@ -2107,40 +2107,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
--- See src/stitch.c, make_id(): ids are in the order of commit positions, and of
--- changes within.
-CREATE FUNCTION bemi.first_id(commit_lsn pg_lsn)
-	RETURNS uuid
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT (left(h, 12) || '8' || substr(h, 13, 3) || to_hex(32768 + (n & 15) * 1024) || repeat('0', 12))::uuid
-	FROM (SELECT lpad(to_hex(l.n), 16, '0'), l.n FROM (SELECT pg_wal_lsn_diff(commit_lsn, '0/0')::bigint) l(n)) f(h, n)
-$$;
-COMMENT ON FUNCTION bemi.first_id(pg_lsn) IS 'internal: no change of a transaction that commits at this position, or later, has a lower id';
-
-CREATE FUNCTION bemi.commit_lsn(id uuid)
-	RETURNS pg_lsn
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT '0/0'::pg_lsn + (('x0' || left(h, 12) || substr(h, 14, 3))::bit(64)::bigint * 16
-		+ (('x' || substr(h, 17, 4))::bit(16)::integer >> 10 & 15))
-	FROM (SELECT replace(id::text, '-', '')) f(h)
-$$;
-COMMENT ON FUNCTION bemi.commit_lsn(uuid) IS 'internal: commit position of the transaction that a change belongs to, from the change''s id';
-
 CREATE FUNCTION bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 		OUT commit_lsn pg_lsn, OUT committed_at timestamptz, OUT transaction_id bigint)
-	RETURNS SETOF record
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.commit_lsn(c.id), c.committed_at, c.transaction_id FROM bemi.changes c
-		WHERE c.source = $1 AND c.id >= bemi.first_id($2) AND c.id < bemi.first_id($3)
-		ORDER BY c.id DESC LIMIT 1
-$$;
-COMMENT ON FUNCTION bemi.last_stored(text, pg_lsn, pg_lsn) IS 'internal: the last transaction of a source that is stored, of those that have committed in this range; no row if none is';
+	AS 'MODULE_PATHNAME', 'bemi_last_stored'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.last_stored(text, pg_lsn, pg_lsn) IS 'internal: the last transaction of a source that is stored, of those that have committed in this range; NULLs if none is';
+
+CREATE FUNCTION bemi.last_stored_time(source text, before_lsn pg_lsn)
+	RETURNS timestamptz
+	AS 'MODULE_PATHNAME', 'bemi_last_stored_time'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
+	IS 'internal: the greatest commit time of the changes of a source that are stored and were committed before this position, but for times to come';
 
 -- A gap without an end, from the time up to which the history is known to be complete;
 -- if the source went back, up to which it was at that position. Where that is not
@@ -2173,8 +2151,7 @@ BEGIN
 		until := last.committed_at - interval '1 second';
 	END IF;
 	IF until > clock_timestamp() THEN
-		SELECT max(c.committed_at) - interval '1 second' INTO until FROM bemi.changes c
-			WHERE c.source = open_gap.source AND c.id < bemi.first_id(from_lsn) AND c.committed_at <= clock_timestamp();
+		until := bemi.last_stored_time(source, from_lsn) - interval '1 second';
 	END IF;
 	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
@@ -2968,7 +2945,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.first_id(pg_lsn), bemi.commit_lsn(uuid),
+	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.last_stored_time(text, pg_lsn),
 	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),

@@ -41,8 +41,9 @@
  * source cannot send), stream_secret.c (what it signs that with),
  * row_description.c (applies that), row_type.c (what types are made of),
  * row_rules.c (what is ignored or redacted), history_partition.c (where rows go),
- * history_index.c (how they are found), history_code.c (what users have put on
- * the history, and as whom it runs), history_retention.c (how long they stay),
+ * history_index.c (how they are found), history_stored.c (what the worker reads
+ * there), history_code.c (what users have put on the history, and as whom it runs),
+ * history_retention.c (how long they stay),
  * history_protect.c (DROP EXTENSION).
  * Tracking, gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.

@@ -466,4 +466,21 @@ extern void bemi_history_retention_init(void);
 
 extern void bemi_worker_init(void);
 
+/* history_stored.c */
+
+/* A transaction of a source that is stored. */
+typedef struct BemiStored
+{
+	XLogRecPtr	commit_lsn;
+	TimestampTz committed_at;
+	TransactionId xid;
+} BemiStored;
+
+extern bool bemi_find_last_stored(const char *source, XLogRecPtr from,
+								  XLogRecPtr to, BemiStored *stored);
+extern bool bemi_is_stored(const char *source, const BemiStored *stored);
+extern bool bemi_is_stored_outside(const char *source, XLogRecPtr from,
+								   XLogRecPtr to, Datum from_times,
+								   Datum to_times);
+
 #endif							/* BEMI_H */

@@ -65,6 +65,7 @@ typedef struct BemiDdl
 typedef struct BemiCode BemiCode;
 
 extern void bemi_become(Oid role, BemiRole *caller);
+extern void bemi_become_reader(BemiRole *caller);
 extern void bemi_return_to(const BemiRole *caller);
 extern BemiCode *bemi_code_of(ResultRelInfo *target, Oid history_owner);
 extern void bemi_code_enter(BemiCode *code);

@@ -43,6 +43,7 @@
 #include "access/transam.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -137,7 +138,7 @@ type_owner(Oid type)
 static void
 note_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
-	if (is_trusted(owner, functions->owner))
+	if (OidIsValid(functions->other) || is_trusted(owner, functions->owner))
 		return;
 	functions->other = owner;
 	functions->others = function;
@@ -520,6 +521,32 @@ bemi_become(Oid role, BemiRole *caller)
 	GetUserIdAndSecContext(&caller->role, &caller->security);
 	SetUserIdAndSecContext(role, caller->security | SECURITY_RESTRICTED_OPERATION);
 	caller->settings = NewGUCNestLevel();
+}
+
+/*
+ * Becomes the owner of bemi.changes, to read from it: to plan a query computes what is
+ * constant in the expressions of the table and its partitions.  Error if one of these
+ * depends on somebody else, who may be the owner of a partition.
+ */
+void
+bemi_become_reader(BemiRole *caller)
+{
+	Oid			changes = bemi_own_table("changes");
+	List	   *tables = find_all_inheritors(changes, AccessShareLock, NULL);
+	Functions	functions = {0};
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		Relation	table = table_open(lfirst_oid(cell), NoLock);
+
+		if (RelationGetRelid(table) == changes)
+			functions.owner = table->rd_rel->relowner;
+		(void) check_expressions(table, &functions);
+		table_close(table, NoLock);
+	}
+	list_free(tables);
+	bemi_become(functions.owner, caller);
 }
 
 void

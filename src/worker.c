@@ -179,7 +179,7 @@ process_message(Pipeline *pipeline, StringInfo message)
 
 	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
 					   message, &event);
-	if (XLogRecPtrIsInvalid(pipeline->witness.commit_lsn))
+	if (XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
 		single = bemi_watch_event(&event);
 	else if (!bemi_is_testifying(&pipeline->witness, &event))
 		event.kind = BEMI_EVENT_NOTHING;
@@ -202,7 +202,7 @@ await_witness(Pipeline *pipeline)
 {
 	StringInfoData message;
 
-	while (!XLogRecPtrIsInvalid(pipeline->witness.commit_lsn))
+	while (!XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
 	{
 		if (bemi_stream_receive(pipeline->stream, &message))
 		{
@@ -256,7 +256,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 												   ALLOCSET_DEFAULT_SIZES);
 	bemi_stream_learn_patience(pipeline->stream);
 	bemi_stream_start(pipeline->stream, bemi_slot_name,
-					  pipeline->witness.commit_lsn ? pipeline->witness.commit_lsn : origin);
+					  pipeline->witness.stored.commit_lsn ? pipeline->witness.stored.commit_lsn : origin);
 	await_witness(pipeline);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();

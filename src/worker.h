@@ -201,9 +201,7 @@ extern XLogRecPtr bemi_take_origin(void);
 /* A stored transaction that the stream must begin with, see worker_witness.c. */
 typedef struct BemiWitness
 {
-	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
-	TimestampTz committed_at;
-	TransactionId xid;
+	BemiStored	stored;			/* commit_lsn InvalidXLogRecPtr: there is none */
 	bool		begun;			/* it is being received */
 } BemiWitness;
 

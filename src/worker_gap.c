@@ -161,8 +161,8 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 		bemi_begin_transaction();
 		bemi_find_witness(confirmed, finding->origin, &finding->witness);
 		bemi_end_transaction();
-		finding->resume = XLogRecPtrIsInvalid(finding->witness.commit_lsn) ?
-			confirmed : finding->witness.commit_lsn + 1;
+		finding->resume = XLogRecPtrIsInvalid(finding->witness.stored.commit_lsn) ?
+			confirmed : finding->witness.stored.commit_lsn + 1;
 	}
 }
 
@@ -600,7 +600,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 	if (is_same_wal(&finding))
 	{
 		skip_transaction(stream, &finding);
-		witness->commit_lsn = InvalidXLogRecPtr;
+		witness->stored.commit_lsn = InvalidXLogRecPtr;
 	}
 	else
 		bemi_forget_unreadable();

@@ -37,33 +37,12 @@
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "storage/ipc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "worker.h"
-
-/*
- * Runs a query on what is stored of this source, within a transaction.  The
- * query has at most one row; false if it has none.  SPI stays connected.
- */
-static bool
-query_stored(const char *query, int count, const Oid *types, const Datum *values)
-{
-	SPI_connect();
-	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values, NULL,
-							  true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not run \"%s\"", query);
-	return SPI_processed == 1;
-}
-
-static Datum
-column_value(int column)
-{
-	bool		is_null;
-
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &is_null);
-}
 
 /*
  * Finds the last stored transaction whose commit position is in this range, from
@@ -72,19 +51,8 @@ column_value(int column)
 void
 bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
 {
-	Oid			types[] = {TEXTOID, PG_LSNOID, PG_LSNOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source),
-	LSNGetDatum(from), LSNGetDatum(to)};
-
 	memset(witness, 0, sizeof(BemiWitness));
-	if (query_stored("SELECT commit_lsn, committed_at, transaction_id"
-					 " FROM bemi.last_stored($1, $2, $3)", lengthof(types), types, values))
-	{
-		witness->commit_lsn = DatumGetLSN(column_value(1));
-		witness->committed_at = DatumGetTimestampTz(column_value(2));
-		witness->xid = (TransactionId) DatumGetInt64(column_value(3));
-	}
-	SPI_finish();
+	(void) bemi_find_last_stored(bemi_my_worker->source, from, to, &witness->stored);
 }
 
 /*
@@ -98,7 +66,7 @@ leave_in_doubt(const BemiWitness *witness)
 			(errmsg("bemi: source \"%s\" no longer has the transaction that was stored last",
 					bemi_my_worker->source),
 			 errdetail("Transaction %u was committed at %X/%X.",
-					   witness->xid, LSN_FORMAT_ARGS(witness->commit_lsn))));
+					   witness->stored.xid, LSN_FORMAT_ARGS(witness->stored.commit_lsn))));
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->in_doubt = true;
 	bemi_my_worker->wake = true;
@@ -117,8 +85,8 @@ bemi_is_testifying(BemiWitness *witness, const BemiEvent *event)
 {
 	if (event->kind == BEMI_EVENT_BEGIN)
 	{
-		if (event->commit_lsn != witness->commit_lsn ||
-			event->committed_at != witness->committed_at || event->xid != witness->xid)
+		if (event->commit_lsn != witness->stored.commit_lsn ||
+			event->committed_at != witness->stored.committed_at || event->xid != witness->stored.xid)
 			leave_in_doubt(witness);
 		witness->begun = true;
 		return true;
@@ -134,8 +102,8 @@ bemi_is_testifying(BemiWitness *witness, const BemiEvent *event)
 void
 bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
 {
-	if (!XLogRecPtrIsInvalid(witness->commit_lsn) && !witness->begun &&
-		received > witness->commit_lsn)
+	if (!XLogRecPtrIsInvalid(witness->stored.commit_lsn) && !witness->begun &&
+		received > witness->stored.commit_lsn)
 		leave_in_doubt(witness);
 }
 
@@ -145,20 +113,11 @@ bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
 static bool
 is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
 {
-	Oid			types[] = {TEXTOID, PG_LSNOID, TIMESTAMPTZOID, INT8OID};
-	Datum		values[4];
+	BemiStored	transaction = {commit_lsn, committed_at, xid};
 	bool		stored;
 
 	bemi_begin_transaction();
-	values[0] = CStringGetTextDatum(bemi_my_worker->source);
-	values[1] = LSNGetDatum(commit_lsn);
-	values[2] = TimestampTzGetDatum(committed_at);
-	values[3] = Int64GetDatum((int64) xid);
-	stored = query_stored("SELECT 1 FROM bemi.changes WHERE source = $1"
-						  " AND id >= bemi.first_id($2) AND id < bemi.first_id($2 + 1)"
-						  " AND committed_at = $3 AND transaction_id = $4",
-						  lengthof(types), types, values);
-	SPI_finish();
+	stored = bemi_is_stored(bemi_my_worker->source, &transaction);
 	bemi_end_transaction();
 	return stored;
 }
@@ -182,16 +141,26 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 bool
 bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)
 {
-	Oid			types[] = {TEXTOID, PG_LSNOID, PG_LSNOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source),
-	LSNGetDatum(from), LSNGetDatum(to)};
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	Datum		times[2];
 	bool		found;
 
-	found = query_stored("SELECT 1 FROM bemi.changes c WHERE source = $1"
-						 " AND id >= bemi.first_id($2) AND id < bemi.first_id($3)"
-						 " AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.\"table\" IS NULL"
-						 " AND g.from_time < c.committed_at AND coalesce(g.to_time, 'infinity') >= c.committed_at)",
-						 lengthof(types), types, values);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT pg_catalog.array_agg(from_time),"
+							  " pg_catalog.array_agg(coalesce(to_time, 'infinity'))"
+							  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
+							  lengthof(types), types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.gaps");
+	for (int i = 0; i < lengthof(times); i++)
+	{
+		bool		is_null;
+
+		times[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &is_null);
+		if (is_null)
+			times[i] = PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
+	}
+	found = bemi_is_stored_outside(bemi_my_worker->source, from, to, times[0], times[1]);
 	SPI_finish();
 	return found;
 }
