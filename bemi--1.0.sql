@@ -2448,7 +2448,8 @@ CREATE TABLE bemi.source_progress (
 	invalid_messages bigint NOT NULL,
 	stored_until timestamptz,
 	secret_version text,
-	stored_lsn pg_lsn
+	stored_lsn pg_lsn,
+	changed_lsn pg_lsn
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -2456,23 +2457,25 @@ COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
 COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
 COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transaction that has left changes committed, in the source''s write-ahead log';
 COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log that stored_until belongs to';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
-CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn)
+CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn, changed_lsn pg_lsn)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn)
-		VALUES ($1, $2, $3, $4, $5, $6)
+	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn, changed_lsn)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
 			transactions = p.transactions + excluded.transactions,
 			invalid_messages = p.invalid_messages + excluded.invalid_messages,
-			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = excluded.stored_lsn
+			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = excluded.stored_lsn,
+			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn)
 $$;
-COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn) IS 'internal: adds to what bemi.status shows';
 
 -- Messages that were signed with a secret that the worker has never read are refused, though
 -- they may be the source's own. Without a secret, that holds for all messages.
@@ -2938,7 +2941,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
-	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn), bemi.forget_source(text),
+	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn), bemi.forget_source(text),
 	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
 	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
 	bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz), bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),

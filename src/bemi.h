@@ -422,6 +422,7 @@ typedef struct BemiCounts
 	int64		changes;
 	int64		transactions;
 	int64		invalid_messages;
+	XLogRecPtr	changed_lsn;	/* commit of the last transaction with changes */
 } BemiCounts;
 
 extern BemiHistory *bemi_history_begin(const char *source,
@@ -441,6 +442,7 @@ extern Jsonb *bemi_history_description(BemiHistory *history,
 									   const BemiRelation *relation);
 extern void bemi_history_count_invalid(BemiHistory *history);
 extern void bemi_history_end_transaction(BemiHistory *history,
+										 XLogRecPtr commit_lsn,
 										 XLogRecPtr end_lsn,
 										 TimestampTz committed_at);
 extern void bemi_history_is_complete_until(BemiHistory *history,

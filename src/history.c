@@ -452,14 +452,17 @@ bemi_history_count_invalid(BemiHistory *history)
  * A source transaction has ended; what was added is whole.
  */
 void
-bemi_history_end_transaction(BemiHistory *history, XLogRecPtr end_lsn,
-							 TimestampTz committed_at)
+bemi_history_end_transaction(BemiHistory *history, XLogRecPtr commit_lsn,
+							 XLogRecPtr end_lsn, TimestampTz committed_at)
 {
 	history->whole = true;
 	history->end_lsn = end_lsn;
 	history->end_time = committed_at;
 	if (history->transaction_changes > 0)
+	{
 		history->counts.transactions++;
+		history->counts.changed_lsn = commit_lsn;
+	}
 }
 
 /*
@@ -512,6 +515,8 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
 	to->changes += counts->changes;
 	to->transactions += counts->transactions;
 	to->invalid_messages += counts->invalid_messages;
+	if (!XLogRecPtrIsInvalid(counts->changed_lsn))
+		to->changed_lsn = counts->changed_lsn;
 }
 
 /*
@@ -520,16 +525,22 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
 static void
 note_progress(BemiHistory *history)
 {
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID};
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID, PG_LSNOID};
+	char		nulls[] = "       ";
 	Datum		values[] = {CStringGetTextDatum(history->source),
 		Int64GetDatum(history->uncounted.changes),
 		Int64GetDatum(history->uncounted.transactions),
 		Int64GetDatum(history->uncounted.invalid_messages),
 		TimestampTzGetDatum(history->stored_until),
-	LSNGetDatum(history->end_lsn)};
+		LSNGetDatum(history->end_lsn),
+	LSNGetDatum(history->uncounted.changed_lsn)};
 
-	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6)", lengthof(types),
-				types, values, history->stored_until == 0 ? "    n" : NULL);
+	if (history->stored_until == 0)
+		nulls[4] = 'n';
+	if (XLogRecPtrIsInvalid(history->uncounted.changed_lsn))
+		nulls[6] = 'n';
+	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7)", lengthof(types),
+				types, values, nulls);
 	memset(&history->uncounted, 0, sizeof(BemiCounts));
 	history->progress_at = GetCurrentTimestamp();
 }

@@ -420,8 +420,8 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 			begin_transaction(stitch, event);
 			break;
 		case BEMI_EVENT_COMMIT:
-			bemi_history_end_transaction(stitch->history, event->end_lsn,
-										 event->committed_at);
+			bemi_history_end_transaction(stitch->history, event->commit_lsn,
+										 event->end_lsn, event->committed_at);
 			stitch->in_transaction = false;
 			break;
 		case BEMI_EVENT_INSERT:

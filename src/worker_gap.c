@@ -134,6 +134,31 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * Looks for the transaction that the source must still have.  Where somebody has deleted
+ * what was stored last, or detached its partition, there is none to ask for, and the
+ * stream goes on at the origin: from before that, it would be stored once more.
+ */
+static void
+call_witness(Finding *finding)
+{
+	XLogRecPtr	confirmed = finding->slot.confirmed;
+	XLogRecPtr	changed = bemi_my_worker->counts.changed_lsn;
+	BemiWitness *witness = &finding->witness;
+
+	bemi_begin_transaction();
+	bemi_find_witness(confirmed, finding->origin, witness);
+	bemi_end_transaction();
+	if (changed >= confirmed && changed > witness->stored.commit_lsn)
+	{
+		memset(witness, 0, sizeof(BemiWitness));
+		finding->resume = finding->origin;
+	}
+	else
+		finding->resume = XLogRecPtrIsInvalid(witness->stored.commit_lsn) ?
+			confirmed : witness->stored.commit_lsn + 1;
+}
+
+/*
  * What may have been lost without the slot's fault: the source, or the
  * destination, has gone back in time.
  */
@@ -157,13 +182,7 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 	else if (finding->parted_at < finding->origin || bemi_my_worker->in_doubt)
 		compare_commits(stream, finding, row);
 	else
-	{
-		bemi_begin_transaction();
-		bemi_find_witness(confirmed, finding->origin, &finding->witness);
-		bemi_end_transaction();
-		finding->resume = XLogRecPtrIsInvalid(finding->witness.stored.commit_lsn) ?
-			confirmed : finding->witness.stored.commit_lsn + 1;
-	}
+		call_witness(finding);
 }
 
 /*

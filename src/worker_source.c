@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "history.h"
@@ -192,7 +193,7 @@ bemi_load_progress(void)
 	if (bemi_my_worker->counted)
 		return;
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until"
+	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, changed_lsn"
 							  " FROM bemi.source_progress WHERE source = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.source_progress");
@@ -207,6 +208,9 @@ bemi_load_progress(void)
 		stored_until = DatumGetTimestampTz(SPI_getbinval(tuple, columns, 4, &is_null));
 		if (is_null)
 			stored_until = 0;
+		counts.changed_lsn = DatumGetLSN(SPI_getbinval(tuple, columns, 5, &is_null));
+		if (is_null)
+			counts.changed_lsn = InvalidXLogRecPtr;
 	}
 	SPI_finish();
 	bemi_add_counts(bemi_my_worker, &counts, stored_until);

@@ -294,6 +294,8 @@ bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 	worker->counts.changes += counts->changes;
 	worker->counts.transactions += counts->transactions;
 	worker->counts.invalid_messages += counts->invalid_messages;
+	if (!XLogRecPtrIsInvalid(counts->changed_lsn))
+		worker->counts.changed_lsn = counts->changed_lsn;
 	if (stored_until > worker->stored_until ||
 		(stored_until != 0 &&
 		 TimestampDifferenceExceeds(stored_until, worker->stored_until, CLOCK_JITTER_MS)))
