@@ -182,6 +182,25 @@ is(faults(), '', 'after a crash of the source, each change is stored once');
 is(new_gaps(), '', 'and there is no gap');
 is($history->safe_psql('postgres', q{SELECT count(*) FROM bemi.changes}), 12, 'they all are');
 
+# What somebody has taken out of the history does not come back.
+$source->safe_psql('postgres', 'CHECKPOINT');
+put('erased', 3);
+wait_until_stored();
+$history->poll_query_until('postgres', q{
+	SELECT p.changed_lsn = l.commit_lsn FROM bemi.source_progress p, bemi.last_stored('s', '0/0', 'FFFFFFFF/FFFFFFFF') l})
+  or die 'the last transaction is not noted';
+$history->safe_psql('postgres', q{DELETE FROM bemi.changes WHERE after ->> 'v' = 'erased'});
+$source->stop('immediate');
+$history->restart;
+$source->start;
+put('after restart', 1);
+wait_until_stored();
+is( $history->safe_psql('postgres', q{
+		SELECT count(*) FILTER (WHERE after ->> 'v' = 'erased'), count(*) FILTER (WHERE after ->> 'v' = 'after restart') FROM bemi.changes}),
+	'0|1', 'changes that were erased from the history are not stored again');
+is(new_gaps(), '', 'nor is that a gap');
+$source->safe_psql('postgres', q{DELETE FROM t WHERE v = 'erased'});
+
 # What the worker reads again of tracked tables is known already.
 $source->safe_psql('postgres', q{
 	CHECKPOINT;
