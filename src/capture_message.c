@@ -158,9 +158,9 @@ bemi_message_again(const char *context, int nest_level)
  * bemi.emit_tracking_message(content bytea): a transactional message, prefix
  * "_bemi_tracking".
  *
- * Event trigger functions write it in subtransactions of their own, and the row
- * that comes next could overtake it, see may_be_overtaken(): so a record without
- * meaning is put behind it.
+ * A row that comes next in another subtransaction could overtake it, see
+ * may_be_overtaken(): an event trigger function may run in one of its own, or the
+ * client may begin one.  So a record without meaning is put behind it.
  */
 Datum
 bemi_emit_tracking_message(PG_FUNCTION_ARGS)
@@ -169,11 +169,8 @@ bemi_emit_tracking_message(PG_FUNCTION_ARGS)
 
 	(void) bemi_log_message(BEMI_TRACKING_PREFIX, VARDATA_ANY(content),
 							VARSIZE_ANY_EXHDR(content), true);
-	if (GetCurrentTransactionNestLevel() > 1)
-	{
-		XLogBeginInsert();
-		(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
-	}
+	XLogBeginInsert();
+	(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
 	PG_RETURN_VOID();
 }
 

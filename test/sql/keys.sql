@@ -554,6 +554,16 @@ BEGIN; CREATE TABLE made (id int, v text); SELECT bemi.track('made'); INSERT INT
 SELECT "table", operation, primary_key, coalesce(after ->> 'v', before ->> 'v') AS its_key FROM tell();
 DROP TABLE changing, made;
 
+-- The row in a subtransaction that begins after the change.
+CREATE SCHEMA former_schema;
+CREATE TABLE former_schema.moving (id int PRIMARY KEY, v text);
+SELECT bemi.track('former_schema.moving');
+BEGIN; ALTER SCHEMA former_schema RENAME TO present_schema; SAVEPOINT s; INSERT INTO present_schema.moving VALUES (1, 'present'); COMMIT;
+BEGIN; ALTER TABLE present_schema.moving RENAME TO moved; SAVEPOINT s; INSERT INTO present_schema.moved VALUES (2, 'moved'); COMMIT;
+SELECT bemi.sync('60s');
+SELECT schema, "table", primary_key, after ->> 'v' AS v FROM bemi.changes WHERE schema LIKE '%\_schema' ORDER BY id;
+DROP SCHEMA present_schema CASCADE;
+
 CALL bemi.stop(drop_slot => true);
 DROP VIEW condition;
 DROP TABLE names, things, untracked;
