@@ -191,7 +191,7 @@ reply(BemiStream *stream, bool answer_wanted)
 {
 	StringInfoData reply;
 
-	/* Sending would fail, and hide the reason, which is reported next. */
+	/* The source listens no more: to send would fail, and hide its reason. */
 	if (stream->ended)
 		return;
 	bemi_stream_tend(stream);
@@ -218,9 +218,7 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
 	/* Never backwards: some servers would take that at its word. */
 	stream->flushed = Max(stream->flushed, flushed);
-	/* A source that has ended the stream listens no more; why it has comes next. */
-	if (!stream->ended)
-		reply(stream, false);
+	reply(stream, false);
 	stream->reply_requested = false;
 }
 

@@ -364,6 +364,42 @@ options_of(const char *conninfo)
 }
 
 /*
+ * The directories of this server's Unix sockets, as libpq takes them.
+ */
+static char *
+own_sockets(const char *database)
+{
+	char	   *sockets = pstrdup(Unix_socket_directories);
+	List	   *directories;
+
+	if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this server has no Unix socket for the worker to connect to"),
+				 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
+						 DEFAULT_PGSOCKET_DIR, PostPortNumber, database)));
+	return joined(directories);
+}
+
+/*
+ * The startup options of a session: the pinned settings, and for a walsender of this
+ * server two more.  A worker that waits for a lock does not answer, which here is no
+ * reason to give it up: if it dies, its socket is closed.  And which command the
+ * walsender runs need not be logged with each line.
+ */
+static char *
+session_options(const BemiStream *stream, bool replication)
+{
+	char	   *options = stream->conninfo ? options_of(stream->conninfo) : NULL;
+
+	if (!stream->refuses_options)
+		options = bemi_settings_as_options(options);
+	if (replication && stream->conninfo == NULL)
+		options = psprintf("%s -c wal_sender_timeout=0 -c log_min_error_statement=fatal", options);
+	return options;
+}
+
+/*
  * The parameters of a connection.  For the own server: the socket that it
  * listens on, as its bootstrap superuser, whom peer authentication lets in
  * because the server runs under that very account.
@@ -373,10 +409,6 @@ begin_connection(BemiStream *stream, bool replication)
 {
 	const char *keys[14];
 	const char *values[14];
-	char	   *options = stream->conninfo ? options_of(stream->conninfo) : NULL;
-	char		port[12];
-	char	   *sockets = pstrdup(Unix_socket_directories);
-	List	   *directories;
 	int			n = 0;
 
 	if (stream->conninfo != NULL)
@@ -391,16 +423,9 @@ begin_connection(BemiStream *stream, bool replication)
 	}
 	else
 	{
-		if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("this server has no Unix socket for the worker to connect to"),
-					 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
-							 DEFAULT_PGSOCKET_DIR, PostPortNumber, stream->database)));
-		snprintf(port, sizeof(port), "%d", PostPortNumber);
 		keys[n] = "dbname", values[n++] = stream->database;
-		keys[n] = "host", values[n++] = joined(directories);
-		keys[n] = "port", values[n++] = port;
+		keys[n] = "host", values[n++] = own_sockets(stream->database);
+		keys[n] = "port", values[n++] = psprintf("%d", PostPortNumber);
 		keys[n] = "user", values[n++] = stream->user;
 	}
 	if (replication)
@@ -410,19 +435,7 @@ begin_connection(BemiStream *stream, bool replication)
 	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
 	keys[n] = "client_encoding";
 	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
-	if (!stream->refuses_options)
-		options = bemi_settings_as_options(options);
-
-	/*
-	 * A worker that waits for a lock does not answer.  On its own server that is no
-	 * reason to give it up: if it dies, its socket is closed.
-	 */
-	if (replication && stream->conninfo == NULL)
-		options = psprintf("%s -c wal_sender_timeout=0", options);
-	/* Which command a walsender of this server runs need not be logged with each line. */
-	if (replication && stream->conninfo == NULL)
-		options = psprintf("%s -c log_min_error_statement=fatal", options);
-	keys[n] = "options", values[n++] = options;
+	keys[n] = "options", values[n++] = session_options(stream, replication);
 	keys[n] = values[n] = NULL;
 	Assert(n < lengthof(keys));
 

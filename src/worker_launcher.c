@@ -652,6 +652,16 @@ forget_launcher(int code, Datum arg)
 	LWLockRelease(bemi_shared->lock);
 }
 
+static void
+register_launcher(void)
+{
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = MyProcPid;
+	bemi_shared->launcher_latch = MyLatch;
+	LWLockRelease(bemi_shared->lock);
+}
+
 /*
  * Entry point of the launcher's process.
  */
@@ -668,11 +678,7 @@ bemi_launcher_main(Datum arg)
 	bemi_pin_settings();
 	wait_event = bemi_wait_event("BemiLauncher");
 
-	before_shmem_exit(forget_launcher, (Datum) 0);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->launcher_pid = MyProcPid;
-	bemi_shared->launcher_latch = MyLatch;
-	LWLockRelease(bemi_shared->lock);
+	register_launcher();
 	handles = MemoryContextAllocZero(TopMemoryContext,
 									 sizeof(BackgroundWorkerHandle *) * bemi_max_sources);
 	forget_unborn_workers();

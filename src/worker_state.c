@@ -434,12 +434,32 @@ bemi_state_name(BemiState state)
 }
 
 /*
+ * Fills the columns of what a slot on another server costs, and returns their number.
+ */
+static int
+fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
+{
+	const BemiSlotCost *cost = &worker->cost;
+	bool		unknown = XLogRecPtrIsInvalid(cost->source_lsn);
+	int			n = 0;
+
+	nulls[n] = unknown;
+	values[n++] = LSNGetDatum(Max(cost->source_lsn, worker->received));
+	nulls[n] = unknown || cost->wal_kept < 0;
+	values[n++] = Int64GetDatum(cost->wal_kept);
+	nulls[n] = (cost->wal_status[0] == '\0');
+	values[n++] = CStringGetTextDatum(cost->wal_status);
+	nulls[n] = unknown || cost->catalog_xmin_age < 0;
+	values[n++] = Int32GetDatum(cost->catalog_xmin_age);
+	return n;
+}
+
+/*
  * Puts one row of bemi.source_status() into the result.
  */
 static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
-	const BemiSlotCost *cost = &worker->cost;
 	Datum		values[21];
 	bool		nulls[21] = {0};
 	int			n = 0;
@@ -469,14 +489,7 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 
 	nulls[n] = (worker->pid == 0 || worker->walsender == 0);
 	values[n++] = Int32GetDatum(worker->walsender);
-	nulls[n] = XLogRecPtrIsInvalid(cost->source_lsn);
-	values[n++] = LSNGetDatum(Max(cost->source_lsn, worker->received));
-	nulls[n] = nulls[n - 1] || cost->wal_kept < 0;
-	values[n++] = Int64GetDatum(cost->wal_kept);
-	nulls[n] = (cost->wal_status[0] == '\0');
-	values[n++] = CStringGetTextDatum(cost->wal_status);
-	nulls[n] = nulls[n - 3] || cost->catalog_xmin_age < 0;
-	values[n++] = Int32GetDatum(cost->catalog_xmin_age);
+	n += fill_cost(worker, &values[n], &nulls[n]);
 	nulls[n] = (worker->advice[0] == '\0');
 	values[n++] = CStringGetTextDatum(worker->advice);
 
