@@ -2788,9 +2788,9 @@ CREATE VIEW bemi.status AS
 			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
 			CASE WHEN w.unreadable_tries > 0 AND w.unreadable_lsn IS NOT NULL THEN
-				format('the source fails to decode the transaction committed at %s (%s times so far): if it goes on to fail, the transaction is skipped, see bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
+				format('the source fails to decode the transaction committed at %s (%s times so far): if it goes on to fail, the transaction is skipped, and a gap is written into bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
 			WHEN w.unreadable_tries > 0 THEN
-				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, that is skipped, see bemi.gaps', w.stored_lsn, w.unreadable_tries)
+				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, that is skipped, and a gap is written into bemi.gaps', w.stored_lsn, w.unreadable_tries)
 			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
 			CASE WHEN s.wanted = 'run' THEN bemi.why_no_worker() END,

@@ -149,7 +149,8 @@ typedef struct BemiElection
 	char	   *advice;			/* what to do if that is not meant, or "" */
 } BemiElection;
 
-extern BemiStream *bemi_stream_connect(const char *conninfo, const char *name,
+extern BemiStream *bemi_stream_connect(const char *conninfo, const char *source,
+									   const char *name,
 									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));

@@ -18,6 +18,7 @@ struct BemiStream
 	char	   *conninfo;		/* NULL: this server, by the two below */
 	char	   *database;
 	char	   *user;
+	char	   *source;			/* as named to bemi.start() */
 	char	   *name;			/* application_name, unless conninfo has one */
 	bool		declines;		/* its walsender was told not to be elected */
 	void		(*on_wait) (BemiStream *);	/* called while a command runs */
@@ -74,6 +75,13 @@ extern void bemi_stream_tend(BemiStream *stream);
 extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
+
+/* stream_hint.c */
+extern char *bemi_take_sqlstate(char *message);
+extern const char *bemi_stream_hint(const BemiStream *stream, const char *message,
+									const char *sqlstate);
+extern const char *bemi_connection_hint(const BemiStream *stream, const char *message,
+										const char *sqlstate);
 
 /* stream.c */
 extern void bemi_stream_ask(BemiStream *stream);

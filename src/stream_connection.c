@@ -22,9 +22,7 @@
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "postmaster/postmaster.h"
-#include "replication/slot.h"
 #include "replication/walreceiver.h"
-#include "replication/walsender.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -53,95 +51,6 @@ static XLogRecPtr failed_at = InvalidXLogRecPtr;
  * it waits for a lock.  Well above CATALOG_UNUSED_MS of stream_source.c.
  */
 #define CATALOG_IDLE_TIMEOUT		"5s"
-
-/* What the source says when it turns a connection down, and the statement that mends it. */
-static const struct
-{
-	const char *message;
-	const char *hint;			/* %s: what the message has quoted last */
-}			refusals[] = {
-	{"is not permitted to log in", "Run this at the source: ALTER ROLE %s LOGIN;"},
-	{"too many connections for role", "Run this at the source: ALTER ROLE %s CONNECTION LIMIT -1;"},
-	{"too many connections for database", "Run this at the source: ALTER DATABASE %s CONNECTION LIMIT -1;"},
-	{"is not currently accepting connections", "Run this at the source: ALTER DATABASE %s ALLOW_CONNECTIONS true;"},
-	{"cannot connect to invalid database", "A DROP DATABASE was interrupted. Run it again: DROP DATABASE %s;"}
-};
-
-/*
- * The name that a message quotes last, up to its first line's end; as an identifier.
- */
-static const char *
-last_quoted(const char *message)
-{
-	char	   *line = pnstrdup(message, strcspn(message, "\n"));
-	char	   *end = strrchr(line, '"');
-	char	   *begin;
-
-	if (end == NULL)
-		return "...";
-	*end = '\0';
-	begin = strrchr(line, '"');
-	return begin ? quote_identifier(begin + 1) : "...";
-}
-
-static const char *
-refusal_hint(const char *message)
-{
-	for (int i = 0; i < lengthof(refusals); i++)
-		if (strstr(message, refusals[i].message))
-			return psprintf(refusals[i].hint, last_quoted(message));
-	return NULL;
-}
-
-/*
- * The same for settings of the source that are too small.
- */
-static const char *
-setting_hint(const char *message)
-{
-	const char *place = "Put this line into postgresql.conf of the source and restart it";
-
-	if (strstr(message, "max_wal_senders"))
-		return psprintf("%s: max_wal_senders = %d", place, max_wal_senders + 5);
-	if (strstr(message, "replication slots are in use") ||
-		strstr(message, "max_replication_slots"))
-		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
-						max_replication_slots + 5);
-	if (strstr(message, "too many clients") || strstr(message, "connection slots are reserved"))
-		return psprintf("%s: max_connections = %d", place, MaxConnections + 20);
-	if (strstr(message, "wal_level"))
-		return psprintf("%s: wal_level = logical", place);
-	return NULL;
-}
-
-/*
- * Mistakes of the set-up, told by what the server's message says, and the line
- * that mends each.
- */
-static const char *
-setup_hint(const BemiStream *stream, const char *message)
-{
-	const char *hint = refusal_hint(message);
-
-	if (hint != NULL)
-		return hint;
-	if (strstr(message, "lock timeout"))
-		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
-	if (strstr(message, "password authentication failed") && stream->conninfo != NULL)
-		return "Give the connection string with the right user and password: CALL bemi.stop('SOURCE'); CALL bemi.start('SOURCE', conninfo => '...');";
-	if (strstr(message, "replication role to start walsender") ||	/* up to 15 */
-		strstr(message, "permission denied to start WAL sender"))
-		return psprintf("At the source: ALTER ROLE %s REPLICATION;",
-						quote_identifier(PQuser(stream->replication)));
-	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
-		return stream->conninfo == NULL ?
-			psprintf("Put this line before the others in pg_hba.conf and reload: local \"%s\" \"%s\" peer",
-					 stream->database, stream->user) :
-			"Let pg_hba.conf of the source admit this connection, with a line such as: host DATABASE USER ADDRESS scram-sha-256";
-	if (stream->conninfo == NULL && strstr(message, "No such file or directory"))
-		return "Somebody has removed the server's Unix socket. Restart the server.";
-	return setting_hint(message);
-}
 
 /*
  * Called whenever the stream is read from or written to, to notice that this has not
@@ -181,8 +90,10 @@ absence_detail(const BemiStream *stream)
 void
 bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 {
-	char	   *message = bemi_stream_string(stream, pchomp(PQerrorMessage(conn)));
-	const char *hint = setup_hint(stream, message);
+	char	   *text = pchomp(PQerrorMessage(conn));
+	char	   *sqlstate = bemi_take_sqlstate(text);
+	char	   *message = bemi_stream_string(stream, text);
+	const char *hint = bemi_connection_hint(stream, message, sqlstate);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -296,7 +207,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 	char	   *message = bemi_stream_string(stream, pchomp(primary ? primary : PQresultErrorMessage(result)));
 	char	   *detail = bemi_stream_string(stream, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
 	int			code = stream->ended ? errcode_of_stream(result, message) : ERRCODE_CONNECTION_FAILURE;
-	const char *hint = setup_hint(stream, message);
+	const char *hint = bemi_stream_hint(stream, message, PQresultErrorField(result, PG_DIAG_SQLSTATE));
 
 	if (hint == NULL)
 		hint = stream_hint(code);
@@ -410,6 +321,7 @@ begin_connection(BemiStream *stream, bool replication)
 	const char *keys[14];
 	const char *values[14];
 	int			n = 0;
+	PGconn	   *conn;
 
 	if (stream->conninfo != NULL)
 	{
@@ -439,7 +351,10 @@ begin_connection(BemiStream *stream, bool replication)
 	keys[n] = values[n] = NULL;
 	Assert(n < lengthof(keys));
 
-	return PQconnectStartParams(keys, values, stream->conninfo != NULL);
+	conn = PQconnectStartParams(keys, values, stream->conninfo != NULL);
+	/* For bemi_take_sqlstate(), until the connection is made. */
+	(void) PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+	return conn;
 }
 
 /*
@@ -586,6 +501,7 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 	}
 	if (PQstatus(*conn) != CONNECTION_OK)
 		bemi_stream_report_failure(stream, *conn, "could not connect to source");
+	(void) PQsetErrorVerbosity(*conn, PQERRORS_DEFAULT);
 	(void) PQsetNoticeReceiver(*conn, ignore_notice, NULL);
 	complete_settings(stream, *conn);
 	if (!replication)
@@ -624,13 +540,14 @@ decline_election(BemiStream *stream)
  * transaction, since it may take long.
  */
 BemiStream *
-bemi_stream_connect(const char *conninfo, const char *name,
+bemi_stream_connect(const char *conninfo, const char *source, const char *name,
 					void (*on_wait) (BemiStream *))
 {
 	MemoryContext caller = CurrentMemoryContext;
 	BemiStream *stream = palloc0(sizeof(BemiStream));
 
 	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
+	stream->source = pstrdup(source);
 	stream->name = pstrdup(name);
 	stream->on_wait = on_wait;
 

@@ -233,7 +233,8 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
 	bemi_check_reading(row);
-	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
+	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+										   bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	note_connection(pipeline->stream, &identity);
 	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);

@@ -309,7 +309,8 @@ drop_remote_slot(const BemiSourceRow *row)
 	BemiSlot	slot;
 
 	bemi_check_reading(row);
-	stream = bemi_stream_connect(row->conninfo, bemi_slot_name, bemi_leave_if_woken);
+	stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+								 bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
 	if (slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
