@@ -2,6 +2,7 @@
 //
 //   text.js       a context as text that is safe in a comment of any query
 //   context.js    which context the running code has
+//   statements.js where the statements of a text end, and which has a context already
 //   query.js      puts the one into the other: MikroORM's option onQuery
 //   change.js     reading bemi.changes
 //   migration.js  the migration that `npx bemi migration:create` writes
