@@ -1,18 +1,58 @@
-// The type declarations, as a strict TypeScript project uses them.
+// The type declarations, as a strict TypeScript project uses them, and the code of the README.
 
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { copyFileSync, rmSync } from 'node:fs';
-import test from 'node:test';
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import test, { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { isVersion7 } from './setup.js';
 
 const file = name => fileURLToPath(new URL(name, import.meta.url));
 
-const compile = (name, ...options) =>
+const compile = (names, options) =>
   promisify(execFile)(process.execPath, [
-    file('../node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', ...options, file(name),
+    file('../node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--experimentalDecorators', ...options, ...names.map(file),
   ]).catch(error => { throw new Error(error.stdout || error.message); });
+
+// What the README's pieces of code take for granted, by a word that is in the piece.
+const AROUND = {
+  'defineConfig(': code => `import { defineConfig } from '@mikro-orm/postgresql';
+    ${isVersion7 ? code : code.replace(', ignoreTriggers: true', '')}`,
+  'addSql(': code => `import { Migration } from '@mikro-orm/migrations';
+    export class Migration1 extends Migration { override async up(): Promise<void> { ${code} } }`,
+  'express()': code => `declare global { namespace Express { interface Request { user?: { id: number } } } }
+    ${code}`,
+  'preHandler': code => `import Fastify from 'fastify';
+    import { setContext } from 'bemi-mikro-orm';
+    declare module 'fastify' { interface FastifyRequest { user?: { id: number } } }
+    const app = Fastify();
+    ${code}`,
+  'NestInterceptor': code => `import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+    import { withBemiContext } from 'bemi-mikro-orm';
+    import { Observable } from 'rxjs';
+    ${code}`,
+  'removeOldTodos': code => `import type { EntityManager } from '@mikro-orm/postgresql';
+    declare const em: EntityManager;
+    declare class Todo { task: string }
+    declare const row: Todo;
+    declare function removeOldTodos(em: EntityManager): Promise<void>;
+    ${code}`,
+  'findChanges(': code => `import type { EntityManager } from '@mikro-orm/postgresql';
+    declare const em: EntityManager;
+    declare const today: Date;
+    ${code}`,
+};
+
+const readme = readFileSync(file('../node_modules/bemi-mikro-orm/README.md'), 'utf8');
+
+// One file for each piece, written next to types.ts.
+const readmeFiles = [...readme.matchAll(/^ *```ts\n(.*?)^ *```$/gms)].map(([, code], i) => {
+  const word = Object.keys(AROUND).find(word => code.includes(word)) ?? assert.fail(code);
+  writeFileSync(file(`readme_${i}.ts`), `${AROUND[word](code)}\nexport {};\n`);
+  after(() => rmSync(file(`readme_${i}.ts`)));
+  return `readme_${i}.ts`;
+});
 
 const settings = {
   node16: ['--module', 'node16'],
@@ -21,13 +61,13 @@ const settings = {
 };
 
 for (const [name, options] of Object.entries(settings)) {
-  test(`the type declarations fit those of MikroORM, ${name}`, () => compile('types.ts', ...options));
+  test(`the type declarations fit those of MikroORM, and the README's code both, ${name}`, () => compile(['types.ts', ...readmeFiles], options));
   // To node16, what is CommonJS cannot load MikroORM 7.
   const skip = isVersion7 && name === 'node16' && 'MikroORM 7 is no CommonJS';
   test(`the same for CommonJS, ${name}`, { skip }, async () => {
     copyFileSync(file('types.ts'), file('types.cts'));
     try {
-      await compile('types.cts', ...options);
+      await compile(['types.cts'], options);
     } finally {
       rmSync(file('types.cts'));
     }
