@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
+#include "parser/parser.h"
 #include "parser/scanner.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
@@ -60,6 +61,7 @@ typedef struct ClientMessage
 	MemoryContextCallback on_end;
 	BemiStatementText statement;	/* the one that runs now */
 	uint64		serial;			/* of that statement */
+	bool		conforming_strings; /* when its text was parsed */
 	bool		sets_constraints;
 	bool		searched;		/* for a mark */
 	bool		marked;			/* and it has one */
@@ -74,6 +76,7 @@ typedef struct KeptText
 	struct KeptText *outer;		/* of an outer subtransaction, or NULL */
 	int			nest_level;		/* of its subtransaction */
 	uint64		serial;
+	bool		conforming_strings;
 	bool		looked;
 	const char *context;
 	char		text[FLEXIBLE_ARRAY_MEMBER];
@@ -124,9 +127,12 @@ has_mark(const char *text, int len)
 /*
  * Scans a statement, palloc'ing a lot, and returns where its last token ends.
  * The scanner ends each token with a zero, so its length can be measured.
+ *
+ * conforming_strings is the setting under which the text was parsed.  Under another one,
+ * a string would end elsewhere, and what is in it could pass for a comment.
  */
 static int
-scan_to_last_token(const char *text)
+scan_to_last_token(const char *text, bool conforming_strings)
 {
 	core_yy_extra_type extra;
 	core_yyscan_t scanner = scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
@@ -135,6 +141,7 @@ scan_to_last_token(const char *text)
 	int			token;
 	int			end = 0;
 
+	extra.standard_conforming_strings = conforming_strings;
 	extra.escape_string_warning = false;
 	while ((token = core_yylex(&value, &location, scanner)) != 0)
 	{
@@ -147,13 +154,12 @@ scan_to_last_token(const char *text)
 }
 
 /*
- * Returns where the statement's last token ends, -1 if it cannot be scanned: a
- * prepared statement may have been parsed under another setting of
- * standard_conforming_strings.  The scanner holds nothing but memory, so its
- * errors need no subtransaction.
+ * Returns where the statement's last token ends, -1 if it cannot be scanned: of a
+ * statement that was prepared, the setting at that time is not known.  The scanner
+ * holds nothing but memory, so its errors need no subtransaction.
  */
 static int
-end_of_last_token(const char *text, int len)
+end_of_last_token(const char *text, int len, bool conforming_strings)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch = AllocSetContextCreate(caller, "bemi statement scan",
@@ -163,7 +169,7 @@ end_of_last_token(const char *text, int len)
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		end = scan_to_last_token(pnstrdup(text, len));
+		end = scan_to_last_token(pnstrdup(text, len), conforming_strings);
 	}
 	PG_CATCH();
 	{
@@ -265,14 +271,14 @@ own_length(const BemiStatementText *statement)
  * statement's own part of the text, but not the run of comments behind it.
  */
 static bool
-find_comment(const BemiStatementText *statement, Comment *found)
+find_comment(const BemiStatementText *statement, bool conforming_strings, Comment *found)
 {
 	const char *start = statement->text + statement->location;
 	int			len = own_length(statement);
 	int			end = len;
 
 	if (has_mark(start, len))
-		end = end_of_last_token(start, len);
+		end = end_of_last_token(start, len, conforming_strings);
 	if (end < 0)
 		return false;
 	(void) find_in_run(start + end, found);
@@ -283,7 +289,7 @@ find_comment(const BemiStatementText *statement, Comment *found)
  * Returns the context in a statement's comment, palloc'd, or NULL.
  */
 static char *
-context_in_comment(const BemiStatementText *statement)
+context_in_comment(const BemiStatementText *statement, bool conforming_strings)
 {
 	Comment		comment;
 	const char *text;
@@ -291,7 +297,7 @@ context_in_comment(const BemiStatementText *statement)
 	char	   *context;
 	char	   *detail;
 
-	if (!find_comment(statement, &comment))
+	if (!find_comment(statement, conforming_strings, &comment))
 		return NULL;
 	if (comment.nested)
 	{
@@ -330,6 +336,7 @@ set_client_statement(BemiStatementText statement)
 	if (message == NULL)
 	{
 		message = MemoryContextAllocZero(MessageContext, sizeof(ClientMessage));
+		message->conforming_strings = standard_conforming_strings;
 		message->on_end.func = forget_message;
 		MemoryContextRegisterResetCallback(MessageContext, &message->on_end);
 	}
@@ -447,6 +454,7 @@ keep_text(void)
 	memcpy(text->text, start, len);
 	text->nest_level = nest_level;
 	text->serial = message->serial;
+	text->conforming_strings = message->conforming_strings;
 	text->outer = kept;
 	if (kept != NULL && kept->nest_level == nest_level)
 	{
@@ -469,7 +477,7 @@ is_worth_keeping(void)
 		(kept != NULL && kept->serial == message->serial))
 		return false;
 	if (kept != NULL)
-		message->marked = find_comment(&message->statement, &comment);
+		message->marked = find_comment(&message->statement, message->conforming_strings, &comment);
 	return message->marked;
 }
 
@@ -509,7 +517,7 @@ context_of_transaction(void)
 		BemiStatementText text = {.text = kept->text};
 
 		kept->looked = true;
-		kept->context = context_in_comment(&text);
+		kept->context = context_in_comment(&text, kept->conforming_strings);
 		MemoryContextSwitchTo(caller);
 	}
 	return kept->context;
@@ -524,13 +532,15 @@ context_of_message(void)
 	BemiStatementText whole = {.text = debug_query_string};
 
 	if (!knows_message())
-		return debug_query_string ? context_in_comment(&whole) : NULL;
+		return debug_query_string ?
+			context_in_comment(&whole, standard_conforming_strings) : NULL;
 	if (!message->looked)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(MessageContext);
 
 		message->looked = true;
-		message->context = context_in_comment(&message->statement);
+		message->context = context_in_comment(&message->statement,
+											  message->conforming_strings);
 		MemoryContextSwitchTo(caller);
 	}
 	return message->context;
@@ -552,14 +562,18 @@ context_of_client(void)
 }
 
 /*
- * Whether a statement's text is what the client has sent.  By the extended protocol,
- * the server makes copies of that.
+ * Whether a statement is the client's, or part of it.  By the extended protocol, the
+ * server makes copies of the text.  A statement elsewhere in the text was prepared
+ * there, and EXECUTE, the client's statement, runs it.
  */
 static bool
-is_of_client(const char *text)
+is_of_client(const BemiStatementText *statement)
 {
-	return text == debug_query_string ||
-		(debug_query_string != NULL && strcmp(text, debug_query_string) == 0);
+	if (debug_query_string == NULL || (statement->text != debug_query_string &&
+									   strcmp(statement->text, debug_query_string) != 0))
+		return false;
+	return statement->len == 0 || !knows_message() ||
+		statement->location == message->statement.location;
 }
 
 /*
@@ -574,8 +588,8 @@ bemi_context_in_comment(const BemiStatementText *statement)
 
 	if (!read_comments)
 		return NULL;
-	if (statement != NULL && statement->text != NULL && !is_of_client(statement->text))
-		context = context_in_comment(statement);
+	if (statement != NULL && statement->text != NULL && !is_of_client(statement))
+		context = context_in_comment(statement, standard_conforming_strings);
 	return context ? context : context_of_client();
 }
 

@@ -180,6 +180,32 @@ is( query(
 	'', 'a text that cannot be read any more does not break its statement');
 is(news(), 'tag 521 {}', 'it has no context then');
 
+# The client's text is read under the setting that it was parsed under, whatever runs in it.
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION add_escaped(id int, name text) RETURNS void LANGUAGE plpgsql
+		SET standard_conforming_strings = off AS $$ BEGIN INSERT INTO tag VALUES (id); END $$;
+	CREATE TABLE escaped (id int PRIMARY KEY);
+	CREATE FUNCTION log_escaped() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO tag VALUES (NEW.id);
+			RETURN NULL;
+		END $$;
+	CREATE CONSTRAINT TRIGGER log_escaped AFTER INSERT ON escaped DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION log_escaped();});
+for my $case (
+	[ 530, q{SELECT add_escaped(530, 'C:\') /*Bemi {"by": "Ann"} Bemi*/}, '{"by": "Ann"}' ],
+	[ 531, q{SELECT add_escaped(531, 'a\' || ' /*Bemi {"forged": 1} Bemi*/ -- ')}, '{}' ],
+	[ 532, q{SET standard_conforming_strings = off; INSERT INTO tag SELECT 532 WHERE 'x' <> 'C:\' /*Bemi {"by": "Ann"} Bemi*/}, '{"by": "Ann"}' ],
+	[ 533, q{SET standard_conforming_strings = off; INSERT INTO tag SELECT 533 WHERE 'x' <> 'a\' || ' /*Bemi {"forged": 1} Bemi*/ -- '}, '{}' ],
+	[ 534, q{BEGIN; INSERT INTO escaped SELECT 534 WHERE 'x' <> 'C:\' /*Bemi {"by": "Ann"} Bemi*/; SET standard_conforming_strings = off; COMMIT}, '{"by": "Ann"}' ])
+{
+	my ($id, $text, $context) = @$case;
+
+	is(query($text), '', "a setting that changes within breaks nothing: $text");
+	is(news(), "tag $id $context", 'nor does it change where strings end');
+}
+
 my $id = 100;
 for my $text ('nonsense', '', '[1]', '"text"', 'null', '{"a": "\u0000"}',
 	'{"a": 1', '{"a": 1} {"b": 2}')
@@ -250,6 +276,11 @@ query(
 	q{PREPARE p AS INSERT INTO tag VALUES ($1); EXECUTE p(609) /*Bemi {"n": 2} Bemi*/; EXECUTE p(610) /*Bemi {"n": 3} Bemi*/},
 	q{PREPARE q AS INSERT INTO tag VALUES ($1) /*Bemi {"n": 1} Bemi*/}, q{EXECUTE q(611) /*Bemi {"n": 2} Bemi*/});
 is(news(), qq{tag 609 {"n": 2}\ntag 610 {"n": 3}\ntag 611 {"n": 1}}, 'EXECUTE has its own comment, unless PREPARE had one');
+query(q{PREPARE q AS INSERT INTO tag VALUES ($1) /*Bemi {"n": 1} Bemi*/; EXECUTE q(613) /*Bemi {"n": 2} Bemi*/; EXECUTE q(614); }
+	  . q{EXPLAIN ANALYZE EXECUTE q(615) /*Bemi {"n": 2} Bemi*/; SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 613 {"n": 1}\ntag 614 {"n": 1}\ntag 615 {"n": 1}}, 'the same in one text');
+query(q{PREPARE q AS INSERT INTO tag VALUES ($1); EXECUTE q(616) /*Bemi {"n": 2} Bemi*/; EXECUTE q(617); SELECT 1 /*Bemi {"n": 3} Bemi*/});
+is(news(), qq{tag 616 {"n": 2}\ntag 617 {}}, 'and without a comment behind PREPARE');
 query(q{TRUNCATE "tag" /*Bemi {"n": 1} Bemi*/; INSERT INTO tag VALUES (612)});
 is(news(), qq{tag {"n": 1}\ntag 612 {}}, 'so have utility commands');
 
