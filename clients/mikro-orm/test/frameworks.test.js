@@ -56,6 +56,7 @@ test('Fastify', async () => {
 test('NestJS', async () => {
   class BemiInterceptor {
     intercept(execution, next) {
+      if (execution.getType() !== 'http') return next.handle();
       const request = execution.switchToHttp().getRequest();
       const context = { url: request.url, task: request.body.task, user: request.user };
       return new Observable(subscriber => withBemiContext(context, () => next.handle().subscribe(subscriber)));
