@@ -42,6 +42,14 @@ ifneq ($(PROVE_TESTS),)
 TAP_TESTS = 1
 endif
 
+# What "make check-quick" runs: all but most TAP tests. Of these a few, so that each room of the code
+# runs for some seconds: capture, tracking, stream, decoding, storing, the worker's ways to fail.
+QUICK = $(call names,sql,sql) $(call names,specs,spec) \
+	001_first_light 002_trailing_comment 003_copy 006_failing_worker 007_dump_restore 008_encoding_size \
+	010_hostile 015_owner 020_random 022_memory 023_other_writers 034_hijack 035_pg_upgrade 043_redaction \
+	048_unreadable 052_stall
+lost = $(filter-out $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl),$(QUICK))
+
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
 # specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under
 # test/, expected output in ./expected, where every version of pg_regress looks for it.
@@ -85,6 +93,19 @@ test:
 demo:
 	@test/sandbox demo/run
 
+check-quick:
+	$(if $(lost),$(error QUICK names tests that do not exist: $(lost)))
+	@BEMI_CLIENTS=none $(MAKE) --no-print-directory test TESTS='$(QUICK)'
+
+check-format:
+	@test/format --check
+
+format:
+	@test/format
+
+typedefs: all
+	@test/format --typedefs
+
 test-versions:
 	@test/versions
 
@@ -105,6 +126,9 @@ help:
 	@echo 'make install        install it into the PostgreSQL that pg_config leads to'
 	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
+	@echo 'make check-quick    run the SQL tests, the specs and some TAP tests (two minutes)'
+	@echo 'make format         format the C code as PostgreSQL is formatted; make check-format only says what is not'
+	@echo 'make typedefs       renew typedefs.list, by which make format knows the names of types'
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
 	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes, 6 GB of memory)'
@@ -119,4 +143,5 @@ help:
 	@echo 'BENCH="name ..."               only these benchmarks, of those in bench/'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test test-valgrind test-versions soak fuzz bench demo help
+.PHONY: all install installcheck clean test check-quick check-format format typedefs \
+	test-valgrind test-versions soak fuzz bench demo help
