@@ -2387,7 +2387,7 @@ BEGIN
 				coalesce((SELECT p.stored_until FROM bemi.source_progress p
 					WHERE p.source = close_gap.source AND NOT is_first AND p.stored_until <= close_gap.at_time), '-infinity'),
 				at_lsn, at_time, CASE WHEN NOT is_first THEN
-					'The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE ''bemi%'' AND NOT active;' END);
+					'The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE ''bemi%'' AND NOT active;' END);
 	END IF;
 
 	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
@@ -2422,7 +2422,8 @@ CREATE TABLE bemi.sources (
 	system_identifier text,
 	timeline bigint,
 	timeline_ancestors text,
-	database text
+	database text,
+	reader text
 );
 COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
@@ -2435,6 +2436,7 @@ COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
 COMMENT ON COLUMN bemi.sources.timeline_ancestors IS 'former timelines of that one, a line each: number, and position at which it was left; NULL: not known';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
+COMMENT ON COLUMN bemi.sources.reader IS 'server that reads a source on another server, as bemi.this_reader() names it; NULL: the next one that finds the slot without a reader';
 -- Connection strings are for superusers only, whom row security does not concern, and
 -- so are not in a dump, which others may make and read. What is restored is started anew.
 ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
@@ -2518,15 +2520,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
 
--- On another server, slots of several histories may meet.
+-- A copy of this server has the same files, so it is told by the inode of one, by the host,
+-- and by the directory.
+CREATE FUNCTION bemi.this_reader()
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_this_reader'
+	LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION bemi.this_reader() IS 'internal: this server, as bemi.sources names the one that reads a source: system identifier, inode of pg_control, host, data directory';
+
+-- On another server, slots of several histories may meet, those of copies among them.
 CREATE FUNCTION bemi.slot_of(source text, conninfo text)
 	RETURNS name
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE WHEN conninfo IS NULL THEN bemi.origin_of(source)
-		ELSE (bemi.origin_of(source) || '_' || left(md5(c.system_identifier::text), 8))::name END
-	FROM pg_control_system() c
+		ELSE (bemi.origin_of(source) || '_' || left(md5(bemi.this_reader()), 8))::name END
 $$;
 COMMENT ON FUNCTION bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
 
@@ -2547,9 +2556,9 @@ BEGIN
 				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.wanted, s.conninfo INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
-	IF FOUND AND known.wanted <> 'stop' AND NOT fresh THEN
+	IF FOUND AND known.wanted <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
 				DETAIL = format('Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
@@ -2576,7 +2585,9 @@ BEGIN
 		VALUES (source, caller, register_source.conninfo, slot, 'run')
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
-			wanted = 'run', slot_made = s.slot_made AND NOT fresh;
+			wanted = 'run', slot_made = s.slot_made AND NOT fresh,
+			-- Else the worker is to become the reader.
+			reader = CASE WHEN s.reader = bemi.this_reader() THEN s.reader END;
 END
 $$;
 COMMENT ON FUNCTION bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
@@ -2708,11 +2719,11 @@ CREATE FUNCTION bemi.source_status(
 		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT last_hint text, OUT walsender integer,
 		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text,
-		OUT unreadable_tries integer, OUT unreadable_lsn pg_lsn)
+		OUT unreadable_tries integer, OUT unreadable_lsn pg_lsn, OUT stray_slots text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
-COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker';
+COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead log that they keep';
 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
@@ -2793,6 +2804,9 @@ CREATE VIEW bemi.status AS
 				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, that is skipped, and a gap is written into bemi.gaps', w.stored_lsn, w.unreadable_tries)
 			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
+			CASE WHEN w.stray_slots IS NOT NULL THEN
+				format('slots without a reader keep write-ahead log at the source: %s; each may belong to a former server of this history, or to a history that is only stopped; to drop one, at the source: SELECT pg_drop_replication_slot(%L);', w.stray_slots, split_part(w.stray_slots, ' ', 1))
+			END,
 			CASE WHEN s.wanted = 'run' THEN bemi.why_no_worker() END,
 			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, bemi.origin_of(s.name)::text)
 				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
@@ -2939,7 +2953,7 @@ REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.un
 REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
 	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(regclass),
 	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
-	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
+	bemi.this_reader(), bemi.slot_of(text, text), bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
 	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn), bemi.forget_source(text),
 	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),

@@ -21,9 +21,12 @@
  *	                                                history.c   -> bemi.changes
  *
  * worker.c owns the loop of the right-hand side and its faults.  Around it are
- * worker_source.c (its row, slot and origin), worker_gap.c (has anything been
- * lost?), worker_unreadable.c (what the source cannot decode), worker_guard.c
- * (slots that keep too much), worker_launcher.c (keeps the workers running),
+ * worker_source.c (its row, slot and origin), worker_reader.c (is this the server
+ * that may read the source, or a copy of it?), worker_gap.c (has anything been
+ * lost?) with worker_witness.c and worker_timeline.c (has the source gone back?),
+ * worker_unreadable.c (what the source cannot decode), worker_guard.c
+ * (slots that keep too much), worker_stray.c (slots that nobody reads),
+ * worker_launcher.c (keeps the workers running),
  * worker_state.c (what they say of themselves, in shared memory),
  * worker_control.c (bemi.start(), bemi.stop(), bemi.sync()),
  * worker_horizon.c (up to which time the history is complete),
@@ -35,7 +38,7 @@
  * capture_message.c (which message stands), capture_track.c (rights to track),
  * capture_names.c (tables and columns that are renamed),
  * stitch_context.c (what is kept of a context),
- * stream_connection.c (libpq), stream_encoding.c (texts in other encodings),
+ * stream_connection.c (libpq), stream_hint.c (what to type when a source refuses), stream_encoding.c (texts in other encodings),
  * stream_source.c (what else is asked of a source), stream_description.c (what a
  * table is like beside its columns), stream_probe.c (where a transaction ends that the
  * source cannot send), stream_secret.c (what it signs that with),

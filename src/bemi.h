@@ -130,8 +130,16 @@ typedef struct BemiSlot
 	bool		here;			/* of the database that is connected to */
 	bool		made;			/* and not only about to be */
 	bool		lost;			/* invalidated: its WAL is gone */
+	bool		active;			/* somebody reads it */
 	XLogRecPtr	confirmed;
 } BemiSlot;
+
+/* A slot of the source that nobody reads. */
+typedef struct BemiIdleSlot
+{
+	char	   *name;
+	char	   *kept;			/* WAL, with its unit */
+} BemiIdleSlot;
 
 /* How much a slot costs the source. */
 typedef struct BemiSlotCost
@@ -168,6 +176,7 @@ extern TimestampTz bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
+extern List *bemi_stream_idle_slots(BemiStream *stream, const char *but);
 extern void bemi_stream_election(BemiStream *stream, BemiElection *election);
 extern void bemi_stream_rest(BemiStream *stream);
 extern void bemi_stream_close_catalog(BemiStream *stream);
@@ -183,7 +192,7 @@ extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
-extern void bemi_stream_learn_patience(BemiStream *stream);
+extern int	bemi_stream_learn_patience(BemiStream *stream);
 
 /* stream_probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
@@ -208,6 +217,7 @@ extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
 extern bool bemi_stream_has_secret(const BemiStream *stream);
+extern void bemi_stream_look_for_secret(BemiStream *stream);
 extern char *bemi_stream_secret_version(const BemiStream *stream);
 extern bool bemi_stream_secret_is_new(BemiStream *stream);
 extern void bemi_stream_settle_secret(BemiStream *stream, bool now);

@@ -160,12 +160,13 @@ secret_is_readable(BemiStream *stream)
  * messages that it has signed may still come.
  *
  * A message that was refused unseen may have been signed with a new secret.  What it
- * said is lost, so the process ends, and the next connection compares the tables.
+ * said is lost, so the process ends, and the next connection compares the tables.  (If
+ * this is the first secret, worker.c sees to that.)
  */
 void
 bemi_stream_read_secret(BemiStream *stream)
 {
-	bool		unsettled = stream->unsettled;
+	bool		unsettled = stream->unsettled && stream->secret != NULL;
 	PGresult   *result;
 
 	note_time_of_reading(stream);
@@ -225,6 +226,17 @@ void
 bemi_stream_settle_secret(BemiStream *stream, bool now)
 {
 	if (stream->unsettled && (now || may_read_again(stream)))
+		bemi_stream_read_secret(stream);
+}
+
+/*
+ * If no secret is known, asks whether one can be read by now: the right may have been
+ * granted, or the extension made, after the last time.
+ */
+void
+bemi_stream_look_for_secret(BemiStream *stream)
+{
+	if (stream->secret == NULL)
 		bemi_stream_read_secret(stream);
 }
 

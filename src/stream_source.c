@@ -227,7 +227,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 {
 	char	   *command = psprintf("SELECT confirmed_flush_lsn,"
 								   " coalesce(wal_status = 'lost', false),"
-								   " coalesce(database = current_database(), false)"
+								   " coalesce(database = current_database(), false), active"
 								   " FROM pg_catalog.pg_replication_slots"
 								   " WHERE slot_name = %s",
 								   quote_literal_cstr(name));
@@ -241,6 +241,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 		slot->made = !XLogRecPtrIsInvalid(slot->confirmed);
 		slot->lost = bool_value(result, 1);
 		slot->here = bool_value(result, 2);
+		slot->active = bool_value(result, 3);
 	}
 	PQclear(result);
 }
@@ -369,6 +370,37 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 }
 
 /*
+ * Slots of bemi in this database of the source that nobody reads, other than one, as a
+ * list of BemiIdleSlot.  Those that keep most come first.
+ */
+List *
+bemi_stream_idle_slots(BemiStream *stream, const char *but)
+{
+	char	   *command = psprintf("SELECT s.slot_name, pg_size_pretty(pg_wal_lsn_diff(l.lsn, s.restart_lsn))"
+								   " FROM pg_replication_slots s, (SELECT CASE WHEN"
+								   " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+								   " ELSE pg_current_wal_lsn() END AS lsn) l"
+								   " WHERE s.database = current_database() AND s.plugin = 'pgoutput'"
+								   " AND s.slot_name ~ '^bemi_[0-9]+_' AND s.slot_name <> %s"
+								   " AND NOT s.active AND s.restart_lsn <= l.lsn"
+								   " ORDER BY s.restart_lsn, s.slot_name", quote_literal_cstr(but));
+	PGresult   *result = bemi_stream_query(stream, command);
+	List	   *slots = NIL;
+
+	for (int i = 0; i < PQntuples(result); i++)
+	{
+		BemiIdleSlot *slot = palloc(sizeof(BemiIdleSlot));
+
+		slot->name = pstrdup(PQgetvalue(result, i, 0));
+		slot->kept = pstrdup(PQgetvalue(result, i, 1));
+		slots = lappend(slots, slot);
+	}
+	PQclear(result);
+	pfree(command);
+	return slots;
+}
+
+/*
  * Asks whether the source may elect the stream's walsender as a synchronous
  * standby, and what to write into synchronous_standby_names if it does because of
  * a "*": the standbys that are connected.  A role that may not see priorities
@@ -440,12 +472,12 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 
 /*
  * Learns for how long the source waits for an answer before it gives up the stream that
- * is about to start.
+ * is about to start, in milliseconds; 0: for ever.
  *
  * To answer while a lock of the history is waited for would be possible, but not good:
  * a source that shuts down waits until all is confirmed, or until this time is over.
  */
-void
+int
 bemi_stream_learn_patience(BemiStream *stream)
 {
 	PGresult   *result = ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
@@ -453,6 +485,7 @@ bemi_stream_learn_patience(BemiStream *stream)
 
 	stream->patience_ms = PQntuples(result) == 1 ? atoi(PQgetvalue(result, 0, 0)) : 0;
 	PQclear(result);
+	return stream->patience_ms;
 }
 
 /*

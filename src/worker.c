@@ -65,6 +65,7 @@ typedef struct Pipeline
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
+	bool		has_secret;		/* the source's was known from the beginning */
 	BemiWitness witness;		/* that the stream begins with */
 
 	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
@@ -122,8 +123,10 @@ note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 static void
 note_row(const BemiSourceRow *row)
 {
+	bool		slot_elsewhere = row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
+
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->slot_elsewhere = row->slot_made && row->conninfo != NULL;
+	bemi_my_worker->slot_elsewhere = slot_elsewhere;
 	if (row->exists)
 	{
 		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
@@ -223,7 +226,7 @@ await_witness(Pipeline *pipeline)
  * context, and starts the stream.
  */
 static void
-open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
+open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 {
 	BemiSourceIdentity identity;
 	XLogRecPtr	origin;
@@ -237,6 +240,7 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 										   bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	note_connection(pipeline->stream, &identity);
+	bemi_claim_source(pipeline->stream, row);
 	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
 	note_slot(row);
 
@@ -255,12 +259,13 @@ open_pipeline(Pipeline *pipeline, const BemiSourceRow *row)
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
-	bemi_stream_learn_patience(pipeline->stream);
+	(void) bemi_stream_learn_patience(pipeline->stream);
 	bemi_stream_start(pipeline->stream, bemi_slot_name,
 					  pipeline->witness.stored.commit_lsn ? pipeline->witness.stored.commit_lsn : origin);
 	await_witness(pipeline);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
+	pipeline->has_secret = bemi_stream_has_secret(pipeline->stream);
 	if (!bemi_my_worker->is_local)
 		bemi_guard_slot(pipeline->stream);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
@@ -484,16 +489,14 @@ was_woken(void)
 }
 
 /*
- * Looks now and then at what else the source does with the slot and the stream.
+ * Lets the launcher start another worker for this source.
  */
 static void
-watch_source(Pipeline *pipeline)
+wake_again(void)
 {
-	if (bemi_my_worker->is_local)
-		bemi_watch_election(pipeline->stream);
-	else
-		bemi_guard_slot(pipeline->stream);
-	bemi_history_flush_commits(pipeline->history, bemi_my_worker->is_elected);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->wake = true;
+	LWLockRelease(bemi_shared->lock);
 }
 
 /*
@@ -505,6 +508,37 @@ leave_quietly(Pipeline *pipeline)
 {
 	bemi_stream_close(pipeline->stream);
 	proc_exit(0);
+}
+
+/*
+ * The source lets its secret be read now.  What it has told of its tables so far was not
+ * heard, so the next worker begins with a comparison.
+ */
+static void
+connect_with_secret(Pipeline *pipeline)
+{
+	ereport(LOG,
+			(errmsg("bemi: the worker of source \"%s\" can read \"bemi.secret\" now and connects again",
+					bemi_my_worker->source)));
+	wake_again();
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	leave_quietly(pipeline);
+}
+
+/*
+ * Looks now and then at what else the source does with the slot and the stream.
+ */
+static void
+watch_source(Pipeline *pipeline)
+{
+	if (bemi_my_worker->is_local)
+		bemi_watch_election(pipeline->stream);
+	else
+		bemi_guard_slot(pipeline->stream);
+	bemi_history_flush_commits(pipeline->history, bemi_my_worker->is_elected);
+	if (bemi_stream_has_secret(pipeline->stream) && !pipeline->has_secret &&
+		bemi_history_is_stored(pipeline->history))
+		connect_with_secret(pipeline);
 }
 
 /*
@@ -553,17 +587,6 @@ stream_changes(BemiSourceRow *row)
 			idle(&pipeline);
 	}
 	bemi_stream_close(pipeline.stream);
-}
-
-/*
- * Lets the launcher start another worker for this source.
- */
-static void
-wake_again(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->wake = true;
-	LWLockRelease(bemi_shared->lock);
 }
 
 static void
@@ -733,7 +756,7 @@ bemi_worker_init(void)
 {
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
-	bemi_worker_source_init();
+	bemi_worker_reader_init();
 	bemi_worker_guard_init();
 	bemi_worker_pause_init();
 	bemi_worker_yield_init();

@@ -52,6 +52,9 @@ typedef enum BemiGiveUp
 /* Names of more tables than fit are left out. */
 #define BEMI_TABLES_LEN			512
 
+/* The same for slots without a reader. */
+#define BEMI_STRAYS_LEN			512
+
 /* Where the source fails, see worker_unreadable.c. */
 typedef struct BemiUnreadable
 {
@@ -108,8 +111,11 @@ typedef struct BemiWorker
 	TimestampTz given_up_at;	/* not again within a while */
 	BemiUnreadable unreadable;
 	bool		in_doubt;		/* the source lacks a transaction that is stored */
+	TimestampTz contested_at;	/* another server has been seen to read the slot;
+								 * 0: none */
 	bool		warned;			/* of what the slot costs */
 	bool		is_elected;		/* commits at the source may wait for it */
+	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a reader */
 	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
 	int64		error_count;
 	TimestampTz error_at;
@@ -175,6 +181,7 @@ typedef struct BemiSourceRow
 	char	   *ancestors;		/* of the timeline; NULL: not known */
 	char	   *database;
 	char	   *slot_name;
+	char	   *reader;			/* server that reads it; NULL: the next to come */
 	bool		gap_open;		/* that concerns all tables */
 } BemiSourceRow;
 
@@ -186,9 +193,7 @@ extern const char *bemi_slot_of_worker(const BemiWorker *worker);
 extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
-extern void bemi_check_reading(const BemiSourceRow *row);
 extern bool bemi_drop_source(BemiSourceRow *row);
-extern void bemi_worker_source_init(void);
 extern void bemi_run_on_source(const char *statement, int count,
 							   const Oid *types, const Datum *values,
 							   const char *nulls);
@@ -197,6 +202,12 @@ extern XLogRecPtr bemi_origin_position(void);
 extern void bemi_set_origin(XLogRecPtr position);
 extern void bemi_load_progress(void);
 extern XLogRecPtr bemi_take_origin(void);
+
+/* worker_reader.c */
+extern bool bemi_is_copy(const BemiSourceRow *row);
+extern void bemi_check_reading(const BemiSourceRow *row);
+extern void bemi_claim_source(BemiStream *stream, BemiSourceRow *row);
+extern void bemi_worker_reader_init(void);
 
 /* A stored transaction that the stream must begin with, see worker_witness.c. */
 typedef struct BemiWitness
@@ -238,6 +249,9 @@ extern void bemi_note_skipped(void);
 extern void bemi_worker_guard_init(void);
 extern void bemi_guard_local_slots(long *timeout_ms);
 extern void bemi_guard_slot(BemiStream *stream);
+
+/* worker_stray.c */
+extern void bemi_look_for_strays(BemiStream *stream);
 
 /* A time, and where in the WAL all commits of earlier times are. */
 typedef struct BemiHorizon

@@ -276,8 +276,8 @@ note_blindness(MemoryContext memory)
 }
 
 /*
- * Looks at the slot and at the election of its walsender.  False if the slot
- * could not be found.
+ * Looks at the slot, at the election of its walsender, and at whatever else of a source
+ * elsewhere changes now and then.  False if the slot could not be found.
  */
 static bool
 look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
@@ -293,6 +293,8 @@ look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 		found = bemi_stream_slot_cost(stream, bemi_slot_name, cost);
 		bemi_ask_for_election(stream);
 		bemi_stream_look_at_horizon(stream);
+		bemi_look_for_strays(stream);
+		bemi_stream_look_for_secret(stream);
 		*failing = false;
 	}
 	PG_CATCH();

@@ -23,7 +23,6 @@
 #include "replication/slot.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -39,9 +38,6 @@ char	   *bemi_origin_name = NULL;
 
 /* Name of the slot, as the row says. */
 char	   *bemi_slot_name = NULL;
-
-/* The setting bemi.read_sources. */
-static bool read_sources = true;
 
 /* For how long to wait for the walsender that has just served us. */
 #define RELEASE_TIMEOUT_MS	10000
@@ -112,7 +108,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
 							  " timeline::text, database, slot_name::text,"
 							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors"
+							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors, reader"
 							  " FROM bemi.sources s WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
@@ -134,6 +130,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->slot_name = copy_value(tuple, columns, 7, memory);
 		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
 		row->ancestors = copy_value(tuple, columns, 9, memory);
+		row->reader = copy_value(tuple, columns, 10, memory);
 	}
 	SPI_finish();
 }
@@ -285,25 +282,10 @@ drop_origin(void)
 }
 
 /*
- * Error if this server is not to touch slots of other servers, which may belong to the
- * server that this one is a copy of.
- */
-void
-bemi_check_reading(const BemiSourceRow *row)
-{
-	if (read_sources || row->conninfo == NULL)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("\"bemi.read_sources\" keeps this server from using slots of other servers"),
-			 errhint("If the slots belong to this server: ALTER SYSTEM SET bemi.read_sources = on; SELECT pg_reload_conf();")));
-}
-
-/*
  * Drops the slot of a source on another server.  No lock is held meanwhile.
  */
 static void
-drop_remote_slot(const BemiSourceRow *row)
+drop_remote_slot(BemiSourceRow *row)
 {
 	BemiStream *stream;
 	BemiSlot	slot;
@@ -311,6 +293,7 @@ drop_remote_slot(const BemiSourceRow *row)
 	bemi_check_reading(row);
 	stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
 								 bemi_slot_name, bemi_leave_if_woken);
+	bemi_claim_source(stream, row);
 	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
 	if (slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
@@ -398,14 +381,4 @@ bemi_take_origin(void)
 
 	/* What is committed, but not flushed, must not be confirmed to the source. */
 	return replorigin_session_get_progress(true);
-}
-
-void
-bemi_worker_source_init(void)
-{
-	DefineCustomBoolVariable("bemi.read_sources",
-							 "Whether sources on other servers are read, and their slots used.",
-							 "Turn it off on a copy of a server that reads them.",
-							 &read_sources, true,
-							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 }

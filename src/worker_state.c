@@ -460,8 +460,8 @@ fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
 static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
-	Datum		values[21];
-	bool		nulls[21] = {0};
+	Datum		values[22];
+	bool		nulls[22] = {0};
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);
@@ -496,6 +496,8 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 	values[n++] = Int32GetDatum(worker->unreadable.tries);
 	nulls[n] = XLogRecPtrIsInvalid(worker->unreadable.commit_lsn);
 	values[n++] = LSNGetDatum(worker->unreadable.commit_lsn);
+	nulls[n] = (worker->pid == 0 || worker->strays[0] == '\0');
+	values[n++] = CStringGetTextDatum(worker->strays);
 	Assert(n == lengthof(values));
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
@@ -572,7 +574,7 @@ bemi_worker_state_init(void)
 		return;
 	DefineCustomIntVariable("bemi.max_sources",
 							"Sets how many sources the server can read, in all its databases.",
-							"Each takes a background worker, and 4 kB of shared memory.",
+							"Each takes a background worker, and 5 kB of shared memory.",
 							&bemi_max_sources, 64, 1, 1000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 #if BEMI_HAS_SHMEM_REQUEST_HOOK

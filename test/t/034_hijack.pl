@@ -429,7 +429,6 @@ is( $node->safe_psql(
 	bemi.set_context(jsonb,boolean)
 	bemi.set_rules(regclass,text,name[])
 	bemi.set_trigger(regclass,text[])
-	bemi.slot_of(text,text)
 	bemi.this_database()
 	bemi.this_server()
 	bemi.tracked_with_root(regclass)
