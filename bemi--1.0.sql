@@ -2120,39 +2120,44 @@ CREATE FUNCTION bemi.last_stored_time(source text, before_lsn pg_lsn)
 COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
 	IS 'internal: the greatest commit time of the changes of a source that are stored and were committed before this position, but for times to come';
 
--- A gap without an end, from the time up to which the history is known to be complete;
--- if the source went back, up to which it was at that position. Where that is not
--- known, or the last stored change shows that the source's clock was set back since,
--- the gap begins a second before that change: commit times are not quite in commit order.
--- The last change is the last one in commit order, since the one with the greatest time
--- may come from before the clock was set back. What a clock that was ahead has said does
--- not count. A gap that is open already began earlier, and stays.
-CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, goes_back boolean, detail text)
+-- A gap without an end. It begins a second before the time up to which the history is
+-- known to be complete at this position: until goes with until_lsn, before which the source
+-- has written all commits of earlier times. The worker knows that best, and
+-- bemi.source_progress what it was a moment before.
+--
+-- A change that was committed after until_lsn with an earlier time shows that the source's
+-- clock was set back since. Then, and where nothing is known, the gap begins a second before
+-- the last change: the last one in commit order, since the one with the greatest time may
+-- come from before the clock was set back. The second is for clocks that are set back by
+-- less. What a clock that was ahead has said does not count. A gap that is open already
+-- began earlier, and stays.
+CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text, until timestamptz, until_lsn pg_lsn)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	progress bemi.source_progress;
 	last record;
-	until timestamptz;
 BEGIN
 	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
 		RETURN;
 	END IF;
-	SELECT * INTO progress FROM bemi.source_progress p WHERE p.source = open_gap.source AND p.stored_lsn <= from_lsn;
-	SELECT * INTO last FROM bemi.last_stored(source, '0/0', from_lsn);
-	until := progress.stored_until;
-	IF NOT goes_back THEN
-		until := coalesce((SELECT w.stored_until FROM bemi.source_status() w WHERE w.source = open_gap.source), until);
+	IF (until_lsn <= from_lsn) IS NOT TRUE THEN
+		SELECT p.stored_until, p.stored_lsn INTO until, until_lsn FROM bemi.source_progress p
+			WHERE p.source = open_gap.source AND p.stored_lsn <= from_lsn;
 	END IF;
-	IF until IS NULL OR until > clock_timestamp()
-		OR last.commit_lsn > progress.stored_lsn AND last.committed_at < progress.stored_until THEN
-		until := last.committed_at - interval '1 second';
+	SELECT l.commit_lsn, l.committed_at INTO last FROM (
+			SELECT s.commit_lsn, s.committed_at FROM bemi.last_stored(open_gap.source, '0/0', from_lsn) s
+			UNION ALL SELECT p.changed_lsn, p.changed_at FROM bemi.source_progress p
+				WHERE p.source = open_gap.source AND p.changed_lsn < from_lsn
+		) l ORDER BY l.commit_lsn DESC NULLS LAST LIMIT 1;
+	IF until IS NULL OR until > clock_timestamp() OR last.commit_lsn >= until_lsn AND last.committed_at < until THEN
+		until := last.committed_at;
 	END IF;
 	IF until > clock_timestamp() THEN
-		until := bemi.last_stored_time(source, from_lsn) - interval '1 second';
+		until := bemi.last_stored_time(source, from_lsn);
 	END IF;
+	until := until - interval '1 second';
 	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
 		SELECT max(g.to_time) INTO until FROM bemi.gaps g
@@ -2162,7 +2167,7 @@ BEGIN
 		VALUES (source, reason, from_lsn, coalesce(until, '-infinity'), detail);
 END
 $$;
-COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, boolean, text)
+COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn)
 	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from this position on';
 
 -- The gap of one transaction. The worker may die before its origin has moved, and then
@@ -2451,7 +2456,9 @@ CREATE TABLE bemi.source_progress (
 	stored_until timestamptz,
 	secret_version text,
 	stored_lsn pg_lsn,
-	changed_lsn pg_lsn
+	changed_lsn pg_lsn,
+	changed_at timestamptz,
+	changed_xid bigint
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -2459,25 +2466,30 @@ COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
 COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
 COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
-COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transaction that has left changes committed, in the source''s write-ahead log';
-COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log that stored_until belongs to';
+COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log before which all commits of times before stored_until are';
+COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
+COMMENT ON COLUMN bemi.source_progress.changed_at IS 'commit time of that transaction';
+COMMENT ON COLUMN bemi.source_progress.changed_xid IS 'its transaction id at the source';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
-CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn, changed_lsn pg_lsn)
+CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
+		changed_lsn pg_lsn, changed_at timestamptz, changed_xid bigint)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn, changed_lsn)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)
+	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn,
+			changed_lsn, changed_at, changed_xid)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
 			transactions = p.transactions + excluded.transactions,
 			invalid_messages = p.invalid_messages + excluded.invalid_messages,
-			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = excluded.stored_lsn,
-			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn)
+			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = coalesce(excluded.stored_lsn, p.stored_lsn),
+			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn), changed_at = coalesce(excluded.changed_at, p.changed_at),
+			changed_xid = coalesce(excluded.changed_xid, p.changed_xid)
 $$;
-COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
 
 -- Messages that were signed with a secret that the worker has never read are refused, though
 -- they may be the source's own. Without a secret, that holds for all messages.
@@ -2955,7 +2967,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
 	bemi.this_reader(), bemi.slot_of(text, text), bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
 	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
-	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn), bemi.forget_source(text),
+	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint), bemi.forget_source(text),
 	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
 	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
 	bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz), bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
@@ -2963,7 +2975,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
 	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.last_stored_time(text, pg_lsn),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
+	bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),

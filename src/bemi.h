@@ -427,14 +427,42 @@ extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 /* ---------- history.c ---------- */
 
+/*
+ * Whether so many milliseconds have passed since that time.  Yes also if the clock was
+ * set back since then: what is done now and then must not stop until the clock is there
+ * again.
+ */
+static inline bool
+bemi_has_passed(TimestampTz since, int ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now < since || TimestampDifferenceExceeds(since, now, ms);
+}
+
+/* A transaction of a source that is stored. */
+typedef struct BemiStored
+{
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
+	TimestampTz committed_at;
+	TransactionId xid;
+} BemiStored;
+
 /* What has been stored since somebody last took note of it. */
 typedef struct BemiCounts
 {
 	int64		changes;
 	int64		transactions;
 	int64		invalid_messages;
-	XLogRecPtr	changed_lsn;	/* commit of the last transaction with changes */
+	BemiStored	changed;		/* the last transaction with changes */
 } BemiCounts;
+
+/* All commits of earlier times than this are stored, and before the position. */
+typedef struct BemiUntil
+{
+	TimestampTz time;			/* 0: not known */
+	XLogRecPtr	position;
+} BemiUntil;
 
 extern BemiHistory *bemi_history_begin(const char *source,
 									   const BemiSourceIdentity *identity,
@@ -453,11 +481,11 @@ extern Jsonb *bemi_history_description(BemiHistory *history,
 									   const BemiRelation *relation);
 extern void bemi_history_count_invalid(BemiHistory *history);
 extern void bemi_history_end_transaction(BemiHistory *history,
-										 XLogRecPtr commit_lsn,
-										 XLogRecPtr end_lsn,
-										 TimestampTz committed_at);
+										 const BemiStored *transaction,
+										 XLogRecPtr end_lsn);
 extern void bemi_history_is_complete_until(BemiHistory *history,
-										   TimestampTz time);
+										   TimestampTz time,
+										   XLogRecPtr position);
 extern void bemi_history_flush_commits(BemiHistory *history, bool flush);
 extern bool bemi_history_is_due(const BemiHistory *history);
 extern bool bemi_history_is_stored(const BemiHistory *history);
@@ -468,8 +496,8 @@ extern void bemi_history_advance(BemiHistory *history, XLogRecPtr received);
 extern XLogRecPtr bemi_history_flushed(BemiHistory *history);
 extern bool bemi_history_awaits_flush(const BemiHistory *history);
 extern bool bemi_history_awaits_time(const BemiHistory *history);
-extern TimestampTz bemi_history_take_counts(BemiHistory *history,
-											BemiCounts *counts);
+extern void bemi_history_take_counts(BemiHistory *history,
+									 BemiCounts *counts, BemiUntil *until);
 
 /* history_retention.c */
 extern void bemi_history_keep_house(void);
@@ -480,14 +508,6 @@ extern void bemi_history_retention_init(void);
 extern void bemi_worker_init(void);
 
 /* history_stored.c */
-
-/* A transaction of a source that is stored. */
-typedef struct BemiStored
-{
-	XLogRecPtr	commit_lsn;
-	TimestampTz committed_at;
-	TransactionId xid;
-} BemiStored;
 
 extern bool bemi_find_last_stored(const char *source, XLogRecPtr from,
 								  XLogRecPtr to, BemiStored *stored);

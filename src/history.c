@@ -47,9 +47,6 @@
 /* Counts are written down at most so often; dead rows would pile up else. */
 #define PROGRESS_INTERVAL_MS	1000
 
-/* Commit times may be a little out of order. */
-#define CLOCK_JITTER_MS		10000
-
 /*
  * A source that has nothing to tell still writes WAL, which its slot should let
  * go.  To note that writes WAL here, so it is done after this many bytes, or
@@ -108,11 +105,11 @@ struct BemiHistory
 
 	/* what is committed, but not in bemi.source_progress yet */
 	BemiCounts	uncounted;
-	TimestampTz stored_until;	/* everything committed before is stored */
+	BemiUntil	until;			/* everything committed before is stored */
 	TimestampTz progress_at;	/* when it was written down last */
 
 	BemiCounts	news;			/* for bemi_history_take_counts() */
-	TimestampTz given_until;	/* stored_until as it has told last */
+	BemiUntil	given_until;	/* as it has told last */
 	XLogRecPtr	origin;			/* as the last commit has left it */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
 	XLogRecPtr	flushed;
@@ -452,31 +449,31 @@ bemi_history_count_invalid(BemiHistory *history)
  * A source transaction has ended; what was added is whole.
  */
 void
-bemi_history_end_transaction(BemiHistory *history, XLogRecPtr commit_lsn,
-							 XLogRecPtr end_lsn, TimestampTz committed_at)
+bemi_history_end_transaction(BemiHistory *history, const BemiStored *transaction,
+							 XLogRecPtr end_lsn)
 {
 	history->whole = true;
 	history->end_lsn = end_lsn;
-	history->end_time = committed_at;
+	history->end_time = transaction->committed_at;
 	if (history->transaction_changes > 0)
 	{
 		history->counts.transactions++;
-		history->counts.changed_lsn = commit_lsn;
+		history->counts.changed = *transaction;
 	}
 }
 
 /*
- * All that the source has committed before this time is stored.  Should its
- * clock have been set back by more than a little, that is to be believed, too.
+ * All that the source has committed before this time is stored, and has its records
+ * before the position.  An earlier time than before shows that the source's clock was
+ * set back: what it commits now may be of any time from there on.
  */
 void
-bemi_history_is_complete_until(BemiHistory *history, TimestampTz time)
+bemi_history_is_complete_until(BemiHistory *history, TimestampTz time, XLogRecPtr position)
 {
 	if (TIMESTAMP_NOT_FINITE(time))
 		return;
-	if (time > history->stored_until ||
-		TimestampDifferenceExceeds(time, history->stored_until, CLOCK_JITTER_MS))
-		history->stored_until = time;
+	history->until.time = time;
+	history->until.position = position;
 }
 
 /*
@@ -496,8 +493,7 @@ bemi_history_is_due(const BemiHistory *history)
 {
 	return history->open && history->whole &&
 		(history->counts.changes >= COMMIT_CHANGES ||
-		 TimestampDifferenceExceeds(history->opened_at, GetCurrentTimestamp(),
-									COMMIT_INTERVAL_MS));
+		 bemi_has_passed(history->opened_at, COMMIT_INTERVAL_MS));
 }
 
 /*
@@ -515,8 +511,8 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
 	to->changes += counts->changes;
 	to->transactions += counts->transactions;
 	to->invalid_messages += counts->invalid_messages;
-	if (!XLogRecPtrIsInvalid(counts->changed_lsn))
-		to->changed_lsn = counts->changed_lsn;
+	if (!XLogRecPtrIsInvalid(counts->changed.commit_lsn))
+		to->changed = counts->changed;
 }
 
 /*
@@ -525,21 +521,23 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
 static void
 note_progress(BemiHistory *history)
 {
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID, PG_LSNOID};
-	char		nulls[] = "       ";
+	const BemiCounts *counts = &history->uncounted;
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID,
+	PG_LSNOID, TIMESTAMPTZOID, INT8OID};
+	char		nulls[] = "         ";
 	Datum		values[] = {CStringGetTextDatum(history->source),
-		Int64GetDatum(history->uncounted.changes),
-		Int64GetDatum(history->uncounted.transactions),
-		Int64GetDatum(history->uncounted.invalid_messages),
-		TimestampTzGetDatum(history->stored_until),
-		LSNGetDatum(history->end_lsn),
-	LSNGetDatum(history->uncounted.changed_lsn)};
+		Int64GetDatum(counts->changes), Int64GetDatum(counts->transactions),
+		Int64GetDatum(counts->invalid_messages),
+		TimestampTzGetDatum(history->until.time), LSNGetDatum(history->until.position),
+		LSNGetDatum(counts->changed.commit_lsn),
+		TimestampTzGetDatum(counts->changed.committed_at),
+	Int64GetDatum((int64) counts->changed.xid)};
 
-	if (history->stored_until == 0)
-		nulls[4] = 'n';
-	if (XLogRecPtrIsInvalid(history->uncounted.changed_lsn))
-		nulls[6] = 'n';
-	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7)", lengthof(types),
+	if (history->until.time == 0)
+		nulls[4] = nulls[5] = 'n';
+	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
+		nulls[6] = nulls[7] = nulls[8] = 'n';
+	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
 				types, values, nulls);
 	memset(&history->uncounted, 0, sizeof(BemiCounts));
 	history->progress_at = GetCurrentTimestamp();
@@ -605,8 +603,7 @@ bemi_history_commit(BemiHistory *history)
 	add_counts(&history->news, counts);
 	memset(counts, 0, sizeof(BemiCounts));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		TimestampDifferenceExceeds(history->progress_at, GetCurrentTimestamp(),
-								   PROGRESS_INTERVAL_MS))
+		bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
 		note_progress(history);
 	commit_with_origin(history);
 }
@@ -619,7 +616,6 @@ bool
 bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
 						 bool is_asked)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		uncounted = history->uncounted.changes > 0 ||
 		history->uncounted.invalid_messages > 0;
 	uint64		bytes = received > history->origin ? received - history->origin : 0;
@@ -628,11 +624,10 @@ bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
 		return false;
 	if (is_asked && bytes > 0)
 		return true;
-	if (!TimestampDifferenceExceeds(history->progress_at, now, PROGRESS_INTERVAL_MS))
+	if (!bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
 		return false;
 	return uncounted || bytes >= ADVANCE_BYTES ||
-		(bytes >= ADVANCE_LESS_BYTES &&
-		 TimestampDifferenceExceeds(history->progress_at, now, ADVANCE_LESS_MS));
+		(bytes >= ADVANCE_LESS_BYTES && bemi_has_passed(history->progress_at, ADVANCE_LESS_MS));
 }
 
 /*
@@ -645,7 +640,7 @@ bemi_history_advance(BemiHistory *history, XLogRecPtr received)
 {
 	bemi_history_open(history);
 	history->end_lsn = Max(received, history->origin);
-	history->end_time = history->stored_until;
+	history->end_time = history->until.time;
 	note_progress(history);
 	commit_with_origin(history);
 }
@@ -688,22 +683,22 @@ bemi_history_awaits_flush(const BemiHistory *history)
 bool
 bemi_history_awaits_time(const BemiHistory *history)
 {
-	return history->stored_until < history->end_time &&
+	return history->until.time < history->end_time &&
 		history->end_time <= GetCurrentTimestamp();
 }
 
 /*
- * Gives what was stored since the last call, and returns the time before which
- * everything is, 0 if that is not known, or no news.  A time that was given before
- * may be older than what bemi.sync() has found out since.
+ * Gives what was stored since the last call, and the time before which everything is,
+ * 0 if that is not known, or no news.
  */
-TimestampTz
-bemi_history_take_counts(BemiHistory *history, BemiCounts *counts)
+void
+bemi_history_take_counts(BemiHistory *history, BemiCounts *counts, BemiUntil *until)
 {
-	TimestampTz news = history->stored_until != history->given_until ? history->stored_until : 0;
-
 	*counts = history->news;
 	memset(&history->news, 0, sizeof(BemiCounts));
-	history->given_until = history->stored_until;
-	return news;
+	memset(until, 0, sizeof(BemiUntil));
+	if (history->until.time != history->given_until.time ||
+		history->until.position != history->given_until.position)
+		*until = history->until;
+	history->given_until = history->until;
 }

@@ -383,6 +383,15 @@ add_truncates(BemiStitch *stitch, const BemiEvent *event)
 		add_change(stitch, event, lfirst(cell), "TRUNCATE", NULL, NULL);
 }
 
+static void
+end_transaction(BemiStitch *stitch, const BemiEvent *event)
+{
+	BemiStored	transaction = {stitch->commit_lsn, stitch->committed_at, stitch->xid};
+
+	bemi_history_end_transaction(stitch->history, &transaction, event->end_lsn);
+	stitch->in_transaction = false;
+}
+
 /*
  * Error unless the event may come at this place of the stream: transactions follow
  * one after the other, and all but non-transactional messages is within one.
@@ -420,9 +429,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 			begin_transaction(stitch, event);
 			break;
 		case BEMI_EVENT_COMMIT:
-			bemi_history_end_transaction(stitch->history, event->commit_lsn,
-										 event->end_lsn, event->committed_at);
-			stitch->in_transaction = false;
+			end_transaction(stitch, event);
 			break;
 		case BEMI_EVENT_INSERT:
 			add_change(stitch, event, event->relation, "CREATE", NULL, &after);

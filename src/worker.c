@@ -290,14 +290,14 @@ static void
 take_horizon(Pipeline *pipeline)
 {
 	BemiHorizon *horizon = &pipeline->horizon;
-	TimestampTz now = GetCurrentTimestamp();
 
 	if (!bemi_my_worker->is_local)
 		horizon->time = bemi_stream_horizon(pipeline->stream, &horizon->position);
-	else if (TimestampDifferenceExceeds(pipeline->horizon_at, now, HORIZON_MS))
+	else if (bemi_has_passed(pipeline->horizon_at, HORIZON_MS))
 	{
-		pipeline->horizon_at = now;
-		bemi_horizon_begin(horizon, TimestampTzPlusMilliseconds(now, -HORIZON_MARGIN_MS));
+		pipeline->horizon_at = GetCurrentTimestamp();
+		bemi_horizon_begin(horizon, TimestampTzPlusMilliseconds(pipeline->horizon_at,
+																-HORIZON_MARGIN_MS));
 	}
 }
 
@@ -314,7 +314,7 @@ reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
 		take_horizon(pipeline);
 	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) || stored < horizon->position)
 		return;
-	bemi_history_is_complete_until(pipeline->history, horizon->time);
+	bemi_history_is_complete_until(pipeline->history, horizon->time, horizon->position);
 	horizon->time = 0;
 }
 
@@ -326,7 +326,7 @@ show_progress(Pipeline *pipeline)
 {
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
 	bool		all = bemi_history_is_stored(pipeline->history);
-	TimestampTz stored_until;
+	BemiUntil	until;
 	BemiCounts	counts;
 
 	if (all)
@@ -334,14 +334,14 @@ show_progress(Pipeline *pipeline)
 		reach_horizon(pipeline, received);
 		bemi_watch_progress(received);
 	}
-	stored_until = bemi_history_take_counts(pipeline->history, &counts);
+	bemi_history_take_counts(pipeline->history, &counts, &until);
 
 	/* Read without the lock: nobody else writes it while this process runs. */
 	if (bemi_my_worker->failures > 0 &&
 		(counts.changes > 0 ||
 		 TimestampDifferenceExceeds(pipeline->started_at, GetCurrentTimestamp(), RECOVERED_MS)))
 		forget_failures();
-	bemi_add_counts(bemi_my_worker, &counts, stored_until);
+	bemi_add_counts(bemi_my_worker, &counts, &until);
 	bemi_set_progress(bemi_my_worker, received, all ? received : bemi_my_worker->stored);
 }
 
@@ -355,18 +355,17 @@ report_progress(Pipeline *pipeline)
 {
 	bool		asked = bemi_stream_reply_requested(pipeline->stream);
 	XLogRecPtr	flushed = bemi_history_flushed(pipeline->history);
-	TimestampTz now = GetCurrentTimestamp();
 
 	show_progress(pipeline);
 	bemi_stream_rest(pipeline->stream);
 	if (asked || (bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
-		TimestampDifferenceExceeds(pipeline->confirmed_at, now,
-								   flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+		bemi_has_passed(pipeline->confirmed_at,
+						flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
 	{
 		pipeline->asked |= asked;
 		bemi_stream_confirm(pipeline->stream, flushed);
 		pipeline->confirmed = flushed;
-		pipeline->confirmed_at = now;
+		pipeline->confirmed_at = GetCurrentTimestamp();
 	}
 }
 
@@ -379,8 +378,7 @@ is_awaited(const Pipeline *pipeline)
 {
 	return bemi_my_worker->is_elected &&
 		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
-		TimestampDifferenceExceeds(pipeline->confirmed_at, GetCurrentTimestamp(),
-								   bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
+		bemi_has_passed(pipeline->confirmed_at, bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
 }
 
 /*
@@ -409,7 +407,7 @@ is_quiet(const Pipeline *pipeline)
 		!bemi_my_worker->is_elected &&
 		!bemi_stream_reply_requested(pipeline->stream) &&
 		!bemi_history_may_advance(pipeline->history, bemi_stream_received(pipeline->stream), false) &&
-		!TimestampDifferenceExceeds(pipeline->round_at, GetCurrentTimestamp(), QUIET_MS);
+		!bemi_has_passed(pipeline->round_at, QUIET_MS);
 }
 
 /*

@@ -103,9 +103,11 @@ typedef struct BemiWorker
 	XLogRecPtr	awaited;		/* markers that sessions wait for in bemi.sync(): the
 								 * first that is not stored, and the last */
 	XLogRecPtr	awaited_last;
-	TimestampTz stored_until;	/* all committed before is stored; 0: unknown */
+	BemiUntil	until;			/* all committed before is stored, as the worker
+								 * has found out ... */
+	TimestampTz synced_until;	/* ... and as bemi.sync() has; 0: unknown */
 	BemiCounts	counts;
-	bool		counted;		/* the two above are up to date */
+	bool		counted;		/* until and counts are up to date */
 	BemiSlotCost cost;			/* of a slot on another server */
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
@@ -159,7 +161,7 @@ extern void bemi_set_election(BemiWorker *worker, bool is_elected,
 extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
 							  XLogRecPtr stored);
 extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
-							TimestampTz stored_until);
+							const BemiUntil *until);
 extern void bemi_note_synced(XLogRecPtr position, TimestampTz time);
 extern void bemi_lock_sources(LOCKMODE mode);
 extern void bemi_wake_launcher(void);

@@ -134,28 +134,16 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Looks for the transaction that the source must still have.  Where somebody has deleted
- * what was stored last, or detached its partition, there is none to ask for, and the
- * stream goes on at the origin: from before that, it would be stored once more.
+ * Looks for the transaction that the source must still have.
  */
 static void
 call_witness(Finding *finding)
 {
-	XLogRecPtr	confirmed = finding->slot.confirmed;
-	XLogRecPtr	changed = bemi_my_worker->counts.changed_lsn;
-	BemiWitness *witness = &finding->witness;
+	BemiStored *stored = &finding->witness.stored;
 
-	bemi_begin_transaction();
-	bemi_find_witness(confirmed, finding->origin, witness);
-	bemi_end_transaction();
-	if (changed >= confirmed && changed > witness->stored.commit_lsn)
-	{
-		memset(witness, 0, sizeof(BemiWitness));
-		finding->resume = finding->origin;
-	}
-	else
-		finding->resume = XLogRecPtrIsInvalid(witness->stored.commit_lsn) ?
-			confirmed : witness->stored.commit_lsn + 1;
+	bemi_find_witness(finding->slot.confirmed, finding->origin, &finding->witness);
+	finding->resume = XLogRecPtrIsInvalid(stored->commit_lsn) ?
+		finding->slot.confirmed : stored->commit_lsn + 1;
 }
 
 /*
@@ -273,15 +261,21 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
  * Opens a gap, unless one is open, within the current transaction.
  */
 static void
-open_gap(const char *reason, XLogRecPtr from, bool goes_back, const char *detail)
+open_gap(const char *reason, XLogRecPtr from, const char *detail)
 {
-	Oid			types[] = {TEXTOID, LSNOID, BOOLOID, TEXTOID};
+	const BemiUntil *until = &bemi_my_worker->until;
+	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID, LSNOID};
+	char		nulls[] = "     ";
 	Datum		values[] = {CStringGetTextDatum(reason), LSNGetDatum(from),
-		BoolGetDatum(goes_back),
-	detail ? CStringGetTextDatum(detail) : (Datum) 0};
+		detail ? CStringGetTextDatum(detail) : (Datum) 0,
+	TimestampTzGetDatum(until->time), LSNGetDatum(until->position)};
 
-	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5)",
-					   lengthof(types), types, values, detail ? NULL : "   n");
+	if (detail == NULL)
+		nulls[2] = 'n';
+	if (until->time == 0)
+		nulls[3] = nulls[4] = 'n';
+	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5, $6)",
+					   lengthof(types), types, values, nulls);
 }
 
 /*
@@ -298,7 +292,7 @@ record_loss(const Finding *finding)
 	bemi_begin_transaction();
 	open_gap(finding->reason,
 			 finding->went_back ? finding->parted_at : finding->origin,
-			 finding->went_back, finding->detail);
+			 finding->detail);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -363,6 +357,28 @@ note_secret(BemiStream *stream)
 }
 
 /*
+ * Positions stored so far may mean nothing any more, within the current transaction.
+ * What is lost from here on is either younger than what was complete, or in the gap that
+ * ends now.
+ */
+static void
+forget_positions(XLogRecPtr position, TimestampTz now)
+{
+	BemiUntil  *until = &bemi_my_worker->until;
+	Oid			types[] = {LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {LSNGetDatum(position), TimestampTzGetDatum(now)};
+
+	bemi_run_on_source("UPDATE bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
+					   " stored_lsn = $2, stored_until = least(stored_until, $3) WHERE source = $1",
+					   lengthof(types), types, values, NULL);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
+	until->time = Min(until->time, now);
+	until->position = position;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * From "position" on, everything is read: closes the gap and moves the origin
  * there, which is no part of the transaction and so comes last.  With a new slot it
  * is known what the tables were like there.
@@ -375,6 +391,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID, JSONOID};
 	Datum		values[6];
 	int			n = 0;
+	TimestampTz now;
 
 	values[n++] = CStringGetTextDatum(server);
 	values[n++] = LSNGetDatum(finding->went_back ? Max(finding->origin, position) : position);
@@ -383,18 +400,19 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
 	values[n + 3] = descriptions ? CStringGetTextDatum(descriptions) : (Datum) 0;
 	/* The list first, so that what it lists is tracked at that time. */
-	values[n] = TimestampTzGetDatum(bemi_stream_now(stream));
+	now = bemi_stream_now(stream);
+	values[n] = TimestampTzGetDatum(now);
 
 	bemi_begin_transaction();
 	note_secret(stream);
 	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, descriptions ? NULL : "     n");
 	note_identity(finding);
+	forget_positions(position, now);
 	bemi_set_origin(position);
 	ForceSyncCommit();
 	bemi_end_transaction();
 
-	/* Positions stored so far may mean nothing any more. */
 	bemi_set_progress(bemi_my_worker, InvalidXLogRecPtr, InvalidXLogRecPtr);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
@@ -419,7 +437,7 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 	const BemiSourceIdentity *identity = finding->identity;
 	char	   *server = psprintf("%s/%s", finding->system_identifier, identity->database);
 	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID, TIMESTAMPTZOID, JSONOID, TEXTOID};
-	TimestampTz until = bemi_my_worker->stored_until;
+	TimestampTz until = bemi_my_worker->until.time;
 	Datum		values[] = {CStringGetTextDatum(server),
 		LSNGetDatum(finding->origin),
 		TimestampTzGetDatum(until ? until : DT_NOBEGIN),
@@ -443,9 +461,10 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 }
 
 /*
- * Sets the origin back to the last stored transaction, or to where the slot stands if
- * that is later.  What the source has sent from there on had nothing to store; if the
- * source was restored in the meantime, what it sends now may have.
+ * Sets the origin back to the last transaction with changes, or to where the slot stands
+ * if that is later.  What the source has sent from there on had nothing to store; if the
+ * source was restored in the meantime, what it sends now may have.  A transaction from
+ * there on that the worker remembers is one that the source does not have any more.
  */
 static void
 set_back(const Finding *finding)
@@ -458,6 +477,8 @@ set_back(const Finding *finding)
 	}
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->in_doubt = false;
+	if (bemi_my_worker->counts.changed.commit_lsn >= finding->resume)
+		memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -631,7 +652,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 void
 bemi_note_stop(void)
 {
-	open_gap("source stopped", bemi_origin_position(), false, NULL);
+	open_gap("source stopped", bemi_origin_position(), NULL);
 }
 
 /*
@@ -641,7 +662,7 @@ void
 bemi_note_given_up(void)
 {
 	bemi_begin_transaction();
-	open_gap("bemi.max_slot_lag", bemi_origin_position(), false, NULL);
+	open_gap("bemi.max_slot_lag", bemi_origin_position(), NULL);
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 					   0, NULL, NULL, NULL);
 	ForceSyncCommit();

@@ -193,7 +193,7 @@ bemi_guard_local_slots(long *timeout_ms)
 
 	if (max_slot_lag_mb < 0)
 		return;
-	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), RELEASE_MS))
+	if (!bemi_has_passed(looked_at, RELEASE_MS))
 	{
 		*timeout_ms = Min(*timeout_ms, RELEASE_MS);
 		return;
@@ -245,7 +245,7 @@ is_time_to_look(const BemiStream *stream, bool failing)
 		interval_ms = QUIET_LOOK_MS;
 	else if (max_slot_lag_mb >= 0)
 		interval_ms = LOOK_MS;
-	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), interval_ms))
+	if (!bemi_has_passed(looked_at, interval_ms))
 		return false;
 	looked_at = GetCurrentTimestamp();
 	looked_to = received;

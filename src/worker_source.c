@@ -175,6 +175,18 @@ bemi_run_on_source(const char *statement, int count, const Oid *types,
 }
 
 /*
+ * A column of eight bytes: a number, a time or a position; 0 for NULL.
+ */
+static int64
+value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
+{
+	bool		is_null;
+	Datum		value = SPI_getbinval(tuple, columns, column, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(value);
+}
+
+/*
  * What was counted and stored so far, into shared memory, unless it is there:
  * that is up to date, while the table may be a second late.
  */
@@ -184,13 +196,13 @@ bemi_load_progress(void)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
 	BemiCounts	counts = {0};
-	TimestampTz stored_until = 0;
-	bool		is_null;
+	BemiUntil	until = {0};
 
 	if (bemi_my_worker->counted)
 		return;
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, changed_lsn"
+	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
+							  " changed_lsn, changed_at, changed_xid"
 							  " FROM bemi.source_progress WHERE source = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.source_progress");
@@ -199,18 +211,17 @@ bemi_load_progress(void)
 		HeapTuple	tuple = SPI_tuptable->vals[0];
 		TupleDesc	columns = SPI_tuptable->tupdesc;
 
-		counts.changes = DatumGetInt64(SPI_getbinval(tuple, columns, 1, &is_null));
-		counts.transactions = DatumGetInt64(SPI_getbinval(tuple, columns, 2, &is_null));
-		counts.invalid_messages = DatumGetInt64(SPI_getbinval(tuple, columns, 3, &is_null));
-		stored_until = DatumGetTimestampTz(SPI_getbinval(tuple, columns, 4, &is_null));
-		if (is_null)
-			stored_until = 0;
-		counts.changed_lsn = DatumGetLSN(SPI_getbinval(tuple, columns, 5, &is_null));
-		if (is_null)
-			counts.changed_lsn = InvalidXLogRecPtr;
+		counts.changes = value_or_zero(tuple, columns, 1);
+		counts.transactions = value_or_zero(tuple, columns, 2);
+		counts.invalid_messages = value_or_zero(tuple, columns, 3);
+		until.time = value_or_zero(tuple, columns, 4);
+		until.position = value_or_zero(tuple, columns, 5);
+		counts.changed.commit_lsn = value_or_zero(tuple, columns, 6);
+		counts.changed.committed_at = value_or_zero(tuple, columns, 7);
+		counts.changed.xid = (TransactionId) value_or_zero(tuple, columns, 8);
 	}
 	SPI_finish();
-	bemi_add_counts(bemi_my_worker, &counts, stored_until);
+	bemi_add_counts(bemi_my_worker, &counts, &until);
 	bemi_my_worker->counted = true;
 }
 

@@ -28,9 +28,6 @@
 
 #include "worker.h"
 
-/* Times may be a little out of order. */
-#define CLOCK_JITTER_MS	10000
-
 PG_FUNCTION_INFO_V1(bemi_source_status);
 PG_FUNCTION_INFO_V1(bemi_why_no_worker);
 
@@ -276,30 +273,33 @@ bemi_note_synced(XLogRecPtr position, TimestampTz time)
 
 		if (worker->in_use && worker->database == MyDatabaseId &&
 			worker->is_local && worker->stored >= position &&
-			(time > worker->stored_until || worker->stored_until > now))
-			worker->stored_until = time;
+			(time > worker->synced_until || worker->synced_until > now))
+			worker->synced_until = time;
 	}
 	LWLockRelease(bemi_shared->lock);
 }
 
 /*
  * Adds to what a worker has counted, with the time that it has found out last, 0 for
- * none.  A clock that was set back by more than a little is believed.
+ * none.  A worker reads a clock again and again: if the time is earlier than the last
+ * one, the clock was set back, and what bemi.sync() has found out before that may be
+ * committed yet.
  */
 void
-bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
-				TimestampTz stored_until)
+bemi_add_counts(BemiWorker *worker, const BemiCounts *counts, const BemiUntil *until)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	worker->counts.changes += counts->changes;
 	worker->counts.transactions += counts->transactions;
 	worker->counts.invalid_messages += counts->invalid_messages;
-	if (!XLogRecPtrIsInvalid(counts->changed_lsn))
-		worker->counts.changed_lsn = counts->changed_lsn;
-	if (stored_until > worker->stored_until ||
-		(stored_until != 0 &&
-		 TimestampDifferenceExceeds(stored_until, worker->stored_until, CLOCK_JITTER_MS)))
-		worker->stored_until = stored_until;
+	if (!XLogRecPtrIsInvalid(counts->changed.commit_lsn))
+		worker->counts.changed = counts->changed;
+	if (until->time != 0)
+	{
+		if (until->time < worker->until.time)
+			worker->synced_until = 0;
+		worker->until = *until;
+	}
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -462,6 +462,7 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	Datum		values[22];
 	bool		nulls[22] = {0};
+	TimestampTz stored_until = Max(worker->until.time, worker->synced_until);
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);
@@ -472,8 +473,8 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 	values[n++] = LSNGetDatum(worker->received);
 	nulls[n] = XLogRecPtrIsInvalid(worker->stored);
 	values[n++] = LSNGetDatum(worker->stored);
-	nulls[n] = (worker->stored_until == 0);
-	values[n++] = TimestampTzGetDatum(worker->stored_until);
+	nulls[n] = (stored_until == 0);
+	values[n++] = TimestampTzGetDatum(stored_until);
 
 	nulls[n] = nulls[n + 1] = nulls[n + 2] = !worker->counted;
 	values[n++] = Int64GetDatum(worker->counts.changes);

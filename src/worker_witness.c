@@ -8,7 +8,7 @@
  * origin since, its new transactions up to there would be passed over, and those
  * that the restore has undone would stay in the history.
  *
- * The witness is the last stored transaction.  The worker starts the stream so that
+ * The witness is the last transaction with changes.  The worker starts the stream so that
  * the source sends this transaction again, compares commit position, commit time and
  * xid, and drops its changes.  WAL is linear: a source that has this very commit has
  * everything before it, and everything after it is read from there.  So the
@@ -26,8 +26,13 @@
  * stream.  The next one compares all transactions that the slot can send with those
  * that are stored (bemi_find_last_common()), and writes a gap (worker_gap.c).
  *
+ * The worker remembers the last transaction with changes in shared memory, and once a
+ * second in bemi.source_progress.  The history alone does not tell: rows are deleted,
+ * and partitions detached.  It does tell what was stored in the second before the server
+ * crashed.
+ *
  * What must never happen: that a transaction is stored twice.  The stream
- * starts at the last stored transaction, or later.
+ * starts at the last transaction with changes, or later.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,14 +50,23 @@
 #include "worker.h"
 
 /*
- * Finds the last stored transaction whose commit position is in this range, from
- * where the slot stands to the origin.
+ * Finds the last transaction with changes whose commit position is in this range, from
+ * where the slot stands to the origin: the one that the worker remembers, or a later one
+ * that is stored.
  */
 void
 bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
 {
+	const BemiStored *changed = &bemi_my_worker->counts.changed;
+	bool		remembers = changed->commit_lsn >= from && changed->commit_lsn < to &&
+		!XLogRecPtrIsInvalid(changed->commit_lsn);
+
 	memset(witness, 0, sizeof(BemiWitness));
-	(void) bemi_find_last_stored(bemi_my_worker->source, from, to, &witness->stored);
+	bemi_begin_transaction();
+	if (!bemi_find_last_stored(bemi_my_worker->source, remembers ? changed->commit_lsn + 1 : from,
+							   to, &witness->stored) && remembers)
+		witness->stored = *changed;
+	bemi_end_transaction();
 }
 
 /*
@@ -108,14 +122,18 @@ bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
 }
 
 /*
- * Whether this transaction is stored.
+ * Whether this transaction is stored, or was, as far as the worker remembers.
  */
 static bool
 is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
 {
+	const BemiStored *changed = &bemi_my_worker->counts.changed;
 	BemiStored	transaction = {commit_lsn, committed_at, xid};
 	bool		stored;
 
+	if (commit_lsn == changed->commit_lsn && committed_at == changed->committed_at &&
+		xid == changed->xid)
+		return true;
 	bemi_begin_transaction();
 	stored = bemi_is_stored(bemi_my_worker->source, &transaction);
 	bemi_end_transaction();
