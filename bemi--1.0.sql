@@ -2120,29 +2120,35 @@ CREATE FUNCTION bemi.last_stored_time(source text, before_lsn pg_lsn)
 COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
 	IS 'internal: the greatest commit time of the changes of a source that are stored and were committed before this position, but for times to come';
 
--- A gap without an end. It begins a second before the time up to which the history is
--- known to be complete at this position: until goes with until_lsn, before which the source
--- has written all commits of earlier times. The worker knows that best, and
--- bemi.source_progress what it was a moment before.
+-- A gap without an end. It begins a tenth of a second before the time up to which the
+-- history is known to be complete: until goes with until_lsn, before which the source has
+-- written all commits of earlier times. If the source went back, that must be true of the
+-- position that it went back to; then bemi.source_progress may know what it was a moment
+-- before.
 --
 -- A change that was committed after until_lsn with an earlier time shows that the source's
 -- clock was set back since. Then, and where nothing is known, the gap begins a second before
 -- the last change: the last one in commit order, since the one with the greatest time may
--- come from before the clock was set back. The second is for clocks that are set back by
--- less. What a clock that was ahead has said does not count. A gap that is open already
--- began earlier, and stays.
-CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text, until timestamptz, until_lsn pg_lsn)
+-- come from before the clock was set back. Commit times are not quite in commit order. What
+-- a clock that was ahead has said does not count. A gap that is open already began earlier,
+-- and stays.
+--
+-- If nothing proves that the source still has what is stored, the gap begins with the
+-- history, and the detail ends with the statement that shortens it.
+CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text, until timestamptz, until_lsn pg_lsn,
+		goes_back boolean, proven boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	last record;
+	gap bigint;
 BEGIN
 	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
 		RETURN;
 	END IF;
-	IF (until_lsn <= from_lsn) IS NOT TRUE THEN
+	IF goes_back AND (until_lsn <= from_lsn) IS NOT TRUE THEN
 		SELECT p.stored_until, p.stored_lsn INTO until, until_lsn FROM bemi.source_progress p
 			WHERE p.source = open_gap.source AND p.stored_lsn <= from_lsn;
 	END IF;
@@ -2152,22 +2158,27 @@ BEGIN
 				WHERE p.source = open_gap.source AND p.changed_lsn < from_lsn
 		) l ORDER BY l.commit_lsn DESC NULLS LAST LIMIT 1;
 	IF until IS NULL OR until > clock_timestamp() OR last.commit_lsn >= until_lsn AND last.committed_at < until THEN
-		until := last.committed_at;
+		until := last.committed_at - interval '1 second';
+	ELSE
+		until := until - interval '100 milliseconds';
 	END IF;
 	IF until > clock_timestamp() THEN
-		until := bemi.last_stored_time(source, from_lsn);
+		until := bemi.last_stored_time(source, from_lsn) - interval '1 second';
 	END IF;
-	until := until - interval '1 second';
 	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
 		SELECT max(g.to_time) INTO until FROM bemi.gaps g
 			WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_lsn <= open_gap.from_lsn AND g.to_time <= clock_timestamp();
 	END IF;
 	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
-		VALUES (source, reason, from_lsn, coalesce(until, '-infinity'), detail);
+		VALUES (source, reason, CASE WHEN proven THEN nullif(from_lsn, '0/0') END,
+			CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, detail)
+		RETURNING id INTO gap;
+	UPDATE bemi.gaps g SET detail = format('%s UPDATE bemi.gaps SET from_time = %L WHERE id = %s;', open_gap.detail, coalesce(until::text, '...'), gap)
+		WHERE g.id = gap AND NOT proven;
 END
 $$;
-COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn)
+COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean)
 	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from this position on';
 
 -- The gap of one transaction. The worker may die before its origin has moved, and then
@@ -2458,7 +2469,8 @@ CREATE TABLE bemi.source_progress (
 	stored_lsn pg_lsn,
 	changed_lsn pg_lsn,
 	changed_at timestamptz,
-	changed_xid bigint
+	changed_xid bigint,
+	server_started_at timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -2470,6 +2482,7 @@ COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s 
 COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
 COMMENT ON COLUMN bemi.source_progress.changed_at IS 'commit time of that transaction';
 COMMENT ON COLUMN bemi.source_progress.changed_xid IS 'its transaction id at the source';
+COMMENT ON COLUMN bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 
@@ -2975,7 +2988,7 @@ REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclas
 	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
 	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
 	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.last_stored_time(text, pg_lsn),
-	bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
+	bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
 	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
 	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
 	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),

@@ -99,12 +99,21 @@ extern char *bemi_settings_as_commands(int server_version, const char *datestyle
 
 typedef struct BemiStream BemiStream;
 
+/* A transaction of a source that is stored. */
+typedef struct BemiStored
+{
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
+	TimestampTz committed_at;
+	TransactionId xid;
+} BemiStored;
+
 /* What the source says of itself. */
 typedef struct BemiSourceIdentity
 {
 	uint64		system_identifier;
 	uint32		timeline;
 	XLogRecPtr	position;		/* end of its flushed WAL */
+	TimestampTz started_at;		/* its server */
 	char	   *database;
 	char	   *ancestors;		/* former timelines: lines of number and
 								 * position at which each was left; "" for the
@@ -201,6 +210,20 @@ extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
 extern XLogRecPtr bemi_stream_last_common(BemiStream *stream, const char *slot,
 										  XLogRecPtr from, XLogRecPtr end,
 										  bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId));
+
+/* stream_wal.c */
+
+/* What the source's WAL has where a transaction has committed. */
+typedef enum BemiTrace
+{
+	BEMI_TRACE_FOUND,			/* this very transaction */
+	BEMI_TRACE_GONE,			/* something else */
+	BEMI_TRACE_UNKNOWN			/* the WAL cannot be read */
+} BemiTrace;
+
+extern BemiTrace bemi_stream_trace(BemiStream *stream, uint32 timeline,
+								   XLogRecPtr end,
+								   const BemiStored *transaction, char **refusal);
 
 /* stream_description.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
@@ -440,14 +463,6 @@ bemi_has_passed(TimestampTz since, int ms)
 	return now < since || TimestampDifferenceExceeds(since, now, ms);
 }
 
-/* A transaction of a source that is stored. */
-typedef struct BemiStored
-{
-	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
-	TimestampTz committed_at;
-	TransactionId xid;
-} BemiStored;
-
 /* What has been stored since somebody last took note of it. */
 typedef struct BemiCounts
 {
@@ -512,8 +527,8 @@ extern void bemi_worker_init(void);
 extern bool bemi_find_last_stored(const char *source, XLogRecPtr from,
 								  XLogRecPtr to, BemiStored *stored);
 extern bool bemi_is_stored(const char *source, const BemiStored *stored);
-extern bool bemi_is_stored_outside(const char *source, XLogRecPtr from,
-								   XLogRecPtr to, Datum from_times,
-								   Datum to_times);
+extern bool bemi_find_stored_outside(const char *source, XLogRecPtr from,
+									 XLogRecPtr to, Datum from_times,
+									 Datum to_times, BemiStored *stored);
 
 #endif							/* BEMI_H */

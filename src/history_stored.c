@@ -94,6 +94,17 @@ column_value(int column)
 }
 
 /*
+ * Takes a transaction from the row that a query has found: id, time and xid.
+ */
+static void
+take_stored(BemiStored *stored)
+{
+	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(column_value(1)));
+	stored->committed_at = DatumGetTimestampTz(column_value(2));
+	stored->xid = (TransactionId) DatumGetInt64(column_value(3));
+}
+
+/*
  * Finds the last transaction of a source that is stored and whose commit position is
  * in this range; false if there is none.  Needs a transaction.
  */
@@ -109,11 +120,32 @@ bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to, BemiSt
 						   " WHERE source = $1 AND id >= $2 AND id < $3"
 						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
 	if (found)
-	{
-		stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(column_value(1)));
-		stored->committed_at = DatumGetTimestampTz(column_value(2));
-		stored->xid = (TransactionId) DatumGetInt64(column_value(3));
-	}
+		take_stored(stored);
+	SPI_finish();
+	return found;
+}
+
+/*
+ * The same for transactions whose time is in no gap of the source: from_times and to_times
+ * are arrays of timestamptz.  Needs a transaction.
+ */
+bool
+bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
+						 Datum from_times, Datum to_times, BemiStored *stored)
+{
+	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to),
+	from_times, to_times};
+	bool		found;
+
+	memset(stored, 0, sizeof(BemiStored));
+	found = query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes c"
+						   " WHERE source = $1 AND id >= $2 AND id < $3"
+						   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
+						   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)"
+						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
+	if (found)
+		take_stored(stored);
 	SPI_finish();
 	return found;
 }
@@ -132,28 +164,6 @@ bemi_is_stored(const char *source, const BemiStored *stored)
 
 	found = query_as_owner("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
 						   " AND committed_at = $4 AND transaction_id = $5",
-						   lengthof(types), types, values);
-	SPI_finish();
-	return found;
-}
-
-/*
- * Whether a transaction is stored whose commit position is in this range and whose time
- * is in no gap of the source: from_times and to_times are arrays of timestamptz, NULL
- * if there are none.  Needs a transaction.
- */
-bool
-bemi_is_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
-					   Datum from_times, Datum to_times)
-{
-	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to),
-	from_times, to_times};
-	bool		found;
-
-	found = query_as_owner("SELECT FROM bemi.changes c WHERE source = $1 AND id >= $2 AND id < $3"
-						   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
-						   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)",
 						   lengthof(types), types, values);
 	SPI_finish();
 	return found;

@@ -66,6 +66,7 @@ struct BemiStream
 extern void bemi_stream_open_connection(BemiStream *stream, bool replication);
 extern bool bemi_stream_wait_for_socket(PGconn *conn, int socket_event,
 										long timeout_ms);
+extern PGresult *bemi_stream_await_result(BemiStream *stream, PGconn *conn);
 extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
 											 const char *command);
 extern PGresult *bemi_stream_run_command(BemiStream *stream, PGconn *conn,
@@ -85,6 +86,9 @@ extern const char *bemi_connection_hint(const BemiStream *stream, const char *me
 
 /* stream.c */
 extern void bemi_stream_ask(BemiStream *stream);
+
+/* stream_probe.c */
+extern BemiStream *bemi_stream_open_probe(const BemiStream *stream);
 
 /* stream_source.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);

@@ -405,17 +405,13 @@ check_patience(TimestampTz begun_at)
 }
 
 /*
- * Runs a command and waits for its result, good or bad, which the caller
- * clears.
+ * Waits for the result of a command that was sent, good or bad, which the caller clears.
  */
 PGresult *
-bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
+bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 {
 	TimestampTz begun_at = GetCurrentTimestamp();
 	PGresult   *result = NULL;
-
-	if (!PQsendQuery(conn, command))
-		bemi_stream_report_failure(stream, conn, "could not send a command to source");
 
 	for (;;)
 	{
@@ -440,6 +436,18 @@ bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *comman
 			break;
 	}
 	return result;
+}
+
+/*
+ * Runs a command and waits for its result, good or bad, which the caller
+ * clears.
+ */
+PGresult *
+bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
+{
+	if (!PQsendQuery(conn, command))
+		bemi_stream_report_failure(stream, conn, "could not send a command to source");
+	return bemi_stream_await_result(stream, conn);
 }
 
 /*

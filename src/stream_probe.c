@@ -77,8 +77,8 @@ next_begin(BemiStream *probe, XLogRecPtr end, LogicalRepBeginData *begin)
 /*
  * Opens a connection of its own for a short stream.
  */
-static BemiStream *
-open_probe(const BemiStream *stream)
+BemiStream *
+bemi_stream_open_probe(const BemiStream *stream)
 {
 	BemiStream *probe = palloc(sizeof(BemiStream));
 
@@ -115,7 +115,7 @@ fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
 		 XLogRecPtr row, XLogRecPtr end)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	BemiStream *probe = open_probe(stream);
+	BemiStream *probe = bemi_stream_open_probe(stream);
 	volatile bool failed = false;
 	LogicalRepBeginData begin;
 
@@ -181,7 +181,7 @@ bemi_stream_last_common(BemiStream *stream, const char *slot,
 						bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId))
 {
 	MemoryContext caller = CurrentMemoryContext;
-	BemiStream *probe = open_probe(stream);
+	BemiStream *probe = bemi_stream_open_probe(stream);
 	volatile XLogRecPtr common = InvalidXLogRecPtr;
 	LogicalRepBeginData begin;
 

@@ -157,6 +157,18 @@ lsn_value(const PGresult *result, int column)
 										   CStringGetDatum(PQgetvalue(result, 0, column))));
 }
 
+/*
+ * A time that a query has as microseconds since 1970; 0 for NULL.
+ */
+static TimestampTz
+time_value(const PGresult *result, int column)
+{
+	if (PQgetisnull(result, 0, column))
+		return 0;
+	return strtoll(PQgetvalue(result, 0, column), NULL, 10) -
+		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}
+
 static bool
 bool_value(const PGresult *result, int column)
 {
@@ -201,6 +213,20 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 }
 
 /*
+ * When the source's server was started.
+ */
+static TimestampTz
+read_start_time(BemiStream *stream)
+{
+	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM pg_postmaster_start_time())"
+										   " * 1000000)::bigint");
+	TimestampTz started_at = time_value(result, 0);
+
+	PQclear(result);
+	return started_at;
+}
+
+/*
  * Asks the source who it is.
  */
 void
@@ -214,6 +240,7 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 	identity->database = bemi_stream_string(stream, PQgetvalue(result, 0, 3));
 	PQclear(result);
 	identity->ancestors = read_ancestors(stream, identity->timeline);
+	identity->started_at = read_start_time(stream);
 
 	bemi_stream_read_secret(stream);
 }
@@ -244,18 +271,6 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 		slot->active = bool_value(result, 3);
 	}
 	PQclear(result);
-}
-
-/*
- * A time that a query has as microseconds since 1970; 0 for NULL.
- */
-static TimestampTz
-time_value(const PGresult *result, int column)
-{
-	if (PQgetisnull(result, 0, column))
-		return 0;
-	return strtoll(PQgetvalue(result, 0, column), NULL, 10) -
-		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
 /*

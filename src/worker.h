@@ -105,7 +105,7 @@ typedef struct BemiWorker
 	XLogRecPtr	awaited_last;
 	BemiUntil	until;			/* all committed before is stored, as the worker
 								 * has found out ... */
-	TimestampTz synced_until;	/* ... and as bemi.sync() has; 0: unknown */
+	BemiUntil	synced;			/* ... and as bemi.sync() has */
 	BemiCounts	counts;
 	bool		counted;		/* until and counts are up to date */
 	BemiSlotCost cost;			/* of a slot on another server */
@@ -181,6 +181,8 @@ typedef struct BemiSourceRow
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
 	uint32		timeline;
 	char	   *ancestors;		/* of the timeline; NULL: not known */
+	TimestampTz started_at;		/* the source's server, at the last connection;
+								 * 0: not known */
 	char	   *database;
 	char	   *slot_name;
 	char	   *reader;			/* server that reads it; NULL: the next to come */
@@ -221,6 +223,8 @@ typedef struct BemiWitness
 /* worker_timeline.c */
 #define BEMI_SAME_TIMELINE	PG_UINT64_MAX
 
+extern uint32 bemi_timeline_at(uint32 today, const char *ancestors,
+							   XLogRecPtr position);
 extern XLogRecPtr bemi_timelines_part_at(uint32 former, const char *former_ancestors,
 										 uint32 today, const char *ancestors);
 
@@ -230,7 +234,18 @@ extern bool bemi_is_testifying(BemiWitness *witness, const BemiEvent *event);
 extern void bemi_check_witness(const BemiWitness *witness, XLogRecPtr received);
 extern XLogRecPtr bemi_find_last_common(BemiStream *stream, XLogRecPtr from,
 										XLogRecPtr to);
+extern bool bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to,
+								   BemiStored *stored);
 extern bool bemi_stores_undone(XLogRecPtr from, XLogRecPtr to);
+
+/* worker_trace.c */
+extern BemiTrace bemi_trace_last(BemiStream *stream,
+								 const BemiSourceIdentity *identity,
+								 XLogRecPtr from, XLogRecPtr to,
+								 BemiStored *stored, char **refusal);
+extern XLogRecPtr bemi_trace_common(BemiStream *stream,
+									const BemiSourceIdentity *identity,
+									XLogRecPtr from, XLogRecPtr to);
 
 /* worker_gap.c */
 extern void bemi_secure_slot(BemiStream *stream,

@@ -18,8 +18,9 @@
  * as short as the transaction; to write it twice changes nothing.
  *
  * Whether the source has gone back is found out apart from whether a new slot is
- * needed: by its timelines (worker_timeline.c), by the end of its WAL, and by the
- * transactions that it sends again (worker_witness.c).
+ * needed: by its timelines (worker_timeline.c), by the end of its WAL, by the
+ * transactions that it sends again (worker_witness.c), and without a slot by its WAL
+ * (worker_trace.c).  Where none of them proves anything, the gap begins with the history.
  *
  * The slot is never confirmed beyond the origin (see bemi_history_advance()),
  * so one that is ahead of it tells that the destination has lost something,
@@ -56,6 +57,7 @@ typedef struct Finding
 								 * InvalidXLogRecPtr: make another one */
 	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was read */
 	bool		went_back;		/* and what is stored from there on is undone */
+	bool		unproven;		/* whether it went back is not known */
 	BemiWitness witness;		/* to be met, if nothing was lost */
 	bool		skips;			/* one transaction only */
 } Finding;
@@ -122,9 +124,7 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	bool		undone;
 
 	finding->resume = XLogRecPtrIsInvalid(common) ? finding->slot.confirmed : common + 1;
-	bemi_begin_transaction();
 	undone = bemi_stores_undone(finding->resume, finding->origin);
-	bemi_end_transaction();
 	if (undone)
 	{
 		finding->reason = row->timeline != finding->identity->timeline ?
@@ -174,8 +174,17 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 }
 
 /*
- * There is no slot, so what the source has of the transactions that are stored cannot
- * be asked.
+ * Whether the source's WAL has taken another path than the one that was read.
+ */
+static bool
+is_on_other_path(const Finding *finding, const BemiSourceRow *row)
+{
+	return row->timeline != finding->identity->timeline ||
+		finding->parted_at < finding->identity->position;
+}
+
+/*
+ * There is no slot.
  */
 static void
 find_lost_slot(Finding *finding, const BemiSourceRow *row)
@@ -258,23 +267,96 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * The source has no longer what was stored last.  How much of what is stored does it have?
+ */
+static void
+find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLogRecPtr gone)
+{
+	XLogRecPtr	common = bemi_trace_common(stream, finding->identity, InvalidXLogRecPtr, gone);
+	XLogRecPtr	parted_at = XLogRecPtrIsInvalid(common) ? InvalidXLogRecPtr : common + 1;
+
+	if (!bemi_stores_undone(parted_at, finding->origin))
+		return;
+	if (!is_on_other_path(finding, row))
+		finding->reason = "source went back";
+	finding->parted_at = parted_at;
+	if (!XLogRecPtrIsInvalid(common))
+		return;
+	finding->unproven = true;
+	finding->detail = psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
+							   LSN_FORMAT_ARGS(gone));
+}
+
+/*
+ * The source has removed the WAL that would show whether it went back.  A server that was
+ * not restarted did not.  One that has taken another timeline shows by that where it
+ * parted from what was read.
+ */
+static void
+find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last,
+			  const char *refusal)
+{
+	if (is_on_other_path(finding, row) ||
+		(row->started_at != 0 && row->started_at == finding->identity->started_at))
+		return;
+	if (finding->parted_at < finding->origin)
+		note_way_back(finding, finding->parted_at);
+	finding->unproven = true;
+	finding->detail = psprintf("%s%sNothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction %u at %X/%X (%s). If it has them:",
+							   finding->detail ? finding->detail : "", finding->detail ? " " : "",
+							   last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal);
+}
+
+/*
+ * A new slot does not tell whether the source still has what is stored, so its WAL is
+ * asked.  Not for what the former slot has confirmed: its state is as old as the WAL.  And
+ * not on the same server, which takes the history back with the source.
+ */
+static void
+trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+{
+	XLogRecPtr	from = finding->slot.confirmed <= finding->origin ?
+		finding->slot.confirmed : InvalidXLogRecPtr;
+	XLogRecPtr	to = Min(finding->origin, finding->parted_at);
+	BemiStored	last;
+	char	   *refusal;
+
+	if (bemi_my_worker->is_local)
+		return;
+	switch (bemi_trace_last(stream, finding->identity, from, to, &last, &refusal))
+	{
+		case BEMI_TRACE_FOUND:
+			break;
+		case BEMI_TRACE_GONE:
+			find_undone(stream, finding, row, last.commit_lsn);
+			break;
+		case BEMI_TRACE_UNKNOWN:
+			find_no_proof(finding, row, &last, refusal);
+			break;
+	}
+}
+
+/*
  * Opens a gap, unless one is open, within the current transaction.
  */
 static void
-open_gap(const char *reason, XLogRecPtr from, const char *detail)
+open_gap(const char *reason, XLogRecPtr from, const char *detail, bool goes_back,
+		 bool proven)
 {
-	const BemiUntil *until = &bemi_my_worker->until;
-	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID, LSNOID};
-	char		nulls[] = "     ";
+	const BemiUntil *until = bemi_my_worker->synced.time > bemi_my_worker->until.time ?
+		&bemi_my_worker->synced : &bemi_my_worker->until;
+	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID, LSNOID, BOOLOID, BOOLOID};
+	char		nulls[] = "       ";
 	Datum		values[] = {CStringGetTextDatum(reason), LSNGetDatum(from),
 		detail ? CStringGetTextDatum(detail) : (Datum) 0,
-	TimestampTzGetDatum(until->time), LSNGetDatum(until->position)};
+		TimestampTzGetDatum(until->time), LSNGetDatum(until->position),
+	BoolGetDatum(goes_back), BoolGetDatum(proven)};
 
 	if (detail == NULL)
 		nulls[2] = 'n';
 	if (until->time == 0)
 		nulls[3] = nulls[4] = 'n';
-	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5, $6)",
+	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5, $6, $7, $8)",
 					   lengthof(types), types, values, nulls);
 }
 
@@ -292,7 +374,7 @@ record_loss(const Finding *finding)
 	bemi_begin_transaction();
 	open_gap(finding->reason,
 			 finding->went_back ? finding->parted_at : finding->origin,
-			 finding->detail);
+			 finding->detail, finding->went_back, !finding->unproven);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -342,6 +424,20 @@ note_identity(const Finding *finding)
 }
 
 /*
+ * Notes when the source's server was started, within the current transaction.  Not in
+ * bemi.sources, whose row a session may have locked, since it changes with each restart.
+ */
+static void
+note_start_time(const Finding *finding)
+{
+	Oid			types[] = {TIMESTAMPTZOID};
+	Datum		values[] = {TimestampTzGetDatum(finding->identity->started_at)};
+
+	bemi_run_on_source("UPDATE bemi.source_progress SET server_started_at = $2 WHERE source = $1",
+					   lengthof(types), types, values, NULL);
+}
+
+/*
  * Notes which secret the source has, within the current transaction.
  */
 static void
@@ -373,6 +469,7 @@ forget_positions(XLogRecPtr position, TimestampTz now)
 					   lengthof(types), types, values, NULL);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
+	memset(&bemi_my_worker->synced, 0, sizeof(BemiUntil));
 	until->time = Min(until->time, now);
 	until->position = position;
 	LWLockRelease(bemi_shared->lock);
@@ -408,6 +505,7 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, descriptions ? NULL : "     n");
 	note_identity(finding);
+	note_start_time(finding);
 	forget_positions(position, now);
 	bemi_set_origin(position);
 	ForceSyncCommit();
@@ -502,6 +600,12 @@ go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 	{
 		bemi_begin_transaction();
 		note_identity(finding);
+		bemi_end_transaction();
+	}
+	if (row->started_at != finding->identity->started_at && !bemi_my_worker->is_local)
+	{
+		bemi_begin_transaction();
+		note_start_time(finding);
 		bemi_end_transaction();
 	}
 	set_back(finding);
@@ -600,12 +704,15 @@ find_out(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 		return;
 	find_loss(stream, finding, row);
 
-	/* A new slot does not tell what has become of the WAL that was read. */
-	if (finding->reason != NULL && XLogRecPtrIsInvalid(finding->resume) &&
-		!is_another(finding, row) && finding->parted_at < finding->origin)
-		note_way_back(finding, finding->parted_at);
-	if (finding->reason != NULL)
-		record_loss(finding);
+	if (finding->reason == NULL)
+		return;
+	if (XLogRecPtrIsInvalid(finding->resume) && !is_another(finding, row))
+	{
+		trace_stored(stream, finding, row);
+		if (finding->parted_at < finding->origin)
+			note_way_back(finding, finding->parted_at);
+	}
+	record_loss(finding);
 }
 
 /*
@@ -652,7 +759,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 void
 bemi_note_stop(void)
 {
-	open_gap("source stopped", bemi_origin_position(), NULL);
+	open_gap("source stopped", bemi_origin_position(), NULL, false, true);
 }
 
 /*
@@ -662,7 +769,7 @@ void
 bemi_note_given_up(void)
 {
 	bemi_begin_transaction();
-	open_gap("bemi.max_slot_lag", bemi_origin_position(), NULL);
+	open_gap("bemi.max_slot_lag", bemi_origin_position(), NULL, false, true);
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 					   0, NULL, NULL, NULL);
 	ForceSyncCommit();

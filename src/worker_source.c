@@ -90,6 +90,18 @@ copy_value(HeapTuple tuple, TupleDesc columns, int column, MemoryContext memory)
 }
 
 /*
+ * A column of eight bytes: a number, a time or a position; 0 for NULL.
+ */
+static int64
+value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
+{
+	bool		is_null;
+	Datum		value = SPI_getbinval(tuple, columns, column, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(value);
+}
+
+/*
  * Reads the worker's row, whose texts go into "memory", within a transaction
  * that has locked the sources.  The row is missing if the source was dropped,
  * and with it the table if the extension was.
@@ -108,7 +120,8 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
 							  " timeline::text, database, slot_name::text,"
 							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors, reader"
+							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors, reader,"
+							  " (SELECT p.server_started_at FROM bemi.source_progress p WHERE p.source = s.name)"
 							  " FROM bemi.sources s WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
@@ -131,6 +144,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
 		row->ancestors = copy_value(tuple, columns, 9, memory);
 		row->reader = copy_value(tuple, columns, 10, memory);
+		row->started_at = value_or_zero(tuple, columns, 11);
 	}
 	SPI_finish();
 }
@@ -172,18 +186,6 @@ bemi_run_on_source(const char *statement, int count, const Oid *types,
 							  false, 0) < 0)
 		elog(ERROR, "could not run \"%s\"", statement);
 	SPI_finish();
-}
-
-/*
- * A column of eight bytes: a number, a time or a position; 0 for NULL.
- */
-static int64
-value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
-{
-	bool		is_null;
-	Datum		value = SPI_getbinval(tuple, columns, column, &is_null);
-
-	return is_null ? 0 : DatumGetInt64(value);
 }
 
 /*

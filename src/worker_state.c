@@ -273,8 +273,11 @@ bemi_note_synced(XLogRecPtr position, TimestampTz time)
 
 		if (worker->in_use && worker->database == MyDatabaseId &&
 			worker->is_local && worker->stored >= position &&
-			(time > worker->synced_until || worker->synced_until > now))
-			worker->synced_until = time;
+			(time > worker->synced.time || worker->synced.time > now))
+		{
+			worker->synced.time = time;
+			worker->synced.position = position;
+		}
 	}
 	LWLockRelease(bemi_shared->lock);
 }
@@ -297,7 +300,7 @@ bemi_add_counts(BemiWorker *worker, const BemiCounts *counts, const BemiUntil *u
 	if (until->time != 0)
 	{
 		if (until->time < worker->until.time)
-			worker->synced_until = 0;
+			memset(&worker->synced, 0, sizeof(BemiUntil));
 		worker->until = *until;
 	}
 	LWLockRelease(bemi_shared->lock);
@@ -462,7 +465,7 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	Datum		values[22];
 	bool		nulls[22] = {0};
-	TimestampTz stored_until = Max(worker->until.time, worker->synced_until);
+	TimestampTz stored_until = Max(worker->until.time, worker->synced.time);
 	int			n = 0;
 
 	values[n++] = CStringGetTextDatum(worker->source);

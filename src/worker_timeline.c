@@ -40,6 +40,24 @@ take_timeline(const char **ancestors, uint32 last, uint32 *timeline, XLogRecPtr 
 }
 
 /*
+ * The timeline that has a position.
+ */
+uint32
+bemi_timeline_at(uint32 today, const char *ancestors, XLogRecPtr position)
+{
+	uint32		timeline;
+	XLogRecPtr	left_at;
+
+	if (ancestors == NULL)
+		return today;
+	do
+	{
+		take_timeline(&ancestors, today, &timeline, &left_at);
+	} while (left_at <= position);
+	return timeline;
+}
+
+/*
  * The position up to which both paths have the same WAL.  BEMI_SAME_TIMELINE if they
  * do not part, InvalidXLogRecPtr if that is not known.
  */

@@ -153,32 +153,55 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 }
 
 /*
- * Whether a transaction is stored that committed in this range, and that no gap
- * covers yet.  Within a transaction.
+ * The times of all gaps of the source, as arrays, within a transaction with SPI.
  */
-bool
-bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)
+static void
+load_gaps(Datum *from_times, Datum *to_times)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
-	Datum		times[2];
-	bool		found;
+	bool		is_null;
 
-	SPI_connect();
 	if (SPI_execute_with_args("SELECT pg_catalog.array_agg(from_time),"
 							  " pg_catalog.array_agg(coalesce(to_time, 'infinity'))"
 							  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
 							  lengthof(types), types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.gaps");
-	for (int i = 0; i < lengthof(times); i++)
-	{
-		bool		is_null;
+	*from_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+	*to_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null);
+	if (is_null)
+		*from_times = *to_times = PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
+}
 
-		times[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &is_null);
-		if (is_null)
-			times[i] = PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
-	}
-	found = bemi_is_stored_outside(bemi_my_worker->source, from, to, times[0], times[1]);
+/*
+ * Finds the last transaction that is stored, that committed in this range, and that no gap
+ * covers yet.  Within a transaction.
+ */
+bool
+bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
+{
+	Datum		from_times;
+	Datum		to_times;
+	bool		found;
+
+	SPI_connect();
+	load_gaps(&from_times, &to_times);
+	found = bemi_find_stored_outside(bemi_my_worker->source, from, to, from_times, to_times, stored);
 	SPI_finish();
+	return found;
+}
+
+/*
+ * Whether a transaction is stored that committed in this range, and that no gap covers yet.
+ */
+bool
+bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)
+{
+	BemiStored	stored;
+	bool		found;
+
+	bemi_begin_transaction();
+	found = bemi_find_last_outside(from, to, &stored);
+	bemi_end_transaction();
 	return found;
 }

@@ -78,14 +78,15 @@ sub reason
 		"SELECT string_agg(reason, ',' ORDER BY reason) FILTER (WHERE reason <> 'not stored yet') FROM bemi.complete('$table')");
 }
 
-# A gap begins a little before the last change that is stored, since commit times
-# are not quite in commit order.  Waits until that is over.
+# A gap begins a tenth of a second before the time up to which all is known to be stored.
+# Waits until that is after the last change.
 sub settle
 {
 	$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 	$node->poll_query_until('postgres',
 		q{SELECT coalesce(max(committed_at), '-infinity') < clock_timestamp() - interval '200 milliseconds' FROM bemi.changes})
 	  or die 'time stands still';
+	$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 	return;
 }
 
@@ -116,6 +117,7 @@ is( $node->safe_psql('postgres',
 	'which has no beginning');
 
 # Untracked while the slot waits for an older transaction.
+settle();
 $node->safe_psql(
 	'postgres', q{
 	CALL bemi.stop(drop_slot => true);
