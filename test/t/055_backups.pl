@@ -142,8 +142,7 @@ sub promoted_twice
 		$world->start_worker;
 		$world->check("a backup promoted for the $time time",
 			gaps => ($time eq 'first' ? 'timeline changed' : 'source went back') . ' back',
-			amiss => 'lost undone',
-			todo => $time eq 'first' ? undef : 'two promotions of one backup at the same position');
+			amiss => 'lost undone');
 	}
 	return;
 }
@@ -182,8 +181,7 @@ sub crashed_without_slot
 sub crashed_without_slot_and_past
 {
 	start_after_crash($world->back_up($source, 'crash and past'), 1);
-	$world->check('a backup without recovery.signal, written past', gaps => 'source went back back', amiss => 'lost undone',
-		todo => 'no slot, and the same timeline');
+	$world->check('a backup without recovery.signal, written past', gaps => 'source went back back', amiss => 'lost undone');
 	return;
 }
 
@@ -241,8 +239,7 @@ sub snapshot_and_deletion
 	$world->write_past($origin);
 	$world->work;
 	$world->start_worker;
-	$world->check('a snapshot, and what was stored since is deleted', gaps => 'source went back back', amiss => '(lost )?undone',
-		todo => 'the last stored changes are deleted');
+	$world->check('a snapshot, and what was stored since is deleted', gaps => 'source went back back', amiss => '(lost )?undone');
 	return;
 }
 
