@@ -78,10 +78,6 @@ $$;
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
 
--- Everybody may set a context, so everybody may look into the schema. What
--- reads history, tracks tables or starts workers is granted one by one.
-GRANT USAGE ON SCHEMA bemi TO PUBLIC;
-
 --
 -- Context: what the application says about its own statements
 --
@@ -126,6 +122,15 @@ COMMENT ON FUNCTION bemi.emit_context()
 -- through a rename, and away with DROP TABLE.
 --
 
+CREATE FUNCTION bemi.check_publication_owner()
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_check_publication'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.check_publication_owner()
+	IS 'internal: error if publication "bemi" belongs to somebody who has not the rights of the extension''s owner';
+-- It may have been made before the extension.
+SELECT bemi.check_publication_owner();
+
 -- The publication cannot be a member of the extension, so it is made when first
 -- needed; pg_dump carries it along like any other.
 CREATE FUNCTION bemi.ensure_publication()
@@ -134,6 +139,7 @@ CREATE FUNCTION bemi.ensure_publication()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM bemi.check_publication_owner();
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
 		CREATE PUBLICATION bemi
 			WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
@@ -1229,49 +1235,27 @@ COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked ta
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
--- Not SECURITY DEFINER, for it is about who calls. An owner who may not untrack his table
--- must not hide its changes by a trigger with rules either, nor take rules back by one
--- without; nor must somebody who only may make triggers.
-CREATE FUNCTION bemi.refuse_rules()
+CREATE FUNCTION bemi.refuse_triggers()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-BEGIN
-	-- Functions of bemi write to its own tables with the rights of its owner. (To bemi.changes, only the worker
-	-- does, which fires what the table's owner has enabled.)
-	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
-			JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = k.oid AND d.deptype = 'e'
-				AND d.refclassid = 'pg_extension'::regclass
-			JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'bemi'
-		WHERE c.classid = 'pg_trigger'::regclass AND k.relkind <> 'p' AND NOT pg_has_role(current_user, k.relowner, 'USAGE')
-	LOOP
-		RAISE EXCEPTION 'permission denied to create trigger on table "%"', target
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It would run with the rights of the owner of extension bemi.';
-	END LOOP;
+	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.refuse_triggers()
+	IS 'event trigger function: only who may track a table sets rules for it, and only their owner puts triggers on tables of bemi; warns of a restored table that is not published';
+CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
+	EXECUTE FUNCTION bemi.refuse_triggers();
+COMMENT ON EVENT TRIGGER bemi_refuse_triggers IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who have not these rights';
+ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
-	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND (t.tgnargs > 3 OR t.tgnargs = 3 AND bemi.is_published(coalesce(pg_partition_root(k.oid), k.oid)))
-			AND NOT (has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
-				AND pg_has_role(current_user, k.relowner, 'USAGE'))
-	LOOP
-		RAISE EXCEPTION 'permission denied to set rules for table "%"', target
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes the owner, and the right to call bemi.track().',
-				HINT = format('GRANT EXECUTE ON FUNCTION bemi.track TO %I;', current_user);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.refuse_rules()
-	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them, and only their owner puts triggers on tables of bemi';
-CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
-	EXECUTE FUNCTION bemi.refuse_rules();
-COMMENT ON EVENT TRIGGER bemi_refuse_rules IS 'refuses rules for columns from those who may not track tables';
-ALTER EVENT TRIGGER bemi_refuse_rules ENABLE ALWAYS;
+CREATE FUNCTION bemi.refuse_publication()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.refuse_publication()
+	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role that owns the extension';
+CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
+	EXECUTE FUNCTION bemi.refuse_publication();
+COMMENT ON EVENT TRIGGER bemi_refuse_publication IS 'refuses a publication "bemi" whose owner could take tables out of the history';
+ALTER EVENT TRIGGER bemi_refuse_publication ENABLE ALWAYS;
 
 CREATE FUNCTION bemi.follow_renamed_schemas()
 	RETURNS event_trigger
@@ -1652,6 +1636,33 @@ $$;
 COMMENT ON FUNCTION bemi.event_triggers_of_others()
 	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
 
+-- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
+-- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
+CREATE FUNCTION bemi.make_private(relation regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	object record;
+	grantee text;
+BEGIN
+	SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner::regrole AS owner, c.relacl AS acl INTO STRICT object
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+	FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+		FROM aclexplode(object.acl) a WHERE a.grantee <> object.owner
+	LOOP
+		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', object.name, grantee);
+	END LOOP;
+	-- which default privileges can lack, too
+	IF object.acl IS NOT NULL THEN
+		EXECUTE format('GRANT ALL ON %s TO %s', object.name, object.owner);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.make_private(regclass)
+	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
+
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
 -- first change of a month (week, day). Made apart and attached then, because CREATE
 -- TABLE ... PARTITION OF would wait for every reader of the history, and make later
@@ -1667,7 +1678,6 @@ CREATE FUNCTION bemi.check_history_code()
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.check_history_code()
 	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its owner nor a superuser';
-REVOKE EXECUTE ON FUNCTION bemi.check_history_code() FROM PUBLIC;
 
 CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
@@ -1726,6 +1736,8 @@ BEGIN
 	-- the same owner, whose rights what users have put on the history runs with
 	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
+	-- Readers come by way of bemi.changes, which asks for no right on a partition.
+	PERFORM bemi.make_private(format('bemi.%I', partition)::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
 	PERFORM bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
@@ -1776,8 +1788,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.history_warning()
 	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH CONCURRENTLY was interrupted; NULL: none';
-REVOKE EXECUTE ON FUNCTION bemi.attach_partition(regclass, text), bemi.event_triggers_of_others(), bemi.history_warning() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION bemi.history_warning() TO pg_monitor;
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION bemi.protect_history()
@@ -2007,11 +2017,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.needs_analyze()
 	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
-
-REVOKE EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.hold(regclass, text),
-	bemi.release(timestamptz, timestamptz), bemi.release(regclass),
-	bemi.partition_range(regclass), bemi.partition_ranges(), bemi.expired_partitions(interval),
-	bemi.drop_expired_partition(regclass, interval), bemi.needs_analyze() FROM PUBLIC;
 
 --
 -- Gaps: what may be missing from the history
@@ -2530,6 +2535,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
 
+-- A dump of single tables brings their triggers, but not the publication.
+CREATE FUNCTION bemi.warn_of_unpublished()
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tables regclass[] := ARRAY(SELECT c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
+			AND NOT c.relispartition AND NOT bemi.is_published(c.oid)
+		ORDER BY c.oid::regclass::text COLLATE "C");
+BEGIN
+	IF tables <> '{}' THEN
+		RAISE WARNING 'tables with the trigger of bemi.track() are not in publication "bemi"'
+			USING DETAIL = format('The changes of %s tables are not stored. A dump of single tables does not contain the publication.', cardinality(tables)),
+				HINT = (SELECT string_agg(format('SELECT bemi.track(%L);', t.name), ' ') FROM unnest(tables[:10]) t(name));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
+
 CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -2569,6 +2595,7 @@ BEGIN
 	-- What came with a dump and has slept since, see bemi.tracked_schemas.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> bemi.this_database();
+	PERFORM bemi.warn_of_unpublished();
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
 	END IF;
@@ -2928,37 +2955,165 @@ COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
 	IS 'is the history of this table whole in that time? If not, a row for each gap';
 
 --
--- Rights: setting a context and writing to tracked tables needs none
+-- Reading: what a role needs for it, as a whole
 --
 
-REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
--- Take effect only for the table's owner with the right to track, see publish().
-REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.untrack(regclass),
-	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
--- Change what is read, or reveal how it is.
-REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
-	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(regclass),
-	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
-	bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
-	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
-	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn), bemi.forget_source(text),
-	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
-	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
-	bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz), bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
-	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
-	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
-	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.last_stored_time(text, pg_lsn),
-	bemi.open_gap(text, text, pg_lsn, boolean, text), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
-	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
-	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
-	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
-	bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
-REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) FROM PUBLIC;
+-- A view calls its functions with the rights of whoever reads it.
+CREATE FUNCTION bemi.set_monitoring(reader regrole, granted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+BEGIN
+	EXECUTE format(verb, 'USAGE ON SCHEMA bemi', reader);
+	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'EXECUTE ON FUNCTION
+		bemi.complete(regclass, timestamptz, timestamptz),
+		bemi.source_complete(text, text, text, timestamptz, timestamptz),
+		bemi.sync(interval),
+		bemi.is_started(),
+		-- bemi.status
+		bemi.history_warning(),
+		bemi.local_slots(),
+		bemi.lock_wait(integer),
+		bemi.origin_of(text),
+		bemi.source_status(),
+		bemi.why_no_worker(),
+		-- bemi.tracked
+		bemi.columnless_rules(regclass, jsonb),
+		bemi.has_bad_rules(regclass),
+		bemi.has_trigger(regclass),
+		bemi.is_meant(name, text),
+		bemi.read_rules(text),
+		bemi.rules(regclass),
+		bemi.tracked_with_root(regclass),
+		bemi.trigger_arguments(regclass)', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.set_monitoring(regrole, boolean)
+	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes it';
+
+CREATE FUNCTION bemi.check_reader(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
+		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
+	-- A GRANT that has no effect is a warning only.
+	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE') FROM pg_extension e WHERE e.extname = 'bemi') THEN
+		RAISE EXCEPTION 'permission denied to grant or revoke reading'
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
+
+CREATE FUNCTION bemi.grant_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_reader(reader);
+	PERFORM bemi.set_monitoring(reader, true);
+	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.grant_read(regrole)
+	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), sync()';
+
+CREATE FUNCTION bemi.revoke_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_reader(reader);
+	PERFORM bemi.set_monitoring(reader, false);
+	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
+	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
+
+--
+-- Rights
+--
+-- Every privilege is stated here, and none is inherited. Default privileges of the role that
+-- creates the extension have given and taken some already. They are undone first. The server
+-- records what these statements leave as the initial privileges of the extension (pg_init_privs),
+-- so a dump has only what an administrator has granted or revoked later.
+--
+
+DO $$
+DECLARE
+	owner regrole := (SELECT e.extowner FROM pg_extension e WHERE e.extname = 'bemi');
+	grantee text;
+BEGIN
+	FOR grantee IN
+		SELECT 'PUBLIC' UNION SELECT DISTINCT a.grantee::regrole::text
+			FROM (SELECT n.nspacl FROM pg_namespace n WHERE n.nspname = 'bemi'
+				UNION ALL SELECT p.proacl FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+				UNION ALL SELECT c.relacl FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace) o(acl),
+				aclexplode(o.acl) a
+			WHERE a.grantee NOT IN (0, owner)
+	LOOP
+		EXECUTE format('REVOKE ALL ON SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA bemi FROM %s CASCADE', grantee);
+	END LOOP;
+	EXECUTE format('GRANT ALL ON SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA bemi TO %s', owner);
+END
+$$;
+
+-- Setting a context and writing to tracked tables needs no grant.
+GRANT USAGE ON SCHEMA bemi TO PUBLIC;
+GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean), bemi.merge_context(jsonb, boolean), bemi.current_context(),
+	bemi.emit_context(), bemi.full_context(bemi.changes) TO PUBLIC;
+
+-- What the worker of another server calls here, as a role with REPLICATION.
+GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass), bemi.describe_columns(regclass),
+	bemi.rules(regclass), bemi.read_rules(text), bemi.trigger_arguments(regclass) TO PUBLIC;
+
+-- What bemi.track() and its like call with the rights of their caller, so that they can do no
+-- more than he can.
+GRANT EXECUTE ON FUNCTION
+	bemi.can_be_full(regclass),
+	bemi.check_schema_tracker(regnamespace, boolean),
+	bemi.check_table_tracker(regclass, boolean),
+	bemi.check_trackable(regclass),
+	bemi.check_tracker(oid, text),
+	bemi.has_trigger(regclass),
+	bemi.is_marked(regnamespace),
+	bemi.is_meant(name, text),
+	bemi.is_of_extension(regclass),
+	bemi.is_published(regclass),
+	bemi.mark_schema(regnamespace, boolean),
+	bemi.meant_columns(regclass, jsonb, text),
+	bemi.partitions(regclass),
+	bemi.prepare_partitions(regclass),
+	bemi.prepare_table(regclass),
+	bemi.publish(regclass, boolean),
+	bemi.redacted_columns(regclass),
+	bemi.restore_table(regclass),
+	bemi.set_attached(regclass, boolean),
+	bemi.set_rules(regclass, text, name[]),
+	bemi.set_trigger(regclass, text[]),
+	bemi.untrackable(regclass),
+	bemi.warn_of_missing_values(regclass)
+	TO PUBLIC;
+
 -- Monitoring sees how the sources are, not what they store.
-GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
-GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval),
-	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;
+SELECT bemi.set_monitoring('pg_monitor', true);
 
 -- Last: the role in which CREATE EXTENSION was called, see above.
 SELECT pg_catalog.set_config('session_replication_role', pg_catalog.current_setting('bemi_script.session_replication_role'), true);

@@ -31,8 +31,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -42,6 +40,7 @@
 #include "utils/syscache.h"
 
 #include "capture.h"
+#include "track.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
 
@@ -77,18 +76,9 @@ is_our_trigger(const Trigger *trigger)
 {
 	if (!emit_context_oid_known)
 	{
-		Oid			schema = get_namespace_oid("bemi", true);
-		oidvector  *no_arguments = buildoidvector(NULL, 0);
 		uint64		changes = emit_context_changes;
 
-		emit_context_oid = InvalidOid;
-		if (OidIsValid(schema))
-			emit_context_oid = GetSysCacheOid3(PROCNAMEARGSNSP,
-											   Anum_pg_proc_oid,
-											   CStringGetDatum("emit_context"),
-											   PointerGetDatum(no_arguments),
-											   ObjectIdGetDatum(schema));
-		pfree(no_arguments);
+		emit_context_oid = bemi_function("emit_context", 0, NULL);
 		emit_context_oid_known = (changes == emit_context_changes);
 	}
 

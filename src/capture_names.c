@@ -29,7 +29,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/partition.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "fmgr.h"
@@ -37,10 +36,10 @@
 #include "tcop/deparse_utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "track.h"
 
 PG_FUNCTION_INFO_V1(bemi_tell_again);
 PG_FUNCTION_INFO_V1(bemi_invalidate_publication);
@@ -65,20 +64,6 @@ bemi_tell_again(PG_FUNCTION_ARGS)
 }
 
 /*
- * The root of a partition; any other relation is its own.
- */
-static Oid
-partition_root(Oid relation)
-{
-	List	   *ancestors = get_rel_relispartition(relation) ?
-		get_partition_ancestors(relation) : NIL;
-	Oid			root = ancestors == NIL ? relation : llast_oid(ancestors);
-
-	list_free(ancestors);
-	return root;
-}
-
-/*
  * bemi.invalidate_publication(target regclass)
  *
  * Sends the invalidation that an update of the root's row in pg_publication_rel would
@@ -93,7 +78,7 @@ bemi_invalidate_publication(PG_FUNCTION_ARGS)
 	if (BEMI_RELATION_RENEWS_PUBLICATION)
 		PG_RETURN_VOID();
 	tuple = SearchSysCache2(PUBLICATIONRELMAP,
-							ObjectIdGetDatum(partition_root(PG_GETARG_OID(0))),
+							ObjectIdGetDatum(bemi_partition_root(PG_GETARG_OID(0))),
 							ObjectIdGetDatum(get_publication_oid("bemi", true)));
 	if (HeapTupleIsValid(tuple))
 	{

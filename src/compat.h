@@ -180,6 +180,15 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	pg_database_ownercheck(database, role)
 #endif
 
+/* 16 has one function for the privileges of all kinds of objects. */
+#if PG_VERSION_NUM >= 160000
+#define bemi_function_aclcheck(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#else
+#define bemi_function_aclcheck(function, role) \
+	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#endif
+
 /* 15 marks in several ways who delays a checkpoint; of old, committing was the only one. */
 #if PG_VERSION_NUM >= 150000
 #define bemi_committing(count) \
