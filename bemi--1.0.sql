@@ -153,25 +153,21 @@ END
 $$;
 COMMENT ON FUNCTION bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated columns where that can be';
 
--- The table's partitions, the table itself among them, parents first.
+-- The table's partitions, the table itself among them, parents first. pg_partition_tree()
+-- would lock all of them.
 CREATE FUNCTION bemi.partitions(target regclass)
-	RETURNS TABLE (relation regclass, schema name, name name, identity "char", identity_index name)
+	RETURNS SETOF regclass
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.oid::regclass, c.nspname, c.relname, c.relreplident,
-		(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-			WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i')
-	FROM (SELECT target AS relid, 0 AS level
-			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree,
-		-- OFFSET 0: one by one. The planner takes the tree for large, and would
-		-- read all of pg_class for each table that is tracked.
-		LATERAL (SELECT c.oid, n.nspname, c.relname, c.relreplident
-			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = tree.relid OFFSET 0) AS c
-	ORDER BY tree.level, c.nspname, c.relname
+	WITH RECURSIVE tree(relid, level) AS (
+		SELECT target::oid, 0
+		UNION ALL SELECT i.inhrelid, t.level + 1 FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid AND NOT i.inhdetachpending
+			JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+	)
+	SELECT t.relid::regclass FROM tree t ORDER BY t.level, t.relid
 $$;
-COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, with their replica identities';
+COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, found without a lock on them';
 
 CREATE FUNCTION bemi.has_trigger(target regclass)
 	RETURNS boolean
@@ -220,94 +216,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
 
-CREATE FUNCTION bemi.tell_again(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_tell_again'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.tell_again(regclass) IS 'internal: has the stream tell the name of a table again, which has changed';
-
-CREATE FUNCTION bemi.invalidate_publication(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_invalidate_publication'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.invalidate_publication(regclass)
-	IS 'internal: PostgreSQL 14 looks again how partitions are published, as later versions do by themselves';
-
-CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	published boolean;
-BEGIN
-	SELECT n.nspname, c.relname INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	published := bemi.is_published(target);
-	IF wanted AND NOT published THEN
-		PERFORM bemi.ensure_publication();
-		EXECUTE format('ALTER PUBLICATION bemi ADD TABLE ONLY %I.%I', rel.nspname, rel.relname);
-	ELSIF NOT wanted AND published THEN
-		EXECUTE format('ALTER PUBLICATION bemi DROP TABLE ONLY %I.%I', rel.nspname, rel.relname);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
-	IS 'internal: puts a table into the publication "bemi", or takes it out';
-
+-- For the owner of the table, who must have been granted bemi.track().
 CREATE FUNCTION bemi.set_trigger(target regclass, arguments text[])
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	enabled text := (SELECT CASE tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'D' THEN 'DISABLE' END
-		FROM pg_trigger WHERE tgrelid = target AND tgname = 'bemi_emit_context');
-BEGIN
-	SELECT n.nspname, c.relname INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	-- Not one of somebody else's.
-	EXECUTE format('CREATE %s TRIGGER bemi_emit_context'
-		' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
-		' EXECUTE FUNCTION bemi.emit_context(%s)',
-		CASE WHEN bemi.has_trigger(target) THEN 'OR REPLACE' ELSE '' END, rel.nspname, rel.relname,
-		(SELECT string_agg(quote_literal(a.argument), ', ' ORDER BY a.place) FROM unnest(arguments) WITH ORDINALITY AS a(argument, place)));
-	-- A trigger that is replaced forgets that.
-	IF enabled IS NOT NULL THEN
-		EXECUTE format('ALTER TABLE ONLY %I.%I %s TRIGGER bemi_emit_context', rel.nspname, rel.relname, enabled);
-	END IF;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_set_trigger'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.set_trigger(regclass, text[])
 	IS 'internal: makes bemi''s trigger with these arguments, or gives them to it';
 
-CREATE FUNCTION bemi.set_attached(target regclass, attached boolean)
+CREATE FUNCTION bemi.warn_of_lost_redaction(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	arguments text[] := bemi.trigger_arguments(target);
 	lost name;
 BEGIN
-	IF arguments IS NULL THEN
-		RETURN;
-	END IF;
-	IF attached THEN
-		FOR lost IN SELECT * FROM bemi.redacted_columns(target) EXCEPT SELECT * FROM bemi.redacted_columns(pg_partition_root(target)) ORDER BY 1 LOOP
-			RAISE WARNING 'column "%" of partition "%" is no longer redacted', lost, target
-				USING DETAIL = 'The rules are those of the partitioned table now.',
-					HINT = format('SELECT bemi.track(%L, redact => ...);', pg_partition_root(target));
-		END LOOP;
-	END IF;
-	arguments[3] := CASE WHEN attached THEN 'attached' ELSE 'table' END;
-	PERFORM bemi.set_trigger(target, arguments);
+	FOR lost IN SELECT * FROM bemi.redacted_columns(target) EXCEPT SELECT * FROM bemi.redacted_columns(pg_partition_root(target)) ORDER BY 1 LOOP
+		RAISE WARNING 'column "%" of partition "%" is no longer redacted', lost, target
+			USING DETAIL = 'The rules are those of the partitioned table now.',
+				HINT = format('SELECT bemi.track(%L, redact => ...);', pg_partition_root(target));
+	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bemi.set_attached(regclass, boolean)
-	IS 'internal: notes in its trigger whether a table that was tracked alone is now published with a root';
+COMMENT ON FUNCTION bemi.warn_of_lost_redaction(regclass)
+	IS 'internal: warning where a table that was attached was redacted by rules of its own, and is not by those of its root';
 
 -- Who may track what: its owner, if he has been granted bemi.track().
 CREATE FUNCTION bemi.check_tracker(owner oid, object text)
@@ -326,20 +259,6 @@ END
 $$;
 COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
 
-CREATE FUNCTION bemi.check_table_tracker(target regclass, wanted boolean)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.check_tracker(c.relowner, format('table "%s"', c.relname)) FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to track does not exist' USING ERRCODE = 'undefined_table';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_table_tracker(regclass, boolean) IS 'internal: error unless the current user may track the table';
-
 -- In C, because it checks the current user first and then acts as the owner of
 -- the extension, who owns the publication.
 CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
@@ -347,173 +266,19 @@ CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
 	AS 'MODULE_PATHNAME', 'bemi_publish'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.publish(regclass, boolean)
-	IS 'internal: set_published() for the owner of the table, who must have been granted bemi.track()';
+	IS 'internal: puts a table into the publication "bemi", or takes it out, for its owner, who must have been granted bemi.track()';
 
--- From 18 on, generated columns can be virtual, which the stream never has; and writes to a
--- published table fail if its replica identity has one, as FULL does.
-CREATE FUNCTION bemi.can_be_full(target regclass)
-	RETURNS boolean
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped)
-$$;
-COMMENT ON FUNCTION bemi.can_be_full(regclass) IS 'internal: can the table be written to with REPLICA IDENTITY FULL?';
-
--- Why a relation cannot be tracked, NULL if it can.
 CREATE FUNCTION bemi.untrackable(target regclass)
 	RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT CASE
-		WHEN c.relkind = 'f' THEN 'The rows of a foreign table are written on another server; track them there.'
-		WHEN c.relkind IN ('v', 'm') THEN 'A view has no rows of its own; track the tables below it.'
-		WHEN c.relkind NOT IN ('r', 'p') THEN 'It is not a table.'
-		WHEN n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast') THEN 'It is a system table.'
-		WHEN n.nspname = 'bemi' THEN 'It is one of bemi''s own; the history would grow by being kept.'
-		WHEN c.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
-		WHEN c.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
-		WHEN NOT bemi.can_be_full(c.oid) AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-			THEN 'It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.'
-	END
-	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_untrackable'
+	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
 
-CREATE FUNCTION bemi.check_trackable(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	reason text := bemi.untrackable(target);
-	root regclass;
-BEGIN
-	SELECT c.relname, c.relkind, c.relpersistence, c.relispartition, n.nspname INTO rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to track does not exist'
-			USING ERRCODE = 'undefined_table';
-	END IF;
-	IF reason IS NOT NULL AND rel.relpersistence = 'u' AND rel.relkind = 'r' THEN
-		RAISE EXCEPTION 'cannot track "%"', rel.relname
-			USING ERRCODE = 'wrong_object_type', DETAIL = reason,
-				HINT = format('ALTER TABLE %I.%I SET LOGGED;', rel.nspname, rel.relname);
-	ELSIF reason IS NOT NULL THEN
-		RAISE EXCEPTION 'cannot track "%"', rel.relname
-			USING ERRCODE = 'wrong_object_type', DETAIL = reason;
-	END IF;
-
-	-- Triggers of a partition do not fire when its root is written to.
-	root := CASE WHEN rel.relispartition THEN pg_partition_root(target) END;
-	IF root IS NOT NULL AND NOT bemi.has_trigger(root) THEN
-		RAISE EXCEPTION 'cannot track partition "%" alone', rel.relname
-			USING ERRCODE = 'wrong_object_type',
-				DETAIL = 'Rows that are written by way of its root would come without context.',
-				HINT = format('SELECT bemi.track(%L);', root);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_trackable(regclass) IS 'internal: error with the reason if the relation cannot be tracked';
-
--- Gives a published table its trigger and its identity. The trigger first, so that
--- the event trigger that ALTER TABLE fires finds nothing left to do; both under the
--- stronger lock, as an upgrade could deadlock with the application.
 CREATE FUNCTION bemi.prepare_table(target regclass)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	SELECT n.nspname AS schema, c.relname AS name, c.relispartition, c.relreplident AS identity,
-			(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-				WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') AS identity_index
-		INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF bemi.has_trigger(target) AND rel.identity = 'f' AND bemi.can_be_full(target) THEN
-		RETURN;
-	END IF;
-
-	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
-	IF NOT bemi.has_trigger(target) THEN
-		PERFORM bemi.set_trigger(target, ARRAY[rel.identity::text, coalesce(rel.identity_index::text, ''),
-			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END]);
-	END IF;
-	IF NOT bemi.can_be_full(target) THEN
-		IF rel.identity IN ('f', 'n') THEN
-			EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY DEFAULT', rel.schema, rel.name);
-		END IF;
-	ELSIF rel.identity <> 'f' THEN
-		EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
-	END IF;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_prepare_table'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and, if it can have that, REPLICA IDENTITY FULL';
-
--- For track(): errors are errors, and an identity that somebody has changed since
--- is made FULL again.
-CREATE FUNCTION bemi.prepare_partitions(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	partition regclass;
-BEGIN
-	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
-		IF bemi.untrackable(partition) IS NOT NULL THEN
-			RAISE NOTICE 'partition "%" is not tracked', partition
-				USING DETAIL = bemi.untrackable(partition);
-			CONTINUE;
-		END IF;
-		PERFORM bemi.prepare_table(partition);
-		-- One that was tracked alone is now published with its root.
-		IF partition <> target AND bemi.is_published(partition) THEN
-			PERFORM bemi.set_attached(partition, true);
-			PERFORM bemi.publish(partition, false);
-		END IF;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.prepare_partitions(regclass)
-	IS 'internal: prepare_table() for the table and all partitions that can be tracked';
-
--- For the event trigger: only what has no trigger yet is prepared, since other
--- choices of identity are the user's. The application's own command must not
--- fail for it, nor later updates for want of an identity.
-CREATE FUNCTION bemi.follow_partitions(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	FOR rel IN SELECT p.*, bemi.is_published(pg_partition_root(p.relation)) AS needs_identity
-		FROM bemi.partitions(target) p
-		WHERE bemi.untrackable(p.relation) IS NULL AND NOT bemi.has_trigger(p.relation)
-			-- nothing more can be done for this one, see below
-			AND NOT (p.identity = 'f' AND EXISTS (SELECT FROM pg_trigger t
-				WHERE t.tgrelid = p.relation AND t.tgname = 'bemi_emit_context'))
-	LOOP
-		BEGIN
-			PERFORM bemi.prepare_table(rel.relation);
-		EXCEPTION WHEN OTHERS THEN
-			RAISE WARNING 'could not track table "%"', rel.relation
-				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', rel.relation);
-			IF rel.needs_identity AND rel.identity <> 'f' THEN
-				EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
-			END IF;
-		END;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.follow_partitions(regclass)
-	IS 'internal: prepare_table() for the table and its partitions that have no trigger yet, with a warning where it fails';
 
 --
 -- Rules: what of a tracked table is kept
@@ -599,8 +364,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.redacted_columns(regclass) IS 'internal: columns of the table whose values are not stored as they are';
 
--- Waits for whoever is writing to the table or its partitions (the lock is the one that
--- CREATE TRIGGER takes), so that all who commit later have written under the new rules.
+-- The caller has locked the table and its partitions.
 CREATE FUNCTION bemi.set_rules(target regclass, kind text, names name[])
 	RETURNS void
 	LANGUAGE plpgsql
@@ -619,7 +383,6 @@ BEGIN
 	END IF;
 	SELECT n.nspname, c.relname, c.relkind INTO STRICT rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	EXECUTE format('LOCK TABLE %s %I.%I IN SHARE ROW EXCLUSIVE MODE', CASE rel.relkind WHEN 'p' THEN '' ELSE 'ONLY' END, rel.nspname, rel.relname);
 	arguments := bemi.trigger_arguments(target);
 	IF arguments IS NULL THEN
 		RAISE EXCEPTION 'cannot keep rules for table "%"', rel.relname
@@ -664,110 +427,21 @@ COMMENT ON FUNCTION bemi.set_rules(regclass, text, name[])
 
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.check_trackable(target);
-	IF (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
-		IF num_nonnulls(ignore, redact, redact_hash) > 0 THEN
-			RAISE EXCEPTION 'rules are those of the partitioned table, not of partition "%"', target
-				USING ERRCODE = 'wrong_object_type', DETAIL = 'Changes of partitions are stored under the name of their root.',
-					HINT = format('SELECT bemi.track(%L, ...);', pg_partition_root(target));
-		END IF;
-	ELSE
-		-- First, because it checks the rights. A partition is published with its root.
-		PERFORM bemi.publish(target, true);
-	END IF;
-	PERFORM bemi.prepare_partitions(target);
-	PERFORM bemi.warn_of_missing_values(target);
-	-- What is taken back first, so that a column can move from one rule to the other.
-	PERFORM bemi.set_rules(target, r.kind, r.names)
-		FROM (VALUES ('ignore', ignore), ('redact', redact), ('redact_hash', redact_hash)) r(kind, names)
-		ORDER BY r.names <> '{}', r.kind;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_track'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
 	IS 'keeps every change of the table from now on, partitions included, but not updates of ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules that are not given stay';
 
--- Takes the trigger from a table and puts its former identity back.
 CREATE FUNCTION bemi.restore_table(target regclass)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	args text[];
-	former_identity text;
-	former_index name;
-BEGIN
-	SELECT n.nspname AS schema, c.relname AS name, c.relreplident AS identity INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF NOT bemi.has_trigger(target) THEN
-		RETURN;
-	END IF;
-	args := bemi.trigger_arguments(target);
-	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
-	EXECUTE format('DROP TRIGGER bemi_emit_context ON %I.%I', rel.schema, rel.name);
-
-	-- An identity that somebody has changed since is not ours to put back.
-	-- Nor does a trigger made by hand know of a former one.
-	former_identity := args[1];
-	former_index := args[2];
-	IF former_identity IS NULL OR former_identity = 'f' OR rel.identity <> 'f' THEN
-		RETURN;
-	END IF;
-	IF former_identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i
-		JOIN pg_class c ON c.oid = i.indexrelid
-		WHERE i.indrelid = target AND c.relname = former_index) THEN
-		RAISE NOTICE 'index "%" of table "%" is gone, its replica identity becomes DEFAULT',
-			former_index, rel.name;
-		former_identity := 'd';
-	END IF;
-	EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY ', rel.schema, rel.name)
-		|| CASE former_identity
-			WHEN 'n' THEN 'NOTHING'
-			WHEN 'i' THEN format('USING INDEX %I', former_index)
-			ELSE 'DEFAULT' END;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_restore_table'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.restore_table(regclass) IS 'internal: takes bemi''s trigger from a table and puts its former replica identity back';
 
 CREATE FUNCTION bemi.untrack(target regclass)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	partition regclass;
-BEGIN
-	SELECT c.relname, c.relispartition, c.relnamespace::regnamespace AS schema INTO rel
-		FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to untrack does not exist'
-			USING ERRCODE = 'undefined_table';
-	END IF;
-	IF bemi.is_marked(rel.schema) THEN
-		RAISE EXCEPTION 'cannot untrack table "%" alone', rel.relname
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'All tables of its schema are tracked, and it would be again with its next ALTER TABLE.',
-				HINT = format('SELECT bemi.untrack_schema(%L);', rel.schema);
-	END IF;
-	IF rel.relispartition AND bemi.has_trigger(pg_partition_root(target)) THEN
-		RAISE EXCEPTION 'cannot untrack partition "%" alone', rel.relname
-			USING ERRCODE = 'wrong_object_type',
-				DETAIL = 'It is published with its root, and updates of a published table fail without a replica identity.',
-				HINT = format('SELECT bemi.untrack(%L);', pg_partition_root(target));
-	END IF;
-
-	PERFORM bemi.publish(target, false);
-	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
-		PERFORM bemi.restore_table(partition);
-	END LOOP;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_untrack'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.untrack(regclass)
 	IS 'keeps no further changes of the table, and leaves it as it was before bemi.track()';
 
@@ -784,6 +458,7 @@ CREATE TABLE bemi.tracked_schemas (
 	schema_oid oid NOT NULL,
 	awake_in text NOT NULL
 );
+CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
 COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
 COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
@@ -809,16 +484,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
 
--- SECURITY DEFINER, so that whoever may untrack a table need not read the list.
+-- Whoever may untrack a table need not be able to read the list.
 CREATE FUNCTION bemi.is_marked(target regnamespace)
 	RETURNS boolean
-	LANGUAGE sql STABLE
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s
-		WHERE s.schema_oid = target AND s.awake_in = bemi.this_database())
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
+	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
 CREATE FUNCTION bemi.check_schema_tracker(target regnamespace, wanted boolean)
@@ -929,40 +599,6 @@ $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
 
--- Partitions that were detached still have what they got by their root. Those
--- that were tracked before they were attached go on being tracked.
-CREATE FUNCTION bemi.release_detached(root regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	FOR rel IN
-		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] AS how, (bemi.trigger_arguments(c.oid))[3] = 'attached'
-				-- anybody can write this into a trigger on a table of his own
-				AND has_function_privilege(c.relowner, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
-				OR bemi.is_marked(c.relnamespace::regnamespace) AS stays
-		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-		WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND NOT c.relispartition AND (bemi.trigger_arguments(c.oid))[3] IN ('partition', 'attached')
-	LOOP
-		IF rel.stays THEN
-			-- One that had its rules from the root must not be without.
-			IF rel.how = 'partition' AND bemi.rules(root) <> '{}' THEN
-				PERFORM bemi.set_trigger(rel.relation, bemi.trigger_arguments(rel.relation) || bemi.rules(root)::text);
-			END IF;
-			PERFORM bemi.set_attached(rel.relation, false);
-			PERFORM bemi.set_published(rel.relation, true);
-		ELSE
-			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.relation) p;
-		END IF;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.release_detached(regclass) IS 'internal: untracks partitions that were detached from a tracked table, or goes on tracking them by themselves';
-
 -- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
 -- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
 -- which does not know that value.
@@ -977,7 +613,7 @@ BEGIN
 	IF current_setting('server_version_num')::integer >= 150000 THEN
 		RETURN;
 	END IF;
-	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p JOIN pg_attribute a ON a.attrelid = p.relation
+	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p(relation) JOIN pg_attribute a ON a.attrelid = p.relation
 		WHERE a.atthasmissing AND NOT a.attisdropped AND bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
 	LOOP
 		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now', lost.attname, lost.relation
@@ -988,74 +624,6 @@ END
 $$;
 COMMENT ON FUNCTION bemi.warn_of_missing_values(regclass)
 	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
-
--- What a table needs after it was made or altered.
-CREATE FUNCTION bemi.follow_table(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	SELECT c.relname, c.relkind, c.relispartition, c.relreplident AS identity, c.relnamespace::regnamespace AS schema,
-			CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END AS root
-		INTO rel FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RETURN;
-	END IF;
-	-- It has got a column with which every further write would fail.
-	IF rel.identity = 'f' AND NOT bemi.can_be_full(target) AND bemi.is_published(rel.root) THEN
-		IF bemi.untrackable(target) IS NULL THEN
-			RAISE WARNING 'before is no longer whole in changes of table "%"', rel.relname
-				USING DETAIL = 'It has a virtual generated column, which no replica identity can have.';
-			PERFORM bemi.prepare_table(target);
-		ELSE
-			RAISE WARNING 'table "%" is no longer tracked', pg_catalog.format('%s', rel.root::regclass)
-				USING DETAIL = bemi.untrackable(target);
-			PERFORM bemi.set_published(rel.root, false);
-			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.root) p;
-			RETURN;
-		END IF;
-	END IF;
-	IF bemi.untrackable(target) IS NOT NULL THEN
-		RETURN;
-	END IF;
-	-- It may have another name now.
-	IF bemi.is_published(target) THEN
-		PERFORM bemi.emit_membership(target);
-	END IF;
-
-	IF rel.relispartition OR rel.relkind = 'p' THEN
-		-- Attached, or made as a partition; or its parent was altered.
-		IF bemi.is_published(rel.root) THEN
-			PERFORM bemi.follow_partitions(target);
-			PERFORM bemi.set_attached(p.relation, true), bemi.set_published(p.relation, false)
-				FROM bemi.partitions(target) p
-				WHERE p.relation <> rel.root AND bemi.is_published(p.relation);
-			IF rel.relkind = 'p' THEN
-				PERFORM bemi.release_detached(rel.root);
-			END IF;
-			PERFORM bemi.warn_of_missing_values(target);
-			-- It may have been renamed or moved; a partition, have another identity.
-			IF rel.root <> target THEN
-				PERFORM bemi.emit_membership(rel.root);
-			END IF;
-			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(rel.root) p;
-			RETURN;
-		END IF;
-	END IF;
-
-	IF NOT rel.relispartition AND bemi.is_marked(rel.schema) AND NOT bemi.is_of_extension(target) THEN
-		PERFORM bemi.set_published(target, true);
-		PERFORM bemi.follow_partitions(target);
-		IF NOT bemi.has_trigger(target) THEN
-			PERFORM bemi.set_published(target, false);
-		END IF;
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.follow_table(regclass) IS 'internal: tracks or untracks a table that was made or altered, as its root and its schema ask';
 
 CREATE FUNCTION bemi.has_bad_rules(target regclass)
 	RETURNS boolean
@@ -1081,12 +649,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.check_rules(regclass) IS 'internal: error unless the rules in the trigger''s arguments are well-formed';
-
-CREATE FUNCTION bemi.renamed_column(command pg_ddl_command, OUT former name, OUT present name)
-	AS 'MODULE_PATHNAME', 'bemi_renamed_column'
-	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.renamed_column(pg_ddl_command)
-	IS 'internal: former and present name of the column or attribute that a command has renamed, NULL if it is none of that kind';
 
 -- A renamed column takes its rules along, also where its name was meant by its
 -- beginning only. The columns of inheriting tables are renamed with it, and those of
@@ -1132,97 +694,10 @@ END
 $$;
 COMMENT ON FUNCTION bemi.carry_rules(oid, name, name) IS 'internal: gives a renamed column, and those that were renamed with it, the rules that it had';
 
--- What a composite is made of is part of the description of each table with such a
--- column. Found by the dependencies, of arrays, domains and composites, too.
-CREATE FUNCTION bemi.tell_users_again(type oid)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-BEGIN
-	FOR target IN
-		WITH RECURSIVE used(type) AS (
-			SELECT tell_users_again.type
-			UNION SELECT CASE WHEN d.classid = 'pg_type'::regclass THEN d.objid ELSE c.reltype END
-				FROM used u JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
-					AND d.classid IN ('pg_type'::regclass, 'pg_class'::regclass)
-					LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-				WHERE d.classid = 'pg_type'::regclass OR c.reltype <> 0
-		)
-		SELECT c.oid FROM used u JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = t.typrelid
-			WHERE t.oid <> tell_users_again.type AND c.relkind IN ('r', 'p')
-				AND (bemi.has_trigger(c.oid) OR bemi.is_published(c.oid))
-	LOOP
-		PERFORM bemi.tell_again(target);
-		PERFORM bemi.emit_membership(target) WHERE bemi.is_published(target);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.tell_users_again(oid) IS 'internal: tells the worker what the tables are like that use a composite type, which was altered';
-
--- SECURITY DEFINER, because whoever makes a table need not be allowed to track.
--- It does to the table what its root's or schema's owner has asked for.
 CREATE FUNCTION bemi.follow_ddl()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-	trigger record;
-BEGIN
-	-- A trigger of another kind would fail with the application's first write;
-	-- better now. In pg_trigger.tgtype, 1 stands for ROW and 2 for BEFORE.
-	-- OFFSET 0: looked up one by one, not by reading all of pg_trigger.
-	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass
-			AND t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
-	LOOP
-		RAISE EXCEPTION 'trigger "%" of table "%" cannot execute bemi.emit_context()', trigger.tgname, trigger.relation
-			USING ERRCODE = 'invalid_object_definition',
-				DETAIL = 'The context must be written before the rows, once a statement.',
-				HINT = format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
-					' EXECUTE FUNCTION bemi.emit_context();', trigger.tgname, trigger.relation);
-	END LOOP;
-
-	-- Rules may have been set.
-	FOR target IN SELECT DISTINCT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
-			AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-	LOOP
-		PERFORM bemi.check_rules(target);
-		IF bemi.is_published(target) THEN
-			PERFORM bemi.emit_membership(target);
-			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(target) p;
-		END IF;
-	END LOOP;
-
-	PERFORM bemi.carry_rules(c.objid, r.former, r.present)
-		FROM pg_event_trigger_ddl_commands() c, bemi.renamed_column(c.command) r
-		WHERE c.classid = 'pg_class'::regclass AND r.former IS NOT NULL;
-
-	FOR target IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_ddl_commands() c
-		WHERE c.classid = 'pg_class'::regclass AND c.object_type IN ('table', 'table column') AND NOT c.in_extension
-	LOOP
-		-- Outside of the block, because an error in it would take back the invalidation.
-		PERFORM bemi.invalidate_publication(c.oid) FROM pg_class c WHERE c.oid = target AND (c.relispartition OR c.relkind = 'p');
-		BEGIN
-			PERFORM bemi.follow_table(target);
-		EXCEPTION WHEN OTHERS THEN
-			RAISE WARNING 'could not track table "%"', target
-				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', target);
-		END;
-	END LOOP;
-
-	PERFORM bemi.tell_users_again(k.reltype) FROM pg_event_trigger_ddl_commands() c JOIN pg_class k ON k.oid = c.objid
-		WHERE c.classid = 'pg_class'::regclass AND k.reltype <> 0 AND NOT c.in_extension;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_ddl()
 	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
@@ -1257,10 +732,9 @@ CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end WHEN TAG IN ('CR
 COMMENT ON EVENT TRIGGER bemi_refuse_publication IS 'refuses a publication "bemi" whose owner could take tables out of the history';
 ALTER EVENT TRIGGER bemi_refuse_publication ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.follow_renamed_schemas()
-	RETURNS event_trigger
+CREATE FUNCTION bemi.rename_tracked_schemas()
+	RETURNS void
 	LANGUAGE plpgsql
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -1269,15 +743,14 @@ BEGIN
 		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
 		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
-	PERFORM bemi.emit_membership(c.oid)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
-		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
-	PERFORM bemi.tell_again(p.relation)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
-			CROSS JOIN LATERAL bemi.partitions(c.oid) p
-		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
 END
 $$;
+COMMENT ON FUNCTION bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
+
+CREATE FUNCTION bemi.follow_renamed_schemas()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_renamed_schemas()
 	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, and its tables are stored under the new name';
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
@@ -1285,17 +758,19 @@ CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN 
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.forget_dropped_schemas()
-	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
+CREATE FUNCTION bemi.forget_tracked_schema(schema oid)
+	RETURNS void
+	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-BEGIN
-	DELETE FROM bemi.tracked_schemas s WHERE s.awake_in = bemi.this_database()
-		AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema_oid);
-END
+	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.awake_in = bemi.this_database()
 $$;
+COMMENT ON FUNCTION bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
+
+CREATE FUNCTION bemi.forget_dropped_schemas()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
 CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED')
 	EXECUTE FUNCTION bemi.forget_dropped_schemas();
@@ -3087,29 +2562,19 @@ GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass),
 -- What bemi.track() and its like call with the rights of their caller, so that they can do no
 -- more than he can.
 GRANT EXECUTE ON FUNCTION
-	bemi.can_be_full(regclass),
 	bemi.check_schema_tracker(regnamespace, boolean),
-	bemi.check_table_tracker(regclass, boolean),
-	bemi.check_trackable(regclass),
 	bemi.check_tracker(oid, text),
 	bemi.has_trigger(regclass),
 	bemi.is_marked(regnamespace),
-	bemi.is_meant(name, text),
 	bemi.is_of_extension(regclass),
 	bemi.is_published(regclass),
 	bemi.mark_schema(regnamespace, boolean),
-	bemi.meant_columns(regclass, jsonb, text),
 	bemi.partitions(regclass),
-	bemi.prepare_partitions(regclass),
 	bemi.prepare_table(regclass),
 	bemi.publish(regclass, boolean),
-	bemi.redacted_columns(regclass),
 	bemi.restore_table(regclass),
-	bemi.set_attached(regclass, boolean),
-	bemi.set_rules(regclass, text, name[]),
 	bemi.set_trigger(regclass, text[]),
-	bemi.untrackable(regclass),
-	bemi.warn_of_missing_values(regclass)
+	bemi.untrackable(regclass)
 	TO PUBLIC;
 
 -- Monitoring sees how the sources are, not what they store.

@@ -73,9 +73,10 @@ extern void bemi_context_facts_init(void);
 
 /* ---------- capture.c ---------- */
 
+extern Oid	bemi_emit_context_oid(void);
 extern void bemi_capture_init(void);
 
-/* capture_track.c */
+/* track_rights.c */
 extern Oid	bemi_extension_owner(void);
 
 /* ---------- settings.c ---------- */

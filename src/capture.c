@@ -68,11 +68,11 @@ forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Tells whether the trigger runs bemi.emit_context().  A catalog look-up only
- * when functions of this database have changed since the last one.
+ * OID of bemi.emit_context().  A catalog look-up only when functions of this
+ * database have changed since the last one.
  */
-static bool
-is_our_trigger(const Trigger *trigger)
+Oid
+bemi_emit_context_oid(void)
 {
 	if (!emit_context_oid_known)
 	{
@@ -81,8 +81,16 @@ is_our_trigger(const Trigger *trigger)
 		emit_context_oid = bemi_function("emit_context", 0, NULL);
 		emit_context_oid_known = (changes == emit_context_changes);
 	}
+	return emit_context_oid;
+}
 
-	return OidIsValid(emit_context_oid) && trigger->tgfoid == emit_context_oid;
+/*
+ * Tells whether the trigger runs bemi.emit_context().
+ */
+static bool
+is_our_trigger(const Trigger *trigger)
+{
+	return trigger->tgfoid == bemi_emit_context_oid();
 }
 
 /*

@@ -171,22 +171,53 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 }
 #endif
 
-/* 16 has one function for the owners of all kinds of objects. */
+/* 16 has one function each for the owners and the privileges of all kinds of objects. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_database_ownercheck(database, role) \
 	object_ownercheck(DatabaseRelationId, database, role)
-#else
-#define bemi_database_ownercheck(database, role) \
-	pg_database_ownercheck(database, role)
-#endif
-
-/* 16 has one function for the privileges of all kinds of objects. */
-#if PG_VERSION_NUM >= 160000
+#define bemi_table_ownercheck(table, role) \
+	object_ownercheck(RelationRelationId, table, role)
+#define bemi_publication_ownercheck(publication, role) \
+	object_ownercheck(PublicationRelationId, publication, role)
 #define bemi_function_aclcheck(function, role) \
 	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
 #else
+#define bemi_database_ownercheck(database, role) \
+	pg_database_ownercheck(database, role)
+#define bemi_table_ownercheck(table, role) \
+	pg_class_ownercheck(table, role)
+#define bemi_publication_ownercheck(publication, role) \
+	pg_publication_ownercheck(publication, role)
 #define bemi_function_aclcheck(function, role) \
 	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#endif
+
+/* 15 added row filters and column lists to what a publication knows of a table. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_publication_add(publication, table) \
+	publication_add_relation(publication, \
+							 &(PublicationRelInfo) {.relation = (table)}, false)
+#else
+#define bemi_publication_add(publication, table) \
+	publication_add_relation(publication, table, false)
+#endif
+
+/* 18 publishes generated columns, if it is told so, and has virtual ones. */
+#if PG_VERSION_NUM >= 180000
+#define bemi_lacks_generated_columns(publication) \
+	((publication)->pubgencols == PUBLISH_GENCOLS_NONE)
+#define BEMI_HAS_VIRTUAL_COLUMNS 1
+#else
+#define bemi_lacks_generated_columns(publication)	false
+#define BEMI_HAS_VIRTUAL_COLUMNS 0
+#define ATTRIBUTE_GENERATED_VIRTUAL	'v'
+#endif
+
+/* 15 decodes the old row of a partition with the columns of the partition itself. */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_MISSING_VALUES_ARE_SENT 1
+#else
+#define BEMI_MISSING_VALUES_ARE_SENT 0
 #endif
 
 /* 15 marks in several ways who delays a checkpoint; of old, committing was the only one. */

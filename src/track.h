@@ -1,14 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * track.h
- *		What the files of tracking share: which tables have their changes kept.
+ *		What the files of tracking share.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef BEMI_TRACK_H
 #define BEMI_TRACK_H
 
+#include "catalog/pg_trigger.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 #include "tcop/deparse_utility.h"
 
 #include "bemi.h"
@@ -26,8 +28,90 @@ typedef struct BemiCommand
 	CollectedCommand *collected;
 } BemiCommand;
 
+/* The trigger that bemi.track() makes. */
+#define BEMI_TRIGGER			"bemi_emit_context"
+
+/* Its arguments, in this order. */
+#define BEMI_FORMER_IDENTITY	0	/* pg_class.relreplident before tracking */
+#define BEMI_FORMER_INDEX		1	/* name of the index for 'i', or "" */
+#define BEMI_MEMBERSHIP			2	/* one of the words below */
+#define BEMI_RULES				3	/* rules for columns; may be absent */
+
+/* How a table came to be tracked. */
+#define BEMI_AS_TABLE			"table" /* by itself */
+#define BEMI_AS_PARTITION		"partition" /* with its root */
+#define BEMI_AS_ATTACHED		"attached"	/* by itself, and attached since */
+
+typedef struct BemiTrigger
+{
+	Oid			oid;			/* InvalidOid: the table has none of that name */
+	bool		ours;			/* executes bemi.emit_context() */
+	char		enabled;		/* pg_trigger.tgenabled */
+	List	   *arguments;		/* of char *; NIL unless bemi.track() made it */
+} BemiTrigger;
+
+/* A relation, as the catalog has it now. */
+typedef struct BemiTable
+{
+	Oid			oid;
+	Oid			root;			/* topmost partitioned table, or the same */
+	Oid			schema;
+	Oid			owner;
+	Oid			row_type;		/* or InvalidOid */
+	char		kind;			/* pg_class.relkind */
+	char		persistence;
+	char		identity;		/* pg_class.relreplident */
+	bool		is_partition;
+	bool		has_children;	/* may have */
+	int			natts;
+	NameData	name;
+} BemiTable;
+
+/* The rights that bemi_act_as_owner() has exchanged for the owner's. */
+typedef struct BemiRights
+{
+	Oid			user;
+	int			security;
+} BemiRights;
+
+/* track_rights.c */
+extern void bemi_check_tracker(const BemiTable *table);
+extern void bemi_act_as_owner(BemiRights *former);
+extern void bemi_act_as_before(const BemiRights *former);
+extern void bemi_call_as_owner(const char *command, int count, Oid *types,
+							   Datum *values);
+
+/* track_table.c */
+extern bool bemi_table_look_up(Oid relation, BemiTable *table);
+extern bool bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table);
+extern List *bemi_table_tree(const BemiTable *table);
+extern const char *bemi_table_untrackable(const BemiTable *table);
+extern bool bemi_table_can_be_full(const BemiTable *table);
+extern void bemi_table_trigger(Oid relation, BemiTrigger *trigger);
+extern void bemi_table_set_trigger(Oid relation, const List *arguments);
+extern void bemi_table_set_identity(Oid relation, char identity, char *index);
+extern bool bemi_table_prepare(Oid relation, Oid root);
+extern void bemi_table_restore(Oid relation);
+extern void bemi_table_invalidate(Oid relation);
+extern void bemi_table_invalidate_tree(const BemiTable *table);
+
+/* track_publication.c */
+extern void bemi_publish_table(Oid relation);
+extern void bemi_unpublish_table(Oid relation);
+extern void bemi_publication_invalidate(Oid root);
+extern void bemi_emit_membership(Oid relation);
+
+/* track.c */
+extern void bemi_track_attached(Oid relation);
+
+/* track_schema.c */
+extern bool bemi_schema_is_tracked(Oid schema);
+
 /* track_command.c */
 extern List *bemi_collected_commands(void);
+extern List *bemi_dropped_objects(Oid catalog);
+extern List *bemi_command_partitions(const CollectedCommand *command,
+									 bool attached);
 
 /* track_catalog.c */
 extern Oid	bemi_function(const char *name, int nargs, const Oid *types);
@@ -37,6 +121,11 @@ extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);
 
 /* track_refuse.c */
+extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
+extern void bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo,
+											   const char *name);
+extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
+extern void bemi_check_rule_setter(Oid relation, Oid owner, int argument_count);
 extern void bemi_check_publication_owner(void);
 
 #endif							/* BEMI_TRACK_H */

@@ -93,6 +93,9 @@ bemi_is_published(Oid relation)
 char *
 bemi_relation_name(Oid relation)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
-									  get_rel_name(relation));
+	char	   *name = get_rel_name(relation);
+
+	if (name == NULL)
+		return psprintf("%u", relation);
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 }

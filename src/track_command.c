@@ -3,20 +3,30 @@
  * track_command.c
  *		What a DDL command has done, for the event triggers that are written in C.
  *
- * The server keeps the list of objects that a command has made or altered in
- * event_trigger.c, and gives it out by one way only: the set-returning function
- * pg_event_trigger_ddl_commands().  It is called here directly, not in a query,
- * so its caller's rights and search_path are of no consequence: a REVOKE of
- * its EXECUTE privilege must not make other people's DDL fail.
+ * The server keeps the list of objects that a command has made, altered or dropped
+ * in event_trigger.c, and gives it out by one way only: the set-returning functions
+ * pg_event_trigger_ddl_commands() and pg_event_trigger_dropped_objects().  They are
+ * called here directly, not in a query, so their caller's rights and search_path are
+ * of no consequence: a REVOKE of their EXECUTE privilege must not make other
+ * people's DDL fail.
+ *
+ * Each row of the first one has the collected command itself, with its parse tree
+ * and, for ALTER TABLE, the subcommands.  So it is known which table a command has
+ * attached or detached.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 #include "track.h"
 
@@ -27,25 +37,49 @@
 #define COMMAND_IN_EXTENSION	8
 #define COMMAND_COMMAND			9
 
+/* The columns of pg_event_trigger_dropped_objects(). */
+#define DROPPED_CLASSID			1
+#define DROPPED_OBJID			2
+
+typedef struct ResultRows
+{
+	ReturnSetInfo result;
+	TupleTableSlot *row;
+} ResultRows;
+
 /*
- * Calls pg_event_trigger_ddl_commands().  Its result is allocated in "econtext".
+ * Calls a function of the server that takes nothing and returns a set.
  */
 static void
-call_ddl_commands(ReturnSetInfo *result, ExprContext *econtext)
+open_rows(Oid oid, ResultRows *rows)
 {
 	LOCAL_FCINFO(fcinfo, 0);
 	FmgrInfo	function;
 
-	memset(result, 0, sizeof(*result));
-	result->type = T_ReturnSetInfo;
-	result->econtext = econtext;
-	result->allowedModes = SFRM_Materialize;
-	result->returnMode = SFRM_Materialize;
+	memset(rows, 0, sizeof(*rows));
+	rows->result.type = T_ReturnSetInfo;
+	rows->result.econtext = CreateStandaloneExprContext();
+	rows->result.allowedModes = SFRM_Materialize;
+	rows->result.returnMode = SFRM_Materialize;
 
-	fmgr_info_cxt(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &function,
-				  econtext->ecxt_per_query_memory);
-	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, (Node *) result);
+	fmgr_info_cxt(oid, &function, rows->result.econtext->ecxt_per_query_memory);
+	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, (Node *) &rows->result);
 	(void) FunctionCallInvoke(fcinfo);
+	rows->row = MakeSingleTupleTableSlot(rows->result.setDesc, &TTSOpsMinimalTuple);
+}
+
+static bool
+next_row(ResultRows *rows)
+{
+	return tuplestore_gettupleslot(rows->result.setResult, true, false, rows->row);
+}
+
+static void
+close_rows(ResultRows *rows)
+{
+	ExecDropSingleTupleTableSlot(rows->row);
+	tuplestore_end(rows->result.setResult);
+	FreeExprContext(rows->result.econtext, true);
 }
 
 /*
@@ -76,17 +110,103 @@ read_command(TupleTableSlot *row)
 List *
 bemi_collected_commands(void)
 {
-	ExprContext *econtext = CreateStandaloneExprContext();
 	List	   *commands = NIL;
-	ReturnSetInfo result;
-	TupleTableSlot *row;
+	ResultRows	rows;
 
-	call_ddl_commands(&result, econtext);
-	row = MakeSingleTupleTableSlot(result.setDesc, &TTSOpsMinimalTuple);
-	while (tuplestore_gettupleslot(result.setResult, true, false, row))
-		commands = lappend(commands, read_command(row));
-	ExecDropSingleTupleTableSlot(row);
-	tuplestore_end(result.setResult);
-	FreeExprContext(econtext, true);
+	open_rows(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &rows);
+	while (next_row(&rows))
+		commands = lappend(commands, read_command(rows.row));
+	close_rows(&rows);
 	return commands;
+}
+
+/*
+ * OIDs of the objects of one catalog that the command has dropped (at sql_drop).
+ */
+List *
+bemi_dropped_objects(Oid catalog)
+{
+	List	   *objects = NIL;
+	ResultRows	rows;
+
+	open_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
+	while (next_row(&rows))
+	{
+		bool		is_null;
+
+		if (DatumGetObjectId(slot_getattr(rows.row, DROPPED_CLASSID, &is_null)) == catalog)
+			objects = lappend_oid(objects, DatumGetObjectId(slot_getattr(rows.row, DROPPED_OBJID, &is_null)));
+	}
+	close_rows(&rows);
+	return objects;
+}
+
+static bool
+concerns_partition(const AlterTableCmd *subcommand, bool attached)
+{
+	if (attached)
+		return subcommand->subtype == AT_AttachPartition;
+	return subcommand->subtype == AT_DetachPartition ||
+		subcommand->subtype == AT_DetachPartitionFinalize;
+}
+
+/*
+ * Has this transaction locked the relation as who attaches or detaches it does?
+ */
+static bool
+is_locked(Oid oid)
+{
+	Relation	relation = RelationIdGetRelation(oid);
+	bool		is_locked;
+
+	if (!RelationIsValid(relation))
+		return false;
+	is_locked = CheckRelationLockedByMe(relation, AccessExclusiveLock, true);
+	RelationClose(relation);
+	return is_locked;
+}
+
+/*
+ * The table that a subcommand has attached or detached.  Before PostgreSQL 16 the
+ * server gives its name only, which could mean another table by now.  That one
+ * is not locked.
+ */
+static Oid
+concerned_partition(const CollectedATSubcmd *subcommand)
+{
+	const RangeVar *name = ((PartitionCmd *) ((AlterTableCmd *) subcommand->parsetree)->def)->name;
+	Oid			partition = subcommand->address.objectId;
+
+	if (OidIsValid(partition))
+		return partition;
+	partition = RangeVarGetRelid(name, NoLock, true);
+	if (!OidIsValid(partition) || !is_locked(partition))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("partition \"%s\" was renamed while a command was at work on it", name->relname),
+				 errhint("Try the command again.")));
+	return partition;
+}
+
+/*
+ * OIDs of the tables that a command has attached as partitions, or detached.  To be
+ * called with the rights of the user, on whom the meaning of names depends.
+ */
+List *
+bemi_command_partitions(const CollectedCommand *command, bool attached)
+{
+	List	   *partitions = NIL;
+	ListCell   *cell;
+
+	if (command->type != SCT_AlterTable)
+		return NIL;
+	foreach(cell, command->d.alterTable.subcmds)
+	{
+		const CollectedATSubcmd *subcommand = lfirst(cell);
+
+		if (IsA(subcommand->parsetree, AlterTableCmd) &&
+			concerns_partition((AlterTableCmd *) subcommand->parsetree, attached))
+			partitions = lappend_oid(partitions, concerned_partition(subcommand));
+	}
+	return partitions;
 }

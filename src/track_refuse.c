@@ -57,8 +57,8 @@ PG_FUNCTION_INFO_V1(bemi_check_publication);
 /*
  * Copies a trigger's row, false if it is gone.
  */
-static bool
-find_trigger(Oid oid, FormData_pg_trigger *form)
+bool
+bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -118,25 +118,48 @@ refuse_trigger_on_bemi(const FormData_pg_class *table)
  * those that another one had.
  */
 static bool
-sets_rules(const FormData_pg_trigger *trigger)
+sets_rules(Oid relation, int argument_count)
 {
-	return trigger->tgnargs > ARGUMENTS_WITHOUT_RULES ||
-		(trigger->tgnargs == ARGUMENTS_WITHOUT_RULES &&
-		 bemi_is_published(bemi_partition_root(trigger->tgrelid)));
+	return argument_count > ARGUMENTS_WITHOUT_RULES ||
+		(argument_count == ARGUMENTS_WITHOUT_RULES &&
+		 bemi_is_published(bemi_partition_root(relation)));
 }
 
-static void
-refuse_rules(const FormData_pg_trigger *trigger, const FormData_pg_class *table)
+/*
+ * Error unless the current user may give bemi's trigger so many arguments.
+ */
+void
+bemi_check_rule_setter(Oid relation, Oid owner, int argument_count)
 {
-	if (!sets_rules(trigger) || bemi_may_track(GetUserId(), table->relowner))
+	if (!sets_rules(relation, argument_count) || bemi_may_track(GetUserId(), owner))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied to set rules for table \"%s\"",
-					bemi_relation_name(table->oid)),
+					bemi_relation_name(relation)),
 			 errdetail("It takes the owner, and the right to call bemi.track()."),
 			 errhint("GRANT EXECUTE ON FUNCTION bemi.track TO %s;",
 					 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
+/*
+ * Error if bemi.emit_context() cannot work in a trigger of this kind: it would fail
+ * with the application's first write.
+ */
+void
+bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
+{
+	const char *name = NameStr(trigger->tgname);
+	const char *table = bemi_relation_name(trigger->tgrelid);
+
+	if (!TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("trigger \"%s\" of table \"%s\" cannot execute bemi.emit_context()", name, table),
+			 errdetail("The context must be written before the rows, once a statement."),
+			 errhint("CREATE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT"
+					 " EXECUTE FUNCTION bemi.emit_context();", quote_identifier(name), table)));
 }
 
 /*
@@ -179,18 +202,18 @@ check_trigger(const BemiCommand *command, Oid emit_context)
 	FormData_pg_trigger trigger;
 	FormData_pg_class table;
 
-	if (!find_trigger(command->object, &trigger) || !find_relation(trigger.tgrelid, &table))
+	if (!bemi_trigger_look_up(command->object, &trigger) || !find_relation(trigger.tgrelid, &table))
 		return;
 	refuse_trigger_on_bemi(&table);
 	if (trigger.tgfoid != emit_context)
 		return;
-	refuse_rules(&trigger, &table);
+	bemi_check_rule_setter(table.oid, table.relowner, trigger.tgnargs);
 	if (!is_replaced(command))
 		warn_unless_published(&trigger, &table);
 }
 
-static void
-check_called_as_event_trigger(FunctionCallInfo fcinfo, const char *name)
+void
+bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo, const char *name)
 {
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -208,8 +231,8 @@ bemi_refuse_triggers(PG_FUNCTION_ARGS)
 	Oid			emit_context;
 	ListCell   *cell;
 
-	check_called_as_event_trigger(fcinfo, "bemi.refuse_triggers");
-	emit_context = bemi_function("emit_context", 0, NULL);
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.refuse_triggers");
+	emit_context = bemi_emit_context_oid();
 	foreach(cell, bemi_collected_commands())
 	{
 		BemiCommand *command = lfirst(cell);
@@ -269,7 +292,7 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 	Oid			publication;
 	ListCell   *cell;
 
-	check_called_as_event_trigger(fcinfo, "bemi.refuse_publication");
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.refuse_publication");
 	publication = get_publication_oid("bemi", true);
 	foreach(cell, OidIsValid(publication) ? bemi_collected_commands() : NIL)
 	{

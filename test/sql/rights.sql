@@ -102,7 +102,6 @@ SELECT bemi.protect_history();
 -- these only read what everybody may read
 SELECT bemi.has_trigger('todo'), bemi.has_trigger('other');
 SELECT bemi.untrackable('todo'), bemi.untrackable('pg_class');
-SELECT bemi.check_trackable('todo');
 SELECT count(*) FROM bemi.partitions('todo');
 -- nor the tables
 SELECT * FROM bemi.changes;

@@ -365,14 +365,10 @@ is( $node->safe_psql(
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
-	bemi.follow_ddl()
 	bemi.follow_publication()
-	bemi.follow_renamed_schemas()
 	bemi.follow_unpublished()
-	bemi.forget_dropped_schemas()
 	bemi.hold(regclass,text)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
-	bemi.is_marked(regnamespace)
 	bemi.is_started()
 	bemi.release(regclass)
 	bemi.release(timestamp with time zone,timestamp with time zone)
@@ -388,10 +384,7 @@ is( $node->safe_psql(
 			AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
-	bemi.can_be_full(regclass)
 	bemi.check_schema_tracker(regnamespace,boolean)
-	bemi.check_table_tracker(regclass,boolean)
-	bemi.check_trackable(regclass)
 	bemi.check_tracker(oid,text)
 	bemi.commit_horizon(integer)
 	bemi.current_context()
@@ -401,27 +394,20 @@ is( $node->safe_psql(
 	bemi.full_context(bemi.changes)
 	bemi.has_trigger(regclass)
 	bemi.is_marked(regnamespace)
-	bemi.is_meant(name,text)
 	bemi.is_of_extension(regclass)
 	bemi.is_published(regclass)
 	bemi.mark_schema(regnamespace,boolean)
-	bemi.meant_columns(regclass,jsonb,text)
 	bemi.merge_context(jsonb,boolean)
 	bemi.partitions(regclass)
-	bemi.prepare_partitions(regclass)
 	bemi.prepare_table(regclass)
 	bemi.publish(regclass,boolean)
 	bemi.read_rules(text)
-	bemi.redacted_columns(regclass)
 	bemi.restore_table(regclass)
 	bemi.rules(regclass)
-	bemi.set_attached(regclass,boolean)
 	bemi.set_context(jsonb,boolean)
-	bemi.set_rules(regclass,text,name[])
 	bemi.set_trigger(regclass,text[])
 	bemi.trigger_arguments(regclass)
 	bemi.untrackable(regclass)
-	bemi.warn_of_missing_values(regclass)
 	END
 	'functions that PUBLIC may execute');
 
