@@ -160,6 +160,89 @@ is( $origin->safe_psql(
 	'the origin goes on by itself');
 
 #
+# Single tables: pg_dump -t brings trigger, rules and identity, but not the place in the
+# publication.  The restore says so, since nobody else would.
+#
+
+# Restores a dump, returns what the server has warned of, which pg_restore shows with
+# --verbose only.
+sub restore_warnings
+{
+	my ($database, @options) = @_;
+	my ($stdout, $stderr);
+
+	IPC::Run::run(
+		[ $origin->installed_command('pg_restore'), '--exit-on-error', '--verbose', '-d', $origin->connstr($database), @options ],
+		'>', \$stdout, '2>', \$stderr) or die $stderr;
+	return join('', $stderr =~ /^(?:.*WARNING: |DETAIL: |HINT: ).*\n/mg);
+}
+
+my $single = $origin->basedir . '/single.dump';
+my $unpublished = 'SELECT "table", redact, problems FROM bemi.tracked WHERE problems <> \'{}\' ORDER BY "table"::text';
+
+$origin->safe_psql('app', q{SELECT bemi.track('todo', redact => '{task}')});
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', 'todo', '-t', 'parted*', '-f', $single ],
+	'pg_dump of single tables');
+$origin->safe_psql('postgres', 'CREATE DATABASE single');
+$origin->safe_psql('single', 'CREATE EXTENSION bemi; CREATE TABLE there (id int PRIMARY KEY)');
+
+# Without a publication, the rest of a dump may bring it, so it is bemi.start() that says it.
+is(restore_warnings('single', $single), '', 'single tables without a publication: nothing is said yet');
+is( $origin->safe_psql('single', $unpublished),
+	join("\n",
+		'parted|{}|{"not in publication \"bemi\": changes are not stored"}',
+		'parted_1|{}|{"not in publication \"bemi\": changes are not stored"}',
+		'todo|{task}|{"not in publication \"bemi\": changes are not stored"}'),
+	'they have their triggers and rules');
+like(
+	start_error($origin, undef, 'single'),
+	qr/WARNING:  tables with the trigger of bemi.track\(\) are not in publication "bemi"\n.*HINT:  SELECT bemi\.track\('public\.parted'\); SELECT bemi\.track\('public\.todo'\);\s*\z/s,
+	'bemi.start() names them');
+
+# With one, at that moment.
+$origin->safe_psql('single', 'DROP TABLE todo, parted');
+my $warnings = restore_warnings('single', $single);
+my @warned = $warnings =~ /WARNING:  table "(\S+)" is not in publication "bemi"/g;
+my @hints = $warnings =~ /HINT:  (.*;)$/mg;
+is(join(' ', sort @warned), 'public.parted public.todo', 'single tables: a warning for each that its changes are not stored');
+$origin->safe_psql('single', join('', @hints));
+is($origin->safe_psql('single', $unpublished), '', 'single tables: its hints can be pasted');
+is( $origin->safe_psql(
+		'single', q{
+		INSERT INTO todo VALUES (1001, 'secret');
+		INSERT INTO parted VALUES (99);
+		SELECT bemi.sync('60s');
+		SELECT "table", after FROM bemi.changes WHERE "table" IN ('todo', 'parted') ORDER BY id}),
+	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}',
+	'single tables: then they are tracked, by their rules');
+
+# pg_restore -t leaves out the trigger, unless it is asked for.
+$origin->safe_psql('single', 'DROP TABLE todo');
+is(restore_warnings('single', '-t', 'todo', $custom), '', 'pg_restore -t: no trigger, no warning');
+is($origin->safe_psql('single', q{SELECT "table" FROM bemi.tracked WHERE "table" = to_regclass('todo')}),
+	'', 'pg_restore -t: the table is not tracked');
+$origin->safe_psql('single', 'DROP TABLE todo');
+like(restore_warnings('single', '-t', 'todo', '-T', 'todo bemi_emit_context', $single),
+	qr/WARNING:  table "public\.todo" is not in publication "bemi"/,
+	'pg_restore -t -T: the warning');
+
+# Its owner, who may not track, restores it, too.
+$origin->safe_psql(
+	'single', q{
+	DROP TABLE todo;
+	CREATE ROLE shop LOGIN;
+	GRANT CREATE ON SCHEMA public TO shop});
+$origin->safe_psql('app', q{SELECT bemi.untrack('todo'), bemi.track('todo')});
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', 'todo', '-f', $single ],
+	'pg_dump of one table without rules');
+like(restore_warnings('single', '--no-owner', '-U', 'shop', $single),
+	qr/WARNING:  table "public\.todo" is not in publication "bemi"/,
+	'an owner without the right to track restores his table, with the warning');
+$origin->safe_psql('single', 'CALL bemi.stop(drop_slot => true)');
+
+#
 # Another server
 #
 
