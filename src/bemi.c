@@ -47,7 +47,8 @@
  * identity of one table), track_publication.c (its place in the publication),
  * track_schema.c (schemas that are tracked), track_ddl.c (follows commands),
  * track_command.c (what a command has done), track_refuse.c (commands that are
- * refused), track_rights.c and track_catalog.c (for whom, and look-ups).
+ * refused), track_restore.c (tables that are restored alone), track_rights.c and
+ * track_catalog.c (for whom, and look-ups).
  * Gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.
  *

@@ -468,6 +468,7 @@ extern void bemi_history_retention_init(void);
 /* ---------- worker*.c ---------- */
 
 extern void bemi_worker_init(void);
+extern bool bemi_database_has_slot(Oid database);
 
 /* history_stored.c */
 

@@ -104,6 +104,9 @@ extern void bemi_emit_membership(Oid relation);
 /* track.c */
 extern void bemi_track_attached(Oid relation);
 
+/* track_restore.c */
+extern void bemi_track_restored(const FormData_pg_trigger *trigger);
+
 /* track_schema.c */
 extern bool bemi_schema_is_tracked(Oid schema);
 

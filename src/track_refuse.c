@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * track_refuse.c
- *		DDL that is refused, or warned of, because of who runs it.
+ *		DDL that is refused because of who runs it.
  *
  * Three things would undermine what the history promises, although PostgreSQL
  * allows them:
@@ -17,11 +17,6 @@
  * The event triggers here run with the rights of the user who runs the command,
  * because it is about these.  They fire for commands that bemi has nothing to do
  * with, so they call no SQL function and need no privilege (see track_catalog.c).
- *
- * A table that pg_restore brings back alone has bemi's trigger, but no place in
- * the publication, because that is not in a dump of single tables.  It gets
- * a warning, not the place: in a dump of the whole database, the command that
- * adds the table to the publication comes later, and would fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -163,28 +158,6 @@ bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
 }
 
 /*
- * Before there is a publication, the dump may yet bring it; bemi.start() warns
- * of the tables that it has not brought.  A partition follows its root.
- */
-static void
-warn_unless_published(const FormData_pg_trigger *trigger, const FormData_pg_class *table)
-{
-	char	   *name;
-
-	if (trigger->tgnargs < ARGUMENTS_WITHOUT_RULES || table->relispartition ||
-		strcmp(NameStr(trigger->tgname), "bemi_emit_context") != 0 ||
-		!OidIsValid(get_publication_oid("bemi", true)) ||
-		bemi_is_published(table->oid))
-		return;
-	name = bemi_relation_name(table->oid);
-	ereport(WARNING,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table \"%s\" is not in publication \"bemi\"", name),
-			 errdetail("Its changes are not stored. A dump of single tables does not contain the publication."),
-			 errhint("SELECT bemi.track(%s);", quote_literal_cstr(name))));
-}
-
-/*
  * A trigger that CREATE OR REPLACE has made is not from a dump.
  */
 static bool
@@ -209,7 +182,7 @@ check_trigger(const BemiCommand *command, Oid emit_context)
 		return;
 	bemi_check_rule_setter(table.oid, table.relowner, trigger.tgnargs);
 	if (!is_replaced(command))
-		warn_unless_published(&trigger, &table);
+		bemi_track_restored(&trigger);
 }
 
 void
