@@ -25,7 +25,7 @@
  * extension's owner, and with the server's functions only.
  *
  * What can be expected to fail is looked at before, and is a warning: somebody's
- * trigger of the same name.  Any other error is the command's error, because a
+ * trigger of the same name, an owner of the extension who is no superuser.  Any other error is the command's error, because a
  * table that is made and not tracked would have a false history: lock time-outs,
  * deadlocks, a full lock table, cancellation.
  *
@@ -50,6 +50,7 @@
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "tcop/deparse_utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -59,28 +60,31 @@
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);
 
 /*
- * A table that cannot get bemi's trigger, because somebody else's has its name.
+ * Why a table that can be tracked cannot be tracked now, NULL if it can: what the
+ * server's functions would fail with.
  */
-static void
-warn_of_other_trigger(const BemiTable *table)
-{
-	const char *name = bemi_relation_name(table->oid);
-
-	ereport(WARNING,
-			(errcode(ERRCODE_DUPLICATE_OBJECT),
-			 errmsg("could not track table \"%s\"", name),
-			 errdetail("Its trigger \"%s\" does not execute bemi.emit_context().", BEMI_TRIGGER),
-			 errhint("DROP TRIGGER %s ON %s; SELECT bemi.track(%s);", BEMI_TRIGGER, name,
-					 quote_literal_cstr(name))));
-}
-
-static bool
-has_other_trigger(const BemiTable *table)
+static const char *
+obstacle(const BemiTable *table)
 {
 	BemiTrigger trigger;
 
 	bemi_table_trigger(table->oid, &trigger);
-	return OidIsValid(trigger.oid) && !trigger.ours;
+	if (OidIsValid(trigger.oid) && !trigger.ours)
+		return psprintf("Its trigger \"%s\" does not execute bemi.emit_context().", BEMI_TRIGGER);
+	if (!bemi_table_ownercheck(table->oid, GetUserId()))
+		return "The owner of extension bemi is no superuser.";
+	return NULL;
+}
+
+static void
+warn_of_obstacle(const BemiTable *table, const char *obstacle)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not track table \"%s\"", bemi_relation_name(table->oid)),
+			 errdetail("%s", obstacle),
+			 errhint("SELECT bemi.track(%s);",
+					 quote_literal_cstr(bemi_relation_name(table->oid)))));
 }
 
 /*
@@ -95,15 +99,12 @@ prepare_published(const BemiTable *table)
 
 	if (bemi_table_untrackable(table) != NULL)
 		return;
-	if (!has_other_trigger(table))
+	bemi_table_trigger(table->oid, &trigger);
+	if (!OidIsValid(trigger.oid))
+		bemi_table_prepare(table->oid, table->root);
+	else if (!trigger.ours && table->identity != REPLICA_IDENTITY_FULL)
 	{
-		bemi_table_trigger(table->oid, &trigger);
-		if (!trigger.ours)
-			bemi_table_prepare(table->oid, table->root);
-	}
-	else if (table->identity != REPLICA_IDENTITY_FULL)
-	{
-		warn_of_other_trigger(table);
+		warn_of_obstacle(table, obstacle(table));
 		bemi_table_set_identity(table->oid, REPLICA_IDENTITY_FULL, NULL);
 	}
 }
@@ -268,6 +269,18 @@ warn_of_missing_values(Oid relation)
 }
 
 /*
+ * Does the schema's tracking include a table?  Partitions are tracked with their
+ * root, tables of extensions one by one only.
+ */
+static bool
+is_tracked_with_schema(const BemiTable *table)
+{
+	return !table->is_partition && bemi_schema_is_tracked(table->schema) &&
+		bemi_table_untrackable(table) == NULL &&
+		!OidIsValid(getExtensionOfObject(RelationRelationId, table->oid));
+}
+
+/*
  * A table that is published, itself or with its root, was made or altered.
  */
 static void
@@ -279,7 +292,8 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 	if (table->identity == REPLICA_IDENTITY_FULL && !bemi_table_can_be_full(table) &&
 		!follow_virtual_column(table))
 		return;
-	if (table->oid != table->root || table->kind == RELKIND_PARTITIONED_TABLE)
+	if (table->oid != table->root || table->kind == RELKIND_PARTITIONED_TABLE ||
+		is_tracked_with_schema(table))
 		prepare_published(table);
 	foreach(cell, attached)
 		follow_attached_tree(lfirst_oid(cell));
@@ -301,11 +315,12 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 static void
 track_with_schema(const BemiTable *table)
 {
+	const char *reason = obstacle(table);
 	ListCell   *cell;
 
-	if (has_other_trigger(table))
+	if (reason != NULL)
 	{
-		warn_of_other_trigger(table);
+		warn_of_obstacle(table, reason);
 		return;
 	}
 	bemi_table_prepare(table->oid, table->oid);
@@ -317,18 +332,6 @@ track_with_schema(const BemiTable *table)
 			prepare_published(&partition);
 	}
 	bemi_publish_table(table->oid);
-}
-
-/*
- * Does the schema's tracking include a table?  Partitions are tracked with their
- * root, tables of extensions one by one only.
- */
-static bool
-is_tracked_with_schema(const BemiTable *table)
-{
-	return !table->is_partition && bemi_schema_is_tracked(table->schema) &&
-		bemi_table_untrackable(table) == NULL &&
-		!OidIsValid(getExtensionOfObject(RelationRelationId, table->oid));
 }
 
 /*
