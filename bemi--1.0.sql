@@ -141,8 +141,13 @@ AS $$
 BEGIN
 	PERFORM bemi.check_publication_owner();
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-		CREATE PUBLICATION bemi
-			WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+		BEGIN
+			CREATE PUBLICATION bemi
+				WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+		EXCEPTION WHEN duplicate_object OR unique_violation THEN
+			-- Another session was faster.
+			PERFORM bemi.check_publication_owner();
+		END;
 	END IF;
 	-- Before 18, generated columns are not in the stream; from then on, writes to a table
 	-- with REPLICA IDENTITY FULL fail unless they are.
