@@ -25,6 +25,7 @@
 #include "catalog/pg_publication.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "track.h"
 
