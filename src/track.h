@@ -106,6 +106,7 @@ extern void bemi_track_attached(Oid relation);
 
 /* track_restore.c */
 extern void bemi_track_restored(const FormData_pg_trigger *trigger);
+extern void bemi_restore_privileges(const BemiTable *table);
 
 /* track_schema.c */
 extern bool bemi_schema_is_tracked(Oid schema);

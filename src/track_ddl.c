@@ -512,6 +512,8 @@ follow_command(const BemiCommand *command)
 		follow_trigger(command->object);
 	if (command->catalog != RelationRelationId || !bemi_table_look_up(command->object, &table))
 		return;
+	if (IsA(collected->parsetree, CreateStmt) && !command->in_extension)
+		bemi_restore_privileges(&table);
 	follow_renamed_column(&table, collected);
 	follow_table(&table, collected);
 	if (collected->type == SCT_AlterTable || IsA(collected->parsetree, RenameStmt))

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * track_restore.c
- *		A tracked table that pg_restore brings back alone.
+ *		What pg_restore does not bring back.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
  * identity, but not the table's place in the publication.  Without that, none of
@@ -17,12 +17,18 @@
  * pg_restore shows a warning of the server with --verbose only, so the
  * warning is not enough where more can be done.
  *
+ * A partition of bemi.changes gives no rights to others.  In a dump, that is the
+ * same as the server's default, so the dump does not state it, and a partition
+ * that is restored gets what default privileges give.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
+#include "catalog/pg_type_d.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -103,4 +109,18 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 	bemi_act_as_before(&former);
 	ereport(NOTICE,
 			(errmsg("table \"%s\" is tracked again", bemi_relation_name(table.oid))));
+}
+
+/*
+ * Called for each table that CREATE TABLE has made.  One in bemi's schema is a
+ * partition of the history, and has no privileges yet but by default.
+ */
+void
+bemi_restore_privileges(const BemiTable *table)
+{
+	Oid			types[] = {REGCLASSOID};
+	Datum		values[] = {ObjectIdGetDatum(table->oid)};
+
+	if (table->schema == get_namespace_oid("bemi", true))
+		bemi_call_as_owner("SELECT bemi.make_private($1)", lengthof(types), types, values);
 }

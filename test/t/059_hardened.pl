@@ -92,6 +92,28 @@ for my $database ('shop', 'elsewhere')
 		"$database: nor does the right to read, but by way of bemi.changes");
 }
 
+# A dump states only what an administrator has granted, whatever the default privileges were.
+command_ok(
+	[ $node->installed_command('pg_dump'), '-s', '-d', $node->connstr('shop'), '-f', $node->basedir . '/shop.sql' ],
+	'pg_dump');
+my @statements = map { tr/\n//dr } slurp_file($node->basedir . '/shop.sql') =~ /^(?:GRANT|REVOKE) .*? bemi\.?.*$/mg;
+is(join("\n", grep { !/ TO (auditor|reader);$/ } @statements), '', 'a dump states no privilege of the extension');
+is(scalar(grep { / TO auditor;$/ } @statements) > 0, 1, 'but those that were granted');
+
+# Restored where the defaults are the same, it opens no partition either.
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->safe_psql('restored', q{ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO readonly});
+command_ok(
+	[ $node->installed_command('psql'), '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $node->basedir . '/shop.sql' ],
+	'it is restored');
+is( $node->safe_psql(
+		'restored', q{
+		SELECT c.oid::regclass, a.privilege_type FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.relnamespace = 'bemi'::regnamespace AND a.grantee = 'readonly'::regrole}),
+	'', 'a restored history is no more open than it was');
+is( $node->safe_psql('restored', q{SELECT has_table_privilege('auditor', 'bemi.changes', 'SELECT')}),
+	't', 'and its readers read it');
+
 #
 # While the workers run, PUBLIC loses the rest
 #
