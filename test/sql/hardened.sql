@@ -174,6 +174,20 @@ REVOKE EXECUTE ON FUNCTION pg_event_trigger_ddl_commands(), pg_event_trigger_dro
 SELECT * FROM run_as_low();
 GRANT EXECUTE ON FUNCTION pg_event_trigger_ddl_commands(), pg_event_trigger_dropped_objects() TO PUBLIC;
 
+-- An owner tracks, if he is given by name what that takes.
+GRANT USAGE ON SCHEMA bemi TO regress_bemi_owner;
+GRANT EXECUTE ON FUNCTION bemi.emit_context() TO regress_bemi_owner;
+CREATE SCHEMA shop AUTHORIZATION regress_bemi_owner;
+SET ROLE regress_bemi_owner;
+CREATE TABLE shop.item (id int PRIMARY KEY, card text);
+CREATE TABLE shop.parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE shop.parts_0 PARTITION OF shop.parts FOR VALUES FROM (0) TO (10);
+SELECT bemi.track('shop.item', redact => '{card}'), bemi.track('shop.parts');
+SELECT bemi.track('shop.item', redact => '{}', ignore => '{card}');
+SELECT bemi.untrack('shop.item'), bemi.untrack('shop.parts');
+RESET ROLE;
+DROP SCHEMA shop CASCADE;
+
 -- What is refused is still refused.
 GRANT USAGE ON SCHEMA bemi TO regress_bemi_low;
 GRANT EXECUTE ON FUNCTION bemi.emit_context() TO regress_bemi_low;
@@ -184,7 +198,7 @@ RESET ROLE;
 
 CALL tidy();
 DROP PUBLICATION bemi;
-DROP EXTENSION bemi CASCADE;
+DROP EXTENSION bemi CASCADE;	-- and what roles have been granted on it
 DROP TABLE public.lt, statements;
 DROP FUNCTION run_as_low;
 DROP PROCEDURE prepare, track, tidy;

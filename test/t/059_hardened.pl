@@ -129,6 +129,17 @@ $expected = '2|CREATE|{"id": 2, "card": "[redacted]", "task": "a"}|{"by": "comme
 is(as_role('auditor', sprintf($row, 2)), $expected, 'and stores what is written');
 is(as_role('auditor', q{SELECT "table", redact, problems FROM bemi.tracked}), 'todo|{card}|{}', 'a reader sees what is tracked');
 
+# So does who starts and stops sources, with no more than the right to call that.
+$node->safe_psql(
+	'restored', q{
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC;
+	REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
+	CREATE ROLE operator LOGIN REPLICATION;
+	GRANT USAGE ON SCHEMA bemi TO operator;
+	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) TO operator});
+is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.stop(drop_slot => true)', 'restored'),
+	'', 'an operator starts and stops a source');
+
 # The worker elsewhere has to be given by name what it needs.
 $node->safe_psql('elsewhere', q{CALL bemi.stop('shop')});
 $node->safe_psql('shop', q{
