@@ -706,7 +706,7 @@ CREATE FUNCTION bemi.follow_ddl()
 COMMENT ON FUNCTION bemi.follow_ddl()
 	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
 		-- with which tables and their columns can be renamed, too
 		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER SEQUENCE')
 	EXECUTE FUNCTION bemi.follow_ddl();
@@ -789,128 +789,27 @@ ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 CREATE TABLE bemi.secret (
 	value text NOT NULL
 );
-COMMENT ON TABLE bemi.secret IS 'what tells messages of bemi.emit_tracking() from those that others write';
+COMMENT ON TABLE bemi.secret IS 'key that signs the messages about tables, so that nobody else can write them';
 COMMENT ON COLUMN bemi.secret.value IS 'made by CREATE EXTENSION; a dump does not carry it';
 INSERT INTO bemi.secret VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
 
--- Of the bytes that are sent, whatever their encoding. src/stream_secret.c does the same.
-CREATE FUNCTION bemi.sign(message bytea, secret text)
-	RETURNS text
-	LANGUAGE sql IMMUTABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT encode(sha256(secret::bytea || encode(sha256(secret::bytea || message), 'hex')::bytea), 'hex')
-$$;
-COMMENT ON FUNCTION bemi.sign(bytea, text) IS 'internal: what only those can know of a message who know the secret';
-
-CREATE FUNCTION bemi.describe_columns(target regclass)
-	RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'bemi_describe_columns'
-	LANGUAGE C STABLE STRICT
-	SET search_path = pg_catalog, pg_temp
-	-- A few rows are looked up by their keys. The planner expects thousands, and would read
-	-- whole catalogs for them, and compile that, which takes ten times as long.
-	SET enable_hashjoin = off
-	SET enable_mergejoin = off
-	SET jit = off;
-COMMENT ON FUNCTION bemi.describe_columns(regclass) IS 'internal: primary key of the table, and what the types of its columns are made of';
-
--- What the stream does not say of a table, but the worker must know of it. Somebody who
--- has dropped the trigger has not taken back the rules. Of what happens to its root, a
--- partition that is published by its own name tells nothing.
 CREATE FUNCTION bemi.describe(target regclass)
 	RETURNS jsonb
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.rules(t.root) || bemi.describe_columns(target)
-		|| CASE WHEN bemi.trigger_arguments(t.root) IS NULL THEN '{"rules": "unknown"}' ELSE '{}' END::jsonb
-		|| CASE WHEN t.root <> target THEN '{"stale": true}' ELSE '{}' END::jsonb
-	FROM (SELECT coalesce(pg_partition_root(target), target)) t(root)
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_describe_table'
+	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
-CREATE FUNCTION bemi.emit_tracking_message(content bytea)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_emit_tracking_message'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.emit_tracking_message(bytea)
-	IS 'internal: writes a message for the worker into the write-ahead log, before every row that is written later';
-
--- Longer messages are not taken (src/stream_secret.c); without a description, the worker asks.
-CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name, description jsonb DEFAULT NULL)
-	RETURNS void
-	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.emit_tracking_message(bemi.sign(m.message, s.value)::bytea || m.message)
-	FROM bemi.secret s, convert_to(json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
-		'schema', emit_tracking.schema, 'table', emit_tracking."table",
-		'description', CASE WHEN octet_length(emit_tracking.description::text) < 16000000 THEN emit_tracking.description END,
-		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text, getdatabaseencoding()) m(message)
-$$;
-COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name, jsonb)
-	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended", and what it is like';
-
--- Row filters and column lists came with PostgreSQL 15.
 CREATE FUNCTION bemi.emit_membership(target regclass)
 	RETURNS void
-	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.emit_tracking(
-			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND (p.pubviaroot OR c.relkind <> 'p')
-					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL
-				THEN 'began' ELSE 'ended' END,
-			c.oid, n.nspname, c.relname, bemi.describe(c.oid))
-	FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi'
-		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE r.prrelid = target AND NOT c.relispartition
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_emit_membership_of'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.emit_membership(regclass)
 	IS 'internal: tells the worker what a table is called, what it is like, and whether all changes of it are published';
 
 CREATE FUNCTION bemi.follow_publication()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	publication record;
-BEGIN
-	-- Listed are the tables that were added, or the publication itself if it was made or
-	-- altered, which is of consequence to all its tables.
-	FOR publication IN SELECT DISTINCT p.oid, p.pubname, p.puballtables FROM pg_event_trigger_ddl_commands() d
-		JOIN pg_publication p ON d.classid = 'pg_publication'::regclass AND d.objid = p.oid
-	LOOP
-		IF publication.pubname = 'bemi' AND publication.puballtables THEN
-			RAISE EXCEPTION 'publication "bemi" must list its tables'
-				USING ERRCODE = 'object_not_in_prerequisite_state',
-					DETAIL = 'The history itself would be among all tables.',
-					HINT = 'SELECT bemi.track_schema(''public''); tracks all tables of a schema, also those made later.';
-		END IF;
-		-- Renamed: nothing is published under the name that the worker asks for.
-		IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-			PERFORM bemi.emit_tracking('ended', c.oid, n.nspname, c.relname, bemi.describe(c.oid))
-				FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-				WHERE r.prpubid = publication.oid;
-		END IF;
-	END LOOP;
-	PERFORM bemi.emit_membership(r.prrelid)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_publication_rel r
-			ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid
-				OR d.classid = 'pg_publication'::regclass AND d.objid = r.prpubid
-			JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi';
-	IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.object_type = 'publication namespace'
-		AND d.object_identity LIKE '% in publication bemi') THEN
-		RAISE EXCEPTION 'publication "bemi" must list its tables one by one'
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'Tables of a schema that are published so come without context, and nothing tells from when on they are.',
-				HINT = 'SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.';
-	END IF;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_publication'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_publication()
 	IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on; refuses to have it list whole schemas';
 CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
@@ -920,28 +819,23 @@ ALTER EVENT TRIGGER bemi_follow_publication ENABLE ALWAYS;
 
 CREATE FUNCTION bemi.follow_unpublished()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.emit_tracking('ended',
-			coalesce((SELECT t.objid FROM pg_event_trigger_dropped_objects() t
-				WHERE t.object_type = 'table' AND t.address_names = d.address_names),
-				to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0),
-			d.address_names[1], d.address_names[2],
-			-- who was writing to it at that time may commit later
-			bemi.describe(to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))))
-		FROM pg_event_trigger_dropped_objects() d
-		WHERE d.object_type = 'publication relation' AND d.address_args[1] = 'bemi';
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_unpublished'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
-CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
-	WHEN TAG IN ('ALTER PUBLICATION', 'DROP PUBLICATION', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'DROP TYPE', 'DROP ACCESS METHOD')
-	EXECUTE FUNCTION bemi.follow_unpublished();
+-- Without a list of commands: a table can be dropped with anything that it depends on.
+CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop EXECUTE FUNCTION bemi.follow_unpublished();
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
+
+CREATE FUNCTION bemi.follow_rewrite()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.follow_rewrite()
+	IS 'event trigger function: has the worker note when a command computes new values for all rows of a tracked table';
+CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION bemi.follow_rewrite();
+COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
+ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
 
 CREATE FUNCTION bemi.columnless_rules(target regclass, rules jsonb)
 	RETURNS text
@@ -972,6 +866,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
 
+CREATE FUNCTION bemi.unstored_partition(root regclass)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.unstored_partition(regclass)
+	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is none';
+
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
 -- the joins, the other catalogs. All tables are joined as sets; functions are called for
 -- partitions and for tables with rules only, and OFFSET 0 has them called once.
@@ -987,13 +888,16 @@ CREATE VIEW bemi.tracked AS
 			WHERE f.pubname = 'bemi' AND to_jsonb(f) ->> 'rowfilter' IS NOT NULL) ->> rel.published_as::text
 		END AS row_filter,
 		array_remove(ARRAY[
-			CASE WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
+			CASE WHEN c.relkind = 'f' THEN 'foreign table: changes are not stored'
+				WHEN NOT rel.published AND t.triggers IS NULL THEN format('its schema is tracked, but it is not: SELECT bemi.track(%L);', c.oid::regclass)
+				WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
-			CASE rel.identity WHEN 'FULL' THEN NULL
-				WHEN 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
+			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL OR rel.identity = 'FULL' THEN NULL
+				WHEN rel.identity = 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
 				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
-			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
+			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
+			'partition ' || rel.unstored || ': its changes are not stored',
 			CASE WHEN rel.filtered OR rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
@@ -1009,7 +913,8 @@ CREATE VIEW bemi.tracked AS
 			FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') AS r ON r.prrelid = c.oid
 		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
-					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid,
+					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid
+		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.awake_in = bemi.this_database(),
 		LATERAL (SELECT CASE WHEN c.relispartition THEN bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
 		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
 				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
@@ -1018,10 +923,13 @@ CREATE VIEW bemi.tracked AS
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true' ELSE r.filtered END, false) AS filtered,
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true' ELSE r.partly END, false) AS partly,
 			c.relispartition AND (w.root ->> 'published_as')::oid = c.oid AS rootless,
-			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules
+			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules,
+			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL THEN bemi.unstored_partition(c.oid) END AS unstored,
+			CASE WHEN s.schema_oid IS NOT NULL AND t.triggers IS NULL AND r.prrelid IS NULL AND c.relkind <> 'f' AND NOT c.relispartition
+				THEN bemi.untrackable(c.oid) IS NULL AND NOT bemi.is_of_extension(c.oid) ELSE false END AS forgotten
 			OFFSET 0) AS rel
-	WHERE c.relkind IN ('r', 'p') AND (t.triggers IS NOT NULL OR rel.published);
-COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, and what is wrong with them';
+	WHERE c.relkind IN ('r', 'p', 'f') AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
+COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
 COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a whole "before"';
@@ -1529,7 +1437,7 @@ COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they we
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, rows changed by DDL, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -1683,12 +1591,19 @@ BEGIN
 		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
 		RETURN;
 	END IF;
-	-- Of the same name, but another table: that one's end was not seen.
-	UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
-		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
-	IF FOUND THEN
+	-- Another table had the name. On another server, it may be the same one, which came with a
+	-- dump. On the same server, nobody knows when the other table was dropped.
+	IF EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
+			AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
+		UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
+			WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 		RETURN;
 	END IF;
+	PERFORM bemi.end_tracking(t.source, t.schema, t."table", NULL, coalesce((SELECT max(g.to_time) FROM bemi.gaps g
+				WHERE g.source = t.source AND (g."table" IS NULL OR g.schema = t.schema AND g."table" = t."table") AND g.to_time <= at_time), '-infinity'),
+			'Another table of this name was dropped, and nothing tells when.')
+		FROM bemi.source_tables t
+		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 
 	FOR former IN SELECT t.schema, t."table" FROM bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation
@@ -1763,10 +1678,33 @@ CREATE FUNCTION bemi.is_tracking_known(source text, schema text, "table" text, a
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
+		AND g.reason <> 'rows changed by DDL'
 		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
 	IS 'internal: has the worker read already that a table was tracked or untracked here, or later?';
+
+-- A command has changed rows, and their changes are not in the stream. The gap's ends are a
+-- microsecond before and after the commit. Several commands of a transaction make one gap.
+CREATE FUNCTION bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn, at_time timestamptz, detail text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time, detail)
+		SELECT t.source, t.schema, t."table", 'rows changed by DDL', $4, $4, e.from_time, e.to_time, $6
+		FROM bemi.source_tables t,
+			-- Commit times can be as far off as the type allows.
+			(SELECT CASE WHEN $5 > '4714-11-24 00:00:00+00 BC' THEN $5 - interval '1 microsecond' ELSE $5 END,
+				CASE WHEN $5 < '294276-12-31 23:59:59.999999+00' THEN $5 + interval '1 microsecond' ELSE $5 END) e(from_time, to_time)
+		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3
+			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = t.schema AND g."table" = t."table"
+				AND g.reason = 'rows changed by DDL' AND g.to_lsn = $4 AND g.to_time = e.to_time);
+	SELECT bemi.merge_gaps(t.source, t.schema, t."table") FROM bemi.source_tables t
+		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
+$$;
+COMMENT ON FUNCTION bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
+	IS 'internal: the worker has read that a command changed rows of a table without a change for each';
 
 -- The worker has seen to it that the source has written the message (see src/stream_secret.c);
 -- anybody may have copied it, though, into a transaction of his own.
@@ -1779,6 +1717,10 @@ BEGIN
 	IF message ->> 'transaction' IS DISTINCT FROM transaction::text THEN
 		RETURN false;
 	END IF;
+	IF message ->> 'event' = 'rows changed' THEN
+		PERFORM bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn, at_time, message ->> 'detail');
+		RETURN true;
+	END IF;
 	PERFORM bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
 	IF bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
 		RETURN true;
@@ -1786,7 +1728,7 @@ BEGIN
 		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
 		-- Under whatever name it was known.
-		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, NULL) FROM bemi.source_tables t
+		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, message ->> 'detail') FROM bemi.source_tables t
 			WHERE t.source = take_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
 				OR t.server = take_tracking.server AND t.relation = (message ->> 'relation')::oid);
 	END IF;
@@ -1794,7 +1736,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it was not written in this transaction';
+	IS 'internal: the worker has met a tracking message, see src/track_message.c; false if it was not written in this transaction';
 
 -- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
 -- not complete at any time. So they go where its history has gone, and if very many tables
@@ -1842,8 +1784,9 @@ CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn,
 AS $$
 	SELECT bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
 		FROM bemi.source_tables t WHERE t.source = $1
-			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(schema text, "table" text, whole boolean)
-				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole);
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean)
+				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole
+					AND (p.relation = t.relation OR t.server <> $2));
 	SELECT bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
 		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
 $$;
@@ -2468,7 +2411,9 @@ BEGIN
 		bemi.is_meant(name, text),
 		bemi.read_rules(text),
 		bemi.rules(regclass),
+		bemi.this_database(),
 		bemi.tracked_with_root(regclass),
+		bemi.unstored_partition(regclass),
 		bemi.trigger_arguments(regclass)', reader);
 END
 $$;
@@ -2561,8 +2506,7 @@ GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean), bemi.merge_context(j
 	bemi.emit_context(), bemi.full_context(bemi.changes) TO PUBLIC;
 
 -- What the worker of another server calls here, as a role with REPLICATION.
-GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass), bemi.describe_columns(regclass),
-	bemi.rules(regclass), bemi.read_rules(text), bemi.trigger_arguments(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass) TO PUBLIC;
 
 -- What bemi.track() and its like call with the rights of their caller, so that they can do no
 -- more than he can.

@@ -46,8 +46,11 @@
  * Which tables are tracked: track.c (bemi.track()), track_table.c (trigger and replica
  * identity of one table), track_publication.c (its place in the publication),
  * track_schema.c (schemas that are tracked), track_ddl.c (follows commands),
- * track_command.c (what a command has done), track_refuse.c (commands that are
- * refused), track_restore.c (tables that are restored alone), track_rights.c and
+ * track_command.c (what a command has done), track_listing.c (what the publication
+ * lists), track_rows.c (rows that change without a change), track_message.c (tells the
+ * worker, signed by hmac.c), track_describe.c (what a table is like), track_rules.c (rules
+ * for its columns), track_refuse.c (commands that are refused), track_restore.c (tables
+ * that are restored alone), track_rights.c and
  * track_catalog.c (for whom, and look-ups).
  * Gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.

@@ -25,13 +25,25 @@
 
 /*
  * Prefixes of messages in the WAL: contexts, the marker that bemi.sync() waits
- * for, and what bemi.emit_tracking() has to say.
+ * for, and what is tracked (track_message.c).
  */
 #define BEMI_MESSAGE_PREFIX		"_bemi"
 #define BEMI_MARKER_PREFIX		"_bemi_sync"
 #define BEMI_TRACKING_PREFIX	"_bemi_tracking"
 
 #define BEMI_PUBLICATION		"bemi"
+
+/* ---------- hmac.c ---------- */
+
+#define BEMI_HMAC_LEN	64		/* hexadecimal digits */
+
+/* What a key is derived for; no two uses of the signing key share one. */
+#define BEMI_KEY_TRACKING		"bemi tracking message"
+#define BEMI_KEY_REDACT_HASH	"bemi redact_hash"
+#define BEMI_KEY_VERSION		"bemi secret version"
+
+extern char *bemi_hmac(const char *key, const char *bytes, int len);
+extern char *bemi_derive_key(const char *secret, const char *purpose);
 
 /* ---------- context.c ---------- */
 
@@ -53,6 +65,7 @@ typedef struct BemiStatementText
 } BemiStatementText;
 
 extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+extern bool bemi_is_json_object(const char *json, int len);
 extern const char *bemi_context_of_statement(const BemiStatementText *statement);
 extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
@@ -204,9 +217,6 @@ extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
 extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 /* stream_secret.c */
-#define BEMI_HASH_LEN	64		/* hexadecimal digits of a hash */
-
-extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
 extern bool bemi_stream_has_secret(const BemiStream *stream);
 extern char *bemi_stream_secret_version(const BemiStream *stream);
 extern bool bemi_stream_secret_is_new(BemiStream *stream);

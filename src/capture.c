@@ -359,6 +359,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		}
 		PG_END_TRY();
 		bemi_unlink_statement(&entry);
+		bemi_follow_truncated(entry.truncated_partitions, entry.truncated);
 	}
 	bemi_let_outer_say_again();
 }
@@ -397,6 +398,22 @@ say_at_once(Relation table)
 }
 
 /*
+ * TRUNCATE of a partition alone is not in the stream, see track_rows.c.  Which tables
+ * it empties is known at its end.
+ */
+static void
+note_truncated(BemiStatement *statement, Relation table)
+{
+	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+	statement->truncated = lappend_oid(statement->truncated, RelationGetRelid(table));
+	if (bemi_truncates_published_rows(table))
+		statement->truncated_partitions = lappend_oid(statement->truncated_partitions,
+													  RelationGetRelid(table));
+	MemoryContextSwitchTo(caller);
+}
+
+/*
  * bemi.emit_context(): statement trigger, before INSERT, UPDATE, DELETE or
  * TRUNCATE.  ON CONFLICT and MERGE fire it several times for one statement,
  * which stays one message.
@@ -429,6 +446,8 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 		want_message(statement, feeder);
 	else
 		say_at_once(trigger->tg_relation);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) && bemi_running_utility() != NULL)
+		note_truncated(bemi_running_utility(), trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
 }

@@ -12,8 +12,13 @@
 #ifndef BEMI_COMPAT_H
 #define BEMI_COMPAT_H
 
+#include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
+#if PG_VERSION_NUM >= 150000
+#include "catalog/pg_publication_namespace.h"
+#endif
+#include "catalog/pg_publication_rel.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -25,8 +30,10 @@
 #include "replication/message.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
+#include "storage/smgr.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/syscache.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
@@ -142,6 +149,52 @@ bemi_check_json_number(char *token)
 #define BEMI_RELATION_RENEWS_PUBLICATION 1
 #else
 #define BEMI_RELATION_RENEWS_PUBLICATION 0
+#endif
+
+/* 15 brought row filters and column lists.  "tuple" is one of PUBLICATIONRELMAP. */
+#if PG_VERSION_NUM >= 150000
+static inline bool
+bemi_publishes_whole_rows(HeapTuple tuple)
+{
+	bool		no_filter;
+	bool		no_list;
+
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &no_filter);
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &no_list);
+	return no_filter && no_list;
+}
+#else
+#define bemi_publishes_whole_rows(tuple)	true
+#endif
+
+/* 15 brought schemas in publications.  InvalidOid for an object of another catalog. */
+#if PG_VERSION_NUM >= 150000
+static inline Oid
+bemi_publication_of_schema(Oid catalog, Oid object)
+{
+	HeapTuple	tuple = catalog == PublicationNamespaceRelationId ?
+		SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(object)) : NULL;
+	Oid			publication = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		publication = ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid;
+		ReleaseSysCache(tuple);
+	}
+	return publication;
+}
+#else
+#define bemi_publication_of_schema(catalog, object) InvalidOid
+#endif
+
+/* 16 renamed what identifies a relation's storage, 17 what stands for no backend. */
+#if PG_VERSION_NUM >= 160000
+typedef RelFileLocator bemi_storage_id;
+#else
+typedef RelFileNode bemi_storage_id;
+#endif
+#if PG_VERSION_NUM < 170000
+#define INVALID_PROC_NUMBER	InvalidBackendId
 #endif
 
 /* 15 moved requests for shared memory out of _PG_init into a hook. */

@@ -92,7 +92,7 @@ column_hash_key(const BemiRelation *relation, const char *column, const char *ha
 {
 	char	   *place = psprintf("%u.%s", relation->oid, column);
 
-	return hash_key ? bemi_keyed_hash(hash_key, place, strlen(place)) : NULL;
+	return hash_key ? bemi_hmac(hash_key, place, strlen(place)) : NULL;
 }
 
 /*
@@ -193,7 +193,7 @@ bemi_redacted(const BemiColumn *column, const char *text, int len)
 	if (column->redaction == BEMI_REDACT || column->hash_key == NULL || len > LONGEST_HASHED)
 		return pstrdup(REDACTED);
 	return psprintf("[redacted:%.*s]", SHOWN_HASH_LEN,
-					bemi_keyed_hash(column->hash_key, text, len));
+					bemi_hmac(column->hash_key, text, len));
 }
 
 /*

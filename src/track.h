@@ -12,6 +12,7 @@
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "tcop/deparse_utility.h"
+#include "utils/snapshot.h"
 
 #include "bemi.h"
 
@@ -67,6 +68,30 @@ typedef struct BemiTable
 	NameData	name;
 } BemiTable;
 
+/* Rules for the columns of a table: lists of names (char *), in order. */
+typedef struct BemiRules
+{
+	bool		known;			/* false: bemi.track() did not make the trigger */
+	bool		readable;		/* false: they redact all columns */
+	List	   *ignore;
+	List	   *redact;
+	List	   *redact_hash;
+} BemiRules;
+
+/*
+ * A table that the DDL command of an event trigger has dropped, or a table's place
+ * in a publication.
+ */
+typedef struct BemiDropped
+{
+	Oid			catalog;		/* pg_class or pg_publication_rel */
+	Oid			object;
+	char	   *identity;		/* name of a table, as in SQL, with its schema */
+	char	   *publication;	/* names of a place in a publication */
+	char	   *schema;
+	char	   *table;
+} BemiDropped;
+
 /* The rights that bemi_act_as_owner() has exchanged for the owner's. */
 typedef struct BemiRights
 {
@@ -88,6 +113,7 @@ extern List *bemi_table_tree(const BemiTable *table);
 extern const char *bemi_table_untrackable(const BemiTable *table);
 extern bool bemi_table_can_be_full(const BemiTable *table);
 extern void bemi_table_trigger(Oid relation, BemiTrigger *trigger);
+extern void bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger);
 extern void bemi_table_set_trigger(Oid relation, const List *arguments);
 extern void bemi_table_set_identity(Oid relation, char identity, char *index);
 extern bool bemi_table_prepare(Oid relation, Oid root);
@@ -99,7 +125,37 @@ extern void bemi_table_invalidate_tree(const BemiTable *table);
 extern void bemi_publish_table(Oid relation);
 extern void bemi_unpublish_table(Oid relation);
 extern void bemi_publication_invalidate(Oid root);
+
+/* track_rules.c */
+extern void bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules);
+extern char *bemi_rules_text(const BemiRules *rules);
+
+/* track_describe.c */
+extern List *bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
+							   Snapshot snapshot);
+extern char *bemi_describe(Oid relation, Snapshot snapshot);
+
+/* track_message.c */
+#define BEMI_EVENT_BEGAN		"began"
+#define BEMI_EVENT_ENDED		"ended"
+#define BEMI_EVENT_ROWS_CHANGED	"rows changed"
+
+/*
+ * These call no SQL, take no lock but AccessShareLock on catalogs and on bemi.secret,
+ * and need no rights.  The caller has made its own changes of catalogs visible
+ * (CommandCounterIncrement()).
+ */
 extern void bemi_emit_membership(Oid relation);
+extern void bemi_emit_ended(Oid relation, const char *schema, const char *table);
+extern void bemi_emit_tracking(const char *event, Oid relation, const char *schema,
+							   const char *table, const char *description,
+							   const char *detail);
+
+/* track_rows.c */
+extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
+extern void bemi_follow_dropped_table(const BemiDropped *dropped);
+extern bool bemi_truncates_published_rows(Relation table);
+extern void bemi_follow_truncated(const List *partitions, const List *truncated);
 
 /* track.c */
 extern void bemi_track_attached(Oid relation);
@@ -114,6 +170,8 @@ extern bool bemi_schema_is_tracked(Oid schema);
 /* track_command.c */
 extern List *bemi_collected_commands(void);
 extern List *bemi_dropped_objects(Oid catalog);
+extern List *bemi_dropped_tables(void);
+extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid);
 extern List *bemi_command_partitions(const CollectedCommand *command,
 									 bool attached);
 

@@ -94,8 +94,9 @@ char *
 bemi_relation_name(Oid relation)
 {
 	char	   *name = get_rel_name(relation);
+	char	   *schema = get_namespace_name(get_rel_namespace(relation));
 
-	if (name == NULL)
+	if (name == NULL || schema == NULL)
 		return psprintf("%u", relation);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
+	return quote_qualified_identifier(schema, name);
 }

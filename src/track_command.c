@@ -18,15 +18,23 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type_d.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/snapmgr.h"
 
 #include "track.h"
 
@@ -40,6 +48,11 @@
 /* The columns of pg_event_trigger_dropped_objects(). */
 #define DROPPED_CLASSID			1
 #define DROPPED_OBJID			2
+#define DROPPED_OBJSUBID		3
+#define DROPPED_IS_TEMPORARY	6
+#define DROPPED_IDENTITY		10
+#define DROPPED_ADDRESS_NAMES	11
+#define DROPPED_ADDRESS_ARGS	12
 
 typedef struct ResultRows
 {
@@ -139,6 +152,96 @@ bemi_dropped_objects(Oid catalog)
 	}
 	close_rows(&rows);
 	return objects;
+}
+
+/*
+ * An element of an array of texts, palloc'd; NULL if there is none.
+ */
+static char *
+text_of(TupleTableSlot *row, int column, int element)
+{
+	bool		is_null;
+	Datum		array = slot_getattr(row, column, &is_null);
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (is_null)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, &nulls, &count);
+	return element < count && !nulls[element] ? TextDatumGetCString(elements[element]) : NULL;
+}
+
+/*
+ * One row of the result, NULL if it is of no interest for tables.
+ */
+static BemiDropped *
+read_dropped(TupleTableSlot *row)
+{
+	bool		is_null;
+	Oid			catalog = DatumGetObjectId(slot_getattr(row, DROPPED_CLASSID, &is_null));
+	bool		is_column = DatumGetInt32(slot_getattr(row, DROPPED_OBJSUBID, &is_null)) != 0;
+	bool		is_temporary = DatumGetBool(slot_getattr(row, DROPPED_IS_TEMPORARY, &is_null));
+	BemiDropped *dropped;
+
+	if (catalog != PublicationRelRelationId &&
+		(catalog != RelationRelationId || is_column || is_temporary))
+		return NULL;
+	dropped = palloc0(sizeof(BemiDropped));
+	dropped->catalog = catalog;
+	dropped->object = DatumGetObjectId(slot_getattr(row, DROPPED_OBJID, &is_null));
+	dropped->identity = TextDatumGetCString(slot_getattr(row, DROPPED_IDENTITY, &is_null));
+	if (catalog == PublicationRelRelationId)
+	{
+		dropped->publication = text_of(row, DROPPED_ADDRESS_ARGS, 0);
+		dropped->schema = text_of(row, DROPPED_ADDRESS_NAMES, 0);
+		dropped->table = text_of(row, DROPPED_ADDRESS_NAMES, 1);
+	}
+	return dropped;
+}
+
+/*
+ * The BemiDropped tables, other relations, and places in publications that the command
+ * has dropped (at sql_drop).
+ */
+List *
+bemi_dropped_tables(void)
+{
+	List	   *objects = NIL;
+	ResultRows	rows;
+
+	open_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
+	while (next_row(&rows))
+	{
+		BemiDropped *dropped = read_dropped(rows.row);
+
+		if (dropped != NULL)
+			objects = lappend(objects, dropped);
+	}
+	close_rows(&rows);
+	return objects;
+}
+
+/*
+ * The row of a catalog that this transaction has deleted; NULL if there is none.  The
+ * index finds it by the OID in its first column.
+ */
+HeapTuple
+bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid)
+{
+	HeapTuple	deleted = NULL;
+	ListCell   *cell;
+
+	foreach(cell, bemi_catalog_rows(catalog, index, column, oid, SnapshotAny))
+	{
+		HeapTuple	row = lfirst(cell);
+
+		if ((row->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(row->t_data)))
+			deleted = row;
+	}
+	return deleted;
 }
 
 static bool

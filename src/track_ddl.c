@@ -232,6 +232,16 @@ follow_virtual_column(const BemiTable *table)
 }
 
 /*
+ * Does a subcommand change what a partition sends of itself, or whether it does?
+ */
+static bool
+is_change_of_root(AlterTableType subcommand)
+{
+	return subcommand == AT_ReplicaIdentity ||
+		subcommand == AT_SetLogged || subcommand == AT_SetUnLogged;
+}
+
+/*
  * Did the command change what the stream sends of the root with the changes of its
  * partitions, and does not invalidate there: its name or its replica identity?
  */
@@ -248,7 +258,7 @@ changes_root(const CollectedCommand *command)
 		const CollectedATSubcmd *subcommand = lfirst(cell);
 
 		if (IsA(subcommand->parsetree, AlterTableCmd) &&
-			((AlterTableCmd *) subcommand->parsetree)->subtype == AT_ReplicaIdentity)
+			is_change_of_root(((AlterTableCmd *) subcommand->parsetree)->subtype))
 			return true;
 	}
 	return false;
@@ -296,12 +306,17 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 		is_tracked_with_schema(table))
 		prepare_published(table);
 	foreach(cell, attached)
+		bemi_emit_moved_rows(table->root, lfirst_oid(cell), true);
+	foreach(cell, attached)
 		follow_attached_tree(lfirst_oid(cell));
+	foreach(cell, detached)
+		bemi_emit_moved_rows(table->root, lfirst_oid(cell), false);
 	foreach(cell, detached)
 		follow_detached(lfirst_oid(cell), table->root);
 
-	/* The description of the root says whether all partitions are FULL. */
-	if (table->oid == table->root || attached != NIL || detached != NIL || changes_root(command))
+	/* The message says whether all partitions are FULL, and logged. */
+	if (table->oid == table->root || attached != NIL || detached != NIL ||
+		table->persistence == RELPERSISTENCE_UNLOGGED || changes_root(command))
 		bemi_emit_membership(table->root);
 	if (table->oid == table->root && changes_root(command))
 		bemi_table_invalidate_tree(table);
@@ -360,6 +375,9 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 	List	   *detached;
 	BemiRights	former;
 
+	/* Its rows are not in the stream. */
+	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
+		bemi_emit_membership(table->root);
 	if ((table->kind != RELKIND_RELATION && table->kind != RELKIND_PARTITIONED_TABLE) ||
 		table->persistence == RELPERSISTENCE_TEMP)
 		return;

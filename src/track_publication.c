@@ -93,33 +93,6 @@ check_publication(Oid publication)
 }
 
 /*
- * Has the worker learn that all changes of the table are kept from here on, or no
- * longer.
- */
-void
-bemi_emit_membership(Oid relation)
-{
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[] = {ObjectIdGetDatum(relation)};
-
-	bemi_call_as_owner("SELECT bemi.emit_membership($1)", 1, types, values);
-}
-
-static void
-emit_ended(Oid relation)
-{
-	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEOID};
-	NameData	schema;
-	NameData	name;
-	Datum		values[] = {ObjectIdGetDatum(relation), NameGetDatum(&schema), NameGetDatum(&name)};
-
-	namestrcpy(&schema, get_namespace_name(get_rel_namespace(relation)));
-	namestrcpy(&name, get_rel_name(relation));
-	bemi_call_as_owner("SELECT bemi.emit_tracking('ended', $1, $2, $3, bemi.describe($1))",
-					   lengthof(types), types, values);
-}
-
-/*
  * Puts a table into the publication.  The caller has checked who asks for that,
  * and acts as the extension's owner.
  */
@@ -167,7 +140,8 @@ bemi_unpublish_table(Oid relation)
 	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
 	/* Who was writing to it at that time may commit later. */
-	emit_ended(relation);
+	bemi_emit_ended(relation, get_namespace_name(get_rel_namespace(relation)),
+					get_rel_name(relation));
 }
 
 /*

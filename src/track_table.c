@@ -239,10 +239,11 @@ arguments_of(HeapTuple tuple, TupleDesc columns)
 }
 
 /*
- * Finds the table's trigger of the name that bemi.track() gives.
+ * Finds the table's trigger of the name that bemi.track() gives, as a snapshot sees
+ * it.
  */
 void
-bemi_table_trigger(Oid relation, BemiTrigger *trigger)
+bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData keys[2];
@@ -254,7 +255,7 @@ bemi_table_trigger(Oid relation, BemiTrigger *trigger)
 				ObjectIdGetDatum(relation));
 	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber, F_NAMEEQ,
 				CStringGetDatum(BEMI_TRIGGER));
-	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 2, keys);
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot, 2, keys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -268,6 +269,15 @@ bemi_table_trigger(Oid relation, BemiTrigger *trigger)
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
+}
+
+/*
+ * The same at present.
+ */
+void
+bemi_table_trigger(Oid relation, BemiTrigger *trigger)
+{
+	bemi_table_trigger_at(relation, NULL, trigger);
 }
 
 /*

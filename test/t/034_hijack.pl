@@ -365,8 +365,6 @@ is( $node->safe_psql(
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
-	bemi.follow_publication()
-	bemi.follow_unpublished()
 	bemi.hold(regclass,text)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
 	bemi.is_started()
@@ -389,7 +387,6 @@ is( $node->safe_psql(
 	bemi.commit_horizon(integer)
 	bemi.current_context()
 	bemi.describe(regclass)
-	bemi.describe_columns(regclass)
 	bemi.emit_context()
 	bemi.full_context(bemi.changes)
 	bemi.has_trigger(regclass)
@@ -401,12 +398,9 @@ is( $node->safe_psql(
 	bemi.partitions(regclass)
 	bemi.prepare_table(regclass)
 	bemi.publish(regclass,boolean)
-	bemi.read_rules(text)
 	bemi.restore_table(regclass)
-	bemi.rules(regclass)
 	bemi.set_context(jsonb,boolean)
 	bemi.set_trigger(regclass,text[])
-	bemi.trigger_arguments(regclass)
 	bemi.untrackable(regclass)
 	END
 	'functions that PUBLIC may execute');
