@@ -184,33 +184,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
--- tgargs holds the arguments, each ended by a zero byte. No literal here may have a
--- backslash: what that means depends on standard_conforming_strings.
-CREATE FUNCTION bemi.trigger_arguments(target regclass)
-	RETURNS text[]
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	separator CONSTANT bytea := decode('00', 'hex');
-	rest bytea;
-	arguments text[] := '{}';
-BEGIN
-	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs >= 3
-		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
-	IF NOT FOUND THEN
-		RETURN NULL;
-	END IF;
-	WHILE octet_length(rest) > 0 LOOP
-		arguments := arguments || convert_from(substring(rest FOR position(separator IN rest) - 1), getdatabaseencoding());
-		rest := substring(rest FROM position(separator IN rest) + 1);
-	END LOOP;
-	RETURN arguments;
-END
-$$;
-COMMENT ON FUNCTION bemi.trigger_arguments(regclass)
-	IS 'internal: former identity, its index, how the table came to be tracked (table, partition, attached), and the rules for its columns; NULL if bemi.track() did not make the trigger';
-
 CREATE FUNCTION bemi.is_published(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
@@ -220,32 +193,6 @@ AS $$
 		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
 $$;
 COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
-
--- For the owner of the table, who must have been granted bemi.track().
-CREATE FUNCTION bemi.set_trigger(target regclass, arguments text[])
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_set_trigger'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.set_trigger(regclass, text[])
-	IS 'internal: makes bemi''s trigger with these arguments, or gives them to it';
-
-CREATE FUNCTION bemi.warn_of_lost_redaction(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	lost name;
-BEGIN
-	FOR lost IN SELECT * FROM bemi.redacted_columns(target) EXCEPT SELECT * FROM bemi.redacted_columns(pg_partition_root(target)) ORDER BY 1 LOOP
-		RAISE WARNING 'column "%" of partition "%" is no longer redacted', lost, target
-			USING DETAIL = 'The rules are those of the partitioned table now.',
-				HINT = format('SELECT bemi.track(%L, redact => ...);', pg_partition_root(target));
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.warn_of_lost_redaction(regclass)
-	IS 'internal: warning where a table that was attached was redacted by rules of its own, and is not by those of its root';
 
 -- Who may track what: its owner, if he has been granted bemi.track().
 CREATE FUNCTION bemi.check_tracker(owner oid, object text)
@@ -285,151 +232,7 @@ CREATE FUNCTION bemi.prepare_table(target regclass)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and, if it can have that, REPLICA IDENTITY FULL';
 
---
--- Rules: what of a tracked table is kept
---
--- Lists of column names, of which one that ends in * stands for all that begin so:
--- {"ignore": [...], "redact": [...], "redact_hash": [...]}. They go with the table
--- as its trigger's last argument, and to the workers in their place between the
--- changes, see bemi.describe().
---
-
-CREATE FUNCTION bemi.read_rules(rules text)
-	RETURNS jsonb
-	LANGUAGE plpgsql IMMUTABLE STRICT
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	parsed jsonb;
-BEGIN
-	BEGIN
-		parsed := rules::jsonb;
-	EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-		RETURN NULL;
-	END;
-	IF jsonb_typeof(parsed) <> 'object' THEN
-		RETURN NULL;
-	ELSIF EXISTS (SELECT FROM jsonb_each(parsed) r
-			WHERE r.key NOT IN ('ignore', 'redact', 'redact_hash') OR jsonb_typeof(r.value) <> 'array'
-				OR EXISTS (SELECT FROM jsonb_path_query(r.value, 'strict $[*]') v(rule) WHERE jsonb_typeof(v.rule) <> 'string')) THEN
-		RETURN NULL;
-	END IF;
-	RETURN parsed;
-END
-$$;
-COMMENT ON FUNCTION bemi.read_rules(text) IS 'internal: rules as jsonb, NULL if the text is not a list of names for each kind of rule';
-
--- Who owns a table can make a trigger with any arguments. follow_ddl() refuses bad
--- ones, but need not have been there. Then nobody knows what was to be redacted, so
--- all of the table is, and no other table's tracking fails.
-CREATE FUNCTION bemi.rules(target regclass)
-	RETURNS jsonb
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	arguments text[] := bemi.trigger_arguments(target);
-BEGIN
-	RETURN CASE WHEN coalesce(cardinality(arguments), 3) = 3 THEN '{}'
-		WHEN cardinality(arguments) > 4 THEN '{"redact": ["*"]}'
-		ELSE coalesce(bemi.read_rules(arguments[4]), '{"redact": ["*"]}') END;
-END
-$$;
-COMMENT ON FUNCTION bemi.rules(regclass)
-	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
-
-CREATE FUNCTION bemi.is_meant(attribute name, rule text)
-	RETURNS boolean
-	LANGUAGE sql IMMUTABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT attribute = rule OR right(rule, 1) = '*' AND starts_with(attribute, left(rule, -1))
-$$;
-COMMENT ON FUNCTION bemi.is_meant(name, text) IS 'internal: is a column meant by a name in a rule, or by the beginning of one before a "*"?';
-
-CREATE FUNCTION bemi.meant_columns(target regclass, rules jsonb, kind text)
-	RETURNS SETOF name
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT a.attname FROM pg_attribute a
-		WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-			AND EXISTS (SELECT FROM jsonb_array_elements_text(rules -> kind) r(rule) WHERE bemi.is_meant(a.attname, r.rule))
-		ORDER BY a.attnum
-$$;
-COMMENT ON FUNCTION bemi.meant_columns(regclass, jsonb, text) IS 'internal: columns of the table that rules of a kind mean';
-
-CREATE FUNCTION bemi.redacted_columns(target regclass)
-	RETURNS SETOF name
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.meant_columns(target, bemi.rules(target), 'redact')
-	UNION SELECT bemi.meant_columns(target, bemi.rules(target), 'redact_hash')
-$$;
-COMMENT ON FUNCTION bemi.redacted_columns(regclass) IS 'internal: columns of the table whose values are not stored as they are';
-
--- The caller has locked the table and its partitions.
-CREATE FUNCTION bemi.set_rules(target regclass, kind text, names name[])
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	arguments text[];
-	rel record;
-	rule name;
-	rules jsonb;
-	twice name;
-	other text := CASE kind WHEN 'redact' THEN 'redact_hash' ELSE 'redact' END;
-BEGIN
-	IF names IS NULL THEN
-		RETURN;
-	END IF;
-	SELECT n.nspname, c.relname, c.relkind INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	arguments := bemi.trigger_arguments(target);
-	IF arguments IS NULL THEN
-		RAISE EXCEPTION 'cannot keep rules for table "%"', rel.relname
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'Its trigger "bemi_emit_context" was not made by bemi.track().',
-				HINT = format('DROP TRIGGER bemi_emit_context ON %s;', target);
-	END IF;
-	FOREACH rule IN ARRAY names LOOP
-		IF rule IS NULL THEN
-			RAISE EXCEPTION 'column name in rule "%" must not be null', kind
-				USING ERRCODE = 'null_value_not_allowed',
-					DETAIL = 'The rule is a list of column names.',
-					HINT = format('To take it back: SELECT bemi.track(%L, %s => ''{}'');', target, kind);
-		ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-			AND bemi.is_meant(a.attname, rule::text)) THEN
-			RAISE EXCEPTION 'column "%" of table "%" does not exist', rule, rel.relname
-				USING ERRCODE = 'undefined_column',
-					DETAIL = format('It cannot be in the rule "%s".', kind),
-					HINT = 'Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.';
-		END IF;
-	END LOOP;
-
-	rules := bemi.rules(target) - kind;
-	IF names <> '{}' THEN
-		rules := rules || jsonb_build_object(kind, (SELECT jsonb_agg(n.name ORDER BY n.place)
-			FROM (SELECT u.name, min(u.place) FROM unnest(names) WITH ORDINALITY AS u(name, place) GROUP BY u.name) n(name, place)));
-	END IF;
-	SELECT m INTO twice FROM bemi.meant_columns(target, rules, 'redact') m
-		INTERSECT SELECT m FROM bemi.meant_columns(target, rules, 'redact_hash') m LIMIT 1;
-	IF FOUND THEN
-		RAISE EXCEPTION 'column "%" of table "%" cannot be both redacted and hashed', twice, rel.relname
-			USING ERRCODE = 'invalid_parameter_value',
-				DETAIL = format('It is in the rule "%s" already.', other),
-				HINT = format('Give both lists: SELECT bemi.track(%L, %s => %L, %s => %L);', target, kind, names, other,
-					(SELECT coalesce(array_agg(r), '{}') FROM jsonb_array_elements_text(rules -> other) r WHERE NOT bemi.is_meant(twice, r)));
-	END IF;
-	PERFORM bemi.set_trigger(target, arguments[1:3] || rules::text);
-END
-$$;
-COMMENT ON FUNCTION bemi.set_rules(regclass, text, name[])
-	IS 'internal: sets which columns of a tracked table a kind of rule (ignore, redact, redact_hash) means; NULL: leaves it as it is';
-
+-- Rules for columns are kept as the last argument of the table's trigger, see src/track_rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_track'
@@ -630,75 +433,6 @@ $$;
 COMMENT ON FUNCTION bemi.warn_of_missing_values(regclass)
 	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
 
-CREATE FUNCTION bemi.has_bad_rules(target regclass)
-	RETURNS boolean
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT cardinality(a.arguments) > 4 OR cardinality(a.arguments) = 4 AND bemi.read_rules(a.arguments[4]) IS NULL
-	FROM bemi.trigger_arguments(target) a(arguments)
-$$;
-COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
-
-CREATE FUNCTION bemi.check_rules(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF bemi.has_bad_rules(target) THEN
-		RAISE EXCEPTION 'rules of table "%" are not valid', target
-			USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are: %s', array_to_string((bemi.trigger_arguments(target))[4:], ', ')),
-				HINT = 'They are set by bemi.track(), not by arguments of the trigger.';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_rules(regclass) IS 'internal: error unless the rules in the trigger''s arguments are well-formed';
-
--- A renamed column takes its rules along, also where its name was meant by its
--- beginning only. The columns of inheriting tables are renamed with it, and those of
--- typed tables with their type's attribute. Which of them are tracked need not be
--- known: the others have no rules.
-CREATE FUNCTION bemi.carry_rules(relation oid, former name, present name)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-	rules jsonb;
-	carried jsonb;
-	arguments text[];
-BEGIN
-	FOR target IN
-		WITH RECURSIVE renamed(oid) AS (
-			SELECT relation
-			UNION SELECT c.oid FROM pg_class k JOIN pg_class c ON c.reloftype = k.reltype WHERE k.oid = relation AND k.reltype <> 0
-			UNION SELECT i.inhrelid FROM renamed r JOIN pg_inherits i ON i.inhparent = r.oid
-		)
-		SELECT c.oid FROM renamed r JOIN pg_class c ON c.oid = r.oid WHERE c.relkind IN ('r', 'p')
-	LOOP
-		rules := bemi.rules(target);
-		SELECT coalesce(jsonb_object_agg(r.kind, CASE
-				WHEN r.list ? former::text THEN r.list - former::text || to_jsonb(ARRAY[present::text])
-				WHEN r.is_meant THEN r.list || to_jsonb(ARRAY[present::text])
-				ELSE r.list END), '{}')
-			INTO carried
-			FROM (SELECT e.key, e.value, EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(former, v.rule))
-					AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(present, v.rule))
-				FROM jsonb_each(rules) e) r(kind, list, is_meant);
-		IF carried <> rules THEN
-			arguments := bemi.trigger_arguments(target);
-			arguments[4] := carried::text;
-			PERFORM bemi.set_trigger(target, arguments);
-		END IF;
-		-- Its primary key may be that column.
-		PERFORM bemi.emit_membership(target) WHERE target <> relation AND bemi.is_published(target);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.carry_rules(oid, name, name) IS 'internal: gives a renamed column, and those that were renamed with it, the rules that it had';
-
 CREATE FUNCTION bemi.follow_ddl()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
@@ -837,16 +571,25 @@ CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION bemi.
 COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
 ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.columnless_rules(target regclass, rules jsonb)
+CREATE FUNCTION bemi.rules(target regclass)
+	RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'bemi_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.rules(regclass)
+	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
+
+CREATE FUNCTION bemi.has_bad_rules(target regclass)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+
+CREATE FUNCTION bemi.columnless_rules(target regclass, source regclass)
 	RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT string_agg(DISTINCT n.name, ', ') FROM jsonb_each(rules) r, jsonb_array_elements_text(r.value) n(name)
-		WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0
-			AND NOT a.attisdropped AND bemi.is_meant(a.attname, n.name))
-$$;
-COMMENT ON FUNCTION bemi.columnless_rules(regclass, jsonb) IS 'internal: names in rules that are no columns of the table, NULL if there are none';
+	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.columnless_rules(regclass, regclass)
+	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there are none';
 
 -- A partition is tracked with its root, if that has the trigger. The root is the table whose
 -- place in the publication, and whose rules, count.
@@ -902,7 +645,7 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
 			CASE WHEN rel.rules -> 'redact' ? '*' AND bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
-			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.rules) END
+			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.published_as) END
 		], NULL) AS problems
 	FROM pg_class c
 		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
@@ -2405,16 +2148,15 @@ BEGIN
 		bemi.source_status(),
 		bemi.why_no_worker(),
 		-- bemi.tracked
-		bemi.columnless_rules(regclass, jsonb),
+		bemi.columnless_rules(regclass, regclass),
 		bemi.has_bad_rules(regclass),
 		bemi.has_trigger(regclass),
-		bemi.is_meant(name, text),
-		bemi.read_rules(text),
+		bemi.is_of_extension(regclass),
 		bemi.rules(regclass),
 		bemi.this_database(),
 		bemi.tracked_with_root(regclass),
 		bemi.unstored_partition(regclass),
-		bemi.trigger_arguments(regclass)', reader);
+		bemi.untrackable(regclass)', reader);
 END
 $$;
 COMMENT ON FUNCTION bemi.set_monitoring(regrole, boolean)
@@ -2522,7 +2264,6 @@ GRANT EXECUTE ON FUNCTION
 	bemi.prepare_table(regclass),
 	bemi.publish(regclass, boolean),
 	bemi.restore_table(regclass),
-	bemi.set_trigger(regclass, text[]),
 	bemi.untrackable(regclass)
 	TO PUBLIC;
 

@@ -279,6 +279,8 @@ typedef enum BemiRedaction
 } BemiRedaction;
 
 extern bool bemi_rule_is_prefix(const char *rule);
+extern bool bemi_rule_matches(const char *column, const char *rule);
+extern bool bemi_rules_match(const char *column, const List *rules);
 extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
 							 const List *redact, const List *redact_hash,
 							 const List *known, const char *hash_key);

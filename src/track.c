@@ -97,15 +97,14 @@ check_rules_allowed(const BemiTable *table)
 void
 bemi_track_attached(Oid relation)
 {
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[] = {ObjectIdGetDatum(relation)};
 	BemiTrigger trigger;
+	BemiTable	table;
 
 	bemi_table_trigger(relation, &trigger);
 	if (trigger.arguments != NIL)
 	{
-		if (list_length(trigger.arguments) > BEMI_RULES)
-			bemi_call_as_owner("SELECT bemi.warn_of_lost_redaction($1)", 1, types, values);
+		if (list_length(trigger.arguments) > BEMI_RULES && bemi_table_look_up(relation, &table))
+			bemi_warn_of_lost_redaction(&table);
 		lfirst(list_nth_cell(trigger.arguments, BEMI_MEMBERSHIP)) = BEMI_AS_ATTACHED;
 		bemi_table_set_trigger(relation, trigger.arguments);
 	}
@@ -168,28 +167,24 @@ track_tree(const BemiTable *target)
 	bemi_act_as_before(&former);
 }
 
+static ArrayType *
+array_argument(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_ARGISNULL(argument) ? NULL : PG_GETARG_ARRAYTYPE_P(argument);
+}
+
 /*
- * Sets the rules that were given.  What is taken back comes first, so that a
- * column can move from one rule to the other.
+ * Sets the rules that were given, with the rights of the extension's owner.
  */
 static void
 set_rules(FunctionCallInfo fcinfo)
 {
-	const char *kinds[] = {"ignore", "redact", "redact_hash"};
-	Oid			types[] = {REGCLASSOID, TEXTOID, NAMEARRAYOID};
+	BemiRights	former;
 
-	for (int pass = 0; pass < 2; pass++)
-		for (int i = 0; i < lengthof(kinds); i++)
-		{
-			Datum		values[] = {PG_GETARG_DATUM(0), CStringGetTextDatum(kinds[i]), 0};
-
-			if (PG_ARGISNULL(i + 1))
-				continue;
-			values[2] = PG_GETARG_DATUM(i + 1);
-			if ((ARR_NDIM(DatumGetArrayTypeP(values[2])) == 0) == (pass == 0))
-				bemi_call_as_owner("SELECT bemi.set_rules($1, $2, $3)",
-								   lengthof(types), types, values);
-		}
+	bemi_act_as_owner(&former);
+	bemi_set_rules(PG_GETARG_OID(0), array_argument(fcinfo, 1), array_argument(fcinfo, 2),
+				   array_argument(fcinfo, 3));
+	bemi_act_as_before(&former);
 }
 
 /*

@@ -12,6 +12,7 @@
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "tcop/deparse_utility.h"
+#include "utils/array.h"
 #include "utils/snapshot.h"
 
 #include "bemi.h"
@@ -129,6 +130,12 @@ extern void bemi_publication_invalidate(Oid root);
 /* track_rules.c */
 extern void bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules);
 extern char *bemi_rules_text(const BemiRules *rules);
+extern void bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
+						   ArrayType *redact_hash);
+extern void bemi_carry_rules(const BemiTable *table, const char *former,
+							 const char *present);
+extern void bemi_check_rules(Oid relation);
+extern void bemi_warn_of_lost_redaction(const BemiTable *table);
 
 /* track_describe.c */
 extern List *bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,

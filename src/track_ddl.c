@@ -480,18 +480,15 @@ static void
 follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
 {
 	const RenameStmt *rename = (const RenameStmt *) command->parsetree;
-	Oid			types[] = {OIDOID, NAMEOID, NAMEOID};
-	NameData	former;
-	NameData	present;
-	Datum		values[] = {ObjectIdGetDatum(table->oid), NameGetDatum(&former), NameGetDatum(&present)};
+	BemiRights	former;
 
 	if (command->type != SCT_Simple || !IsA(rename, RenameStmt) ||
 		(rename->renameType != OBJECT_COLUMN && rename->renameType != OBJECT_ATTRIBUTE) ||
 		!may_have_rules(table))
 		return;
-	namestrcpy(&former, rename->subname);
-	namestrcpy(&present, rename->newname);
-	bemi_call_as_owner("SELECT bemi.carry_rules($1, $2, $3)", lengthof(types), types, values);
+	bemi_act_as_owner(&former);
+	bemi_carry_rules(table, rename->subname, rename->newname);
+	bemi_act_as_before(&former);
 }
 
 /*
@@ -501,8 +498,6 @@ static void
 follow_trigger(Oid oid)
 {
 	FormData_pg_trigger trigger;
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[1];
 	BemiTable	table;
 
 	if (!bemi_trigger_look_up(oid, &trigger) || trigger.tgfoid != bemi_emit_context_oid())
@@ -510,9 +505,8 @@ follow_trigger(Oid oid)
 	bemi_check_trigger_kind(&trigger);
 	if (strcmp(NameStr(trigger.tgname), BEMI_TRIGGER) != 0 || trigger.tgnargs <= BEMI_MEMBERSHIP)
 		return;
-	values[0] = ObjectIdGetDatum(trigger.tgrelid);
 	if (trigger.tgnargs > BEMI_RULES)
-		bemi_call_as_owner("SELECT bemi.check_rules($1)", 1, types, values);
+		bemi_check_rules(trigger.tgrelid);
 	if (bemi_is_published(trigger.tgrelid) && bemi_table_look_up(trigger.tgrelid, &table))
 	{
 		bemi_emit_membership(trigger.tgrelid);

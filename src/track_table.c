@@ -62,7 +62,6 @@
 #include "track.h"
 
 PG_FUNCTION_INFO_V1(bemi_untrackable);
-PG_FUNCTION_INFO_V1(bemi_set_trigger);
 PG_FUNCTION_INFO_V1(bemi_prepare_table);
 PG_FUNCTION_INFO_V1(bemi_restore_table);
 
@@ -531,39 +530,6 @@ bemi_table_invalidate_tree(const BemiTable *table)
 
 	foreach(cell, bemi_table_tree(table))
 		bemi_table_invalidate(lfirst_oid(cell));
-}
-
-/*
- * bemi.set_trigger(target regclass, arguments text[])
- */
-Datum
-bemi_set_trigger(PG_FUNCTION_ARGS)
-{
-	Oid			relation = PG_GETARG_OID(0);
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[] = {PG_GETARG_DATUM(0)};
-	Datum	   *elements;
-	int			count;
-	List	   *arguments = NIL;
-	BemiTable	table;
-
-	if (!bemi_table_look_up(relation, &table))
-		PG_RETURN_VOID();
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, NULL, &count);
-	for (int i = 0; i < count; i++)
-		arguments = lappend(arguments, TextDatumGetCString(elements[i]));
-
-	bemi_check_rule_setter(relation, table.owner, count);
-	bemi_table_set_trigger(relation, arguments);
-	if (count > BEMI_RULES)
-		bemi_call_as_owner("SELECT bemi.check_rules($1)", lengthof(types), types, values);
-	if (bemi_is_published(relation))
-	{
-		bemi_emit_membership(relation);
-		bemi_table_invalidate_tree(&table);
-	}
-	PG_RETURN_VOID();
 }
 
 /*

@@ -257,15 +257,19 @@ RESET ROLE;
 SELECT bemi.track('sly.account');
 SET ROLE regress_bemi_sly;
 SELECT bemi.track('sly.account', ignore => '{sum}');
-SELECT bemi.set_rules('sly.account', 'ignore', '{sum}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"ignore\": [\"*\"]}"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": ["*"]}');
 CREATE TRIGGER other BEFORE INSERT OR UPDATE ON sly.account FOR EACH STATEMENT
 	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": ["*"]}');
 RESET ROLE;
-SELECT bemi.set_trigger('sly.account', '{f,"",table,no json}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"[\"ignore\"]"}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"ignore\": \"sum\"}"}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"other\": [\"sum\"]}"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', 'no json');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '["ignore"]');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": "sum"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"other": ["sum"]}');
 SELECT "table", ignore, problems FROM bemi.tracked WHERE "table" = 'sly.account'::regclass;
 GRANT EXECUTE ON FUNCTION bemi.track TO regress_bemi_sly;
 SET ROLE regress_bemi_sly;

@@ -400,7 +400,6 @@ is( $node->safe_psql(
 	bemi.publish(regclass,boolean)
 	bemi.restore_table(regclass)
 	bemi.set_context(jsonb,boolean)
-	bemi.set_trigger(regclass,text[])
 	bemi.untrackable(regclass)
 	END
 	'functions that PUBLIC may execute');
