@@ -147,6 +147,7 @@ $node->safe_psql('shop', q{
 	GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass) TO reader});
 $node->safe_psql('elsewhere', q{CALL bemi.start('shop')});
 synced_elsewhere();
+is(as_role('reader', q{SELECT bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
 is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what README names, and goes on');
 
 $node->stop;
