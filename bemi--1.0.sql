@@ -211,26 +211,11 @@ END
 $$;
 COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
 
--- In C, because it checks the current user first and then acts as the owner of
--- the extension, who owns the publication.
-CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_publish'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.publish(regclass, boolean)
-	IS 'internal: puts a table into the publication "bemi", or takes it out, for its owner, who must have been granted bemi.track()';
-
 CREATE FUNCTION bemi.untrackable(target regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_untrackable'
 	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
-
-CREATE FUNCTION bemi.prepare_table(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_prepare_table'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and, if it can have that, REPLICA IDENTITY FULL';
 
 -- Rules for columns are kept as the last argument of the table's trigger, see src/track_rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
@@ -239,12 +224,6 @@ CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact n
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
 	IS 'keeps every change of the table from now on, partitions included, but not updates of ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules that are not given stay';
-
-CREATE FUNCTION bemi.restore_table(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_restore_table'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.restore_table(regclass) IS 'internal: takes bemi''s trigger from a table and puts its former replica identity back';
 
 CREATE FUNCTION bemi.untrack(target regclass)
 	RETURNS void
@@ -2258,12 +2237,7 @@ GRANT EXECUTE ON FUNCTION
 	bemi.has_trigger(regclass),
 	bemi.is_marked(regnamespace),
 	bemi.is_of_extension(regclass),
-	bemi.is_published(regclass),
 	bemi.mark_schema(regnamespace, boolean),
-	bemi.partitions(regclass),
-	bemi.prepare_table(regclass),
-	bemi.publish(regclass, boolean),
-	bemi.restore_table(regclass),
 	bemi.untrackable(regclass)
 	TO PUBLIC;
 

@@ -34,8 +34,6 @@
 
 #include "track.h"
 
-PG_FUNCTION_INFO_V1(bemi_publish);
-
 /*
  * Is the publication there, and does it have generated columns where that can be?
  */
@@ -168,34 +166,4 @@ bemi_publication_invalidate(Oid root)
 	(void) GetCurrentCommandId(true);
 	table_close(catalog, AccessShareLock);
 	ReleaseSysCache(tuple);
-}
-
-/*
- * bemi.publish(target regclass, wanted boolean), for the owner of the table, who
- * must have been granted bemi.track().
- */
-Datum
-bemi_publish(PG_FUNCTION_ARGS)
-{
-	Oid			relation = PG_GETARG_OID(0);
-	bool		wanted = PG_GETARG_BOOL(1);
-	BemiTable	table;
-	BemiRights	former;
-
-	if (!bemi_table_look_up(relation, &table))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table to track does not exist")));
-	bemi_check_tracker(&table);
-	LockRelationOid(relation, ShareUpdateExclusiveLock);
-	if (!bemi_table_look_up(relation, &table))
-		PG_RETURN_VOID();
-	bemi_check_tracker(&table);
-	bemi_act_as_owner(&former);
-	if (wanted)
-		bemi_publish_table(relation);
-	else
-		bemi_unpublish_table(relation);
-	bemi_act_as_before(&former);
-	PG_RETURN_VOID();
 }

@@ -62,8 +62,6 @@
 #include "track.h"
 
 PG_FUNCTION_INFO_V1(bemi_untrackable);
-PG_FUNCTION_INFO_V1(bemi_prepare_table);
-PG_FUNCTION_INFO_V1(bemi_restore_table);
 
 /*
  * What the catalog has about a relation; false if it is gone.  Takes no lock on
@@ -530,27 +528,4 @@ bemi_table_invalidate_tree(const BemiTable *table)
 
 	foreach(cell, bemi_table_tree(table))
 		bemi_table_invalidate(lfirst_oid(cell));
-}
-
-/*
- * bemi.prepare_table(target regclass)
- */
-Datum
-bemi_prepare_table(PG_FUNCTION_ARGS)
-{
-	BemiTable	table;
-
-	if (bemi_table_look_up(PG_GETARG_OID(0), &table))
-		bemi_table_prepare(table.oid, table.root);
-	PG_RETURN_VOID();
-}
-
-/*
- * bemi.restore_table(target regclass)
- */
-Datum
-bemi_restore_table(PG_FUNCTION_ARGS)
-{
-	bemi_table_restore(PG_GETARG_OID(0));
-	PG_RETURN_VOID();
 }

@@ -392,13 +392,8 @@ is( $node->safe_psql(
 	bemi.has_trigger(regclass)
 	bemi.is_marked(regnamespace)
 	bemi.is_of_extension(regclass)
-	bemi.is_published(regclass)
 	bemi.mark_schema(regnamespace,boolean)
 	bemi.merge_context(jsonb,boolean)
-	bemi.partitions(regclass)
-	bemi.prepare_table(regclass)
-	bemi.publish(regclass,boolean)
-	bemi.restore_table(regclass)
 	bemi.set_context(jsonb,boolean)
 	bemi.untrackable(regclass)
 	END
