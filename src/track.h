@@ -80,8 +80,8 @@ typedef struct BemiRules
 } BemiRules;
 
 /*
- * A table that the DDL command of an event trigger has dropped, or a table's place
- * in a publication.
+ * A table that the DDL command of an event trigger has dropped, but for temporary ones,
+ * or a table's place in a publication.
  */
 typedef struct BemiDropped
 {

@@ -48,8 +48,8 @@
 /* The columns of pg_event_trigger_dropped_objects(). */
 #define DROPPED_CLASSID			1
 #define DROPPED_OBJID			2
-#define DROPPED_OBJSUBID		3
 #define DROPPED_IS_TEMPORARY	6
+#define DROPPED_OBJECT_TYPE		7
 #define DROPPED_IDENTITY		10
 #define DROPPED_ADDRESS_NAMES	11
 #define DROPPED_ADDRESS_ARGS	12
@@ -174,6 +174,19 @@ text_of(TupleTableSlot *row, int column, int element)
 }
 
 /*
+ * Whether a row is about a table that can have been a partition of a tracked one.
+ */
+static bool
+is_lasting_table(TupleTableSlot *row)
+{
+	bool		is_null;
+	char	   *type = TextDatumGetCString(slot_getattr(row, DROPPED_OBJECT_TYPE, &is_null));
+
+	return !DatumGetBool(slot_getattr(row, DROPPED_IS_TEMPORARY, &is_null)) &&
+		(strcmp(type, "table") == 0 || strcmp(type, "foreign table") == 0);
+}
+
+/*
  * One row of the result, NULL if it is of no interest for tables.
  */
 static BemiDropped *
@@ -181,17 +194,16 @@ read_dropped(TupleTableSlot *row)
 {
 	bool		is_null;
 	Oid			catalog = DatumGetObjectId(slot_getattr(row, DROPPED_CLASSID, &is_null));
-	bool		is_column = DatumGetInt32(slot_getattr(row, DROPPED_OBJSUBID, &is_null)) != 0;
-	bool		is_temporary = DatumGetBool(slot_getattr(row, DROPPED_IS_TEMPORARY, &is_null));
+	Datum		identity = slot_getattr(row, DROPPED_IDENTITY, &is_null);
 	BemiDropped *dropped;
 
-	if (catalog != PublicationRelRelationId &&
-		(catalog != RelationRelationId || is_column || is_temporary))
+	if (is_null || (catalog != PublicationRelRelationId &&
+					(catalog != RelationRelationId || !is_lasting_table(row))))
 		return NULL;
 	dropped = palloc0(sizeof(BemiDropped));
 	dropped->catalog = catalog;
 	dropped->object = DatumGetObjectId(slot_getattr(row, DROPPED_OBJID, &is_null));
-	dropped->identity = TextDatumGetCString(slot_getattr(row, DROPPED_IDENTITY, &is_null));
+	dropped->identity = TextDatumGetCString(identity);
 	if (catalog == PublicationRelRelationId)
 	{
 		dropped->publication = text_of(row, DROPPED_ADDRESS_ARGS, 0);
@@ -202,8 +214,8 @@ read_dropped(TupleTableSlot *row)
 }
 
 /*
- * The BemiDropped tables, other relations, and places in publications that the command
- * has dropped (at sql_drop).
+ * The tables and places in publications that the command has dropped (at sql_drop), as
+ * BemiDropped.
  */
 List *
 bemi_dropped_tables(void)

@@ -15,8 +15,9 @@
  * by its own name, which hears nothing of what happens to its root.
  *
  * Everything comes from the catalogs, as a snapshot sees them: the worker asks what
- * tables were like at the position of a new slot.  So nothing here may use the
- * server's caches, which know the present only.  (The server's own types never change.)
+ * tables were like at the position of a new slot.  The server's caches know the present
+ * only, so they are used where the present is asked for, and for the server's own types,
+ * which never change.
  * No table is locked and no SQL runs, because this happens within DDL of any user, with
  * the rights of the superuser.
  *
@@ -91,16 +92,17 @@ catalog_row(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot snapsho
 static Form_pg_class
 class_row(Oid relation, Snapshot snapshot)
 {
-	HeapTuple	tuple = catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
-									relation, snapshot);
+	HeapTuple	tuple = snapshot == NULL ?
+		SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relation)) :
+		catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relation, snapshot);
 
-	return tuple ? (Form_pg_class) GETSTRUCT(tuple) : NULL;
+	return HeapTupleIsValid(tuple) ? (Form_pg_class) GETSTRUCT(tuple) : NULL;
 }
 
 static Form_pg_type
 type_row(Oid type, Snapshot snapshot)
 {
-	HeapTuple	tuple = type < FirstGenbkiObjectId ?
+	HeapTuple	tuple = snapshot == NULL || type < FirstGenbkiObjectId ?
 		SearchSysCacheCopy1(TYPEOID, ObjectIdGetDatum(type)) :
 		catalog_row(TypeRelationId, TypeOidIndexId, Anum_pg_type_oid, type, snapshot);
 

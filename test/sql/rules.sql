@@ -243,6 +243,16 @@ UPDATE other SET seen_at = 7;
 UPDATE other SET id = 2;
 SELECT operation, key, before, after FROM stored();
 
+-- Columns can change places, and a name counts once.
+CREATE TABLE places (id integer, a text, b text, c text);
+SELECT bemi.track('places', redact => '{a, a}', redact_hash => '{b, c}');
+SELECT bemi.track('places', redact => '{b}', redact_hash => '{c, a}');
+SELECT bemi.track('places', redact => '{b, c}');
+SELECT bemi.track('places', redact_hash => '{b, a}');
+SELECT bemi.track('places', redact => '{b, *}', redact_hash => '{a}');
+SELECT redact, redact_hash FROM bemi.tracked WHERE "table" = 'places'::regclass;
+DROP TABLE places;
+
 -- Untracked, a table has no rules any more.
 SELECT bemi.untrack('other');
 SELECT bemi.track('other');
