@@ -78,10 +78,6 @@ $$;
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
 
--- Everybody may set a context, so everybody may look into the schema. What
--- reads history, tracks tables or starts workers is granted one by one.
-GRANT USAGE ON SCHEMA bemi TO PUBLIC;
-
 --
 -- Context: what the application says about its own statements
 --
@@ -126,6 +122,15 @@ COMMENT ON FUNCTION bemi.emit_context()
 -- through a rename, and away with DROP TABLE.
 --
 
+CREATE FUNCTION bemi.check_publication_owner()
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_check_publication'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.check_publication_owner()
+	IS 'internal: error if publication "bemi" belongs to somebody who has not the rights of the extension''s owner';
+-- It may have been made before the extension.
+SELECT bemi.check_publication_owner();
+
 -- The publication cannot be a member of the extension, so it is made when first
 -- needed; pg_dump carries it along like any other.
 CREATE FUNCTION bemi.ensure_publication()
@@ -134,9 +139,15 @@ CREATE FUNCTION bemi.ensure_publication()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM bemi.check_publication_owner();
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-		CREATE PUBLICATION bemi
-			WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+		BEGIN
+			CREATE PUBLICATION bemi
+				WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+		EXCEPTION WHEN duplicate_object OR unique_violation THEN
+			-- Another session was faster.
+			PERFORM bemi.check_publication_owner();
+		END;
 	END IF;
 	-- Before 18, generated columns are not in the stream; from then on, writes to a table
 	-- with REPLICA IDENTITY FULL fail unless they are.
@@ -147,25 +158,21 @@ END
 $$;
 COMMENT ON FUNCTION bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated columns where that can be';
 
--- The table's partitions, the table itself among them, parents first.
+-- The table's partitions, the table itself among them, parents first. pg_partition_tree()
+-- would lock all of them.
 CREATE FUNCTION bemi.partitions(target regclass)
-	RETURNS TABLE (relation regclass, schema name, name name, identity "char", identity_index name)
+	RETURNS SETOF regclass
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.oid::regclass, c.nspname, c.relname, c.relreplident,
-		(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-			WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i')
-	FROM (SELECT target AS relid, 0 AS level
-			UNION SELECT p.relid, p.level FROM pg_partition_tree(target) p) AS tree,
-		-- OFFSET 0: one by one. The planner takes the tree for large, and would
-		-- read all of pg_class for each table that is tracked.
-		LATERAL (SELECT c.oid, n.nspname, c.relname, c.relreplident
-			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = tree.relid OFFSET 0) AS c
-	ORDER BY tree.level, c.nspname, c.relname
+	WITH RECURSIVE tree(relid, level) AS (
+		SELECT target::oid, 0
+		UNION ALL SELECT i.inhrelid, t.level + 1 FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid AND NOT i.inhdetachpending
+			JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+	)
+	SELECT t.relid::regclass FROM tree t ORDER BY t.level, t.relid
 $$;
-COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, with their replica identities';
+COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, found without a lock on them';
 
 CREATE FUNCTION bemi.has_trigger(target regclass)
 	RETURNS boolean
@@ -177,33 +184,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
--- tgargs holds the arguments, each ended by a zero byte. No literal here may have a
--- backslash: what that means depends on standard_conforming_strings.
-CREATE FUNCTION bemi.trigger_arguments(target regclass)
-	RETURNS text[]
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	separator CONSTANT bytea := decode('00', 'hex');
-	rest bytea;
-	arguments text[] := '{}';
-BEGIN
-	SELECT tgargs INTO rest FROM pg_trigger WHERE tgrelid = target AND tgnargs >= 3
-		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure;
-	IF NOT FOUND THEN
-		RETURN NULL;
-	END IF;
-	WHILE octet_length(rest) > 0 LOOP
-		arguments := arguments || convert_from(substring(rest FOR position(separator IN rest) - 1), getdatabaseencoding());
-		rest := substring(rest FROM position(separator IN rest) + 1);
-	END LOOP;
-	RETURN arguments;
-END
-$$;
-COMMENT ON FUNCTION bemi.trigger_arguments(regclass)
-	IS 'internal: former identity, its index, how the table came to be tracked (table, partition, attached), and the rules for its columns; NULL if bemi.track() did not make the trigger';
-
 CREATE FUNCTION bemi.is_published(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
@@ -213,95 +193,6 @@ AS $$
 		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
 $$;
 COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
-
-CREATE FUNCTION bemi.tell_again(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_tell_again'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.tell_again(regclass) IS 'internal: has the stream tell the name of a table again, which has changed';
-
-CREATE FUNCTION bemi.invalidate_publication(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_invalidate_publication'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.invalidate_publication(regclass)
-	IS 'internal: PostgreSQL 14 looks again how partitions are published, as later versions do by themselves';
-
-CREATE FUNCTION bemi.set_published(target regclass, wanted boolean)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	published boolean;
-BEGIN
-	SELECT n.nspname, c.relname INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	published := bemi.is_published(target);
-	IF wanted AND NOT published THEN
-		PERFORM bemi.ensure_publication();
-		EXECUTE format('ALTER PUBLICATION bemi ADD TABLE ONLY %I.%I', rel.nspname, rel.relname);
-	ELSIF NOT wanted AND published THEN
-		EXECUTE format('ALTER PUBLICATION bemi DROP TABLE ONLY %I.%I', rel.nspname, rel.relname);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.set_published(regclass, boolean)
-	IS 'internal: puts a table into the publication "bemi", or takes it out';
-
-CREATE FUNCTION bemi.set_trigger(target regclass, arguments text[])
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	enabled text := (SELECT CASE tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'D' THEN 'DISABLE' END
-		FROM pg_trigger WHERE tgrelid = target AND tgname = 'bemi_emit_context');
-BEGIN
-	SELECT n.nspname, c.relname INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	-- Not one of somebody else's.
-	EXECUTE format('CREATE %s TRIGGER bemi_emit_context'
-		' BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I FOR EACH STATEMENT'
-		' EXECUTE FUNCTION bemi.emit_context(%s)',
-		CASE WHEN bemi.has_trigger(target) THEN 'OR REPLACE' ELSE '' END, rel.nspname, rel.relname,
-		(SELECT string_agg(quote_literal(a.argument), ', ' ORDER BY a.place) FROM unnest(arguments) WITH ORDINALITY AS a(argument, place)));
-	-- A trigger that is replaced forgets that.
-	IF enabled IS NOT NULL THEN
-		EXECUTE format('ALTER TABLE ONLY %I.%I %s TRIGGER bemi_emit_context', rel.nspname, rel.relname, enabled);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.set_trigger(regclass, text[])
-	IS 'internal: makes bemi''s trigger with these arguments, or gives them to it';
-
-CREATE FUNCTION bemi.set_attached(target regclass, attached boolean)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	arguments text[] := bemi.trigger_arguments(target);
-	lost name;
-BEGIN
-	IF arguments IS NULL THEN
-		RETURN;
-	END IF;
-	IF attached THEN
-		FOR lost IN SELECT * FROM bemi.redacted_columns(target) EXCEPT SELECT * FROM bemi.redacted_columns(pg_partition_root(target)) ORDER BY 1 LOOP
-			RAISE WARNING 'column "%" of partition "%" is no longer redacted', lost, target
-				USING DETAIL = 'The rules are those of the partitioned table now.',
-					HINT = format('SELECT bemi.track(%L, redact => ...);', pg_partition_root(target));
-		END LOOP;
-	END IF;
-	arguments[3] := CASE WHEN attached THEN 'attached' ELSE 'table' END;
-	PERFORM bemi.set_trigger(target, arguments);
-END
-$$;
-COMMENT ON FUNCTION bemi.set_attached(regclass, boolean)
-	IS 'internal: notes in its trigger whether a table that was tracked alone is now published with a root';
 
 -- Who may track what: its owner, if he has been granted bemi.track().
 CREATE FUNCTION bemi.check_tracker(owner oid, object text)
@@ -320,448 +211,24 @@ END
 $$;
 COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
 
-CREATE FUNCTION bemi.check_table_tracker(target regclass, wanted boolean)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.check_tracker(c.relowner, format('table "%s"', c.relname)) FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to track does not exist' USING ERRCODE = 'undefined_table';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_table_tracker(regclass, boolean) IS 'internal: error unless the current user may track the table';
-
--- In C, because it checks the current user first and then acts as the owner of
--- the extension, who owns the publication.
-CREATE FUNCTION bemi.publish(target regclass, wanted boolean)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_publish'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.publish(regclass, boolean)
-	IS 'internal: set_published() for the owner of the table, who must have been granted bemi.track()';
-
--- From 18 on, generated columns can be virtual, which the stream never has; and writes to a
--- published table fail if its replica identity has one, as FULL does.
-CREATE FUNCTION bemi.can_be_full(target regclass)
-	RETURNS boolean
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped)
-$$;
-COMMENT ON FUNCTION bemi.can_be_full(regclass) IS 'internal: can the table be written to with REPLICA IDENTITY FULL?';
-
--- Why a relation cannot be tracked, NULL if it can.
 CREATE FUNCTION bemi.untrackable(target regclass)
 	RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT CASE
-		WHEN c.relkind = 'f' THEN 'The rows of a foreign table are written on another server; track them there.'
-		WHEN c.relkind IN ('v', 'm') THEN 'A view has no rows of its own; track the tables below it.'
-		WHEN c.relkind NOT IN ('r', 'p') THEN 'It is not a table.'
-		WHEN n.nspname IN ('pg_catalog', 'information_schema', 'pg_toast') THEN 'It is a system table.'
-		WHEN n.nspname = 'bemi' THEN 'It is one of bemi''s own; the history would grow by being kept.'
-		WHEN c.relpersistence = 't' THEN 'A temporary table is not written to the write-ahead log.'
-		WHEN c.relpersistence = 'u' THEN 'An unlogged table is not written to the write-ahead log.'
-		WHEN NOT bemi.can_be_full(c.oid) AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-			THEN 'It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.'
-	END
-	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_untrackable'
+	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
 
-CREATE FUNCTION bemi.check_trackable(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	reason text := bemi.untrackable(target);
-	root regclass;
-BEGIN
-	SELECT c.relname, c.relkind, c.relpersistence, c.relispartition, n.nspname INTO rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to track does not exist'
-			USING ERRCODE = 'undefined_table';
-	END IF;
-	IF reason IS NOT NULL AND rel.relpersistence = 'u' AND rel.relkind = 'r' THEN
-		RAISE EXCEPTION 'cannot track "%"', rel.relname
-			USING ERRCODE = 'wrong_object_type', DETAIL = reason,
-				HINT = format('ALTER TABLE %I.%I SET LOGGED;', rel.nspname, rel.relname);
-	ELSIF reason IS NOT NULL THEN
-		RAISE EXCEPTION 'cannot track "%"', rel.relname
-			USING ERRCODE = 'wrong_object_type', DETAIL = reason;
-	END IF;
-
-	-- Triggers of a partition do not fire when its root is written to.
-	root := CASE WHEN rel.relispartition THEN pg_partition_root(target) END;
-	IF root IS NOT NULL AND NOT bemi.has_trigger(root) THEN
-		RAISE EXCEPTION 'cannot track partition "%" alone', rel.relname
-			USING ERRCODE = 'wrong_object_type',
-				DETAIL = 'Rows that are written by way of its root would come without context.',
-				HINT = format('SELECT bemi.track(%L);', root);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_trackable(regclass) IS 'internal: error with the reason if the relation cannot be tracked';
-
--- Gives a published table its trigger and its identity. The trigger first, so that
--- the event trigger that ALTER TABLE fires finds nothing left to do; both under the
--- stronger lock, as an upgrade could deadlock with the application.
-CREATE FUNCTION bemi.prepare_table(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	SELECT n.nspname AS schema, c.relname AS name, c.relispartition, c.relreplident AS identity,
-			(SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-				WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') AS identity_index
-		INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF bemi.has_trigger(target) AND rel.identity = 'f' AND bemi.can_be_full(target) THEN
-		RETURN;
-	END IF;
-
-	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
-	IF NOT bemi.has_trigger(target) THEN
-		PERFORM bemi.set_trigger(target, ARRAY[rel.identity::text, coalesce(rel.identity_index::text, ''),
-			CASE WHEN rel.relispartition THEN 'partition' ELSE 'table' END]);
-	END IF;
-	IF NOT bemi.can_be_full(target) THEN
-		IF rel.identity IN ('f', 'n') THEN
-			EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY DEFAULT', rel.schema, rel.name);
-		END IF;
-	ELSIF rel.identity <> 'f' THEN
-		EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.prepare_table(regclass) IS 'internal: gives a table bemi''s trigger and, if it can have that, REPLICA IDENTITY FULL';
-
--- For track(): errors are errors, and an identity that somebody has changed since
--- is made FULL again.
-CREATE FUNCTION bemi.prepare_partitions(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	partition regclass;
-BEGIN
-	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
-		IF bemi.untrackable(partition) IS NOT NULL THEN
-			RAISE NOTICE 'partition "%" is not tracked', partition
-				USING DETAIL = bemi.untrackable(partition);
-			CONTINUE;
-		END IF;
-		PERFORM bemi.prepare_table(partition);
-		-- One that was tracked alone is now published with its root.
-		IF partition <> target AND bemi.is_published(partition) THEN
-			PERFORM bemi.set_attached(partition, true);
-			PERFORM bemi.publish(partition, false);
-		END IF;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.prepare_partitions(regclass)
-	IS 'internal: prepare_table() for the table and all partitions that can be tracked';
-
--- For the event trigger: only what has no trigger yet is prepared, since other
--- choices of identity are the user's. The application's own command must not
--- fail for it, nor later updates for want of an identity.
-CREATE FUNCTION bemi.follow_partitions(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	FOR rel IN SELECT p.*, bemi.is_published(pg_partition_root(p.relation)) AS needs_identity
-		FROM bemi.partitions(target) p
-		WHERE bemi.untrackable(p.relation) IS NULL AND NOT bemi.has_trigger(p.relation)
-			-- nothing more can be done for this one, see below
-			AND NOT (p.identity = 'f' AND EXISTS (SELECT FROM pg_trigger t
-				WHERE t.tgrelid = p.relation AND t.tgname = 'bemi_emit_context'))
-	LOOP
-		BEGIN
-			PERFORM bemi.prepare_table(rel.relation);
-		EXCEPTION WHEN OTHERS THEN
-			RAISE WARNING 'could not track table "%"', rel.relation
-				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', rel.relation);
-			IF rel.needs_identity AND rel.identity <> 'f' THEN
-				EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY FULL', rel.schema, rel.name);
-			END IF;
-		END;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.follow_partitions(regclass)
-	IS 'internal: prepare_table() for the table and its partitions that have no trigger yet, with a warning where it fails';
-
---
--- Rules: what of a tracked table is kept
---
--- Lists of column names, of which one that ends in * stands for all that begin so:
--- {"ignore": [...], "redact": [...], "redact_hash": [...]}. They go with the table
--- as its trigger's last argument, and to the workers in their place between the
--- changes, see bemi.describe().
---
-
-CREATE FUNCTION bemi.read_rules(rules text)
-	RETURNS jsonb
-	LANGUAGE plpgsql IMMUTABLE STRICT
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	parsed jsonb;
-BEGIN
-	BEGIN
-		parsed := rules::jsonb;
-	EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-		RETURN NULL;
-	END;
-	IF jsonb_typeof(parsed) <> 'object' THEN
-		RETURN NULL;
-	ELSIF EXISTS (SELECT FROM jsonb_each(parsed) r
-			WHERE r.key NOT IN ('ignore', 'redact', 'redact_hash') OR jsonb_typeof(r.value) <> 'array'
-				OR EXISTS (SELECT FROM jsonb_path_query(r.value, 'strict $[*]') v(rule) WHERE jsonb_typeof(v.rule) <> 'string')) THEN
-		RETURN NULL;
-	END IF;
-	RETURN parsed;
-END
-$$;
-COMMENT ON FUNCTION bemi.read_rules(text) IS 'internal: rules as jsonb, NULL if the text is not a list of names for each kind of rule';
-
--- Who owns a table can make a trigger with any arguments. follow_ddl() refuses bad
--- ones, but need not have been there. Then nobody knows what was to be redacted, so
--- all of the table is, and no other table's tracking fails.
-CREATE FUNCTION bemi.rules(target regclass)
-	RETURNS jsonb
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	arguments text[] := bemi.trigger_arguments(target);
-BEGIN
-	RETURN CASE WHEN coalesce(cardinality(arguments), 3) = 3 THEN '{}'
-		WHEN cardinality(arguments) > 4 THEN '{"redact": ["*"]}'
-		ELSE coalesce(bemi.read_rules(arguments[4]), '{"redact": ["*"]}') END;
-END
-$$;
-COMMENT ON FUNCTION bemi.rules(regclass)
-	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
-
-CREATE FUNCTION bemi.is_meant(attribute name, rule text)
-	RETURNS boolean
-	LANGUAGE sql IMMUTABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT attribute = rule OR right(rule, 1) = '*' AND starts_with(attribute, left(rule, -1))
-$$;
-COMMENT ON FUNCTION bemi.is_meant(name, text) IS 'internal: is a column meant by a name in a rule, or by the beginning of one before a "*"?';
-
-CREATE FUNCTION bemi.meant_columns(target regclass, rules jsonb, kind text)
-	RETURNS SETOF name
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT a.attname FROM pg_attribute a
-		WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-			AND EXISTS (SELECT FROM jsonb_array_elements_text(rules -> kind) r(rule) WHERE bemi.is_meant(a.attname, r.rule))
-		ORDER BY a.attnum
-$$;
-COMMENT ON FUNCTION bemi.meant_columns(regclass, jsonb, text) IS 'internal: columns of the table that rules of a kind mean';
-
-CREATE FUNCTION bemi.redacted_columns(target regclass)
-	RETURNS SETOF name
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.meant_columns(target, bemi.rules(target), 'redact')
-	UNION SELECT bemi.meant_columns(target, bemi.rules(target), 'redact_hash')
-$$;
-COMMENT ON FUNCTION bemi.redacted_columns(regclass) IS 'internal: columns of the table whose values are not stored as they are';
-
--- Waits for whoever is writing to the table or its partitions (the lock is the one that
--- CREATE TRIGGER takes), so that all who commit later have written under the new rules.
-CREATE FUNCTION bemi.set_rules(target regclass, kind text, names name[])
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	arguments text[];
-	rel record;
-	rule name;
-	rules jsonb;
-	twice name;
-	other text := CASE kind WHEN 'redact' THEN 'redact_hash' ELSE 'redact' END;
-BEGIN
-	IF names IS NULL THEN
-		RETURN;
-	END IF;
-	SELECT n.nspname, c.relname, c.relkind INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	EXECUTE format('LOCK TABLE %s %I.%I IN SHARE ROW EXCLUSIVE MODE', CASE rel.relkind WHEN 'p' THEN '' ELSE 'ONLY' END, rel.nspname, rel.relname);
-	arguments := bemi.trigger_arguments(target);
-	IF arguments IS NULL THEN
-		RAISE EXCEPTION 'cannot keep rules for table "%"', rel.relname
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'Its trigger "bemi_emit_context" was not made by bemi.track().',
-				HINT = format('DROP TRIGGER bemi_emit_context ON %s;', target);
-	END IF;
-	FOREACH rule IN ARRAY names LOOP
-		IF rule IS NULL THEN
-			RAISE EXCEPTION 'column name in rule "%" must not be null', kind
-				USING ERRCODE = 'null_value_not_allowed',
-					DETAIL = 'The rule is a list of column names.',
-					HINT = format('To take it back: SELECT bemi.track(%L, %s => ''{}'');', target, kind);
-		ELSIF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-			AND bemi.is_meant(a.attname, rule::text)) THEN
-			RAISE EXCEPTION 'column "%" of table "%" does not exist', rule, rel.relname
-				USING ERRCODE = 'undefined_column',
-					DETAIL = format('It cannot be in the rule "%s".', kind),
-					HINT = 'Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.';
-		END IF;
-	END LOOP;
-
-	rules := bemi.rules(target) - kind;
-	IF names <> '{}' THEN
-		rules := rules || jsonb_build_object(kind, (SELECT jsonb_agg(n.name ORDER BY n.place)
-			FROM (SELECT u.name, min(u.place) FROM unnest(names) WITH ORDINALITY AS u(name, place) GROUP BY u.name) n(name, place)));
-	END IF;
-	SELECT m INTO twice FROM bemi.meant_columns(target, rules, 'redact') m
-		INTERSECT SELECT m FROM bemi.meant_columns(target, rules, 'redact_hash') m LIMIT 1;
-	IF FOUND THEN
-		RAISE EXCEPTION 'column "%" of table "%" cannot be both redacted and hashed', twice, rel.relname
-			USING ERRCODE = 'invalid_parameter_value',
-				DETAIL = format('It is in the rule "%s" already.', other),
-				HINT = format('Give both lists: SELECT bemi.track(%L, %s => %L, %s => %L);', target, kind, names, other,
-					(SELECT coalesce(array_agg(r), '{}') FROM jsonb_array_elements_text(rules -> other) r WHERE NOT bemi.is_meant(twice, r)));
-	END IF;
-	PERFORM bemi.set_trigger(target, arguments[1:3] || rules::text);
-END
-$$;
-COMMENT ON FUNCTION bemi.set_rules(regclass, text, name[])
-	IS 'internal: sets which columns of a tracked table a kind of rule (ignore, redact, redact_hash) means; NULL: leaves it as it is';
-
+-- Rules for columns are kept as the last argument of the table's trigger, see src/track_rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.check_trackable(target);
-	IF (SELECT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
-		IF num_nonnulls(ignore, redact, redact_hash) > 0 THEN
-			RAISE EXCEPTION 'rules are those of the partitioned table, not of partition "%"', target
-				USING ERRCODE = 'wrong_object_type', DETAIL = 'Changes of partitions are stored under the name of their root.',
-					HINT = format('SELECT bemi.track(%L, ...);', pg_partition_root(target));
-		END IF;
-	ELSE
-		-- First, because it checks the rights. A partition is published with its root.
-		PERFORM bemi.publish(target, true);
-	END IF;
-	PERFORM bemi.prepare_partitions(target);
-	PERFORM bemi.warn_of_missing_values(target);
-	-- What is taken back first, so that a column can move from one rule to the other.
-	PERFORM bemi.set_rules(target, r.kind, r.names)
-		FROM (VALUES ('ignore', ignore), ('redact', redact), ('redact_hash', redact_hash)) r(kind, names)
-		ORDER BY r.names <> '{}', r.kind;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_track'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
 	IS 'keeps every change of the table from now on, partitions included, but not updates of ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules that are not given stay';
 
--- Takes the trigger from a table and puts its former identity back.
-CREATE FUNCTION bemi.restore_table(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	args text[];
-	former_identity text;
-	former_index name;
-BEGIN
-	SELECT n.nspname AS schema, c.relname AS name, c.relreplident AS identity INTO STRICT rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
-	IF NOT bemi.has_trigger(target) THEN
-		RETURN;
-	END IF;
-	args := bemi.trigger_arguments(target);
-	EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', rel.schema, rel.name);
-	EXECUTE format('DROP TRIGGER bemi_emit_context ON %I.%I', rel.schema, rel.name);
-
-	-- An identity that somebody has changed since is not ours to put back.
-	-- Nor does a trigger made by hand know of a former one.
-	former_identity := args[1];
-	former_index := args[2];
-	IF former_identity IS NULL OR former_identity = 'f' OR rel.identity <> 'f' THEN
-		RETURN;
-	END IF;
-	IF former_identity = 'i' AND NOT EXISTS (SELECT FROM pg_index i
-		JOIN pg_class c ON c.oid = i.indexrelid
-		WHERE i.indrelid = target AND c.relname = former_index) THEN
-		RAISE NOTICE 'index "%" of table "%" is gone, its replica identity becomes DEFAULT',
-			former_index, rel.name;
-		former_identity := 'd';
-	END IF;
-	EXECUTE format('ALTER TABLE ONLY %I.%I REPLICA IDENTITY ', rel.schema, rel.name)
-		|| CASE former_identity
-			WHEN 'n' THEN 'NOTHING'
-			WHEN 'i' THEN format('USING INDEX %I', former_index)
-			ELSE 'DEFAULT' END;
-END
-$$;
-COMMENT ON FUNCTION bemi.restore_table(regclass) IS 'internal: takes bemi''s trigger from a table and puts its former replica identity back';
-
 CREATE FUNCTION bemi.untrack(target regclass)
 	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-	partition regclass;
-BEGIN
-	SELECT c.relname, c.relispartition, c.relnamespace::regnamespace AS schema INTO rel
-		FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'table to untrack does not exist'
-			USING ERRCODE = 'undefined_table';
-	END IF;
-	IF bemi.is_marked(rel.schema) THEN
-		RAISE EXCEPTION 'cannot untrack table "%" alone', rel.relname
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'All tables of its schema are tracked, and it would be again with its next ALTER TABLE.',
-				HINT = format('SELECT bemi.untrack_schema(%L);', rel.schema);
-	END IF;
-	IF rel.relispartition AND bemi.has_trigger(pg_partition_root(target)) THEN
-		RAISE EXCEPTION 'cannot untrack partition "%" alone', rel.relname
-			USING ERRCODE = 'wrong_object_type',
-				DETAIL = 'It is published with its root, and updates of a published table fail without a replica identity.',
-				HINT = format('SELECT bemi.untrack(%L);', pg_partition_root(target));
-	END IF;
-
-	PERFORM bemi.publish(target, false);
-	FOR partition IN SELECT p.relation FROM bemi.partitions(target) p LOOP
-		PERFORM bemi.restore_table(partition);
-	END LOOP;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_untrack'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.untrack(regclass)
 	IS 'keeps no further changes of the table, and leaves it as it was before bemi.track()';
 
@@ -778,6 +245,7 @@ CREATE TABLE bemi.tracked_schemas (
 	schema_oid oid NOT NULL,
 	awake_in text NOT NULL
 );
+CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
 COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
 COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
@@ -803,16 +271,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
 
--- SECURITY DEFINER, so that whoever may untrack a table need not read the list.
+-- Whoever may untrack a table need not be able to read the list.
 CREATE FUNCTION bemi.is_marked(target regnamespace)
 	RETURNS boolean
-	LANGUAGE sql STABLE
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT EXISTS (SELECT FROM bemi.tracked_schemas s
-		WHERE s.schema_oid = target AND s.awake_in = bemi.this_database())
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
+	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
 CREATE FUNCTION bemi.check_schema_tracker(target regnamespace, wanted boolean)
@@ -923,40 +386,6 @@ $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
 
--- Partitions that were detached still have what they got by their root. Those
--- that were tracked before they were attached go on being tracked.
-CREATE FUNCTION bemi.release_detached(root regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	FOR rel IN
-		SELECT c.oid::regclass AS relation, (bemi.trigger_arguments(c.oid))[3] AS how, (bemi.trigger_arguments(c.oid))[3] = 'attached'
-				-- anybody can write this into a trigger on a table of his own
-				AND has_function_privilege(c.relowner, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
-				OR bemi.is_marked(c.relnamespace::regnamespace) AS stays
-		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-		WHERE t.tgname = 'bemi_emit_context' AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND NOT c.relispartition AND (bemi.trigger_arguments(c.oid))[3] IN ('partition', 'attached')
-	LOOP
-		IF rel.stays THEN
-			-- One that had its rules from the root must not be without.
-			IF rel.how = 'partition' AND bemi.rules(root) <> '{}' THEN
-				PERFORM bemi.set_trigger(rel.relation, bemi.trigger_arguments(rel.relation) || bemi.rules(root)::text);
-			END IF;
-			PERFORM bemi.set_attached(rel.relation, false);
-			PERFORM bemi.set_published(rel.relation, true);
-		ELSE
-			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.relation) p;
-		END IF;
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.release_detached(regclass) IS 'internal: untracks partitions that were detached from a tracked table, or goes on tracking them by themselves';
-
 -- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
 -- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
 -- which does not know that value.
@@ -971,7 +400,7 @@ BEGIN
 	IF current_setting('server_version_num')::integer >= 150000 THEN
 		RETURN;
 	END IF;
-	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p JOIN pg_attribute a ON a.attrelid = p.relation
+	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p(relation) JOIN pg_attribute a ON a.attrelid = p.relation
 		WHERE a.atthasmissing AND NOT a.attisdropped AND bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
 	LOOP
 		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now', lost.attname, lost.relation
@@ -983,244 +412,14 @@ $$;
 COMMENT ON FUNCTION bemi.warn_of_missing_values(regclass)
 	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
 
--- What a table needs after it was made or altered.
-CREATE FUNCTION bemi.follow_table(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	rel record;
-BEGIN
-	SELECT c.relname, c.relkind, c.relispartition, c.relreplident AS identity, c.relnamespace::regnamespace AS schema,
-			CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END AS root
-		INTO rel FROM pg_class c WHERE c.oid = target;
-	IF NOT FOUND THEN
-		RETURN;
-	END IF;
-	-- It has got a column with which every further write would fail.
-	IF rel.identity = 'f' AND NOT bemi.can_be_full(target) AND bemi.is_published(rel.root) THEN
-		IF bemi.untrackable(target) IS NULL THEN
-			RAISE WARNING 'before is no longer whole in changes of table "%"', rel.relname
-				USING DETAIL = 'It has a virtual generated column, which no replica identity can have.';
-			PERFORM bemi.prepare_table(target);
-		ELSE
-			RAISE WARNING 'table "%" is no longer tracked', pg_catalog.format('%s', rel.root::regclass)
-				USING DETAIL = bemi.untrackable(target);
-			PERFORM bemi.set_published(rel.root, false);
-			PERFORM bemi.restore_table(p.relation) FROM bemi.partitions(rel.root) p;
-			RETURN;
-		END IF;
-	END IF;
-	IF bemi.untrackable(target) IS NOT NULL THEN
-		RETURN;
-	END IF;
-	-- It may have another name now.
-	IF bemi.is_published(target) THEN
-		PERFORM bemi.emit_membership(target);
-	END IF;
-
-	IF rel.relispartition OR rel.relkind = 'p' THEN
-		-- Attached, or made as a partition; or its parent was altered.
-		IF bemi.is_published(rel.root) THEN
-			PERFORM bemi.follow_partitions(target);
-			PERFORM bemi.set_attached(p.relation, true), bemi.set_published(p.relation, false)
-				FROM bemi.partitions(target) p
-				WHERE p.relation <> rel.root AND bemi.is_published(p.relation);
-			IF rel.relkind = 'p' THEN
-				PERFORM bemi.release_detached(rel.root);
-			END IF;
-			PERFORM bemi.warn_of_missing_values(target);
-			-- It may have been renamed or moved; a partition, have another identity.
-			IF rel.root <> target THEN
-				PERFORM bemi.emit_membership(rel.root);
-			END IF;
-			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(rel.root) p;
-			RETURN;
-		END IF;
-	END IF;
-
-	IF NOT rel.relispartition AND bemi.is_marked(rel.schema) AND NOT bemi.is_of_extension(target) THEN
-		PERFORM bemi.set_published(target, true);
-		PERFORM bemi.follow_partitions(target);
-		IF NOT bemi.has_trigger(target) THEN
-			PERFORM bemi.set_published(target, false);
-		END IF;
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.follow_table(regclass) IS 'internal: tracks or untracks a table that was made or altered, as its root and its schema ask';
-
-CREATE FUNCTION bemi.has_bad_rules(target regclass)
-	RETURNS boolean
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT cardinality(a.arguments) > 4 OR cardinality(a.arguments) = 4 AND bemi.read_rules(a.arguments[4]) IS NULL
-	FROM bemi.trigger_arguments(target) a(arguments)
-$$;
-COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
-
-CREATE FUNCTION bemi.check_rules(target regclass)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF bemi.has_bad_rules(target) THEN
-		RAISE EXCEPTION 'rules of table "%" are not valid', target
-			USING ERRCODE = 'invalid_parameter_value', DETAIL = format('They are: %s', array_to_string((bemi.trigger_arguments(target))[4:], ', ')),
-				HINT = 'They are set by bemi.track(), not by arguments of the trigger.';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION bemi.check_rules(regclass) IS 'internal: error unless the rules in the trigger''s arguments are well-formed';
-
-CREATE FUNCTION bemi.renamed_column(command pg_ddl_command, OUT former name, OUT present name)
-	AS 'MODULE_PATHNAME', 'bemi_renamed_column'
-	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.renamed_column(pg_ddl_command)
-	IS 'internal: former and present name of the column or attribute that a command has renamed, NULL if it is none of that kind';
-
--- A renamed column takes its rules along, also where its name was meant by its
--- beginning only. The columns of inheriting tables are renamed with it, and those of
--- typed tables with their type's attribute. Which of them are tracked need not be
--- known: the others have no rules.
-CREATE FUNCTION bemi.carry_rules(relation oid, former name, present name)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-	rules jsonb;
-	carried jsonb;
-	arguments text[];
-BEGIN
-	FOR target IN
-		WITH RECURSIVE renamed(oid) AS (
-			SELECT relation
-			UNION SELECT c.oid FROM pg_class k JOIN pg_class c ON c.reloftype = k.reltype WHERE k.oid = relation AND k.reltype <> 0
-			UNION SELECT i.inhrelid FROM renamed r JOIN pg_inherits i ON i.inhparent = r.oid
-		)
-		SELECT c.oid FROM renamed r JOIN pg_class c ON c.oid = r.oid WHERE c.relkind IN ('r', 'p')
-	LOOP
-		rules := bemi.rules(target);
-		SELECT coalesce(jsonb_object_agg(r.kind, CASE
-				WHEN r.list ? former::text THEN r.list - former::text || to_jsonb(ARRAY[present::text])
-				WHEN r.is_meant THEN r.list || to_jsonb(ARRAY[present::text])
-				ELSE r.list END), '{}')
-			INTO carried
-			FROM (SELECT e.key, e.value, EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(former, v.rule))
-					AND NOT EXISTS (SELECT FROM jsonb_array_elements_text(e.value) v(rule) WHERE bemi.is_meant(present, v.rule))
-				FROM jsonb_each(rules) e) r(kind, list, is_meant);
-		IF carried <> rules THEN
-			arguments := bemi.trigger_arguments(target);
-			arguments[4] := carried::text;
-			PERFORM bemi.set_trigger(target, arguments);
-		END IF;
-		-- Its primary key may be that column.
-		PERFORM bemi.emit_membership(target) WHERE target <> relation AND bemi.is_published(target);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.carry_rules(oid, name, name) IS 'internal: gives a renamed column, and those that were renamed with it, the rules that it had';
-
--- What a composite is made of is part of the description of each table with such a
--- column. Found by the dependencies, of arrays, domains and composites, too.
-CREATE FUNCTION bemi.tell_users_again(type oid)
-	RETURNS void
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-BEGIN
-	FOR target IN
-		WITH RECURSIVE used(type) AS (
-			SELECT tell_users_again.type
-			UNION SELECT CASE WHEN d.classid = 'pg_type'::regclass THEN d.objid ELSE c.reltype END
-				FROM used u JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.type
-					AND d.classid IN ('pg_type'::regclass, 'pg_class'::regclass)
-					LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-				WHERE d.classid = 'pg_type'::regclass OR c.reltype <> 0
-		)
-		SELECT c.oid FROM used u JOIN pg_type t ON t.oid = u.type JOIN pg_class c ON c.oid = t.typrelid
-			WHERE t.oid <> tell_users_again.type AND c.relkind IN ('r', 'p')
-				AND (bemi.has_trigger(c.oid) OR bemi.is_published(c.oid))
-	LOOP
-		PERFORM bemi.tell_again(target);
-		PERFORM bemi.emit_membership(target) WHERE bemi.is_published(target);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.tell_users_again(oid) IS 'internal: tells the worker what the tables are like that use a composite type, which was altered';
-
--- SECURITY DEFINER, because whoever makes a table need not be allowed to track.
--- It does to the table what its root's or schema's owner has asked for.
 CREATE FUNCTION bemi.follow_ddl()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-	trigger record;
-BEGIN
-	-- A trigger of another kind would fail with the application's first write;
-	-- better now. In pg_trigger.tgtype, 1 stands for ROW and 2 for BEFORE.
-	-- OFFSET 0: looked up one by one, not by reading all of pg_trigger.
-	FOR trigger IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass
-			AND t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgtype & 3 <> 2
-	LOOP
-		RAISE EXCEPTION 'trigger "%" of table "%" cannot execute bemi.emit_context()', trigger.tgname, trigger.relation
-			USING ERRCODE = 'invalid_object_definition',
-				DETAIL = 'The context must be written before the rows, once a statement.',
-				HINT = format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
-					' EXECUTE FUNCTION bemi.emit_context();', trigger.tgname, trigger.relation);
-	END LOOP;
-
-	-- Rules may have been set.
-	FOR target IN SELECT DISTINCT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
-			AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-	LOOP
-		PERFORM bemi.check_rules(target);
-		IF bemi.is_published(target) THEN
-			PERFORM bemi.emit_membership(target);
-			PERFORM bemi.tell_again(p.relation) FROM bemi.partitions(target) p;
-		END IF;
-	END LOOP;
-
-	PERFORM bemi.carry_rules(c.objid, r.former, r.present)
-		FROM pg_event_trigger_ddl_commands() c, bemi.renamed_column(c.command) r
-		WHERE c.classid = 'pg_class'::regclass AND r.former IS NOT NULL;
-
-	FOR target IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_ddl_commands() c
-		WHERE c.classid = 'pg_class'::regclass AND c.object_type IN ('table', 'table column') AND NOT c.in_extension
-	LOOP
-		-- Outside of the block, because an error in it would take back the invalidation.
-		PERFORM bemi.invalidate_publication(c.oid) FROM pg_class c WHERE c.oid = target AND (c.relispartition OR c.relkind = 'p');
-		BEGIN
-			PERFORM bemi.follow_table(target);
-		EXCEPTION WHEN OTHERS THEN
-			RAISE WARNING 'could not track table "%"', target
-				USING DETAIL = SQLERRM, HINT = format('SELECT bemi.track(%L);', target);
-		END;
-	END LOOP;
-
-	PERFORM bemi.tell_users_again(k.reltype) FROM pg_event_trigger_ddl_commands() c JOIN pg_class k ON k.oid = c.objid
-		WHERE c.classid = 'pg_class'::regclass AND k.reltype <> 0 AND NOT c.in_extension;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_ddl()
 	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
 		-- with which tables and their columns can be renamed, too
 		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER SEQUENCE')
 	EXECUTE FUNCTION bemi.follow_ddl();
@@ -1229,54 +428,31 @@ COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked ta
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
--- Not SECURITY DEFINER, for it is about who calls. An owner who may not untrack his table
--- must not hide its changes by a trigger with rules either, nor take rules back by one
--- without; nor must somebody who only may make triggers.
-CREATE FUNCTION bemi.refuse_rules()
+CREATE FUNCTION bemi.refuse_triggers()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	target regclass;
-BEGIN
-	-- Functions of bemi write to its own tables with the rights of its owner. (To bemi.changes, only the worker
-	-- does, which fires what the table's owner has enabled.)
-	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
-			JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = k.oid AND d.deptype = 'e'
-				AND d.refclassid = 'pg_extension'::regclass
-			JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'bemi'
-		WHERE c.classid = 'pg_trigger'::regclass AND k.relkind <> 'p' AND NOT pg_has_role(current_user, k.relowner, 'USAGE')
-	LOOP
-		RAISE EXCEPTION 'permission denied to create trigger on table "%"', target
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It would run with the rights of the owner of extension bemi.';
-	END LOOP;
+	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.refuse_triggers()
+	IS 'event trigger function: only who may track a table sets rules for it, and only their owner puts triggers on tables of bemi; warns of a restored table that is not published';
+CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
+	EXECUTE FUNCTION bemi.refuse_triggers();
+COMMENT ON EVENT TRIGGER bemi_refuse_triggers IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who have not these rights';
+ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
-	FOR target IN SELECT t.tgrelid::regclass FROM pg_event_trigger_ddl_commands() c,
-		LATERAL (SELECT * FROM pg_trigger t WHERE t.oid = c.objid OFFSET 0) AS t JOIN pg_class k ON k.oid = t.tgrelid
-		WHERE c.classid = 'pg_trigger'::regclass AND t.tgfoid = 'bemi.emit_context()'::regprocedure
-			AND (t.tgnargs > 3 OR t.tgnargs = 3 AND bemi.is_published(coalesce(pg_partition_root(k.oid), k.oid)))
-			AND NOT (has_function_privilege(current_user, 'bemi.track(regclass, name[], name[], name[])', 'EXECUTE')
-				AND pg_has_role(current_user, k.relowner, 'USAGE'))
-	LOOP
-		RAISE EXCEPTION 'permission denied to set rules for table "%"', target
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes the owner, and the right to call bemi.track().',
-				HINT = format('GRANT EXECUTE ON FUNCTION bemi.track TO %I;', current_user);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bemi.refuse_rules()
-	IS 'event trigger function: only who may track tables may say what is ignored or redacted of them, and only their owner puts triggers on tables of bemi';
-CREATE EVENT TRIGGER bemi_refuse_rules ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
-	EXECUTE FUNCTION bemi.refuse_rules();
-COMMENT ON EVENT TRIGGER bemi_refuse_rules IS 'refuses rules for columns from those who may not track tables';
-ALTER EVENT TRIGGER bemi_refuse_rules ENABLE ALWAYS;
-
-CREATE FUNCTION bemi.follow_renamed_schemas()
+CREATE FUNCTION bemi.refuse_publication()
 	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.refuse_publication()
+	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role that owns the extension';
+CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
+	EXECUTE FUNCTION bemi.refuse_publication();
+COMMENT ON EVENT TRIGGER bemi_refuse_publication IS 'refuses a publication "bemi" whose owner could take tables out of the history';
+ALTER EVENT TRIGGER bemi_refuse_publication ENABLE ALWAYS;
+
+CREATE FUNCTION bemi.rename_tracked_schemas()
+	RETURNS void
 	LANGUAGE plpgsql
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -1285,15 +461,14 @@ BEGIN
 		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
 		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
-	PERFORM bemi.emit_membership(c.oid)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
-		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
-	PERFORM bemi.tell_again(p.relation)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.relnamespace = d.objid
-			CROSS JOIN LATERAL bemi.partitions(c.oid) p
-		WHERE d.classid = 'pg_namespace'::regclass AND bemi.is_published(c.oid);
 END
 $$;
+COMMENT ON FUNCTION bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
+
+CREATE FUNCTION bemi.follow_renamed_schemas()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_renamed_schemas()
 	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, and its tables are stored under the new name';
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
@@ -1301,17 +476,19 @@ CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN 
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.forget_dropped_schemas()
-	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
+CREATE FUNCTION bemi.forget_tracked_schema(schema oid)
+	RETURNS void
+	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-BEGIN
-	DELETE FROM bemi.tracked_schemas s WHERE s.awake_in = bemi.this_database()
-		AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = s.schema_oid);
-END
+	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.awake_in = bemi.this_database()
 $$;
+COMMENT ON FUNCTION bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
+
+CREATE FUNCTION bemi.forget_dropped_schemas()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
 CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED')
 	EXECUTE FUNCTION bemi.forget_dropped_schemas();
@@ -1325,128 +502,27 @@ ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 CREATE TABLE bemi.secret (
 	value text NOT NULL
 );
-COMMENT ON TABLE bemi.secret IS 'what tells messages of bemi.emit_tracking() from those that others write';
+COMMENT ON TABLE bemi.secret IS 'key that signs the messages about tables, so that nobody else can write them';
 COMMENT ON COLUMN bemi.secret.value IS 'made by CREATE EXTENSION; a dump does not carry it';
 INSERT INTO bemi.secret VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
 
--- Of the bytes that are sent, whatever their encoding. src/stream_secret.c does the same.
-CREATE FUNCTION bemi.sign(message bytea, secret text)
-	RETURNS text
-	LANGUAGE sql IMMUTABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT encode(sha256(secret::bytea || encode(sha256(secret::bytea || message), 'hex')::bytea), 'hex')
-$$;
-COMMENT ON FUNCTION bemi.sign(bytea, text) IS 'internal: what only those can know of a message who know the secret';
-
-CREATE FUNCTION bemi.describe_columns(target regclass)
-	RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'bemi_describe_columns'
-	LANGUAGE C STABLE STRICT
-	SET search_path = pg_catalog, pg_temp
-	-- A few rows are looked up by their keys. The planner expects thousands, and would read
-	-- whole catalogs for them, and compile that, which takes ten times as long.
-	SET enable_hashjoin = off
-	SET enable_mergejoin = off
-	SET jit = off;
-COMMENT ON FUNCTION bemi.describe_columns(regclass) IS 'internal: primary key of the table, and what the types of its columns are made of';
-
--- What the stream does not say of a table, but the worker must know of it. Somebody who
--- has dropped the trigger has not taken back the rules. Of what happens to its root, a
--- partition that is published by its own name tells nothing.
 CREATE FUNCTION bemi.describe(target regclass)
 	RETURNS jsonb
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.rules(t.root) || bemi.describe_columns(target)
-		|| CASE WHEN bemi.trigger_arguments(t.root) IS NULL THEN '{"rules": "unknown"}' ELSE '{}' END::jsonb
-		|| CASE WHEN t.root <> target THEN '{"stale": true}' ELSE '{}' END::jsonb
-	FROM (SELECT coalesce(pg_partition_root(target), target)) t(root)
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_describe_table'
+	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
-CREATE FUNCTION bemi.emit_tracking_message(content bytea)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_emit_tracking_message'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.emit_tracking_message(bytea)
-	IS 'internal: writes a message for the worker into the write-ahead log, before every row that is written later';
-
--- Longer messages are not taken (src/stream_secret.c); without a description, the worker asks.
-CREATE FUNCTION bemi.emit_tracking(event text, relation oid, schema name, "table" name, description jsonb DEFAULT NULL)
-	RETURNS void
-	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.emit_tracking_message(bemi.sign(m.message, s.value)::bytea || m.message)
-	FROM bemi.secret s, convert_to(json_build_object('event', emit_tracking.event, 'relation', emit_tracking.relation,
-		'schema', emit_tracking.schema, 'table', emit_tracking."table",
-		'description', CASE WHEN octet_length(emit_tracking.description::text) < 16000000 THEN emit_tracking.description END,
-		'transaction', (pg_current_xact_id()::text::numeric % 4294967296)::text)::text, getdatabaseencoding()) m(message)
-$$;
-COMMENT ON FUNCTION bemi.emit_tracking(text, oid, name, name, jsonb)
-	IS 'internal: tells the worker, by way of the write-ahead log, that tracking of a table "began" or "ended", and what it is like';
-
--- Row filters and column lists came with PostgreSQL 15.
 CREATE FUNCTION bemi.emit_membership(target regclass)
 	RETURNS void
-	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT bemi.emit_tracking(
-			CASE WHEN p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND (p.pubviaroot OR c.relkind <> 'p')
-					AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL
-				THEN 'began' ELSE 'ended' END,
-			c.oid, n.nspname, c.relname, bemi.describe(c.oid))
-	FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi'
-		JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE r.prrelid = target AND NOT c.relispartition
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_emit_membership_of'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.emit_membership(regclass)
 	IS 'internal: tells the worker what a table is called, what it is like, and whether all changes of it are published';
 
 CREATE FUNCTION bemi.follow_publication()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	publication record;
-BEGIN
-	-- Listed are the tables that were added, or the publication itself if it was made or
-	-- altered, which is of consequence to all its tables.
-	FOR publication IN SELECT DISTINCT p.oid, p.pubname, p.puballtables FROM pg_event_trigger_ddl_commands() d
-		JOIN pg_publication p ON d.classid = 'pg_publication'::regclass AND d.objid = p.oid
-	LOOP
-		IF publication.pubname = 'bemi' AND publication.puballtables THEN
-			RAISE EXCEPTION 'publication "bemi" must list its tables'
-				USING ERRCODE = 'object_not_in_prerequisite_state',
-					DETAIL = 'The history itself would be among all tables.',
-					HINT = 'SELECT bemi.track_schema(''public''); tracks all tables of a schema, also those made later.';
-		END IF;
-		-- Renamed: nothing is published under the name that the worker asks for.
-		IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
-			PERFORM bemi.emit_tracking('ended', c.oid, n.nspname, c.relname, bemi.describe(c.oid))
-				FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-				WHERE r.prpubid = publication.oid;
-		END IF;
-	END LOOP;
-	PERFORM bemi.emit_membership(r.prrelid)
-		FROM pg_event_trigger_ddl_commands() d JOIN pg_publication_rel r
-			ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid
-				OR d.classid = 'pg_publication'::regclass AND d.objid = r.prpubid
-			JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = 'bemi';
-	IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.object_type = 'publication namespace'
-		AND d.object_identity LIKE '% in publication bemi') THEN
-		RAISE EXCEPTION 'publication "bemi" must list its tables one by one'
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				DETAIL = 'Tables of a schema that are published so come without context, and nothing tells from when on they are.',
-				HINT = 'SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.';
-	END IF;
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_publication'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_publication()
 	IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on; refuses to have it list whole schemas';
 CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
@@ -1456,39 +532,43 @@ ALTER EVENT TRIGGER bemi_follow_publication ENABLE ALWAYS;
 
 CREATE FUNCTION bemi.follow_unpublished()
 	RETURNS event_trigger
-	LANGUAGE plpgsql
-	SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM bemi.emit_tracking('ended',
-			coalesce((SELECT t.objid FROM pg_event_trigger_dropped_objects() t
-				WHERE t.object_type = 'table' AND t.address_names = d.address_names),
-				to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))::oid, 0),
-			d.address_names[1], d.address_names[2],
-			-- who was writing to it at that time may commit later
-			bemi.describe(to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))))
-		FROM pg_event_trigger_dropped_objects() d
-		WHERE d.object_type = 'publication relation' AND d.address_args[1] = 'bemi';
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_follow_unpublished'
+	LANGUAGE C;
 COMMENT ON FUNCTION bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
-CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
-	WHEN TAG IN ('ALTER PUBLICATION', 'DROP PUBLICATION', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'DROP TYPE', 'DROP ACCESS METHOD')
-	EXECUTE FUNCTION bemi.follow_unpublished();
+-- Without a list of commands: a table can be dropped with anything that it depends on.
+CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop EXECUTE FUNCTION bemi.follow_unpublished();
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.columnless_rules(target regclass, rules jsonb)
+CREATE FUNCTION bemi.follow_rewrite()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.follow_rewrite()
+	IS 'event trigger function: has the worker note when a command computes new values for all rows of a tracked table';
+CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION bemi.follow_rewrite();
+COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
+ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
+
+CREATE FUNCTION bemi.rules(target regclass)
+	RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'bemi_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.rules(regclass)
+	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
+
+CREATE FUNCTION bemi.has_bad_rules(target regclass)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+
+CREATE FUNCTION bemi.columnless_rules(target regclass, source regclass)
 	RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT string_agg(DISTINCT n.name, ', ') FROM jsonb_each(rules) r, jsonb_array_elements_text(r.value) n(name)
-		WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0
-			AND NOT a.attisdropped AND bemi.is_meant(a.attname, n.name))
-$$;
-COMMENT ON FUNCTION bemi.columnless_rules(regclass, jsonb) IS 'internal: names in rules that are no columns of the table, NULL if there are none';
+	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.columnless_rules(regclass, regclass)
+	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there are none';
 
 -- A partition is tracked with its root, if that has the trigger. The root is the table whose
 -- place in the publication, and whose rules, count.
@@ -1508,6 +588,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
 
+CREATE FUNCTION bemi.unstored_partition(root regclass)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION bemi.unstored_partition(regclass)
+	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is none';
+
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
 -- the joins, the other catalogs. All tables are joined as sets; functions are called for
 -- partitions and for tables with rules only, and OFFSET 0 has them called once.
@@ -1523,18 +610,21 @@ CREATE VIEW bemi.tracked AS
 			WHERE f.pubname = 'bemi' AND to_jsonb(f) ->> 'rowfilter' IS NOT NULL) ->> rel.published_as::text
 		END AS row_filter,
 		array_remove(ARRAY[
-			CASE WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
+			CASE WHEN c.relkind = 'f' THEN 'foreign table: changes are not stored'
+				WHEN NOT rel.published AND t.triggers IS NULL THEN format('its schema is tracked, but it is not: SELECT bemi.track(%L);', c.oid::regclass)
+				WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
-			CASE rel.identity WHEN 'FULL' THEN NULL
-				WHEN 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
+			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL OR rel.identity = 'FULL' THEN NULL
+				WHEN rel.identity = 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
 				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
-			CASE WHEN NOT rel.published THEN 'not in publication "bemi": changes are not stored' END,
+			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
+			'partition ' || rel.unstored || ': its changes are not stored',
 			CASE WHEN rel.filtered OR rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
 			CASE WHEN rel.rules -> 'redact' ? '*' AND bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
-			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.rules) END
+			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.published_as) END
 		], NULL) AS problems
 	FROM pg_class c
 		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
@@ -1545,7 +635,8 @@ CREATE VIEW bemi.tracked AS
 			FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') AS r ON r.prrelid = c.oid
 		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
-					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid,
+					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid
+		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.awake_in = bemi.this_database(),
 		LATERAL (SELECT CASE WHEN c.relispartition THEN bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
 		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
 				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
@@ -1554,10 +645,13 @@ CREATE VIEW bemi.tracked AS
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true' ELSE r.filtered END, false) AS filtered,
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true' ELSE r.partly END, false) AS partly,
 			c.relispartition AND (w.root ->> 'published_as')::oid = c.oid AS rootless,
-			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules
+			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules,
+			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL THEN bemi.unstored_partition(c.oid) END AS unstored,
+			CASE WHEN s.schema_oid IS NOT NULL AND t.triggers IS NULL AND r.prrelid IS NULL AND c.relkind <> 'f' AND NOT c.relispartition
+				THEN bemi.untrackable(c.oid) IS NULL AND NOT bemi.is_of_extension(c.oid) ELSE false END AS forgotten
 			OFFSET 0) AS rel
-	WHERE c.relkind IN ('r', 'p') AND (t.triggers IS NOT NULL OR rel.published);
-COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, and what is wrong with them';
+	WHERE c.relkind IN ('r', 'p', 'f') AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
+COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
 COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a whole "before"';
@@ -1652,6 +746,33 @@ $$;
 COMMENT ON FUNCTION bemi.event_triggers_of_others()
 	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
 
+-- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
+-- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
+CREATE FUNCTION bemi.make_private(relation regclass)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	object record;
+	grantee text;
+BEGIN
+	SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner::regrole AS owner, c.relacl AS acl INTO STRICT object
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+	FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+		FROM aclexplode(object.acl) a WHERE a.grantee <> object.owner
+	LOOP
+		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', object.name, grantee);
+	END LOOP;
+	-- which default privileges can lack, too
+	IF object.acl IS NOT NULL THEN
+		EXECUTE format('GRANT ALL ON %s TO %s', object.name, object.owner);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.make_private(regclass)
+	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
+
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
 -- first change of a month (week, day). Made apart and attached then, because CREATE
 -- TABLE ... PARTITION OF would wait for every reader of the history, and make later
@@ -1667,7 +788,6 @@ CREATE FUNCTION bemi.check_history_code()
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.check_history_code()
 	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its owner nor a superuser';
-REVOKE EXECUTE ON FUNCTION bemi.check_history_code() FROM PUBLIC;
 
 CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
@@ -1726,6 +846,8 @@ BEGIN
 	-- the same owner, whose rights what users have put on the history runs with
 	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
+	-- Readers come by way of bemi.changes, which asks for no right on a partition.
+	PERFORM bemi.make_private(format('bemi.%I', partition)::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
 	PERFORM bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
@@ -1776,8 +898,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.history_warning()
 	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH CONCURRENTLY was interrupted; NULL: none';
-REVOKE EXECUTE ON FUNCTION bemi.attach_partition(regclass, text), bemi.event_triggers_of_others(), bemi.history_warning() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION bemi.history_warning() TO pg_monitor;
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION bemi.protect_history()
@@ -2008,11 +1128,6 @@ $$;
 COMMENT ON FUNCTION bemi.needs_analyze()
 	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
 
-REVOKE EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.hold(regclass, text),
-	bemi.release(timestamptz, timestamptz), bemi.release(regclass),
-	bemi.partition_range(regclass), bemi.partition_ranges(), bemi.expired_partitions(interval),
-	bemi.drop_expired_partition(regclass, interval), bemi.needs_analyze() FROM PUBLIC;
-
 --
 -- Gaps: what may be missing from the history
 --
@@ -2044,7 +1159,7 @@ COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they we
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, rows changed by DDL, retention';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
@@ -2214,12 +1329,19 @@ BEGIN
 		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
 		RETURN;
 	END IF;
-	-- Of the same name, but another table: that one's end was not seen.
-	UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
-		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
-	IF FOUND THEN
+	-- Another table had the name. On another server, it may be the same one, which came with a
+	-- dump. On the same server, nobody knows when the other table was dropped.
+	IF EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
+			AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
+		UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
+			WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 		RETURN;
 	END IF;
+	PERFORM bemi.end_tracking(t.source, t.schema, t."table", NULL, coalesce((SELECT max(g.to_time) FROM bemi.gaps g
+				WHERE g.source = t.source AND (g."table" IS NULL OR g.schema = t.schema AND g."table" = t."table") AND g.to_time <= at_time), '-infinity'),
+			'Another table of this name was dropped, and nothing tells when.')
+		FROM bemi.source_tables t
+		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 
 	FOR former IN SELECT t.schema, t."table" FROM bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation
@@ -2294,10 +1416,33 @@ CREATE FUNCTION bemi.is_tracking_known(source text, schema text, "table" text, a
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
+		AND g.reason <> 'rows changed by DDL'
 		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
 	IS 'internal: has the worker read already that a table was tracked or untracked here, or later?';
+
+-- A command has changed rows, and their changes are not in the stream. The gap's ends are a
+-- microsecond before and after the commit. Several commands of a transaction make one gap.
+CREATE FUNCTION bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn, at_time timestamptz, detail text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time, detail)
+		SELECT t.source, t.schema, t."table", 'rows changed by DDL', $4, $4, e.from_time, e.to_time, $6
+		FROM bemi.source_tables t,
+			-- Commit times can be as far off as the type allows.
+			(SELECT CASE WHEN $5 > '4714-11-24 00:00:00+00 BC' THEN $5 - interval '1 microsecond' ELSE $5 END,
+				CASE WHEN $5 < '294276-12-31 23:59:59.999999+00' THEN $5 + interval '1 microsecond' ELSE $5 END) e(from_time, to_time)
+		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3
+			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = t.schema AND g."table" = t."table"
+				AND g.reason = 'rows changed by DDL' AND g.to_lsn = $4 AND g.to_time = e.to_time);
+	SELECT bemi.merge_gaps(t.source, t.schema, t."table") FROM bemi.source_tables t
+		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
+$$;
+COMMENT ON FUNCTION bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
+	IS 'internal: the worker has read that a command changed rows of a table without a change for each';
 
 -- The worker has seen to it that the source has written the message (see src/stream_secret.c);
 -- anybody may have copied it, though, into a transaction of his own.
@@ -2310,6 +1455,10 @@ BEGIN
 	IF message ->> 'transaction' IS DISTINCT FROM transaction::text THEN
 		RETURN false;
 	END IF;
+	IF message ->> 'event' = 'rows changed' THEN
+		PERFORM bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn, at_time, message ->> 'detail');
+		RETURN true;
+	END IF;
 	PERFORM bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
 	IF bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
 		RETURN true;
@@ -2317,7 +1466,7 @@ BEGIN
 		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
 		-- Under whatever name it was known.
-		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, NULL) FROM bemi.source_tables t
+		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, message ->> 'detail') FROM bemi.source_tables t
 			WHERE t.source = take_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
 				OR t.server = take_tracking.server AND t.relation = (message ->> 'relation')::oid);
 	END IF;
@@ -2325,7 +1474,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a message of bemi.emit_tracking(); false if it was not written in this transaction';
+	IS 'internal: the worker has met a tracking message, see src/track_message.c; false if it was not written in this transaction';
 
 -- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
 -- not complete at any time. So they go where its history has gone, and if very many tables
@@ -2373,8 +1522,9 @@ CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn,
 AS $$
 	SELECT bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
 		FROM bemi.source_tables t WHERE t.source = $1
-			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(schema text, "table" text, whole boolean)
-				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole);
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean)
+				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole
+					AND (p.relation = t.relation OR t.server <> $2));
 	SELECT bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
 		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
 $$;
@@ -2564,6 +1714,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
 
+-- A dump of single tables brings their triggers, but not the publication.
+CREATE FUNCTION bemi.warn_of_unpublished()
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tables regclass[] := ARRAY(SELECT c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
+			AND NOT c.relispartition AND NOT bemi.is_published(c.oid)
+		ORDER BY c.oid::regclass::text COLLATE "C");
+BEGIN
+	IF tables <> '{}' THEN
+		RAISE WARNING 'tables with the trigger of bemi.track() are not in publication "bemi"'
+			USING DETAIL = format('The changes of %s tables are not stored. A dump of single tables does not contain the publication.', cardinality(tables)),
+				HINT = (SELECT string_agg(format('SELECT bemi.track(%L);', t.name), ' ') FROM unnest(tables[:10]) t(name));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
+
 CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -2603,6 +1774,7 @@ BEGIN
 	-- What came with a dump and has slept since, see bemi.tracked_schemas.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> bemi.this_database();
+	PERFORM bemi.warn_of_unpublished();
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
 	END IF;
@@ -2967,37 +2139,149 @@ COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
 	IS 'is the history of this table whole in that time? If not, a row for each gap';
 
 --
--- Rights: setting a context and writing to tracked tables needs none
+-- Reading: what a role needs for it, as a whole
 --
 
-REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
--- Take effect only for the table's owner with the right to track, see publish().
-REVOKE EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]), bemi.untrack(regclass),
-	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) FROM PUBLIC;
--- Change what is read, or reveal how it is.
-REVOKE EXECUTE ON FUNCTION bemi.ensure_publication(), bemi.set_published(regclass, boolean),
-	bemi.set_marked(regnamespace, boolean), bemi.follow_partitions(regclass), bemi.release_detached(regclass),
-	bemi.tell_again(regclass), bemi.invalidate_publication(regclass), bemi.follow_table(regclass), bemi.make_partition(timestamptz, timestamptz, timestamptz),
-	bemi.this_reader(), bemi.slot_of(text, text), bemi.register_source(text, text, name), bemi.unregister_source(text), bemi.want_source(text, text),
-	bemi.check_controller(text, text, name, text), bemi.set_source_owner(text, regrole),
-	bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint), bemi.forget_source(text),
-	bemi.sign(bytea, text), bemi.emit_tracking_message(bytea), bemi.emit_tracking(text, oid, name, name, jsonb), bemi.emit_membership(regclass),
-	bemi.check_rules(regclass), bemi.renamed_column(pg_ddl_command), bemi.carry_rules(oid, name, name), bemi.tell_users_again(oid), bemi.note_description(text, oid, jsonb),
-	bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz), bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz),
-	bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean),
-	bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text), bemi.merge_gaps(text, text, text), bemi.forget_gone_tables(text),
-	bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean),
-	bemi.last_stored(text, pg_lsn, pg_lsn), bemi.last_stored_time(text, pg_lsn),
-	bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean), bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json),
-	bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text), bemi.doubt_descriptions(text), bemi.note_secret(text, text),
-	bemi.find_gaps(text, text, text, timestamptz, timestamptz),
-	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz),
-	bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval) FROM PUBLIC;
-REVOKE EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) FROM PUBLIC;
+-- A view calls its functions with the rights of whoever reads it.
+CREATE FUNCTION bemi.set_monitoring(reader regrole, granted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+BEGIN
+	EXECUTE format(verb, 'USAGE ON SCHEMA bemi', reader);
+	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'EXECUTE ON FUNCTION
+		bemi.complete(regclass, timestamptz, timestamptz),
+		bemi.source_complete(text, text, text, timestamptz, timestamptz),
+		bemi.sync(interval),
+		bemi.is_started(),
+		-- bemi.status
+		bemi.history_warning(),
+		bemi.local_slots(),
+		bemi.lock_wait(integer),
+		bemi.origin_of(text),
+		bemi.source_status(),
+		bemi.why_no_worker(),
+		-- bemi.tracked
+		bemi.columnless_rules(regclass, regclass),
+		bemi.has_bad_rules(regclass),
+		bemi.has_trigger(regclass),
+		bemi.is_of_extension(regclass),
+		bemi.rules(regclass),
+		bemi.this_database(),
+		bemi.tracked_with_root(regclass),
+		bemi.unstored_partition(regclass),
+		bemi.untrackable(regclass)', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.set_monitoring(regrole, boolean)
+	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes it';
+
+CREATE FUNCTION bemi.check_reader(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
+		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
+	-- A GRANT that has no effect is a warning only.
+	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE') FROM pg_extension e WHERE e.extname = 'bemi') THEN
+		RAISE EXCEPTION 'permission denied to grant or revoke reading'
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
+
+CREATE FUNCTION bemi.grant_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_reader(reader);
+	PERFORM bemi.set_monitoring(reader, true);
+	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.grant_read(regrole)
+	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), sync()';
+
+CREATE FUNCTION bemi.revoke_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM bemi.check_reader(reader);
+	PERFORM bemi.set_monitoring(reader, false);
+	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
+	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
+
+--
+-- Rights
+--
+-- Every privilege is stated here, and none is inherited. Default privileges of the role that
+-- creates the extension have given and taken some already. They are undone first. The server
+-- records what these statements leave as the initial privileges of the extension (pg_init_privs),
+-- so a dump has only what an administrator has granted or revoked later.
+--
+
+DO $$
+DECLARE
+	owner regrole := (SELECT e.extowner FROM pg_extension e WHERE e.extname = 'bemi');
+	grantee text;
+BEGIN
+	FOR grantee IN
+		SELECT 'PUBLIC' UNION SELECT DISTINCT a.grantee::regrole::text
+			FROM (SELECT n.nspacl FROM pg_namespace n WHERE n.nspname = 'bemi'
+				UNION ALL SELECT p.proacl FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+				UNION ALL SELECT c.relacl FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace) o(acl),
+				aclexplode(o.acl) a
+			WHERE a.grantee NOT IN (0, owner)
+	LOOP
+		EXECUTE format('REVOKE ALL ON SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA bemi FROM %s CASCADE', grantee);
+	END LOOP;
+	EXECUTE format('GRANT ALL ON SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA bemi TO %s', owner);
+END
+$$;
+
+-- Setting a context and writing to tracked tables needs no grant.
+GRANT USAGE ON SCHEMA bemi TO PUBLIC;
+GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean), bemi.merge_context(jsonb, boolean), bemi.current_context(),
+	bemi.emit_context(), bemi.full_context(bemi.changes) TO PUBLIC;
+
+-- What the worker of another server calls here, as a role with REPLICATION.
+GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass) TO PUBLIC;
+
+-- What bemi.track() and its like call with the rights of their caller, so that they can do no
+-- more than he can.
+GRANT EXECUTE ON FUNCTION
+	bemi.check_schema_tracker(regnamespace, boolean),
+	bemi.check_tracker(oid, text),
+	bemi.has_trigger(regclass),
+	bemi.is_marked(regnamespace),
+	bemi.is_of_extension(regclass),
+	bemi.mark_schema(regnamespace, boolean),
+	bemi.untrackable(regclass)
+	TO PUBLIC;
+
 -- Monitoring sees how the sources are, not what they store.
-GRANT SELECT ON bemi.status, bemi.tracked, bemi.gaps TO pg_monitor;
-GRANT EXECUTE ON FUNCTION bemi.source_status(), bemi.local_slots(), bemi.lock_wait(integer), bemi.why_no_worker(), bemi.is_started(), bemi.sync(interval),
-	bemi.source_complete(text, text, text, timestamptz, timestamptz), bemi.complete(regclass, timestamptz, timestamptz) TO pg_monitor;
+SELECT bemi.set_monitoring('pg_monitor', true);
 
 -- Last: the role in which CREATE EXTENSION was called, see above.
 SELECT pg_catalog.set_config('session_replication_role', pg_catalog.current_setting('bemi_script.session_replication_role'), true);

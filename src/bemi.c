@@ -35,10 +35,9 @@
  *
  * Other steps have second files, too: context_comment.c (the comment behind a
  * statement), context_facts.c (bemi.include, bemi.require_context), capture_statement.c (how statements nest),
- * capture_message.c (which message stands), capture_track.c (rights to track),
- * capture_names.c (tables and columns that are renamed),
- * stitch_context.c (what is kept of a context),
- * stream_connection.c (libpq), stream_hint.c (what to type when a source refuses), stream_encoding.c (texts in other encodings),
+ * capture_message.c (which message stands), stitch_context.c (what is kept of a context),
+ * stream_connection.c (libpq), stream_hint.c (what to type when a source refuses),
+ * stream_encoding.c (texts in other encodings),
  * stream_source.c (what else is asked of a source), stream_description.c (what a
  * table is like beside its columns), stream_probe.c (where a transaction ends that the
  * source cannot send), stream_secret.c (what it signs that with),
@@ -48,7 +47,16 @@
  * there), history_code.c (what users have put on the history, and as whom it runs),
  * history_retention.c (how long they stay),
  * history_protect.c (DROP EXTENSION).
- * Tracking, gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
+ * Which tables are tracked: track.c (bemi.track()), track_table.c (trigger and replica
+ * identity of one table), track_publication.c (its place in the publication),
+ * track_schema.c (schemas that are tracked), track_ddl.c (follows commands),
+ * track_command.c (what a command has done), track_listing.c (what the publication
+ * lists), track_rows.c (rows that change without a change), track_message.c (tells the
+ * worker, signed by hmac.c), track_describe.c (what a table is like), track_rules.c (rules
+ * for its columns), track_refuse.c (commands that are refused), track_restore.c (tables
+ * that are restored alone), track_rights.c and
+ * track_catalog.c (for whom, and look-ups).
+ * Gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:

@@ -25,13 +25,25 @@
 
 /*
  * Prefixes of messages in the WAL: contexts, the marker that bemi.sync() waits
- * for, and what bemi.emit_tracking() has to say.
+ * for, and what is tracked (track_message.c).
  */
 #define BEMI_MESSAGE_PREFIX		"_bemi"
 #define BEMI_MARKER_PREFIX		"_bemi_sync"
 #define BEMI_TRACKING_PREFIX	"_bemi_tracking"
 
 #define BEMI_PUBLICATION		"bemi"
+
+/* ---------- hmac.c ---------- */
+
+#define BEMI_HMAC_LEN	64		/* hexadecimal digits */
+
+/* What a key is derived for; no two uses of the signing key share one. */
+#define BEMI_KEY_TRACKING		"bemi tracking message"
+#define BEMI_KEY_REDACT_HASH	"bemi redact_hash"
+#define BEMI_KEY_VERSION		"bemi secret version"
+
+extern char *bemi_hmac(const char *key, const char *bytes, int len);
+extern char *bemi_derive_key(const char *secret, const char *purpose);
 
 /* ---------- context.c ---------- */
 
@@ -53,6 +65,7 @@ typedef struct BemiStatementText
 } BemiStatementText;
 
 extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+extern bool bemi_is_json_object(const char *json, int len);
 extern const char *bemi_context_of_statement(const BemiStatementText *statement);
 extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
@@ -73,9 +86,10 @@ extern void bemi_context_facts_init(void);
 
 /* ---------- capture.c ---------- */
 
+extern Oid	bemi_emit_context_oid(void);
 extern void bemi_capture_init(void);
 
-/* capture_track.c */
+/* track_rights.c */
 extern Oid	bemi_extension_owner(void);
 
 /* ---------- settings.c ---------- */
@@ -236,9 +250,6 @@ extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
 extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 /* stream_secret.c */
-#define BEMI_HASH_LEN	64		/* hexadecimal digits of a hash */
-
-extern char *bemi_keyed_hash(const char *key, const char *bytes, int len);
 extern bool bemi_stream_has_secret(const BemiStream *stream);
 extern void bemi_stream_look_for_secret(BemiStream *stream);
 extern char *bemi_stream_secret_version(const BemiStream *stream);
@@ -302,6 +313,8 @@ typedef enum BemiRedaction
 } BemiRedaction;
 
 extern bool bemi_rule_is_prefix(const char *rule);
+extern bool bemi_rule_matches(const char *column, const char *rule);
+extern bool bemi_rules_match(const char *column, const List *rules);
 extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
 							 const List *redact, const List *redact_hash,
 							 const List *known, const char *hash_key);
@@ -521,6 +534,7 @@ extern void bemi_history_retention_init(void);
 /* ---------- worker*.c ---------- */
 
 extern void bemi_worker_init(void);
+extern bool bemi_database_has_slot(Oid database);
 
 /* history_stored.c */
 

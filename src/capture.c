@@ -31,8 +31,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -42,6 +40,7 @@
 #include "utils/syscache.h"
 
 #include "capture.h"
+#include "track.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
 
@@ -69,30 +68,29 @@ forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Tells whether the trigger runs bemi.emit_context().  A catalog look-up only
- * when functions of this database have changed since the last one.
+ * OID of bemi.emit_context().  A catalog look-up only when functions of this
+ * database have changed since the last one.
+ */
+Oid
+bemi_emit_context_oid(void)
+{
+	if (!emit_context_oid_known)
+	{
+		uint64		changes = emit_context_changes;
+
+		emit_context_oid = bemi_function("emit_context", 0, NULL);
+		emit_context_oid_known = (changes == emit_context_changes);
+	}
+	return emit_context_oid;
+}
+
+/*
+ * Tells whether the trigger runs bemi.emit_context().
  */
 static bool
 is_our_trigger(const Trigger *trigger)
 {
-	if (!emit_context_oid_known)
-	{
-		Oid			schema = get_namespace_oid("bemi", true);
-		oidvector  *no_arguments = buildoidvector(NULL, 0);
-		uint64		changes = emit_context_changes;
-
-		emit_context_oid = InvalidOid;
-		if (OidIsValid(schema))
-			emit_context_oid = GetSysCacheOid3(PROCNAMEARGSNSP,
-											   Anum_pg_proc_oid,
-											   CStringGetDatum("emit_context"),
-											   PointerGetDatum(no_arguments),
-											   ObjectIdGetDatum(schema));
-		pfree(no_arguments);
-		emit_context_oid_known = (changes == emit_context_changes);
-	}
-
-	return OidIsValid(emit_context_oid) && trigger->tgfoid == emit_context_oid;
+	return trigger->tgfoid == bemi_emit_context_oid();
 }
 
 /*
@@ -361,6 +359,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		}
 		PG_END_TRY();
 		bemi_unlink_statement(&entry);
+		bemi_follow_truncated(entry.truncated_partitions, entry.truncated);
 	}
 	bemi_let_outer_say_again();
 }
@@ -399,6 +398,22 @@ say_at_once(Relation table)
 }
 
 /*
+ * TRUNCATE of a partition alone is not in the stream, see track_rows.c.  Which tables
+ * it empties is known at its end.
+ */
+static void
+note_truncated(BemiStatement *statement, Relation table)
+{
+	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+	statement->truncated = lappend_oid(statement->truncated, RelationGetRelid(table));
+	if (bemi_truncates_published_rows(table))
+		statement->truncated_partitions = lappend_oid(statement->truncated_partitions,
+													  RelationGetRelid(table));
+	MemoryContextSwitchTo(caller);
+}
+
+/*
  * bemi.emit_context(): statement trigger, before INSERT, UPDATE, DELETE or
  * TRUNCATE.  ON CONFLICT and MERGE fire it several times for one statement,
  * which stays one message.
@@ -431,6 +446,8 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 		want_message(statement, feeder);
 	else
 		say_at_once(trigger->tg_relation);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) && bemi_running_utility() != NULL)
+		note_truncated(bemi_running_utility(), trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
 }

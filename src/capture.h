@@ -45,6 +45,8 @@ typedef struct BemiStatement
 	bool		context_taken;
 	const char *context;		/* of its beginning; NULL: none */
 	bool		said;			/* the message was written */
+	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has fired */
+	List	   *truncated_partitions;	/* those of published roots, with rows */
 } BemiStatement;
 
 /* capture_statement.c */

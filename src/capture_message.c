@@ -22,14 +22,10 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xloginsert.h"
-#include "catalog/pg_control.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "capture.h"
-
-PG_FUNCTION_INFO_V1(bemi_emit_tracking_message);
 
 /* The latest message of one subtransaction. */
 typedef struct WrittenMessage
@@ -152,26 +148,6 @@ bemi_message_again(const char *context, int nest_level)
 	write_message(context);
 	if (GetCurrentTransactionNestLevel() > nest_level)
 		write_message(context);
-}
-
-/*
- * bemi.emit_tracking_message(content bytea): a transactional message, prefix
- * "_bemi_tracking".
- *
- * A row that comes next in another subtransaction could overtake it, see
- * may_be_overtaken(): an event trigger function may run in one of its own, or the
- * client may begin one.  So a record without meaning is put behind it.
- */
-Datum
-bemi_emit_tracking_message(PG_FUNCTION_ARGS)
-{
-	bytea	   *content = PG_GETARG_BYTEA_PP(0);
-
-	(void) bemi_log_message(BEMI_TRACKING_PREFIX, VARDATA_ANY(content),
-							VARSIZE_ANY_EXHDR(content), true);
-	XLogBeginInsert();
-	(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
-	PG_RETURN_VOID();
 }
 
 /*

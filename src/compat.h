@@ -12,8 +12,13 @@
 #ifndef BEMI_COMPAT_H
 #define BEMI_COMPAT_H
 
+#include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
+#if PG_VERSION_NUM >= 150000
+#include "catalog/pg_publication_namespace.h"
+#endif
+#include "catalog/pg_publication_rel.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -25,8 +30,10 @@
 #include "replication/message.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
+#include "storage/smgr.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/syscache.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 140000
@@ -144,6 +151,52 @@ bemi_check_json_number(char *token)
 #define BEMI_RELATION_RENEWS_PUBLICATION 0
 #endif
 
+/* 15 brought row filters and column lists.  "tuple" is one of PUBLICATIONRELMAP. */
+#if PG_VERSION_NUM >= 150000
+static inline bool
+bemi_publishes_whole_rows(HeapTuple tuple)
+{
+	bool		no_filter;
+	bool		no_list;
+
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &no_filter);
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &no_list);
+	return no_filter && no_list;
+}
+#else
+#define bemi_publishes_whole_rows(tuple)	true
+#endif
+
+/* 15 brought schemas in publications.  InvalidOid for an object of another catalog. */
+#if PG_VERSION_NUM >= 150000
+static inline Oid
+bemi_publication_of_schema(Oid catalog, Oid object)
+{
+	HeapTuple	tuple = catalog == PublicationNamespaceRelationId ?
+		SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(object)) : NULL;
+	Oid			publication = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		publication = ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid;
+		ReleaseSysCache(tuple);
+	}
+	return publication;
+}
+#else
+#define bemi_publication_of_schema(catalog, object) InvalidOid
+#endif
+
+/* 16 renamed what identifies a relation's storage, 17 what stands for no backend. */
+#if PG_VERSION_NUM >= 160000
+typedef RelFileLocator bemi_storage_id;
+#else
+typedef RelFileNode bemi_storage_id;
+#endif
+#if PG_VERSION_NUM < 170000
+#define INVALID_PROC_NUMBER	InvalidBackendId
+#endif
+
 /* 15 moved requests for shared memory out of _PG_init into a hook. */
 #if PG_VERSION_NUM >= 150000
 #define BEMI_HAS_SHMEM_REQUEST_HOOK 1
@@ -171,13 +224,53 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 }
 #endif
 
-/* 16 has one function for the owners of all kinds of objects. */
+/* 16 has one function each for the owners and the privileges of all kinds of objects. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_database_ownercheck(database, role) \
 	object_ownercheck(DatabaseRelationId, database, role)
+#define bemi_table_ownercheck(table, role) \
+	object_ownercheck(RelationRelationId, table, role)
+#define bemi_publication_ownercheck(publication, role) \
+	object_ownercheck(PublicationRelationId, publication, role)
+#define bemi_function_aclcheck(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
 #else
 #define bemi_database_ownercheck(database, role) \
 	pg_database_ownercheck(database, role)
+#define bemi_table_ownercheck(table, role) \
+	pg_class_ownercheck(table, role)
+#define bemi_publication_ownercheck(publication, role) \
+	pg_publication_ownercheck(publication, role)
+#define bemi_function_aclcheck(function, role) \
+	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#endif
+
+/* 15 added row filters and column lists to what a publication knows of a table. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_publication_add(publication, table) \
+	publication_add_relation(publication, \
+							 &(PublicationRelInfo) {.relation = (table)}, false)
+#else
+#define bemi_publication_add(publication, table) \
+	publication_add_relation(publication, table, false)
+#endif
+
+/* 18 publishes generated columns, if it is told so, and has virtual ones. */
+#if PG_VERSION_NUM >= 180000
+#define bemi_lacks_generated_columns(publication) \
+	((publication)->pubgencols == PUBLISH_GENCOLS_NONE)
+#define BEMI_HAS_VIRTUAL_COLUMNS 1
+#else
+#define bemi_lacks_generated_columns(publication)	false
+#define BEMI_HAS_VIRTUAL_COLUMNS 0
+#define ATTRIBUTE_GENERATED_VIRTUAL	'v'
+#endif
+
+/* 15 decodes the old row of a partition with the columns of the partition itself. */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_MISSING_VALUES_ARE_SENT 1
+#else
+#define BEMI_MISSING_VALUES_ARE_SENT 0
 #endif
 
 /* 15 marks in several ways who delays a checkpoint; of old, committing was the only one. */

@@ -191,20 +191,17 @@ context_is_small_enough(const char *json, int len, char **detail)
 }
 
 /*
- * Tells whether the text is a JSON object that jsonb can hold.  If not,
- * *detail is a sentence that says why, in the current memory context.
+ * Tells whether the text, which is not nested too deeply, is a JSON object that jsonb
+ * can hold.  If not, *detail is a sentence that says why, in the current memory context.
  */
-bool
-bemi_context_is_valid(const char *json, int len, char **detail)
+static bool
+is_valid_object(const char *json, int len, char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch;
 	JsonSemAction actions = {.scalar = check_number};
 	JsonLexContext *lexer;
 	int			error;
-
-	if (!context_is_small_enough(json, len, detail))
-		return false;
 
 	scratch = AllocSetContextCreate(caller, "bemi context check",
 									ALLOCSET_SMALL_SIZES);
@@ -230,6 +227,29 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 	MemoryContextDelete(scratch);
 
 	return error == JSON_SUCCESS;
+}
+
+/*
+ * Tells whether the text is a JSON object within the limits for contexts.  If not,
+ * *detail is a sentence that says why, in the current memory context.
+ */
+bool
+bemi_context_is_valid(const char *json, int len, char **detail)
+{
+	return context_is_small_enough(json, len, detail) &&
+		is_valid_object(json, len, detail);
+}
+
+/*
+ * Tells whether the text is a JSON object that jsonb_in() takes without an error.
+ */
+bool
+bemi_is_json_object(const char *json, int len)
+{
+	char	   *detail;
+
+	return measure_json(json, len).depth <= DEEPEST_CONTEXT &&
+		is_valid_object(json, len, &detail);
 }
 
 /*

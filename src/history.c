@@ -368,7 +368,7 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
 }
 
 /*
- * Takes a message of bemi.emit_tracking() whose signature is right; false if it
+ * Takes a tracking message whose signature is right; false if it
  * comes with another transaction than it was written in.
  */
 bool

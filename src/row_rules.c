@@ -51,10 +51,10 @@ bemi_rule_is_prefix(const char *rule)
 }
 
 /*
- * Whether a column is meant by a name, or by the beginning of one before a "*".
+ * Whether a column matches a rule: a name, or the beginning of one before a "*".
  */
-static bool
-is_meant(const char *column, const char *name)
+bool
+bemi_rule_matches(const char *column, const char *name)
 {
 	if (bemi_rule_is_prefix(name) && strncmp(column, name, strlen(name) - 1) == 0)
 		return true;
@@ -72,13 +72,13 @@ is_listed(const char *column, const List *names)
 	return false;
 }
 
-static bool
-is_meant_by_any(const char *column, const List *names)
+bool
+bemi_rules_match(const char *column, const List *names)
 {
 	ListCell   *cell;
 
 	foreach(cell, names)
-		if (is_meant(column, lfirst(cell)))
+		if (bemi_rule_matches(column, lfirst(cell)))
 			return true;
 	return false;
 }
@@ -92,7 +92,7 @@ column_hash_key(const BemiRelation *relation, const char *column, const char *ha
 {
 	char	   *place = psprintf("%u.%s", relation->oid, column);
 
-	return hash_key ? bemi_keyed_hash(hash_key, place, strlen(place)) : NULL;
+	return hash_key ? bemi_hmac(hash_key, place, strlen(place)) : NULL;
 }
 
 /*
@@ -112,12 +112,12 @@ bemi_rules_apply(BemiRelation *relation, const List *ignore, const List *redact,
 	{
 		BemiColumn *column = &relation->columns[i];
 
-		column->ignored = is_meant_by_any(column->name, ignore);
+		column->ignored = bemi_rules_match(column->name, ignore);
 		column->redaction = BEMI_KEEP;
-		if (is_meant_by_any(column->name, redact) ||
+		if (bemi_rules_match(column->name, redact) ||
 			(redacts && !is_listed(column->name, known)))
 			column->redaction = BEMI_REDACT;
-		else if (is_meant_by_any(column->name, redact_hash))
+		else if (bemi_rules_match(column->name, redact_hash))
 		{
 			column->redaction = BEMI_REDACT_HASH;
 			column->hash_key = column_hash_key(relation, column->name, hash_key);
@@ -131,7 +131,7 @@ is_ignored_everywhere(const char *column)
 	if (ignored_everywhere == NULL)
 		return false;
 	for (const char *name = ignored_everywhere; *name; name += strlen(name) + 1)
-		if (is_meant(column, name))
+		if (bemi_rule_matches(column, name))
 			return true;
 	return false;
 }
@@ -193,7 +193,7 @@ bemi_redacted(const BemiColumn *column, const char *text, int len)
 	if (column->redaction == BEMI_REDACT || column->hash_key == NULL || len > LONGEST_HASHED)
 		return pstrdup(REDACTED);
 	return psprintf("[redacted:%.*s]", SHOWN_HASH_LEN,
-					bemi_keyed_hash(column->hash_key, text, len));
+					bemi_hmac(column->hash_key, text, len));
 }
 
 /*

@@ -15,10 +15,10 @@
  * stream says that of the root); and the parts of all types that are not the
  * server's own and take part in a column, see BemiTypePart.
  *
- * A source with the extension asks itself, by bemi.describe_columns(), when a table
- * is tracked or altered, and sends the answer through the stream (bemi.describe() in
- * bemi--1.0.sql adds the rules for columns): so it is of the time of the changes
- * that come next.  Other sources are asked by the worker when the stream describes
+ * A source with the extension describes a table itself (track_describe.c), together with
+ * the rules for its columns, when the table is tracked or altered, and sends that
+ * through the stream: so it is of the time of the changes that come next.  Both
+ * descriptions must be the same.  Other sources are asked by the worker when the stream describes
  * the table, which is too late for what was written before the table was altered.
  *
  * Casts to json are told only of base types, and only by functions in C: both are
@@ -34,13 +34,10 @@
 
 #include "access/transam.h"
 #include "catalog/pg_type_d.h"
-#include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 
 #include "stream.h"
-
-PG_FUNCTION_INFO_V1(bemi_describe_columns);
 
 /*
  * The query.  Each "%s" stands for the table's OID, "%u" for the first OID of a type
@@ -81,56 +78,13 @@ static const char *const description_query =
 ") SELECT FROM below b JOIN pg_class l ON l.oid = b.oid WHERE l.relkind <> 'p' AND l.relreplident <> 'f')"
 " ELSE false END FROM pg_class c WHERE c.oid = %s),"
 " 'types', (SELECT coalesce(json_agg(json_build_array(part.oid::text, part.kind, part.other::text, part.name)"
-" ORDER BY part.oid, part.place), '[]') FROM part))";
+" ORDER BY part.oid, part.place, part.kind), '[]') FROM part))";
 
 static char *
 query_for(const char *relation)
 {
 	return psprintf(description_query, relation, FirstGenbkiObjectId,
 					relation, relation, relation);
-}
-
-/*
- * The query's plan, for tables of this database.  Made once in a session, since
- * that takes ten times as long as to use it.
- */
-static SPIPlanPtr
-description_plan(void)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {OIDOID};
-
-	if (plan == NULL)
-	{
-		SPIPlanPtr	new_plan = SPI_prepare_cursor(query_for("$1"), lengthof(types), types,
-													 CURSOR_OPT_GENERIC_PLAN);
-
-		if (new_plan == NULL || SPI_keepplan(new_plan) != 0)
-			elog(ERROR, "could not prepare to describe tables");
-		plan = new_plan;
-	}
-	return plan;
-}
-
-/*
- * bemi.describe_columns(target regclass) returns jsonb, for a table of this very
- * database.  The caller sees to the search_path.
- */
-Datum
-bemi_describe_columns(PG_FUNCTION_ARGS)
-{
-	Datum		values[] = {PG_GETARG_DATUM(0)};
-	char	   *text;
-	char	   *description;
-
-	SPI_connect();
-	if (SPI_execute_plan(description_plan(), values, NULL, true, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not describe table %u", PG_GETARG_OID(0));
-	text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	description = strcpy(SPI_palloc(strlen(text) + 1), text);
-	SPI_finish();
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(description));
 }
 
 /*

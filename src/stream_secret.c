@@ -9,8 +9,8 @@
  * are to be redacted but told apart (row_rules.c).  It stays in the memory of the
  * worker; the destination does not store it.
  *
- * The same secret never makes a signature and the hash of a value: the hashes'
- * key is made of it, else whoever can write a value and read its hash could sign.
+ * Each use of the secret has a key of its own (hmac.c).  Otherwise, a role that can
+ * write a value and read its hash could sign messages.
  *
  * Anybody can write a message with a wrong signature.  Such a message changes nothing,
  * unless the source has another secret than the worker knows.  The worker finds that
@@ -25,8 +25,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -35,60 +33,14 @@
 #include "stream.h"
 
 /*
- * A message that is longer is not one of bemi.emit_tracking(), which leaves out the
+ * A message that is longer is not one of track_message.c, which leaves out the
  * description then.  A table of 1600 columns, each of a composite type of its own
  * with 100 fields, is described in two thirds of this.
  */
 #define LONGEST_MESSAGE	(16 * 1024 * 1024)
 
-/* What the key of hashes is made of, beside the secret. */
-#define HASH_PURPOSE	"bemi.redact_hash"
-
-/* What the version of a secret is made of, beside the secret and its row. */
-#define VERSION_PURPOSE	"bemi.secret_version"
-
 /* Limits how often forged messages can make the worker query the source. */
 #define SECRET_INTERVAL_MS	1000
-
-/*
- * SHA-256 of two texts in a row, as a palloc'd string of hexadecimal digits; neither
- * is copied.  Needs a transaction: OpenSSL's digests belong to a resource owner, and
- * between transactions there is none.
- */
-static char *
-hash_of_both(const char *first, const char *second, int second_len)
-{
-	pg_cryptohash_ctx *hash;
-	uint8		bytes[PG_SHA256_DIGEST_LENGTH];
-	char	   *digits = palloc(BEMI_HASH_LEN + 1);
-
-	StaticAssertStmt(PG_SHA256_DIGEST_LENGTH * 2 == BEMI_HASH_LEN, "two digits a byte");
-	Assert(IsTransactionState());
-	hash = pg_cryptohash_create(PG_SHA256);
-	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) first, strlen(first)) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) second, second_len) < 0 ||
-		pg_cryptohash_final(hash, bytes, sizeof(bytes)) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not compute a SHA-256 hash")));
-	pg_cryptohash_free(hash);
-	hex_encode((const char *) bytes, sizeof(bytes), digits);
-	digits[BEMI_HASH_LEN] = '\0';
-	return digits;
-}
-
-/*
- * What only those can tell of some bytes who know the key: BEMI_HASH_LEN
- * hexadecimal digits, palloc'd.  The same as bemi.sign() in SQL; hashed twice, so
- * that nothing can be appended to what was hashed.
- */
-char *
-bemi_keyed_hash(const char *key, const char *bytes, int len)
-{
-	char	   *inner = hash_of_both(key, bytes, len);
-
-	return hash_of_both(key, inner, BEMI_HASH_LEN);
-}
 
 /*
  * Remembers the secret, in the memory that the stream lives in.  The row's identity
@@ -192,12 +144,10 @@ bemi_stream_read_secret(BemiStream *stream)
 char *
 bemi_stream_secret_version(const BemiStream *stream)
 {
-	char	   *purpose;
-
 	if (stream->secret == NULL)
 		return NULL;
-	purpose = psprintf("%s %s", VERSION_PURPOSE, stream->secret_row);
-	return bemi_keyed_hash(stream->secret, purpose, strlen(purpose));
+	return bemi_hmac(bemi_derive_key(stream->secret, BEMI_KEY_VERSION),
+					 stream->secret_row, strlen(stream->secret_row));
 }
 
 /*
@@ -257,15 +207,16 @@ bemi_stream_hash_key(const BemiStream *stream)
 {
 	if (stream->secret == NULL)
 		return NULL;
-	return bemi_keyed_hash(stream->secret, HASH_PURPOSE, strlen(HASH_PURPOSE));
+	return bemi_derive_key(stream->secret, BEMI_KEY_REDACT_HASH);
 }
 
 static bool
 is_signed_with(const char *secret, const char *content, int len)
 {
 	return secret != NULL &&
-		memcmp(bemi_keyed_hash(secret, content + BEMI_HASH_LEN, len - BEMI_HASH_LEN),
-			   content, BEMI_HASH_LEN) == 0;
+		memcmp(bemi_hmac(bemi_derive_key(secret, BEMI_KEY_TRACKING),
+						 content + BEMI_HMAC_LEN, len - BEMI_HMAC_LEN),
+			   content, BEMI_HMAC_LEN) == 0;
 }
 
 static bool
@@ -292,7 +243,7 @@ should_read_again(BemiStream *stream)
 }
 
 /*
- * The part of a message of bemi.emit_tracking() that is signed, as a palloc'd
+ * The part of a tracking message that is signed, as a palloc'd
  * string in this database's encoding; NULL if the signature is not the source's.
  */
 char *
@@ -302,7 +253,7 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 	bool		verified;
 
 	Assert(IsTransactionState());
-	if (len <= BEMI_HASH_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
+	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
 		return NULL;
 	verified = is_signed(stream, content, len);
 	if (!verified && should_read_again(stream))
@@ -312,7 +263,7 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 	}
 	if (!verified)
 		return NULL;
-	len -= BEMI_HASH_LEN;
-	message = pnstrdup(content + BEMI_HASH_LEN, len);
+	len -= BEMI_HMAC_LEN;
+	message = pnstrdup(content + BEMI_HMAC_LEN, len);
 	return bemi_stream_text(stream, message, &len);
 }

@@ -327,7 +327,8 @@ bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
  * table, and whether all changes of it are published ("whole"; row filters and
- * column lists came with PostgreSQL 15).
+ * column lists came with PostgreSQL 15).  Not all are if the rows of a partition are not
+ * in the source's WAL: it is a foreign table, or unlogged.
  */
 char *
 bemi_stream_published(BemiStream *stream)
@@ -336,7 +337,12 @@ bemi_stream_published(BemiStream *stream)
 								   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
 								   " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
 								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL)), '[]')"
+								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL"
+								   " AND NOT (c.relkind = 'p' AND EXISTS (WITH RECURSIVE below(oid) AS ("
+								   "SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
+								   " UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid"
+								   " AND NOT i.inhdetachpending) SELECT FROM below b JOIN pg_class l ON l.oid = b.oid"
+								   " WHERE l.relkind = 'f' OR l.relkind = 'r' AND l.relpersistence = 'u')))), '[]')"
 								   " FROM pg_get_publication_tables(p.pubname::text) t"
 								   " JOIN pg_class c ON c.oid = t.relid"
 								   " JOIN pg_namespace n ON n.oid = c.relnamespace"

@@ -292,8 +292,8 @@ delay_after(int failures)
 /*
  * Whether a slot of this server belongs to a source of the database.
  */
-static bool
-has_slot(Oid database)
+bool
+bemi_database_has_slot(Oid database)
 {
 	bool		found = false;
 
@@ -328,7 +328,7 @@ plan_scout(Oid database)
 	else if (state != DATABASE_GONE)
 		closed = lappend_oid(closed, database);
 	MemoryContextSwitchTo(caller);
-	if (state == DATABASE_OPEN || state == DATABASE_GONE || !has_slot(database))
+	if (state == DATABASE_OPEN || state == DATABASE_GONE || !bemi_database_has_slot(database))
 		return state == DATABASE_OPEN;
 
 	explain_closed(state, &name, &error, &hint);

@@ -9,6 +9,7 @@ package Bemi;
 use strict;
 use warnings;
 
+use Digest::SHA qw(hmac_sha256_hex);
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 
@@ -18,7 +19,7 @@ use PostgreSQL::Test::Cluster;
 *PostgreSQL::Test::RecursiveCopy::copypath = \&RecursiveCopy::copypath
   unless defined &PostgreSQL::Test::RecursiveCopy::copypath;
 
-our @EXPORT = qw(bemi_node wait_for_state start_error changes remains);
+our @EXPORT = qw(bemi_node wait_for_state start_error changes remains derived_hmac);
 
 # Starts a node that can run bemi, with the extension made in database
 # "postgres".  Parameters: conf => lines for postgresql.conf, initdb => further
@@ -66,6 +67,15 @@ sub start_error
 	  $node->psql($database // 'postgres', $call // 'CALL bemi.start()');
 
 	return $stderr;
+}
+
+# HMAC-SHA-256 under the key that is derived from a secret for one purpose, see
+# src/hmac.c.  Computed here without the server, whose functions bemi uses.
+sub derived_hmac
+{
+	my ($secret, $purpose, $bytes) = @_;
+
+	return hmac_sha256_hex($bytes, hmac_sha256_hex($purpose, $secret));
 }
 
 # The history in commit order, one line for each change, columns separated by

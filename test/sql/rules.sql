@@ -243,6 +243,16 @@ UPDATE other SET seen_at = 7;
 UPDATE other SET id = 2;
 SELECT operation, key, before, after FROM stored();
 
+-- Columns can change places, and a name counts once.
+CREATE TABLE places (id integer, a text, b text, c text);
+SELECT bemi.track('places', redact => '{a, a}', redact_hash => '{b, c}');
+SELECT bemi.track('places', redact => '{b}', redact_hash => '{c, a}');
+SELECT bemi.track('places', redact => '{b, c}');
+SELECT bemi.track('places', redact_hash => '{b, a}');
+SELECT bemi.track('places', redact => '{b, *}', redact_hash => '{a}');
+SELECT redact, redact_hash FROM bemi.tracked WHERE "table" = 'places'::regclass;
+DROP TABLE places;
+
 -- Untracked, a table has no rules any more.
 SELECT bemi.untrack('other');
 SELECT bemi.track('other');
@@ -257,15 +267,19 @@ RESET ROLE;
 SELECT bemi.track('sly.account');
 SET ROLE regress_bemi_sly;
 SELECT bemi.track('sly.account', ignore => '{sum}');
-SELECT bemi.set_rules('sly.account', 'ignore', '{sum}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"ignore\": [\"*\"]}"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": ["*"]}');
 CREATE TRIGGER other BEFORE INSERT OR UPDATE ON sly.account FOR EACH STATEMENT
 	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": ["*"]}');
 RESET ROLE;
-SELECT bemi.set_trigger('sly.account', '{f,"",table,no json}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"[\"ignore\"]"}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"ignore\": \"sum\"}"}');
-SELECT bemi.set_trigger('sly.account', '{f,"",table,"{\"other\": [\"sum\"]}"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', 'no json');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '["ignore"]');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"ignore": "sum"}');
+CREATE OR REPLACE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON sly.account FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('f', '', 'table', '{"other": ["sum"]}');
 SELECT "table", ignore, problems FROM bemi.tracked WHERE "table" = 'sly.account'::regclass;
 GRANT EXECUTE ON FUNCTION bemi.track TO regress_bemi_sly;
 SET ROLE regress_bemi_sly;

@@ -34,10 +34,10 @@ SELECT "table", ignore, redact, problems FROM bemi.tracked ORDER BY "table"::tex
 CREATE PROCEDURE force_arguments(arguments text) LANGUAGE plpgsql AS $$
 BEGIN
 	ALTER EVENT TRIGGER bemi_follow_ddl DISABLE;
-	ALTER EVENT TRIGGER bemi_refuse_rules DISABLE;
+	ALTER EVENT TRIGGER bemi_refuse_triggers DISABLE;
 	CALL set_arguments(arguments);
 	ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
-	ALTER EVENT TRIGGER bemi_refuse_rules ENABLE ALWAYS;
+	ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 END $$;
 DO $$ DECLARE b record; BEGIN
 	FOR b IN SELECT * FROM bad ORDER BY place LOOP

@@ -172,7 +172,7 @@ SELECT bemi.untrack('todo');
 SELECT FROM bemi.changes;
 SELECT FROM bemi.sources;
 SELECT FROM bemi.status;
-SELECT FROM bemi.tracked;
+SELECT has_table_privilege('bemi.tracked', 'SELECT');		-- (which permission a query lacks first depends on the version)
 CALL bemi.start();
 CALL bemi.stop();
 SELECT bemi.sync();
@@ -181,7 +181,6 @@ SELECT bemi.register_source('main', NULL, 'regress_bemi_owner');
 SELECT bemi.want_source('main', 'stop');
 SELECT bemi.ensure_publication();
 SELECT bemi.make_partition(now());
-SELECT bemi.publish('todo', false);
 RESET ROLE;
 
 -- A table's owner may track once that is granted, without being superuser; not
@@ -191,14 +190,12 @@ GRANT CREATE ON SCHEMA public TO regress_bemi_owner;
 SET ROLE regress_bemi_owner;
 CREATE TABLE mine (id integer PRIMARY KEY);
 SELECT bemi.track('mine');
-SELECT bemi.publish('mine', true);
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack TO regress_bemi_owner;
 SET ROLE regress_bemi_owner;
 SELECT bemi.track('mine');
 SELECT bemi.track('others');
 SELECT bemi.track('todo');
-SELECT bemi.publish('todo', false);
 SELECT bemi.untrack('todo');
 RESET ROLE;
 SELECT * FROM bemi.tracked ORDER BY "table"::text COLLATE "C";

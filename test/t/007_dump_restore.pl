@@ -160,6 +160,107 @@ is( $origin->safe_psql(
 	'the origin goes on by itself');
 
 #
+# Single tables: pg_dump -t brings trigger, rules and identity, but not the place in the
+# publication.  Where the database is read, they get it; where more of the dump may come,
+# they do not, and the server warns.
+#
+
+# Restores a dump, returns what the server has warned of, which pg_restore shows with
+# --verbose only.
+sub restore_warnings
+{
+	my ($database, @options) = @_;
+	my ($stdout, $stderr);
+
+	IPC::Run::run(
+		[ $origin->installed_command('pg_restore'), '--exit-on-error', '--verbose', '-d', $origin->connstr($database), @options ],
+		'>', \$stdout, '2>', \$stderr) or die $stderr;
+	return join('', $stderr =~ /^(?:.*WARNING: |DETAIL: |HINT: ).*\n/mg);
+}
+
+my $single = $origin->basedir . '/single.dump';
+my $unpublished = 'SELECT "table", redact, problems FROM bemi.tracked WHERE problems <> \'{}\' ORDER BY "table"::text';
+
+$origin->safe_psql('app', q{SELECT bemi.track('todo', redact => '{task}')});
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', 'todo', '-t', 'parted*', '-f', $single ],
+	'pg_dump of single tables');
+$origin->safe_psql('postgres', 'CREATE DATABASE single');
+$origin->safe_psql('single', 'CREATE EXTENSION bemi; CREATE TABLE there (id int PRIMARY KEY)');
+
+# Without a publication, that of the dump may come.
+is(restore_warnings('single', $single), '', 'single tables without a publication: nothing is said yet');
+my $not_stored = '{"not in publication \"bemi\": changes are not stored"}';
+is( $origin->safe_psql('single', $unpublished),
+	"parted|{}|$not_stored\nparted_1|{}|$not_stored\ntodo|{task}|$not_stored",
+	'they have their triggers and rules');
+
+# With one, but nobody who reads the database, the tables of the dump may yet be added to it.
+$origin->safe_psql('single', q{DROP TABLE todo, parted; SELECT bemi.track('there')});
+my $warnings = restore_warnings('single', $single);
+my @warned = $warnings =~ /WARNING:  table "(\S+)" is not in publication "bemi"/g;
+my @hints = $warnings =~ /HINT:  (.*;)$/mg;
+is(join(' ', sort @warned), 'public.parted public.todo', 'single tables: a warning for each that its changes are not stored');
+is($origin->safe_psql('single', $unpublished),
+	"parted|{}|$not_stored\nparted_1|{}|$not_stored\ntodo|{task}|$not_stored",
+	'single tables: they are not published while nobody reads');
+like(
+	start_error($origin, undef, 'single'),
+	qr/WARNING:  tables with the trigger of bemi.track\(\) are not in publication "bemi"\n.*HINT:  SELECT bemi\.track\('public\.parted'\); SELECT bemi\.track\('public\.todo'\);\s*\z/s,
+	'bemi.start() names them');
+$origin->safe_psql('single', join('', @hints));
+is($origin->safe_psql('single', $unpublished), '', 'single tables: the hints can be pasted');
+
+# In a database that is read, they are tracked from that moment on.
+$origin->safe_psql('single', 'DROP TABLE todo, parted');
+is(restore_warnings('single', $single), '', 'single tables: no warning in a database that is read');
+is($origin->safe_psql('single', $unpublished), '', 'single tables: they are published');
+is( $origin->safe_psql(
+		'single', q{
+		INSERT INTO todo VALUES (1001, 'secret');
+		INSERT INTO parted VALUES (99);
+		SELECT bemi.sync('60s');
+		SELECT "table", after FROM bemi.changes WHERE "table" IN ('todo', 'parted') ORDER BY id;
+		SELECT reason, to_time IS NOT NULL FROM bemi.gaps WHERE "table" = 'todo' ORDER BY id}),
+	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}' . "\ntracking began|t\ntracking ended|t",
+	'single tables: then they are tracked, by their rules, with a gap for the time between');
+
+# pg_restore -t leaves out the trigger, unless it is asked for.
+$origin->safe_psql('single', 'DROP TABLE todo');
+is(restore_warnings('single', '-t', 'todo', $custom), '', 'pg_restore -t: no trigger, no warning');
+is($origin->safe_psql('single', q{SELECT "table" FROM bemi.tracked WHERE "table" = to_regclass('todo')}),
+	'', 'pg_restore -t: the table is not tracked');
+$origin->safe_psql('single', 'DROP TABLE todo');
+restore_warnings('single', '-t', 'todo', '-T', 'todo bemi_emit_context', $single);
+is($origin->safe_psql('single', q{SELECT "table", problems FROM bemi.tracked WHERE "table" = to_regclass('todo')}),
+	'todo|{}', 'pg_restore -t -T: it is');
+
+# Not for the asking: an update of a published table without an identity fails.
+my ($status_of, $output, $by_hand) = $origin->psql(
+	'single', q{
+	CREATE TABLE by_hand (id int);
+	CREATE TRIGGER bemi_emit_context BEFORE INSERT OR UPDATE ON by_hand EXECUTE FUNCTION bemi.emit_context('d', '', 'table');
+	INSERT INTO by_hand VALUES (1);
+	UPDATE by_hand SET id = 2});
+is($status_of, 0, 'a table without the identity is not published');
+like($by_hand, qr/WARNING:  table "public\.by_hand" is not in publication "bemi"/, 'but warned of');
+
+# Its owner, who may not track, restores it, too.
+$origin->safe_psql(
+	'single', q{
+	DROP TABLE todo;
+	CREATE ROLE shop LOGIN;
+	GRANT CREATE ON SCHEMA public TO shop});
+$origin->safe_psql('app', q{SELECT bemi.untrack('todo'), bemi.track('todo')});
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', 'todo', '-f', $single ],
+	'pg_dump of one table without rules');
+like(restore_warnings('single', '--no-owner', '-U', 'shop', $single),
+	qr/WARNING:  table "public\.todo" is not in publication "bemi"/,
+	'an owner without the right to track restores his table, with the warning');
+$origin->safe_psql('single', 'CALL bemi.stop(drop_slot => true)');
+
+#
 # Another server
 #
 

@@ -261,8 +261,11 @@ for my $call (q{'t', '2020-01-02', '2020-01-01'}, q{'t', NULL, '2020-01-01'}, '0
 }
 
 # Whatever is written under the prefix, and by whom.
+my $forged = '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}';
+my ($with_guess, $with_secret) = map { derived_hmac($_, 'bemi tracking message', $forged) }
+  ('guess', $node->safe_psql('postgres', 'SELECT value FROM bemi.secret'));
 $node->safe_psql(
-	'postgres', q{
+	'postgres', qq{
 	SELECT bemi.sync();
 	CREATE TABLE gaps_before AS SELECT * FROM bemi.gaps;
 	CREATE TABLE invalid_before AS SELECT invalid_messages AS n FROM bemi.status;
@@ -274,10 +277,10 @@ $node->safe_psql(
 		'{"event": "began", "relation": 1, "schema": "s", "table": "' || repeat('t', 1000) || '"}']) m;
 	-- well-formed, but not signed, wrongly signed, or signed for another transaction
 	SELECT pg_logical_emit_message(true, '_bemi_tracking', repeat('0', 64) || m),
-		pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m::bytea, 'guess') || m),
-		pg_logical_emit_message(true, '_bemi_tracking', bemi.sign(m::bytea, value) || m)
-	FROM bemi.secret, (SELECT '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}') f(m);
-	SELECT pg_logical_emit_message(true, '_bemi_tracking', '\x00ff'::bytea);
+		pg_logical_emit_message(true, '_bemi_tracking', '$with_guess' || m),
+		pg_logical_emit_message(true, '_bemi_tracking', '$with_secret' || m)
+	FROM (SELECT '$forged') f(m);
+	SELECT pg_logical_emit_message(true, '_bemi_tracking', '\\x00ff'::bytea);
 	SELECT pg_logical_emit_message(false, '_bemi_tracking', '{"event": "began", "relation": 1, "schema": "s", "table": "t"}');
 	SELECT bemi.sync('60s')});
 is( $node->safe_psql(

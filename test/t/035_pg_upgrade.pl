@@ -51,6 +51,26 @@ $old->safe_psql(
 	SELECT bemi.sync('60s')});
 my $history = q{SELECT count(*), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at)) FROM bemi.changes c};
 my $before = $old->safe_psql('postgres', $history);
+
+# Privileges, and those that a dump takes for the extension's own: pg_upgrade does not carry over
+# a row for those that are the server's defaults.
+my $privileges = q{
+	WITH object(class, object, acl, defaults) AS (
+		SELECT 'pg_proc'::regclass, p.oid, p.proacl, acldefault('f', p.proowner) FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+		UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)
+			FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace
+		UNION ALL SELECT 'pg_namespace'::regclass, n.oid, n.nspacl, acldefault('n', n.nspowner) FROM pg_namespace n WHERE n.nspname = 'bemi')
+	SELECT pg_describe_object(o.class, o.object, 0), kind, a.grantee::regrole, a.privilege_type
+	FROM object o LEFT JOIN pg_init_privs i ON i.classoid = o.class AND i.objoid = o.object,
+		LATERAL (VALUES ('granted', coalesce(o.acl, o.defaults)), ('initial', coalesce(i.initprivs, o.defaults))) v(kind, acl),
+		aclexplode(v.acl) a
+	ORDER BY 1, 2, 3, 4};
+$old->safe_psql(
+	'postgres', q{
+	CREATE ROLE auditor;
+	SELECT bemi.grant_read('auditor');
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC});
+my $privileges_before = $old->safe_psql('postgres', $privileges);
 my $tracked = $old->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text');
 my $refuses_slots = $old->pg_version >= 17;
 $old->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)') if $refuses_slots;
@@ -73,6 +93,7 @@ $new->start;
 
 is($new->safe_psql('postgres', $history), $before, 'the history is the same');
 is($new->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text'), $tracked, 'so are the tracked tables');
+is($new->safe_psql('postgres', $privileges), $privileges_before, 'so are the privileges, and what the extension began with');
 is(remains($new), ($refuses_slots ? 0 : 1) . ' rows, 0 slots, 0 origins', 'slot and origin do not come along');
 is($new->safe_psql('postgres', 'SELECT state FROM bemi.status'),
 	$refuses_slots ? '' : 'not running', 'the source does not run by itself');

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * capture_track.c
- *		What tracking does with the rights of the extension's owner.
+ * track_rights.c
+ *		What tracking does with the rights of the extension's owner, and for whom.
  *
  * A table's owner may be allowed to track it without owning the publication
- * or the list of tracked schemas.  The functions here check the rights of
+ * or the list of tracked schemas.  The functions of tracking check the rights of
  * whoever calls them and then act as the owner of the extension.
  *
  * They are not SECURITY DEFINER functions, because those cannot tell who calls
@@ -32,9 +32,8 @@
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
 
-#include "capture.h"
+#include "track.h"
 
-PG_FUNCTION_INFO_V1(bemi_publish);
 PG_FUNCTION_INFO_V1(bemi_mark_schema);
 
 /*
@@ -63,50 +62,56 @@ bemi_extension_owner(void)
 }
 
 /*
- * Calls an SQL function with the arguments of this one, also where it has no use
- * for the second: the checks take the same two as the work.
+ * Exchanges the rights of the current user for those of the extension's owner,
+ * until bemi_act_as_before().
  */
-static void
-call_function(FunctionCallInfo fcinfo, const char *call, Oid object_type)
+void
+bemi_act_as_owner(BemiRights *former)
 {
-	Oid			types[] = {object_type, BOOLOID};
-	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	GetUserIdAndSecContext(&former->user, &former->security);
+	SetUserIdAndSecContext(bemi_extension_owner(),
+						   former->security | SECURITY_LOCAL_USERID_CHANGE);
+}
 
-	if (SPI_execute_with_args(call, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not run \"%s\"", call);
+void
+bemi_act_as_before(const BemiRights *former)
+{
+	SetUserIdAndSecContext(former->user, former->security);
 }
 
 /*
- * Has the rights of the current user checked, and then the work done by the
- * owner of the extension.
+ * Runs a query that calls a function, and has no use for its result.
  */
 static void
-check_and_do(FunctionCallInfo fcinfo, const char *check, const char *work,
-			 Oid object_type)
+call(const char *command, int count, Oid *types, Datum *values)
 {
-	Oid			user;
-	int			security;
+	if (SPI_execute_with_args(command, count, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\"", command);
+}
+
+void
+bemi_call_as_owner(const char *command, int count, Oid *types, Datum *values)
+{
+	BemiRights	former;
 
 	SPI_connect();
-	call_function(fcinfo, check, object_type);
-
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(bemi_extension_owner(),
-						   security | SECURITY_LOCAL_USERID_CHANGE);
-	call_function(fcinfo, work, object_type);
-	SetUserIdAndSecContext(user, security);
+	bemi_act_as_owner(&former);
+	call(command, count, types, values);
+	bemi_act_as_before(&former);
 	SPI_finish();
 }
 
 /*
- * bemi.publish(target regclass, wanted boolean)
+ * Error unless the current user may track the table.
  */
-Datum
-bemi_publish(PG_FUNCTION_ARGS)
+void
+bemi_check_tracker(const BemiTable *table)
 {
-	check_and_do(fcinfo, "SELECT bemi.check_table_tracker($1, $2)",
-				 "SELECT bemi.set_published($1, $2)", REGCLASSOID);
-	PG_RETURN_VOID();
+	if (!bemi_may_track(GetUserId(), table->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to track table \"%s\"", NameStr(table->name)),
+				 errdetail("It takes the owner, and the right to call bemi.track().")));
 }
 
 /*
@@ -115,7 +120,12 @@ bemi_publish(PG_FUNCTION_ARGS)
 Datum
 bemi_mark_schema(PG_FUNCTION_ARGS)
 {
-	check_and_do(fcinfo, "SELECT bemi.check_schema_tracker($1, $2)",
-				 "SELECT bemi.set_marked($1, $2)", REGNAMESPACEOID);
+	Oid			types[] = {REGNAMESPACEOID, BOOLOID};
+	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+
+	SPI_connect();
+	call("SELECT bemi.check_schema_tracker($1, $2)", lengthof(types), types, values);
+	SPI_finish();
+	bemi_call_as_owner("SELECT bemi.set_marked($1, $2)", lengthof(types), types, values);
 	PG_RETURN_VOID();
 }
