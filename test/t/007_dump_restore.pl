@@ -95,7 +95,7 @@ sub check_restored
 	is($node->safe_psql($database, 'SELECT source, state, pid FROM bemi.status'),
 		'', "$name: the source does not come along, nor what it connects to");
 	is($node->safe_psql($database, q{SELECT reason FROM bemi.gaps WHERE "table" IS NULL}),
-		'source started', "$name: but its gaps do");
+		'source_started', "$name: but its gaps do");
 
 	my ($status, $stdout, $stderr) =
 	  $node->psql($database, 'DROP EXTENSION bemi');
