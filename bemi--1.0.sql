@@ -926,15 +926,15 @@ CREATE TABLE bemi.holds (
 	PRIMARY KEY (from_time, to_time),
 	CHECK (from_time < to_time)
 );
-COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold(), ended by bemi.release()';
+COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold() and bemi.hold_partition(), ended by bemi.release() and bemi.release_partition()';
 COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
 COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
-COMMENT ON COLUMN bemi.holds.reason IS 'reason given to bemi.hold()';
-COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when it called bemi.hold()';
-COMMENT ON COLUMN bemi.holds.held_at IS 'when bemi.hold() was called';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason given with the hold';
+COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when the hold was made';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was made';
 SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
 
--- The range of a partition, for hold() and release(). A partition of a partition
+-- The range of a partition, for hold_partition() and release_partition(). A partition of a partition
 -- goes with it, and is not held alone.
 CREATE FUNCTION bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
 	LANGUAGE plpgsql
@@ -988,7 +988,7 @@ $$;
 COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
 	IS 'keeps the partitions that have any part in these times from being dropped for their age, until bemi.release()';
 
-CREATE FUNCTION bemi.hold(partition regclass, reason text DEFAULT NULL)
+CREATE FUNCTION bemi.hold_partition(partition regclass, reason text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
 	SECURITY DEFINER
@@ -999,12 +999,12 @@ DECLARE
 BEGIN
 	-- before the look at the partitions: none of them goes after it
 	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
-	SELECT * INTO range FROM bemi.partition_range(hold.partition);
-	PERFORM bemi.hold(range.from_time, range.to_time, hold.reason);
+	SELECT * INTO range FROM bemi.partition_range(hold_partition.partition);
+	PERFORM bemi.hold(range.from_time, range.to_time, hold_partition.reason);
 END
 $$;
-COMMENT ON FUNCTION bemi.hold(regclass, text)
-	IS 'keeps a partition of bemi.changes from being dropped for its age, until bemi.release()';
+COMMENT ON FUNCTION bemi.hold_partition(regclass, text)
+	IS 'keeps a partition of bemi.changes from being dropped for its age, until bemi.release_partition()';
 
 CREATE FUNCTION bemi.release(from_time timestamptz, to_time timestamptz)
 	RETURNS void
@@ -1026,7 +1026,7 @@ END
 $$;
 COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz) IS 'ends what bemi.hold() began with the same times';
 
-CREATE FUNCTION bemi.release(partition regclass)
+CREATE FUNCTION bemi.release_partition(partition regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SECURITY DEFINER
@@ -1035,11 +1035,11 @@ AS $$
 DECLARE
 	range record;
 BEGIN
-	SELECT * INTO range FROM bemi.partition_range(release.partition);
+	SELECT * INTO range FROM bemi.partition_range(release_partition.partition);
 	PERFORM bemi.release(range.from_time, range.to_time);
 END
 $$;
-COMMENT ON FUNCTION bemi.release(regclass) IS 'ends what bemi.hold() began with the same partition';
+COMMENT ON FUNCTION bemi.release_partition(regclass) IS 'ends what bemi.hold_partition() began';
 
 -- Whole partitions of which nothing is younger. A foreign table is not the worker's to
 -- drop, and the default partition has no bounds. An interval can mix signs so
@@ -1096,7 +1096,7 @@ BEGIN
 		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;
 	IF NOT FOUND THEN
 		INSERT INTO bemi.gaps (reason, from_time, to_time, detail)
-			VALUES ('retention', '-infinity', upper_bound, 'Partitions older than bemi.retention were dropped.');
+			VALUES ('retention', '-infinity', upper_bound, bemi.default_detail('retention'));
 	END IF;
 	RETURN true;
 END
@@ -1147,27 +1147,76 @@ CREATE TABLE bemi.gaps (
 	from_time timestamptz NOT NULL,
 	to_time timestamptz,
 	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	detail text,
-	CHECK (from_time <= to_time)
+	detail text NOT NULL,
+	CHECK (from_time <= to_time),
+	-- Each of these has its row in the README, and its sentence in bemi.default_detail().
+	CONSTRAINT gaps_reason_check CHECK (reason IN (
+		'source_started',
+		'source_dropped',
+		'slot_dropped',
+		'slot_lost',
+		'max_slot_lag',
+		'slot_unreadable',
+		'transaction_unreadable',
+		'server_changed',
+		'history_moved',
+		'timeline_changed',
+		'source_went_back',
+		'history_went_back',
+		'tracking_began',
+		'tracking_ended',
+		'rows_changed_by_ddl',
+		'retention'))
 );
 CREATE INDEX ON bemi.gaps (source, schema, "table");
 CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
 CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
-COMMENT ON TABLE bemi.gaps IS 'where history may be missing; what bemi.complete() goes by';
+COMMENT ON TABLE bemi.gaps IS 'where history may be missing; bemi.complete() and bemi.completeness() read it';
 COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
 COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
 COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
 COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
 COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'source started, source stopped, slot dropped, slot lost, bemi.max_slot_lag, slot unreadable, transaction unreadable, server changed, history moved, timeline changed, source went back, history went back, tracking began, tracking ended, rows changed by DDL, retention';
+COMMENT ON COLUMN bemi.gaps.reason IS 'why; a code, see the constraint gaps_reason_check, and detail for what it means';
 COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
 COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
 COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
-COMMENT ON COLUMN bemi.gaps.detail IS 'what else is known of it';
+COMMENT ON COLUMN bemi.gaps.detail IS 'sentences that explain the reason, and what else is known of the gap';
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
+
+-- For a gap of which nothing else is known.
+CREATE FUNCTION bemi.default_detail(reason text)
+	RETURNS text
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE reason
+		WHEN 'source_started' THEN 'The source was started for the first time. What was committed before is not in the history.'
+		WHEN 'source_dropped' THEN 'The source was dropped. What is committed until it is started again is not in the history.'
+		WHEN 'slot_dropped' THEN 'The replication slot did not exist any more when the worker connected.'
+		WHEN 'slot_lost' THEN 'The server invalidated the replication slot, usually because it removed write-ahead log that the slot needed.'
+		WHEN 'max_slot_lag' THEN 'The replication slot kept more write-ahead log than bemi.max_slot_lag, and was dropped.'
+		WHEN 'slot_unreadable' THEN 'The source fails to decode its write-ahead log.'
+		WHEN 'transaction_unreadable' THEN 'The source fails to decode a transaction, and the worker skipped it.'
+		WHEN 'server_changed' THEN 'The source is another server or another database than before.'
+		WHEN 'history_moved' THEN 'The history came with a dump, or its database was copied.'
+		WHEN 'timeline_changed' THEN 'The source is on another timeline, because a standby was promoted or a backup was restored.'
+		WHEN 'source_went_back' THEN 'The source was put back to an earlier state.'
+		WHEN 'history_went_back' THEN 'This database was put back to an earlier state, or the slot was advanced by hand.'
+		WHEN 'tracking_began' THEN 'The table was not tracked before.'
+		WHEN 'tracking_ended' THEN 'The table is not tracked any more, or the publication leaves out a part of it.'
+		WHEN 'rows_changed_by_ddl' THEN 'A command changed rows of the table without a change for each.'
+		WHEN 'retention' THEN 'Partitions older than bemi.retention were dropped.'
+		-- of bemi.completeness() alone
+		WHEN 'not_tracked' THEN 'No time is known at which the table was tracked.'
+		WHEN 'not_stored_yet' THEN 'The worker has not stored everything up to the end of the time range.'
+		WHEN 'no_source' THEN 'No source reads this database.'
+	END
+$$;
+COMMENT ON FUNCTION bemi.default_detail(text) IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if there is no such reason';
 
 -- Of the tables that no change has been seen of, this tells tracked from untracked.
 CREATE TABLE bemi.source_tables (
@@ -1287,9 +1336,9 @@ BEGIN
 	END IF;
 	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
 		VALUES (source, reason, CASE WHEN proven THEN nullif(from_lsn, '0/0') END,
-			CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, detail)
+			CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, coalesce(detail, bemi.default_detail(reason)))
 		RETURNING id INTO gap;
-	UPDATE bemi.gaps g SET detail = format('%s UPDATE bemi.gaps SET from_time = %L WHERE id = %s;', open_gap.detail, coalesce(until::text, '...'), gap)
+	UPDATE bemi.gaps g SET detail = format('%s UPDATE bemi.gaps SET from_time = %L WHERE id = %s;', g.detail, coalesce(until::text, '...'), gap)
 		WHERE g.id = gap AND NOT proven;
 END
 $$;
@@ -1304,9 +1353,9 @@ CREATE FUNCTION bemi.note_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, f
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	INSERT INTO bemi.gaps (source, reason, from_lsn, to_lsn, from_time, to_time, detail)
-		SELECT $1, 'transaction unreadable', $2, $3, $4, $5, $6
+		SELECT $1, 'transaction_unreadable', $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema IS NULL AND g."table" IS NULL
-			AND g.reason = 'transaction unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
+			AND g.reason = 'transaction_unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
 $$;
 COMMENT ON FUNCTION bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
 	IS 'internal: the worker skips a transaction that the source cannot decode';
@@ -1356,8 +1405,8 @@ BEGIN
 			AND g."table" = begin_tracking."table" AND g.to_time IS NULL;
 	IF NOT FOUND AND NOT is_first THEN
 		INSERT INTO bemi.gaps (source, schema, "table", reason, from_time, to_lsn, to_time, detail)
-			VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table", 'tracking began', '-infinity', at_lsn, at_time,
-				'Before, it was ' || former_name || '.');
+			VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table", 'tracking_began', '-infinity', at_lsn, at_time,
+				coalesce('Before, it was ' || former_name || '.', bemi.default_detail('tracking_began')));
 	END IF;
 	INSERT INTO bemi.source_tables VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table",
 		begin_tracking.relation, begin_tracking.server);
@@ -1402,7 +1451,7 @@ AS $$
 		DELETE FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3 RETURNING *
 	)
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
-		SELECT e.source, e.schema, e."table", 'tracking ended', $4, $5, $6 FROM ended e;
+		SELECT e.source, e.schema, e."table", 'tracking_ended', $4, $5, coalesce($6, bemi.default_detail('tracking_ended')) FROM ended e;
 	SELECT bemi.merge_gaps($1, $2, $3);
 $$;
 COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
@@ -1416,7 +1465,7 @@ CREATE FUNCTION bemi.is_tracking_known(source text, schema text, "table" text, a
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
-		AND g.reason <> 'rows changed by DDL'
+		AND g.reason <> 'rows_changed_by_ddl'
 		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
@@ -1430,14 +1479,14 @@ CREATE FUNCTION bemi.record_changed_rows(source text, server text, relation oid,
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time, detail)
-		SELECT t.source, t.schema, t."table", 'rows changed by DDL', $4, $4, e.from_time, e.to_time, $6
+		SELECT t.source, t.schema, t."table", 'rows_changed_by_ddl', $4, $4, e.from_time, e.to_time, $6
 		FROM bemi.source_tables t,
 			-- Commit times can be as far off as the type allows.
 			(SELECT CASE WHEN $5 > '4714-11-24 00:00:00+00 BC' THEN $5 - interval '1 microsecond' ELSE $5 END,
 				CASE WHEN $5 < '294276-12-31 23:59:59.999999+00' THEN $5 + interval '1 microsecond' ELSE $5 END) e(from_time, to_time)
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = t.schema AND g."table" = t."table"
-				AND g.reason = 'rows changed by DDL' AND g.to_lsn = $4 AND g.to_time = e.to_time);
+				AND g.reason = 'rows_changed_by_ddl' AND g.to_lsn = $4 AND g.to_time = e.to_time);
 	SELECT bemi.merge_gaps(t.source, t.schema, t."table") FROM bemi.source_tables t
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
 $$;
@@ -1549,10 +1598,10 @@ BEGIN
 		is_first := NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = close_gap.source AND g."table" IS NULL);
 		-- A history that has gaps of a source which was never started here came with a dump.
 		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time, detail)
-			VALUES (close_gap.source, CASE WHEN is_first THEN 'source started' ELSE 'history moved' END,
+			VALUES (close_gap.source, CASE WHEN is_first THEN 'source_started' ELSE 'history_moved' END,
 				coalesce((SELECT p.stored_until FROM bemi.source_progress p
 					WHERE p.source = close_gap.source AND NOT is_first AND p.stored_until <= close_gap.at_time), '-infinity'),
-				at_lsn, at_time, CASE WHEN NOT is_first THEN
+				at_lsn, at_time, CASE WHEN is_first THEN bemi.default_detail('source_started') ELSE
 					'The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE ''bemi%'' AND NOT active;' END);
 	END IF;
 
@@ -1583,7 +1632,7 @@ CREATE TABLE bemi.sources (
 	owner name NOT NULL,
 	conninfo text,
 	slot_name name NOT NULL,
-	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'forget')),
+	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'force_drop')),
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
@@ -1596,7 +1645,7 @@ COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
 COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
-COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or forget (the same, but not a slot on another server)';
+COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
@@ -1818,7 +1867,7 @@ CREATE FUNCTION bemi.want_source(source text, wanted text)
 AS $$
 BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
-	IF want_source.wanted IN ('drop', 'forget') THEN
+	IF want_source.wanted IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
@@ -1829,7 +1878,7 @@ BEGIN
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION bemi.want_source(text, text) IS 'internal: the part of bemi.stop() that is a transaction';
+COMMENT ON FUNCTION bemi.want_source(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
 
 -- Whoever starts a source chooses what the server connects to, with the rights of the
 -- account that it runs under. So only a superuser gives connection strings.
@@ -1875,7 +1924,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
-	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start() and bemi.stop()';
+	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), bemi.stop() and bemi.drop_source()';
 
 CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL, wait boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_start'
@@ -1883,11 +1932,17 @@ CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL
 COMMENT ON PROCEDURE bemi.start(text, text, boolean)
 	IS 'begins to read a source, this database by default; when it returns, every later commit is captured (wait => false: once this transaction has committed and the slot is made)';
 
-CREATE PROCEDURE bemi.stop(name text DEFAULT 'main', drop_slot boolean DEFAULT false, forget boolean DEFAULT false)
+CREATE PROCEDURE bemi.stop(name text DEFAULT 'main')
 	AS 'MODULE_PATHNAME', 'bemi_stop'
 	LANGUAGE C;
-COMMENT ON PROCEDURE bemi.stop(text, boolean, boolean)
-	IS 'stops reading a source; its slot keeps the write-ahead log for the next start, unless it is dropped; forget: drops the source, but not a slot on a server that is gone';
+COMMENT ON PROCEDURE bemi.stop(text)
+	IS 'stops reading a source; its slot keeps the write-ahead log for the next start';
+
+CREATE PROCEDURE bemi.drop_source(name text, force boolean DEFAULT false)
+	AS 'MODULE_PATHNAME', 'bemi_drop_source'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
+	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves the slot of a source on another server, which may be gone';
 
 -- For bemi.sync(): after a restart, a source is known from its row before the
 -- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
@@ -1960,7 +2015,7 @@ CREATE FUNCTION bemi.lock_wait(waiting integer)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('waits for a lock on %s, held by %s',
-		CASE WHEN l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objsubid <> 0 THEN 'the sources (bemi.start(), bemi.stop())'
+		CASE WHEN l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objsubid <> 0 THEN 'the sources (bemi.start(), bemi.stop(), bemi.drop_source())'
 			WHEN l.relation IS NOT NULL AND l.database = d.oid THEN l.relation::regclass::text
 			ELSE l.locktype END,
 		(SELECT string_agg(CASE b.pid WHEN 0 THEN 'a prepared transaction, see pg_prepared_xacts'
@@ -2056,13 +2111,14 @@ AS $$
 		WHERE (g.source = $1 OR g.source IS NULL) AND g."table" IS NULL
 			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
 	UNION ALL
-	SELECT NULL, $1, $2, $3, 'not tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), NULL
+	SELECT NULL, $1, $2, $3, 'not_tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), bemi.default_detail('not_tracked')
 		WHERE NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
 	-- The end of this server's write-ahead log is up to date where the clock is not, if
 	-- nothing happens.
-	SELECT NULL, $1, NULL, NULL, 'not stored yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(), s.last_error
+	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
+			concat_ws(' ', bemi.default_detail('not_stored_yet'), 'The last error of the worker was: ' || s.last_error)
 		FROM bemi.status s
 		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
 			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND EXISTS (SELECT FROM bemi.local_slots() l WHERE l.slot_name = s.slot_name)
@@ -2073,34 +2129,32 @@ $$;
 COMMENT ON FUNCTION bemi.find_gaps(text, text, text, timestamptz, timestamptz)
 	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
 
-CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
-		"from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
-		OUT complete boolean, OUT source text, OUT reason text, OUT from_time timestamptz, OUT to_time timestamptz, OUT detail text)
-	RETURNS SETOF record
+CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
+		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz, missing_to timestamptz, detail text)
 	LANGUAGE plpgsql VOLATILE
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF num_nulls(source_name, schema_name, table_name, "from", "to") > 0 THEN
+	IF num_nulls(source_name, schema_name, table_name, from_time, to_time) > 0 THEN
 		RAISE EXCEPTION 'source, table and times must not be null' USING ERRCODE = 'null_value_not_allowed';
-	ELSIF "from" > "to" THEN
-		RAISE EXCEPTION 'time range from % to % is not valid', "from", "to"
+	ELSIF from_time > to_time THEN
+		RAISE EXCEPTION 'time range from % to % is not valid', from_time, to_time
 			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
 	END IF;
 	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
-		FROM bemi.find_gaps(source_name, schema_name, table_name, "from", "to") g;
+		FROM bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time, source_completeness.to_time) g;
 	IF NOT FOUND THEN
 		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text;
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, whole in that time? If not, a row for each gap';
+COMMENT ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
+	IS 'is the history of this table, of this source, complete in that time? One row that says so, or a row for each gap';
 
-CREATE FUNCTION bemi.complete(target regclass, "from" timestamptz DEFAULT '-infinity', "to" timestamptz DEFAULT now(),
-		OUT complete boolean, OUT source text, OUT reason text, OUT from_time timestamptz, OUT to_time timestamptz, OUT detail text)
-	RETURNS SETOF record
+CREATE FUNCTION bemi.completeness(target regclass, from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz, missing_to timestamptz, detail text)
 	LANGUAGE plpgsql VOLATILE
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
@@ -2125,18 +2179,41 @@ BEGIN
 				UNION ALL SELECT t.source, false FROM bemi.source_tables t WHERE t.server = bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP
-		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", "from", "to"));
+		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
 	END LOOP;
 	IF candidate IS NULL THEN
-		RETURN QUERY SELECT false, NULL::text, 'no source', '-infinity'::timestamptz, NULL::timestamptz,
-			'This database is not read by any source.';
+		RETURN QUERY SELECT false, NULL::text, 'no_source', '-infinity'::timestamptz, NULL::timestamptz,
+			bemi.default_detail('no_source');
 	ELSE
-		RETURN QUERY SELECT c.* FROM bemi.source_complete(candidate, rel.schema, rel."table", "from", "to") c;
+		RETURN QUERY SELECT c.* FROM bemi.source_completeness(candidate, rel.schema, rel."table", from_time, to_time) c;
 	END IF;
 END
 $$;
+COMMENT ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz)
+	IS 'is the history of this table complete in that time? One row that says so, or a row for each gap';
+
+CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
+		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS boolean
+	LANGUAGE sql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bool_and(c.complete) FROM bemi.source_completeness(source_name, schema_name, table_name, from_time, to_time) c
+$$;
+COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
+	IS 'is the history of this table, of this source, complete in that time? bemi.source_completeness() shows why not';
+
+CREATE FUNCTION bemi.complete(target regclass, from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS boolean
+	LANGUAGE sql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT bool_and(c.complete) FROM bemi.completeness(target, from_time, to_time) c
+$$;
 COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table whole in that time? If not, a row for each gap';
+	IS 'is the history of this table complete in that time? bemi.completeness() shows why not';
 
 --
 -- Reading: what a role needs for it, as a whole
@@ -2155,7 +2232,9 @@ BEGIN
 	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
+		bemi.completeness(regclass, timestamptz, timestamptz),
 		bemi.source_complete(text, text, text, timestamptz, timestamptz),
+		bemi.source_completeness(text, text, text, timestamptz, timestamptz),
 		bemi.sync(interval),
 		bemi.is_started(),
 		-- bemi.status
@@ -2210,7 +2289,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
-	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), sync()';
+	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), completeness(), sync()';
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
 	RETURNS void

@@ -28,7 +28,7 @@
  * (slots that keep too much), worker_stray.c (slots that nobody reads),
  * worker_launcher.c (keeps the workers running),
  * worker_state.c (what they say of themselves, in shared memory),
- * worker_control.c (bemi.start(), bemi.stop(), bemi.sync()),
+ * worker_control.c (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
  * worker_horizon.c (up to which time the history is complete),
  * worker_standby.c (why they are no synchronous standbys), and
  * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).

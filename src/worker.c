@@ -613,7 +613,7 @@ work(void)
 	else if (row.exists && !row.drop && row.slot_made &&
 			 bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		bemi_note_given_up();
-	if ((row.drop || !row.exists) && bemi_drop_source(&row))
+	if ((row.drop || !row.exists) && bemi_remove_source(&row))
 		return;
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);

@@ -175,7 +175,7 @@ typedef struct BemiSourceRow
 	bool		exists;
 	bool		run;			/* wanted */
 	bool		drop;			/* wanted */
-	bool		forget;			/* the same, without its slot elsewhere */
+	bool		force;			/* the same, without its slot elsewhere */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
@@ -197,7 +197,7 @@ extern const char *bemi_slot_of_worker(const BemiWorker *worker);
 extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
-extern bool bemi_drop_source(BemiSourceRow *row);
+extern bool bemi_remove_source(BemiSourceRow *row);
 extern void bemi_run_on_source(const char *statement, int count,
 							   const Oid *types, const Datum *values,
 							   const char *nulls);

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * worker_control.c
- *		bemi.start(), bemi.stop() and bemi.sync(): how sessions speak to
- *		the worker.
+ *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
+ *		sessions speak to the worker.
  *
- * Start and stop write what is wanted into bemi.sources and let the workers
- * know at commit; the workers do the rest.  So both can be part of a larger
+ * Start, stop and drop write what is wanted into bemi.sources and let the workers
+ * know at commit; the workers do the rest.  So all can be part of a larger
  * transaction, a migration for instance.  To wait for the effect, they must
  * commit by themselves: the publication has to be there before the slot is
  * made, and the slot waits for all running transactions, its own caller's
@@ -34,6 +34,7 @@
 
 PG_FUNCTION_INFO_V1(bemi_start);
 PG_FUNCTION_INFO_V1(bemi_stop);
+PG_FUNCTION_INFO_V1(bemi_drop_source);
 PG_FUNCTION_INFO_V1(bemi_sync);
 
 /* How often a wait looks whether there is a launcher at all. */
@@ -391,13 +392,29 @@ bemi_start(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.stop(name, drop_slot, forget)
+ * The worker has failed since, and goes on trying.
  */
-Datum
-bemi_stop(PG_FUNCTION_ARGS)
+static void
+report_not_ended(const char *source, bool drop, const BemiWorker *worker)
 {
-	bool		forget = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	bool		drop = forget || (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 drop ? errmsg("could not drop source \"%s\" yet", source) :
+			 errmsg("could not stop source \"%s\" yet", source),
+			 errdetail("The worker reports: %s", worker->error),
+			 drop ?
+			 errhint("It is tried again. If the source is gone for good: CALL bemi.drop_source('%s', force => true);", source) :
+			 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
+}
+
+/*
+ * Sets what is desired of a source, and waits until its worker has done it.  In an
+ * atomic context there is no commit to wait after, so it takes effect with the caller's.
+ */
+static void
+end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
+{
+	bool		drop = strcmp(wanted, "stop") != 0;
 	const char *parameters[2];
 	char	   *source;
 	char	   *found;
@@ -405,15 +422,15 @@ bemi_stop(PG_FUNCTION_ARGS)
 	BemiWorker	worker;
 
 	require_preload();
-	PreventCommandDuringRecovery("bemi.stop()");
+	PreventCommandDuringRecovery(psprintf("%s()", procedure));
 	source = source_argument(fcinfo);
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
-	check_controller(source, NULL, "bemi.stop");
+	check_controller(source, NULL, procedure);
 	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
 	parameters[0] = source;
-	parameters[1] = forget ? "forget" : drop ? "drop" : "stop";
+	parameters[1] = wanted;
 	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
@@ -425,15 +442,30 @@ bemi_stop(PG_FUNCTION_ARGS)
 	{
 		SPI_commit();
 		if (!wait_until_gone(source, drop, errors_before, &worker))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("could not stop source \"%s\" yet", source),
-					 errdetail("The worker reports: %s", worker.error),
-					 drop ?
-					 errhint("It is tried again. If the source is gone for good, forget it: CALL bemi.stop('%s', forget => true);", source) :
-					 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
+			report_not_ended(source, drop, &worker);
 	}
 	SPI_finish();
+}
+
+/*
+ * bemi.stop(name)
+ */
+Datum
+bemi_stop(PG_FUNCTION_ARGS)
+{
+	end_source(fcinfo, "bemi.stop", "stop");
+	PG_RETURN_NULL();
+}
+
+/*
+ * bemi.drop_source(name, force)
+ */
+Datum
+bemi_drop_source(PG_FUNCTION_ARGS)
+{
+	bool		force = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+
+	end_source(fcinfo, "bemi.drop_source", force ? "force_drop" : "drop");
 	PG_RETURN_NULL();
 }
 

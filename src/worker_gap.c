@@ -51,8 +51,8 @@ typedef struct Finding
 	XLogRecPtr	origin;
 	char	   *published;		/* what the publication lists */
 
-	const char *reason;			/* what was lost by; NULL: nothing was */
-	const char *detail;
+	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
+	const char *detail;			/* sentence for people; NULL: that of the code */
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
 	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was read */
@@ -128,7 +128,7 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	if (undone)
 	{
 		finding->reason = row->timeline != finding->identity->timeline ?
-			"timeline changed" : "source went back";
+			"timeline_changed" : "source_went_back";
 		note_way_back(finding, finding->resume);
 	}
 }
@@ -157,13 +157,13 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 
 	if (finding->parted_at < Min(finding->origin, confirmed))
 	{
-		finding->reason = "timeline changed";
+		finding->reason = "timeline_changed";
 		finding->resume = finding->parted_at;
 		note_way_back(finding, finding->parted_at);
 	}
 	else if (confirmed > finding->origin)
 	{
-		finding->reason = "history went back";
+		finding->reason = "history_went_back";
 		finding->resume = confirmed;
 		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
 	}
@@ -191,11 +191,11 @@ find_lost_slot(Finding *finding, const BemiSourceRow *row)
 {
 	if (row->timeline != finding->identity->timeline ||
 		finding->parted_at < Min(finding->origin, finding->identity->position))
-		finding->reason = "timeline changed";
+		finding->reason = "timeline_changed";
 	else if (finding->parted_at < finding->origin)
-		finding->reason = "source went back";
+		finding->reason = "source_went_back";
 	else
-		finding->reason = finding->slot.made ? "slot lost" : "slot dropped";
+		finding->reason = finding->slot.made ? "slot_lost" : "slot_dropped";
 }
 
 /*
@@ -219,8 +219,8 @@ find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *ro
 {
 	XLogRecPtr	at_row = bemi_my_worker->unreadable.row;
 
-	finding->reason = "slot unreadable";
-	finding->detail = pstrdup(bemi_my_worker->error);
+	finding->reason = "slot_unreadable";
+	finding->detail = psprintf("The source fails to decode its write-ahead log: %s.", bemi_my_worker->error);
 	if (bemi_my_worker->unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
 		!finding->slot.made || finding->slot.lost)
 		return;
@@ -238,7 +238,7 @@ find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *ro
 	}
 	else if (!XLogRecPtrIsInvalid(finding->resume))
 	{
-		finding->reason = "transaction unreadable";
+		finding->reason = "transaction_unreadable";
 		finding->skips = true;
 	}
 }
@@ -252,12 +252,12 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	finding->parted_at = find_parting(finding, row);
 	if (is_another(finding, row))
 	{
-		finding->reason = "server changed";
-		finding->detail = psprintf("It was database \"%s\" of system %s, where slot \"%s\" may be left.",
+		finding->reason = "server_changed";
+		finding->detail = psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
 								   row->database, row->system_identifier, bemi_slot_name);
 	}
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
-		finding->reason = "bemi.max_slot_lag";
+		finding->reason = "max_slot_lag";
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
 		find_failed_commit(stream, finding, row);
 	else if (!finding->slot.made || finding->slot.lost)
@@ -278,7 +278,7 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLog
 	if (!bemi_stores_undone(parted_at, finding->origin))
 		return;
 	if (!is_on_other_path(finding, row))
-		finding->reason = "source went back";
+		finding->reason = "source_went_back";
 	finding->parted_at = parted_at;
 	if (!XLogRecPtrIsInvalid(common))
 		return;
@@ -759,7 +759,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 void
 bemi_note_stop(void)
 {
-	open_gap("source stopped", bemi_origin_position(), NULL, false, true);
+	open_gap("source_dropped", bemi_origin_position(), NULL, false, true);
 }
 
 /*
@@ -769,7 +769,7 @@ void
 bemi_note_given_up(void)
 {
 	bemi_begin_transaction();
-	open_gap("bemi.max_slot_lag", bemi_origin_position(), NULL, false, true);
+	open_gap("max_slot_lag", bemi_origin_position(), NULL, false, true);
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 					   0, NULL, NULL, NULL);
 	ForceSyncCommit();

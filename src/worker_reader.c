@@ -229,7 +229,7 @@ bemi_check_reading(const BemiSourceRow *row)
 				 errmsg("source \"%s\" was started for another server, of which this one is a copy",
 						bemi_my_worker->source),
 				 reader_detail(row),
-				 errhint("If this server replaces the other one: CALL bemi.start('%s'); If not: CALL bemi.stop('%s', forget => true);",
+				 errhint("If this server replaces the other one: CALL bemi.start('%s'); If not: CALL bemi.drop_source('%s', force => true);",
 						 bemi_my_worker->source, bemi_my_worker->source)));
 }
 

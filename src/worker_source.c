@@ -133,8 +133,8 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 
 		row->exists = true;
 		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-		row->forget = strcmp(SPI_getvalue(tuple, columns, 1), "forget") == 0;
-		row->drop = row->forget || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
+		row->force = strcmp(SPI_getvalue(tuple, columns, 1), "force_drop") == 0;
+		row->drop = row->force || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
 		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
 		row->conninfo = copy_value(tuple, columns, 3, memory);
 		row->system_identifier = copy_value(tuple, columns, 4, memory);
@@ -322,13 +322,13 @@ drop_remote_slot(BemiSourceRow *row)
  * has started the source anew.
  */
 bool
-bemi_drop_source(BemiSourceRow *row)
+bemi_remove_source(BemiSourceRow *row)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		dropped;
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_DROPPING);
-	if (row->conninfo != NULL && !row->forget)
+	if (row->conninfo != NULL && !row->force)
 		drop_remote_slot(row);
 	wait_for_release(bemi_origin_name);
 

@@ -317,7 +317,7 @@ warn_of_move(Oid database)
 					 errmsg("replication slot \"%s\" may not be readable any more",
 							(char *) lfirst(cell)),
 					 errdetail("What was written before the database moved and was not yet read cannot be decoded."),
-					 errhint("If bemi.status shows an error, begin anew: CALL bemi.stop('%s', drop_slot => true); CALL bemi.start('%s');",
+					 errhint("If bemi.status shows an error, begin anew: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
 							 source_of(lfirst(cell)), source_of(lfirst(cell)))));
 	}
 }

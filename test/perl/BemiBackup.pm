@@ -52,7 +52,7 @@ my $comparison = q{
 	SELECT format('%s|%s %s', what, xid, at) FROM amiss
 	UNION ALL SELECT format('%s but complete|%s %s', what, xid, at) FROM amiss
 		WHERE format('%s %s %s', what, xid, at) <> ALL (ARRAY[KNOWN])
-			AND (SELECT bool_and(complete) FROM bemi.source_complete('s', 'public', 'item', at, at + interval '1 microsecond'))
+			AND (SELECT bool_and(complete) FROM bemi.source_completeness('s', 'public', 'item', at, at + interval '1 microsecond'))
 	UNION ALL SELECT format('%s outside of gaps|%s %s', what, xid, at) FROM amiss
 		WHERE NOT EXISTS (SELECT FROM gaps WHERE from_time <= at AND to_time > at)
 	UNION ALL SELECT format('undone without a word|%s %s', xid, at) FROM amiss
@@ -239,7 +239,7 @@ sub wait_until_complete
 	$self->stop_worker;
 	$self->start_worker;
 	$self->{history}->poll_query_until($self->{database}, qq{
-		SELECT complete FROM bemi.source_complete('s', 'public', 'item', timestamptz '$now' - interval '1 microsecond', '$now')})
+		SELECT complete FROM bemi.source_completeness('s', 'public', 'item', timestamptz '$now' - interval '1 microsecond', '$now')})
 	  or die 'the history is not complete: ' . $self->tell('SELECT stored_until, state, last_error FROM bemi.status');
 	return;
 }

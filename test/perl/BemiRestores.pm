@@ -196,10 +196,10 @@ sub faults
 		SELECT string_agg(f, ', ' ORDER BY f) FROM (
 			SELECT format('%s %s is undone', c.primary_key, c.v) FROM c
 				WHERE NOT EXISTS (SELECT FROM r WHERE r.id = c.primary_key AND r.v = c.v)
-				AND (SELECT bool_and(complete) FROM bemi.source_complete('s', 'public', 't', c.committed_at - interval '1 microsecond', c.committed_at))
+				AND (SELECT bool_and(complete) FROM bemi.source_completeness('s', 'public', 't', c.committed_at - interval '1 microsecond', c.committed_at))
 			UNION ALL SELECT format('%s %s is lost', r.id, r.v) FROM r
 				WHERE NOT EXISTS (SELECT FROM c WHERE r.id = c.primary_key AND r.v = c.v)
-				AND (SELECT bool_and(complete) FROM bemi.source_complete('s', 'public', 't', r.at, r.at + interval '1 microsecond'))
+				AND (SELECT bool_and(complete) FROM bemi.source_completeness('s', 'public', 't', r.at, r.at + interval '1 microsecond'))
 			UNION ALL SELECT format('%s %s is stored %s times', primary_key, v, count(*)) FROM c GROUP BY primary_key, v HAVING count(*) > 1
 		) AS faults(f)});
 }

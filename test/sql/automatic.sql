@@ -235,7 +235,7 @@ SELECT state, invalid_messages, restarts, last_error FROM bemi.status;
 DROP VIEW tracked;
 DROP FUNCTION tell(), somebodys();
 DROP ROLE regress_bemi_maker;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

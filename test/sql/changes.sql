@@ -279,7 +279,7 @@ SELECT count(*) FROM seen;
 SELECT bemi.sync('1 hour');
 SELECT bemi.sync('-1 second');
 
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 SELECT bemi.sync();
 
 DROP TABLE todo, fewer, keyless, "Two ""words", shape, toasted, narrow, part, numbers, texts, times, jsons,

@@ -89,7 +89,7 @@ ALTER TABLE own.parent DETACH PARTITION own.bare;
 RESET ROLE;
 SELECT * FROM tracked WHERE "table" LIKE 'own%';
 
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 SET client_min_messages = warning;
 DROP SCHEMA shop, own CASCADE;
 DROP TABLE root;

@@ -65,7 +65,7 @@ ROLLBACK;
 CREATE FUNCTION by_function() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL bemi.start(); END $$;
 SELECT by_function();
 DROP FUNCTION by_function();
-DO $$ BEGIN CALL bemi.start(); CALL bemi.stop(drop_slot => true); END $$;
+DO $$ BEGIN CALL bemi.start(); CALL bemi.drop_source('main'); END $$;
 
 -- wait => false: rolled back, nothing was; committed, it comes.
 BEGIN;
@@ -127,12 +127,23 @@ CALL bemi.stop();
 PREPARE TRANSACTION 'bemi_control';
 SELECT state FROM bemi.status;
 
--- With the slot dropped, all is gone but the history when stop() returns.
-CALL bemi.stop(drop_slot => true);
+-- drop_source() is as much a part of a transaction as stop(), and takes the same names.
+BEGIN;
+CALL bemi.drop_source('main');
+ROLLBACK;
+SELECT state FROM bemi.status;
+CALL bemi.drop_source(NULL);
+CALL bemi.drop_source('nobody');
+CALL bemi.drop_source('nobody', force => true);
+CALL bemi.drop_source();
+CALL bemi.stop('main', true);
+
+-- When it returns, all is gone but the history.
+CALL bemi.drop_source('main');
 SELECT * FROM left_behind;
 SELECT * FROM bemi.status;
 SELECT count(*) FROM bemi.changes;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 
 -- The extension is not dropped by the way while it holds history. CASCADE takes
 -- all of it, a running source included.

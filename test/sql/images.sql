@@ -499,7 +499,7 @@ BEGIN
 	PERFORM set_config('client_min_messages', messages, false);
 END $$;
 
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP TABLE noted;
 DROP FUNCTION big, brief, tell, note, follow, differences;
 DROP PUBLICATION bemi;

@@ -390,8 +390,8 @@ SELECT each($write$
 	TRUNCATE %2$I.%3$I $write$);
 BEGIN;
 SELECT bemi.sync('60s');
-SELECT complete, reason, count(*) FROM things, bemi.complete(format('%I.%I', schema, "table")::regclass, :'tracked_at') GROUP BY 1, 2;
-SELECT complete, reason, count(*) FROM things, bemi.source_complete('main', schema, "table", :'tracked_at') GROUP BY 1, 2;
+SELECT complete, reason, count(*) FROM things, bemi.completeness(format('%I.%I', schema, "table")::regclass, :'tracked_at') GROUP BY 1, 2;
+SELECT complete, reason, count(*) FROM things, bemi.source_completeness('main', schema, "table", :'tracked_at') GROUP BY 1, 2;
 COMMIT;
 SELECT each('ALTER TABLE %2$I.%3$I RENAME TO %10$I');
 SELECT each('ALTER TABLE %2$I.%10$I RENAME COLUMN %4$I TO %11$I');
@@ -564,7 +564,7 @@ SELECT bemi.sync('60s');
 SELECT schema, "table", primary_key, after ->> 'v' AS v FROM bemi.changes WHERE schema LIKE '%\_schema' ORDER BY id;
 DROP SCHEMA present_schema CASCADE;
 
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP VIEW condition;
 DROP TABLE names, things, untracked;
 DROP FUNCTION tell, name_at, each, own, ends, hint;

@@ -150,7 +150,7 @@ DROP ROLE regress_bemi_reader;
 DROP VIEW stored;
 SELECT bemi.untrack('item'), bemi.untrack('other');
 DROP TABLE item, other;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP PUBLICATION bemi;
 \set VERBOSITY terse
 DROP EXTENSION bemi CASCADE;

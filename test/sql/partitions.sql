@@ -287,7 +287,7 @@ SELECT relname, relreplident FROM pg_class WHERE relname LIKE 'part%' AND relkin
 DROP TABLE part, part_2;
 DROP VIEW tracked;
 DROP FUNCTION tell(), note(integer);
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

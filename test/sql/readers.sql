@@ -30,7 +30,7 @@ CREATE FUNCTION make_history(month timestamptz) RETURNS void LANGUAGE sql AS $$
 		month, month, month, n, n, 'main' FROM generate_series(1, 2) n
 $$;
 SELECT make_history('2026-01-15 UTC');
-INSERT INTO bemi.gaps (reason, from_time) VALUES ('retention', '-infinity');
+INSERT INTO bemi.gaps (detail, reason, from_time) VALUES ('made by a test', 'retention', '-infinity');
 SELECT bemi.hold('2026-01-01 UTC', '2026-02-01 UTC', reason => 'law');
 
 CREATE TABLE before_grant AS SELECT classid, objid, acl::text FROM
@@ -50,8 +50,8 @@ SELECT reason FROM bemi.gaps;
 SELECT reason FROM bemi.holds;
 SELECT * FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 SELECT count(*) FROM bemi.status;
-SELECT complete, reason FROM bemi.complete('todo');
-SELECT complete, reason FROM bemi.source_complete('main', 'public', 'todo');
+SELECT complete, reason FROM bemi.completeness('todo');
+SELECT complete, reason FROM bemi.source_completeness('main', 'public', 'todo');
 SELECT bemi.sync('1s');	-- gets as far as to ask for a source
 -- all that these views call themselves
 SELECT p.oid::regprocedure AS not_granted
@@ -64,7 +64,7 @@ SELECT * FROM bemi.sources;
 SELECT * FROM bemi.source_relations;
 SELECT * FROM bemi.tracked_schemas;
 DELETE FROM bemi.changes;
-INSERT INTO bemi.gaps (reason, from_time) VALUES ('retention', '-infinity');
+INSERT INTO bemi.gaps (detail, reason, from_time) VALUES ('made by a test', 'retention', '-infinity');
 SELECT * FROM bemi.changes_2026_02;
 SELECT bemi.track('todo');
 SELECT bemi.hold('2026-01-01', '2026-03-01');

@@ -106,7 +106,7 @@ ROLLBACK;
 --
 -- Holds
 --
-SELECT bemi.hold('bemi.changes_2021_02', reason => 'case 12');
+SELECT bemi.hold_partition('bemi.changes_2021_02', reason => 'case 12');
 SELECT bemi.hold(from_time => '2021-03-05', to_time => '2021-03-08');
 SELECT from_time, to_time, reason, held_by = session_user AS mine, held_at <= clock_timestamp() AS now FROM bemi.holds ORDER BY 1;
 SELECT e.partition FROM bemi.expired_partitions('1 day') e;
@@ -118,48 +118,48 @@ SELECT bemi.release(from_time => '2021-03-08', to_time => '2021-03-15');
 SELECT bemi.hold('-infinity', 'infinity', 'everything');
 SELECT * FROM bemi.expired_partitions('1 day');
 SELECT bemi.release('-infinity', 'infinity');
-SELECT bemi.release('bemi.changes_2021_02');
-SELECT bemi.hold('bemi.changes_4714_11_bc');
-SELECT bemi.hold('bemi.by_user');
+SELECT bemi.release_partition('bemi.changes_2021_02');
+SELECT bemi.hold_partition('bemi.changes_4714_11_bc');
+SELECT bemi.hold_partition('bemi.by_user');
 SELECT from_time, to_time, reason FROM bemi.holds ORDER BY 1;
 SELECT e.partition FROM bemi.expired_partitions('1 day') e;
 
 -- nonsense
-SELECT bemi.hold(NULL::regclass);
-SELECT bemi.hold('bemi.changes');
-SELECT bemi.hold('bemi.by_user_1');
-SELECT bemi.hold('bemi.elsewhere');
-SELECT bemi.hold('pg_class');
-SELECT bemi.hold(0::regclass);
-SELECT bemi.hold('bemi.nowhere');
+SELECT bemi.hold_partition(NULL::regclass);
+SELECT bemi.hold_partition('bemi.changes');
+SELECT bemi.hold_partition('bemi.by_user_1');
+SELECT bemi.hold_partition('bemi.elsewhere');
+SELECT bemi.hold_partition('pg_class');
+SELECT bemi.hold_partition(0::regclass);
+SELECT bemi.hold_partition('bemi.nowhere');
 SELECT bemi.hold(NULL, '2021-01-01', 'reason');
 SELECT bemi.hold('2021-01-01', NULL::timestamptz);
 SELECT bemi.hold('2021-01-01'::timestamptz, '2021-01-01');
 SELECT bemi.hold('2021-01-02', '2021-01-01', 'reason');
 SELECT bemi.release('2021-01-01', '2021-01-02');
 SELECT bemi.release(NULL, '2021-01-02');
-SELECT bemi.release('bemi.changes_2021_02');
-SELECT bemi.release('bemi.elsewhere');
-SELECT bemi.release(NULL::regclass);
+SELECT bemi.release_partition('bemi.changes_2021_02');
+SELECT bemi.release_partition('bemi.elsewhere');
+SELECT bemi.release_partition(NULL::regclass);
 -- who holds it is not overwritten
 \set VERBOSITY terse
-SELECT bemi.hold('bemi.by_user', reason => 'another reason');
+SELECT bemi.hold_partition('bemi.by_user', reason => 'another reason');
 \set VERBOSITY default
 SELECT count(*) FROM bemi.holds WHERE reason IS NULL;
 
 -- By whom: whoever was granted it, and the holder is the role that has logged in.
 SET ROLE regress_bemi_clerk;
 SELECT bemi.hold('2021-01-01', '2021-01-02', 'reason');
-SELECT bemi.hold('bemi.by_user');
+SELECT bemi.hold_partition('bemi.by_user');
 SELECT bemi.release('2021-01-01', '2021-01-02');
-SELECT bemi.release('bemi.by_user');
+SELECT bemi.release_partition('bemi.by_user');
 SELECT * FROM bemi.holds;
 SELECT bemi.drop_expired_partition('bemi.by_user', '1 day');
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION bemi.hold(timestamptz, timestamptz, text), bemi.release(timestamptz, timestamptz) TO regress_bemi_clerk;
 SET ROLE regress_bemi_clerk;
 SELECT bemi.hold('2021-01-01', '2021-01-02', 'reason');
-SELECT bemi.hold('bemi.by_user');
+SELECT bemi.hold_partition('bemi.by_user');
 SELECT bemi.release('2021-01-01', '2021-01-02');
 DELETE FROM bemi.holds;
 RESET ROLE;
@@ -181,7 +181,7 @@ SELECT partition FROM partitions WHERE partition = 'changes_2021_02';
 DROP VIEW needs_it;
 SELECT bemi.drop_expired_partition('bemi.changes_2021_02', '1 day');
 SELECT source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time FROM bemi.gaps;
-SELECT bemi.release('bemi.by_user');
+SELECT bemi.release_partition('bemi.by_user');
 SELECT bemi.drop_expired_partition('bemi.by_user', '1 day');
 SELECT bemi.drop_expired_partition('bemi.changes_2021_03_08', '1 day');
 SELECT source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time FROM bemi.gaps;

@@ -90,7 +90,7 @@ SELECT bemi.check_tracker(10, 'anything');
 SELECT * FROM bemi.source_status();
 SELECT bemi.sync();
 CALL bemi.start();
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 SELECT bemi.emit_context();
 SELECT bemi.follow_ddl();
 SELECT bemi.forget_dropped_schemas();

@@ -373,7 +373,7 @@ ALTER PUBLICATION bemi SET (publish_via_partition_root = true);
 SELECT state, restarts, invalid_messages FROM bemi.status;
 
 SET client_min_messages = warning;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP SCHEMA sly, parts CASCADE;
 DROP TABLE barer, todo, other, person, keyed, fresh, "My ""table", parent, child, grandchild, typed, part;
 DROP TYPE shape;

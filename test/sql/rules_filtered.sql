@@ -23,7 +23,7 @@ SELECT operation, primary_key, before, after FROM bemi.changes ORDER BY id;
 SELECT state, restarts, invalid_messages FROM bemi.status;
 
 SET client_min_messages = warning;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP TABLE keyed;
 DROP PUBLICATION bemi;
 DROP EXTENSION bemi CASCADE;

@@ -73,6 +73,6 @@ SELECT bemi.untrack('card'), bemi.untrack('beside'), bemi.untrack('third');
 
 DROP TABLE card, beside, third, bad;
 DROP PROCEDURE set_arguments, force_arguments;
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP EXTENSION bemi CASCADE;
 DROP PUBLICATION bemi;

@@ -736,7 +736,7 @@ DROP FUNCTION tell(), messages(), add_each(integer, integer), log_inside(integer
 	truncate_inside(integer), log_row(), log_row_inside(), log_statement_inside(), instead(), forget(integer), try(integer);
 DROP PROCEDURE drop_each();
 SELECT pg_drop_replication_slot('bemi_ways');
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

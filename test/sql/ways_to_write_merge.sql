@@ -147,7 +147,7 @@ SELECT state, invalid_messages, restarts, last_error FROM bemi.status;
 DROP TABLE todo, log, wish, part;
 DROP FUNCTION tell(), messages(), log_inside(integer), log_row_inside(), put_inside(integer);
 SELECT pg_drop_replication_slot('bemi_ways');
-CALL bemi.stop(drop_slot => true);
+CALL bemi.drop_source('main');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

@@ -1,6 +1,6 @@
 # From a fresh server to the history of a todo application, and through the
 # life of a source: restart of the server, stop and start, start inside a
-# transaction, and the end with drop_slot.
+# transaction, and the end with bemi.drop_source().
 #
 # The SQL tests look at what lands in the WAL; only here is the whole way of a
 # change walked, with the worker that reads it, and with servers that restart.
@@ -129,10 +129,10 @@ is( $node->safe_psql('postgres',
 # The end of a source, and a new beginning
 #
 
-$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 is( remains($node),
 	'0 rows, 0 slots, 0 origins',
-	'bemi.stop(drop_slot => true) leaves nothing behind');
+	'bemi.drop_source() leaves nothing behind');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes'),
 	'107', 'but the history');
 

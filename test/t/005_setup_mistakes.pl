@@ -65,7 +65,7 @@ sub works
 			FROM bemi.status});
 	is($stdout, "\nstreaming|t", "$what, mended: changes are stored")
 	  or diag $stderr;
-	$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+	$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 	return;
 }
 

@@ -103,7 +103,7 @@ is( changes($node, 'primary_key::int > 4'),
 	't|6|CREATE|{}|{"id": 6}|{}',
 	'what was written without a slot is lost, what comes after is not');
 is( $node->safe_psql('postgres',
-		q{SELECT from_time < to_time FROM bemi.gaps WHERE reason = 'slot dropped'}),
+		q{SELECT from_time < to_time FROM bemi.gaps WHERE reason = 'slot_dropped'}),
 	't',
 	'the gap is written down');
 

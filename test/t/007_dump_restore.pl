@@ -95,7 +95,7 @@ sub check_restored
 	is($node->safe_psql($database, 'SELECT source, state, pid FROM bemi.status'),
 		'', "$name: the source does not come along, nor what it connects to");
 	is($node->safe_psql($database, q{SELECT reason FROM bemi.gaps WHERE "table" IS NULL}),
-		'source started', "$name: but its gaps do");
+		'source_started', "$name: but its gaps do");
 
 	my ($status, $stdout, $stderr) =
 	  $node->psql($database, 'DROP EXTENSION bemi');
@@ -222,7 +222,7 @@ is( $origin->safe_psql(
 		SELECT bemi.sync('60s');
 		SELECT "table", after FROM bemi.changes WHERE "table" IN ('todo', 'parted') ORDER BY id;
 		SELECT reason, to_time IS NOT NULL FROM bemi.gaps WHERE "table" = 'todo' ORDER BY id}),
-	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}' . "\ntracking began|t\ntracking ended|t",
+	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}' . "\ntracking_began|t\ntracking_ended|t",
 	'single tables: then they are tracked, by their rules, with a gap for the time between');
 
 # pg_restore -t leaves out the trigger, unless it is asked for.
@@ -258,7 +258,7 @@ command_ok(
 like(restore_warnings('single', '--no-owner', '-U', 'shop', $single),
 	qr/WARNING:  table "public\.todo" is not in publication "bemi"/,
 	'an owner without the right to track restores his table, with the warning');
-$origin->safe_psql('single', 'CALL bemi.stop(drop_slot => true)');
+$origin->safe_psql('single', q{CALL bemi.drop_source('main')});
 
 #
 # Another server

@@ -134,12 +134,12 @@ for my $mode ('fast', 'immediate')
 }
 
 is($destination->safe_psql('postgres', 'SELECT reason FROM bemi.gaps WHERE "table" IS NULL'),
-	'source started', 'and nothing of this was a gap');
+	'source_started', 'and nothing of this was a gap');
 
-$destination->safe_psql('postgres', q{CALL bemi.stop('app', drop_slot => true)});
+$destination->safe_psql('postgres', q{CALL bemi.drop_source('app')});
 is(remains($source, 'app') . '; ' . remains($destination),
 	'0 rows, 0 slots, 0 origins; 0 rows, 0 slots, 0 origins',
-	'bemi.stop(drop_slot => true) leaves nothing on either server');
+	'bemi.drop_source() leaves nothing on either server');
 
 $destination->stop;
 $source->stop;

@@ -110,12 +110,12 @@ works_on('partitions of users');
 # A worker that waits for somebody's old transaction can be told to leave
 #
 
-$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 $node->safe_psql('postgres',
 	q{BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'old'});
 $node->safe_psql('postgres', 'CALL bemi.start(wait => false)');
 wait_for_state($node, 'making slot');
-$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 $node->poll_query_until(
 	'postgres', q{SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name LIKE 'bemi%')})
   or die 'the half-made slot stays';

@@ -221,7 +221,7 @@ my ($may, $june) = ("bemi.changes_${old}_05", "bemi.changes_${old}_06");
 
 $node->safe_psql(
 	'postgres', q{
-	SELECT bemi.hold('bemi.changes_2021_02', reason => 'a case');
+	SELECT bemi.hold_partition('bemi.changes_2021_02', reason => 'a case');
 	SELECT bemi.hold(from_time => '2010-01-15', to_time => '2010-01-16')});
 log_of_retention(
 	'10 years',
@@ -268,7 +268,7 @@ $node->safe_psql('postgres', q{COMMIT PREPARED 'reader'});
 $node->safe_psql(
 	'postgres', qq{
 	BEGIN;
-	SELECT bemi.hold('$may');
+	SELECT bemi.hold_partition('$may');
 	PREPARE TRANSACTION 'holder'});
 log_of_retention(
 	'731 days',
@@ -297,7 +297,7 @@ my ($stdout, $stderr) = ('', '');
 my $holder = IPC::Run::start(
 	[
 		$node->installed_command('psql'), '-XAtq', '-d',
-		$node->connstr('postgres'), '-c', "SELECT bemi.hold('$june')"
+		$node->connstr('postgres'), '-c', "SELECT bemi.hold_partition('$june')"
 	],
 	'>', \$stdout, '2>', \$stderr, IPC::Run::timeout(120));
 $node->poll_query_until('postgres',
@@ -312,7 +312,7 @@ like($stderr, qr/ERROR:  .* is not a partition of bemi\.changes/,
 # is followed by a crash: nothing comes twice.
 $node->safe_psql(
 	'postgres', qq{
-	SELECT bemi.release('$may');
+	SELECT bemi.release_partition('$may');
 	ALTER SYSTEM RESET bemi.retention;
 	ALTER DATABASE postgres SET bemi.retention = '2 years'});
 $node->reload;

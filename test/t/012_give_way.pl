@@ -336,7 +336,7 @@ like($warning, qr/WARNING:  replication slot "bemi_\d+_main" may not be readable
 my ($hint) = $warning =~ /HINT: .*?: (CALL .*;)$/m;
 $node->safe_psql('app', $hint // '');
 goes_on('app', 'after SET TABLESPACE and what its hint says');
-$node->safe_psql('app', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('app', q{CALL bemi.drop_source('main')});
 is(command('ALTER DATABASE app SET TABLESPACE pg_default'),
 	'', '... which is not there without a slot');
 $node->safe_psql('app', 'CALL bemi.start()');
@@ -417,9 +417,9 @@ is( $node->safe_psql(
 	'the original has its own');
 
 # The row of bemi.sources that came along names the original's slot and origin.
-$node->safe_psql('copy2', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('copy2', q{CALL bemi.drop_source('main')});
 is(remains($node, 'copy2'), '0 rows, 2 slots, 2 origins',
-	'bemi.stop(drop_slot => true) in a copy forgets the row, and nothing else');
+	'bemi.drop_source() in a copy forgets the row, and nothing else');
 $node->safe_psql('copy3',
 	q{CALL bemi.start('another'); INSERT INTO t VALUES (-4); SELECT bemi.sync('60s')});
 is(changes($node, 'primary_key = \'-4\'', 'copy3'),
@@ -446,7 +446,7 @@ is(command('CREATE DATABASE fresh2'),
 	'', 'CREATE DATABASE while template1 itself is read');
 goes_on('template1', 'after that');
 $node->safe_psql('template1',
-	'CALL bemi.stop(drop_slot => true); DROP EXTENSION bemi CASCADE; DROP TABLE t');
+	q{CALL bemi.drop_source('main'); DROP EXTENSION bemi CASCADE; DROP TABLE t});
 $node->safe_psql('postgres', "DROP DATABASE $_") for qw(fresh fresh2);
 
 #

@@ -47,7 +47,7 @@ sub missing
 		SELECT coalesce(string_agg(x.id::text, ',' ORDER BY x.id) FILTER (WHERE c.id IS NULL), 'none')
 			|| ' / ' || coalesce(string_agg(x.id::text, ',' ORDER BY x.id) FILTER (WHERE NOT whole), 'none')
 		FROM $table x LEFT JOIN bemi.changes c ON c."table" = '$table' AND c.primary_key = x.id::text,
-			LATERAL (SELECT bool_and(complete) AS whole FROM bemi.complete('$table',
+			LATERAL (SELECT bool_and(complete) AS whole FROM bemi.completeness('$table',
 				coalesce(c.committed_at - interval '1 microsecond', x.at),
 				coalesce(c.committed_at, x.at + interval '1 microsecond'))) AS w});
 }
@@ -75,7 +75,7 @@ sub reason
 	my ($table) = @_;
 
 	return $node->safe_psql('postgres',
-		"SELECT string_agg(reason, ',' ORDER BY reason) FILTER (WHERE reason <> 'not stored yet') FROM bemi.complete('$table')");
+		"SELECT string_agg(reason, ',' ORDER BY reason) FILTER (WHERE reason <> 'not_stored_yet') FROM bemi.completeness('$table')");
 }
 
 # A gap begins a tenth of a second before the time up to which all is known to be stored.
@@ -103,14 +103,14 @@ sub wait_for_free_slot
 # Before anything is read
 #
 
-is(reason('t'), 'no source', 'no source');
+is(reason('t'), 'no_source', 'no_source');
 put('t');
 $node->safe_psql('postgres', q{SELECT bemi.track('t')});
 put('t');
 $node->safe_psql('postgres', 'CALL bemi.start()');
 put('t');
 is(missing('t'), '1,2 / 1,2', 'what was written before the start is missing');
-is(gaps(), 'source started', 'as the first gap says');
+is(gaps(), 'source_started', 'as the first gap says');
 is( $node->safe_psql('postgres',
 		q{SELECT bool_or(from_time = '-infinity' AND from_lsn IS NULL AND to_lsn > '0/0') FROM bemi.gaps}),
 	't',
@@ -120,7 +120,7 @@ is( $node->safe_psql('postgres',
 settle();
 $node->safe_psql(
 	'postgres', q{
-	CALL bemi.stop(drop_slot => true);
+	CALL bemi.drop_source('main');
 	CREATE TABLE early (id serial PRIMARY KEY, at timestamptz NOT NULL);
 	SELECT bemi.track('early');
 	BEGIN; CREATE TABLE other (); PREPARE TRANSACTION 'older';
@@ -130,7 +130,7 @@ $node->poll_query_until('postgres', q{SELECT state = 'making slot' FROM bemi.sta
 $node->safe_psql('postgres', q{SELECT bemi.untrack('early'); ROLLBACK PREPARED 'older'; SELECT bemi.sync('60s')});
 put('early');
 is( $node->safe_psql('postgres', q{
-		SELECT bemi.sync('60s'); SELECT bool_or(c.complete) FROM early x, bemi.complete('early', x.at, x.at + interval '1 microsecond') c}),
+		SELECT bemi.sync('60s'); SELECT bool_or(c.complete) FROM early x, bemi.completeness('early', x.at, x.at + interval '1 microsecond') c}),
 	"\nf",
 	'a table that is untracked while the slot is made is not complete');
 $node->safe_psql('postgres', q{DROP TABLE early; DELETE FROM t WHERE id > 3});
@@ -143,17 +143,17 @@ put('u');
 $node->safe_psql('postgres', q{SELECT bemi.track('u')});
 put('u');
 is(missing('u'), '1 / 1', 'a table that is tracked later');
-is(last_gap(), 'tracking began u', 'its gap');
+is(last_gap(), 'tracking_began u', 'its gap');
 $node->safe_psql('postgres', q{SELECT bemi.untrack('u')});
 put('u');
 is(missing('u'), '1,3 / 1,3', 'a table that is untracked');
-is(last_gap(), 'tracking ended u open', 'its gap is open');
+is(last_gap(), 'tracking_ended u open', 'its gap is open');
 $node->safe_psql('postgres', q{SELECT bemi.track('u')});
 put('u');
 is(missing('u'), '1,3 / 1,3', 'tracked once more');
-is(last_gap(), 'tracking ended u', 'its gap is closed');
+is(last_gap(), 'tracking_ended u', 'its gap is closed');
 $node->safe_psql('postgres', q{SELECT bemi.track('u')});
-is(last_gap(), 'tracking ended u', 'to track it twice is no gap');
+is(last_gap(), 'tracking_ended u', 'to track it twice is no gap');
 
 $node->safe_psql('postgres', 'ALTER PUBLICATION bemi DROP TABLE u');
 put('u');
@@ -188,12 +188,12 @@ is( $node->safe_psql('postgres', q{SELECT bemi.sync('60s'); SELECT count(*) FROM
 	'a renamed table');
 is( $node->safe_psql(
 		'postgres', q{
-		SELECT bool_and(c.complete) FROM bemi.changes h, bemi.complete('v', h.committed_at, h.committed_at) c WHERE h."table" = 'v'}),
+		SELECT bool_and(c.complete) FROM bemi.changes h, bemi.completeness('v', h.committed_at, h.committed_at) c WHERE h."table" = 'v'}),
 	't',
 	'has a history under its new name');
-like(gaps(), qr/tracking ended u open\ntracking began v$/, 'and a gap before');
+like(gaps(), qr/tracking_ended u open\ntracking_began v$/, 'and a gap before');
 is(reason('never'),
-	'not tracked,source started,source stopped',
+	'not_tracked,source_dropped,source_started',
 	'a table that never was tracked');
 is(missing('t'), '1,2 / 1,2', 'all that did not concern the other table');
 
@@ -208,7 +208,7 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE swap (id serial PRIMARY KEY, at timestamptz NOT NULL)});
 put('swap');
 is( $node->safe_psql('postgres', q{
-		SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM swap x, bemi.complete('swap', x.at, x.at + interval '1 microsecond') c}),
+		SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM swap x, bemi.completeness('swap', x.at, x.at + interval '1 microsecond') c}),
 	"\nf",
 	'a table that has taken the name of another is not tracked');
 $node->safe_psql('postgres', q{DROP TABLE swap; SELECT bemi.untrack('swap_old'); ALTER TABLE swap_old RENAME TO swap});
@@ -216,7 +216,7 @@ put('swap');
 is( $node->safe_psql('postgres', q{
 		SELECT bemi.sync('60s'); SELECT string_agg(c.complete::text, ',' ORDER BY x.id) FROM swap x LEFT JOIN bemi.changes h
 			ON h."table" = 'swap' AND h.primary_key = x.id::text,
-			bemi.complete('swap', coalesce(h.committed_at - interval '1 microsecond', x.at), coalesce(h.committed_at, x.at + interval '1 microsecond')) c}),
+			bemi.completeness('swap', coalesce(h.committed_at - interval '1 microsecond', x.at), coalesce(h.committed_at, x.at + interval '1 microsecond')) c}),
 	"\ntrue,false",
 	'untracked under another name, and renamed back');
 
@@ -230,7 +230,7 @@ SKIP:
 		$node->safe_psql('postgres', "ALTER PUBLICATION bemi SET TABLE t, v $part");
 		my $id = put('v');
 		is( $node->safe_psql('postgres', qq{
-				SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM v x, bemi.complete('v', x.at, x.at + interval '1 microsecond') c WHERE id = $id}),
+				SELECT bemi.sync('60s'); SELECT bool_and(c.complete) FROM v x, bemi.completeness('v', x.at, x.at + interval '1 microsecond') c WHERE id = $id}),
 			"\nf",
 			"a table published $part is not complete");
 		like($node->safe_psql('postgres', q{SELECT problems FROM bemi.tracked WHERE "table" = 'v'::regclass}),
@@ -252,11 +252,11 @@ $node->safe_psql('postgres', q{
 	DROP PUBLICATION everything});
 
 # The future is not stored yet, and times are checked.
-is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.complete('t', '2999-01-01', '2999-01-02')}),
-	'f|not stored yet', 'the future');
+is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.completeness('t', '2999-01-01', '2999-01-02')}),
+	'f|not_stored_yet', 'the future');
 for my $call (q{'t', '2020-01-02', '2020-01-01'}, q{'t', NULL, '2020-01-01'}, '0')
 {
-	my ($status, $stdout, $stderr) = $node->psql('postgres', "SELECT * FROM bemi.complete($call)");
+	my ($status, $stdout, $stderr) = $node->psql('postgres', "SELECT * FROM bemi.completeness($call)");
 	like($stderr, qr/time range from .* is not valid|must not be null|there is no such table/, "bemi.complete($call)");
 }
 
@@ -313,8 +313,8 @@ is(gaps(), $gaps_so_far, 'and is no gap');
 
 $node->safe_psql('postgres', 'CALL bemi.stop()');
 put('t');
-is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.complete('t', now(), now())}),
-	'f|not stored yet',
+is( $node->safe_psql('postgres', q{SELECT complete, reason FROM bemi.completeness('t', now(), now())}),
+	'f|not_stored_yet',
 	'stopped: not stored yet');
 my $gaps = gaps();
 $node->safe_psql('postgres', 'CALL bemi.start()');
@@ -322,23 +322,23 @@ is(missing('t'), '1,2 / 1,2', 'a stop that keeps the slot loses nothing');
 is(gaps(), $gaps, 'and is no gap');
 
 settle();
-$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 is(remains($node), '0 rows, 0 slots, 0 origins', 'nothing is left behind');
-is(last_gap(), 'source stopped open', 'but the gap');
+is(last_gap(), 'source_dropped open', 'but the gap');
 my $lost = put('t');
 $node->safe_psql('postgres', 'CALL bemi.start()');
 put('t');
 is(missing('t'), "1,2,$lost / 1,2,$lost", 'a stop that drops the slot loses what is written meanwhile');
-is(last_gap(), 'source stopped', 'and is a gap');
+is(last_gap(), 'source_dropped', 'and is a gap');
 
 # Under another name, neither source has all, but each its own time.
 settle();
-$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 my $lost_too = put('t');
 $node->safe_psql('postgres', q{CALL bemi.start('other')});
 put('t');
 is(missing('t'), "1,2,$lost,$lost_too / 1,2,$lost,$lost_too", 'another source goes on');
-$node->safe_psql('postgres', q{CALL bemi.stop('other', drop_slot => true); DELETE FROM t; CALL bemi.start()});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('other'); DELETE FROM t; CALL bemi.start()});
 
 #
 # The slot
@@ -383,12 +383,12 @@ sub lose
 	return;
 }
 
-lose('slot dropped by hand', 'slot dropped',
+lose('slot dropped by hand', 'slot_dropped',
 	sub { $node->safe_psql('postgres', 'SELECT pg_drop_replication_slot(slot_name) FROM bemi.status') });
 
 lose(
 	'slot invalidated',
-	'slot lost',
+	'slot_lost',
 	sub {
 		$node->safe_psql('postgres', q{
 			ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';
@@ -409,7 +409,7 @@ lose(
 
 lose(
 	'slot advanced by hand',
-	'history went back',
+	'history_went_back',
 	sub {
 		$node->safe_psql('postgres', q{
 			SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM bemi.status});
@@ -417,7 +417,7 @@ lose(
 
 lose(
 	'publication dropped',
-	'slot unreadable',
+	'slot_unreadable',
 	sub {
 		$node->safe_psql('postgres', q{
 			DROP PUBLICATION bemi;
@@ -439,9 +439,9 @@ $node->poll_query_until('postgres',
   or die 'bemi.status does not tell';
 my $last = put('t');
 $node->safe_psql('postgres', q{
-	DELETE FROM bemi.gaps WHERE reason = 'slot unreadable';
+	DELETE FROM bemi.gaps WHERE reason = 'slot_unreadable';
 	SELECT bemi.track('t'); CALL bemi.stop(); CALL bemi.start()});
-wait_for_gap('slot unreadable');
+wait_for_gap('slot_unreadable');
 put('t');
 is(missing('t'), ($last - 1) . ",$last / " . ($last - 1) . ",$last", 'publication dropped under the worker');
 $node->safe_psql('postgres', 'DELETE FROM t');
@@ -477,14 +477,14 @@ $node->safe_psql('postgres', q{
 $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_replication_slots')
   or die 'the slot is not dropped';
 $node->poll_query_until('postgres',
-	q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'bemi.max_slot_lag' AND to_time IS NULL)})
+	q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'max_slot_lag' AND to_time IS NULL)})
   or die 'the gap is not written down';
 pass('then the slot is dropped, and a gap is open');
 is($node->safe_psql('postgres', 'SELECT state FROM bemi.status'), 'stopped', 'the source stays stopped');
 $node->safe_psql('postgres', 'CALL bemi.start()');
 put('t');
 is(missing('t'), "$lost / $lost", 'started again, the gap is closed');
-is(last_gap(), 'bemi.max_slot_lag', 'and says why');
+is(last_gap(), 'max_slot_lag', 'and says why');
 
 # While the worker reads, but cannot store.
 settle();
@@ -496,7 +496,7 @@ $node->safe_psql(
 my $lost_then = put('t');
 fill();
 $node->poll_query_until('postgres',
-	q{SELECT count(*) = 2 FROM bemi.gaps WHERE reason = 'bemi.max_slot_lag'})
+	q{SELECT count(*) = 2 FROM bemi.gaps WHERE reason = 'max_slot_lag'})
   or die 'the slot is not given up';
 $node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM bemi.status})
   or die 'the worker does not go on';

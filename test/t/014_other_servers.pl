@@ -60,7 +60,7 @@ sub gaps
 
 	return $history->safe_psql('postgres', qq{
 		SELECT concat_ws(' ', reason, CASE WHEN to_time IS NULL THEN 'open' END)
-		FROM bemi.gaps WHERE source = '$source' AND "table" IS NULL AND reason <> 'source started'
+		FROM bemi.gaps WHERE source = '$source' AND "table" IS NULL AND reason <> 'source_started'
 		ORDER BY noticed_at});
 }
 
@@ -91,9 +91,9 @@ my $conninfo_of_east = $east->connstr('postgres') =~ s/'/''/gr;
 $east->safe_psql('postgres', q{CALL bemi.start('east')});
 is( start_error($west, "CALL bemi.start('east', conninfo => '$conninfo_of_east')"), '', 'two more histories of one source');
 is($east->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE active) FROM pg_replication_slots'), '3|3', 'each has a slot');
-$west->safe_psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+$west->safe_psql('postgres', q{CALL bemi.drop_source('east')});
 is($east->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE active) FROM pg_replication_slots'), '2|2', 'which goes with it');
-$east->safe_psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+$east->safe_psql('postgres', q{CALL bemi.drop_source('east')});
 
 #
 # Without the extension
@@ -139,18 +139,18 @@ $history->poll_query_until('postgres', q{
 	SELECT s.stored_until > h.committed_at FROM bemi.status s, bemi.changes h WHERE s.source = 'plain' AND h."table" = 'q'})
   or die 'the time of the change is never complete';
 is( $history->safe_psql('postgres', q{
-		SELECT c.complete, c.reason FROM bemi.changes h, bemi.source_complete('plain', 'public', 'q', h.committed_at, h.committed_at) c
+		SELECT c.complete, c.reason FROM bemi.changes h, bemi.source_completeness('plain', 'public', 'q', h.committed_at, h.committed_at) c
 		WHERE h."table" = 'q'}),
 	't|',
 	'a table that came later is complete from its first change on');
 is( $history->safe_psql('postgres', q{
-		SELECT string_agg(c.reason, ',' ORDER BY c.reason) FROM bemi.source_complete('plain', 'public', 'q', '-infinity', '2020-01-01') c}),
-	'source started,tracking began',
+		SELECT string_agg(c.reason, ',' ORDER BY c.reason) FROM bemi.source_completeness('plain', 'public', 'q', '-infinity', '2020-01-01') c}),
+	'source_started,tracking_began',
 	'and not before');
 $plain->safe_psql('postgres', 'ALTER PUBLICATION bemi DROP TABLE q');
 $history->safe_psql('postgres', q{CALL bemi.stop('plain'); CALL bemi.start('plain')});
 is( $history->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE source = 'plain' AND "table" = 'q' AND to_time IS NULL}),
-	'tracking ended',
+	'tracking_ended',
 	'that it is no longer published is noticed with the next connection');
 is( $history->safe_psql('postgres', q{SELECT conninfo IS NOT NULL FROM bemi.sources WHERE name = 'plain'}),
 	't', 'to start a source again, its connection string need not be given');
@@ -174,7 +174,7 @@ $plain->safe_psql('postgres', q{
 	INSERT INTO p SELECT i, repeat('x', 1000) FROM generate_series(10, 6000) i;
 	SELECT pg_switch_wal(); CHECKPOINT});
 $history->poll_query_until('postgres',
-	q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE source = 'plain' AND reason = 'bemi.max_slot_lag' AND to_time IS NOT NULL)})
+	q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE source = 'plain' AND reason = 'max_slot_lag' AND to_time IS NOT NULL)})
   or die 'the slot is not given up';
 $history->safe_psql('postgres', q{
 	DROP TRIGGER refuse ON bemi.changes;
@@ -183,7 +183,7 @@ wait_for_source('plain');
 $plain->safe_psql('postgres', q{INSERT INTO p VALUES (2, 'after')});
 wait_for(1, q{source = 'plain' AND primary_key = '2'});
 pass('a slot on another server is given up when it keeps too much');
-$history->safe_psql('postgres', q{CALL bemi.stop('plain', drop_slot => true)});
+$history->safe_psql('postgres', q{CALL bemi.drop_source('plain')});
 is( $plain->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), '0', 'its slot is dropped there');
 
 #
@@ -216,7 +216,7 @@ sub restore_copy
 
 restore_copy(1);
 wait_for_source('east');
-is(gaps('east'), 'timeline changed', 'an older copy on a new timeline');
+is(gaps('east'), 'timeline_changed', 'an older copy on a new timeline');
 $east->safe_psql('postgres', q{INSERT INTO t SELECT i, 'anew' FROM generate_series(10, 20) i});
 wait_for(23, q{source = 'east'});
 is( $history->safe_psql('postgres', q{
@@ -224,14 +224,14 @@ is( $history->safe_psql('postgres', q{
 	'23|23|11',
 	'all that is written from then on is stored');
 is( $history->safe_psql('postgres', q{
-		SELECT bool_and(from_lsn < to_lsn AND from_time < to_time AND detail IS NOT NULL) FROM bemi.gaps WHERE reason = 'timeline changed'}),
+		SELECT bool_and(from_lsn < to_lsn AND from_time < to_time AND detail IS NOT NULL) FROM bemi.gaps WHERE reason = 'timeline_changed'}),
 	't',
 	'the gap covers what is no longer true');
 
 # Without a new timeline nobody can know for sure, but the end of the WAL tells.
 restore_copy(0);
 wait_for_source('east');
-is(gaps('east'), "timeline changed\ntimeline changed", 'back on the former timeline');
+is(gaps('east'), "timeline_changed\ntimeline_changed", 'back on the former timeline');
 $east->safe_psql('postgres', q{INSERT INTO t SELECT i, 'third' FROM generate_series(10, 20) i});
 wait_for(34, q{source = 'east'});
 $east->stop;
@@ -243,7 +243,7 @@ $east->safe_psql('postgres', q{INSERT INTO t SELECT i, 'gone' FROM generate_seri
 wait_for(34 + 2971, q{source = 'east'});
 restore_copy(0);
 wait_for_source('east');
-is(gaps('east'), "timeline changed\ntimeline changed\nsource went back", 'an older copy on the same timeline');
+is(gaps('east'), "timeline_changed\ntimeline_changed\nsource_went_back", 'an older copy on the same timeline');
 $east->safe_psql('postgres', q{INSERT INTO t SELECT i, 'fourth' FROM generate_series(30, 3000) i});
 wait_for(34 + 2 * 2971, q{source = 'east'});
 is( $history->safe_psql('postgres', q{
@@ -272,7 +272,7 @@ $standby->safe_psql('postgres', q{INSERT INTO t VALUES (4, 'after')});
 wait_for(3, q{source = 'west'});
 is( $history->safe_psql('postgres', q{SELECT string_agg(primary_key, ',' ORDER BY id) FROM bemi.changes WHERE source = 'west'}),
 	'1,2,4', 'it has no slot: what was written before is lost');
-is(gaps('west'), 'timeline changed', 'as the gap says');
+is(gaps('west'), 'timeline_changed', 'as the gap says');
 
 #
 # Another server under the same address
@@ -283,7 +283,7 @@ $plain->safe_psql('postgres', q{CREATE TABLE t (id int PRIMARY KEY, v text); ALT
 is(start($plain, 'west'), '', 'quite another server');
 $plain->safe_psql('postgres', q{INSERT INTO t VALUES (5, 'other')});
 wait_for(4, q{source = 'west'});
-is(gaps('west'), "timeline changed\nserver changed", 'is a gap');
+is(gaps('west'), "timeline_changed\nserver_changed", 'is a gap');
 
 #
 # The history's own server is replaced by its standby
@@ -319,16 +319,16 @@ wait_for_source('main');
 $heir->safe_psql('postgres', q{INSERT INTO own VALUES (4, 'd'); SELECT bemi.sync('60s')});
 is( $heir->safe_psql('postgres', q{SELECT string_agg(primary_key, ',' ORDER BY id) FROM bemi.changes WHERE "table" = 'own' AND primary_key <> '3'}),
 	'1,2,4', 'the launcher carries on');
-is(gaps('main'), 'timeline changed', 'and the gap is written, as the slot did not come along');
+is(gaps('main'), 'timeline_changed', 'and the gap is written, as the slot did not come along');
 is( $heir->safe_psql('postgres', q{
-		SELECT bool_and(complete) FROM bemi.changes h, bemi.complete('own', h.committed_at, h.committed_at) c
+		SELECT bool_and(complete) FROM bemi.changes h, bemi.completeness('own', h.committed_at, h.committed_at) c
 		WHERE h."table" = 'own' AND h.primary_key IN ('1', '4')}),
 	't',
 	'what is stored is known to be whole, but for the last change before, with whose time the gap begins');
 wait_for_source('east');
 $east->safe_psql('postgres', q{INSERT INTO t VALUES (5000, 'heir')});
 wait_for(1, q{source = 'east' AND primary_key = '5000'});
-is( gaps('east'), "timeline changed\ntimeline changed\nsource went back",
+is( gaps('east'), "timeline_changed\ntimeline_changed\nsource_went_back",
 	'sources on other servers go on without a gap');
 
 #
@@ -336,11 +336,11 @@ is( gaps('east'), "timeline changed\ntimeline changed\nsource went back",
 #
 
 $east->stop;
-my ($status, $stdout, $stderr) = $heir->psql('postgres', q{CALL bemi.stop('east', drop_slot => true)});
+my ($status, $stdout, $stderr) = $heir->psql('postgres', q{CALL bemi.drop_source('east')});
 like($stderr,
-	qr/could not stop source "east" yet.*HINT:  It is tried again. If the source is gone for good, forget it: CALL bemi.stop\('east', forget => true\);/s,
+	qr/could not drop source "east" yet.*HINT:  It is tried again. If the source is gone for good: CALL bemi.drop_source\('east', force => true\);/s,
 	'its slot cannot be dropped');
-$heir->safe_psql('postgres', q{CALL bemi.stop('east', forget => true)});
+$heir->safe_psql('postgres', q{CALL bemi.drop_source('east', force => true)});
 is( $heir->safe_psql('postgres', q{
 		SELECT (SELECT count(*) FROM bemi.sources WHERE name = 'east'), count(*) FROM pg_replication_origin WHERE roname LIKE '%_east'}),
 	'0|0',

@@ -20,7 +20,7 @@ $node->safe_psql(
 	CREATE ROLE other REPLICATION LOGIN;
 	CREATE ROLE plain LOGIN;
 	CREATE ROLE watcher LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean)
+	GRANT EXECUTE ON PROCEDURE bemi.start, bemi.stop, bemi.drop_source
 		TO ops, ops_member, other, plain;
 	CREATE TABLE t (id int PRIMARY KEY);
 	SELECT bemi.track('t')});
@@ -35,7 +35,7 @@ sub as_role
 	return $stderr;
 }
 
-my $denied = qr/ERROR:  permission denied to call bemi\.(start|stop)\(\)/;
+my $denied = qr/ERROR:  permission denied to call bemi\.(start|stop|drop_source)\(\)/;
 
 like(as_role('watcher', 'CALL bemi.start()'),
 	qr/permission denied for procedure start/, 'without a grant, nobody starts a source');
@@ -52,6 +52,8 @@ is(changes($node), 't|1|CREATE|{}|{"id": 1}|{}', 'it works');
 like(as_role('other', 'CALL bemi.stop()'),
 	qr/$denied.*DETAIL:  It takes a superuser, or the owner of source "main", with REPLICATION/s,
 	'another does not stop it');
+like(as_role('other', q{CALL bemi.drop_source('main')}),
+	qr/permission denied to call bemi\.drop_source\(\)/, 'nor drops it');
 is(as_role('ops_member', 'CALL bemi.stop()'), '', 'a member of the owner does');
 like(as_role('other', 'CALL bemi.start()'), $denied, 'another does not start it');
 $node->safe_psql('postgres', 'ALTER ROLE ops NOREPLICATION');
@@ -59,7 +61,7 @@ like(as_role('ops', 'CALL bemi.start()'), $denied, 'nor the owner without REPLIC
 $node->safe_psql('postgres', q{SELECT bemi.set_source_owner('main', 'other')});
 is(as_role('other', 'CALL bemi.start()'), '', 'bemi.set_source_owner() gives it to another');
 like(as_role('ops_member', 'CALL bemi.stop()'), $denied, 'and takes it from who had it');
-is(as_role('other', 'CALL bemi.stop(drop_slot => true)'), '', 'who can drop it, too');
+is(as_role('other', q{CALL bemi.drop_source('main')}), '', 'who can drop it, too');
 is(remains($node), '0 rows, 0 slots, 0 origins', 'and nothing is left');
 like(as_role('other', q{SELECT bemi.set_source_owner('main', 'other')}),
 	qr/permission denied for function set_source_owner/, 'nobody takes a source by himself');
@@ -88,7 +90,7 @@ for my $role ('other', 'watcher', 'plain')
 
 # What the worker reports is seen by whoever watches.
 $node->safe_psql('postgres', q{
-	CALL bemi.stop('far', drop_slot => true);
+	CALL bemi.drop_source('far');
 	CALL bemi.start('nowhere', conninfo => 'host=/nonexistent user=x password=sekrit', wait => false)});
 $node->poll_query_until('postgres', q{SELECT last_error LIKE '%/nonexistent%' FROM bemi.status})
   or die 'bemi.status does not tell';

@@ -43,7 +43,7 @@ $node->safe_psql('postgres', "CALL bemi.start('hole', conninfo => '$conninfo', w
 wait_for_source(q{state = 'connecting'});
 is( $node->safe_psql('postgres', q{
 		SET statement_timeout = '15s';
-		CALL bemi.stop('hole', forget => true)}),
+		CALL bemi.drop_source('hole', force => true)}),
 	'',
 	'told to, a worker leaves that is being kept waiting');
 is(remains($node), '0 rows, 0 slots, 0 origins', 'and nothing is left');
@@ -66,8 +66,8 @@ $node->safe_psql('postgres', q{
 is( $node->safe_psql('postgres', q{INSERT INTO t VALUES (1); SELECT bemi.sync('30s'); SELECT count(*) FROM bemi.changes}),
 	"\n1", 'bemi.sync() does not wait for sources elsewhere');
 $node->safe_psql('postgres', q{
-	CALL bemi.stop('hole', forget => true);
-	CALL bemi.stop(drop_slot => true)});
+	CALL bemi.drop_source('hole', force => true);
+	CALL bemi.drop_source('main')});
 
 # The second host answers.
 my $source = bemi_node('source', conf => "listen_addresses = '127.0.0.1'\n");

@@ -836,7 +836,7 @@ $node->psql('postgres', 'CALL bemi.start()');
 if ($node->pg_version < 18)
 {
 	$node->poll_query_until('postgres',
-		q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'slot unreadable' AND to_time IS NOT NULL)})
+		q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'slot_unreadable' AND to_time IS NOT NULL)})
 	  or die 'there is no gap';
 }
 wait_for_state($node, 'streaming');

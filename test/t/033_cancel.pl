@@ -150,17 +150,17 @@ for my $kind (sort keys %interruptions)
 
 	$name = "$kind bemi.start(), sources locked";
 	$node->safe_psql('postgres', 'CALL bemi.stop()');
-	$holder->query('BEGIN; CALL bemi.stop(drop_slot => true)');
+	$holder->query(q{BEGIN; CALL bemi.drop_source('main')});
 	interrupt($kind, 'CALL bemi.start()', $name);
 	$holder->query('ROLLBACK');
 	is(state(), 'stopped', "$name: has no effect");
 	is(start_error($node), '', "$name: works when tried again");
 	goes_on($name);
 
-	# bemi.stop(drop_slot => true)
-	$name = "$kind bemi.stop(drop_slot => true)";
+	# bemi.drop_source()
+	$name = "$kind bemi.drop_source()";
 	hold_worker();
-	interrupt($kind, 'CALL bemi.stop(drop_slot => true)', $name, 'Extension');
+	interrupt($kind, q{CALL bemi.drop_source('main')}, $name, 'Extension');
 	release_worker();
 	$node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM bemi.status)')
 	  or die 'the source stays';
@@ -169,10 +169,10 @@ for my $kind (sort keys %interruptions)
 	goes_on($name);
 
 	# bemi.start(), whose slot waits for an old transaction
-	for my $then ('', 'CALL bemi.stop(drop_slot => true)')
+	for my $then ('', q{CALL bemi.drop_source('main')})
 	{
-		$name = "$kind bemi.start(), old transaction" . ($then ? ', then bemi.stop()' : '');
-		$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+		$name = "$kind bemi.start(), old transaction" . ($then ? ', then bemi.drop_source()' : '');
+		$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 		$holder->query('BEGIN; SELECT pg_current_xact_id()');
 		interrupt($kind, 'CALL bemi.start()', $name, 'Extension');
 		wait_for_state($node, 'making slot');
@@ -251,7 +251,7 @@ for my $kind (sort keys %interruptions)
 		$name, 'Extension');
 	is( $node->safe_psql('postgres', q{SELECT state FROM bemi.status WHERE source = 'silent'}),
 		'connecting', "$name: bemi.status tells so");
-	interrupt($kind, q{CALL bemi.stop('silent', drop_slot => true)},
+	interrupt($kind, q{CALL bemi.drop_source('silent')},
 		"$name, then bemi.stop()", 'Extension');
 
 	# The server that comes up is this very one.
@@ -311,7 +311,7 @@ for my $kind ('cancel', 'terminate')
 		my $who = $condition eq $is_worker ? 'worker' : 'walsender';
 
 		# A source that is new has not failed yet, and is tried again soon.
-		$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true); CALL bemi.start()');
+		$node->safe_psql('postgres', q{CALL bemi.drop_source('main'); CALL bemi.start()});
 
 		$name = "$kind the $who, idle";
 		$pid = pid_of($is_worker);
@@ -332,9 +332,9 @@ for my $kind ('cancel', 'terminate')
 
 	# A source that is being dropped: the slot is gone, its row cannot go yet.
 	$name = "$kind the worker, dropping";
-	$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true); CALL bemi.start()');
+	$node->safe_psql('postgres', q{CALL bemi.drop_source('main'); CALL bemi.start()});
 	hold_worker();
-	interrupt($kind, 'CALL bemi.stop(drop_slot => true)', $name, 'Extension');
+	interrupt($kind, q{CALL bemi.drop_source('main')}, $name, 'Extension');
 	my $row_holder = Session->new($node);
 	$row_holder->query('BEGIN; SELECT FROM bemi.sources FOR UPDATE');
 	release_worker();
@@ -377,7 +377,7 @@ for my $kind ('cancel', 'terminate')
 	$name = "$kind the scouts";
 	$node->safe_psql(
 		'postgres', q{
-		CALL bemi.stop(drop_slot => true);
+		CALL bemi.drop_source('main');
 		SELECT pg_replication_origin_create('bemi_999999_main');
 		CALL bemi.start();
 		BEGIN;

@@ -255,6 +255,9 @@ as_user(
 	SELECT bemi.release('2001-01-01', '2002-01-01');
 	TABLE bemi.gaps;
 	SELECT bemi.complete('public.todo');
+	SELECT bemi.completeness('public.todo');
+	SELECT bemi.source_complete('main', 'public', 'todo');
+	SELECT bemi.source_completeness('main', 'public', 'todo');
 	ALTER PUBLICATION bemi DROP TABLE public.keyed;
 	ALTER PUBLICATION bemi ADD TABLE public.keyed;
 	ALTER SCHEMA whole RENAME TO part;
@@ -365,12 +368,14 @@ is( $node->safe_psql(
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
-	bemi.hold(regclass,text)
+	bemi.completeness(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
+	bemi.hold_partition(regclass,text)
 	bemi.is_started()
-	bemi.release(regclass)
 	bemi.release(timestamp with time zone,timestamp with time zone)
+	bemi.release_partition(regclass)
 	bemi.source_complete(text,text,text,timestamp with time zone,timestamp with time zone)
+	bemi.source_completeness(text,text,text,timestamp with time zone,timestamp with time zone)
 	END
 	'functions that act with the rights of their owner');
 

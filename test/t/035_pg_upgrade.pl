@@ -73,7 +73,7 @@ $old->safe_psql(
 my $privileges_before = $old->safe_psql('postgres', $privileges);
 my $tracked = $old->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text');
 my $refuses_slots = $old->pg_version >= 17;
-$old->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)') if $refuses_slots;
+$old->safe_psql('postgres', q{CALL bemi.drop_source('main')}) if $refuses_slots;
 $old->stop;
 
 my $new = bemi_node('new', run => 0);
@@ -106,7 +106,7 @@ $new->safe_psql(
 	SELECT journal.follow('whole.later', false);
 	INSERT INTO whole.later VALUES (1);
 	SELECT bemi.sync('60s')});
-is( $new->safe_psql('postgres', q{SELECT count(*) FROM bemi.gaps WHERE reason <> 'source started' AND "table" IS NULL AND to_time > from_time}),
+is( $new->safe_psql('postgres', q{SELECT count(*) FROM bemi.gaps WHERE reason <> 'source_started' AND "table" IS NULL AND to_time > from_time}),
 	'1', 'there is a gap');
 is(journal_differences($new, order => 'row', where => q{schema = 'whole'}),
 	'', 'the history equals the journal, which came along, too');

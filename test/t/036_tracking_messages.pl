@@ -123,7 +123,7 @@ sub complete
 	sync();
 	return $node->safe_psql('postgres', qq{
 		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, detail), '; ' ORDER BY c.from_time, detail)
-		FROM bemi.source_complete('main', '$schema', '$name', '$from', '$to') c});
+		FROM bemi.source_completeness('main', '$schema', '$name', '$from', '$to') c});
 }
 
 # Runs statements, each with a table and what is to be said of its history: from before
@@ -221,11 +221,11 @@ for my $way (sort keys %dropped_by)
 	my $table = $dropped_by{$way}[3];
 
 	is(complete($table, @{ $tracked{$way} }), 'complete', "$way: a table is tracked");
-	is(complete($table, $untracked{$way}), 'tracking ended', "$way: another table of its name is not");
+	is(complete($table, $untracked{$way}), 'tracking_ended', "$way: another table of its name is not");
 }
 $node->safe_psql('postgres', 'CALL bemi.stop(); CALL bemi.start()');
 is(join(', ', map { complete($dropped_by{$_}[3], $untracked{$_}) } sort keys %dropped_by),
-	join(', ', ('tracking ended') x keys %dropped_by),
+	join(', ', ('tracking_ended') x keys %dropped_by),
 	'after stop and start, too');
 
 # The message was not written: event triggers were disabled.  When the worker hears of the
@@ -242,7 +242,7 @@ $node->safe_psql(
 	INSERT INTO unseen VALUES (2)});
 my $unseen_since = now();
 $node->safe_psql('postgres', q{INSERT INTO unseen VALUES (3); SELECT bemi.track('unseen')});
-is(complete('unseen', $unseen_since), 'tracking ended: Another table of this name was dropped, and nothing tells when.',
+is(complete('unseen', $unseen_since), 'tracking_ended: Another table of this name was dropped, and nothing tells when.',
 	'a table whose end was not seen');
 is(complete('unseen', now()), 'complete', 'is tracked from then on');
 
@@ -275,11 +275,11 @@ is(start_error($node, "CALL bemi.start('blind', conninfo => '$conninfo user=blin
 is( $node->safe_psql('history', q{
 		SELECT s.source, c.complete, c.reason FROM (VALUES ('blind'), ('reader')) s(source),
 			bemi.source_complete(s.source, 'unstored', 'f', clock_timestamp() - interval '1 microsecond', clock_timestamp()) c
-		WHERE c.reason IS DISTINCT FROM 'not stored yet' AND c.reason IS DISTINCT FROM 'source started' ORDER BY 1}),
+		WHERE c.reason IS DISTINCT FROM 'not_stored_yet' AND c.reason IS DISTINCT FROM 'source_started' ORDER BY 1}),
 	"blind|f|not tracked\nreader|f|not tracked", 'both know of the foreign table');
 
-my $is_foreign = 'tracking ended: Partition unstored.f_2 is a foreign table.';
-my $is_unlogged = 'tracking ended: Partition unstored.f_3 is unlogged.';
+my $is_foreign = 'tracking_ended: Partition unstored.f_2 is a foreign table.';
+my $is_unlogged = 'tracking_ended: Partition unstored.f_3 is unlogged.';
 run_steps(
 	unstored => 'after',
 	[ f => 'ALTER TABLE f DETACH PARTITION f_2' => 'complete' ],
@@ -322,7 +322,7 @@ $node->safe_psql(
 	INSERT INTO pt VALUES (1, 'honest'), (2, 'money 100'), (101, 'v');
 	INSERT INTO plain VALUES (1, 1, 'v')});
 
-my $gap = 'rows changed by DDL: ';
+my $gap = 'rows_changed_by_ddl: ';
 run_steps(
 	moved => 'with',
 	[ pt => q{BEGIN; ALTER TABLE pt DETACH PARTITION pt_1; UPDATE pt_1 SET v = 'money 1000000' WHERE id = 2; DELETE FROM pt_1 WHERE id = 1;
@@ -365,7 +365,7 @@ run_steps(
 	[ nothing_in_it => q{ALTER TABLE nothing_in_it ALTER n TYPE text, ADD u uuid DEFAULT gen_random_uuid()} => 'complete' ]);
 is(complete('moved.plain', now()), 'complete', 'before and after such a moment, the history is complete');
 
-my $gaps = q{SELECT schema, "table", to_time, detail FROM bemi.gaps WHERE source = '%s' AND reason = 'rows changed by DDL' ORDER BY 1, 2, 3};
+my $gaps = q{SELECT schema, "table", to_time, detail FROM bemi.gaps WHERE source = '%s' AND reason = 'rows_changed_by_ddl' ORDER BY 1, 2, 3};
 my $last = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
 $node->poll_query_until('history', qq{SELECT stored_lsn >= '$last' FROM bemi.status WHERE source = 'reader'}) or die 'the reader is late';
 is($node->safe_psql('history', sprintf($gaps, 'reader')), $node->safe_psql('postgres', sprintf($gaps, 'main')), 'a reader elsewhere has the same gaps');

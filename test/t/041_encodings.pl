@@ -317,12 +317,12 @@ sub check_pair
 	is( at_history($history, qq{
 			SELECT "table" IN (} . $n->('table') . ', ' . $n->('later') . qq{), bool_and(c.complete), string_agg(c.reason, ', ')
 			FROM (SELECT "table", min(committed_at) AS at $from operation = 'CREATE' GROUP BY 1) h,
-				bemi.source_complete('from_$source', 'public', h."table", h.at, h.at) c GROUP BY 1 ORDER BY 1}),
+				bemi.source_completeness('from_$source', 'public', h."table", h.at, h.at) c GROUP BY 1 ORDER BY 1}),
 		"f|t|\nt|t|",
 		"$source -> $history: and known to be complete, by its name there");
 	is( at_history($history, qq{
-			SELECT string_agg(c.reason, ',' ORDER BY c.reason) FROM bemi.source_complete('from_$source', 'public', } . $n->('later') . q{, '-infinity', '2020-01-01') c}),
-		'source started,tracking began',
+			SELECT string_agg(c.reason, ',' ORDER BY c.reason) FROM bemi.source_completeness('from_$source', 'public', } . $n->('later') . q{, '-infinity', '2020-01-01') c}),
+		'source_started,tracking_began',
 		"$source -> $history: from when on it is tracked is known, too");
 	is( at_history($history, qq{
 			SELECT state, restarts, invalid_messages, last_error FROM bemi.status WHERE source = 'from_$source'}),
@@ -480,7 +480,7 @@ for my $history (@histories)
 	is( at_history($history, q{SELECT source, primary_key FROM bemi.changes WHERE primary_key LIKE 'after %' ORDER BY source COLLATE "C"}),
 		join("\n", map { "from_$_|" . expected($_, $history, "after $word{$_}") } sort @{ $sources{$history} }),
 		"$history: all sources are read again");
-	is( at_history($history, q{SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('source started', 'tracking began')}),
+	is( at_history($history, q{SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('source_started', 'tracking_began')}),
 		'0', "$history: nothing was a gap");
 }
 

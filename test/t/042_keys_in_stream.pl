@@ -776,7 +776,7 @@ $node->safe_psql(
 	SELECT bemi.track('lasting'), bemi.track('lasting_too');
 	INSERT INTO lasting VALUES (1, 10) /*Bemi {"lasting": "1"} Bemi*/;
 	SELECT bemi.sync('60s');
-	CALL bemi.stop(drop_slot => true);
+	CALL bemi.drop_source('main');
 	ALTER TABLE lasting DROP CONSTRAINT lasting_pkey, ADD PRIMARY KEY (a);
 	ALTER TABLE lasting_too RENAME id TO ident;
 	ALTER TABLE lasting_too RENAME a TO id;
@@ -846,9 +846,9 @@ for my $round (1 .. 16)
 	}
 	else
 	{
-		my $how = $round % 2 ? '(drop_slot => true)' : '()';
+		my $how = $round % 2 ? "drop_source('main')" : 'stop()';
 
-		$node->safe_psql('postgres', "CALL bemi.stop$how; CALL bemi.start()");
+		$node->safe_psql('postgres', "CALL bemi.$how; CALL bemi.start()");
 	}
 	$node->poll_query_until('postgres', qq{SELECT count(*) > $stored + 10 FROM bemi.changes WHERE "table" = 'race'})
 	  or die 'nothing more is stored';
@@ -866,7 +866,7 @@ is( $node->safe_psql('postgres', q{
 # like there, nobody knows any more, so the slot is made anew.
 $node->safe_psql(
 	'postgres', q{
-	CALL bemi.stop(drop_slot => true);
+	CALL bemi.drop_source('main');
 	CREATE TABLE left_over (id int PRIMARY KEY, a int NOT NULL);
 	SELECT bemi.track('left_over');
 	SELECT pg_create_logical_replication_slot(bemi.origin_of('main'), 'pgoutput');
@@ -953,7 +953,7 @@ is( $node->safe_psql('postgres', q{SELECT count(*), (SELECT state FROM bemi.stat
 	"$far_count|streaming", 'another server, whose secret is not known: the worker goes on');
 
 # A new slot.
-$node->safe_psql('postgres', q{CALL bemi.stop('far', drop_slot => true); CALL bemi.stop('dim', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('far'); CALL bemi.drop_source('dim')});
 $source->safe_psql('postgres', 'ALTER TABLE early ADD PRIMARY KEY (id)');
 start_far('far', 'reader');
 $node->safe_psql('postgres', q{CALL bemi.stop('far')});
@@ -969,7 +969,7 @@ wait_for('far', $far_count);
 check_scenarios($node, 'far anew', 'another server, a new slot', 'far', @scenarios);
 is( $node->safe_psql('postgres', q{SELECT primary_key FROM bemi.changes WHERE source = 'far' AND "table" = 'early' ORDER BY id OFFSET 2}),
 	"1\n1", 'another server, a new slot: a key that has changed while there was none');
-$node->safe_psql('postgres', q{CALL bemi.stop('far', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('far')});
 $source->stop;
 
 # One without the extension tells nothing, so the key is that of today, or none.
@@ -1018,7 +1018,7 @@ $node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM bemi.changes WH
 is( $node->safe_psql('postgres', q{
 		SELECT count(*), (SELECT concat_ws(' ', state, last_error) FROM bemi.status WHERE source = 'plain') FROM bemi.changes WHERE source = 'plain'}),
 	($plain_count + 1) . '|streaming', 'a server without the extension: the worker goes on');
-$node->safe_psql('postgres', q{CALL bemi.stop('plain', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('plain')});
 $plain->stop;
 
 #

@@ -114,7 +114,7 @@ $source->safe_psql(
 	CREATE ROLE reader LOGIN REPLICATION;
 	CREATE TABLE open (id int PRIMARY KEY, a text, b text, c text);
 	SELECT bemi.track('open', redact => '{a}', redact_hash => '{b}')});
-$history->safe_psql('history', "CALL bemi.stop('person', drop_slot => true)");
+$history->safe_psql('history', "CALL bemi.drop_source('person')");
 $history->safe_psql('history',
 	q{CALL bemi.start('reader', conninfo => $c$} . $source->connstr('postgres') . q{ user=reader$c$)});
 $source->safe_psql(
@@ -252,7 +252,7 @@ sync('late');
 is( $history->safe_psql('history', q{SELECT state, restarts FROM bemi.status WHERE source = 'late'}),
 	'streaming|0', 'a source without a secret is read');
 $source->safe_psql('postgres', "INSERT INTO bemi.secret VALUES ('a new one')");
-$history->safe_psql('history', q{CALL bemi.stop('late', drop_slot => true)});
+$history->safe_psql('history', q{CALL bemi.drop_source('late')});
 
 # A rule waits for those who are writing to a partition, so that nothing is stored
 # under another one than it was written under.
@@ -292,7 +292,7 @@ $history->safe_psql('history', 'CHECKPOINT');
 is(files_with_secret($history), '', 'nor did any value get through by one of these ways');
 
 $history->safe_psql('history',
-	q{CALL bemi.stop('copy', drop_slot => true); CALL bemi.stop('reader', drop_slot => true)});
+	q{CALL bemi.drop_source('copy'); CALL bemi.drop_source('reader')});
 $history->stop;
 $source->stop;
 done_testing();

@@ -327,7 +327,7 @@ sub start_while_others_write
 {
 	my (@messages) = @_;
 
-	$node->safe_psql('postgres', 'CALL bemi.stop(drop_slot => true)');
+	$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 	$admin->query(statements('BEGIN', 'SELECT pg_current_xact_id()', "PREPARE TRANSACTION 'old'"));
 	$node->safe_psql('postgres', 'CALL bemi.start(wait => false)');
 	wait_for_state($node, 'making slot');
@@ -385,7 +385,7 @@ $node->poll_query_until('postgres', q{SELECT invalid_messages = 4 FROM bemi.stat
   or die 'invalid messages of the other database are not counted';
 is($node->safe_psql('postgres', q{SELECT restarts, last_error IS NULL FROM bemi.status WHERE source = 'far'}),
 	'0|t', 'its worker goes on');
-$node->safe_psql('postgres', q{CALL bemi.stop('far', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('far')});
 
 #
 # By chance

@@ -395,7 +395,7 @@ is( $node->safe_psql('fresh', q{
 		INSERT INTO f VALUES (1);
 		SELECT bemi.sync('60s');
 		SELECT count(*) FROM bemi.changes;
-		CALL bemi.stop(drop_slot => true)}) =~ s/\s+//gr,
+		CALL bemi.drop_source('main')}) =~ s/\s+//gr,
 	'1', 'ADD PRIMARY KEY before the first partition');
 
 #

@@ -387,13 +387,13 @@ sub scenario
 	compare($from, $to, $source, $source);
 
 	# The slot is given up, and what is written until the next start is a gap.
-	run_sql($to, "CALL bemi.stop('$source', drop_slot => true)");
+	run_sql($to, "CALL bemi.drop_source('$source')");
 	run_sql($from, 'INSERT INTO public.p VALUES (2)');
 	start($to, $source, $conninfo);
 	run_sql($from, 'DELETE FROM public.p WHERE public.p.id = 2; INSERT INTO public.p VALUES (3)');
 	compare($from, $to, $source, "$source, started again");
 	is( ask($to, qq{SELECT string_agg(reason, ', ' ORDER BY id) FROM bemi.gaps WHERE source = '$source' AND "table" IS NULL}),
-		'source started, source stopped', "$source: gaps are written down");
+		'source_started, source_dropped', "$source: gaps are written down");
 	return;
 }
 

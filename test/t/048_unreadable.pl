@@ -92,28 +92,28 @@ wait_until(q{
 	SELECT warning ~ '^the source fails to decode the transaction committed at [0-9A-F]+/[0-9A-F]+ \(\d times so far\)'
 		AND last_error LIKE 'source reports: invalid internal value for enum%'
 	FROM bemi.status WHERE source = 'main'}, 'bemi.status warns');
-is(gaps('transaction unreadable'), '', 'before there is a gap');
+is(gaps('transaction_unreadable'), '', 'before there is a gap');
 $node->restart;
 wait_until(q{SELECT EXISTS (SELECT FROM bemi.changes WHERE "table" = 't' AND primary_key = '3')},
 	'what comes after is stored, also after a restart of the server');
 is(ids(), '1,3', 'what comes before is, too, and the transaction is missing as a whole');
-is(gaps('transaction unreadable'), 'public.t, public.bad. It failed at a row of the last of them.',
+is(gaps('transaction_unreadable'), 'public.t, public.bad. It failed at a row of the last of them.',
 	'there is one gap, which names the tables');
 $node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 is( $node->safe_psql('postgres', q{
 		SELECT g.to_time - g.from_time, g.from_lsn < g.to_lsn, "table" IS NULL,
 			(SELECT count(*) FROM bemi.changes c WHERE c.committed_at BETWEEN g.from_time AND g.to_time),
-			(SELECT string_agg(c.complete || coalesce(' ' || c.reason, ''), ', ') FROM bemi.complete('t', g.from_time, g.to_time) c),
-			(SELECT string_agg(c.reason, ', ') FROM bemi.complete('t', g.to_time, g.to_time) c),
-			(SELECT string_agg(c.complete || coalesce(' ' || c.reason, ''), ', ') FROM bemi.complete('bad', g.to_time, (SELECT max(committed_at) FROM bemi.changes)) c)
-		FROM bemi.gaps g WHERE g.reason = 'transaction unreadable'}),
-	'00:00:00.000002|t|t|0|false transaction unreadable||true',
+			(SELECT string_agg(c.complete || coalesce(' ' || c.reason, ''), ', ') FROM bemi.completeness('t', g.from_time, g.to_time) c),
+			(SELECT string_agg(c.reason, ', ') FROM bemi.completeness('t', g.to_time, g.to_time) c),
+			(SELECT string_agg(c.complete || coalesce(' ' || c.reason, ''), ', ') FROM bemi.completeness('bad', g.to_time, (SELECT max(committed_at) FROM bemi.changes)) c)
+		FROM bemi.gaps g WHERE g.reason = 'transaction_unreadable'}),
+	'00:00:00.000002|t|t|0|false transaction_unreadable||true',
 	'it is as short as the transaction, and bemi.complete() goes by it');
 is( $node->safe_psql('postgres', q{
 		SELECT state, coalesce(warning, 'none'), last_error IS NOT NULL FROM bemi.status}),
 	'streaming|none|t', 'the warning is gone');
 is( $node->safe_psql('postgres', q{
-		SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('transaction unreadable', 'source started', 'tracking began')}),
+		SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('transaction_unreadable', 'source_started', 'tracking_began')}),
 	'0', 'there is no other gap');
 
 #
@@ -134,12 +134,12 @@ for my $n (10 .. 49)
 $node->safe_psql('postgres', $sql . "CALL bemi.start()");
 $node->safe_psql('postgres', q{SELECT bemi.sync('100s')});
 is(ids(), join(',', @expected), 'transactions before, between and after are stored, once');
-is( $node->safe_psql('postgres', q{SELECT count(*) FROM bemi.gaps WHERE reason = 'transaction unreadable'}),
+is( $node->safe_psql('postgres', q{SELECT count(*) FROM bemi.gaps WHERE reason = 'transaction_unreadable'}),
 	'6', 'each that was skipped has its gap');
 is( $node->safe_psql('postgres', q{
 		SELECT count(*) FROM bemi.gaps g JOIN bemi.changes c
 			ON c.position > g.from_lsn - '0/0' AND c.position < g.to_lsn - '0/0'
-		WHERE g.reason = 'transaction unreadable' AND c.committed_at BETWEEN g.from_time AND g.to_time}),
+		WHERE g.reason = 'transaction_unreadable' AND c.committed_at BETWEEN g.from_time AND g.to_time}),
 	'0', 'and nothing in it is stored');
 
 #
@@ -159,8 +159,8 @@ $node->safe_psql('postgres', q{
 is( $node->safe_psql('postgres', q{SELECT string_agg(primary_key, ',') FROM bemi.changes WHERE "table" = 'late'}),
 	'2', 'what comes after that is stored');
 is( $node->safe_psql('postgres', q{
-		SELECT c.reason, c.from_time FROM bemi.complete('late') c WHERE c.reason = 'tracking began'}),
-	'tracking began|-infinity', 'and it is known from when on it is tracked');
+		SELECT c.reason, c.missing_from FROM bemi.completeness('late') c WHERE c.reason = 'tracking_began'}),
+	'tracking_began|-infinity', 'and it is known from when on it is tracked');
 
 #
 # To write the gap twice, as after a crash, changes nothing
@@ -168,8 +168,8 @@ is( $node->safe_psql('postgres', q{
 
 is( $node->safe_psql('postgres', q{
 		SELECT bemi.note_skipped(source, from_lsn, to_lsn, from_time, to_time, 'again') FROM bemi.gaps
-			WHERE reason = 'transaction unreadable';
-		SELECT count(*) FROM bemi.gaps WHERE reason = 'transaction unreadable'}) =~ s/^\n+//r,
+			WHERE reason = 'transaction_unreadable';
+		SELECT count(*) FROM bemi.gaps WHERE reason = 'transaction_unreadable'}) =~ s/^\n+//r,
 	'7', 'a gap that is written again is the same');
 
 #
@@ -199,13 +199,13 @@ SKIP:
 		'without a BEGIN, the transaction is searched for, and skipped', 'history');
 	is( $node->safe_psql('history', q{
 			SELECT reason, detail, from_lsn < to_lsn, to_time IS NOT NULL FROM bemi.gaps
-			WHERE "table" IS NULL AND reason <> 'source started'}),
-		join("\n", ('transaction unreadable|source reports: division by zero|t|t') x 3),
+			WHERE "table" IS NULL AND reason <> 'source_started'}),
+		join("\n", ('transaction_unreadable|The source fails to decode its write-ahead log: source reports: division by zero.|t|t') x 3),
 		'the gaps say why, and there are no others');
 	is( $node->safe_psql('history', q{
 			SELECT g.from_lsn, g.to_lsn, c.primary_key, c.position FROM bemi.gaps g JOIN bemi.changes c
 			ON c.position >= g.from_lsn - '0/0' AND c.position < g.to_lsn - '0/0'
-			WHERE g.reason = 'transaction unreadable'}), '', 'nothing in them is stored');
+			WHERE g.reason = 'transaction_unreadable'}), '', 'nothing in them is stored');
 
 	# With a context, its message comes first, and so does the BEGIN.
 	$node->safe_psql('postgres', q{
@@ -217,7 +217,7 @@ SKIP:
 		INSERT INTO filtered VALUES (7) /*Bemi {"n": 7} Bemi*/;
 		INSERT INTO filtered VALUES (8);
 		SELECT bemi.sync('60s')});
-	is(gaps('transaction unreadable') =~ s/.*\n//sr, '-', 'a row filter that fails, with a context: the transaction is skipped');
+	is(gaps('transaction_unreadable') =~ s/.*\n//sr, '-', 'a row filter that fails, with a context: the transaction is skipped');
 	is( $node->safe_psql('postgres', q{SELECT string_agg(primary_key, ',') FROM bemi.changes WHERE "table" = 'filtered'}),
 		'8', 'and nothing else');
 }

@@ -56,7 +56,7 @@ sub run
 	is($warned ? 'warned' : '', $params{lost} ? 'warned' : '', "$what: " . ($params{lost} ? 'bemi.status warns' : 'no warning'));
 	is( $node->safe_psql('postgres', q{
 			SELECT count(*), count(*) FILTER (WHERE to_time - from_time = interval '2 microseconds' AND detail LIKE '%public.docs%')
-			FROM bemi.gaps WHERE reason NOT IN ('source started', 'tracking began')}),
+			FROM bemi.gaps WHERE reason NOT IN ('source_started', 'tracking_began')}),
 		"$expected_gaps|$expected_gaps", "$what: " . ($params{lost} ? 'a gap of one transaction that names the table' : 'no gap'));
 	return time - $begun;
 }
@@ -102,7 +102,7 @@ $node->start;
 $node->safe_psql('postgres', q{SELECT bemi.sync('200s')});
 is( $node->safe_psql('postgres', q{
 		SELECT (SELECT count(*) FROM bemi.changes WHERE "table" = 'docs' AND primary_key = '5'),
-			(SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('source started', 'tracking began'))}),
+			(SELECT count(*) FROM bemi.gaps WHERE reason NOT IN ('source_started', 'tracking_began'))}),
 	"1|$expected_gaps", 'with enough memory, the row is stored, and there is no gap');
 
 $node->stop;

@@ -134,7 +134,7 @@ set_names('');
 
 $node->safe_psql(
 	'postgres', qq{
-	CALL bemi.stop(drop_slot => true);
+	CALL bemi.drop_source('main');
 	CALL bemi.start('own', conninfo => '$conninfo application_name=audit')});
 my $log = -s $node->logfile;
 set_names('*');
@@ -156,7 +156,7 @@ set_names('audit');
 wait_for($node, 'warning IS NULL FROM bemi.status', 'who lists the name means it');
 $node->safe_psql('postgres', "INSERT INTO untracked VALUES (1)");
 set_names('');
-$node->safe_psql('postgres', q{CALL bemi.stop('own', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('own')});
 
 #
 # A server without the library
@@ -189,7 +189,7 @@ $begun = time;
 $foreign->safe_psql('postgres', "INSERT INTO untracked VALUES ($_)") for (1 .. 5);
 cmp_ok(time - $begun, '<', 10, 'nor for more than a moment from then on');
 set_names('', $foreign);
-$node->safe_psql('postgres', q{CALL bemi.stop('foreign', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('foreign')});
 
 $_->stop for ($foreign, $node);
 done_testing();

@@ -168,7 +168,7 @@ start_again($node);
 # Workers that are yet to start, and one that makes a slot.
 $node->safe_psql('postgres', q{CALL bemi.start('never', conninfo => 'host=/nowhere dbname=postgres', wait => false)});
 wait_for($node, q{state = 'failed' FROM bemi.status WHERE source = 'never'});
-$node->safe_psql('postgres', q{CALL bemi.stop('main', drop_slot => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
 my $old = Session->new($node);
 $old->query('BEGIN; INSERT INTO t VALUES (100002)');
 $node->safe_psql('postgres', 'CALL bemi.start(wait => false)');
@@ -179,7 +179,7 @@ $old->quit;
 wait_for_stop($node, 'with a worker that makes its slot, and another to be started again');
 $node->start;
 wait_for($node, q{count(*) = 2 FROM bemi.status WHERE state = 'streaming'});
-$node->safe_psql('postgres', q{CALL bemi.stop('never', forget => true)});
+$node->safe_psql('postgres', q{CALL bemi.drop_source('never', force => true)});
 check('all goes on');
 
 #

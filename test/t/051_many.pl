@@ -82,7 +82,7 @@ sql(q{
 cmp_ok(sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" = 'same'}), '<=', 103, 'the gaps of a table are not without number');
 is( sql(q{
 		WITH tried(n, tracked, complete) AS MATERIALIZED (
-			SELECT n, tracked, (SELECT bool_and(c.complete) FROM bemi.source_complete('far', 'queue', 'same', at, at + interval '10 minutes') c)
+			SELECT n, tracked, (SELECT bool_and(c.complete) FROM bemi.source_completeness('far', 'queue', 'same', at, at + interval '10 minutes') c)
 			FROM generate_series(1, 250) n, LATERAL (VALUES (true, '2020-01-01 00:10'::timestamptz + n * interval '2 hours'),
 				(false, '2020-01-01 01:10'::timestamptz + n * interval '2 hours')) v(tracked, at))
 		SELECT bool_or(complete) FILTER (WHERE NOT tracked), bool_and(complete) FILTER (WHERE tracked AND n > 151),
@@ -91,15 +91,15 @@ is( sql(q{
 
 # What is left out of the sum is found without reading the rest.
 sql(q{
-	INSERT INTO bemi.gaps (source, schema, "table", reason, from_time, to_time)
-		SELECT 'far', 'queue', 'gone_' || n, 'tracking began', '-infinity', '2020-01-01'::timestamptz + n * interval '1 minute' FROM generate_series(1, 11500) n;
-	INSERT INTO bemi.gaps (source, schema, "table", reason, from_time)
-		SELECT 'far', 'queue', 'gone_' || n, 'tracking ended', '2020-01-01 00:01'::timestamptz + n * interval '1 minute' FROM generate_series(1, 11500) n;
+	INSERT INTO bemi.gaps (detail, source, schema, "table", reason, from_time, to_time)
+		SELECT 'made by a test', 'far', 'queue', 'gone_' || n, 'tracking_began', '-infinity', '2020-01-01'::timestamptz + n * interval '1 minute' FROM generate_series(1, 11500) n;
+	INSERT INTO bemi.gaps (detail, source, schema, "table", reason, from_time)
+		SELECT 'made by a test', 'far', 'queue', 'gone_' || n, 'tracking_ended', '2020-01-01 00:01'::timestamptz + n * interval '1 minute' FROM generate_series(1, 11500) n;
 	ANALYZE bemi.gaps});
 is( (split /\n/, sql(q{
 		BEGIN;
-		SELECT count(*) FROM bemi.complete('t', now() - interval '1 hour') UNION ALL
-		SELECT count(*) FROM bemi.source_complete('far', 'queue', 'gone_77', '2020-01-01', '2020-01-02');
+		SELECT count(*) FROM bemi.completeness('t', now() - interval '1 hour') UNION ALL
+		SELECT count(*) FROM bemi.source_completeness('far', 'queue', 'gone_77', '2020-01-01', '2020-01-02');
 		SELECT seq_scan, idx_tup_fetch < 50 FROM pg_stat_xact_user_tables WHERE relid = 'bemi.gaps'::regclass;
 		COMMIT}))[-1],
 	'0|t', 'bemi.complete() reads the gaps by their indexes');
@@ -113,12 +113,12 @@ sub remembered { return sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" LIKE 
 sql(q{SELECT bemi.forget_gone_tables('far') FROM generate_series(1, 3)});
 cmp_ok(remembered(), '<=', 10_000, 'very many tables that are gone are not all remembered');
 cmp_ok(remembered(), '>', 9_000, 'but many');
-is( sql(q{SELECT complete, reason FROM bemi.source_complete('far', 'queue', 'gone_1', '2020-01-01 00:01:10', '2020-01-01 00:01:20')}),
-	'f|not tracked', 'one that is not remembered is not complete');
-is( sql(q{SELECT complete FROM bemi.source_complete('far', 'queue', 'gone_11500', '2020-01-08 23:40:10', '2020-01-08 23:40:20')}),
+is( sql(q{SELECT complete, reason FROM bemi.source_completeness('far', 'queue', 'gone_1', '2020-01-01 00:01:10', '2020-01-01 00:01:20')}),
+	'f|not_tracked', 'one that is not remembered is not complete');
+is( sql(q{SELECT complete FROM bemi.source_completeness('far', 'queue', 'gone_11500', '2020-01-08 23:40:10', '2020-01-08 23:40:20')}),
 	't', 'one that is, is');
 sql(q{
-	INSERT INTO bemi.gaps (reason, from_time, to_time) VALUES ('retention', '-infinity', '2020-01-08 23:00');
+	INSERT INTO bemi.gaps (detail, reason, from_time, to_time) VALUES ('made by a test', 'retention', '-infinity', '2020-01-08 23:00');
 	SELECT bemi.forget_gone_tables('far') FROM generate_series(1, 11)});
 is(remembered(), '41', 'tables are forgotten with their history');
 is( sql(q{SELECT count(*) FROM bemi.gaps g WHERE "table" IS NOT NULL AND to_time IS NOT NULL
@@ -142,7 +142,7 @@ $node->append_conf('postgresql.conf', "bemi.retention = '10 years'");
 for my $visit (1 .. 3)
 {
 	# The worker comes with each reload; that it has come shows in what it forgets.
-	sql(q{INSERT INTO bemi.gaps (source, schema, "table", reason, from_time) VALUES ('main', 'queue', 'visit', 'tracking ended', '2001-01-01')});
+	sql(q{INSERT INTO bemi.gaps (detail, source, schema, "table", reason, from_time) VALUES ('made by a test', 'main', 'queue', 'visit', 'tracking_ended', '2001-01-01')});
 	$node->reload;
 	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM bemi.gaps WHERE "table" = 'visit')}) or die 'the worker does not come';
 }
@@ -187,7 +187,7 @@ my ($status, $stdout, $stderr) = $node->psql('postgres', q{CALL bemi.start('thir
 like($stderr, qr/ERROR:  cannot start source "third"\nDETAIL:  This server has 2 sources already, in all its databases\.\nHINT:  .*: bemi\.max_sources = 4/,
 	'more than bemi.max_sources cannot be started');
 is( sql(q{SELECT string_agg(name, ',' ORDER BY name) FROM bemi.sources}), 'main,second', 'and leave nothing behind');
-sql(q{CALL bemi.stop('second', forget => true)});
+sql(q{CALL bemi.drop_source('second', force => true)});
 
 # A restart, without the statements that the log of a test has.
 $node->append_conf('postgresql.conf', "log_statement = none\nlog_replication_commands = off\nlog_checkpoints = off\nlog_connections = off\nlog_disconnections = off\n");

@@ -144,7 +144,7 @@ $node->safe_psql('postgres', q{ALTER TABLE parted RENAME v TO w; INSERT INTO par
 $locker->query('COMMIT');
 is(sync(), '', 'the secret changes while the worker is behind');
 is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1}),
-	'tracking ended', 'a message that the former secret has signed counts');
+	'tracking_ended', 'a message that the former secret has signed counts');
 is( $node->safe_psql('postgres', q{SELECT after ->> 'card' FROM bemi.changes WHERE "table" = 'other' AND primary_key = '104'}),
 	'[redacted]', 'one of a secret that nobody has read is made up for by asking');
 is( $node->safe_psql('postgres', q{
@@ -162,7 +162,7 @@ is(sync(), '', 'the secret changes while the worker is stopped');
 is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE "table" = 'parted' AND primary_key = '7'}),
 	'[redacted]', 'rules that the former secret has signed are not passed over');
 is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1}),
-	'tracking ended', 'nor the end of a table');
+	'tracking_ended', 'nor the end of a table');
 reconnect();
 my ($secret, $row) = split(/\|/, $node->safe_psql('postgres', q{SELECT value, tableoid || ' ' || xmin FROM bemi.secret}));
 is( $node->safe_psql('postgres', 'SELECT DISTINCT secret_version FROM bemi.source_progress'),
@@ -177,7 +177,7 @@ for my $n (1 .. 20)
 	$node->safe_psql('postgres', change_secret() . q{SELECT bemi.untrack('gone')}) if $n == 10;
 }
 $node->poll_query_until('postgres', q{
-	SELECT reason = 'tracking ended' FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1})
+	SELECT reason = 'tracking_ended' FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1})
   or fail('the end of a table is noticed, amid wrong signatures');
 wait_for_state($node, 'streaming');
 

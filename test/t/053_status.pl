@@ -102,7 +102,7 @@ for my $call ('bemi.stop()', "bemi.start('other', 'host=nowhere', wait => false)
 	wait_until_seen("warning <> ''");
 	like(
 		seen('warning'),
-		qr/^the worker waits for a lock on the sources \(bemi\.start\(\), bemi\.stop\(\)\), held by process @{[ $session->pid ]} \(dba, 053_status\.pl, idle in transaction, transaction of \d{4}-.*\)$/,
+		qr/^the worker waits for a lock on the sources \(bemi\.start\(\), bemi\.stop\(\), bemi\.drop_source\(\)\), held by process @{[ $session->pid ]} \(dba, 053_status\.pl, idle in transaction, transaction of \d{4}-.*\)$/,
 		"$call in a transaction: a restarting worker waits, and for whom");
 	$session->query('ROLLBACK');
 	goes_on($call);
@@ -210,13 +210,13 @@ $node->poll_query_until('postgres', "SELECT clock_timestamp() > '$since'::timest
   or die 'time stands still';
 my $until = $watch->query('SELECT stored_until FROM bemi.status');
 is($watch->query('SELECT h IS NULL FROM bemi.commit_horizon(10) h'), 't', 'a commit is held up: nobody knows what comes');
-is($watch->query(q{SELECT complete, reason FROM bemi.complete('t', now() - interval '2s', now())}),
-	'f|not stored yet', 'a commit is held up: the history is not complete');
+is($watch->query(q{SELECT complete, reason FROM bemi.completeness('t', now() - interval '2s', now())}),
+	'f|not_stored_yet', 'a commit is held up: the history is not complete');
 kill 'CONT', $session->pid;
 $session->result;
 $session->query('RESET commit_delay; RESET commit_siblings');
 is( $node->safe_psql('postgres', qq{
-		BEGIN; SELECT bemi.sync('60s'); SELECT complete FROM bemi.complete('t', now() - interval '2s', now()); COMMIT;
+		BEGIN; SELECT bemi.sync('60s'); SELECT complete FROM bemi.completeness('t', now() - interval '2s', now()); COMMIT;
 		SELECT max(committed_at) >= '$until' AND max(committed_at) <= '$since' FROM bemi.changes}),
 	"\nt\nt", 'a commit is held up: its time was not promised, and after bemi.sync() it is');
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET fsync; ALTER SYSTEM RESET wal_receiver_timeout');

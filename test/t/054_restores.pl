@@ -22,7 +22,7 @@ start_restores();
 
 put('first', 3);
 wait_until_stored();
-is(new_gaps(), 'source started', 'the source is read');
+is(new_gaps(), 'source_started', 'the source is read');
 
 #
 # A crash loses nothing
@@ -100,7 +100,7 @@ put('later', 2);
 start_worker();
 is(lost('anew') + lost('later'), 0, 'a snapshot, written past what is stored: nothing is lost');
 is(faults(), '', 'and what it has undone is in a gap');
-is(new_gaps(), 'source went back closed back', 'as the gap says');
+is(new_gaps(), 'source_went_back closed back', 'as the gap says');
 
 # Only WAL without changes was undone: what takes its place is stored.
 stop_worker();
@@ -136,7 +136,7 @@ write_past($origin);
 start_worker();
 is(lost('after erasure'), 0, 'a snapshot that undoes what was erased: nothing is lost');
 is(faults(), '', 'and the rest of what is undone is in a gap');
-is(new_gaps(), 'source went back closed back', 'as the gap says');
+is(new_gaps(), 'source_went_back closed back', 'as the gap says');
 
 # The worker was not stopped, and connects by itself.
 take_snapshot('snapshot 3');
@@ -152,7 +152,7 @@ $history->start;
 wait_until_stored();
 is(lost('instead'), 0, 'the server of the history was down meanwhile');
 is(faults(), '', 'its worker notices, too');
-is(new_gaps(), 'source went back closed back', 'and says so');
+is(new_gaps(), 'source_went_back closed back', 'and says so');
 
 #
 # Backups, promoted
@@ -175,7 +175,7 @@ for my $time ('first', 'second')
 	$origin = origin();
 	$last_id -= 5 if $time eq 'first';
 }
-is(new_gaps(), 'source went back closed back', 'the same number of a timeline is not taken for the same timeline');
+is(new_gaps(), 'source_went_back closed back', 'the same number of a timeline is not taken for the same timeline');
 
 # Without the slot, as a rule.  Both get the same number, from different places.
 take_snapshot('third');
@@ -197,7 +197,7 @@ for my $time ('third', 'fourth')
 	put("end of the $time", 3);
 	wait_until_stored();
 	is(faults(), '', "without the slot, $time time: what is lost and what is undone is in a gap");
-	is(new_gaps(), 'timeline changed closed back', 'which begins where the source went back to');
+	is(new_gaps(), 'timeline_changed closed back', 'which begins where the source went back to');
 	stop_worker();
 	$origin = origin();
 }
@@ -211,7 +211,7 @@ $source->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die;
 put('lost', 1);
 start_worker();
 is(faults(), '', 'only the slot is gone');
-is(new_gaps(), 'timeline changed closed', 'and nothing was undone');
+is(new_gaps(), 'timeline_changed closed', 'and nothing was undone');
 
 #
 # Clocks
@@ -234,7 +234,7 @@ SKIP:
 	is( $history->safe_psql('postgres', q{
 			SELECT g.reason, c.committed_at - g.from_time FROM bemi.gaps g, bemi.changes c
 			WHERE c.after ->> 'v' = 'last' ORDER BY g.id DESC LIMIT 1}),
-		'slot dropped|00:00:01',
+		'slot_dropped|00:00:01',
 		'a gap begins a second before the last change in commit order, whatever the clock showed before');
 	is(faults(), '', 'and has what is lost');
 	set_clock(0);
@@ -289,9 +289,9 @@ $copy->poll_query_until('postgres', q{
   or die 'the copy does not say that it does not read';
 is($source->safe_psql('postgres', 'SELECT confirmed_flush_lsn, active FROM pg_replication_slots'),
 	"$confirmed|f", 'a copy with bemi.read_sources = off leaves the slot alone');
-my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.stop('s', drop_slot => true)});
-like($stderr, qr/could not stop source "s" yet.*bemi.read_sources.*forget => true/s, 'and cannot drop it');
-$copy->safe_psql('postgres', q{CALL bemi.stop('s', forget => true)});
+my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.drop_source('s')});
+like($stderr, qr/could not drop source "s" yet.*bemi.read_sources.*force => true/s, 'and cannot drop it');
+$copy->safe_psql('postgres', q{CALL bemi.drop_source('s', force => true)});
 is($source->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), '1', 'but can forget the source');
 $copy->stop;
 $history->start;
@@ -314,8 +314,8 @@ $history->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d'
 $history->safe_psql('postgres', q{CALL bemi.stop('s')});
 $history->safe_psql('elsewhere', "CALL bemi.start('s', conninfo => '$conninfo')");
 is( $history->safe_psql('elsewhere', q{SELECT reason, detail LIKE '%SELECT slot_name FROM pg_replication_slots%' FROM bemi.gaps WHERE "table" IS NULL ORDER BY id DESC LIMIT 1}),
-	'history moved|t', 'its gap has a reason of its own, and speaks of the former slot');
-$history->safe_psql('elsewhere', q{CALL bemi.stop('s', drop_slot => true)});
+	'history_moved|t', 'its gap has a reason of its own, and speaks of the former slot');
+$history->safe_psql('elsewhere', q{CALL bemi.drop_source('s')});
 $history->safe_psql('postgres', q{CALL bemi.start('s')});
 
 #

@@ -66,7 +66,7 @@ sub recovered_to_time
 	recover_source('time', "recovery_target_time = '$time'");
 	$world->work;
 	$world->start_worker;
-	$world->check('recovered to a time', gaps => 'timeline changed back', amiss => 'lost undone');
+	$world->check('recovered to a time', gaps => 'timeline_changed back', amiss => 'lost undone');
 	return;
 }
 
@@ -86,7 +86,7 @@ sub recovered_to_position
 	$world->write_past($origin);
 	$world->work;
 	$world->start_worker;
-	$world->check('recovered to a position, and written past', gaps => 'timeline changed back', amiss => 'lost undone');
+	$world->check('recovered to a position, and written past', gaps => 'timeline_changed back', amiss => 'lost undone');
 	return;
 }
 
@@ -99,7 +99,7 @@ sub recovered_to_name
 	$world->archive($source);
 	recover_source('name', q{recovery_target_name = 'here'});
 	$world->work;
-	$world->check('recovered to a name, with a worker that tries all the while', gaps => 'timeline changed back', amiss => '(lost )?undone');
+	$world->check('recovered to a name, with a worker that tries all the while', gaps => 'timeline_changed back', amiss => '(lost )?undone');
 	return;
 }
 
@@ -107,16 +107,16 @@ sub recovered_to_what_was_not_stored
 {
 	my $position;
 
-	$world->back_up($source, 'not stored');
+	$world->back_up($source, 'not_stored');
 	$world->stop_worker;
 	$world->work;
 	$position = $world->ask('SELECT pg_current_wal_lsn()');
 	$world->work;
 	$world->archive($source);
-	recover_source('not stored', "recovery_target_lsn = '$position'");
+	recover_source('not_stored', "recovery_target_lsn = '$position'");
 	$world->work;
 	$world->start_worker;
-	$world->check('recovered to a position that the worker had not come to', gaps => 'timeline changed', amiss => 'lost');
+	$world->check('recovered to a position that the worker had not come to', gaps => 'timeline_changed', amiss => 'lost');
 	return;
 }
 
@@ -141,7 +141,7 @@ sub promoted_twice
 		$world->work;
 		$world->start_worker;
 		$world->check("a backup promoted for the $time time",
-			gaps => ($time eq 'first' ? 'timeline changed' : 'source went back') . ' back',
+			gaps => ($time eq 'first' ? 'timeline_changed' : 'source_went_back') . ' back',
 			amiss => 'lost undone');
 	}
 	return;
@@ -174,28 +174,28 @@ sub start_after_crash
 sub crashed_without_slot
 {
 	start_after_crash($world->back_up($source, 'crash'), 0);
-	$world->check('a backup without recovery.signal', gaps => 'source went back back', amiss => 'lost undone');
+	$world->check('a backup without recovery.signal', gaps => 'source_went_back back', amiss => 'lost undone');
 	return;
 }
 
 sub crashed_without_slot_and_past
 {
 	start_after_crash($world->back_up($source, 'crash and past'), 1);
-	$world->check('a backup without recovery.signal, written past', gaps => 'source went back back', amiss => 'lost undone');
+	$world->check('a backup without recovery.signal, written past', gaps => 'source_went_back back', amiss => 'lost undone');
 	return;
 }
 
 sub crashed_with_slot
 {
 	start_after_crash($world->copy_files('files'), 0);
-	$world->check('a copy of all files', gaps => 'source went back back', amiss => 'undone');
+	$world->check('a copy of all files', gaps => 'source_went_back back', amiss => 'undone');
 	return;
 }
 
 sub crashed_with_slot_and_past
 {
 	start_after_crash($world->copy_files('files and past'), 1);
-	$world->check('a copy of all files, written past', gaps => 'source went back back', amiss => 'undone');
+	$world->check('a copy of all files, written past', gaps => 'source_went_back back', amiss => 'undone');
 	return;
 }
 
@@ -211,7 +211,7 @@ sub recovered_with_slot
 	$world->archive($source);
 	recover_source('files to recover', "recovery_target_time = '$time'");
 	$world->work;
-	$world->check('a copy of all files, recovered to a time', gaps => 'timeline changed back', amiss => 'undone');
+	$world->check('a copy of all files, recovered to a time', gaps => 'timeline_changed back', amiss => 'undone');
 	return;
 }
 
@@ -219,7 +219,7 @@ sub recovered_with_slot
 sub snapshot
 {
 	start_after_crash($world->snapshot('snapshot'), 1);
-	$world->check('a snapshot of a server at work, written past', gaps => 'source went back back', amiss => 'undone');
+	$world->check('a snapshot of a server at work, written past', gaps => 'source_went_back back', amiss => 'undone');
 	return;
 }
 
@@ -239,7 +239,7 @@ sub snapshot_and_deletion
 	$world->write_past($origin);
 	$world->work;
 	$world->start_worker;
-	$world->check('a snapshot, and what was stored since is deleted', gaps => 'source went back back', amiss => '(lost )?undone');
+	$world->check('a snapshot, and what was stored since is deleted', gaps => 'source_went_back back', amiss => '(lost )?undone');
 	return;
 }
 
@@ -263,7 +263,7 @@ sub fail_over
 	$standby->promote;
 	$world->move_to($standby);
 	$world->work;
-	$world->check('failover to a standby that lacks changes and the slot', gaps => 'timeline changed back', amiss => '(lost )?undone');
+	$world->check('failover to a standby that lacks changes and the slot', gaps => 'timeline_changed back', amiss => '(lost )?undone');
 	return;
 }
 
@@ -356,7 +356,7 @@ sub history_restored
 	$world->work_and_complete;
 	$world->put_back($history, $world->path_of($history, 'history'));
 	$world->work;
-	$world->check('the history restored from a backup', gaps => 'history went back', amiss => 'lost');
+	$world->check('the history restored from a backup', gaps => 'history_went_back', amiss => 'lost');
 	return;
 }
 
@@ -372,7 +372,7 @@ sub history_recovered
 	$world->archive($history);
 	recover_history('history to recover', "recovery_target_time = '$time'");
 	$world->work;
-	$world->check('the history recovered to a time', gaps => 'history went back', amiss => 'lost');
+	$world->check('the history recovered to a time', gaps => 'history_went_back', amiss => 'lost');
 	return;
 }
 
@@ -402,14 +402,14 @@ sub recover_both
 sub both_recovered_source_first
 {
 	recover_both('source', 'history');
-	$world->check('both recovered, the source to an earlier time', gaps => 'timeline changed back', amiss => 'lost undone');
+	$world->check('both recovered, the source to an earlier time', gaps => 'timeline_changed back', amiss => 'lost undone');
 	return;
 }
 
 sub both_recovered_history_first
 {
 	recover_both('history', 'source');
-	$world->check('both recovered, the history to an earlier time', gaps => 'timeline changed', amiss => 'lost');
+	$world->check('both recovered, the history to an earlier time', gaps => 'timeline_changed', amiss => 'lost');
 	return;
 }
 
@@ -425,11 +425,11 @@ sub history_forgets_way_back
 	$world->back_up($history, 'unknowing');
 	$gap = $world->{gap};
 	start_after_crash($files, 1);
-	$world->check('a source that went back', gaps => 'source went back back', amiss => 'undone');
+	$world->check('a source that went back', gaps => 'source_went_back back', amiss => 'undone');
 	$world->put_back($history, $world->path_of($history, 'unknowing'));
 	@$world{qw(gap began)} = ($gap, $began);
 	$world->work;
-	$world->check('and a history that is put back to before', gaps => 'history went back back', amiss => 'lost',
+	$world->check('and a history that is put back to before', gaps => 'history_went_back back', amiss => 'lost',
 		todo => 'no slot that reaches so far, and the same timeline');
 	return;
 }
@@ -457,7 +457,7 @@ sub source_dumped
 	$history->stop('immediate');
 	$world->work;
 	$world->put_back($history, $world->path_of($history, 'dumped'));
-	$world->check('a dump of the source, a backup of the history', gaps => 'slot dropped', amiss => 'lost');
+	$world->check('a dump of the source, a backup of the history', gaps => 'slot_dropped', amiss => 'lost');
 	return;
 }
 
@@ -479,7 +479,7 @@ sub history_dumped
 	$world->write_past($origin);
 	$world->work;
 	$world->move_history_to('elsewhere');
-	$world->check('a dump of the history, a backup of the source', gaps => 'history moved back', amiss => 'lost undone',
+	$world->check('a dump of the history, a backup of the source', gaps => 'history_moved back', amiss => 'lost undone',
 		todo => 'a history that was dumped does not know which timeline it was read from');
 	return;
 }
@@ -488,7 +488,7 @@ sub history_dumped
 # Each leaves the source and the history as the next one needs them
 #
 
-is($world->new_gaps, 'source started', 'the source is read');
+is($world->new_gaps, 'source_started', 'the source is read');
 
 my @scenarios = (
 	\&recovered_to_time,

@@ -63,7 +63,7 @@ sub refuses
 	ok($copy->poll_query_until('postgres', "SELECT state = 'failed' AND last_error LIKE '$error' FROM bemi.status WHERE source = 's'"),
 		"$name does not read");
 	is($copy->safe_psql('postgres', q{SELECT last_hint FROM bemi.status}),
-		q{If this server replaces the other one: CALL bemi.start('s'); If not: CALL bemi.stop('s', forget => true);},
+		q{If this server replaces the other one: CALL bemi.start('s'); If not: CALL bemi.drop_source('s', force => true);},
 		"$name: the hint");
 	stores($original, "$name: the original goes on");
 
@@ -99,8 +99,8 @@ $original->start;
 my $copy = start_copy('cold', 'cold');
 refuses($copy, "$for_another belongs to the server with data directory \"" . $original->data_dir . '"%', 'a cold copy');
 
-my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.stop('s', drop_slot => true)});
-like($stderr, qr/could not stop source "s" yet.*was started for another server/s, 'nor does it drop the slot');
+my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.drop_source('s')});
+like($stderr, qr/could not drop source "s" yet.*was started for another server/s, 'nor does it drop the slot');
 
 # Whoever makes it the reader must stop the original.
 like(start_error($copy, q{CALL bemi.start('s')}),
@@ -114,7 +114,7 @@ stores($copy, 'then it reads');
 $copy->restart;
 stores($copy, 'and goes on after a restart');
 is($copy->safe_psql('postgres', 'SELECT reason FROM bemi.gaps WHERE "table" IS NULL ORDER BY id'),
-	"source started\nhistory went back", 'with a gap, for what the original has read');
+	"source_started\nhistory_went_back", 'with a gap, for what the original has read');
 
 # The original comes back, and does not know of that.
 $original->start;
@@ -124,13 +124,13 @@ $copy->safe_psql('postgres', q{CALL bemi.stop('s')});
 stores($original, 'and goes on when the slot is free');
 
 # A copy that is to have a history of its own gets a slot of its own.
-$copy->safe_psql('postgres', q{CALL bemi.stop('s', forget => true)});
+$copy->safe_psql('postgres', q{CALL bemi.drop_source('s', force => true)});
 is(start_error($copy, "CALL bemi.start('s', conninfo => '$conninfo')"), '', 'a copy can read the source for itself');
 stores($copy, 'it reads');
 stores($original, 'and so does the original');
 is($source->safe_psql('postgres', "SELECT count(*), bool_or(slot_name = '$slot') FROM pg_replication_slots WHERE active"),
 	'2|t', 'each from its own slot');
-$copy->safe_psql('postgres', q{CALL bemi.stop('s', drop_slot => true)});
+$copy->safe_psql('postgres', q{CALL bemi.drop_source('s')});
 is($source->safe_psql('postgres', 'SELECT slot_name FROM pg_replication_slots'), $slot, 'the copy drops its own');
 $copy->stop;
 

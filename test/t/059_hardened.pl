@@ -75,9 +75,9 @@ my $expected = '1|CREATE|{"id": 1, "card": "[redacted]", "task": "a"}|{"by": "lo
 is(as_role('auditor', sprintf($row, 1)), $expected, 'a reader reads');
 is(as_role('auditor', sprintf($row, 1), 'elsewhere'), $expected, 'a worker elsewhere reads as an ordinary role');
 is(as_role('auditor', 'SELECT state, coalesce(last_error, warning) FROM bemi.status'), 'streaming|', 'a reader sees how the worker is');
-is(as_role('auditor', q{BEGIN; SELECT bemi.sync(); SELECT complete FROM bemi.complete('todo', now()); COMMIT}),
+is(as_role('auditor', q{BEGIN; SELECT bemi.sync(); SELECT complete FROM bemi.completeness('todo', now()); COMMIT}),
 	"\nt", 'a reader asks whether the history is complete');
-is( as_role('auditor', q{SELECT complete FROM bemi.source_complete('shop', 'public', 'todo', to_timestamp(0), to_timestamp(1))}, 'elsewhere'),
+is( as_role('auditor', q{SELECT complete FROM bemi.source_completeness('shop', 'public', 'todo', to_timestamp(0), to_timestamp(1))}, 'elsewhere'),
 	'f', 'also of a source elsewhere');
 
 for my $database ('shop', 'elsewhere')
@@ -136,8 +136,8 @@ $node->safe_psql(
 	REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
 	CREATE ROLE operator LOGIN REPLICATION;
 	GRANT USAGE ON SCHEMA bemi TO operator;
-	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text, boolean, boolean) TO operator});
-is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.stop(drop_slot => true)', 'restored'),
+	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text), bemi.drop_source(text, boolean) TO operator});
+is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.drop_source('main')', 'restored'),
 	'', 'an operator starts and stops a source');
 
 # The worker elsewhere has to be given by name what it needs.

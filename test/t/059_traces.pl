@@ -109,8 +109,8 @@ for my $kind (sort keys %commits)
 	restart_source();
 	put('lost', 1);
 	start_worker();
-	is(begins(), 'slot dropped lately', "$kind is found in the WAL");
-	is($history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps ORDER BY id DESC LIMIT 1}), '', 'and proves that nothing is undone');
+	is(begins(), 'slot_dropped lately', "$kind is found in the WAL");
+	is($history->safe_psql('postgres', q{SELECT detail = bemi.default_detail('slot_dropped') FROM bemi.gaps ORDER BY id DESC LIMIT 1}), 't', 'and proves that nothing is undone');
 }
 is($source->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_replication}), '1', 'no other stream is left behind');
 unlike(slurp_file($source->logfile), qr/could not send data|unexpected EOF|Broken pipe|Connection reset/, 'nor a word in the log');
@@ -153,14 +153,14 @@ sub play
 	return begins();
 }
 
-is(play('snapshot'), 'source went back lately', 'its gap begins where the source went back to');
+is(play('snapshot'), 'source_went_back lately', 'its gap begins where the source went back to');
 like($history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps WHERE to_lsn > from_lsn ORDER BY id DESC LIMIT 1}),
 	qr/^The source went back to [0-9A-F]+\/[0-9A-F]+\. Changes/, 'as it says');
-is(play('short snapshot', short => 1), 'source went back lately', 'also if its WAL ends before what is stored');
-is(play('snapshot and erased', erase => 1), 'source went back lately', 'or what was stored last is erased from the history');
+is(play('short snapshot', short => 1), 'source_went_back lately', 'also if its WAL ends before what is stored');
+is(play('snapshot and erased', erase => 1), 'source_went_back lately', 'or what was stored last is erased from the history');
 
 # A base backup has no WAL of the time before it.
-is(play('base backup', backup => 1), 'source went back ever', 'a base backup does not show how far it went back');
+is(play('base backup', backup => 1), 'source_went_back ever', 'a base backup does not show how far it went back');
 my $detail = $history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps ORDER BY id DESC LIMIT 1});
 like($detail, qr/^The source went back to before .* If you know to which time it went back: UPDATE bemi\.gaps SET from_time = '\.\.\.' WHERE id = \d+;$/, 'as its gap says');
 my ($update) = $detail =~ /(UPDATE .*;)$/;
@@ -182,7 +182,7 @@ drop_slot();
 remove_wal();
 put('lost', 1);
 start_worker();
-is(begins(), 'slot dropped lately', 'the WAL is gone, but the source was not restarted');
+is(begins(), 'slot_dropped lately', 'the WAL is gone, but the source was not restarted');
 
 # The slot itself proves what it has confirmed.
 put('stored', 2);
@@ -196,7 +196,7 @@ is($source->safe_psql('postgres', q{SELECT wal_status FROM pg_replication_slots}
 restart_source();
 put('lost', 1);
 start_worker();
-is(begins(), 'slot lost lately', 'and proves that the source has what is stored, although it was restarted');
+is(begins(), 'slot_lost lately', 'and proves that the source has what is stored, although it was restarted');
 $source->safe_psql('postgres', q{ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()});
 
 # Nothing proves anything.
@@ -209,7 +209,7 @@ remove_wal();
 restart_source();
 put('lost', 1);
 start_worker();
-is(begins(), 'slot dropped ever', 'the WAL is gone, and the source was restarted: nothing is claimed');
+is(begins(), 'slot_dropped ever', 'the WAL is gone, and the source was restarted: nothing is claimed');
 $detail = $history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps ORDER BY id DESC LIMIT 1});
 like($detail, qr/^Nothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction \d+ at [0-9A-F\/]+ \(requested WAL segment \w+ has already been removed\)\. If it has them: UPDATE bemi\.gaps SET from_time = '[^']+' WHERE id = \d+;$/,
 	'as the gap says');
@@ -217,7 +217,7 @@ like($detail, qr/^Nothing proves that the source still has the changes that are 
 $history->safe_psql('postgres', $update);
 is(faults(), '', 'who knows that nothing was undone shortens the gap');
 is( $history->safe_psql('postgres', q{
-		SELECT bool_and(c.complete) FROM bemi.changes h, bemi.source_complete('s', 'public', 't', h.committed_at, h.committed_at + interval '1 microsecond') c
+		SELECT bool_and(c.complete) FROM bemi.changes h, bemi.source_completeness('s', 'public', 't', h.committed_at, h.committed_at + interval '1 microsecond') c
 		WHERE h.id = (SELECT id FROM bemi.changes WHERE after ->> 'v' = 'stored' ORDER BY id DESC OFFSET 1 LIMIT 1)}),
 	't', 'and with that, what is stored is complete');
 

@@ -68,7 +68,7 @@ BEGIN
   EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'the last changes could not be stored: %', SQLERRM;
   END;
-  CALL bemi.stop(drop_slot => true);
+  CALL bemi.drop_source('main');
 END
 $bemi$`;
 

@@ -197,7 +197,7 @@ test('TypeScript and CommonJS migrations run, too', async () => {
     await started(orm);
     await withBemiContext({ format, again: true }, () => orm.em.fork().execute('INSERT INTO todo DEFAULT VALUES'));
     assertAllHave({ format, again: true }, (await changes(orm)).slice(1), 1);
-    const gaps = "SELECT count(*)::int AS count FROM bemi.gaps WHERE reason = 'source stopped'";
+    const gaps = "SELECT count(*)::int AS count FROM bemi.gaps WHERE reason = 'source_dropped'";
     assert.equal((await orm.em.fork().execute(gaps))[0].count, 3);
   }
 });

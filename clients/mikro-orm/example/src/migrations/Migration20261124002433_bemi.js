@@ -66,7 +66,7 @@ export class Migration20261124002433_bemi extends Migration {
         EXCEPTION WHEN OTHERS THEN
           RAISE WARNING 'the last changes could not be stored: %', SQLERRM;
         END;
-        CALL bemi.stop(drop_slot => true);
+        CALL bemi.drop_source('main');
       END
       $bemi$
     `);

@@ -1,0 +1,184 @@
+# What users call and read: every documented call works as it is written, and every
+# reason for a gap is a code that is documented.
+#
+# The names of functions, of their arguments and the codes of bemi.gaps are an interface
+# that cannot change after a release. A call in the README with an argument whose name
+# is a reserved word fails only for the reader who copies it; so each call is made here
+# once, with all its arguments by name, and the lists are compared with those that the
+# catalog has. The reasons are also compared with the README's table and with the strings
+# in the C code, because a reason that is missing in one of them is noticed only on the
+# day when something is lost.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = bemi_node('main', conf => "bemi.max_sources = 8\n");
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+sub error_of
+{
+	my ($statement) = @_;
+	my ($status, $stdout, $stderr) = $node->psql('postgres', $statement);
+
+	return $stderr;
+}
+
+sql(q{
+	CREATE SCHEMA shop;
+	CREATE ROLE operator REPLICATION;
+	CREATE TABLE todo (id int PRIMARY KEY, task text, note text, mail text);
+	CREATE TABLE by_hand (id int PRIMARY KEY)});
+
+#
+# Calls
+#
+
+my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
+
+my @calls = (
+	[ q{SELECT bemi.track('todo')}, '' ],
+	[ q{SELECT bemi.track(target => 'todo', ignore => '{note}', redact => '{mail}', redact_hash => '{task}')}, '' ],
+	[ q{SELECT bemi.untrack(target => 'todo')}, '' ],
+	[ q{SELECT bemi.track_schema('shop')}, '' ],
+	[ q{SELECT bemi.untrack_schema('shop')}, '' ],
+	[ q{SELECT bemi.track('todo', ignore => '{}', redact => '{}', redact_hash => '{}')}, '' ],
+	[ q{CREATE TRIGGER context BEFORE INSERT ON by_hand FOR EACH STATEMENT EXECUTE FUNCTION bemi.emit_context()}, '' ],
+	[ q{CALL bemi.start()}, '' ],
+	[ q{CALL bemi.stop()}, '' ],
+	[ q{CALL bemi.start(name => 'main', wait => false)}, '' ],
+	[ q{CALL bemi.stop(name => 'main')}, '' ],
+	[ q{CALL bemi.start('main')}, '' ],
+	[ q{SELECT bemi.set_source_owner(source => 'main', owner => 'operator')}, '' ],
+	[ qq{CALL bemi.start('orders', conninfo => '$conninfo')}, '' ],
+
+	[ q{SELECT bemi.set_context('{"user": 1}', is_local => false)}, '' ],
+	[ q{BEGIN; SELECT bemi.set_context('{"user": 1}'); SELECT bemi.merge_context('{"n": 2}', is_local => true); COMMIT}, "\n" ],
+	[ q{SELECT bemi.set_context('{"user": 1}', is_local => false); SELECT bemi.current_context()}, qq{\n{"user": 1}} ],
+	[ q{INSERT INTO todo VALUES (1, 'task'); SELECT bemi.sync(timeout => '60s')}, '' ],
+	[ q{SELECT bemi.full_context(c) FROM bemi.changes c WHERE source = 'main'}, '{}' ],
+	[ q{SELECT bemi.sync()}, '' ],
+
+	[ q{SELECT bemi.complete('todo')}, 'f' ],
+	[ q{SELECT bemi.complete('todo', '2026-11-01', '2026-11-23')}, qr/^[tf]$/ ],
+	[ q{SELECT bemi.complete('todo', from_time => '2026-11-01', to_time => '2026-11-23')}, qr/^[tf]$/ ],
+	[ q{SELECT bemi.complete(target => 'todo', from_time => committed_at, to_time => committed_at) FROM bemi.changes WHERE source = 'main'}, 't' ],
+	[ q{SELECT bool_or(complete), string_agg(reason, ',' ORDER BY reason), bool_and(source = 'main' AND missing_from = '-infinity' AND missing_to < now() AND detail LIKE '%.')
+		FROM bemi.completeness('todo')},
+		'f|source_started|t' ],
+	[ q{SELECT x.* FROM bemi.changes, bemi.completeness(target => 'todo', from_time => committed_at, to_time => committed_at) x WHERE changes.source = 'main'}, qr/^t\|(main|orders)\|\|\|\|$/ ],
+	[ q{SELECT bemi.source_complete('orders', 'public', 'todo')}, 'f' ],
+	[ q{SELECT bemi.source_complete(source_name => 'orders', schema_name => 'public', table_name => 'todo', from_time => '2001-01-01', to_time => '2001-01-02')}, 'f' ],
+	[ q{SELECT complete, source, reason FROM bemi.source_completeness('orders', 'public', 'nosuch', from_time => '2001-01-01', to_time => '2001-01-02') ORDER BY reason},
+		"f|orders|not_tracked\nf|orders|source_started" ],
+	[ q{SELECT count(*) FROM bemi.source_completeness(source_name => 'orders', schema_name => 'public', table_name => 'todo', from_time => '-infinity', to_time => now())}, qr/^[12]$/ ],
+	[ q{BEGIN; SELECT bemi.sync(); SELECT bemi.complete('todo', from_time => now()); COMMIT}, "\nt" ],
+
+	[ q{SELECT bemi.hold('2026-01-01', '2026-04-01')}, '' ],
+	[ q{SELECT bemi.release('2026-01-01', '2026-04-01')}, '' ],
+	[ q{SELECT bemi.hold(from_time => '2026-01-01', to_time => '2026-04-01', reason => 'audit')}, '' ],
+	[ q{SELECT bemi.make_partition('2020-02-03')}, '' ],
+	[ q{SELECT bemi.hold_partition('bemi.changes_2020_02', reason => 'case 12')}, '' ],
+	[ q{SELECT reason, to_time - from_time FROM bemi.holds ORDER BY from_time}, "case 12|29 days\naudit|90 days" ],
+	[ q{SELECT bemi.release(from_time => '2026-01-01', to_time => '2026-04-01')}, '' ],
+	[ q{SELECT bemi.release_partition('bemi.changes_2020_02')}, '' ],
+	[ q{SELECT bemi.hold_partition(partition => 'bemi.changes_2020_02')}, '' ],
+	[ q{SELECT bemi.release_partition(partition => 'bemi.changes_2020_02'); SELECT count(*) FROM bemi.holds}, "\n0" ],
+
+	[ q{GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack, bemi.hold, bemi.release, bemi.hold_partition, bemi.release_partition,
+		bemi.complete, bemi.completeness, bemi.source_complete, bemi.source_completeness TO operator}, '' ],
+	[ q{GRANT EXECUTE ON PROCEDURE bemi.start, bemi.stop, bemi.drop_source TO operator}, '' ],
+
+	[ q{SELECT bemi.grant_read('operator'); SELECT bemi.revoke_read(reader => 'operator')}, "\n" ],
+
+	[ q{CALL bemi.drop_source('orders')}, '' ],
+	[ qq{CALL bemi.start('orders', conninfo => '$conninfo'); CALL bemi.drop_source('orders', force => true)}, '' ],
+	[ q{SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%\_orders\_%'}, '' ],
+	[ q{CALL bemi.drop_source(name => 'main', force => false)}, '' ],
+	[ q{SELECT count(*) FROM bemi.sources UNION ALL SELECT count(*) FROM pg_replication_slots UNION ALL SELECT count(*) FROM bemi.changes WHERE source = 'main'}, "0\n0\n1" ],
+);
+
+for my $call (@calls)
+{
+	my ($statement, $expected) = @$call;
+	my ($status, $stdout, $stderr) = $node->psql('postgres', $statement);
+	my $name = $statement =~ s/\s+/ /gr;
+
+	is($stderr, '', "$name: no message");
+	ref $expected ? like($stdout, $expected, $name) : is($stdout, $expected, $name);
+}
+
+# By their comments, these are the functions that users call.
+my $public = q{pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+	AND coalesce(obj_description(p.oid, 'pg_proc'), '') !~ '^(internal:|event trigger function)'};
+
+# Completeness of the list above.
+my $made = join ' ', map { $_->[0] } @calls;
+my @uncalled = grep { $made !~ /bemi\.$_\b/ } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
+is("@uncalled", '', 'no public function or procedure is without its call here');
+
+my $readme = slurp_file('README.md');
+my @undocumented = grep { $readme !~ /^\|[^|]*\bbemi\.$_\(/m } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
+is("@undocumented", '', 'nor without its row in the reference');
+
+# Category U and T may name arguments without quotes, all others may not.
+is( sql(qq{
+		SELECT p.proname, a.name FROM (SELECT p.proname, p.proargnames FROM $public) p, unnest(p.proargnames) a(name)
+		WHERE a.name !~ '^[a-z_]+\$' OR EXISTS (SELECT FROM pg_get_keywords() k WHERE k.word = a.name AND k.catcode NOT IN ('U', 'T'))}),
+	'', 'no argument or result has a name that needs quotes');
+is(sql("SELECT p.proname FROM $public GROUP BY 1 HAVING count(*) > 1"), '', 'no two functions share a name');
+
+# What changed its words before the first release, so that nobody finds both.
+like(error_of(q{CALL bemi.stop('main', drop_slot => true)}), qr/procedure bemi\.stop\(unknown, drop_slot => boolean\) does not exist/, 'stop() only stops');
+like(error_of(q{CALL bemi.drop_source()}), qr/procedure bemi\.drop_source\(\) does not exist/, 'what is dropped is named');
+like(error_of(q{SELECT bemi.complete('todo', '2026-11-23', '2026-11-01')}), qr/time range from .* is not valid/, 'complete() checks times as completeness() does');
+like(error_of(q{SELECT bemi.source_complete('main', NULL, 'todo')}), qr/source, table and times must not be null/, 'and source_complete()');
+is(sql(q{SELECT reason, detail FROM bemi.completeness('by_hand')}) =~ s/\n.*//sr, 'not_tracked|No time is known at which the table was tracked.', 'a table that is not tracked');
+sql('CREATE DATABASE bare');
+$node->safe_psql('bare', 'CREATE EXTENSION bemi; CREATE TABLE t ()');
+is($node->safe_psql('bare', q{SELECT bemi.complete('t'); SELECT * FROM bemi.completeness('t')}), "f\nf||no_source|-infinity||No source reads this database.", 'a database that is not read');
+
+#
+# Reasons
+#
+
+my ($section) = $readme =~ /^### Is it whole\?\n(.*?)^### /ms;
+my @documented = sort grep { $_ ne 'reason' } $section =~ /^\| `([a-z_]+)` \|/mg;
+my @storable = split /\n/, sql(q{
+	SELECT m[1] FROM regexp_matches((SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'gaps_reason_check'), '''(\w+)''', 'g') m});
+my @computed = qw(not_stored_yet not_tracked no_source);
+
+is("@documented", join(' ', sort @storable, @computed), 'the README has a row for each reason, and for no other');
+my %storable = map { $_ => 1 } @storable;
+
+# Every reason has its own sentence.
+my $list = join ', ', map { "('$_')" } @documented;
+is( sql(qq{SELECT count(DISTINCT bemi.default_detail(v.code)) FROM (VALUES $list) v(code)}),
+	scalar @documented, 'each has a sentence of its own');
+is(sql(qq{SELECT v.code FROM (VALUES $list) v(code) WHERE bemi.default_detail(v.code) !~ '^[A-Z].*[.]\$'}), '', 'with a beginning and an end');
+is(sql(q{SELECT bemi.default_detail('nonsense') IS NULL}), 't', 'what is no reason has none');
+
+# No other can be stored, nor any without a sentence.
+like(error_of(q{INSERT INTO bemi.gaps (reason, from_time, detail) VALUES ('slot dropped', '-infinity', 'x')}),
+	qr/violates check constraint "gaps_reason_check"/, 'no other reason is stored');
+like(error_of(q{INSERT INTO bemi.gaps (reason, from_time) VALUES ('retention', '-infinity')}),
+	qr/null value in column "detail"/, 'nor one without a sentence');
+
+# Those that the worker gives, of which the tests of losses may not make each.
+my @given = map { slurp_file($_) =~ /(?:\breason =|\bopen_gap\()([^;]*);/g } glob 'src/*.c src/*/*.c';
+my %codes = map { $_ => 1 } map { /"([a-z]\w*)"/g } @given;
+cmp_ok(scalar keys %codes, '>=', 10, 'the C code is searched for reasons');
+is(join(' ', grep { !$storable{$_} } sort keys %codes), '', 'each of them can be stored');
+
+is(sql('SELECT DISTINCT reason FROM bemi.gaps ORDER BY 1'), "source_dropped\nsource_started", 'what the calls above have left');
+is( sql(q{SELECT DISTINCT detail FROM bemi.gaps ORDER BY 1}),
+	"The source was dropped. What is committed until it is started again is not in the history.\n"
+	  . 'The source was started for the first time. What was committed before is not in the history.',
+	'is explained');
+
+done_testing();
