@@ -1295,7 +1295,7 @@ COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
 -- the last change: the last one in commit order, since the one with the greatest time may
 -- come from before the clock was set back. Commit times are not quite in commit order. What
 -- a clock that was ahead has said does not count. A gap that is open already began earlier,
--- and stays.
+-- and stays, unless the source went back since to before it.
 --
 -- If nothing proves that the source still has what is stored, the gap begins with the
 -- history, and the detail ends with the statement that shortens it.
@@ -1308,8 +1308,10 @@ AS $$
 DECLARE
 	last record;
 	gap bigint;
+	former bemi.gaps;
 BEGIN
-	IF EXISTS (SELECT FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL) THEN
+	SELECT g.* INTO former FROM bemi.gaps g WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_time IS NULL;
+	IF FOUND AND proven AND NOT goes_back THEN
 		RETURN;
 	END IF;
 	IF goes_back AND (until_lsn <= from_lsn) IS NOT TRUE THEN
@@ -1334,11 +1336,20 @@ BEGIN
 		SELECT max(g.to_time) INTO until FROM bemi.gaps g
 			WHERE g.source = open_gap.source AND g."table" IS NULL AND g.to_lsn <= open_gap.from_lsn AND g.to_time <= clock_timestamp();
 	END IF;
-	INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
-		VALUES (source, reason, CASE WHEN proven THEN nullif(from_lsn, '0/0') END,
-			CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, coalesce(detail, bemi.default_detail(reason)))
-		RETURNING id INTO gap;
-	UPDATE bemi.gaps g SET detail = format('%s UPDATE bemi.gaps SET from_time = %L WHERE id = %s;', g.detail, coalesce(until::text, '...'), gap)
+	IF former.id IS NULL THEN
+		INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
+			VALUES (source, reason, CASE WHEN proven THEN nullif(from_lsn, '0/0') END,
+				CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, coalesce(detail, bemi.default_detail(reason)))
+			RETURNING id INTO gap;
+	ELSE
+		UPDATE bemi.gaps g SET from_lsn = CASE WHEN proven THEN nullif(open_gap.from_lsn, '0/0') END,
+				from_time = CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END,
+				detail = concat_ws(' ', former.detail, open_gap.detail)
+			WHERE g.id = former.id AND g.from_time > CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END
+			RETURNING g.id INTO gap;
+	END IF;
+	UPDATE bemi.gaps g SET detail = format('%s UPDATE bemi.gaps SET from_time = %L WHERE id = %s;', g.detail,
+			coalesce(least(until, former.from_time)::text, '...'), gap)
 		WHERE g.id = gap AND NOT proven;
 END
 $$;
@@ -1479,7 +1490,7 @@ CREATE FUNCTION bemi.record_changed_rows(source text, server text, relation oid,
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time, detail)
-		SELECT t.source, t.schema, t."table", 'rows_changed_by_ddl', $4, $4, e.from_time, e.to_time, $6
+		SELECT t.source, t.schema, t."table", 'rows_changed_by_ddl', $4, $4, e.from_time, e.to_time, coalesce($6, bemi.default_detail('rows_changed_by_ddl'))
 		FROM bemi.source_tables t,
 			-- Commit times can be as far off as the type allows.
 			(SELECT CASE WHEN $5 > '4714-11-24 00:00:00+00 BC' THEN $5 - interval '1 microsecond' ELSE $5 END,
@@ -1595,14 +1606,9 @@ BEGIN
 	UPDATE bemi.gaps g SET to_lsn = at_lsn, to_time = at_time, from_time = CASE WHEN g.from_time <= at_time THEN g.from_time ELSE '-infinity' END
 		WHERE g.source = close_gap.source AND g."table" IS NULL AND g.to_time IS NULL;
 	IF NOT FOUND THEN
-		is_first := NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = close_gap.source AND g."table" IS NULL);
-		-- A history that has gaps of a source which was never started here came with a dump.
+		is_first := true;
 		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time, detail)
-			VALUES (close_gap.source, CASE WHEN is_first THEN 'source_started' ELSE 'history_moved' END,
-				coalesce((SELECT p.stored_until FROM bemi.source_progress p
-					WHERE p.source = close_gap.source AND NOT is_first AND p.stored_until <= close_gap.at_time), '-infinity'),
-				at_lsn, at_time, CASE WHEN is_first THEN bemi.default_detail('source_started') ELSE
-					'The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE ''bemi%'' AND NOT active;' END);
+			VALUES (close_gap.source, 'source_started', '-infinity', at_lsn, at_time, bemi.default_detail('source_started'));
 	END IF;
 
 	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
@@ -1669,7 +1675,11 @@ CREATE TABLE bemi.source_progress (
 	changed_lsn pg_lsn,
 	changed_at timestamptz,
 	changed_xid bigint,
-	server_started_at timestamptz
+	server_started_at timestamptz,
+	system_identifier text,
+	timeline bigint,
+	timeline_ancestors text,
+	database text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
 COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
@@ -1682,6 +1692,10 @@ COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transactio
 COMMENT ON COLUMN bemi.source_progress.changed_at IS 'commit time of that transaction';
 COMMENT ON COLUMN bemi.source_progress.changed_xid IS 'its transaction id at the source';
 COMMENT ON COLUMN bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
+COMMENT ON COLUMN bemi.source_progress.system_identifier IS 'as in bemi.sources, which is not in a dump: of the server that is read';
+COMMENT ON COLUMN bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
+COMMENT ON COLUMN bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
+COMMENT ON COLUMN bemi.source_progress.database IS 'the same: database that is read';
 COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
 

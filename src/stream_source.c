@@ -392,7 +392,8 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 
 /*
  * Slots of bemi in this database of the source that nobody reads, other than one, as a
- * list of BemiIdleSlot.  Those that keep most come first.
+ * list of BemiIdleSlot.  Those that keep most come first.  Not those that a standby (17
+ * or newer) copies from its primary: there nobody can read or drop them.
  */
 List *
 bemi_stream_idle_slots(BemiStream *stream, const char *but)
@@ -404,6 +405,7 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 								   " WHERE s.database = current_database() AND s.plugin = 'pgoutput'"
 								   " AND s.slot_name ~ '^bemi_[0-9]+_' AND s.slot_name <> %s"
 								   " AND NOT s.active AND s.restart_lsn <= l.lsn"
+								   " AND NOT (pg_is_in_recovery() AND coalesce(to_jsonb(s) ->> 'synced', 'false') = 'true')"
 								   " ORDER BY s.restart_lsn, s.slot_name", quote_literal_cstr(but));
 	PGresult   *result = bemi_stream_query(stream, command);
 	List	   *slots = NIL;

@@ -286,7 +286,7 @@ find_page_size(BemiStream *stream)
 {
 	PGresult   *result =
 		bemi_stream_query(stream, "SELECT current_setting('wal_block_size')");
-	uint32		size = strtoul(PQgetvalue(result, 0, 0), NULL, 10);
+	uint32		size = PQntuples(result) == 1 ? strtoul(PQgetvalue(result, 0, 0), NULL, 10) : 0;
 
 	PQclear(result);
 	if (size < sizeof(XLogLongPageHeaderData) || (size & (size - 1)) != 0)

@@ -187,6 +187,7 @@ typedef struct BemiSourceRow
 	char	   *slot_name;
 	char	   *reader;			/* server that reads it; NULL: the next to come */
 	bool		gap_open;		/* that concerns all tables */
+	bool		was_read;		/* by this history, here or elsewhere */
 } BemiSourceRow;
 
 /* worker_source.c */

@@ -19,12 +19,15 @@
  *
  * Whether the source has gone back is found out apart from whether a new slot is
  * needed: by its timelines (worker_timeline.c), by the end of its WAL, by the
- * transactions that it sends again (worker_witness.c), and without a slot by its WAL
- * (worker_trace.c).  Where none of them proves anything, the gap begins with the history.
+ * transactions that it sends again (worker_witness.c), and by its WAL (worker_trace.c) if
+ * there is no slot, or if the slot is ahead of the history.  Where none of them proves
+ * anything, the gap begins with the history.
  *
  * The slot is never confirmed beyond the origin (see bemi_history_advance()),
- * so one that is ahead of it tells that the destination has lost something,
- * being restored from a backup for instance.
+ * so one that is ahead of it shows that the destination has lost something,
+ * being restored from a backup for instance.  A history that came with a dump
+ * has no slot and no origin, but it has the identity of its source and the
+ * last transaction (bemi.source_progress), so it is compared with the source, too.
  *
  * Which tables are tracked comes with the stream, and at its beginning from
  * the source's catalog; for a source without the extension from there with
@@ -53,11 +56,12 @@ typedef struct Finding
 
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
 	const char *detail;			/* sentence for people; NULL: that of the code */
+	const char *doubt;			/* what is not proven, and how to go on */
+	bool		history_is_old; /* the reason is on this side, and stays */
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
 	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was read */
 	bool		went_back;		/* and what is stored from there on is undone */
-	bool		unproven;		/* whether it went back is not known */
 	BemiWitness witness;		/* to be met, if nothing was lost */
 	bool		skips;			/* one transaction only */
 } Finding;
@@ -93,9 +97,6 @@ note_way_back(Finding *finding, XLogRecPtr position)
 {
 	finding->went_back = true;
 	finding->parted_at = position;
-	if (finding->detail == NULL)
-		finding->detail = psprintf("The source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
-								   LSN_FORMAT_ARGS(position));
 }
 
 /*
@@ -165,6 +166,7 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 	{
 		finding->reason = "history_went_back";
 		finding->resume = confirmed;
+		finding->history_is_old = true;
 		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
 	}
 	else if (finding->parted_at < finding->origin || bemi_my_worker->in_doubt)
@@ -277,14 +279,13 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLog
 
 	if (!bemi_stores_undone(parted_at, finding->origin))
 		return;
-	if (!is_on_other_path(finding, row))
+	if (!is_on_other_path(finding, row) && !finding->history_is_old)
 		finding->reason = "source_went_back";
 	finding->parted_at = parted_at;
 	if (!XLogRecPtrIsInvalid(common))
 		return;
-	finding->unproven = true;
-	finding->detail = psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
-							   LSN_FORMAT_ARGS(gone));
+	finding->doubt = psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
+							  LSN_FORMAT_ARGS(gone));
 }
 
 /*
@@ -301,21 +302,20 @@ find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last
 		return;
 	if (finding->parted_at < finding->origin)
 		note_way_back(finding, finding->parted_at);
-	finding->unproven = true;
-	finding->detail = psprintf("%s%sNothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction %u at %X/%X (%s). If it has them:",
-							   finding->detail ? finding->detail : "", finding->detail ? " " : "",
-							   last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal);
+	finding->doubt = psprintf("Nothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction %u at %X/%X (%s). If it has them:",
+							  last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal);
 }
 
 /*
- * A new slot does not tell whether the source still has what is stored, so its WAL is
- * asked.  Not for what the former slot has confirmed: its state is as old as the WAL.  And
- * not on the same server, which takes the history back with the source.
+ * Neither a new slot nor one that is ahead of the history shows whether the source still has
+ * what is stored, so its WAL is read.  Not for what the former slot has confirmed: its state
+ * is as old as the WAL.  And not on the same server, which takes the history back with the
+ * source.
  */
 static void
 trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	XLogRecPtr	from = finding->slot.confirmed <= finding->origin ?
+	XLogRecPtr	from = row->slot_made && finding->slot.confirmed <= finding->origin ?
 		finding->slot.confirmed : InvalidXLogRecPtr;
 	XLogRecPtr	to = Min(finding->origin, finding->parted_at);
 	BemiStored	last;
@@ -361,6 +361,25 @@ open_gap(const char *reason, XLogRecPtr from, const char *detail, bool goes_back
 }
 
 /*
+ * The sentences of a gap's detail, palloc'd; NULL if there are none.
+ */
+static char *
+describe_loss(const Finding *finding)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	if (finding->detail != NULL)
+		appendStringInfoString(&detail, finding->detail);
+	if (finding->went_back && !XLogRecPtrIsInvalid(finding->parted_at))
+		appendStringInfo(&detail, "%sThe source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
+						 detail.len > 0 ? " " : "", LSN_FORMAT_ARGS(finding->parted_at));
+	if (finding->doubt != NULL)
+		appendStringInfo(&detail, "%s%s", detail.len > 0 ? " " : "", finding->doubt);
+	return detail.len > 0 ? detail.data : NULL;
+}
+
+/*
  * Writes down what was lost, so that it stays whatever comes next.
  */
 static void
@@ -374,7 +393,7 @@ record_loss(const Finding *finding)
 	bemi_begin_transaction();
 	open_gap(finding->reason,
 			 finding->went_back ? finding->parted_at : finding->origin,
-			 finding->detail, finding->went_back, !finding->unproven);
+			 describe_loss(finding), finding->went_back, finding->doubt == NULL);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -404,7 +423,7 @@ make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 
 /*
  * Notes what the source is, for the next comparison, within the current
- * transaction.
+ * transaction.  Twice, because bemi.sources is not in a dump.
  */
 static void
 note_identity(const Finding *finding)
@@ -418,6 +437,9 @@ note_identity(const Finding *finding)
 
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
 					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
+					   lengthof(types), types, values, ancestors ? NULL : "   n");
+	bemi_run_on_source("UPDATE bemi.source_progress SET system_identifier = $2,"
+					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE source = $1",
 					   lengthof(types), types, values, ancestors ? NULL : "   n");
 	bemi_run_on_source("UPDATE bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
 					   " WHERE source = $1", 3, types, values, NULL);
@@ -689,6 +711,53 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 }
 
 /*
+ * A history that has come with a dump has no origin.  It reaches as far as the last
+ * transaction that it has.
+ */
+static void
+find_reach(Finding *finding)
+{
+	BemiWitness last;
+
+	if (!XLogRecPtrIsInvalid(finding->origin))
+		return;
+	bemi_find_witness(InvalidXLogRecPtr, PG_UINT64_MAX, &last);
+	if (!XLogRecPtrIsInvalid(last.stored.commit_lsn))
+		finding->origin = last.stored.commit_lsn + 1;
+}
+
+/*
+ * Decides what was lost, for a source that has no slot yet, or for which it was given up
+ * before.  A source that was never read has lost nothing.
+ */
+static void
+find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
+{
+	if (!row->was_read)
+		return;
+	find_reach(finding);
+	finding->parted_at = find_parting(finding, row);
+	if (!row->gap_open)
+	{
+		finding->reason = "history_moved";
+		finding->history_is_old = true;
+		finding->detail = "The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
+	}
+	else if (row->system_identifier != NULL && !is_another(finding, row))
+		find_lost_slot(finding, row);
+}
+
+/*
+ * Whether only the source's WAL shows if the source still has what is stored.
+ */
+static bool
+is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
+{
+	return row->system_identifier != NULL && !is_another(finding, row) &&
+		(XLogRecPtrIsInvalid(finding->resume) || finding->slot.confirmed > finding->origin);
+}
+
+/*
  * Collects what the source says, and decides what was lost.
  */
 static void
@@ -700,13 +769,14 @@ find_out(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	bemi_begin_transaction();
 	finding->origin = bemi_origin_position();
 	bemi_end_transaction();
-	if (!row->slot_made)
-		return;
-	find_loss(stream, finding, row);
+	if (row->slot_made)
+		find_loss(stream, finding, row);
+	else
+		find_loss_without_slot(finding, row);
 
 	if (finding->reason == NULL)
 		return;
-	if (XLogRecPtrIsInvalid(finding->resume) && !is_another(finding, row))
+	if (is_to_be_traced(finding, row))
 	{
 		trace_stored(stream, finding, row);
 		if (finding->parted_at < finding->origin)

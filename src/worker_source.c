@@ -104,7 +104,8 @@ value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
 /*
  * Reads the worker's row, whose texts go into "memory", within a transaction
  * that has locked the sources.  The row is missing if the source was dropped,
- * and with it the table if the extension was.
+ * and with it the table if the extension was.  What the source was is not in the
+ * row of a history that came with a dump, but in its progress.
  */
 static void
 read_row(BemiSourceRow *row, MemoryContext memory)
@@ -117,12 +118,17 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		return;
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo, system_identifier,"
-							  " timeline::text, database, slot_name::text,"
+	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo,"
+							  " coalesce(s.system_identifier, p.system_identifier),"
+							  " (CASE WHEN s.system_identifier IS NULL THEN p.timeline ELSE s.timeline END)::text,"
+							  " coalesce(s.database, p.database), slot_name::text,"
 							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text, timeline_ancestors, reader,"
-							  " (SELECT p.server_started_at FROM bemi.source_progress p WHERE p.source = s.name)"
-							  " FROM bemi.sources s WHERE name = $1",
+							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text,"
+							  " CASE WHEN s.system_identifier IS NULL THEN p.timeline_ancestors ELSE s.timeline_ancestors END,"
+							  " reader, p.server_started_at, EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
+							  " AND g.\"table\" IS NULL)::text"
+							  " FROM bemi.sources s LEFT JOIN bemi.source_progress p ON p.source = s.name"
+							  " WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
 	if (SPI_processed == 1)
@@ -145,6 +151,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->ancestors = copy_value(tuple, columns, 9, memory);
 		row->reader = copy_value(tuple, columns, 10, memory);
 		row->started_at = value_or_zero(tuple, columns, 11);
+		row->was_read = strcmp(SPI_getvalue(tuple, columns, 12), "true") == 0;
 	}
 	SPI_finish();
 }

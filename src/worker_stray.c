@@ -25,6 +25,23 @@
 #define LONGEST_ENTRY	(NAMEDATALEN + 40)
 
 /*
+ * Whether a slot is that of a source.  While no worker has looked at the source since
+ * the server started, only the beginning of the slot's name is known.  Caller holds the
+ * lock.
+ */
+static bool
+is_slot_of(const BemiWorker *worker, const char *slot)
+{
+	char		origin[NAMEDATALEN];
+	int			len;
+
+	if (worker->slot[0] != '\0')
+		return strcmp(worker->slot, slot) == 0;
+	len = snprintf(origin, NAMEDATALEN, "bemi_%u_%s", worker->database, worker->source);
+	return strncmp(origin, slot, len) == 0 && (slot[len] == '_' || slot[len] == '\0');
+}
+
+/*
  * Whether a slot is that of a source of this server.
  */
 static bool
@@ -37,7 +54,7 @@ is_known_here(const char *slot)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
-		found = worker->in_use && strcmp(worker->slot, slot) == 0;
+		found = worker->in_use && is_slot_of(worker, slot);
 	}
 	LWLockRelease(bemi_shared->lock);
 	return found;

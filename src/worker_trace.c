@@ -3,10 +3,12 @@
  * worker_trace.c
  *		What the source's WAL shows of what is stored, where no slot can be asked.
  *
- * A slot that is new, or about to be made, does not tell whether the source
+ * A slot that is new, or about to be made, does not show whether the source
  * has gone back: a base backup that is started as if after a crash has no
  * slots, the same system identifier and the same timeline.  If it has written
- * past what is stored, positions tell nothing, either.
+ * past what is stored, positions prove nothing, either.  Nor does a slot that
+ * is ahead of a history that was restored, or none yet for one that came with
+ * a dump.
  *
  * So the last transaction with changes is looked for in the source's WAL
  * (stream_wal.c).  If something else is there, the last one that the source

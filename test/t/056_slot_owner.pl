@@ -236,9 +236,12 @@ like($elsewhere->safe_psql('restored', 'SELECT warning FROM bemi.status'),
 	'the slot of the former server is named, and only that');
 like(slurp_file($elsewhere->logfile), qr/LOG:  bemi: slots without a reader keep write-ahead log at source "s": $slot \(/, 'also in the log');
 $source->safe_psql('postgres', "SELECT pg_drop_replication_slot('$slot')");
+my $log_size = -s $elsewhere->logfile;
 $elsewhere->restart;
 stores($elsewhere, 'the new one reads', 'restored');
 is($elsewhere->safe_psql('restored', 'SELECT warning FROM bemi.status'), '', 'without a warning when the slot is dropped');
+unlike(substr(slurp_file($elsewhere->logfile), $log_size), qr/slots without a reader/,
+	'nor is the slot of a source named that no worker has looked at since the restart');
 
 $elsewhere->stop;
 $source->stop;

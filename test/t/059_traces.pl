@@ -169,6 +169,93 @@ $history->safe_psql('postgres', $update =~ s/\.\.\./$time/r);
 is(faults(), '', 'who knows when the backup was made shortens the gap');
 
 #
+# A dump of the history, which has neither slot nor origin, while a snapshot is put back
+#
+
+# Dumps the history and restores it into a database of its own.
+sub dump_history
+{
+	my ($database) = @_;
+	my $dump = $history->basedir . "/$database.sql";
+
+	$history->command_ok([ 'pg_dump', '-f', $dump, $history->connstr('postgres') ], "$database: the history is dumped");
+	$history->safe_psql('postgres', "CREATE DATABASE $database");
+	$history->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $history->connstr($database) ], "$database: and restored");
+	return;
+}
+
+# Writes rows, and waits until the history's tables have that all before is stored: it is
+# noted with some changes.
+sub put_and_note
+{
+	my ($value) = @_;
+	my $now;
+
+	put($value, 3);
+	$now = $source->safe_psql('postgres', 'SELECT clock_timestamp()');
+	wait_until_known();
+	$history->poll_query_until('postgres', "SELECT stored_until > '$now' FROM bemi.status") or die 'it is not known';
+
+	# Without wait_until_stored(), which takes a segment of WAL.
+	for (1 .. 1000)
+	{
+		put("after $value", 1);
+		$history->poll_query_until('postgres', "SELECT count(*) > 0 FROM bemi.changes WHERE primary_key = '$last_id' AND after ->> 'v' = 'after $value'")
+		  or die 'a change is not stored';
+		return if $history->safe_psql('postgres', "SELECT stored_until > '$now' FROM bemi.source_progress") eq 't';
+	}
+	die 'it is not noted';
+}
+
+# The reason of the latest gap, what its detail tells, and whether it has the times of
+# what is undone and of what is lost, and no time long before what is stored.
+sub moved
+{
+	my ($database) = @_;
+	my $lost = $source->safe_psql('postgres', q{SELECT min(at) FROM t WHERE v = 'lost to the dump'});
+	my $gap;
+
+	$history->safe_psql($database, "CALL bemi.start('s', conninfo => '$conninfo')");
+	$gap = $history->safe_psql($database, qq{
+		SELECT concat_ws(' ', reason, CASE WHEN detail ~ 'The source went back to [0-9A-F]+/[0-9A-F]+\\.' THEN 'back' END,
+			CASE WHEN from_time < (SELECT min(committed_at) FROM bemi.changes WHERE after ->> 'v' = 'undone in the dump') THEN 'undone' END,
+			CASE WHEN '$lost' BETWEEN from_time AND to_time THEN 'lost' END,
+			CASE WHEN from_time < (SELECT min(committed_at) - interval '1.1 seconds' FROM bemi.changes WHERE after ->> 'v' = 'stored in the dump') THEN 'stored' END,
+			CASE WHEN from_lsn > to_lsn THEN 'which ends before it begins' END)
+		FROM bemi.gaps WHERE "table" IS NULL ORDER BY id DESC LIMIT 1});
+	$history->safe_psql($database, q{CALL bemi.drop_source('s')});
+	return $gap;
+}
+
+put_and_note('stored in the dump');
+dump_history('same');
+stop_worker();
+take_snapshot('dumped');
+start_worker();
+my $id = $last_id;
+put_and_note('undone in the dump');
+stop_worker();
+dump_history('older');
+dump_history('open');
+$history->safe_psql('open', q{INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
+	SELECT source, 'slot_lost', changed_lsn, stored_until, 'As it was.' FROM bemi.source_progress});
+my $reached = origin();
+put_back('dumped');
+$last_id = $id;
+put('lost to the dump', 1);
+write_past($reached);
+is(moved('same'), 'history_moved lost', 'a dump of which nothing is undone');
+is(moved('older'), 'history_moved back undone lost', 'a dump that has what is undone, on the same timeline');
+is(moved('open'), 'slot_lost back undone lost', 'the same with a gap that is open');
+is($history->safe_psql('open', q{SELECT detail LIKE 'As it was. The source went back to %' FROM bemi.gaps WHERE reason = 'slot_lost' ORDER BY id DESC LIMIT 1}),
+	't', 'which keeps what it says');
+start_worker();
+put('later', 1);
+wait_until_stored();
+is(faults(), '', 'and the history itself finds it out by its slot');
+begins();
+
+#
 # The source has removed the WAL
 #
 
