@@ -251,6 +251,17 @@ SELECT bemi.track('places', redact => '{b, c}');
 SELECT bemi.track('places', redact_hash => '{b, a}');
 SELECT bemi.track('places', redact => '{b, *}', redact_hash => '{a}');
 SELECT redact, redact_hash FROM bemi.tracked WHERE "table" = 'places'::regclass;
+-- A renamed column takes its rules along, whatever the session has set.
+SET standard_conforming_strings = off;
+SET client_min_messages = error;
+SET backslash_quote = off;
+SET search_path = pg_temp;
+ALTER TABLE public.places RENAME b TO "b\d, ""e""";
+RESET search_path;
+RESET backslash_quote;
+RESET client_min_messages;
+RESET standard_conforming_strings;
+SELECT redact, redact_hash FROM bemi.tracked WHERE "table" = 'places'::regclass;
 DROP TABLE places;
 
 -- Untracked, a table has no rules any more.

@@ -122,7 +122,7 @@ sub complete
 	$to //= now();
 	sync();
 	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, detail), '; ' ORDER BY c.from_time, detail)
+		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, nullif(detail, bemi.default_detail(reason))), '; ' ORDER BY c.missing_from, detail)
 		FROM bemi.source_completeness('main', '$schema', '$name', '$from', '$to') c});
 }
 
@@ -261,7 +261,7 @@ $node->safe_psql(
 	CREATE TABLE f_1 PARTITION OF f FOR VALUES FROM (0) TO (100);
 	CREATE FOREIGN TABLE f_2 PARTITION OF f FOR VALUES FROM (100) TO (200) SERVER files;
 	SELECT bemi.track('f')});
-is(complete('unstored.f', now()), 'not tracked', 'a foreign table as partition: not complete');
+is(complete('unstored.f', now()), 'not_tracked', 'a foreign table as partition: not complete');
 is( $node->safe_psql('postgres', q{SELECT "table", problems FROM bemi.tracked WHERE "table"::text LIKE 'unstored.f%' ORDER BY 1}),
 	qq(unstored.f|{"partition unstored.f_2 is a foreign table: its changes are not stored"}\nunstored.f_1|{}\nunstored.f_2|{"foreign table: changes are not stored"}),
 	'and bemi.tracked says why');
@@ -274,9 +274,9 @@ is(start_error($node, "CALL bemi.start('reader', conninfo => '$conninfo')", 'his
 is(start_error($node, "CALL bemi.start('blind', conninfo => '$conninfo user=blind')", 'history'), '', 'another without the secret');
 is( $node->safe_psql('history', q{
 		SELECT s.source, c.complete, c.reason FROM (VALUES ('blind'), ('reader')) s(source),
-			bemi.source_complete(s.source, 'unstored', 'f', clock_timestamp() - interval '1 microsecond', clock_timestamp()) c
+			bemi.source_completeness(s.source, 'unstored', 'f', clock_timestamp() - interval '1 microsecond', clock_timestamp()) c
 		WHERE c.reason IS DISTINCT FROM 'not_stored_yet' AND c.reason IS DISTINCT FROM 'source_started' ORDER BY 1}),
-	"blind|f|not tracked\nreader|f|not tracked", 'both know of the foreign table');
+	"blind|f|not_tracked\nreader|f|not_tracked", 'both know of the foreign table');
 
 my $is_foreign = 'tracking_ended: Partition unstored.f_2 is a foreign table.';
 my $is_unlogged = 'tracking_ended: Partition unstored.f_3 is unlogged.';

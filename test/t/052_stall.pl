@@ -182,15 +182,23 @@ $node->poll_query_until('postgres', q{
 wait_for_state($node, 'streaming');
 
 #
-# A catalog that a superuser has locked
+# A catalog that a superuser has locked: for the casts of a type that is not the server's own
 #
 
+$node->safe_psql(
+	'postgres', q{
+	CREATE TYPE own_int;
+	CREATE FUNCTION own_int_in(cstring) RETURNS own_int IMMUTABLE STRICT LANGUAGE internal AS 'int4in';
+	CREATE FUNCTION own_int_out(own_int) RETURNS cstring IMMUTABLE STRICT LANGUAGE internal AS 'int4out';
+	CREATE TYPE own_int (INPUT = own_int_in, OUTPUT = own_int_out, LIKE = int4);
+	CREATE TABLE own_typed (id int PRIMARY KEY, v own_int);
+	SELECT bemi.track('own_typed')});
 reconnect();
 make_stale();
 $locker = Session->new($node);
 begin_log();
 $locker->query('BEGIN; LOCK TABLE pg_cast IN ACCESS EXCLUSIVE MODE');
-$node->safe_psql('postgres', "INSERT INTO parted VALUES (0, 'secret')");
+$node->safe_psql('postgres', "INSERT INTO own_typed VALUES (1, '1'); INSERT INTO parted VALUES (0, 'secret')");
 $node->wait_for_log(qr/source reports: canceling statement due to lock timeout/, $log);
 pass('a query of the catalog does not wait for ever');
 $locker->query('COMMIT');
