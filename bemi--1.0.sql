@@ -512,13 +512,6 @@ CREATE FUNCTION bemi.describe(target regclass)
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
-CREATE FUNCTION bemi.emit_membership(target regclass)
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_emit_membership_of'
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.emit_membership(regclass)
-	IS 'internal: tells the worker what a table is called, what it is like, and whether all changes of it are published';
-
 CREATE FUNCTION bemi.follow_publication()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_publication'

@@ -146,16 +146,25 @@ track_partition(Oid relation, const BemiTable *target)
 /*
  * Prepares the table and its partitions, and publishes it.  If it is published
  * already, the worker learns what has changed.
+ *
+ * Somebody may be attaching a table to a partition.  It is in the tree only once
+ * the partition has been locked, which waits for that.
  */
 static void
 track_tree(const BemiTable *target)
 {
 	bool		changed = false;
 	BemiRights	former;
+	List	   *done = NIL;
+	List	   *more;
 	ListCell   *cell;
 
-	foreach(cell, bemi_table_tree(target))
-		changed |= track_partition(lfirst_oid(cell), target);
+	while ((more = list_difference_oid(bemi_table_tree(target), done)) != NIL)
+	{
+		foreach(cell, more)
+			changed |= track_partition(lfirst_oid(cell), target);
+		done = list_concat(done, more);
+	}
 	bemi_act_as_owner(&former);
 	if (!bemi_is_published(target->root) && !target->is_partition)
 		bemi_publish_table(target->oid);

@@ -331,6 +331,8 @@ static void
 track_with_schema(const BemiTable *table)
 {
 	const char *reason = obstacle(table);
+	List	   *done = NIL;
+	List	   *more;
 	ListCell   *cell;
 
 	if (reason != NULL)
@@ -339,12 +341,17 @@ track_with_schema(const BemiTable *table)
 		return;
 	}
 	bemi_table_prepare(table->oid, table->oid);
-	foreach(cell, bemi_table_tree(table))
+	/* As in track.c: what somebody attaches to a partition is seen late. */
+	while ((more = list_difference_oid(bemi_table_tree(table), done)) != NIL)
 	{
-		BemiTable	partition;
+		foreach(cell, more)
+		{
+			BemiTable	partition;
 
-		if (bemi_table_look_up(lfirst_oid(cell), &partition))
-			prepare_published(&partition);
+			if (bemi_table_look_up(lfirst_oid(cell), &partition))
+				prepare_published(&partition);
+		}
+		done = list_concat(done, more);
 	}
 	bemi_publish_table(table->oid);
 }

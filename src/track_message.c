@@ -48,7 +48,6 @@
 
 #include "track.h"
 
-PG_FUNCTION_INFO_V1(bemi_emit_membership_of);
 PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 
 /*
@@ -272,14 +271,4 @@ bemi_emit_ended(Oid relation, const char *schema, const char *table)
 
 	bemi_emit_tracking(BEMI_EVENT_ENDED, relation, schema, table,
 					   is_there ? bemi_describe(relation, NULL) : NULL, NULL);
-}
-
-/*
- * bemi.emit_membership(target regclass)
- */
-Datum
-bemi_emit_membership_of(PG_FUNCTION_ARGS)
-{
-	bemi_emit_membership(PG_GETARG_OID(0));
-	PG_RETURN_VOID();
 }
