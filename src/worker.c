@@ -678,6 +678,7 @@ leave(int code, Datum arg)
 		if (bemi_my_worker->state != BEMI_STATE_FAILED)
 		{
 			bemi_my_worker->state = BEMI_STATE_FAILED;
+			bemi_my_worker->failed_attempt = bemi_my_worker->attempt;
 			bemi_my_worker->error_count++;
 			bemi_my_worker->error_at = GetCurrentTimestamp();
 			strlcpy(bemi_my_worker->error, "worker was terminated", BEMI_ERROR_LEN);
@@ -714,6 +715,7 @@ enter(int entry)
 	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
 	before_shmem_exit(leave, (Datum) 0);
+	bemi_begin_attempt(bemi_my_worker);
 
 	bemi_origin_name = MemoryContextStrdup(TopMemoryContext,
 									  psprintf("bemi_%u_%s", bemi_my_worker->database,

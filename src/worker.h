@@ -119,6 +119,8 @@ typedef struct BemiWorker
 	bool		is_elected;		/* commits at the source may wait for it */
 	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a reader */
 	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
+	int64		attempt;		/* number of the last, see bemi_begin_attempt() */
+	int64		failed_attempt; /* that the error below is of */
 	int64		error_count;
 	TimestampTz error_at;
 	char		error[BEMI_ERROR_LEN];
@@ -139,6 +141,7 @@ typedef struct BemiShared
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
 	Oid			scouted;		/* database that a scout has been through */
+	int64		attempts;		/* of all workers, since the server started */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
 	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER];	/* bemi_max_sources */
 } BemiShared;
@@ -154,6 +157,7 @@ extern void bemi_report_no_place(const char *source);
 extern bool bemi_remove_worker(Oid database, const char *source);
 extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);
+extern void bemi_begin_attempt(BemiWorker *worker);
 extern void bemi_set_error(BemiWorker *worker, const char *error,
 						   const char *hint);
 extern void bemi_set_election(BemiWorker *worker, bool is_elected,

@@ -115,12 +115,19 @@ look_at(const char *source, BemiWorker *copy)
 	return worker != NULL;
 }
 
+/*
+ * Number of the last attempt that was begun by any worker.  With the sources locked, it
+ * is the last one that does not know what this session is about to change.
+ */
 static int64
-errors_of(const char *source)
+last_attempt(void)
 {
-	BemiWorker	worker;
+	int64		attempt;
 
-	return look_at(source, &worker) ? worker.error_count : 0;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	attempt = bemi_shared->attempts;
+	LWLockRelease(bemi_shared->lock);
+	return attempt;
 }
 
 /*
@@ -173,11 +180,11 @@ was_taken_back(BemiWorker *worker)
 }
 
 /*
- * Waits until the source's worker streams.  False if it fails before, which
- * *worker then tells about.
+ * Waits until the source's worker streams.  False if an attempt fails that was begun
+ * after "since_attempt"; *worker then has the error.
  */
 static bool
-wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker)
+wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
@@ -191,7 +198,7 @@ wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker
 			break;
 		}
 		if (worker->state == BEMI_STATE_STREAMING ||
-			worker->error_count != errors_before)
+			worker->failed_attempt > since_attempt)
 			break;
 		if (no_launcher(since, worker))
 			break;
@@ -203,10 +210,11 @@ wait_until_streaming(const char *source, int64 errors_before, BemiWorker *worker
 
 /*
  * Waits until the source's worker is gone, and with "entry" the source itself.
- * False if it fails before, which *worker then tells about.
+ * False if an attempt fails that was begun after "since_attempt"; *worker then has
+ * the error.
  */
 static bool
-wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker *worker)
+wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker *worker)
 {
 	TimestampTz since = GetCurrentTimestamp();
 	bool		failed = false;
@@ -216,7 +224,7 @@ wait_until_gone(const char *source, bool entry, int64 errors_before, BemiWorker 
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
-		failed = worker->error_count != errors_before || no_launcher(since, worker);
+		failed = worker->failed_attempt > since_attempt || no_launcher(since, worker);
 		if (!failed)
 			wait_for_news(LOOK_MS);
 	}
@@ -265,17 +273,19 @@ static void
 give_up(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
+	int64		since_attempt;
 	char	   *forgotten;
 	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
 	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
 		SPI_commit();
 		if (!bemi_remove_worker(MyDatabaseId, source))
-			(void) wait_until_gone(source, true, worker->error_count, &ignored);
+			(void) wait_until_gone(source, true, since_attempt, &ignored);
 	}
 	else if (hint == NULL)
 		hint = "It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
@@ -352,7 +362,7 @@ bemi_start(PG_FUNCTION_ARGS)
 	bool		wait = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
 	char	   *source;
 	char	   *conninfo;
-	int64		errors_before;
+	int64		since_attempt;
 	BemiWorker	worker;
 
 	source = source_argument(fcinfo);
@@ -376,15 +386,15 @@ bemi_start(PG_FUNCTION_ARGS)
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	check_controller(source, conninfo, "bemi.start");
-	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
 	bemi_require_place(source);
 	register_source(source, conninfo);
 	bemi_add_worker_at_commit(source);
 	if (wait)
 	{
 		SPI_commit();
-		if (!wait_until_streaming(source, errors_before, &worker))
+		if (!wait_until_streaming(source, since_attempt, &worker))
 			give_up(source, &worker);
 	}
 	SPI_finish();
@@ -418,7 +428,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	const char *parameters[2];
 	char	   *source;
 	char	   *found;
-	int64		errors_before;
+	int64		since_attempt;
 	BemiWorker	worker;
 
 	require_preload();
@@ -427,8 +437,8 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	check_controller(source, NULL, procedure);
-	errors_before = errors_of(source);
 	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
 	parameters[0] = source;
 	parameters[1] = wanted;
 	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
@@ -441,7 +451,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	if (!is_atomic(fcinfo))
 	{
 		SPI_commit();
-		if (!wait_until_gone(source, drop, errors_before, &worker))
+		if (!wait_until_gone(source, drop, since_attempt, &worker))
 			report_not_ended(source, drop, &worker);
 	}
 	SPI_finish();

@@ -460,6 +460,7 @@ launch(int i)
 	if (register_process(&process, &handles[i]))
 		return;
 
+	bemi_begin_attempt(&bemi_shared->workers[i]);
 	bemi_set_error(&bemi_shared->workers[i], "could not start a worker process",
 				   psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
 							max_worker_processes + 4));
@@ -499,6 +500,7 @@ hold_back(int i, DatabaseState state, const NameData *name)
 	worker->launched = false;
 	worker->failures++;
 	LWLockRelease(bemi_shared->lock);
+	bemi_begin_attempt(worker);
 	bemi_set_error(worker, error, hint);
 	if (is_news)
 		ereport(LOG,

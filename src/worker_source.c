@@ -56,7 +56,10 @@ begin_locked_transaction(LOCKMODE mode)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (mode != NoLock)
+	{
 		bemi_lock_sources(mode);
+		bemi_begin_attempt(bemi_my_worker);
+	}
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

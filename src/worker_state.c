@@ -209,6 +209,20 @@ copy_text(char *to, const char *text)
 }
 
 /*
+ * A worker begins to do what its row asks for, or the launcher tries to start one.  Called
+ * whenever a worker reads its row, with the sources locked.  A session that changes the row
+ * notes the number of attempts while it holds that lock, so that it can tell the errors of
+ * later attempts from those of workers that have not seen the change.
+ */
+void
+bemi_begin_attempt(BemiWorker *worker)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->attempt = ++bemi_shared->attempts;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
  * Notes why a worker failed; hint may be NULL.
  */
 void
@@ -216,6 +230,7 @@ bemi_set_error(BemiWorker *worker, const char *error, const char *hint)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	worker->state = BEMI_STATE_FAILED;
+	worker->failed_attempt = worker->attempt;
 	worker->error_count++;
 	worker->error_at = GetCurrentTimestamp();
 	copy_text(worker->error, error);

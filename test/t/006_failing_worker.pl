@@ -107,5 +107,28 @@ is( $node->safe_psql('postgres',
 	't',
 	'the gap is written down');
 
+#
+# A worker that fails after bemi.stop() or bemi.start(), but has not seen it yet
+#
+
+# The worker is suspended, so that it has read its row before and fails afterwards.
+my $worker = $node->safe_psql('postgres', 'SELECT pid FROM bemi.status');
+kill 'STOP', $worker;
+my $session = $node->background_psql('postgres', on_error_stop => 0);
+$session->query_until(qr/begun/, q{
+	\echo begun
+	CALL bemi.stop();
+	\echo ended
+});
+$node->poll_query_until('postgres', q{SELECT wanted = 'stop' FROM bemi.sources})
+  or die 'bemi.stop() has not committed';
+kill 'TERM', $worker;
+kill 'CONT', $worker;
+$session->query_until(qr/ended/, '');
+is($session->{stderr}, '', 'bemi.stop() does not report the error of a worker that knew nothing of it');
+is($node->safe_psql('postgres', 'SELECT state, last_error FROM bemi.status'), 'stopped|worker was terminated',
+	'but waits for the next one');
+$session->quit;
+
 $node->stop;
 done_testing();
