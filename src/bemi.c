@@ -38,7 +38,8 @@
  * capture_message.c (which message stands), stitch_context.c (what is kept of a context),
  * stream_connection.c (libpq), stream_hint.c (what to type when a source refuses),
  * stream_encoding.c (texts in other encodings),
- * stream_source.c (what else is asked of a source), stream_description.c (what a
+ * stream_source.c (what else is asked of a source), stream_answer.c (takes values out of
+ * the answers), stream_description.c (what a
  * table is like beside its columns), stream_probe.c (where a transaction ends that the
  * source cannot send), stream_secret.c (what it signs that with),
  * row_description.c (applies that), row_type.c (what types are made of),

@@ -90,6 +90,16 @@ extern void bemi_stream_ask(BemiStream *stream);
 /* stream_probe.c */
 extern BemiStream *bemi_stream_open_probe(const BemiStream *stream);
 
+/* stream_answer.c */
+extern bool bemi_answer_is_null(const PGresult *answer, int row, int column);
+extern char *bemi_answer_text(const PGresult *answer, int row, int column);
+extern int64 bemi_answer_number(const PGresult *answer, int row, int column);
+extern bool bemi_answer_bool(const PGresult *answer, int row, int column);
+extern XLogRecPtr bemi_answer_lsn(const PGresult *answer, int row, int column);
+extern XLogRecPtr bemi_answer_lsn_or_invalid(const PGresult *answer, int row, int column);
+extern TimestampTz bemi_answer_time(const PGresult *answer, int row, int column);
+extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row, int column);
+
 /* stream_source.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);

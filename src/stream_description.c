@@ -35,7 +35,6 @@
 #include "access/transam.h"
 #include "catalog/pg_type_d.h"
 #include "utils/builtins.h"
-#include "utils/pg_lsn.h"
 
 #include "stream.h"
 
@@ -89,8 +88,8 @@ query_for(const char *relation)
 
 /*
  * What a table is like today, with the rules for its columns if the source has the
- * extension; JSON text, palloc'd.  The replication connection is busy streaming,
- * so this goes over a connection of its own.
+ * extension; JSON text, palloc'd; NULL if the source has none.  The replication
+ * connection is busy streaming, so this goes over a connection of its own.
  */
 char *
 bemi_stream_describe(BemiStream *stream, Oid relation)
@@ -98,7 +97,8 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 	char	   *command = stream->describes ?
 		psprintf("SELECT bemi.describe(%u)", relation) : query_for(psprintf("%u", relation));
 	PGresult   *result = bemi_stream_query(stream, command);
-	char	   *description = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+	char	   *description = bemi_answer_is_null(result, 0, 0) ? NULL :
+		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 
 	PQclear(result);
 	pfree(command);
@@ -127,7 +127,7 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 								  " JOIN pg_publication_rel r ON r.prpubid = p.oid"
 								  " WHERE p.pubname = '" BEMI_PUBLICATION "') t(oid)"
 								  " JOIN pg_class c USING (oid)");
-	descriptions = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+	descriptions = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
 	return descriptions;
 }
@@ -154,8 +154,8 @@ bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)
 	result = bemi_stream_query(stream, command.data);
 	for (int i = 0; i < PQntuples(result); i++)
 	{
-		*position = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, i, 0))));
-		gone = lappend_oid(gone, strtoul(PQgetvalue(result, i, 1), NULL, 10));
+		*position = bemi_answer_lsn_or_invalid(result, i, 0);
+		gone = lappend_oid(gone, bemi_answer_number(result, i, 1));
 	}
 	PQclear(result);
 	pfree(command.data);

@@ -27,7 +27,6 @@
 #include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "stream.h"
@@ -79,8 +78,7 @@ note_time_of_reading(BemiStream *stream)
 										   " THEN pg_last_wal_replay_lsn()"
 										   " ELSE pg_current_wal_insert_lsn() END");
 
-	stream->secret_read_lsn = PQgetisnull(result, 0, 0) ? InvalidXLogRecPtr :
-		DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, 0, 0))));
+	stream->secret_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
 	stream->secret_read_at = GetCurrentTimestamp();
 	PQclear(result);
 }
@@ -101,8 +99,8 @@ secret_is_readable(BemiStream *stream)
 							   " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
 							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'secret' AND c.relkind = 'r'"
 							   " WHERE e.extname = 'bemi'");
-	readable = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 0), "t") == 0;
-	stream->describes = PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, 1), "t") == 0;
+	readable = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 0);
+	stream->describes = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
 	PQclear(result);
 	return readable;
 }
@@ -127,8 +125,8 @@ bemi_stream_read_secret(BemiStream *stream)
 		return;
 
 	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM bemi.secret");
-	if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0))
-		remember_secret(stream, PQgetvalue(result, 0, 0), PQgetvalue(result, 0, 1));
+	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
+		remember_secret(stream, bemi_answer_text(result, 0, 0), bemi_answer_text(result, 0, 1));
 	PQclear(result);
 	if (unsettled && stream->secret_is_new)
 		ereport(ERROR,

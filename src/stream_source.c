@@ -27,7 +27,6 @@
 #include "postgres.h"
 
 #include "utils/builtins.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "stream.h"
@@ -148,33 +147,6 @@ bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *comma
 	return result;
 }
 
-static XLogRecPtr
-lsn_value(const PGresult *result, int column)
-{
-	if (PQgetisnull(result, 0, column))
-		return InvalidXLogRecPtr;
-	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
-										   CStringGetDatum(PQgetvalue(result, 0, column))));
-}
-
-/*
- * A time that a query has as microseconds since 1970; 0 for NULL.
- */
-static TimestampTz
-time_value(const PGresult *result, int column)
-{
-	if (PQgetisnull(result, 0, column))
-		return 0;
-	return strtoll(PQgetvalue(result, 0, column), NULL, 10) -
-		(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-}
-
-static bool
-bool_value(const PGresult *result, int column)
-{
-	return strcmp(PQgetvalue(result, 0, column), "t") == 0;
-}
-
 /*
  * The former timelines of a timeline, see BemiSourceIdentity.  A server without
  * the file that lists them refuses the command.
@@ -198,7 +170,7 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 		return NULL;
 	}
 	/* Lines of: timeline, position at which it was left, reason. */
-	line = strtok_r(pstrdup(PQgetvalue(result, 0, 1)), "\n", &rest);
+	line = strtok_r(pstrdup(bemi_answer_text(result, 0, 1)), "\n", &rest);
 	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
 	{
 		uint32		parent;
@@ -220,7 +192,7 @@ read_start_time(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM pg_postmaster_start_time())"
 										   " * 1000000)::bigint");
-	TimestampTz started_at = time_value(result, 0);
+	TimestampTz started_at = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
 	return started_at;
@@ -234,10 +206,10 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
 	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
 
-	identity->system_identifier = strtoull(PQgetvalue(result, 0, 0), NULL, 10);
-	identity->timeline = strtoul(PQgetvalue(result, 0, 1), NULL, 10);
-	identity->position = lsn_value(result, 2);
-	identity->database = bemi_stream_string(stream, PQgetvalue(result, 0, 3));
+	identity->system_identifier = strtoull(bemi_answer_text(result, 0, 0), NULL, 10);
+	identity->timeline = bemi_answer_number(result, 0, 1);
+	identity->position = bemi_answer_lsn(result, 0, 2);
+	identity->database = bemi_stream_string(stream, bemi_answer_text(result, 0, 3));
 	PQclear(result);
 	identity->ancestors = read_ancestors(stream, identity->timeline);
 	identity->started_at = read_start_time(stream);
@@ -264,11 +236,11 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 	if (PQntuples(result) > 0)
 	{
 		slot->exists = true;
-		slot->confirmed = lsn_value(result, 0);
+		slot->confirmed = bemi_answer_lsn_or_invalid(result, 0, 0);
 		slot->made = !XLogRecPtrIsInvalid(slot->confirmed);
-		slot->lost = bool_value(result, 1);
-		slot->here = bool_value(result, 2);
-		slot->active = bool_value(result, 3);
+		slot->lost = bemi_answer_bool(result, 0, 1);
+		slot->here = bemi_answer_bool(result, 0, 2);
+		slot->active = bemi_answer_bool(result, 0, 3);
 	}
 	PQclear(result);
 }
@@ -281,7 +253,7 @@ bemi_stream_now(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
 							   " * 1000000)::bigint");
-	TimestampTz now = time_value(result, 0);
+	TimestampTz now = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
 	return now;
@@ -303,9 +275,9 @@ bemi_stream_look_at_horizon(BemiStream *stream)
 							   " FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp()"
 							   " ELSE clock_timestamp() END AS now OFFSET 0) c");
 
-	stream->horizon_time = time_value(result, 0);
+	stream->horizon_time = bemi_answer_time_or_zero(result, 0, 0);
 	if (stream->horizon_time != 0)
-		stream->horizon_position = lsn_value(result, 1);
+		stream->horizon_position = bemi_answer_lsn_or_invalid(result, 0, 1);
 	if (stream->horizon_time != 0 && !stream->describes)
 		stream->horizon_time -= COMMIT_TAKES_US;
 	PQclear(result);
@@ -356,7 +328,7 @@ bemi_stream_published(BemiStream *stream)
 				 errmsg("publication \"%s\" does not exist at the source", BEMI_PUBLICATION),
 				 errhint("In the database that is read: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to it.",
 						 BEMI_PUBLICATION)));
-	tables = bemi_stream_string(stream, PQgetvalue(result, 0, 0));
+	tables = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
 	return tables;
 }
@@ -369,7 +341,7 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 {
 	char	   *command = psprintf("SELECT l.lsn,"
 								   " coalesce(pg_wal_lsn_diff(l.lsn, s.restart_lsn), -1),"
-								   " s.wal_status, coalesce(age(s.catalog_xmin), -1)"
+								   " coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), -1)"
 								   " FROM pg_replication_slots s, (SELECT CASE WHEN"
 								   " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
 								   " ELSE pg_current_wal_lsn() END AS lsn) l"
@@ -380,10 +352,10 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 
 	if (found)
 	{
-		cost->source_lsn = lsn_value(result, 0);
-		cost->wal_kept = strtoll(PQgetvalue(result, 0, 1), NULL, 10);
-		strlcpy(cost->wal_status, PQgetvalue(result, 0, 2), sizeof(cost->wal_status));
-		cost->catalog_xmin_age = atoi(PQgetvalue(result, 0, 3));
+		cost->source_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
+		cost->wal_kept = bemi_answer_number(result, 0, 1);
+		strlcpy(cost->wal_status, bemi_answer_text(result, 0, 2), sizeof(cost->wal_status));
+		cost->catalog_xmin_age = bemi_answer_number(result, 0, 3);
 	}
 	PQclear(result);
 	pfree(command);
@@ -414,8 +386,8 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 	{
 		BemiIdleSlot *slot = palloc(sizeof(BemiIdleSlot));
 
-		slot->name = pstrdup(PQgetvalue(result, i, 0));
-		slot->kept = pstrdup(PQgetvalue(result, i, 1));
+		slot->name = pstrdup(bemi_answer_text(result, i, 0));
+		slot->kept = pstrdup(bemi_answer_text(result, i, 1));
 		slots = lappend(slots, slot);
 	}
 	PQclear(result);
@@ -448,8 +420,8 @@ bemi_stream_election(BemiStream *stream, BemiElection *election)
 								   stream->declines ? "true" : "false");
 	PGresult   *result = bemi_stream_query(stream, command);
 
-	election->possible = bool_value(result, 0);
-	election->advice = bemi_stream_string(stream, PQgetvalue(result, 0, 1));
+	election->possible = bemi_answer_bool(result, 0, 0);
+	election->advice = bemi_stream_string(stream, bemi_answer_text(result, 0, 1));
 	PQclear(result);
 	pfree(command);
 }
@@ -458,7 +430,7 @@ static bool
 is_standby(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT pg_is_in_recovery()");
-	bool		standby = bool_value(result, 0);
+	bool		standby = bemi_answer_bool(result, 0, 0);
 
 	PQclear(result);
 	return standby;
@@ -487,8 +459,8 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 	stream->patient = true;
 	result = ask_walsender(stream, command);
 	stream->patient = false;
-	position = lsn_value(result, 1);
-	*snapshot = pstrdup(PQgetvalue(result, 0, 2));
+	position = bemi_answer_lsn(result, 0, 1);
+	*snapshot = pstrdup(bemi_answer_text(result, 0, 2));
 	PQclear(result);
 	return position;
 }
@@ -506,7 +478,7 @@ bemi_stream_learn_patience(BemiStream *stream)
 	PGresult   *result = ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
 									   " WHERE name = 'wal_sender_timeout'");
 
-	stream->patience_ms = PQntuples(result) == 1 ? atoi(PQgetvalue(result, 0, 0)) : 0;
+	stream->patience_ms = PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
 	PQclear(result);
 	return stream->patience_ms;
 }

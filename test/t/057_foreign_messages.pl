@@ -1,9 +1,16 @@
-# A source whose messages are not in English: the hint goes by the SQLSTATE.
+# A source that is not as it should be: messages that are not in English, and answers that
+# lack what was asked for.
+#
+# The hint goes by the SQLSTATE, whatever the language.
 #
 # The languages of PostgreSQL's messages need locales that a test machine does not
 # have.  So a process stands in for the source: it answers each attempt to connect
 # with the error that it is given, as the protocol wants it.  The same error in
 # English has a hint that says more, because its text can be read.
+#
+# A second process lets everybody in, and answers each command with a number of rows and
+# columns that is not what was asked for, as a pooler may. No such answer may crash the
+# server of the history.
 
 use strict;
 use warnings;
@@ -19,10 +26,11 @@ my $history = bemi_node('history');
 my $directory = PostgreSQL::Test::Utils::tempdir_short();
 my $conninfo = "host=$directory port=7777 user=leser dbname=laden password=x";
 
-# Runs the stand-in.  Several fields of the error are those that PostgreSQL sends.
+# Runs a stand-in, which calls a function for each client, in a process of its own: the
+# worker has two connections.
 sub stand_in
 {
-	my ($sqlstate, $message) = @_;
+	my ($serve) = @_;
 	my $path = "$directory/.s.PGSQL.7777";
 
 	unlink $path;
@@ -30,28 +38,89 @@ sub stand_in
 	  or die "could not listen on $path: $!";
 	my $pid = fork() // die "no process: $!";
 	return $pid if $pid;
-	while (my $client = $listener->accept)
+	$SIG{PIPE} = $SIG{CHLD} = 'IGNORE';
+	while (1)
 	{
+		my $client = $listener->accept // next;
+
+		if (fork() == 0)
+		{
+			$serve->($client);
+			POSIX::_exit(0);
+		}
+		close $client;
+	}
+}
+
+# Refuses a client.  Several fields of the error are those that PostgreSQL sends.
+sub refuse
+{
+	my ($sqlstate, $message) = @_;
+
+	return sub {
+		my ($client) = @_;
 		my $error = join('', map { "$_\0" } 'SFATAL', 'VFATAL', "C$sqlstate", "M$message",
 			'Fauth.c', 'L335', 'Rauth_failed') . "\0";
 
 		sysread $client, my $startup, 10000;
-		syswrite $client, 'E' . pack('N', 4 + length $error) . $error;
-		close $client;
-	}
-	POSIX::_exit(0);
+		syswrite $client, message('E', $error);
+	};
 }
 
-sub refused
+# A message of the protocol.
+sub message
 {
-	my ($sqlstate, $message) = @_;
-	my $pid = stand_in($sqlstate, $message);
+	my ($type, $content) = @_;
+
+	return $type . pack('N', 4 + length $content) . $content;
+}
+
+# Lets a client in, and answers its commands with what a function makes of them: undef for a
+# command without a result, or a row, or a reference to an empty array for columns without one.
+sub answer
+{
+	my ($answer) = @_;
+
+	return sub {
+		my ($client) = @_;
+
+		sysread $client, my $startup, 10000;
+		syswrite $client, message('R', pack('N', 0))
+		  . join('', map { message('S', "$_\0") } "server_version\0" . '15.0', "server_encoding\0UTF8", "client_encoding\0SQL_ASCII", "integer_datetimes\0on")
+		  . message('K', pack('NN', 1, 1)) . message('Z', 'I');
+		while (sysread $client, my $command, 100000)
+		{
+			my $row = substr($command, 0, 1) eq 'Q' ? $answer->(substr $command, 5) : last;
+			my $reply = '';
+
+			if ($row)
+			{
+				my $columns = @$row || 1;
+
+				$reply = message('T', pack('n', $columns) . join('', map { "c$_\0" . pack('NnNnNn', 0, 0, 25, 65535, 4294967295, 0) } 1 .. $columns));
+				$reply .= message('D', pack('n', scalar @$row) . join('', map { defined ? pack('N', length) . $_ : pack('N', 4294967295) } @$row)) if @$row;
+			}
+			syswrite $client, $reply . message('C', ($row ? 'SELECT 1' : 'SET') . "\0") . message('Z', 'I');
+		}
+	};
+}
+
+# What bemi.start() says to a source for which such a function stands in.
+sub error_with
+{
+	my ($serve) = @_;
+	my $pid = stand_in($serve);
 	my $error = start_error($history, "CALL bemi.start('fremd', conninfo => '$conninfo')");
 
 	# Not TERM, which the test's framework answers by stopping its servers.
 	kill 'KILL', $pid;
 	waitpid $pid, 0;
 	return $error;
+}
+
+sub refused
+{
+	return error_with(refuse(@_));
 }
 
 my $error = refused('28P01', 'Passwort-Authentifizierung für Benutzer »leser« fehlgeschlagen');
@@ -73,6 +142,61 @@ like(refused('53300', 'zu viele Verbindungen'), qr/HINT:  At the source, raise "
 like(refused('53300', 'too many connections for role "leser"'), qr/HINT:  Run this at the source: ALTER ROLE leser CONNECTION LIMIT -1;/,
 	'the English message says which limit it is');
 unlike(refused('XX000', 'etwas anderes'), qr/HINT:  At the source/, 'an error that nobody knows a remedy for');
+
+#
+# Answers that lack what was asked for
+#
+
+# What a worker asks, what a source of no table answers, and what may be missing there.
+my @questions = (
+	[ 'who it is', qr/^IDENTIFY_SYSTEM/, [ '7000000000000000000', '1', '0/2000000', 'laden' ] ],
+	[ 'when it was started', qr/pg_postmaster_start_time/, ['1700000000000000'] ],
+	[ 'the end of its WAL', qr/^SELECT CASE WHEN pg_is_in_recovery/, ['0/2000000'], 'NULL' ],
+	[ 'whether its key is readable', qr/has_table_privilege/, [ 't', 't' ], 'no row' ],
+	[ 'its key', qr/FROM bemi\.secret/, [ 'secret', '1 1' ], 'no row', 'NULL' ],
+	[ 'the publication', qr/pg_get_publication_tables\(p/, ['[]'], 'no row' ],
+	[ 'the slot', qr/FROM pg_catalog\.pg_replication_slots/, [ '0/1000000', 'f', 't', 'f' ], 'no row' ],
+	[ 'to drop the slot', qr/^DROP_REPLICATION_SLOT/ ],
+	[ 'another slot', qr/^CREATE_REPLICATION_SLOT/, [ 'slot', '0/2000000', '1-1', 'pgoutput' ] ],
+	[ 'its tables', qr/bemi\.describe/, ['[]'] ],
+	[ 'the time', qr/clock_timestamp/, ['1700000000000000'] ],
+	[ 'its patience', qr/wal_sender_timeout/, ['60000'], 'no row' ]);
+
+# Answers as it should, but to one question with something else.
+sub answer_wrong
+{
+	my ($number, $wrong) = @_;
+
+	return answer(sub {
+		my ($command) = @_;
+
+		for my $i (0 .. $#questions)
+		{
+			next unless $command =~ $questions[$i][1];
+			return $i == $number ? $wrong : $questions[$i][2];
+		}
+		return undef;
+	});
+}
+
+for my $i (grep { $questions[$_][2] } 0 .. $#questions)
+{
+	my ($question, undef, $right, @allowed) = @{ $questions[$i] };
+	my %wrong = ('no row' => [], 'NULL' => [undef]);
+
+	$wrong{'too few columns'} = [ $right->[0] ] if @$right > 1;
+	for my $what (sort keys %wrong)
+	{
+		my $error = error_with(answer_wrong($i, $wrong{$what}));
+		my $is_allowed = grep { $_ eq $what } @allowed;
+
+		# Up to START_REPLICATION, or to what asks for a publication, if it is allowed.
+		like($error, $is_allowed ? qr/could not start source "fremd"/ : qr/source has sent an incomplete answer/,
+			"asked for $question, the source answers with $what");
+		$history->psql('postgres', q{CALL bemi.drop_source('fremd', force => true)});
+	}
+}
+unlike(slurp_file($history->logfile), qr/was terminated by signal/, 'no answer has crashed the server');
 
 $history->stop;
 done_testing();
