@@ -11,12 +11,15 @@
  *
  * The worker asks when it connects, and when it looks at its own slot (worker_guard.c).
  * Slots that sources of this server have, in any database, are left out: bemi.status
- * shows these by themselves.
+ * shows these by themselves.  A source has an origin from before it has a slot, but an
+ * entry in shared memory only when a scout has been to its database, which may be long
+ * after a restart, or never while nobody can connect there.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "lib/stringinfo.h"
 
 #include "worker.h"
@@ -25,19 +28,43 @@
 #define LONGEST_ENTRY	(NAMEDATALEN + 40)
 
 /*
- * Whether a slot is that of a source.  While no worker has looked at the source since
- * the server started, only the beginning of the slot's name is known.  Caller holds the
- * lock.
+ * The origins of all sources of this server, in the current memory context.  The worker
+ * may be in the middle of storing a transaction.
+ */
+static List *
+list_origins(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *origins;
+
+	if (IsTransactionState())
+		return bemi_list_origins(InvalidOid);
+	bemi_begin_transaction();
+	MemoryContextSwitchTo(caller);
+	origins = bemi_list_origins(InvalidOid);
+	bemi_end_transaction();
+	return origins;
+}
+
+/*
+ * Whether a slot is that of the source with this origin.  While no worker has looked at
+ * the source since the server started, only the beginning of the slot's name is known.
+ * Caller holds the lock.
  */
 static bool
-is_slot_of(const BemiWorker *worker, const char *slot)
+is_slot_of(const char *origin, const char *slot)
 {
-	char		origin[NAMEDATALEN];
-	int			len;
+	int			len = strlen(origin);
 
-	if (worker->slot[0] != '\0')
-		return strcmp(worker->slot, slot) == 0;
-	len = snprintf(origin, NAMEDATALEN, "bemi_%u_%s", worker->database, worker->source);
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+		char		name[NAMEDATALEN];
+
+		snprintf(name, NAMEDATALEN, "bemi_%u_%s", worker->database, worker->source);
+		if (worker->in_use && worker->slot[0] != '\0' && strcmp(name, origin) == 0)
+			return strcmp(worker->slot, slot) == 0;
+	}
 	return strncmp(origin, slot, len) == 0 && (slot[len] == '_' || slot[len] == '\0');
 }
 
@@ -45,17 +72,14 @@ is_slot_of(const BemiWorker *worker, const char *slot)
  * Whether a slot is that of a source of this server.
  */
 static bool
-is_known_here(const char *slot)
+is_known_here(const char *slot, const List *origins)
 {
 	bool		found = false;
+	ListCell   *cell;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < bemi_max_sources && !found; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		found = worker->in_use && is_slot_of(worker, slot);
-	}
+	foreach(cell, origins)
+		found = found || is_slot_of(lfirst(cell), slot);
 	LWLockRelease(bemi_shared->lock);
 	return found;
 }
@@ -67,6 +91,7 @@ static char *
 list_strays(const List *slots)
 {
 	StringInfoData list;
+	List	   *origins = slots != NIL ? list_origins() : NIL;
 	ListCell   *cell;
 	int			left_out = 0;
 
@@ -75,7 +100,7 @@ list_strays(const List *slots)
 	{
 		BemiIdleSlot *slot = lfirst(cell);
 
-		if (is_known_here(slot->name))
+		if (is_known_here(slot->name, origins))
 			continue;
 		if (list.len + LONGEST_ENTRY > BEMI_STRAYS_LEN)
 			left_out++;

@@ -228,6 +228,10 @@ $elsewhere->safe_psql('postgres', 'CREATE DATABASE restored');
 $elsewhere->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $elsewhere->connstr('restored') ], 'and restored');
 $elsewhere->safe_psql('postgres', "CALL bemi.start('stopped', conninfo => '$conninfo')");
 $elsewhere->safe_psql('postgres', q{CALL bemi.stop('stopped')});
+# Nor a slot of a source whose database lets nobody in, so that no process of bemi gets there.
+$elsewhere->safe_psql('postgres', 'CREATE DATABASE closed');
+$elsewhere->safe_psql('closed', "CREATE EXTENSION bemi; CALL bemi.start('closed', conninfo => '$conninfo'); CALL bemi.stop('closed')");
+$elsewhere->safe_psql('postgres', 'ALTER DATABASE closed ALLOW_CONNECTIONS false');
 $source->safe_psql('postgres', q{SELECT pg_switch_wal()});
 $elsewhere->safe_psql('restored', "CALL bemi.start('s', conninfo => '$conninfo')");
 $elsewhere->poll_query_until('restored', 'SELECT warning IS NOT NULL FROM bemi.status') or die 'there is no warning';
@@ -241,7 +245,7 @@ $elsewhere->restart;
 stores($elsewhere, 'the new one reads', 'restored');
 is($elsewhere->safe_psql('restored', 'SELECT warning FROM bemi.status'), '', 'without a warning when the slot is dropped');
 unlike(substr(slurp_file($elsewhere->logfile), $log_size), qr/slots without a reader/,
-	'nor is the slot of a source named that no worker has looked at since the restart');
+	'nor is the slot of a source named that no worker has looked at since the restart, or whose database is closed');
 
 $elsewhere->stop;
 $source->stop;
