@@ -8,6 +8,7 @@
 #ifndef BEMI_WORKER_H
 #define BEMI_WORKER_H
 
+#include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -113,8 +114,8 @@ typedef struct BemiWorker
 	TimestampTz given_up_at;	/* not again within a while */
 	BemiUnreadable unreadable;
 	bool		in_doubt;		/* the source lacks a transaction that is stored */
-	TimestampTz contested_at;	/* another server has been seen to read the slot;
-								 * 0: none */
+	instr_time	contested_at;	/* another server has been seen to read the slot;
+								 * zero: none */
 	bool		warned;			/* of what the slot costs */
 	bool		is_elected;		/* commits at the source may wait for it */
 	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a reader */

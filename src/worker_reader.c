@@ -43,7 +43,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/timestamp.h"
 
 #include "worker.h"
 
@@ -251,29 +250,29 @@ set_reader(BemiSourceRow *row, const char *reader)
 
 /*
  * Whether the slot has been active for so long that its reader must be alive: the source
- * gives up one that is silent.  Without such a time-out that is never known.
+ * gives up one that is silent.  Without such a time-out that is never known.  Not by the
+ * time of day: if that were set forward, this server would renounce the source.
  */
 static bool
 is_reader_alive(BemiStream *stream)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	int			patience_ms = bemi_stream_learn_patience(stream);
-	bool		alive;
+	double		patience_ms = bemi_stream_learn_patience(stream);
+	instr_time	contested;
 
+	INSTR_TIME_SET_CURRENT(contested);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	if (bemi_my_worker->contested_at == 0)
-		bemi_my_worker->contested_at = now;
-	alive = patience_ms > 0 &&
-		TimestampDifferenceExceeds(bemi_my_worker->contested_at, now, patience_ms + patience_ms / 2);
+	if (INSTR_TIME_IS_ZERO(bemi_my_worker->contested_at))
+		bemi_my_worker->contested_at = contested;
+	INSTR_TIME_SUBTRACT(contested, bemi_my_worker->contested_at);
 	LWLockRelease(bemi_shared->lock);
-	return alive;
+	return patience_ms > 0 && INSTR_TIME_GET_MILLISEC(contested) > patience_ms * 1.5;
 }
 
 static void
 forget_contest(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->contested_at = 0;
+	INSTR_TIME_SET_ZERO(bemi_my_worker->contested_at);
 	LWLockRelease(bemi_shared->lock);
 }
 
