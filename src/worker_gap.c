@@ -57,6 +57,8 @@ typedef struct Finding
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
 	const char *detail;			/* sentence for people; NULL: that of the code */
 	const char *doubt;			/* what is not proven, and how to go on */
+	XLogRecPtr	proven;			/* up to here the slot proves that the source has what
+								 * is stored; InvalidXLogRecPtr: it proves nothing */
 	bool		history_is_old; /* the reason is on this side, and stays */
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
@@ -274,15 +276,15 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 static void
 find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLogRecPtr gone)
 {
-	XLogRecPtr	common = bemi_trace_common(stream, finding->identity, InvalidXLogRecPtr, gone);
-	XLogRecPtr	parted_at = XLogRecPtrIsInvalid(common) ? InvalidXLogRecPtr : common + 1;
+	XLogRecPtr	common = bemi_trace_common(stream, finding->identity, finding->proven, gone);
+	XLogRecPtr	parted_at = XLogRecPtrIsInvalid(common) ? finding->proven : common + 1;
 
 	if (!bemi_stores_undone(parted_at, finding->origin))
 		return;
 	if (!is_on_other_path(finding, row) && !finding->history_is_old)
 		finding->reason = "source_went_back";
 	finding->parted_at = parted_at;
-	if (!XLogRecPtrIsInvalid(common))
+	if (!XLogRecPtrIsInvalid(parted_at))
 		return;
 	finding->doubt = psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
 							  LSN_FORMAT_ARGS(gone));
@@ -291,7 +293,7 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLog
 /*
  * The source has removed the WAL that would show whether it went back.  A server that was
  * not restarted did not.  One that has taken another timeline shows by that where it
- * parted from what was read.
+ * parted from what was read.  What the slot proves is not in doubt.
  */
 static void
 find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last,
@@ -302,8 +304,11 @@ find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last
 		return;
 	if (finding->parted_at < finding->origin)
 		note_way_back(finding, finding->parted_at);
-	finding->doubt = psprintf("Nothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction %u at %X/%X (%s). If it has them:",
-							  last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal);
+	finding->doubt = psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
+							  XLogRecPtrIsInvalid(finding->proven) ? "" :
+							  psprintf(" after %X/%X", LSN_FORMAT_ARGS(finding->proven)),
+							  last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal,
+							  XLogRecPtrIsInvalid(finding->proven) ? " If it has them:" : "");
 }
 
 /*
@@ -315,15 +320,15 @@ find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last
 static void
 trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	XLogRecPtr	from = row->slot_made && finding->slot.confirmed <= finding->origin ?
-		finding->slot.confirmed : InvalidXLogRecPtr;
 	XLogRecPtr	to = Min(finding->origin, finding->parted_at);
 	BemiStored	last;
 	char	   *refusal;
 
 	if (bemi_my_worker->is_local)
 		return;
-	switch (bemi_trace_last(stream, finding->identity, from, to, &last, &refusal))
+	if (row->slot_made && finding->slot.confirmed <= finding->origin)
+		finding->proven = finding->slot.confirmed;
+	switch (bemi_trace_last(stream, finding->identity, finding->proven, to, &last, &refusal))
 	{
 		case BEMI_TRACE_FOUND:
 			break;
@@ -380,20 +385,23 @@ describe_loss(const Finding *finding)
 }
 
 /*
- * Writes down what was lost, so that it stays whatever comes next.
+ * Writes down what was lost, so that it stays whatever comes next.  Without a proof, the gap
+ * begins where the slot's proof ends, or with the history.
  */
 static void
 record_loss(const Finding *finding)
 {
+	bool		from_slot = finding->doubt != NULL && !XLogRecPtrIsInvalid(finding->proven);
+	XLogRecPtr	from = finding->went_back ? finding->parted_at : finding->origin;
+
 	ereport(LOG,
 			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
 					bemi_my_worker->source, finding->reason),
 			 errhint("bemi.gaps shows from when to when.")));
 
 	bemi_begin_transaction();
-	open_gap(finding->reason,
-			 finding->went_back ? finding->parted_at : finding->origin,
-			 describe_loss(finding), finding->went_back, finding->doubt == NULL);
+	open_gap(finding->reason, from_slot ? finding->proven : from, describe_loss(finding),
+			 finding->went_back || from_slot, finding->doubt == NULL || from_slot);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);

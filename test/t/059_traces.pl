@@ -286,6 +286,37 @@ start_worker();
 is(begins(), 'slot_lost lately', 'and proves that the source has what is stored, although it was restarted');
 $source->safe_psql('postgres', q{ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()});
 
+# But not what came after. The state of a slot is saved when it has passed a checkpoint's record,
+# so the second change is confirmed only in memory, and after a crash is not.
+sub put_and_confirm
+{
+	my $lsn = $source->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+
+	put('after that', 1);
+	$source->poll_query_until('postgres', "SELECT confirmed_flush_lsn > '$lsn' FROM pg_replication_slots") or die 'nothing is confirmed';
+	return;
+}
+
+$source->safe_psql('postgres', 'CHECKPOINT');
+put_and_confirm();
+put_and_confirm();
+stop_worker();
+$lsn = origin();
+$source->stop('immediate');
+start_source();
+is($source->safe_psql('postgres', "SELECT confirmed_flush_lsn < '$lsn' FROM pg_replication_slots"), 't', 'the slot has forgotten what was confirmed');
+my $confirmed = $source->safe_psql('postgres', 'SELECT confirmed_flush_lsn FROM pg_replication_slots');
+$source->safe_psql('postgres', q{ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'; SELECT pg_reload_conf()});
+remove_wal();
+put('lost', 1);
+start_worker();
+is(begins(), 'slot_lost lately', 'what the slot has not confirmed is in doubt');
+like($history->safe_psql('postgres', q{SELECT concat_ws(' ', from_lsn, to_lsn > from_lsn, detail) FROM bemi.gaps ORDER BY id DESC LIMIT 1}),
+	qr/^$confirmed t Nothing proves that the source still has the changes that are stored after $confirmed: it was restarted.*removed\)\.$/,
+	'and nothing else');
+is(faults(), '', 'nothing else is lost');
+$source->safe_psql('postgres', q{ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()});
+
 # Nothing proves anything.
 put('stored', 2);
 wait_until_stored();
