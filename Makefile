@@ -8,11 +8,11 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" bemi.contr
 
 EXTENSION = bemi
 MODULE_big = bemi
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA = $(sort $(wildcard bemi--*.sql))
 
 # The worker is a libpq client.
-PG_CPPFLAGS = -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(libpq)
 
 # STRICT=1, for developers and CI: more warnings, and each is an error. PostgreSQL's headers count
@@ -76,7 +76,7 @@ endif
 .DEFAULT_GOAL := all
 
 # PGXS tracks no headers on Debian, where it is built without dependency tracking.
-$(OBJS): $(sort $(wildcard src/*.h)) bemi.control
+$(OBJS): $(sort $(wildcard src/*.h src/*/*.h)) bemi.control
 
 # Up to PostgreSQL 15, pg_isolation_regress looks for expected output only under its output and
 # its input directory. A link there keeps all of it in ./expected, and the specs' results, logs

@@ -27,7 +27,7 @@ sub is_available
 # Descriptions
 #
 
-my ($literals) = slurp_file('src/stream_description.c') =~ /description_query =\n(.*?);\n/s;
+my ($literals) = slurp_file('src/stream/descriptions.c') =~ /description_query =\n(.*?);\n/s;
 my $query = join('', map { s/\\"/"/gr } $literals =~ /"((?:[^"\\]|\\.)*)"/g);
 
 sub by_query

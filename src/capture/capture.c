@@ -1,0 +1,469 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.c
+ *		Finds the moment at which a statement's context must go into the WAL.
+ *
+ * In flows a statement that modifies a tracked table, with its context
+ * (context.c); out flows the context to capture_message.c, just before the
+ * first row that the statement changes.
+ *
+ * A message costs a transaction id and a flushed commit, which a statement
+ * that changes nothing should not pay: polling queries do that all day.
+ * Hence two steps.  When the executor starts a statement that modifies a
+ * tracked table, each plan node that feeds a modification is "armed": its
+ * ExecProcNode is replaced by ours.  The statement trigger then finds its
+ * statement armed and only takes down the context; the message is written
+ * when the node yields its first row.  Where there is no plan node (COPY,
+ * TRUNCATE), or this library was not yet loaded when the executor started,
+ * the trigger writes at once.
+ *
+ * The trigger decides, not the hook: whether the trigger is enabled, what its
+ * WHEN says, and what session_replication_role makes of it is the server's
+ * business.  Only where no trigger fires does the hook ask in its stead: for
+ * rows of a tracked child, where a statement names the parent, and for the
+ * second and later queries by which a foreign key's action is carried out.
+ *
+ * What is armed, and how statements nest, is kept by capture_statement.c.  What
+ * must never happen here: a row of a tracked table that reaches the WAL before
+ * its statement has had the chance to speak.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "capture/capture_internal.h"
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_emit_context);
+
+/* OID of bemi.emit_context() in this database, InvalidOid without bemi. */
+static Oid	emit_context_oid = InvalidOid;
+static bool emit_context_oid_known = false;
+
+/* Counts the invalidations, one of which may come in the middle of a look-up. */
+static uint64 emit_context_changes = 0;
+
+static ExecutorStart_hook_type prev_ExecutorStart = NULL;
+static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+
+static TupleTableSlot *produce_first_row(PlanState *node);
+
+/*
+ * Functions or schemas changed: look emit_context() up again when asked.
+ */
+static void
+forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
+{
+	emit_context_changes++;
+	emit_context_oid_known = false;
+}
+
+/*
+ * OID of bemi.emit_context().  A catalog look-up only when functions of this
+ * database have changed since the last one.
+ */
+Oid
+bemi_emit_context_oid(void)
+{
+	if (!emit_context_oid_known)
+	{
+		uint64		changes = emit_context_changes;
+
+		emit_context_oid = bemi_function("emit_context", 0, NULL);
+		emit_context_oid_known = (changes == emit_context_changes);
+	}
+	return emit_context_oid;
+}
+
+/*
+ * Tells whether the trigger runs bemi.emit_context().
+ */
+static bool
+is_our_trigger(const Trigger *trigger)
+{
+	return trigger->tgfoid == bemi_emit_context_oid();
+}
+
+/*
+ * The rule of TriggerEnabled() in the server's trigger.c, for triggers that
+ * the server does not fire because the statement named the table's parent.
+ */
+static bool
+is_enabled(const Trigger *trigger)
+{
+	if (trigger->tgenabled == TRIGGER_DISABLED)
+		return false;
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return trigger->tgenabled != TRIGGER_FIRES_ON_ORIGIN;
+	return trigger->tgenabled != TRIGGER_FIRES_ON_REPLICA;
+}
+
+/*
+ * Tells whether a table carries bemi's trigger; with "enabled", one that
+ * would fire in this session.
+ */
+static bool
+has_our_trigger(const ResultRelInfo *table, bool enabled)
+{
+	const TriggerDesc *triggers = table->ri_TrigDesc;
+
+	if (triggers == NULL)
+		return false;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (is_our_trigger(trigger) && (!enabled || is_enabled(trigger)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Tells whether a statement changes rows of a tracked table that it does not
+ * name: a child, whose statement trigger will not fire.
+ */
+static bool
+has_tracked_child(const ModifyTableState *modification)
+{
+	for (int i = 0; i < modification->mt_nrels; i++)
+	{
+		const ResultRelInfo *table = &modification->resultRelInfo[i];
+
+		if (table != modification->rootResultRelInfo &&
+			has_our_trigger(table, true))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A trigger has fired: rows that the statement writes to this table need the
+ * message, by whatever feeder they come.  A WITH clause may change the same
+ * table as the main query, and the server fires the trigger only once for both.
+ */
+static void
+want_message(BemiStatement *statement, const BemiFeeder *fired)
+{
+	slist_iter	iter;
+
+	bemi_take_context(statement);
+	slist_foreach(iter, &statement->feeders)
+	{
+		BemiFeeder *feeder = slist_container(BemiFeeder, link, iter.cur);
+
+		if (RelationGetRelid(feeder->modification->rootResultRelInfo->ri_RelationDesc) ==
+			RelationGetRelid(fired->modification->rootResultRelInfo->ri_RelationDesc))
+			feeder->wanted = true;
+	}
+}
+
+/*
+ * Arms the node that feeds a ModifyTable node, if that is bemi's business.
+ * Returns the query's entry, made now if it is the first one.
+ */
+static BemiStatement *
+arm_feeder(BemiStatement *statement, ModifyTableState *modification,
+		   QueryDesc *queryDesc)
+{
+	bool		skipped = (queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
+	bool		unasked = has_tracked_child(modification) ||
+		(skipped && has_our_trigger(modification->rootResultRelInfo, true));
+	BemiFeeder *feeder;
+
+	if (!unasked && !has_our_trigger(modification->rootResultRelInfo, false))
+		return statement;
+	if (statement == NULL)
+		statement = bemi_arm_statement(queryDesc);
+	statement->triggers_skipped = skipped;
+
+	feeder = MemoryContextAllocZero(statement->memory, sizeof(BemiFeeder));
+	feeder->modification = modification;
+	feeder->node = outerPlanState(modification);
+	feeder->produce = feeder->node->ExecProcNodeReal;
+	slist_push_head(&statement->feeders, &feeder->link);
+
+	ExecSetExecProcNode(feeder->node, produce_first_row);
+	if (unasked)
+	{
+		bemi_take_context(statement);
+		feeder->wanted = true;
+	}
+	return statement;
+}
+
+/*
+ * ExecutorStart hook: arms every ModifyTable node of the query.  The main one
+ * is the top node, the executor lists those in WITH clauses; a statement that
+ * a rule added is both.
+ */
+static void
+bemi_executor_start(QueryDesc *queryDesc, int eflags)
+{
+	BemiStatement *statement = NULL;
+	PlanState  *top;
+	ListCell   *cell;
+
+	bemi_statement_begins();
+	if (prev_ExecutorStart)
+		prev_ExecutorStart(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+
+	if ((eflags & EXEC_FLAG_EXPLAIN_ONLY) != 0)
+		return;
+
+	top = queryDesc->planstate;
+	if (top && IsA(top, ModifyTableState))
+		statement = arm_feeder(statement, (ModifyTableState *) top, queryDesc);
+	foreach(cell, queryDesc->estate->es_auxmodifytables)
+		if (lfirst(cell) != top)
+			statement = arm_feeder(statement, lfirst(cell), queryDesc);
+}
+
+/*
+ * The first row of a feeder has come.  Several modifications of one statement
+ * share one message, as long as it stands, and so do the queries of a foreign
+ * key's action with the statement that has caused them.
+ */
+static void
+say_context(BemiStatement *statement, BemiFeeder *feeder)
+{
+	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+	if (!statement->said)
+	{
+		bemi_require_context(statement->context,
+							 feeder->modification->rootResultRelInfo->ri_RelationDesc);
+		statement->context = bemi_context_with_facts(statement->context);
+	}
+	if (!statement->said && !statement->triggers_skipped)
+		bemi_message_for_statement(statement->context);
+	else
+		bemi_message_again(statement->context, statement->nest_level);
+	statement->said = true;
+	feeder->running = true;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * ExecProcNode of an armed feeder.  Has the context said once a row has come,
+ * before ModifyTable can write that row, and then gets out of the way.  If
+ * somebody has wrapped the node after us, we cannot, and pass on.
+ *
+ * Where the table has our trigger but it did not fire, because it is disabled
+ * for this session or its WHEN said no, the rows have no context; they must not
+ * inherit that of an earlier statement.
+ */
+static TupleTableSlot *
+produce_first_row(PlanState *node)
+{
+	BemiStatement *statement;
+	BemiFeeder *feeder = bemi_feeder_at_node(node, &statement);
+	TupleTableSlot *row = feeder->produce(node);
+
+	if (TupIsNull(row))
+		return row;
+
+	if (!feeder->wanted)
+		bemi_message_again(NULL, statement->nest_level);
+	else if (!feeder->running)
+		say_context(statement, feeder);
+	if (node->ExecProcNodeReal == produce_first_row)
+		ExecSetExecProcNode(node, feeder->produce);
+	return row;
+}
+
+/*
+ * ExecutorEnd hook; the query's own entry is gone after the server's part.
+ */
+static void
+bemi_executor_end(QueryDesc *queryDesc)
+{
+	if (prev_ExecutorEnd)
+		prev_ExecutorEnd(queryDesc);
+	else
+		standard_ExecutorEnd(queryDesc);
+	bemi_let_outer_say_again();
+}
+
+/*
+ * Whether a utility command changes rows, and fires our triggers for it.
+ */
+static bool
+changes_rows(const Node *command)
+{
+	return IsA(command, TruncateStmt) ||
+		(IsA(command, CopyStmt) && ((const CopyStmt *) command)->is_from);
+}
+
+/*
+ * A function of its own, because a variable for the hook would be live across
+ * PG_TRY().
+ */
+static void
+process_utility(PlannedStmt *pstmt, const char *queryString,
+				bool readOnlyTree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *queryEnv,
+				DestReceiver *dest, QueryCompletion *qc)
+{
+	if (prev_ProcessUtility)
+		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
+							queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+/*
+ * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run, as
+ * statements may be nested in them, too.
+ */
+static void
+bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
+					 bool readOnlyTree, ProcessUtilityContext context,
+					 ParamListInfo params, QueryEnvironment *queryEnv,
+					 DestReceiver *dest, QueryCompletion *qc)
+{
+	BemiStatement entry = {0};
+
+	bemi_utility_begins(pstmt->utilityStmt);
+	if (!changes_rows(pstmt->utilityStmt))
+		process_utility(pstmt, queryString, readOnlyTree, context, params,
+						queryEnv, dest, qc);
+	else
+	{
+		entry.is_utility = true;
+		entry.memory = CurrentMemoryContext;
+		entry.text = bemi_statement_text(queryString, pstmt);
+		slist_init(&entry.feeders);
+		bemi_link_statement(&entry);
+		PG_TRY();
+		{
+			process_utility(pstmt, queryString, readOnlyTree, context, params,
+							queryEnv, dest, qc);
+		}
+		PG_CATCH();
+		{
+			bemi_unlink_statement(&entry);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+		bemi_unlink_statement(&entry);
+		bemi_follow_truncated(entry.truncated_partitions, entry.truncated);
+	}
+	bemi_let_outer_say_again();
+}
+
+/*
+ * A statement without an armed node: COPY, TRUNCATE.  TRUNCATE fires a trigger
+ * for each table, which share one message.
+ */
+static void
+say_at_once(Relation table)
+{
+	BemiStatement *statement = bemi_running_utility();
+	const char *context;
+
+	if (statement == NULL)
+	{
+		context = bemi_context_of_statement(NULL);
+		bemi_require_context(context, table);
+		bemi_message_for_statement(bemi_context_with_facts(context));
+		return;
+	}
+
+	bemi_take_context(statement);
+	bemi_require_context(statement->context, table);
+	if (statement->said)
+		bemi_message_again(statement->context, statement->nest_level);
+	else
+	{
+		MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+		statement->context = bemi_context_with_facts(statement->context);
+		MemoryContextSwitchTo(caller);
+		bemi_message_for_statement(statement->context);
+	}
+	statement->said = true;
+}
+
+/*
+ * TRUNCATE of a partition alone is not in the stream, see track_rows.c.  Which tables
+ * it empties is known at its end.
+ */
+static void
+note_truncated(BemiStatement *statement, Relation table)
+{
+	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
+
+	statement->truncated = lappend_oid(statement->truncated, RelationGetRelid(table));
+	if (bemi_truncates_published_rows(table))
+		statement->truncated_partitions = lappend_oid(statement->truncated_partitions,
+													  RelationGetRelid(table));
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * bemi.emit_context(): statement trigger, before INSERT, UPDATE, DELETE or
+ * TRUNCATE.  ON CONFLICT and MERGE fire it several times for one statement,
+ * which stays one message.
+ */
+Datum
+bemi_emit_context(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	BemiStatement *statement;
+	BemiFeeder *feeder;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager",
+						"bemi.emit_context")));
+	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be fired BEFORE and FOR EACH STATEMENT",
+						"bemi.emit_context"),
+				 errdetail("Trigger \"%s\" of table \"%s\" is of another kind.",
+						   trigger->tg_trigger->tgname,
+						   RelationGetRelationName(trigger->tg_relation)),
+				 errhint("Let bemi.track() make the trigger.")));
+
+	feeder = bemi_feeder_that_fires(trigger->tg_trigger, &statement);
+	if (feeder != NULL)
+		want_message(statement, feeder);
+	else
+		say_at_once(trigger->tg_relation);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) && bemi_running_utility() != NULL)
+		note_truncated(bemi_running_utility(), trigger->tg_relation);
+
+	PG_RETURN_POINTER(NULL);
+}
+
+void
+bemi_capture_init(void)
+{
+	bemi_capture_message_init();
+	bemi_capture_statement_init();
+	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid, (Datum) 0);
+
+	prev_ExecutorStart = ExecutorStart_hook;
+	ExecutorStart_hook = bemi_executor_start;
+	prev_ExecutorEnd = ExecutorEnd_hook;
+	ExecutorEnd_hook = bemi_executor_end;
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = bemi_process_utility;
+}

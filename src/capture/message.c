@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture_message.c
+ *		The context messages of the transaction at hand.
+ *
+ * In flows the context of rows that are about to be written; out flows a
+ * logical message, transactional, prefix "_bemi", whose content is the
+ * context's JSON text, unless the reader of the stream would find the right
+ * one already.
+ *
+ * The reader gives a row the nearest message before it.  To know which one
+ * that is, the messages of the transaction are remembered, the latest of each
+ * subtransaction: a rollback takes the messages of its subtransaction along in
+ * the WAL, and so it must here; a release hands the latest one to the parent.
+ * The memory is the transaction's.  What must never happen: a message that is
+ * remembered although its subtransaction was rolled back, as rows after it
+ * would silently get another context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "capture/capture_internal.h"
+
+/* The latest message of one subtransaction. */
+typedef struct WrittenMessage
+{
+	struct WrittenMessage *outer;	/* of an outer subtransaction, or NULL */
+	int			nest_level;		/* of its subtransaction */
+	SubTransactionId subtransaction;	/* the one that wrote it */
+	XLogRecPtr	end;			/* of its record */
+	char		context[FLEXIBLE_ARRAY_MEMBER];
+} WrittenMessage;
+
+/* The latest message that is still valid; NULL: none in this transaction. */
+static WrittenMessage *latest = NULL;
+
+/* Values of bemi.emit. */
+typedef enum EmitMode
+{
+	EMIT_STATEMENT,
+	EMIT_CHANGED
+} EmitMode;
+
+static const struct config_enum_entry emit_modes[] = {
+	{"statement", EMIT_STATEMENT, false},
+	{"changed", EMIT_CHANGED, false},
+	{NULL, 0, false}
+};
+
+static int	emit_mode = EMIT_STATEMENT;
+
+/*
+ * Takes down a message of the current subtransaction.
+ */
+static void
+remember(const char *context, XLogRecPtr end)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	Size		size = strlen(context) + 1;
+	WrittenMessage *message;
+
+	message = MemoryContextAlloc(TopTransactionContext,
+								 offsetof(WrittenMessage, context) + size);
+	message->nest_level = nest_level;
+	message->subtransaction = GetCurrentSubTransactionId();
+	message->end = end;
+	memcpy(message->context, context, size);
+	message->outer = latest;
+	if (latest != NULL && latest->nest_level == nest_level)
+	{
+		message->outer = latest->outer;
+		pfree(latest);
+	}
+	latest = message;
+}
+
+/*
+ * Whether the decoder might put a row written now before the latest message.
+ * It orders the records of different subtransactions by LSN, where a message
+ * counts by the end of its record and a row by the start, and takes equal ones
+ * in any order.
+ */
+static bool
+may_be_overtaken(void)
+{
+	return latest->subtransaction != GetCurrentSubTransactionId() &&
+		latest->end == GetXLogInsertRecPtr();
+}
+
+/*
+ * Whether rows written now would get this context; NULL stands for none.
+ */
+static bool
+stands(const char *context)
+{
+	if (latest == NULL)
+		return context == NULL;
+	if (may_be_overtaken())
+		return false;
+	return strcmp(latest->context, context ? context : "{}") == 0;
+}
+
+static void
+write_message(const char *context)
+{
+	if (context == NULL)
+		context = "{}";
+	remember(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true));
+}
+
+/*
+ * A statement is about to write its first row.  Without a context nothing
+ * needs to be said, unless its rows would inherit an earlier message.
+ */
+void
+bemi_message_for_statement(const char *context)
+{
+	if (!XLogLogicalInfoActive())
+		return;					/* nobody could ever read it */
+	if (context == NULL && latest == NULL)
+		return;
+	/* Where facts are asked for, no message of the client's may stand for ours. */
+	if (emit_mode == EMIT_CHANGED && !bemi_facts_are_included() && stands(context))
+		return;
+	write_message(context);
+}
+
+/*
+ * A statement that has said its context may go on to write rows, after other
+ * statements within it have written messages of their own.  "nest_level" is
+ * the statement's.
+ *
+ * The inner statement's subtransaction may not have ended yet.  Then a row of
+ * the outer one could overtake the message, see may_be_overtaken(); but not two
+ * messages.
+ */
+void
+bemi_message_again(const char *context, int nest_level)
+{
+	if (!XLogLogicalInfoActive() || stands(context))
+		return;
+	write_message(context);
+	if (GetCurrentTransactionNestLevel() > nest_level)
+		write_message(context);
+}
+
+/*
+ * The end of the transaction, in whatever way, ends its messages' reach.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			latest = NULL;		/* its memory goes with the transaction */
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Rollback of a subtransaction: its messages are gone.
+ */
+static void
+forget_messages(int nest_level)
+{
+	while (latest != NULL && latest->nest_level >= nest_level)
+	{
+		WrittenMessage *gone = latest;
+
+		latest = gone->outer;
+		pfree(gone);
+	}
+}
+
+/*
+ * Release of a subtransaction: its latest message becomes its parent's.
+ */
+static void
+hand_over_message(int nest_level)
+{
+	WrittenMessage *outer;
+
+	if (latest == NULL || latest->nest_level < nest_level)
+		return;
+	Assert(latest->nest_level == nest_level);
+	latest->nest_level = nest_level - 1;
+
+	outer = latest->outer;
+	if (outer != NULL && outer->nest_level == latest->nest_level)
+	{
+		latest->outer = outer->outer;
+		pfree(outer);
+	}
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+					  SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		forget_messages(GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		hand_over_message(GetCurrentTransactionNestLevel());
+}
+
+void
+bemi_capture_message_init(void)
+{
+	DefineCustomEnumVariable("bemi.emit",
+							 "Sets when a statement writes its context to the WAL.",
+							 "With \"changed\", only if it differs from the last one of the transaction.",
+							 &emit_mode,
+							 EMIT_STATEMENT, emit_modes,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+}

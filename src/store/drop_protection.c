@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_protect.c
+ *		Keeps DROP EXTENSION from silently deleting the history.
+ *
+ * The history's partitions hang on bemi.changes, and that hangs on the
+ * extension, so dropping the extension would drop them without a word.  An
+ * event trigger looks at the command before it runs; what it needs to know,
+ * CASCADE or not, is in the parse tree, which only C can see.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/event_trigger.h"
+#include "executor/spi.h"
+#include "nodes/parsenodes.h"
+#include "utils/acl.h"
+
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(bemi_protect_history);
+
+/*
+ * Whether a list of DROP EXTENSION holds this extension.
+ */
+static bool
+names_bemi(List *names)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (strcmp(strVal(lfirst(cell)), "bemi") == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Whether a list of DROP OWNED BY holds the extension's owner.
+ */
+static bool
+names_owner(List *roles)
+{
+	Oid			owner = bemi_extension_owner();
+	ListCell   *cell;
+
+	foreach(cell, roles)
+		if (get_rolespec_oid(lfirst(cell), true) == owner)
+			return true;
+	return false;
+}
+
+/*
+ * Whether the command would drop the extension, and if so, *cascade whether
+ * with all that hangs on it.
+ */
+static bool
+drops_bemi(Node *command, bool *cascade)
+{
+	if (IsA(command, DropStmt))
+	{
+		DropStmt   *drop = (DropStmt *) command;
+
+		*cascade = drop->behavior == DROP_CASCADE;
+		return drop->removeType == OBJECT_EXTENSION && names_bemi(drop->objects);
+	}
+	if (IsA(command, DropOwnedStmt))
+	{
+		DropOwnedStmt *drop = (DropOwnedStmt *) command;
+
+		*cascade = drop->behavior == DROP_CASCADE;
+		return names_owner(drop->roles);
+	}
+	return false;
+}
+
+/*
+ * Whether there is any history to lose.
+ */
+static bool
+holds_history(void)
+{
+	bool		holds;
+
+	SPI_connect();
+	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look into bemi.changes");
+	holds = SPI_processed > 0;
+	SPI_finish();
+	return holds;
+}
+
+/*
+ * bemi.protect_history(): event trigger at the start of DROP EXTENSION and DROP
+ * OWNED.
+ *
+ * The workers look afterwards whether they still have work; one whose extension
+ * is gone takes its slot and origin with it.
+ */
+Datum
+bemi_protect_history(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *trigger = (EventTriggerData *) fcinfo->context;
+	bool		cascade;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by event trigger manager",
+						"bemi.protect_history")));
+	if (!drops_bemi(trigger->parsetree, &cascade))
+		PG_RETURN_NULL();
+
+	bemi_lock_sources(ExclusiveLock);
+	bemi_wake_workers_at_commit();
+	if (!cascade && holds_history())
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop extension bemi because it holds history"),
+				 errdetail("Changes are stored in bemi.changes."),
+				 errhint("DROP EXTENSION bemi CASCADE deletes them for ever; pg_dump --table='bemi.changes*' keeps a copy.")));
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_index.c
+ *		The index entries of rows that have just been written.
+ *
+ * In flow rows that a partition's multi-insert has put into its pages
+ * (history_partition.c); each index gets its entries for all of them before
+ * the next one has its turn, so that the pages of one stay at hand.
+ *
+ * This is where the worker spends most of its time, so there are three ways,
+ * chosen once when the partition is opened:
+ *
+ * - by the executor, as any INSERT does it: for what an index may be that users
+ *	 have made, with expressions, a condition, or columns of their own;
+ * - by row: an index on columns of ours only needs values that are at hand, and
+ *	 none of what the executor does to get them out of the row again;
+ * - by context: rows of one statement share a context, and so the keys that a
+ *	 GIN index finds in it.  They are entered once, for all of these rows, the way
+ *	 a GIN index is built, rather than for each row into the list of pending
+ *	 entries, from which all would be moved later.  Rows that share theirs with
+ *	 few others go by row: the list is better at that.
+ *
+ * All lives in the memory of the partition, which is that of one destination
+ * transaction; what is made for rows is gone with the caller's memory context.
+ * What must never happen: a row without its entry in one of the indexes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/gin_private.h"
+#include "catalog/pg_am_d.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/rel.h"
+
+#include "store/store_internal.h"
+
+/*
+ * So many rows must share a context for its keys to be entered at once: to find
+ * the place of a key costs about as much as to note it for so many rows.  That is
+ * an estimate from profiles; the figure matters little, for runs are long or short.
+ */
+#define SHARED_ROWS		8
+
+typedef enum IndexWay
+{
+	BY_EXECUTOR,
+	BY_ROW,
+	BY_CONTEXT
+} IndexWay;
+
+typedef struct HistoryIndex
+{
+	IndexWay	way;
+	Relation	relation;
+	IndexInfo  *info;
+	IndexUniqueCheck unique;
+	int			columns[INDEX_MAX_KEYS];	/* into bemi_history_columns */
+	GinState   *gin;			/* BY_CONTEXT; NULL: not needed yet */
+} HistoryIndex;
+
+struct BemiIndexes
+{
+	MemoryContext memory;		/* holds this struct and all below */
+	ResultRelInfo *target;
+	EState	   *estate;
+	int			count;
+	HistoryIndex *indexes;
+};
+
+/*
+ * Which of our columns has this number in the partition; -1 if none has.  One that
+ * somebody has made a generated column does not hold what we have put into it.
+ */
+static int
+history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
+{
+	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+		if (attnums[i] == attnum)
+			return TupleDescAttr(RelationGetDescr(table), attnum - 1)->attgenerated ? -1 : i;
+	return -1;
+}
+
+/*
+ * The way for one index; notes which columns it is on.
+ */
+static IndexWay
+choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
+{
+	const IndexInfo *info = index->info;
+
+	if (info->ii_Expressions != NIL || info->ii_Predicate != NIL ||
+		info->ii_ExclusionOps != NULL || !info->ii_ReadyForInserts)
+		return BY_EXECUTOR;
+	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
+	{
+		index->columns[i] = history_column(table, attnums, info->ii_IndexAttrNumbers[i]);
+		if (index->columns[i] < 0)
+			return BY_EXECUTOR;
+	}
+	if (index->relation->rd_rel->relam == GIN_AM_OID && info->ii_NumIndexAttrs == 1 &&
+		index->columns[0] == BEMI_HISTORY_CONTEXT)
+		return BY_CONTEXT;
+	return BY_ROW;
+}
+
+/*
+ * Takes note of the open indexes of a partition, whose columns have these
+ * numbers; in the current memory context.
+ */
+BemiIndexes *
+bemi_indexes_begin(ResultRelInfo *target, EState *estate, const AttrNumber *attnums)
+{
+	BemiIndexes *indexes = palloc0(sizeof(BemiIndexes));
+
+	indexes->memory = CurrentMemoryContext;
+	indexes->target = target;
+	indexes->estate = estate;
+	indexes->count = target->ri_NumIndices;
+	indexes->indexes = palloc0(sizeof(HistoryIndex) * Max(indexes->count, 1));
+	for (int i = 0; i < indexes->count; i++)
+	{
+		HistoryIndex *index = &indexes->indexes[i];
+
+		index->relation = target->ri_IndexRelationDescs[i];
+		index->info = target->ri_IndexRelationInfo[i];
+		index->unique = index->relation->rd_index->indisunique ?
+			UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+		/* One that is checked later comes with a trigger: rows are inserted singly then. */
+		Assert(target->ri_TrigDesc != NULL || index->unique == UNIQUE_CHECK_NO ||
+			   index->relation->rd_index->indimmediate);
+		index->way = choose_way(target->ri_RelationDesc, index, attnums);
+	}
+	return indexes;
+}
+
+/*
+ * The executor makes the entries of the n-th index.
+ */
+static void
+insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots, int count)
+{
+	ResultRelInfo one_index = *indexes->target;
+
+	one_index.ri_NumIndices = 1;
+	one_index.ri_IndexRelationDescs = &indexes->target->ri_IndexRelationDescs[n];
+	one_index.ri_IndexRelationInfo = &indexes->target->ri_IndexRelationInfo[n];
+	for (int i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		list_free(bemi_insert_index_tuples(&one_index, slots[i], indexes->estate));
+	}
+}
+
+static void
+insert_by_row(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
+			  const BemiHistoryRow *rows, int count)
+{
+	Relation	table = indexes->target->ri_RelationDesc;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int key = 0; key < index->info->ii_NumIndexAttrs; key++)
+		{
+			values[key] = rows[i].values[index->columns[key]];
+			nulls[key] = rows[i].nulls[index->columns[key]];
+		}
+		(void) index_insert(index->relation, values, nulls, &slots[i]->tts_tid, table,
+							index->unique, false, index->info);
+	}
+}
+
+static int
+compare_places(const void *a, const void *b)
+{
+	return ItemPointerCompare((ItemPointer) a, (ItemPointer) b);
+}
+
+/*
+ * The places of rows, in the order that a GIN index wants; palloc'd.
+ */
+static ItemPointerData *
+places_of(TupleTableSlot **slots, int count)
+{
+	ItemPointerData *places = palloc(sizeof(ItemPointerData) * count);
+
+	for (int i = 0; i < count; i++)
+		places[i] = slots[i]->tts_tid;
+	qsort(places, count, sizeof(ItemPointerData), compare_places);
+	return places;
+}
+
+/*
+ * Enters the keys of a context for all of the rows that share it.
+ */
+static void
+insert_shared(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
+			  Datum context, int count)
+{
+	ItemPointerData *places = places_of(slots, count);
+	GinNullCategory *categories;
+	Datum	   *keys;
+	int32		key_count;
+
+	if (index->gin == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(indexes->memory);
+
+		index->gin = palloc(sizeof(GinState));
+		initGinState(index->gin, index->relation);
+		MemoryContextSwitchTo(caller);
+	}
+	keys = ginExtractEntries(index->gin, FirstOffsetNumber, context, false,
+							 &key_count, &categories);
+	for (int i = 0; i < key_count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		ginEntryInsert(index->gin, FirstOffsetNumber, keys[i], categories[i],
+					   places, count, NULL);
+	}
+}
+
+/*
+ * Rows that share a context hold one and the same copy of it, see
+ * shared_context() in history.c.
+ */
+static void
+insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
+				  const BemiHistoryRow *rows, int count)
+{
+	int			first = 0;
+
+	while (first < count)
+	{
+		Datum		context = rows[first].values[BEMI_HISTORY_CONTEXT];
+		int			end = first + 1;
+
+		while (end < count && rows[end].values[BEMI_HISTORY_CONTEXT] == context)
+			end++;
+		if (end - first >= SHARED_ROWS)
+			insert_shared(indexes, index, &slots[first], context, end - first);
+		else
+			insert_by_row(indexes, index, &slots[first], &rows[first], end - first);
+		first = end;
+	}
+}
+
+/*
+ * Makes the entries of rows that are in the partition, in the current memory
+ * context.
+ */
+void
+bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
+					const BemiHistoryRow *rows, int count)
+{
+	for (int n = 0; n < indexes->count; n++)
+	{
+		HistoryIndex *index = &indexes->indexes[n];
+
+		switch (index->way)
+		{
+			case BY_EXECUTOR:
+				insert_by_executor(indexes, n, slots, count);
+				break;
+			case BY_ROW:
+				insert_by_row(indexes, index, slots, rows, count);
+				break;
+			case BY_CONTEXT:
+				insert_by_context(indexes, index, slots, rows, count);
+				break;
+		}
+	}
+}

@@ -1,0 +1,592 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_partition.c
+ *		The partition of bemi.changes that rows are being written to.
+ *
+ * In flow values of rows, in runs that belong to one partition; they are
+ * written by the server's multi-insert and then indexed, or one by one if triggers
+ * fire, as triggers expect.  What users have put on the history runs with the rights
+ * of its owner (history_code.c).  A partition that is missing is made.
+ *
+ * Any commit time must find a partition, for a source may send whatever it
+ * likes, and partitions may be of any make: of a day, a week, a month, or a
+ * user's own.  So a new one takes no more than is left between its neighbours.
+ *
+ * A partition is opened for one destination transaction.  It lives in a child
+ * of that transaction's memory, and its lock stays until the transaction ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "optimizer/optimizer.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "store/store_internal.h"
+
+PG_FUNCTION_INFO_V1(bemi_attach_partition);
+PG_FUNCTION_INFO_V1(bemi_partition_ranges);
+
+const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
+	"id", "database", "schema", "table", "primary_key", "operation",
+	"before", "after",
+	[BEMI_HISTORY_CONTEXT] = "context",
+	[BEMI_HISTORY_COMMITTED_AT] = "committed_at",
+	"queued_at",
+	[BEMI_HISTORY_CREATED_AT] = "created_at",
+	"transaction_id", "position", "source"
+};
+
+struct BemiPartition
+{
+	MemoryContext memory;		/* holds this struct and all below */
+	Relation	relation;
+	EState	   *estate;
+	ResultRelInfo *target;
+	BemiIndexes *indexes;
+	BemiCode   *code;			/* of users, on this partition; NULL: none */
+	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
+	int			slot_count;
+	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
+
+	/* columns that users have added, with a default */
+	int			default_count;
+	AttrNumber *default_attnums;
+	ExprState **defaults;
+};
+
+/*
+ * OID of bemi.changes.  Found once, and only if it is the extension's own: the
+ * worker is a superuser, and must not be led to write to, or read from, what
+ * somebody else has put under that name.
+ */
+static Oid	changes_oid = InvalidOid;
+
+/*
+ * OID of a table of the extension, InvalidOid if it is not there, or not the
+ * extension's own.
+ */
+Oid
+bemi_own_table(const char *name)
+{
+	Oid			extension = get_extension_oid("bemi", true);
+	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+
+	if (!OidIsValid(extension) || !OidIsValid(table) ||
+		getExtensionOfObject(RelationRelationId, table) != extension)
+		return InvalidOid;
+	return table;
+}
+
+/*
+ * Finds bemi.changes.  To be called before anything else here, in a
+ * transaction; if the extension is dropped and made again after that, the
+ * worker fails and starts anew.
+ */
+void
+bemi_partition_init(void)
+{
+	changes_oid = bemi_own_table("changes");
+	if (!OidIsValid(changes_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table bemi.changes of extension bemi does not exist")));
+}
+
+/*
+ * Owner of a table.
+ */
+static Oid
+owner_of(Oid oid)
+{
+	Relation	table = table_open(oid, AccessShareLock);
+	Oid			owner = table->rd_rel->relowner;
+
+	table_close(table, NoLock);
+	return owner;
+}
+
+/*
+ * Index of the last bound that is not above this time, -1 if there is none.
+ */
+static int
+last_bound(Relation parent, PartitionDesc partitions, TimestampTz time)
+{
+	PartitionKey key = RelationGetPartitionKey(parent);
+	Datum		value = TimestampTzGetDatum(time);
+	bool		is_equal;
+
+	Assert(key->strategy == PARTITION_STRATEGY_RANGE && key->partnatts == 1);
+	return partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+										 partitions->boundinfo, 1, &value, &is_equal);
+}
+
+/*
+ * OID of the partition for this commit time, or InvalidOid; those that are being
+ * detached are left out, or not.
+ */
+static Oid
+partition_at(TimestampTz committed_at, bool omit_detached)
+{
+	Relation	parent = table_open(changes_oid, RowExclusiveLock);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, omit_detached);
+	Oid			result = InvalidOid;
+
+	if (partitions->nparts > 0)
+	{
+		int			i = last_bound(parent, partitions, committed_at);
+
+		i = partitions->boundinfo->indexes[i + 1];
+		if (i < 0)
+			i = partitions->boundinfo->default_index;
+		if (i >= 0)
+			result = partitions->oids[i];
+	}
+	table_close(parent, NoLock);
+	return result;
+}
+
+static Oid
+find_partition(TimestampTz committed_at)
+{
+	return partition_at(committed_at, true);
+}
+
+/*
+ * A bound as the time that it stands for.  False, and the infinite time on its
+ * side, if it is none of the finite ones: no such bound, MINVALUE or MAXVALUE.
+ */
+static bool
+bound_time(PartitionBoundInfo bounds, int i, Datum *time)
+{
+	bool		below = i < 0;
+
+	if (i >= 0 && i < bounds->ndatums)
+	{
+		if (bounds->kind[i][0] == PARTITION_RANGE_DATUM_VALUE)
+		{
+			*time = bounds->datums[i][0];
+			return true;
+		}
+		below = bounds->kind[i][0] == PARTITION_RANGE_DATUM_MINVALUE;
+	}
+	*time = TimestampTzGetDatum(below ? DT_NOBEGIN : DT_NOEND);
+	return false;
+}
+
+/*
+ * The bounds of the neighbours of a commit time that has no partition, as
+ * parameters for SPI: 'n' where there is no neighbour.
+ */
+static void
+find_hole(TimestampTz committed_at, Datum *values, char *nulls)
+{
+	Relation	parent = table_open(changes_oid, RowExclusiveLock);
+	PartitionDesc partitions = RelationGetPartitionDesc(parent, false);
+
+	memset(nulls, 'n', 2);
+	if (partitions->nparts > 0)
+	{
+		int			i = last_bound(parent, partitions, committed_at);
+
+		if (bound_time(partitions->boundinfo, i, &values[0]))
+			nulls[0] = ' ';
+		if (bound_time(partitions->boundinfo, i + 1, &values[1]))
+			nulls[1] = ' ';
+	}
+	table_close(parent, NoLock);
+}
+
+/*
+ * Makes the partition for this commit time.
+ */
+static void
+make_partition(TimestampTz committed_at)
+{
+	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum		values[3] = {TimestampTzGetDatum(committed_at)};
+	char		nulls[4] = "   ";
+	BemiDdl		ddl;
+
+	find_hole(committed_at, values + 1, nulls + 1);
+	bemi_ddl_enter(&ddl);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT bemi.make_partition($1, $2, $3)", 3, types, values,
+							  nulls, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not make a partition of bemi.changes");
+	SPI_finish();
+	bemi_ddl_leave(&ddl);
+	CommandCounterIncrement();
+}
+
+/*
+ * bemi.attach_partition(partition regclass, bounds text): the last step of
+ * bemi.make_partition().  With the rights of the owner of both tables, because it
+ * computes what it can of the CHECK constraints and index expressions.
+ */
+Datum
+bemi_attach_partition(PG_FUNCTION_ARGS)
+{
+	Oid			partition = PG_GETARG_OID(0);
+	char	   *command;
+	BemiRole	caller;
+
+	command = psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
+					   quote_identifier(get_rel_name(partition)),
+					   text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	SPI_connect();
+	bemi_become(owner_of(partition), &caller);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not attach a partition to bemi.changes");
+	bemi_return_to(&caller);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Finishes what somebody has begun with DETACH ... CONCURRENTLY, which was
+ * interrupted: nothing can undo it, and until it is finished there can be no other
+ * partition for that time.  The caller's lock keeps one that is still running away.
+ */
+static void
+finish_detach(Oid partition)
+{
+	char	   *name = get_rel_name(partition);
+	BemiDdl		ddl;
+
+	bemi_ddl_enter(&ddl);
+	SPI_connect();
+	if (SPI_execute(psprintf("ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE",
+							 quote_qualified_identifier(get_namespace_name(get_rel_namespace(partition)),
+														name)),
+					false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not finish to detach a partition of bemi.changes");
+	SPI_finish();
+	bemi_ddl_leave(&ddl);
+	CommandCounterIncrement();
+	ereport(LOG,
+			(errmsg("bemi: partition \"%s\" of bemi.changes is detached now", name),
+			 errdetail("DETACH PARTITION ... CONCURRENTLY was interrupted, and changes of that time have come.")));
+}
+
+/*
+ * OID of the partition for this commit time, which is made now if there is
+ * none.  Other workers may be making it just now, too, so look again when they
+ * cannot: the lock is the one that ATTACH PARTITION takes.
+ */
+static Oid
+find_or_make_partition(TimestampTz committed_at)
+{
+	Oid			oid = find_partition(committed_at);
+
+	if (OidIsValid(oid))
+		return oid;
+	LockRelationOid(changes_oid, ShareUpdateExclusiveLock);
+	oid = find_partition(committed_at);
+	if (OidIsValid(oid))
+		return oid;
+	oid = partition_at(committed_at, false);
+	if (OidIsValid(oid))
+		finish_detach(oid);
+	make_partition(committed_at);
+	return find_partition(committed_at);
+}
+
+/*
+ * Puts one partition and its bounds into the result of
+ * bemi.partition_ranges().
+ */
+static void
+put_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
+{
+	PartitionBoundInfo bounds = partitions->boundinfo;
+	int			partition = bounds->indexes[upper];
+	Datum		values[3];
+	bool		nulls[3] = {0};
+
+	if (partition < 0)
+		return;
+	values[0] = ObjectIdGetDatum(partitions->oids[partition]);
+	(void) bound_time(bounds, upper - 1, &values[1]);
+	(void) bound_time(bounds, upper, &values[2]);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * bemi.partition_ranges(): the partitions of bemi.changes, with the times that
+ * they are for.  All but the default one, which has no bounds.
+ */
+Datum
+bemi_partition_ranges(PG_FUNCTION_ARGS)
+{
+	Oid			table = bemi_own_table("changes");
+	Relation	parent;
+	PartitionDesc partitions;
+
+	bemi_init_result_set(fcinfo);
+	if (!OidIsValid(table))
+		return (Datum) 0;
+	parent = table_open(table, AccessShareLock);
+	partitions = RelationGetPartitionDesc(parent, true);
+	for (int i = 1; partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
+		put_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
+	table_close(parent, AccessShareLock);
+	return (Datum) 0;
+}
+
+/*
+ * Writes down where the columns are.  By name, since users may have added
+ * columns, and a partition may have dropped ones.
+ */
+static void
+find_columns(BemiPartition *partition)
+{
+	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+	{
+		partition->attnums[i] = get_attnum(RelationGetRelid(partition->relation),
+										   bemi_history_columns[i]);
+		if (partition->attnums[i] == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" is missing",
+							bemi_history_columns[i],
+							RelationGetRelationName(partition->relation)),
+					 errhint("Columns of bemi.changes must not be renamed or dropped.")));
+	}
+}
+
+/*
+ * Whether a column is one of ours.
+ */
+static bool
+is_written(const BemiPartition *partition, AttrNumber attnum)
+{
+	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+		if (partition->attnums[i] == attnum)
+			return true;
+	return false;
+}
+
+/*
+ * Prepares the defaults of columns that users have added.
+ */
+static void
+find_defaults(BemiPartition *partition)
+{
+	TupleDesc	columns = RelationGetDescr(partition->relation);
+
+	partition->default_attnums = palloc(sizeof(AttrNumber) * columns->natts);
+	partition->defaults = palloc(sizeof(ExprState *) * columns->natts);
+	for (AttrNumber attnum = 1; attnum <= columns->natts; attnum++)
+	{
+		Form_pg_attribute column = TupleDescAttr(columns, attnum - 1);
+		Expr	   *expression;
+
+		if (column->attisdropped || column->attgenerated || is_written(partition, attnum))
+			continue;
+		expression = (Expr *) build_column_default(partition->relation, attnum);
+		if (expression == NULL)
+			continue;
+		partition->default_attnums[partition->default_count] = attnum;
+		partition->defaults[partition->default_count++] =
+			ExecInitExpr(expression_planner(expression), NULL);
+	}
+}
+
+static BemiPartition *
+open_partition(Oid oid)
+{
+	MemoryContext memory = AllocSetContextCreate(TopTransactionContext,
+												 "bemi open partition",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(memory);
+	BemiPartition *partition = palloc0(sizeof(BemiPartition));
+
+	partition->memory = memory;
+	partition->relation = table_open(oid, RowExclusiveLock);
+	if (partition->relation->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("partition \"%s\" of bemi.changes is not a plain table",
+						RelationGetRelationName(partition->relation)),
+				 errhint("Detach it; the worker then makes a partition of its own.")));
+
+	partition->estate = CreateExecutorState();
+	partition->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
+	partition->code = bemi_code_of(partition->target, owner_of(changes_oid));
+	bemi_code_enter(partition->code);
+	ExecOpenIndices(partition->target, false);
+	/* Where AFTER triggers look for it. */
+	partition->estate->es_opened_result_relations =
+		lappend(partition->estate->es_opened_result_relations, partition->target);
+	find_columns(partition);
+	find_defaults(partition);
+	partition->indexes = bemi_indexes_begin(partition->target, partition->estate,
+											partition->attnums);
+	bemi_code_leave(partition->code);
+
+	MemoryContextSwitchTo(caller);
+	return partition;
+}
+
+/*
+ * Closes a partition; NULL does nothing.
+ */
+void
+bemi_partition_close(BemiPartition *partition)
+{
+	if (partition == NULL)
+		return;
+	for (int i = 0; i < partition->slot_count; i++)
+		ExecDropSingleTupleTableSlot(partition->slots[i]);
+	ExecCloseIndices(partition->target);
+	ExecResetTupleTable(partition->estate->es_tupleTable, false);
+	FreeExecutorState(partition->estate);
+	table_close(partition->relation, NoLock);
+	MemoryContextDelete(partition->memory);
+}
+
+/*
+ * Whether changes committed at this time belong to this partition.
+ */
+bool
+bemi_partition_takes(const BemiPartition *partition, TimestampTz committed_at)
+{
+	return find_partition(committed_at) == RelationGetRelid(partition->relation);
+}
+
+/*
+ * The partition for a commit time: the one that is open (or NULL), or another
+ * one in its stead, which is made now if need be.
+ */
+BemiPartition *
+bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
+{
+	if (open != NULL && bemi_partition_takes(open, committed_at))
+		return open;
+
+	bemi_partition_close(open);
+	return open_partition(find_or_make_partition(committed_at));
+}
+
+/*
+ * Puts a row into the i-th slot, whose first use may be now.
+ */
+static void
+put_row(BemiPartition *partition, int i, const BemiHistoryRow *row)
+{
+	TupleTableSlot *slot;
+
+	if (i == partition->slot_count)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(partition->memory);
+
+		partition->slots[partition->slot_count++] = table_slot_create(partition->relation, NULL);
+		MemoryContextSwitchTo(caller);
+	}
+	slot = ExecClearTuple(partition->slots[i]);
+
+	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	for (int column = 0; column < BEMI_HISTORY_COLUMNS; column++)
+	{
+		int			place = partition->attnums[column] - 1;
+
+		slot->tts_values[place] = row->values[column];
+		slot->tts_isnull[place] = row->nulls[column];
+	}
+	for (int n = 0; n < partition->default_count; n++)
+	{
+		int			place = partition->default_attnums[n] - 1;
+
+		slot->tts_values[place] = ExecEvalExpr(partition->defaults[n],
+											   GetPerTupleExprContext(partition->estate),
+											   &slot->tts_isnull[place]);
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Writes the filled slots with one multi-insert and then their index entries.
+ */
+static void
+insert_together(BemiPartition *partition, const BemiHistoryRow *rows, int count)
+{
+	EState	   *estate = partition->estate;
+	TupleConstr *constraints = partition->relation->rd_att->constr;
+	MemoryContext caller;
+
+	for (int i = 0; i < count && constraints != NULL; i++)
+	{
+		if (constraints->has_generated_stored)
+			ExecComputeStoredGenerated(partition->target, estate,
+									   partition->slots[i], CMD_INSERT);
+		ExecConstraints(partition->target, partition->slots[i], estate);
+	}
+
+	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+	table_multi_insert(partition->relation, partition->slots, count,
+					   GetCurrentCommandId(true), 0, NULL);
+	bemi_indexes_insert(partition->indexes, partition->slots, rows, count);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Writes the filled slots one by one, firing triggers.
+ */
+static void
+insert_singly(BemiPartition *partition, int count)
+{
+	AfterTriggerBeginQuery();
+	for (int i = 0; i < count; i++)
+	{
+		partition->estate->es_output_cid = GetCurrentCommandId(true);
+		ExecSimpleRelationInsert(partition->target, partition->estate,
+								 partition->slots[i]);
+	}
+	AfterTriggerEndQuery(partition->estate);
+}
+
+/*
+ * Writes rows, at most BEMI_PARTITION_SLOTS of them.
+ */
+void
+bemi_partition_insert(BemiPartition *partition, const BemiHistoryRow *rows, int count)
+{
+	bemi_code_enter(partition->code);
+	for (int i = 0; i < count; i++)
+		put_row(partition, i, &rows[i]);
+	if (partition->target->ri_TrigDesc == NULL)
+		insert_together(partition, rows, count);
+	else
+		insert_singly(partition, count);
+	bemi_code_leave(partition->code);
+
+	ResetPerTupleExprContext(partition->estate);
+	for (int i = 0; i < count; i++)
+		ExecClearTuple(partition->slots[i]);
+}

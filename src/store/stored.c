@@ -1,0 +1,218 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_stored.c
+ *		What the worker reads from bemi.changes.
+ *
+ * In flow a source and a range of commit positions; out flow the last transaction
+ * that is stored in it, or whether something is.  Ids are in the order of commit
+ * positions, so each of these reads a few entries of the index of ids.
+ *
+ * To plan a query, the server computes what is constant in the CHECK constraints
+ * and index expressions of a table: code of its owner (history_code.c).  The worker
+ * is a superuser, so it reads as the owner of bemi.changes, security-restricted, and
+ * only after a look at whose functions these expressions call.  That is why these
+ * queries stand here, use no function of bemi's, and read no other table.
+ *
+ * What must never happen: a query on bemi.changes that the worker plans with its
+ * own rights.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type_d.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "port/pg_bswap.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+
+#include "store/store_internal.h"
+
+PG_FUNCTION_INFO_V1(bemi_last_stored);
+PG_FUNCTION_INFO_V1(bemi_last_stored_time);
+
+/*
+ * No change of a transaction that commits at this position, or later, has a lower id:
+ * see make_id() in stitch.c.
+ */
+static Datum
+first_id(XLogRecPtr commit_lsn)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	uint64		high = (commit_lsn >> 16 << 16) | UINT64CONST(8) << 12 | (commit_lsn >> 4 & 0xFFF);
+	uint64		low = UINT64CONST(2) << 62 | (commit_lsn & 0xF) << 58;
+
+	high = pg_hton64(high);
+	low = pg_hton64(low);
+	memcpy(id->data, &high, sizeof(high));
+	memcpy(id->data + sizeof(high), &low, sizeof(low));
+	return UUIDPGetDatum(id);
+}
+
+/*
+ * Commit position of a change's transaction.
+ */
+static XLogRecPtr
+commit_lsn_of(const pg_uuid_t *id)
+{
+	uint64		high;
+	uint64		low;
+
+	memcpy(&high, id->data, sizeof(high));
+	memcpy(&low, id->data + sizeof(high), sizeof(low));
+	high = pg_ntoh64(high);
+	low = pg_ntoh64(low);
+	return (high >> 16 << 16) | (high & 0xFFF) << 4 | (low >> 58 & 0xF);
+}
+
+/*
+ * Runs a query on bemi.changes as its owner, within a transaction.  It has at most
+ * one row; false if it has none.  SPI stays connected.
+ */
+static bool
+query_as_owner(const char *query, int count, const Oid *types, const Datum *values)
+{
+	BemiRole	caller;
+
+	SPI_connect();
+	bemi_become_reader(&caller);
+	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values, NULL,
+							  true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\"", query);
+	bemi_return_to(&caller);
+	return SPI_processed == 1;
+}
+
+static Datum
+column_value(int column)
+{
+	bool		is_null;
+
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &is_null);
+}
+
+/*
+ * Takes a transaction from the row that a query has found: id, time and xid.
+ */
+static void
+take_stored(BemiStored *stored)
+{
+	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(column_value(1)));
+	stored->committed_at = DatumGetTimestampTz(column_value(2));
+	stored->xid = (TransactionId) DatumGetInt64(column_value(3));
+}
+
+/*
+ * Finds the last transaction of a source that is stored and whose commit position is
+ * in this range; false if there is none.  Needs a transaction.
+ */
+bool
+bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
+{
+	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to)};
+	bool		found;
+
+	memset(stored, 0, sizeof(BemiStored));
+	found = query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes"
+						   " WHERE source = $1 AND id >= $2 AND id < $3"
+						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
+	if (found)
+		take_stored(stored);
+	SPI_finish();
+	return found;
+}
+
+/*
+ * The same for transactions whose time is in no gap of the source: from_times and to_times
+ * are arrays of timestamptz.  Needs a transaction.
+ */
+bool
+bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
+						 Datum from_times, Datum to_times, BemiStored *stored)
+{
+	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to),
+	from_times, to_times};
+	bool		found;
+
+	memset(stored, 0, sizeof(BemiStored));
+	found = query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes c"
+						   " WHERE source = $1 AND id >= $2 AND id < $3"
+						   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
+						   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)"
+						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
+	if (found)
+		take_stored(stored);
+	SPI_finish();
+	return found;
+}
+
+/*
+ * Whether a transaction of a source is stored.  Needs a transaction.
+ */
+bool
+bemi_is_stored(const char *source, const BemiStored *stored)
+{
+	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(stored->commit_lsn),
+		first_id(stored->commit_lsn + 1), TimestampTzGetDatum(stored->committed_at),
+	Int64GetDatum((int64) stored->xid)};
+	bool		found;
+
+	found = query_as_owner("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
+						   " AND committed_at = $4 AND transaction_id = $5",
+						   lengthof(types), types, values);
+	SPI_finish();
+	return found;
+}
+
+/*
+ * bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit position, commit
+ * time and xid of the last transaction that is stored in this range; NULLs if none is.
+ */
+Datum
+bemi_last_stored(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	BemiStored	stored;
+	TupleDesc	columns;
+	Datum		values[3];
+	bool		nulls[3];
+	bool		found;
+
+	found = bemi_find_last_stored(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_LSN(1),
+								  PG_GETARG_LSN(2), &stored);
+	MemoryContextSwitchTo(caller);
+	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = LSNGetDatum(stored.commit_lsn);
+	values[1] = TimestampTzGetDatum(stored.committed_at);
+	values[2] = Int64GetDatum((int64) stored.xid);
+	memset(nulls, !found, sizeof(nulls));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls)));
+}
+
+/*
+ * bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit time that is
+ * stored of transactions before a position and is not to come yet; NULL if there is none.
+ */
+Datum
+bemi_last_stored_time(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {TEXTOID, UUIDOID};
+	Datum		values[] = {PG_GETARG_DATUM(0), first_id(PG_GETARG_LSN(1))};
+	bool		is_null;
+	Datum		time;
+
+	(void) query_as_owner("SELECT pg_catalog.max(committed_at) FROM bemi.changes"
+						  " WHERE source = $1 AND id < $2 AND committed_at <= pg_catalog.clock_timestamp()",
+						  lengthof(types), types, values);
+	time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+	SPI_finish();
+	if (is_null)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(time);
+}

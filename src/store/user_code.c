@@ -1,0 +1,639 @@
+/*-------------------------------------------------------------------------
+ *
+ * history_code.c
+ *		What users have put on bemi.changes runs with its owner's rights.
+ *
+ * The worker is a superuser.  The history is a table like others, so there can be
+ * code on it: defaults, also of domains, generated columns, CHECK constraints, expressions
+ * and conditions of indexes, and triggers.  In flow partitions that are being opened
+ * (history_partition.c); out flow the decisions which of this code runs, and as
+ * whom, and the brackets bemi_code_enter() and bemi_code_leave() around it.
+ *
+ * - It runs as the table's owner, in a security-restricted operation, and no
+ *	 setting that it changes outlives the bracket: as in native logical replication.
+ * - The owner must have agreed.  All but triggers is the owner's alone to add.
+ *	 A trigger can be made with the mere right to make triggers, so the worker has
+ *	 session_replication_role = replica: a trigger fires if the owner has said
+ *	 ENABLE ALWAYS (or REPLICA).  CREATE OR REPLACE TRIGGER takes that back.
+ * - Agreement is worth as much as the text agreed to.  Whoever owns a function can
+ *	 replace its body, so a trigger whose function, or a function of whose WHEN,
+ *	 belongs to neither the table's owner nor a superuser does not fire.
+ *	 Expressions cannot be left out, so a function of somebody else in one stops the
+ *	 worker, before the server computes any part of it: also while a partition is
+ *	 made, which computes what is constant.
+ *
+ * Constraints are no code of users: foreign keys and deferrable unique constraints
+ * are triggers of the server's own, and are checked.  Nothing is deferred, since
+ * that is forbidden in a security-restricted operation, and would run at the
+ * worker's commit, as the worker.
+ *
+ * The common case costs nothing: where there is no such code, nobody is switched
+ * to.  The decisions are made once for each opened partition, not for rows.
+ *
+ * What must never happen: a function that a role could have made runs with rights
+ * that this role has not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/primnodes.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "store/store_internal.h"
+
+PG_FUNCTION_INFO_V1(bemi_check_history_code);
+
+struct BemiCode
+{
+	Oid			role;			/* that it runs as */
+	char	   *partition;		/* of which table */
+	StringInfoData triggers;	/* those that fire, for a hint */
+
+	/* while it runs */
+	BemiRole	caller;
+	ErrorContextCallback context;
+};
+
+/* Whose functions an expression calls. */
+typedef struct Functions
+{
+	Oid			owner;			/* of the table */
+	Oid			other;			/* who else owns one; InvalidOid: nobody */
+	Oid			others;			/* the function, if it is one */
+	Oid			domain;			/* or the domain */
+} Functions;
+
+/* Triggers of which the log knows that they do not fire; OIDs, for good. */
+static List *reported = NIL;
+
+/*
+ * The one of two owners that has fewer rights: a partition's, and that of
+ * bemi.changes, whose expressions and triggers it has inherited.
+ */
+static Oid
+lesser_owner(Oid partition_owner, Oid history_owner)
+{
+	if (superuser_arg(partition_owner) && !superuser_arg(history_owner))
+		return history_owner;
+	return partition_owner;
+}
+
+/*
+ * Whether what a role owns is as good as the table owner's own.
+ */
+static bool
+is_trusted(Oid role, Oid owner)
+{
+	return role == owner || superuser_arg(role);
+}
+
+static Oid
+function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static Oid
+type_owner(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	owner = ((Form_pg_type) GETSTRUCT(tuple))->typowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+note_owner(Functions *functions, Oid owner, Oid function, Oid domain)
+{
+	if (OidIsValid(functions->other) || is_trusted(owner, functions->owner))
+		return;
+	functions->other = owner;
+	functions->others = function;
+	functions->domain = domain;
+}
+
+/*
+ * A function that an expression calls; callback of check_functions_in_node().
+ */
+static bool
+note_function(Oid function, void *functions)
+{
+	if (function >= FirstNormalObjectId)
+		note_owner(functions, function_owner(function), function, InvalidOid);
+	return false;
+}
+
+static bool note_functions(Node *node, void *functions);
+
+/*
+ * The constraints of a domain, as trees of expressions.
+ */
+static List *
+constraints_of(Oid domain)
+{
+	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *expressions = NIL;
+
+	ScanKeyInit(&key, Anum_pg_constraint_contypid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(domain));
+	scan = systable_beginscan(catalog, ConstraintTypidIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+		Datum		expression = heap_getattr(tuple, Anum_pg_constraint_conbin,
+											  RelationGetDescr(catalog), &is_null);
+
+		if (!is_null)
+			expressions = lappend(expressions, stringToNode(TextDatumGetCString(expression)));
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return expressions;
+}
+
+/*
+ * The type that a domain is made of, which may be a domain, too.
+ */
+static Oid
+base_of(Oid domain)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(domain));
+	Oid			base;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", domain);
+	base = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
+	ReleaseSysCache(tuple);
+	return base;
+}
+
+/*
+ * The functions of a domain's constraints, and of those that it has from the domain
+ * that it is made of.  A domain counts as a function: who owns it adds constraints.
+ */
+static void
+note_domain(Oid type, Functions *functions)
+{
+	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_of(type))
+	{
+		note_owner(functions, type_owner(type), InvalidOid, type);
+		(void) note_functions((Node *) constraints_of(type), functions);
+	}
+}
+
+/*
+ * Looks for functions.
+ */
+static bool
+note_functions(Node *node, void *functions)
+{
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, note_function, functions);
+	if (IsA(node, CoerceToDomain))
+		note_domain(((CoerceToDomain *) node)->resulttype, functions);
+	return expression_tree_walker(node, note_functions, functions);
+}
+
+static void
+note_expression(const char *expression, Functions *functions)
+{
+	(void) note_functions(stringToNode(expression), functions);
+}
+
+/*
+ * The functions of an index's expressions and condition, as the catalog has them:
+ * the relation cache has already called some.  False if it has none.
+ */
+static bool
+note_index(Oid index, Functions *functions)
+{
+	static const AttrNumber parts[] = {Anum_pg_index_indexprs, Anum_pg_index_indpred};
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool		found = false;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", index);
+	for (int i = 0; i < lengthof(parts); i++)
+	{
+		bool		is_null;
+		Datum		part = SysCacheGetAttr(INDEXRELID, tuple, parts[i], &is_null);
+
+		if (is_null)
+			continue;
+		note_expression(TextDatumGetCString(part), functions);
+		found = true;
+	}
+	ReleaseSysCache(tuple);
+	return found;
+}
+
+/*
+ * The functions of the default that a column without one of its own has from its domain;
+ * false if there is none.
+ */
+static bool
+note_domain_default(Form_pg_attribute column, Functions *functions)
+{
+	Node	   *expression = NULL;
+
+	if (!column->attisdropped && !column->atthasdef && !column->attidentity)
+		expression = get_typdefault(column->atttypid);
+	if (expression == NULL)
+		return false;
+	(void) note_functions(expression, functions);
+	note_domain(column->atttypid, functions);
+	return true;
+}
+
+/*
+ * The functions of all expressions of a table; false if there are none.
+ */
+static bool
+note_table(Relation table, Functions *functions)
+{
+	TupleConstr *constraints = RelationGetDescr(table)->constr;
+	List	   *indexes = RelationGetIndexList(table);
+	bool		found = constraints != NULL &&
+		(constraints->num_defval > 0 || constraints->num_check > 0);
+	ListCell   *cell;
+
+	for (int i = 0; constraints != NULL && i < constraints->num_defval; i++)
+		note_expression(constraints->defval[i].adbin, functions);
+	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
+		note_expression(constraints->check[i].ccbin, functions);
+	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
+		found |= note_domain_default(TupleDescAttr(RelationGetDescr(table), i), functions);
+	foreach(cell, indexes)
+		found |= note_index(lfirst_oid(cell), functions);
+	list_free(indexes);
+	return found;
+}
+
+/*
+ * Looks at the expressions of a table before any of them is computed: error if one
+ * depends on somebody who is not trusted.  False if there are none.
+ */
+static bool
+check_expressions(Relation table, Functions *functions)
+{
+	bool		found = note_table(table, functions);
+
+	if (!OidIsValid(functions->other))
+		return found;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("an expression of table \"%s\" depends on another role",
+					RelationGetRelationName(table)),
+			 errdetail("It calls a function, or uses a domain, that belongs to \"%s\", who can replace it. The table belongs to \"%s\".",
+					   GetUserNameFromId(functions->other, true),
+					   GetUserNameFromId(functions->owner, true)),
+			 OidIsValid(functions->others) ?
+			 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
+					 quote_identifier(GetUserNameFromId(functions->owner, false))) :
+			 errhint("ALTER DOMAIN %s OWNER TO %s;", format_type_be_qualified(functions->domain),
+					 quote_identifier(GetUserNameFromId(functions->owner, false)))));
+}
+
+/*
+ * Whether a trigger is one that the worker's inserts could fire.
+ */
+static bool
+is_for_inserts(const Trigger *trigger)
+{
+	return TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_INSERT(trigger->tgtype);
+}
+
+/*
+ * Whether all that a trigger calls is trusted; if not, *functions says why.
+ */
+static bool
+is_trusted_trigger(const BemiCode *code, const Trigger *trigger, Functions *functions)
+{
+	functions->owner = code->role;
+	(void) note_function(trigger->tgfoid, functions);
+	if (trigger->tgqual != NULL)
+		note_expression(trigger->tgqual, functions);
+	return !OidIsValid(functions->other);
+}
+
+/*
+ * Says once that a trigger does not fire.
+ */
+static void
+report_trigger(const BemiCode *code, const Trigger *trigger, const Functions *functions)
+{
+	MemoryContext caller;
+
+	if (list_member_oid(reported, trigger->tgoid))
+		return;
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	reported = lappend_oid(reported, trigger->tgoid);
+	MemoryContextSwitchTo(caller);
+
+	if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
+		ereport(LOG,
+				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire", trigger->tgname),
+				 errdetail("The worker fires triggers that the table's owner has enabled for it."),
+				 errhint("ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER %s;",
+						 quote_identifier(trigger->tgname))));
+	else
+		ereport(LOG,
+				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire", trigger->tgname),
+				 errdetail("It calls functions that belong to neither \"%s\" nor a superuser.",
+						   GetUserNameFromId(code->role, true)),
+				 OidIsValid(functions->others) ?
+				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
+						 quote_identifier(GetUserNameFromId(code->role, true))) : 0));
+}
+
+/*
+ * Whether a trigger is one of the server's own, which checks a constraint.
+ */
+static bool
+is_constraint(const Trigger *trigger)
+{
+	return bemi_trigger_is_internal(trigger) &&
+		(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE ||
+		 trigger->tgfoid == F_UNIQUE_KEY_RECHECK);
+}
+
+/*
+ * Decides about one trigger of our copy; true if it may fire.
+ */
+static bool
+choose_trigger(BemiCode *code, Trigger *trigger)
+{
+	Functions	functions = {0};
+
+	trigger->tgdeferrable = trigger->tginitdeferred = false;
+	if (!is_for_inserts(trigger))
+		return false;
+	if (is_constraint(trigger))
+	{
+		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
+			trigger->tgenabled = TRIGGER_FIRES_ALWAYS;
+		return true;
+	}
+	if (trigger->tgenabled == TRIGGER_DISABLED)
+		return false;
+	if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
+		!is_trusted_trigger(code, trigger, &functions))
+	{
+		report_trigger(code, trigger, &functions);
+		trigger->tgenabled = TRIGGER_DISABLED;
+		return false;
+	}
+	appendStringInfo(&code->triggers, "%s%s (%s)", code->triggers.len > 0 ? ", " : "",
+					 quote_identifier(trigger->tgname), format_procedure(trigger->tgfoid));
+	return true;
+}
+
+/*
+ * Decides which triggers fire, in the copy that belongs to the open partition.  With
+ * none, it has no triggers.
+ */
+static void
+choose_triggers(BemiCode *code, ResultRelInfo *target)
+{
+	bool		any = false;
+
+	for (int i = 0; target->ri_TrigDesc != NULL && i < target->ri_TrigDesc->numtriggers; i++)
+		any |= choose_trigger(code, &target->ri_TrigDesc->triggers[i]);
+	if (!any)
+		target->ri_TrigDesc = NULL;
+}
+
+/*
+ * Describes the code of a partition that is being opened, before any of it can run,
+ * and leaves those triggers that fire; NULL if nothing is to run.  The owner is that
+ * of bemi.changes.  In the current memory context.
+ */
+BemiCode *
+bemi_code_of(ResultRelInfo *target, Oid history_owner)
+{
+	Relation	partition = target->ri_RelationDesc;
+	Functions	functions = {.owner = lesser_owner(partition->rd_rel->relowner, history_owner)};
+	bool		expressions = check_expressions(partition, &functions);
+	BemiCode   *code;
+
+	if (!expressions && target->ri_TrigDesc == NULL)
+		return NULL;
+	code = palloc0(sizeof(BemiCode));
+	code->role = functions.owner;
+	code->partition = pstrdup(RelationGetRelationName(partition));
+	initStringInfo(&code->triggers);
+	choose_triggers(code, target);
+	return expressions || target->ri_TrigDesc != NULL ? code : NULL;
+}
+
+/*
+ * bemi.check_history_code(): error if an expression of bemi.changes, which a new
+ * partition inherits, must not be computed.
+ */
+Datum
+bemi_check_history_code(PG_FUNCTION_ARGS)
+{
+	Relation	changes = table_open(bemi_own_table("changes"), AccessShareLock);
+	Functions	functions = {.owner = changes->rd_rel->relowner};
+
+	(void) check_expressions(changes, &functions);
+	table_close(changes, AccessShareLock);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Whether an error may be that of the code, rather than one of the server's state,
+ * and what is no error has no hint either.
+ */
+static bool
+may_be_of_code(int sqlerrcode)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category != ERRCODE_SUCCESSFUL_COMPLETION && category != ERRCODE_WARNING &&
+		category != ERRCODE_NO_DATA && category != ERRCODE_INSUFFICIENT_RESOURCES &&
+		category != ERRCODE_OPERATOR_INTERVENTION && category != ERRCODE_SYSTEM_ERROR;
+}
+
+/*
+ * Error context callback: the worker's last error names the code that may be at
+ * fault, since nothing else would say that it is code of users.
+ */
+static void
+code_error(void *arg)
+{
+	BemiCode   *code = arg;
+
+	errcontext("storing changes in partition \"%s\" with the rights of its owner", code->partition);
+	if (!may_be_of_code(geterrcode()))
+		return;
+	if (code->triggers.len > 0)
+		errhint("Triggers of bemi.changes have run: %s. To go on without one: ALTER TABLE bemi.changes DISABLE TRIGGER ...;",
+				code->triggers.data);
+	else
+		errhint("The error may be that of a default, generated column, CHECK constraint or index expression of bemi.changes.");
+}
+
+/*
+ * From here on, code runs with the rights of a role, and can change neither role
+ * nor settings for longer than until bemi_return_to().
+ */
+void
+bemi_become(Oid role, BemiRole *caller)
+{
+	GetUserIdAndSecContext(&caller->role, &caller->security);
+	SetUserIdAndSecContext(role, caller->security | SECURITY_RESTRICTED_OPERATION);
+	caller->settings = NewGUCNestLevel();
+}
+
+/*
+ * Becomes the owner of bemi.changes, to read from it: to plan a query computes what is
+ * constant in the expressions of the table and its partitions.  Error if one of these
+ * depends on somebody else, who may be the owner of a partition.
+ */
+void
+bemi_become_reader(BemiRole *caller)
+{
+	Oid			changes = bemi_own_table("changes");
+	List	   *tables = find_all_inheritors(changes, AccessShareLock, NULL);
+	Functions	functions = {0};
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		Relation	table = table_open(lfirst_oid(cell), NoLock);
+
+		if (RelationGetRelid(table) == changes)
+			functions.owner = table->rd_rel->relowner;
+		(void) check_expressions(table, &functions);
+		table_close(table, NoLock);
+	}
+	list_free(tables);
+	bemi_become(functions.owner, caller);
+}
+
+void
+bemi_return_to(const BemiRole *caller)
+{
+	AtEOXact_GUC(false, caller->settings);
+	SetUserIdAndSecContext(caller->role, caller->security);
+}
+
+/*
+ * Begins to run the code of a partition; NULL does nothing.
+ */
+void
+bemi_code_enter(BemiCode *code)
+{
+	if (code == NULL)
+		return;
+	bemi_become(code->role, &code->caller);
+	code->context.callback = code_error;
+	code->context.arg = code;
+	code->context.previous = error_context_stack;
+	error_context_stack = &code->context;
+}
+
+/*
+ * Ends it.  An error ends it, too: with the transaction, and the worker.
+ */
+void
+bemi_code_leave(BemiCode *code)
+{
+	if (code == NULL)
+		return;
+	error_context_stack = code->context.previous;
+	bemi_return_to(&code->caller);
+}
+
+/*
+ * Event triggers of others that fire with the worker's own DDL, palloc'd; NULL: none.
+ * In the worker, only those do that somebody has enabled for replicas, too; from
+ * PostgreSQL 17 on, none.
+ */
+static char *
+event_triggers_of_others(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *names;
+
+	SPI_connect();
+	if (SPI_execute("SELECT bemi.event_triggers_of_others()", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for event triggers");
+	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (names != NULL)
+		names = MemoryContextStrdup(caller, names);
+	SPI_finish();
+	return names;
+}
+
+/*
+ * Error context callback: an event trigger may be at fault.
+ */
+static void
+ddl_error(void *arg)
+{
+	BemiDdl    *ddl = arg;
+
+	if (may_be_of_code(geterrcode()))
+		errhint("Event triggers have run with the worker's DDL: %s. To go on without one: ALTER EVENT TRIGGER ... ENABLE;",
+				ddl->event_triggers);
+}
+
+/*
+ * Begins DDL of the worker, during which an error names the event triggers that
+ * may be at fault.
+ */
+void
+bemi_ddl_enter(BemiDdl *ddl)
+{
+	ddl->event_triggers = event_triggers_of_others();
+	ddl->context.callback = ddl_error;
+	ddl->context.arg = ddl;
+	ddl->context.previous = error_context_stack;
+	if (ddl->event_triggers != NULL)
+		error_context_stack = &ddl->context;
+}
+
+void
+bemi_ddl_leave(BemiDdl *ddl)
+{
+	error_context_stack = ddl->context.previous;
+}

@@ -1,0 +1,704 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.c
+ *		Writes changes into bemi.changes, each source transaction exactly once.
+ *
+ * In flow changes (stitch.c) and the ends of source transactions; out flow
+ * rows of bemi.changes.  A source transaction is stored whole, within one
+ * destination transaction, whose commit record also carries how far the source
+ * has been read (its replication origin, as in native logical replication).
+ * So after a crash either both are there or neither is, and the stream goes on
+ * where the origin says.  While the stream does not pause, several source
+ * transactions share one destination transaction.
+ *
+ * Commits are asynchronous: a commit lost in a crash is sent again, because
+ * the source is only told of what is flushed (bemi_history_is_flushed).
+ *
+ * Changes are copied into a buffer and written in runs, each into one partition
+ * (history_partition.c).  The buffer's memory context is reset with each
+ * flush.  What must never happen: a commit in the middle of a source
+ * transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type_d.h"
+#include "executor/spi.h"
+#include "pgstat.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "store/store_internal.h"
+
+/* A flush writes at most so many changes, or somewhat more bytes than this. */
+#define BUFFERED_CHANGES	BEMI_PARTITION_SLOTS
+#define BUFFERED_BYTES		(8 * 1024 * 1024)
+
+/* A destination transaction that could go on ends after so much. */
+#define COMMIT_CHANGES		10000
+#define COMMIT_INTERVAL_MS	100
+
+/* Counts are written down at most so often; dead rows would pile up else. */
+#define PROGRESS_INTERVAL_MS	1000
+
+/*
+ * A source that has nothing to tell still writes WAL, which its slot should let
+ * go.  To note that writes WAL here, so it is done after this many bytes, or
+ * fewer if some time has gone by; never for the few of a server that idles.
+ */
+#define ADVANCE_BYTES		(1024 * 1024)
+#define ADVANCE_LESS_BYTES	(64 * 1024)
+#define ADVANCE_LESS_MS		60000
+
+/*
+ * A text that one row after another is likely to have, and so share: as it came,
+ * and as the row has it.  In the buffer's memory; NULL: none yet.
+ */
+typedef struct SharedText
+{
+	char	   *text;
+	Datum		value;
+} SharedText;
+
+/* A commit here, and the source's position that it stands for. */
+typedef struct UnflushedCommit
+{
+	XLogRecPtr	local_end;
+	XLogRecPtr	source_end;
+} UnflushedCommit;
+
+struct BemiHistory
+{
+	MemoryContext memory;		/* holds this struct */
+	const char *source;
+	const char *database;
+	const char *server;			/* as bemi.source_tables names it */
+	Datum		source_value;	/* the same, and others, as the rows have them */
+	Datum		database_value;
+	Datum		empty;			/* {} */
+
+	/* the buffer; what its rows point to is in its memory, or lives as long */
+	MemoryContext buffer_memory;
+	int			buffered;
+	BemiHistoryRow buffer[BUFFERED_CHANGES];
+	SharedText	schema;			/* of the last change */
+	SharedText	table;
+	SharedText	operation;
+	Datum		context;		/* copy of the last change's; 0: none */
+	uint64		context_serial;
+
+	/* the destination transaction */
+	bool		open;
+	bool		whole;			/* ends with the end of a source transaction */
+	TimestampTz opened_at;
+	BemiCounts	counts;			/* of this transaction */
+	int64		transaction_changes;	/* of the source transaction */
+	XLogRecPtr	end_lsn;		/* of the last source transaction in it */
+	TimestampTz end_time;
+	BemiPartition *partition;	/* that rows go to; NULL: none is open */
+
+	/* what is committed, but not in bemi.source_progress yet */
+	BemiCounts	uncounted;
+	BemiUntil	until;			/* everything committed before is stored */
+	TimestampTz progress_at;	/* when it was written down last */
+
+	BemiCounts	news;			/* for bemi_history_take_counts() */
+	BemiUntil	given_until;	/* as it has told last */
+	XLogRecPtr	origin;			/* as the last commit has left it */
+	List	   *unflushed;		/* of UnflushedCommit, oldest first */
+	XLogRecPtr	flushed;
+	bool		flush_commits;	/* instead of leaving that to the WAL writer */
+};
+
+/*
+ * Starts a history of one source, whose origin stands there; lives in the
+ * current memory context.
+ */
+BemiHistory *
+bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
+				   XLogRecPtr origin)
+{
+	BemiHistory *history = palloc0(sizeof(BemiHistory));
+
+	history->memory = CurrentMemoryContext;
+	history->source = pstrdup(source);
+	history->database = pstrdup(identity->database);
+	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
+							   identity->database);
+	history->origin = history->flushed = origin;
+	history->source_value = CStringGetTextDatum(source);
+	history->database_value = CStringGetTextDatum(identity->database);
+	history->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
+												   "bemi change buffer",
+												   ALLOCSET_DEFAULT_SIZES);
+	history->whole = true;
+	return history;
+}
+
+/*
+ * Begins a destination transaction, unless one is open.
+ */
+void
+bemi_history_open(BemiHistory *history)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	if (history->open)
+		return;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(caller);
+
+	history->open = true;
+	history->opened_at = GetCurrentTimestamp();
+}
+
+/*
+ * A source transaction begins: from here to its end, nothing is committed.
+ */
+void
+bemi_history_begin_transaction(BemiHistory *history)
+{
+	bemi_history_open(history);
+	history->whole = false;
+	history->transaction_changes = 0;
+}
+
+/*
+ * Commit time of a row in the buffer.
+ */
+static TimestampTz
+committed_at(const BemiHistory *history, int i)
+{
+	return DatumGetTimestampTz(history->buffer[i].values[BEMI_HISTORY_COMMITTED_AT]);
+}
+
+/*
+ * Where the run of rows ends that begins there and belongs to the open partition.
+ */
+static int
+end_of_run(const BemiHistory *history, int first)
+{
+	int			end = first + 1;
+
+	while (end < history->buffered &&
+		   (committed_at(history, end) == committed_at(history, end - 1) ||
+			bemi_partition_takes(history->partition, committed_at(history, end))))
+		end++;
+	return end;
+}
+
+/*
+ * Writes the buffer and empties it.
+ */
+static void
+flush(BemiHistory *history)
+{
+	int			first = 0;
+
+	while (first < history->buffered)
+	{
+		Datum		now;
+		int			end;
+
+		history->partition = bemi_partition_for(history->partition,
+												committed_at(history, first));
+		end = end_of_run(history, first);
+		now = TimestampTzGetDatum(GetCurrentTimestamp());
+		for (int i = first; i < end; i++)
+			history->buffer[i].values[BEMI_HISTORY_CREATED_AT] = now;
+		bemi_partition_insert(history->partition, &history->buffer[first], end - first);
+		first = end;
+		CHECK_FOR_INTERRUPTS();
+	}
+	history->buffered = 0;
+	history->context = (Datum) 0;
+	history->schema.text = history->table.text = history->operation.text = NULL;
+	MemoryContextReset(history->buffer_memory);
+}
+
+/*
+ * The value of a text that may be the same as that of the row before.
+ */
+static Datum
+shared_text(SharedText *shared, const char *text)
+{
+	if (shared->text == NULL || strcmp(shared->text, text) != 0)
+	{
+		shared->text = pstrdup(text);
+		shared->value = CStringGetTextDatum(text);
+	}
+	return shared->value;
+}
+
+/*
+ * Copy of a jsonb in the current memory context, {} for NULL.
+ */
+static Datum
+copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
+{
+	Jsonb	   *copy;
+
+	if (jsonb == NULL)
+		return history->empty;
+	copy = palloc(VARSIZE(jsonb));
+	memcpy(copy, jsonb, VARSIZE(jsonb));
+	return JsonbPGetDatum(copy);
+}
+
+/*
+ * The context of a change.  Changes that share one share one copy of it, or a large
+ * context would be kept once for each row; and history_index.c knows them by that.
+ */
+static Datum
+shared_context(BemiHistory *history, const BemiChange *change)
+{
+	if (history->context == (Datum) 0 || history->context_serial != change->context_serial)
+	{
+		history->context = copy_jsonb(history, change->context);
+		history->context_serial = change->context_serial;
+	}
+	return history->context;
+}
+
+/*
+ * Copies a change into a row, in the order of bemi_history_columns; all but the
+ * time when it is stored.
+ */
+static void
+fill_row(BemiHistory *history, BemiHistoryRow *row, const BemiChange *change)
+{
+	Datum	   *values = row->values;
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	int			n = 0;
+
+	*id = change->id;
+	memset(row->nulls, false, sizeof(row->nulls));
+	values[n++] = UUIDPGetDatum(id);
+	values[n++] = history->database_value;
+	values[n++] = shared_text(&history->schema, change->schema);
+	values[n++] = shared_text(&history->table, change->table);
+	row->nulls[n] = (change->primary_key == NULL);
+	values[n++] = change->primary_key ? CStringGetTextDatum(change->primary_key) : (Datum) 0;
+	values[n++] = shared_text(&history->operation, change->operation);
+	values[n++] = copy_jsonb(history, change->before);
+	values[n++] = copy_jsonb(history, change->after);
+	Assert(n == BEMI_HISTORY_CONTEXT);
+	values[n++] = shared_context(history, change);
+	Assert(n == BEMI_HISTORY_COMMITTED_AT);
+	values[n++] = TimestampTzGetDatum(change->committed_at);
+	values[n++] = TimestampTzGetDatum(change->queued_at);
+	Assert(n == BEMI_HISTORY_CREATED_AT);
+	n++;
+	values[n++] = Int64GetDatum((int64) change->xid);
+	values[n++] = Int64GetDatum((int64) change->position);
+	values[n++] = history->source_value;
+	Assert(n == BEMI_HISTORY_COLUMNS);
+}
+
+/*
+ * Takes a change, copying all of it.
+ */
+void
+bemi_history_add(BemiHistory *history, const BemiChange *change)
+{
+	MemoryContext caller;
+
+	Assert(history->open && !history->whole);
+
+	caller = MemoryContextSwitchTo(history->buffer_memory);
+	fill_row(history, &history->buffer[history->buffered], change);
+	MemoryContextSwitchTo(caller);
+
+	history->buffered++;
+	history->counts.changes++;
+	history->transaction_changes++;
+	if (history->buffered == BUFFERED_CHANGES ||
+		MemoryContextMemAllocated(history->buffer_memory, false) > BUFFERED_BYTES)
+		flush(history);
+}
+
+/*
+ * Runs one of the functions of bemi--1.0.sql within the open transaction.
+ * True if it returns true.
+ */
+static bool
+call(const char *statement, int count, Oid *types, Datum *values,
+	 const char *nulls)
+{
+	bool		is_null;
+	bool		result;
+
+	Assert(IsTransactionState());
+	SPI_connect();
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not run \"%s\"", statement);
+	result = SPI_gettypeid(SPI_tuptable->tupdesc, 1) == BOOLOID &&
+		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+	SPI_finish();
+	return result;
+}
+
+/*
+ * A table is in the stream, of a source that does not tell from when on it is
+ * tracked.  If that is news, then it was not tracked before.
+ */
+void
+bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
+							XLogRecPtr at_lsn, TimestampTz at_time)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		CStringGetTextDatum(history->server), ObjectIdGetDatum(relation->oid),
+		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
+	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+
+	(void) call("SELECT CASE WHEN NOT bemi.is_tracking_known($1, $4, $5, $6, $7)"
+				" THEN bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
+				lengthof(types), types, values, NULL);
+}
+
+/*
+ * Takes a tracking message whose signature is right; false if it
+ * comes with another transaction than it was written in.
+ */
+bool
+bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
+						   TransactionId xid, XLogRecPtr at_lsn, TimestampTz at_time)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		CStringGetTextDatum(history->server), TransactionIdGetDatum(xid),
+	JsonbPGetDatum(message), LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+
+	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6)",
+				lengthof(types), types, values, NULL);
+}
+
+/*
+ * The source has another secret.  If that is news, stored descriptions become stale.
+ */
+void
+bemi_history_note_secret(BemiHistory *history, const char *version)
+{
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+	CStringGetTextDatum(version)};
+
+	(void) call("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
+}
+
+/*
+ * What the source has told last of a table, as bemi.describe() says it, palloc'd;
+ * NULL if it has not.
+ */
+Jsonb *
+bemi_history_description(BemiHistory *history, const BemiRelation *relation)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID, OIDOID};
+	Datum		values[] = {CStringGetTextDatum(history->source),
+	ObjectIdGetDatum(relation->oid)};
+	Jsonb	   *description = NULL;
+	bool		is_null;
+
+	Assert(IsTransactionState());
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT description FROM bemi.source_relations"
+							  " WHERE source = $1 AND relation = $2",
+							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read bemi.source_relations");
+	if (SPI_processed == 1)
+	{
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+
+		MemoryContextSwitchTo(caller);
+		description = DatumGetJsonbPCopy(value);
+	}
+	SPI_finish();
+	return description;
+}
+
+/*
+ * Counts a message that was not valid, for bemi.status.  Between transactions, it is
+ * written down as time goes by: to begin one for each would let anybody who can
+ * write messages keep the worker busy.
+ */
+void
+bemi_history_count_invalid(BemiHistory *history)
+{
+	if (history->open)
+		history->counts.invalid_messages++;
+	else
+	{
+		history->uncounted.invalid_messages++;
+		history->news.invalid_messages++;
+	}
+}
+
+/*
+ * A source transaction has ended; what was added is whole.
+ */
+void
+bemi_history_end_transaction(BemiHistory *history, const BemiStored *transaction,
+							 XLogRecPtr end_lsn)
+{
+	history->whole = true;
+	history->end_lsn = end_lsn;
+	history->end_time = transaction->committed_at;
+	if (history->transaction_changes > 0)
+	{
+		history->counts.transactions++;
+		history->counts.changed = *transaction;
+	}
+}
+
+/*
+ * All that the source has committed before this time is stored, and has its records
+ * before the position.  An earlier time than before shows that the source's clock was
+ * set back: what it commits now may be of any time from there on.
+ */
+void
+bemi_history_is_complete_until(BemiHistory *history, TimestampTz time, XLogRecPtr position)
+{
+	if (TIMESTAMP_NOT_FINITE(time))
+		return;
+	history->until.time = time;
+	history->until.position = position;
+}
+
+/*
+ * Whether commits are to be flushed at once, because the source waits for them.
+ */
+void
+bemi_history_flush_commits(BemiHistory *history, bool flush)
+{
+	history->flush_commits = flush;
+}
+
+/*
+ * Whether the open transaction should be committed although more is coming.
+ */
+bool
+bemi_history_is_due(const BemiHistory *history)
+{
+	return history->open && history->whole &&
+		(history->counts.changes >= COMMIT_CHANGES ||
+		 bemi_has_passed(history->opened_at, COMMIT_INTERVAL_MS));
+}
+
+/*
+ * Whether all that was received is committed.
+ */
+bool
+bemi_history_is_stored(const BemiHistory *history)
+{
+	return !history->open;
+}
+
+static void
+add_counts(BemiCounts *to, const BemiCounts *counts)
+{
+	to->changes += counts->changes;
+	to->transactions += counts->transactions;
+	to->invalid_messages += counts->invalid_messages;
+	if (!XLogRecPtrIsInvalid(counts->changed.commit_lsn))
+		to->changed = counts->changed;
+}
+
+/*
+ * Writes down what was counted, within the open transaction.
+ */
+static void
+note_progress(BemiHistory *history)
+{
+	const BemiCounts *counts = &history->uncounted;
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID,
+	PG_LSNOID, TIMESTAMPTZOID, INT8OID};
+	char		nulls[] = "         ";
+	Datum		values[] = {CStringGetTextDatum(history->source),
+		Int64GetDatum(counts->changes), Int64GetDatum(counts->transactions),
+		Int64GetDatum(counts->invalid_messages),
+		TimestampTzGetDatum(history->until.time), LSNGetDatum(history->until.position),
+		LSNGetDatum(counts->changed.commit_lsn),
+		TimestampTzGetDatum(counts->changed.committed_at),
+	Int64GetDatum((int64) counts->changed.xid)};
+
+	if (history->until.time == 0)
+		nulls[4] = nulls[5] = 'n';
+	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
+		nulls[6] = nulls[7] = nulls[8] = 'n';
+	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
+				types, values, nulls);
+	memset(&history->uncounted, 0, sizeof(BemiCounts));
+	history->progress_at = GetCurrentTimestamp();
+}
+
+/*
+ * Remembers a commit until it is flushed.
+ */
+static void
+remember_commit(BemiHistory *history)
+{
+	MemoryContext caller = MemoryContextSwitchTo(history->memory);
+	UnflushedCommit *commit = palloc(sizeof(UnflushedCommit));
+
+	commit->local_end = XactLastCommitEnd;
+	commit->source_end = history->end_lsn;
+	history->unflushed = lappend(history->unflushed, commit);
+	history->origin = history->end_lsn;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Commits the open transaction with the position of the last source
+ * transaction in it.  One that has written nothing has no commit record, and
+ * does not move the origin.
+ */
+static void
+commit_with_origin(BemiHistory *history)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
+
+	PopActiveSnapshot();
+	replorigin_session_origin_lsn = history->end_lsn;
+	replorigin_session_origin_timestamp = history->end_time;
+	if (history->flush_commits)
+		ForceSyncCommit();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	MemoryContextSwitchTo(caller);
+
+	if (wrote)
+		remember_commit(history);
+	history->open = false;
+}
+
+/*
+ * Commits the open transaction, if there is one.  In the middle of a source
+ * transaction it does nothing: the rest will come.
+ */
+void
+bemi_history_commit(BemiHistory *history)
+{
+	BemiCounts *counts = &history->counts;
+
+	if (!history->open || !history->whole)
+		return;
+
+	flush(history);
+	bemi_partition_close(history->partition);
+	history->partition = NULL;
+	add_counts(&history->uncounted, counts);
+	add_counts(&history->news, counts);
+	memset(counts, 0, sizeof(BemiCounts));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
+		note_progress(history);
+	commit_with_origin(history);
+}
+
+/*
+ * Whether it is time to note that the source has come to "received" without
+ * anything to store; sooner if it asks for that.
+ */
+bool
+bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
+						 bool is_asked)
+{
+	bool		uncounted = history->uncounted.changes > 0 ||
+		history->uncounted.invalid_messages > 0;
+	uint64		bytes = received > history->origin ? received - history->origin : 0;
+
+	if (history->open)
+		return false;
+	if (is_asked && bytes > 0)
+		return true;
+	if (!bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
+		return false;
+	return uncounted || bytes >= ADVANCE_BYTES ||
+		(bytes >= ADVANCE_LESS_BYTES && bemi_has_passed(history->progress_at, ADVANCE_LESS_MS));
+}
+
+/*
+ * Notes that there is nothing to store up to "received".  The slot is never
+ * confirmed beyond the origin: so a destination that was restored from a
+ * backup, or is a standby that lags, can see that it has missed something.
+ */
+void
+bemi_history_advance(BemiHistory *history, XLogRecPtr received)
+{
+	bemi_history_open(history);
+	history->end_lsn = Max(received, history->origin);
+	history->end_time = history->until.time;
+	note_progress(history);
+	commit_with_origin(history);
+}
+
+/*
+ * Up to where source transactions are stored and flushed.
+ */
+XLogRecPtr
+bemi_history_flushed(BemiHistory *history)
+{
+	XLogRecPtr	flushed_here = bemi_flush_position();
+
+	while (history->unflushed != NIL)
+	{
+		UnflushedCommit *commit = linitial(history->unflushed);
+
+		if (commit->local_end > flushed_here)
+			break;
+		history->flushed = commit->source_end;
+		history->unflushed = list_delete_first(history->unflushed);
+		pfree(commit);
+	}
+	return history->flushed;
+}
+
+/*
+ * Whether something stored is not yet flushed, or not yet counted.
+ */
+bool
+bemi_history_awaits_flush(const BemiHistory *history)
+{
+	return history->unflushed != NIL ||
+		history->uncounted.changes > 0 || history->uncounted.invalid_messages > 0;
+}
+
+/*
+ * Whether a commit is stored whose time is not yet known to be complete.  One from the
+ * future is not worth waiting for.
+ */
+bool
+bemi_history_awaits_time(const BemiHistory *history)
+{
+	return history->until.time < history->end_time &&
+		history->end_time <= GetCurrentTimestamp();
+}
+
+/*
+ * Gives what was stored since the last call, and the time before which everything is,
+ * 0 if that is not known, or no news.
+ */
+void
+bemi_history_take_counts(BemiHistory *history, BemiCounts *counts, BemiUntil *until)
+{
+	*counts = history->news;
+	memset(&history->news, 0, sizeof(BemiCounts));
+	memset(until, 0, sizeof(BemiUntil));
+	if (history->until.time != history->given_until.time ||
+		history->until.position != history->given_until.position)
+		*until = history->until;
+	history->given_until = history->until;
+}

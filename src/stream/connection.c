@@ -1,0 +1,632 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_connection.c
+ *		The connections to a source, and the commands that run over them.
+ *
+ * In flows a connection string, or none for the worker's own server and
+ * database; out flow libpq connections whose sessions print values in the form
+ * that row_json.c expects (settings.c), and the results of commands.
+ *
+ * Each wait is on the process latch and the socket together, and serves
+ * interrupts; only what libpq itself cannot do otherwise, looking up a host's
+ * name or sending to a full socket, may block.  A stream belongs to the
+ * worker's process: an error ends the process, and with it the connections.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "commands/dbcommands.h"
+#include "postmaster/postmaster.h"
+#include "replication/walreceiver.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "stream/stream_internal.h"
+
+#define CONNECT_TIMEOUT_MS	30000
+
+/* So long it is remembered that a stream was left alone. */
+#define RECENTLY_MS			60000
+
+/* What bemi_stream_failed_at() returns. */
+static XLogRecPtr failed_at = InvalidXLogRecPtr;
+
+/*
+ * Time-outs of the connection that asks for catalogs.  No query there needs a lock that
+ * others hold for long, or takes long; one that does must not keep changes from being
+ * stored, so the worker fails and tries again.
+ */
+#define CATALOG_LOCK_TIMEOUT		"5s"
+#define CATALOG_STATEMENT_TIMEOUT	"30s"
+
+/*
+ * The source closes that connection itself if the worker does not come to it, because
+ * it waits for a lock.  Well above CATALOG_UNUSED_MS of stream_source.c.
+ */
+#define CATALOG_IDLE_TIMEOUT		"5s"
+
+/*
+ * Called whenever the stream is read from or written to, to notice that this has not
+ * happened for so long that the source may rightly have given us up.
+ */
+void
+bemi_stream_tend(BemiStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (stream->patience_ms > 0 && stream->tended_at != 0 &&
+		TimestampDifferenceExceeds(stream->tended_at, now, stream->patience_ms / 2))
+	{
+		stream->absent_until = now;
+		stream->absent_ms = TimestampDifferenceMilliseconds(stream->tended_at, now);
+	}
+	stream->tended_at = now;
+}
+
+/*
+ * The detail and hint of an error that may be due to such an absence.
+ */
+static int
+absence_detail(const BemiStream *stream)
+{
+	if (stream->absent_until == 0 ||
+		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(), RECENTLY_MS))
+		return 0;
+	errdetail("Before, the worker had not answered for %d ms, because it was busy or waited for a lock.",
+			  stream->absent_ms);
+	return errhint("Raise \"wal_sender_timeout\" at the source, or find out what keeps the worker: SELECT warning FROM bemi.status;");
+}
+
+/*
+ * Reports what libpq says of a connection.
+ */
+void
+bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
+{
+	char	   *text = pchomp(PQerrorMessage(conn));
+	char	   *sqlstate = bemi_take_sqlstate(text);
+	char	   *message = bemi_stream_string(stream, text);
+	const char *hint = bemi_connection_hint(stream, message, sqlstate);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 message[0] ? errmsg("%s: %s", what, message) : errmsg("%s", what),
+			 hint ? errhint("%s", hint) : absence_detail(stream)));
+}
+
+/*
+ * Classes of SQLSTATE (their first two characters) of errors that come again
+ * whenever the same row is decoded: data exception, external routine exception,
+ * syntax error or access rule violation, program limit exceeded, PL/pgSQL error
+ * and internal error.  What lacks memory, disk, a lock or a connection, what an
+ * administrator has ended, and what cannot be read from disk is not among them.
+ */
+static const char *const repeatable_classes[] = {"22", "38", "39", "42", "54", "P0", "XX"};
+
+/* Those of them that only the values of a row cause. */
+static const char *const row_classes[] = {"22", "54"};
+
+static bool
+is_in_class(const char *sqlstate, const char *const *classes, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (strncmp(sqlstate, classes[i], 2) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Whether the source will never get over this: the stream has come to where
+ * the publication did not exist, or to rows whose files were moved to another
+ * tablespace since (that message is not translated).  A row may lack other
+ * objects, so the publication must be named.
+ */
+static bool
+is_unreadable(const char *sqlstate, const char *message)
+{
+	if (strcmp(sqlstate, "42704") == 0) /* undefined_object */
+		return strstr(message, BEMI_PUBLICATION) != NULL;
+	return strstr(message, "could not map filenode") != NULL;
+}
+
+/*
+ * SQLSTATE for what the source says in the middle of the stream.  Its own tells
+ * whether to try again is of use; one that refuses rights can be mended, too.
+ */
+static int
+errcode_of_stream(const PGresult *result, const char *message)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	if (sqlstate == NULL || strcmp(sqlstate, "42501") == 0) /* insufficient_privilege */
+		return ERRCODE_CONNECTION_FAILURE;
+	if (is_unreadable(sqlstate, message))
+		return BEMI_ERRCODE_UNREADABLE;
+	if (is_in_class(sqlstate, row_classes, lengthof(row_classes)))
+		return BEMI_ERRCODE_ROW_AT_FAULT;
+	if (is_in_class(sqlstate, repeatable_classes, lengthof(repeatable_classes)))
+		return BEMI_ERRCODE_REPEATABLE;
+	return ERRCODE_CONNECTION_FAILURE;
+}
+
+/*
+ * Position of the row that the walsender was at, which the error's context has as
+ * its last word, whatever its language; InvalidXLogRecPtr if there is none.
+ */
+static XLogRecPtr
+position_in_context(const PGresult *result)
+{
+	const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
+	const char *slash = context ? strrchr(context, '/') : NULL;
+	uint32		high;
+	uint32		low;
+
+	while (slash != NULL && slash > context && isxdigit((unsigned char) slash[-1]))
+		slash--;
+	if (slash == NULL || sscanf(slash, "%X/%X", &high, &low) != 2)
+		return InvalidXLogRecPtr;
+	return ((XLogRecPtr) high) << 32 | low;
+}
+
+/*
+ * The row at which the source was when it reported its last error;
+ * InvalidXLogRecPtr if it did not name one.
+ */
+XLogRecPtr
+bemi_stream_failed_at(void)
+{
+	return failed_at;
+}
+
+/*
+ * What helps against an error that comes again.
+ */
+static const char *
+stream_hint(int code)
+{
+	if (code != BEMI_ERRCODE_REPEATABLE && code != BEMI_ERRCODE_ROW_AT_FAULT)
+		return NULL;
+	return "If this transaction fails a few times, it is skipped and a gap is written into bemi.gaps.";
+}
+
+/*
+ * Reports what the source says of a command, and frees the result.  What there
+ * is no use in trying again is told apart by its SQLSTATE.
+ */
+void
+bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
+{
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	char	   *message = bemi_stream_string(stream, pchomp(primary ? primary : PQresultErrorMessage(result)));
+	char	   *detail = bemi_stream_string(stream, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
+	int			code = stream->ended ? errcode_of_stream(result, message) : ERRCODE_CONNECTION_FAILURE;
+	const char *hint = bemi_stream_hint(stream, message, PQresultErrorField(result, PG_DIAG_SQLSTATE));
+
+	if (hint == NULL)
+		hint = stream_hint(code);
+	failed_at = position_in_context(result);
+	PQclear(result);
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("source reports: %s", message),
+			 detail ? errdetail("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : detail ? 0 : absence_detail(stream)));
+}
+
+/*
+ * Sleeps until the connection's socket is ready, the latch is set or the time
+ * is over.  Returns true in the first case.
+ */
+bool
+bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
+{
+	static uint32 wait_event = 0;
+	int			events;
+
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiStream");
+
+	events = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | socket_event,
+							   PQsocket(conn), timeout_ms, wait_event);
+	if (events & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return (events & socket_event) != 0;
+}
+
+/*
+ * Directories as libpq takes them, to try one after the other: the server starts
+ * if it can make a socket in any of them.
+ */
+static char *
+joined(List *directories)
+{
+	StringInfoData list;
+	ListCell   *cell;
+
+	initStringInfo(&list);
+	foreach(cell, directories)
+		appendStringInfo(&list, "%s%s", list.len > 0 ? "," : "", (char *) lfirst(cell));
+	return list.data;
+}
+
+/*
+ * The options that a connection string has, or NULL.
+ */
+static char *
+options_of(const char *conninfo)
+{
+	PQconninfoOption *all = PQconninfoParse(conninfo, NULL);
+	char	   *options = NULL;
+
+	for (PQconninfoOption *option = all; option && option->keyword; option++)
+		if (strcmp(option->keyword, "options") == 0 && option->val != NULL)
+			options = pstrdup(option->val);
+	PQconninfoFree(all);
+	return options;
+}
+
+/*
+ * The directories of this server's Unix sockets, as libpq takes them.
+ */
+static char *
+own_sockets(const char *database)
+{
+	char	   *sockets = pstrdup(Unix_socket_directories);
+	List	   *directories;
+
+	if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this server has no Unix socket for the worker to connect to"),
+				 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
+						 DEFAULT_PGSOCKET_DIR, PostPortNumber, database)));
+	return joined(directories);
+}
+
+/*
+ * The startup options of a session: the pinned settings, and for a walsender of this
+ * server two more.  A worker that waits for a lock does not answer, which here is no
+ * reason to give it up: if it dies, its socket is closed.  And which command the
+ * walsender runs need not be logged with each line.
+ */
+static char *
+session_options(const BemiStream *stream, bool replication)
+{
+	char	   *options = stream->conninfo ? options_of(stream->conninfo) : NULL;
+
+	if (!stream->refuses_options)
+		options = bemi_settings_as_options(options);
+	if (replication && stream->conninfo == NULL)
+		options = psprintf("%s -c wal_sender_timeout=0 -c log_min_error_statement=fatal", options);
+	return options;
+}
+
+/*
+ * The parameters of a connection.  For the own server: the socket that it
+ * listens on, as its bootstrap superuser, whom peer authentication lets in
+ * because the server runs under that very account.
+ */
+static PGconn *
+begin_connection(BemiStream *stream, bool replication)
+{
+	const char *keys[14];
+	const char *values[14];
+	int			n = 0;
+	PGconn	   *conn;
+
+	if (stream->conninfo != NULL)
+	{
+		/* Before the connection string, which may say otherwise. */
+		keys[n] = "keepalives_idle", values[n++] = "30";
+		keys[n] = "keepalives_interval", values[n++] = "10";
+		keys[n] = "keepalives_count", values[n++] = "3";
+		/* So that the next of several hosts comes into play. */
+		keys[n] = "tcp_user_timeout", values[n++] = "10000";
+		keys[n] = "dbname", values[n++] = stream->conninfo;
+	}
+	else
+	{
+		keys[n] = "dbname", values[n++] = stream->database;
+		keys[n] = "host", values[n++] = own_sockets(stream->database);
+		keys[n] = "port", values[n++] = psprintf("%d", PostPortNumber);
+		keys[n] = "user", values[n++] = stream->user;
+	}
+	if (replication)
+		keys[n] = "replication", values[n++] = "database";
+	keys[n] = stream->conninfo ? "fallback_application_name" : "application_name";
+	values[n++] = stream->name;
+	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
+	keys[n] = "client_encoding";
+	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
+	keys[n] = "options", values[n++] = session_options(stream, replication);
+	keys[n] = values[n] = NULL;
+	Assert(n < lengthof(keys));
+
+	conn = PQconnectStartParams(keys, values, stream->conninfo != NULL);
+	/* For bemi_take_sqlstate(), until the connection is made. */
+	(void) PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+	return conn;
+}
+
+/*
+ * Waits for a connection that has been begun, until it is made or has failed, as
+ * PQconnectPoll's documentation says.
+ */
+static void
+complete_connection(BemiStream *stream, PGconn *conn)
+{
+	int			timeout_ms = wal_receiver_timeout > 0 ?
+		Min(wal_receiver_timeout, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS;
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	if (conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+
+	while (PQstatus(conn) != CONNECTION_BAD &&
+		   status != PGRES_POLLING_OK && status != PGRES_POLLING_FAILED)
+	{
+		int			event = status == PGRES_POLLING_READING ?
+			WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+
+		/* libpq would block if it were asked before the socket is ready. */
+		if (bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)))
+			status = PQconnectPoll(conn);
+		else if (GetCurrentTimestamp() > give_up)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("could not connect to source: no answer within %d ms", timeout_ms)));
+		if (stream->on_wait)
+			stream->on_wait(stream);
+	}
+}
+
+/*
+ * No command but those around slots takes long, unless something hangs.
+ */
+static void
+check_patience(TimestampTz begun_at)
+{
+	if (wal_receiver_timeout > 0 &&
+		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(), wal_receiver_timeout))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("source has not answered for %d ms", wal_receiver_timeout)));
+}
+
+/*
+ * Waits for the result of a command that was sent, good or bad, which the caller clears.
+ */
+PGresult *
+bemi_stream_await_result(BemiStream *stream, PGconn *conn)
+{
+	TimestampTz begun_at = GetCurrentTimestamp();
+	PGresult   *result = NULL;
+
+	for (;;)
+	{
+		PGresult   *next;
+
+		while (PQisBusy(conn))
+		{
+			(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
+			if (stream->on_wait)
+				stream->on_wait(stream);
+			if (!stream->patient)
+				check_patience(begun_at);
+			if (!PQconsumeInput(conn))
+				bemi_stream_report_failure(stream, conn, "lost the connection to source");
+		}
+		next = PQgetResult(conn);
+		if (next == NULL)
+			break;
+		PQclear(result);
+		result = next;
+		if (PQresultStatus(result) == PGRES_COPY_BOTH)
+			break;
+	}
+	return result;
+}
+
+/*
+ * Runs a command and waits for its result, good or bad, which the caller
+ * clears.
+ */
+PGresult *
+bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
+{
+	if (!PQsendQuery(conn, command))
+		bemi_stream_report_failure(stream, conn, "could not send a command to source");
+	return bemi_stream_await_result(stream, conn);
+}
+
+/*
+ * Runs a command that must have this kind of result, which the caller clears.
+ */
+PGresult *
+bemi_stream_run_command(BemiStream *stream, PGconn *conn, const char *command,
+			ExecStatusType expected)
+{
+	PGresult   *result = bemi_stream_run_any_command(stream, conn, command);
+
+	if (PQresultStatus(result) != expected)
+		bemi_stream_report_refusal(stream, result);
+	return result;
+}
+
+/*
+ * A notice of the source would go to the server's standard error as it is.
+ */
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+/*
+ * Sets by commands what the options have not set.
+ */
+static void
+complete_settings(BemiStream *stream, PGconn *conn)
+{
+	char	   *commands = bemi_settings_as_commands(PQserverVersion(conn),
+													 PQparameterStatus(conn, "DateStyle"),
+													 PQparameterStatus(conn, "TimeZone"));
+
+	if (commands != NULL)
+		PQclear(bemi_stream_run_command(stream, conn, commands, PGRES_COMMAND_OK));
+}
+
+/*
+ * Opens one of the stream's two connections, with the settings that they share.
+ * The stream has it also if that fails, and closes it.
+ */
+void
+bemi_stream_open_connection(BemiStream *stream, bool replication)
+{
+	PGconn	  **conn = replication ? &stream->replication : &stream->catalog;
+
+	*conn = begin_connection(stream, replication);
+	complete_connection(stream, *conn);
+	if (PQstatus(*conn) != CONNECTION_OK &&
+		stream->conninfo != NULL && !stream->refuses_options &&
+		bemi_settings_are_refused(PQerrorMessage(*conn)))
+	{
+		stream->refuses_options = true;
+		PQfinish(*conn);
+		*conn = NULL;
+		*conn = begin_connection(stream, replication);
+		complete_connection(stream, *conn);
+	}
+	if (PQstatus(*conn) != CONNECTION_OK)
+		bemi_stream_report_failure(stream, *conn, "could not connect to source");
+	(void) PQsetErrorVerbosity(*conn, PQERRORS_DEFAULT);
+	(void) PQsetNoticeReceiver(*conn, ignore_notice, NULL);
+	complete_settings(stream, *conn);
+	if (!replication)
+		PQclear(bemi_stream_run_command(stream, *conn,
+										"SET lock_timeout = '" CATALOG_LOCK_TIMEOUT "';"
+										" SET statement_timeout = '" CATALOG_STATEMENT_TIMEOUT "';"
+										" SET idle_session_timeout = '" CATALOG_IDLE_TIMEOUT "'",
+										PGRES_COMMAND_OK));
+}
+
+/*
+ * Has the walsender decline to be a synchronous standby, see worker_standby.c.
+ * Under a name of the connection string's it is meant to be one.  A source without
+ * the library takes the setting for somebody else's, an older one refuses it.
+ */
+static void
+decline_election(BemiStream *stream)
+{
+	const char *name = PQparameterStatus(stream->replication, "application_name");
+	PGresult   *result;
+
+	if (name == NULL || strcmp(name, stream->name) != 0)
+		return;
+	result = bemi_stream_run_any_command(stream, stream->replication,
+										 "SET bemi.asynchronous = on");
+	stream->declines = PQresultStatus(result) == PGRES_COMMAND_OK;
+	PQclear(result);
+}
+
+/*
+ * Connects to a source; conninfo NULL means this server and this database.
+ * on_wait, if not NULL, is called again and again while something is waited
+ * for, until bemi_stream_on_wait() says otherwise.
+ * The result lives in the current memory context, its connections until
+ * bemi_stream_close() or the end of the process.  Not to be called within a
+ * transaction, since it may take long.
+ */
+BemiStream *
+bemi_stream_connect(const char *conninfo, const char *source, const char *name,
+					void (*on_wait) (BemiStream *))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	BemiStream *stream = palloc0(sizeof(BemiStream));
+
+	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
+	stream->source = pstrdup(source);
+	stream->name = pstrdup(name);
+	stream->on_wait = on_wait;
+
+	StartTransactionCommand();
+	stream->database = MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
+	stream->user = MemoryContextStrdup(caller, GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+
+	bemi_stream_open_connection(stream, true);
+	decline_election(stream);
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	bemi_stream_learn_encoding(stream);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return stream;
+}
+
+/*
+ * Has a function called whenever a command keeps us waiting, which some do for
+ * as long as others' transactions last.
+ */
+void
+bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
+{
+	stream->on_wait = on_wait;
+}
+
+/*
+ * Asks the source to cancel the command that is running.
+ */
+void
+bemi_stream_cancel(BemiStream *stream)
+{
+	PGcancel   *cancel = PQstatus(stream->replication) == CONNECTION_OK ?
+		PQgetCancel(stream->replication) : NULL;
+	char		error[256];
+
+	if (cancel != NULL && !PQcancel(cancel, error, sizeof(error)))
+		ereport(LOG,
+				(errmsg("bemi: could not cancel a command at the source: %s", error)));
+	PQfreeCancel(cancel);
+}
+
+/*
+ * Whether the source is this very database, as far as that is known without doubt.
+ */
+bool
+bemi_stream_is_here(const BemiStream *stream)
+{
+	return stream->conninfo == NULL;
+}
+
+/*
+ * Process that serves the stream, at the source.
+ */
+int
+bemi_stream_walsender(const BemiStream *stream)
+{
+	return PQbackendPID(stream->replication);
+}
+
+void
+bemi_stream_close(BemiStream *stream)
+{
+	PQfreemem(stream->frame);
+	if (stream->wait_set != NULL)
+		FreeWaitEventSet(stream->wait_set);
+	PQfinish(stream->replication);
+	PQfinish(stream->catalog);
+	pfree(stream);
+}

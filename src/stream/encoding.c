@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_encoding.c
+ *		Texts of the source, in its encoding, to the encoding of this database.
+ *
+ * A source elsewhere may have another encoding, with characters that this
+ * database's lacks.  Were the source asked to convert, it would refuse the whole
+ * stream at the first of them.  So it sends its texts as they are, and they are
+ * converted here, where nothing in them can make that fail: what cannot be said
+ * in this encoding is replaced, character by character, by its code point
+ * ("[U+20AC]"), and bytes that are no character by their value ("[0xE9]").  The
+ * brackets and what is in them are no syntax of JSON strings, arrays or rows, so
+ * these stay well-formed.
+ *
+ * Every encoding of a server has ASCII as it is, and most texts are nothing else.
+ * Texts of the worker's own database are valid already, as is what it sends.
+ *
+ * Results are palloc'd in the current memory context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "stream/stream_internal.h"
+
+/* Large texts are converted piece by piece. */
+#define PIECE	(256 * 1024)
+
+/* A text that grows beyond this comes near the limit of an allocation. */
+#define LONGEST_RESULT	(MaxAllocSize - MAX_CONVERSION_GROWTH * PIECE - 64)
+
+/*
+ * Looks up the server's conversion between two encodings, whose function stays
+ * invalid if there is none.  As the server does, by the search path, which the
+ * worker has pinned.
+ */
+static void
+find_conversion(FmgrInfo *conversion, int from, int to)
+{
+	Oid			function = FindDefaultConversionProc(from, to);
+
+	conversion->fn_oid = InvalidOid;
+	if (OidIsValid(function))
+		fmgr_info(function, conversion);
+}
+
+/*
+ * Notes what encoding the source's texts are in, and how they are converted;
+ * within a transaction, and in memory that lives as long as the stream.
+ */
+void
+bemi_stream_learn_encoding(BemiStream *stream)
+{
+	const char *name = PQparameterStatus(stream->replication, "server_encoding");
+
+	stream->encoding = name ? pg_char_to_encoding(name) : PG_SQL_ASCII;
+	if (!PG_VALID_BE_ENCODING(stream->encoding))
+		stream->encoding = PG_SQL_ASCII;
+	find_conversion(&stream->to_utf8, stream->encoding, PG_UTF8);
+	find_conversion(&stream->from_utf8, PG_UTF8, GetDatabaseEncoding());
+	stream->encoding_known = true;
+}
+
+static bool
+is_ascii(const char *text, int len)
+{
+	for (int i = 0; i < len; i++)
+		if (IS_HIGHBIT_SET(text[i]))
+			return false;
+	return true;
+}
+
+/*
+ * Appends what stands for the first character of a text that has no equivalent.
+ * Returns how many bytes of the text that were.
+ */
+static int
+append_replacement(StringInfo result, int encoding, const char *text, int len)
+{
+	const unsigned char *bytes = (const unsigned char *) text;
+	int			width = encoding == PG_UTF8 ? pg_utf_mblen(bytes) : 1;
+
+	if (encoding == PG_UTF8 && width <= len && pg_utf8_islegal(bytes, width))
+	{
+		appendStringInfo(result, "[U+%04X]", (unsigned int) utf8_to_unicode(bytes));
+		return width;
+	}
+	appendStringInfo(result, "[0x%02X]", bytes[0]);
+	return 1;
+}
+
+/*
+ * Appends the beginning of a text that can be converted, and returns its length.
+ * Without a conversion, that is what is valid in the encoding it has.
+ */
+static int
+append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
+				   const char *text, int len)
+{
+	int			done;
+
+	if (conversion == NULL)
+	{
+		done = pg_encoding_verifymbstr(to, text, len);
+		appendBinaryStringInfo(result, text, done);
+		return done;
+	}
+	enlargeStringInfo(result, len * MAX_CONVERSION_GROWTH + 1);
+	done = DatumGetInt32(FunctionCall6(conversion, Int32GetDatum(from), Int32GetDatum(to),
+									   CStringGetDatum(text),
+									   CStringGetDatum(result->data + result->len),
+									   Int32GetDatum(len), BoolGetDatum(true)));
+	result->len += strlen(result->data + result->len);
+	return done;
+}
+
+/*
+ * Converts a text, or only sees to it that it is valid.  *len is its length, and
+ * becomes that of the result.
+ */
+static char *
+convert(FmgrInfo *conversion, int from, int to, const char *text, int *len)
+{
+	StringInfoData result;
+	int			done = 0;
+
+	initStringInfo(&result);
+	while (done < *len)
+	{
+		int			piece = Min(*len - done, PIECE);
+		int			converted = append_convertible(&result, conversion, from, to,
+												   text + done, piece);
+		int			rest = piece - converted;
+
+		done += converted;
+		/* A character may have been cut in two by the end of the piece. */
+		if (rest > 0 && (done + rest == *len || rest >= MAX_MULTIBYTE_CHAR_LEN))
+			done += append_replacement(&result, from, text + done, *len - done);
+		if (result.len > LONGEST_RESULT)
+		{
+			resetStringInfo(&result);
+			appendStringInfo(&result, "[bemi: text of %d bytes left out, too long for encoding %s]",
+							 *len, pg_encoding_to_char(to));
+			break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	*len = result.len;
+	return result.data;
+}
+
+/*
+ * A text of the source in this database's encoding, ended by a zero byte: the
+ * text itself if that is so already.  *len, its length, is changed with it.
+ * Zero bytes in the middle of a text are not allowed.
+ */
+char *
+bemi_stream_text(BemiStream *stream, char *text, int *len)
+{
+	int			here = GetDatabaseEncoding();
+
+	if (stream->conninfo == NULL || here == PG_SQL_ASCII || is_ascii(text, *len))
+		return text;
+	/* What is said before the encoding is known can only be looked at as it is. */
+	if (!stream->encoding_known || stream->encoding == here ||
+		(stream->encoding != PG_UTF8 && !OidIsValid(stream->to_utf8.fn_oid)))
+		return convert(NULL, here, here, text, len);
+
+	if (stream->encoding != PG_UTF8)
+		text = convert(&stream->to_utf8, stream->encoding, PG_UTF8, text, len);
+	if (here != PG_UTF8 && OidIsValid(stream->from_utf8.fn_oid))
+		text = convert(&stream->from_utf8, PG_UTF8, here, text, len);
+	return text;
+}
+
+/*
+ * The same for a string, which may be NULL.
+ */
+char *
+bemi_stream_string(BemiStream *stream, const char *string)
+{
+	int			len;
+
+	if (string == NULL)
+		return NULL;
+	len = strlen(string);
+	return pstrdup(bemi_stream_text(stream, (char *) string, &len));
+}

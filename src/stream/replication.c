@@ -1,0 +1,302 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.c
+ *		The replication stream of a source.
+ *
+ * Out of the source's walsender flow the frames of a logical replication
+ * stream; this file hands on their contents one by one, and answers with the
+ * positions that are safe.
+ *
+ * There is one way to a source, libpq, also for the worker's own server: one
+ * path to test, the walsender decodes on another core while the worker
+ * writes, and pg_stat_replication shows it.  (libpqwalreceiver would be at
+ * hand, but cannot ask for logical messages.)
+ *
+ * No lock or snapshot of the destination should be held by callers who wait.
+ * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
+ * documentation.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "libpq/pqformat.h"
+#include "replication/walreceiver.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "stream/stream_internal.h"
+
+/* For how long a slot may still be held by the walsender before. */
+#define SLOT_TIMEOUT_MS		10000
+
+/*
+ * Whether a command failed because the walsender of a former connection still
+ * holds the slot.
+ */
+static bool
+slot_is_in_use(const PGresult *result)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL && strcmp(sqlstate, "55006") == 0;	/* object_in_use */
+}
+
+/*
+ * Starts streaming.  The source begins at the later of this position and the
+ * one that the slot has confirmed.
+ */
+void
+bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
+{
+	char	   *command = psprintf("START_REPLICATION SLOT %s LOGICAL %X/%X"
+								   " (proto_version '1', publication_names '%s', messages 'true')",
+								   quote_identifier(slot), LSN_FORMAT_ARGS(position),
+								   BEMI_PUBLICATION);
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  SLOT_TIMEOUT_MS);
+	PGresult   *result = bemi_stream_run_any_command(stream, stream->replication, command);
+
+	/* It lets go when it notices that its client has gone. */
+	while (slot_is_in_use(result) && GetCurrentTimestamp() < give_up)
+	{
+		PQclear(result);
+		(void) bemi_stream_wait_for_socket(stream->replication, WL_SOCKET_READABLE, 100);
+		result = bemi_stream_run_any_command(stream, stream->replication, command);
+	}
+	if (PQresultStatus(result) != PGRES_COPY_BOTH)
+		bemi_stream_report_refusal(stream, result);
+	PQclear(result);
+	stream->heard_at = GetCurrentTimestamp();
+}
+
+/*
+ * The stream has ended, by the source's word or by its silence.
+ */
+static void
+report_end(BemiStream *stream)
+{
+	PGresult   *result = PQgetResult(stream->replication);
+
+	if (PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) != NULL)
+		bemi_stream_report_refusal(stream, result);
+	bemi_stream_report_failure(stream, stream->replication, "source ended the stream");
+}
+
+/*
+ * Takes the next frame from libpq's buffer, or from the socket if that needs
+ * no waiting.  Returns its length, 0 if there is none yet.
+ *
+ * The end of the stream is reported on the second look at it.  At the first
+ * there seems to be no frame, so that what has come before is stored: where the
+ * source cannot go on, it would be sent again and again, and never stored.
+ */
+static int
+next_frame(BemiStream *stream)
+{
+	int			len;
+
+	if (stream->frame != NULL)
+		PQfreemem(stream->frame);
+	stream->frame = NULL;
+	if (stream->ended)
+		report_end(stream);
+
+	len = PQgetCopyData(stream->replication, &stream->frame, true);
+	if (len == 0)
+	{
+		if (!PQconsumeInput(stream->replication))
+			bemi_stream_report_failure(stream, stream->replication, "lost the connection to source");
+		len = PQgetCopyData(stream->replication, &stream->frame, true);
+	}
+	stream->ended = (len < 0);
+	return Max(len, 0);
+}
+
+/*
+ * Gives the next message of the output plugin, if one is at hand; its bytes
+ * live until the next call.  Keepalives are taken note of on the way.
+ */
+bool
+bemi_stream_receive(BemiStream *stream, StringInfo message)
+{
+	int			len;
+
+	bemi_stream_tend(stream);
+	while ((len = next_frame(stream)) > 0)
+	{
+		StringInfoData frame = {.data = stream->frame,.len = len,.maxlen = -1};
+		char		kind = pq_getmsgbyte(&frame);
+		XLogRecPtr	start;
+		XLogRecPtr	end;
+
+		stream->heard_at = GetCurrentTimestamp();
+		stream->asked_at = 0;
+		if (kind == 'w')
+		{
+			start = pq_getmsgint64(&frame);
+			end = pq_getmsgint64(&frame);
+			(void) pq_getmsgint64(&frame);	/* when it was sent */
+			stream->position = start;
+			stream->received = Max(stream->received, Max(start, end));
+			*message = frame;
+			return true;
+		}
+		if (kind != 'k')
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("source sent a frame of unknown type \"%c\"", kind)));
+
+		end = pq_getmsgint64(&frame);
+		(void) pq_getmsgint64(&frame);	/* when it was sent */
+		stream->received = Max(stream->received, end);
+		stream->reply_requested |= pq_getmsgbyte(&frame) != 0;
+	}
+	return false;
+}
+
+/* LSN in the frame of the message that was received last. */
+XLogRecPtr
+bemi_stream_position(const BemiStream *stream)
+{
+	return stream->position;
+}
+
+/* When that message was received. */
+TimestampTz
+bemi_stream_heard_at(const BemiStream *stream)
+{
+	return stream->heard_at;
+}
+
+/* The source has sent everything that was committed up to here. */
+XLogRecPtr
+bemi_stream_received(const BemiStream *stream)
+{
+	return stream->received;
+}
+
+bool
+bemi_stream_reply_requested(const BemiStream *stream)
+{
+	return stream->reply_requested;
+}
+
+/*
+ * Sends the source what was received, and what it may forget.
+ */
+static void
+reply(BemiStream *stream, bool answer_wanted)
+{
+	StringInfoData reply;
+
+	/* The source listens no more: to send would fail, and hide its reason. */
+	if (stream->ended)
+		return;
+	bemi_stream_tend(stream);
+	initStringInfo(&reply);
+	pq_sendbyte(&reply, 'r');
+	pq_sendint64(&reply, stream->received);
+	pq_sendint64(&reply, stream->flushed);
+	pq_sendint64(&reply, stream->flushed);	/* applied */
+	pq_sendint64(&reply, GetCurrentTimestamp());
+	pq_sendbyte(&reply, answer_wanted);
+
+	if (PQputCopyData(stream->replication, reply.data, reply.len) <= 0 ||
+		PQflush(stream->replication) != 0)
+		bemi_stream_report_failure(stream, stream->replication, "could not answer source");
+	pfree(reply.data);
+}
+
+/*
+ * Tells the source what was received, and what it may forget because it is
+ * stored and flushed.
+ */
+void
+bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
+{
+	/* Never backwards: some servers would take that at its word. */
+	stream->flushed = Max(stream->flushed, flushed);
+	reply(stream, false);
+	stream->reply_requested = false;
+}
+
+/*
+ * Asks the source how far it has come.
+ */
+void
+bemi_stream_ask(BemiStream *stream)
+{
+	reply(stream, true);
+}
+
+/*
+ * A source that has been silent for half of wal_receiver_timeout is asked for a
+ * word, and given up if none comes in the other half; as native logical
+ * replication does.
+ */
+static void
+check_silence(BemiStream *stream)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (stream->asked_at != 0)
+	{
+		if (TimestampDifferenceExceeds(stream->asked_at, now, wal_receiver_timeout / 2))
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("source has not answered for %d ms", wal_receiver_timeout),
+					 errhint("If the network is that slow, raise \"wal_receiver_timeout\".")));
+	}
+	else if (TimestampDifferenceExceeds(stream->heard_at, now, wal_receiver_timeout / 2))
+	{
+		reply(stream, true);
+		stream->asked_at = now;
+	}
+}
+
+/*
+ * What the stream waits for, made once: it waits after each keepalive, of which every
+ * commit at the source may send one to each of its readers.
+ */
+static WaitEventSet *
+make_wait_set(BemiStream *stream)
+{
+	WaitEventSet *set = bemi_create_wait_event_set(3);
+
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(stream->replication), NULL, NULL);
+	return set;
+}
+
+/*
+ * Sleeps until something has arrived, the latch is set, or the time is over.  The caller
+ * serves interrupts.
+ */
+void
+bemi_stream_wait(BemiStream *stream, long timeout_ms)
+{
+	static uint32 wait_event = 0;
+	WaitEvent	event;
+
+	if (stream->ended)
+		return;
+	if (wal_receiver_timeout > 0)
+	{
+		check_silence(stream);
+		timeout_ms = Min(timeout_ms, Max(wal_receiver_timeout / 4, 1));
+	}
+	bemi_stream_rest(stream);
+	if (stream->catalog != NULL)
+		timeout_ms = Min(timeout_ms, bemi_stream_catalog_left_ms(stream));
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiStream");
+	if (stream->wait_set == NULL)
+		stream->wait_set = make_wait_set(stream);
+	if (WaitEventSetWait(stream->wait_set, timeout_ms, &event, 1, wait_event) > 0 &&
+		(event.events & WL_LATCH_SET))
+		ResetLatch(MyLatch);
+	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no absence */
+}

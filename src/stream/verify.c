@@ -1,0 +1,267 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_secret.c
+ *		What only the source and its readers know.
+ *
+ * Each source with the extension has a secret (bemi.secret), for superusers and
+ * whom they let read it.  With it the source signs its messages about tables,
+ * which would else be anybody's to write, and the worker hashes the values that
+ * are to be redacted but told apart (row_rules.c).  It stays in the memory of the
+ * worker; the destination does not store it.
+ *
+ * Each use of the secret has a key of its own (hmac.c).  Otherwise, a role that can
+ * write a value and read its hash could sign messages.
+ *
+ * Anybody can write a message with a wrong signature.  Such a message changes nothing,
+ * unless the source has another secret than the worker knows.  The worker finds that
+ * out by asking, and asks at most once in SECRET_INTERVAL_MS, and never about messages
+ * that are older than the last answer.  While it may not ask, it takes note that a
+ * message was refused unseen, and asks before it relies on what the source has told.
+ * The destination keeps a hash of the secret (bemi.note_secret()), so that a change
+ * between two connections is noticed, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "stream/stream_internal.h"
+
+/*
+ * A message that is longer is not one of track_message.c, which leaves out the
+ * description then.  A table of 1600 columns, each of a composite type of its own
+ * with 100 fields, is described in two thirds of this.
+ */
+#define LONGEST_MESSAGE	(16 * 1024 * 1024)
+
+/* Limits how often forged messages can make the worker query the source. */
+#define SECRET_INTERVAL_MS	1000
+
+/*
+ * Remembers the secret, in the memory that the stream lives in.  The row's identity
+ * goes with it, so that a secret that was replaced and put back is noticed.  The one
+ * before still verifies what was written until now.
+ */
+static void
+remember_secret(BemiStream *stream, const char *secret, const char *row)
+{
+	MemoryContext caller;
+
+	if (stream->secret != NULL && strcmp(secret, stream->secret) == 0 &&
+		strcmp(row, stream->secret_row) == 0)
+		return;
+	caller = MemoryContextSwitchTo(GetMemoryChunkContext(stream));
+	if (stream->former_secret != NULL)
+		pfree(stream->former_secret);
+	if (stream->secret_row != NULL)
+		pfree(stream->secret_row);
+	stream->former_secret = stream->secret;
+	stream->former_until = stream->secret_read_lsn;
+	stream->secret = pstrdup(secret);
+	stream->secret_row = pstrdup(row);
+	stream->secret_is_new = true;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Takes down the end of the source's WAL.  The secret must be read after that, since
+ * then it is the newest that can have signed what comes before that position.
+ */
+static void
+note_time_of_reading(BemiStream *stream)
+{
+	PGresult   *result = bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
+										   " THEN pg_last_wal_replay_lsn()"
+										   " ELSE pg_current_wal_insert_lsn() END");
+
+	stream->secret_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
+	stream->secret_read_at = GetCurrentTimestamp();
+	PQclear(result);
+}
+
+/*
+ * Asks whether the source has a secret that can be read, and whether it can describe
+ * its tables.
+ */
+static bool
+secret_is_readable(BemiStream *stream)
+{
+	PGresult   *result;
+	bool		readable;
+
+	result = bemi_stream_query(stream, "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
+							   " to_regprocedure('bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
+							   " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
+							   " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
+							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'secret' AND c.relkind = 'r'"
+							   " WHERE e.extname = 'bemi'");
+	readable = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 0);
+	stream->describes = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
+	PQclear(result);
+	return readable;
+}
+
+/*
+ * Asks the source for its secret.  One that was readable before is kept, since
+ * messages that it has signed may still come.
+ *
+ * A message that was refused unseen may have been signed with a new secret.  What it
+ * said is lost, so the process ends, and the next connection compares the tables.  (If
+ * this is the first secret, worker.c sees to that.)
+ */
+void
+bemi_stream_read_secret(BemiStream *stream)
+{
+	bool		unsettled = stream->unsettled && stream->secret != NULL;
+	PGresult   *result;
+
+	note_time_of_reading(stream);
+	stream->unsettled = false;
+	if (!secret_is_readable(stream))
+		return;
+
+	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM bemi.secret");
+	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
+		remember_secret(stream, bemi_answer_text(result, 0, 0), bemi_answer_text(result, 0, 1));
+	PQclear(result);
+	if (unsettled && stream->secret_is_new)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source has got another secret amid messages with wrong signatures"),
+				 errdetail("Its tables are compared with the publication at the next connection.")));
+}
+
+/*
+ * Hash of the secret and its row, palloc'd; NULL if there is no secret.  Needs a
+ * transaction, as all hashes do.
+ */
+char *
+bemi_stream_secret_version(const BemiStream *stream)
+{
+	if (stream->secret == NULL)
+		return NULL;
+	return bemi_hmac(bemi_derive_key(stream->secret, BEMI_KEY_VERSION),
+					 stream->secret_row, strlen(stream->secret_row));
+}
+
+/*
+ * Whether the secret is another one than at the last call.
+ */
+bool
+bemi_stream_secret_is_new(BemiStream *stream)
+{
+	bool		is_new = stream->secret_is_new;
+
+	stream->secret_is_new = false;
+	return is_new;
+}
+
+static bool
+may_read_again(const BemiStream *stream)
+{
+	return TimestampDifferenceExceeds(stream->secret_read_at, GetCurrentTimestamp(),
+									  SECRET_INTERVAL_MS);
+}
+
+/*
+ * If a message was refused without asking for the secret, asks now; or when it may.
+ */
+void
+bemi_stream_settle_secret(BemiStream *stream, bool now)
+{
+	if (stream->unsettled && (now || may_read_again(stream)))
+		bemi_stream_read_secret(stream);
+}
+
+/*
+ * If no secret is known, asks whether one can be read by now: the right may have been
+ * granted, or the extension made, after the last time.
+ */
+void
+bemi_stream_look_for_secret(BemiStream *stream)
+{
+	if (stream->secret == NULL)
+		bemi_stream_read_secret(stream);
+}
+
+/*
+ * Whether the source tells which tables it tracks, in a way that can be believed.
+ */
+bool
+bemi_stream_has_secret(const BemiStream *stream)
+{
+	return stream->secret != NULL;
+}
+
+/*
+ * The key for hashes of values, palloc'd, or NULL if there is no secret.
+ */
+char *
+bemi_stream_hash_key(const BemiStream *stream)
+{
+	if (stream->secret == NULL)
+		return NULL;
+	return bemi_derive_key(stream->secret, BEMI_KEY_REDACT_HASH);
+}
+
+static bool
+is_signed_with(const char *secret, const char *content, int len)
+{
+	return secret != NULL &&
+		memcmp(bemi_hmac(bemi_derive_key(secret, BEMI_KEY_TRACKING),
+						 content + BEMI_HMAC_LEN, len - BEMI_HMAC_LEN),
+			   content, BEMI_HMAC_LEN) == 0;
+}
+
+static bool
+is_signed(const BemiStream *stream, const char *content, int len)
+{
+	return is_signed_with(stream->secret, content, len) ||
+		(stream->position < stream->former_until &&
+		 is_signed_with(stream->former_secret, content, len));
+}
+
+/*
+ * Whether to ask the source for its secret because of a message that the known one has
+ * not signed.  The extension may have been made after the last time.
+ */
+static bool
+should_read_again(BemiStream *stream)
+{
+	if (stream->position < stream->secret_read_lsn)
+		return false;
+	if (may_read_again(stream))
+		return true;
+	stream->unsettled = true;
+	return false;
+}
+
+/*
+ * The part of a tracking message that is signed, as a palloc'd
+ * string in this database's encoding; NULL if the signature is not the source's.
+ */
+char *
+bemi_stream_verify(BemiStream *stream, const char *content, int len)
+{
+	char	   *message;
+	bool		verified;
+
+	Assert(IsTransactionState());
+	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
+		return NULL;
+	verified = is_signed(stream, content, len);
+	if (!verified && should_read_again(stream))
+	{
+		bemi_stream_read_secret(stream);
+		verified = is_signed(stream, content, len);
+	}
+	if (!verified)
+		return NULL;
+	len -= BEMI_HMAC_LEN;
+	message = pnstrdup(content + BEMI_HMAC_LEN, len);
+	return bemi_stream_text(stream, message, &len);
+}

@@ -1,0 +1,373 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_wal.c
+ *		Does the source's WAL still hold a transaction?
+ *
+ * A logical slot sends a transaction again only if it has not confirmed it,
+ * and a new slot not at all.  But as long as the source keeps the WAL, it
+ * sends it to everybody who may stream from it.  In flow the position, time
+ * and xid of a commit; a short physical stream from the page of that position
+ * shows whether the record there is this very commit.  WAL is linear: a source
+ * that has it also has all that came before.
+ *
+ * The layout of pages, of record headers and of the beginning of a commit
+ * record has been the same since PostgreSQL 14, and does not depend on the
+ * version of this server.  Bytes of another byte order or another layout show
+ * in the page's header, which has the position of the page; then nothing is
+ * known.
+ *
+ * What must never happen: that bytes of the source are taken for granted.
+ * Each is taken within the frame that it came in, none from beyond the end of
+ * the source's WAL, and a length that a record states is only used to pass
+ * over what follows.
+ *
+ * The stream has a connection of its own, like those of stream_probe.c.  It
+ * uses no slot and confirms nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/rmgr.h"
+#include "access/xact.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecord.h"
+#include "utils/timestamp.h"
+
+#include "stream/stream_internal.h"
+
+/* How often a wait looks whether somebody wants the worker to leave. */
+#define LOOK_MS		500
+
+/* The byte of a page's magic number that all versions share. */
+#define MAGIC_BYTE	0xFF00
+
+typedef struct WalReader
+{
+	BemiStream *probe;
+	StringInfoData frame;		/* what is left of it is still to be taken */
+	XLogRecPtr	position;		/* of the next byte */
+	XLogRecPtr	end;			/* the source has all WAL up to here */
+	uint32		page_size;
+	char	   *refusal;		/* why the WAL cannot be read; NULL: it can */
+} WalReader;
+
+/*
+ * Classes of SQLSTATE of errors that pass by themselves: connection exception,
+ * transaction rollback, insufficient resources, object not in prerequisite
+ * state and operator intervention.  And an I/O error is none that tells of
+ * lost WAL.
+ */
+static bool
+is_passing(const char *sqlstate)
+{
+	static const char *const classes[] = {"08", "40", "53", "55", "57"};
+
+	for (int i = 0; i < lengthof(classes); i++)
+		if (strncmp(sqlstate, classes[i], 2) == 0)
+			return true;
+	return strcmp(sqlstate, "58030") == 0;	/* io_error */
+}
+
+/*
+ * Notes why the source does not send WAL, and frees the result.  What may be
+ * otherwise at the next try is thrown.
+ */
+static void
+note_refusal(WalReader *reader, PGresult *result)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+	if (sqlstate == NULL || message == NULL || is_passing(sqlstate))
+		bemi_stream_report_refusal(reader->probe, result);
+	reader->refusal = bemi_stream_string(reader->probe, message);
+	PQclear(result);
+}
+
+/*
+ * Waits for the next frame, for a moment.  Time-outs are as for each stream.
+ */
+static void
+wait_for_frame(BemiStream *probe)
+{
+	bemi_stream_wait(probe, LOOK_MS);
+	CHECK_FOR_INTERRUPTS();
+	if (probe->on_wait)
+		probe->on_wait(probe);
+}
+
+/*
+ * Receives the frame that begins at the reader's position; false if the source
+ * cannot send it.
+ */
+static bool
+receive_frame(WalReader *reader)
+{
+	BemiStream *probe = reader->probe;
+
+	CHECK_FOR_INTERRUPTS();
+	while (!bemi_stream_receive(probe, &reader->frame))
+	{
+		if (probe->ended)
+		{
+			note_refusal(reader,
+						 bemi_stream_await_result(probe, probe->replication));
+			return false;
+		}
+		wait_for_frame(probe);
+	}
+	if (bemi_stream_position(probe) != reader->position)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("source sent WAL of %X/%X instead of %X/%X",
+						LSN_FORMAT_ARGS(bemi_stream_position(probe)),
+						LSN_FORMAT_ARGS(reader->position))));
+	return true;
+}
+
+/*
+ * Takes the next bytes, to nowhere if "to" is NULL.  False if there are none,
+ * or not so many.
+ */
+static bool
+take_bytes(WalReader *reader, void *to, uint64 count)
+{
+	char	   *next = to;
+	StringInfo	frame = &reader->frame;
+
+	if (count > reader->end - reader->position)
+		return false;
+	while (count > 0)
+	{
+		int			n = Min(count, (uint64) (frame->len - frame->cursor));
+
+		if (n == 0 && !receive_frame(reader))
+			return false;
+		if (next != NULL)
+		{
+			memcpy(next, frame->data + frame->cursor, n);
+			next += n;
+		}
+		frame->cursor += n;
+		reader->position += n;
+		count -= n;
+	}
+	return true;
+}
+
+/*
+ * Takes the header of a page, which must be one.
+ */
+static bool
+take_page_header(WalReader *reader)
+{
+	XLogRecPtr	page = reader->position;
+	XLogPageHeaderData header;
+
+	if (!take_bytes(reader, &header, sizeof(header)))
+		return false;
+	if ((header.xlp_magic & MAGIC_BYTE) != (XLOG_PAGE_MAGIC & MAGIC_BYTE) ||
+		header.xlp_pageaddr != page)
+	{
+		reader->refusal = pstrdup("the WAL has another layout");
+		return false;
+	}
+	return take_bytes(reader, NULL,
+					  XLogPageHeaderSize(&header) - sizeof(header));
+}
+
+/*
+ * Takes bytes of a record, which goes on after the headers of pages.
+ */
+static bool
+take(WalReader *reader, void *to, uint64 count)
+{
+	char	   *next = to;
+
+	while (count > 0)
+	{
+		uint64		n;
+
+		if (reader->position % reader->page_size == 0 &&
+			!take_page_header(reader))
+			return false;
+		n = Min(count,
+				reader->page_size - reader->position % reader->page_size);
+		if (!take_bytes(reader, next, n))
+			return false;
+		if (next != NULL)
+			next += n;
+		count -= n;
+	}
+	return true;
+}
+
+/*
+ * Takes what stands between a commit record's header and its data, and returns
+ * the length of the data; 0 if this is something else.
+ */
+static uint32
+take_up_to_data(WalReader *reader)
+{
+	uint8		id;
+	uint8		short_length;
+	uint32		length;
+
+	while (take(reader, &id, sizeof(id)))
+	{
+		if (id == XLR_BLOCK_ID_DATA_SHORT)
+			return take(reader, &short_length, sizeof(short_length)) ?
+				short_length :
+				0;
+		if (id == XLR_BLOCK_ID_DATA_LONG)
+			return take(reader, &length, sizeof(length)) ? length : 0;
+		if (id != XLR_BLOCK_ID_ORIGIN && id != XLR_BLOCK_ID_TOPLEVEL_XID)
+			return 0;
+		if (!take(reader, NULL,
+				  id == XLR_BLOCK_ID_ORIGIN ? sizeof(RepOriginId) :
+				  sizeof(TransactionId)))
+			return 0;
+	}
+	return 0;
+}
+
+/*
+ * Whether a commit has this time.  Of one that a subscription has applied, a
+ * logical stream tells the time at the publisher, with which the data ends.
+ */
+static bool
+has_time(WalReader *reader, uint8 info, TimestampTz time)
+{
+	uint32		length = take_up_to_data(reader);
+	TimestampTz taken;
+	uint32		xinfo;
+
+	if (length < sizeof(taken) || !take(reader, &taken, sizeof(taken)))
+		return false;
+	if (taken == time)
+		return true;
+	if (!(info & XLOG_XACT_HAS_INFO) ||
+		length < sizeof(taken) + sizeof(xinfo) + sizeof(xl_xact_origin) ||
+		!take(reader, &xinfo, sizeof(xinfo)) ||
+		!(xinfo & XACT_XINFO_HAS_ORIGIN))
+		return false;
+	return take(reader, NULL,
+				length - sizeof(taken) - sizeof(xinfo) - sizeof(taken)) &&
+		take(reader, &taken, sizeof(taken)) && taken == time;
+}
+
+/*
+ * Whether the record that begins here is the commit of a transaction.  That of
+ * a prepared one has its xid behind much else; its position and its time tell
+ * enough.
+ */
+static bool
+is_commit_of(WalReader *reader, const BemiStored *transaction)
+{
+	XLogRecord	record;
+	uint8		operation;
+
+	if (!take(reader, &record, SizeOfXLogRecord) ||
+		record.xl_rmid != RM_XACT_ID)
+		return false;
+	operation = record.xl_info & XLOG_XACT_OPMASK;
+	if (operation == XLOG_XACT_COMMIT ? record.xl_xid != transaction->xid :
+		operation != XLOG_XACT_COMMIT_PREPARED)
+		return false;
+	return has_time(reader, record.xl_info, transaction->committed_at);
+}
+
+/*
+ * Size of the pages of the source's WAL.
+ */
+static uint32
+find_page_size(BemiStream *stream)
+{
+	PGresult   *result =
+		bemi_stream_query(stream, "SELECT current_setting('wal_block_size')");
+	uint32		size = PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
+
+	PQclear(result);
+	if (size < sizeof(XLogLongPageHeaderData) || (size & (size - 1)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("source has WAL pages of %u bytes", size)));
+	return size;
+}
+
+/*
+ * Starts a physical stream at the reader's position; false if the source
+ * refuses.
+ */
+static bool
+start_reading(WalReader *reader, uint32 timeline)
+{
+	BemiStream *probe = reader->probe;
+	PGresult   *result =
+		bemi_stream_run_any_command(probe, probe->replication,
+									psprintf("START_REPLICATION PHYSICAL %X/%X TIMELINE %u",
+											 LSN_FORMAT_ARGS(reader->position),
+											 timeline));
+
+	if (PQresultStatus(result) != PGRES_COPY_BOTH)
+	{
+		note_refusal(reader, result);
+		return false;
+	}
+	PQclear(result);
+	probe->heard_at = GetCurrentTimestamp();
+	return true;
+}
+
+/*
+ * Ends the stream, and waits until the source has, so that it does not log a
+ * lost client.
+ */
+static void
+end_reading(BemiStream *probe)
+{
+	StringInfoData frame;
+
+	if (PQputCopyEnd(probe->replication, NULL) <= 0 ||
+		PQflush(probe->replication) != 0)
+		bemi_stream_report_failure(probe, probe->replication,
+								   "could not answer source");
+	while (!probe->ended)
+		if (bemi_stream_receive(probe, &frame))
+			CHECK_FOR_INTERRUPTS();
+		else if (!probe->ended)
+			wait_for_frame(probe);
+	PQclear(bemi_stream_await_result(probe, probe->replication));
+}
+
+/*
+ * Looks for a transaction in the source's WAL, on the timeline that has its position.
+ * "end" is a position that the source has come to.  Where the WAL cannot be read,
+ * *refusal is the reason, palloc'd.
+ */
+BemiTrace
+bemi_stream_trace(BemiStream *stream, uint32 timeline, XLogRecPtr end,
+				  const BemiStored *transaction, char **refusal)
+{
+	WalReader	reader = {.end = end};
+	bool		found;
+
+	reader.page_size = find_page_size(stream);
+	reader.position =
+		transaction->commit_lsn - transaction->commit_lsn % reader.page_size;
+	if (reader.position >= end)
+		return BEMI_TRACE_GONE;
+	reader.probe = bemi_stream_open_probe(stream);
+	found = start_reading(&reader, timeline) && take_page_header(&reader) &&
+		reader.position <= transaction->commit_lsn &&
+		take_bytes(&reader, NULL, transaction->commit_lsn - reader.position) &&
+		is_commit_of(&reader, transaction);
+	if (reader.refusal == NULL)
+		end_reading(reader.probe);
+	bemi_stream_close(reader.probe);
+	*refusal = reader.refusal;
+	if (found)
+		return BEMI_TRACE_FOUND;
+	return reader.refusal != NULL ? BEMI_TRACE_UNKNOWN : BEMI_TRACE_GONE;
+}

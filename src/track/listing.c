@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_listing.c
+ *		Tells the worker which tables the publication "bemi" lists.
+ *
+ * What the publication lists decides what is in the history.  So each change of it
+ * becomes a tracking message (track_message.c): tables that are added or dropped,
+ * options that concern all of its tables, and its own name.
+ *
+ * In flow the events of two event triggers.  The one for dropped objects fires for
+ * every command that drops something, because a table can be dropped by way of
+ * anything that it depends on: a schema, a type, a function, an extension, a role.
+ * It looks at the list of dropped objects and at nothing else, unless a table of the
+ * publication is among them.
+ *
+ * Everything is found by OID.  A table that is dropped, or no longer published, is
+ * found by the row of pg_publication_rel that the command has deleted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "commands/event_trigger.h"
+#include "nodes/parsenodes.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_follow_publication);
+PG_FUNCTION_INFO_V1(bemi_follow_unpublished);
+
+static void
+refuse_all_tables(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("publication \"%s\" must list its tables", BEMI_PUBLICATION),
+			 errdetail("The history itself would be among all tables."),
+			 errhint("SELECT bemi.track_schema('public'); tracks all tables of a schema, also those made later.")));
+}
+
+static void
+refuse_schema(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("publication \"%s\" must list its tables one by one", BEMI_PUBLICATION),
+			 errdetail("Tables of a schema that are published so come without context, and nothing tells from when on they are."),
+			 errhint("SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.")));
+}
+
+/*
+ * The publication has got other options, or its name: that concerns all its tables.
+ */
+static void
+emit_all_memberships(Oid publication)
+{
+	ListCell   *cell;
+
+	if (GetPublication(publication)->alltables)
+		refuse_all_tables();
+	foreach(cell, GetPublicationRelations(publication, PUBLICATION_PART_ROOT))
+		bemi_emit_membership(lfirst_oid(cell));
+}
+
+/*
+ * The publication has lost its name.  The worker asks for that name.
+ */
+static void
+emit_all_ended(Oid publication)
+{
+	ListCell   *cell;
+
+	foreach(cell, GetPublicationRelations(publication, PUBLICATION_PART_ROOT))
+	{
+		Oid			relation = lfirst_oid(cell);
+
+		bemi_emit_ended(relation, get_namespace_name(get_rel_namespace(relation)),
+						get_rel_name(relation));
+	}
+}
+
+/*
+ * Whether the command has taken the name from the publication.
+ */
+static bool
+loses_name(const Node *command)
+{
+	const RenameStmt *rename = (const RenameStmt *) command;
+
+	return IsA(command, RenameStmt) && rename->renameType == OBJECT_PUBLICATION &&
+		strcmp(strVal(rename->object), BEMI_PUBLICATION) == 0;
+}
+
+/*
+ * A table was added to a publication.
+ */
+static void
+emit_added(Oid row, Oid publication)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(row));
+	Form_pg_publication_rel form;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	form = (Form_pg_publication_rel) GETSTRUCT(tuple);
+	if (form->prpubid == publication)
+		bemi_emit_membership(form->prrelid);
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * Event trigger function for CREATE PUBLICATION and ALTER PUBLICATION.  Listed are the
+ * tables and schemas that were added, or the publication itself if it was made or
+ * altered.
+ */
+Datum
+bemi_follow_publication(PG_FUNCTION_ARGS)
+{
+	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
+	ListCell   *cell;
+
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_publication");
+	foreach(cell, bemi_collected_commands())
+	{
+		const BemiCommand *command = lfirst(cell);
+
+		if (command->catalog == PublicationRelRelationId)
+			emit_added(command->object, publication);
+		else if (OidIsValid(publication) &&
+				 bemi_publication_of_schema(command->catalog, command->object) == publication)
+			refuse_schema();
+		else if (command->catalog != PublicationRelationId)
+			continue;
+		else if (command->object == publication)
+			emit_all_memberships(publication);
+		else if (loses_name(((EventTriggerData *) fcinfo->context)->parsetree))
+			emit_all_ended(command->object);
+	}
+	PG_RETURN_VOID();
+}
+
+/*
+ * The table that a deleted row of pg_publication_rel stood for; InvalidOid if the row
+ * cannot be found.
+ */
+static Oid
+table_of_deleted_row(Oid row)
+{
+	HeapTuple	tuple = bemi_deleted_row(PublicationRelRelationId, PublicationRelObjectIndexId,
+										 Anum_pg_publication_rel_oid, row);
+
+	return tuple ? ((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid : InvalidOid;
+}
+
+/*
+ * A table was dropped from a publication, or with the publication, or was dropped.
+ */
+static void
+follow_removed(const BemiDropped *dropped)
+{
+	if (dropped->publication != NULL && strcmp(dropped->publication, BEMI_PUBLICATION) == 0)
+		bemi_emit_ended(table_of_deleted_row(dropped->object), dropped->schema, dropped->table);
+}
+
+/*
+ * Event trigger function for whatever drops something.
+ */
+Datum
+bemi_follow_unpublished(PG_FUNCTION_ARGS)
+{
+	ListCell   *cell;
+
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_unpublished");
+	foreach(cell, bemi_dropped_tables())
+	{
+		const BemiDropped *dropped = lfirst(cell);
+
+		if (dropped->catalog == PublicationRelRelationId)
+			follow_removed(dropped);
+		else
+			bemi_follow_dropped_table(dropped);
+	}
+	PG_RETURN_VOID();
+}

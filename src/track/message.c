@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_message.c
+ *		Tells the worker, through the write-ahead log, which tables are tracked.
+ *
+ * In flow a table and what has happened to it; out flows a transactional logical
+ * message, prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits that sign the
+ * rest, which is a JSON object:
+ *
+ *	{"event": "began", "relation": 16385, "schema": "public", "table": "todo",
+ *	 "description": {...}, "detail": null, "transaction": "733"}
+ *
+ * The worker meets the message in its place between the changes and applies it with
+ * the transaction's other changes.  Anybody can write logical messages, also copies
+ * of ours; hence the signature and the transaction's id.
+ *
+ * The signing key is the row of bemi.secret.  Nobody but a superuser can read that
+ * table, so it is read here, in C, by whoever executes DDL.  Nothing of it leaves
+ * this file but signatures.
+ *
+ * What must never happen: a message that an error takes back although the DDL stays.
+ * So no caller may catch errors around these functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_control.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_unstored_partition);
+
+/*
+ * The worker takes no message of more than 16 MB (stream_secret.c).  Without a
+ * description, it asks for one.
+ */
+#define LONGEST_DESCRIPTION	16000000
+
+/*
+ * The value in bemi.secret, palloc'd; NULL if there is none.
+ */
+static char *
+read_value(Relation secret)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(secret, NULL);
+	TableScanDesc scan = table_beginscan(secret, snapshot, 0, NULL);
+	char	   *value = NULL;
+
+	if (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		is_null;
+		Datum		datum = slot_getattr(slot, 1, &is_null);
+
+		if (!is_null)
+			value = TextDatumGetCString(datum);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return value;
+}
+
+/*
+ * The secret that messages are signed with, palloc'd; NULL if there is none.
+ */
+static char *
+read_secret(void)
+{
+	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			relation = OidIsValid(schema) ? get_relname_relid("secret", schema) : InvalidOid;
+	Relation	secret;
+	char	   *value = NULL;
+
+	if (!OidIsValid(relation) || get_rel_relkind(relation) != RELKIND_RELATION)
+		return NULL;
+	secret = try_table_open(relation, AccessShareLock);
+	if (secret == NULL)
+		return NULL;
+	if (RelationGetDescr(secret)->natts > 0 &&
+		TupleDescAttr(RelationGetDescr(secret), 0)->atttypid == TEXTOID)
+		value = read_value(secret);
+	table_close(secret, AccessShareLock);
+	return value;
+}
+
+/*
+ * Signs a message and writes it.
+ *
+ * A row that comes next in another subtransaction could overtake the message (see
+ * capture_message.c): an event trigger function may run in one of its own, or the
+ * client may begin one.  So a record without meaning is put behind it.
+ */
+static void
+write_signed(const char *secret, const char *message)
+{
+	char	   *key = bemi_derive_key(secret, BEMI_KEY_TRACKING);
+	StringInfoData content;
+
+	initStringInfo(&content);
+	appendStringInfoString(&content, bemi_hmac(key, message, strlen(message)));
+	appendStringInfoString(&content, message);
+	(void) bemi_log_message(BEMI_TRACKING_PREFIX, content.data, content.len, true);
+	XLogBeginInsert();
+	(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+}
+
+static void
+append_text(StringInfo message, const char *key, const char *text)
+{
+	appendStringInfo(message, "\"%s\": ", key);
+	if (text != NULL)
+		escape_json(message, text);
+	else
+		appendStringInfoString(message, "null");
+	appendStringInfoString(message, ", ");
+}
+
+/*
+ * Writes a message.  "description" is JSON text, or NULL if the table is gone;
+ * "detail" is a sentence for bemi.gaps, or NULL.
+ */
+void
+bemi_emit_tracking(const char *event, Oid relation, const char *schema,
+				   const char *table, const char *description, const char *detail)
+{
+	char	   *secret = XLogLogicalInfoActive() ? read_secret() : NULL;
+	StringInfoData message;
+
+	if (secret == NULL)
+		return;					/* nobody could ever read it, or believe it */
+	initStringInfo(&message);
+	appendStringInfoChar(&message, '{');
+	append_text(&message, "event", event);
+	appendStringInfo(&message, "\"relation\": \"%u\", ", relation);
+	append_text(&message, "schema", schema);
+	append_text(&message, "table", table);
+	append_text(&message, "detail", detail);
+	appendStringInfo(&message, "\"transaction\": \"%u\", ", GetTopTransactionId());
+	appendStringInfo(&message, "\"description\": %s}",
+					 description && strlen(description) < LONGEST_DESCRIPTION ? description : "null");
+	write_signed(secret, message.data);
+}
+
+/*
+ * The first partition whose rows are not in the write-ahead log of this server, or
+ * InvalidOid.
+ */
+static Oid
+find_unlogged_partition(Oid root)
+{
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(root, NoLock, NULL))
+	{
+		Oid			partition = lfirst_oid(cell);
+		char		kind = get_rel_relkind(partition);
+
+		CHECK_FOR_INTERRUPTS();
+		if (kind == RELKIND_FOREIGN_TABLE ||
+			(kind == RELKIND_RELATION &&
+			 get_rel_persistence(partition) == RELPERSISTENCE_UNLOGGED))
+			return partition;
+	}
+	return InvalidOid;
+}
+
+/*
+ * Which partition that is, and why, palloc'd; NULL if there is none.
+ */
+static char *
+describe_unlogged_partition(Oid root)
+{
+	Oid			partition = find_unlogged_partition(root);
+
+	if (!OidIsValid(partition))
+		return NULL;
+	return psprintf("%s is %s", bemi_relation_name(partition),
+					get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE ? "a foreign table" : "unlogged");
+}
+
+/*
+ * bemi.unstored_partition(root regclass)
+ */
+Datum
+bemi_unstored_partition(PG_FUNCTION_ARGS)
+{
+	char	   *partition = describe_unlogged_partition(PG_GETARG_OID(0));
+
+	if (partition == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(partition));
+}
+
+/*
+ * Why not all changes of a published table are in the stream, palloc'd; NULL if all
+ * are.
+ */
+static char *
+why_incomplete(HeapTuple published, const Publication *publication)
+{
+	Oid			relation = ((Form_pg_publication_rel) GETSTRUCT(published))->prrelid;
+	const PublicationActions *actions = &publication->pubactions;
+	bool		is_partitioned = get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE;
+	char	   *unlogged;
+
+	if (!actions->pubinsert || !actions->pubupdate || !actions->pubdelete || !actions->pubtruncate)
+		return pstrdup("The publication does not publish all operations.");
+	if (is_partitioned && !publication->pubviaroot)
+		return pstrdup("The publication does not publish by way of the partition root.");
+	if (!bemi_publishes_whole_rows(published))
+		return pstrdup("The publication has a row filter or a column list.");
+	unlogged = is_partitioned ? describe_unlogged_partition(relation) : NULL;
+	return unlogged ? psprintf("Partition %s.", unlogged) : NULL;
+}
+
+/*
+ * Tells what a table that the publication lists is called and what it is like, and
+ * whether all changes of it are published.  A partition is published with its root,
+ * or by a name of its own, whose history is not kept as complete.
+ */
+void
+bemi_emit_membership(Oid relation)
+{
+	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
+	HeapTuple	published = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relation),
+											ObjectIdGetDatum(publication));
+	char	   *table = get_rel_name(relation);
+	char	   *detail;
+
+	if (!HeapTupleIsValid(published))
+		return;
+	if (table != NULL && !get_rel_relispartition(relation))
+	{
+		detail = why_incomplete(published, GetPublication(publication));
+		bemi_emit_tracking(detail ? BEMI_EVENT_ENDED : BEMI_EVENT_BEGAN, relation,
+						   get_namespace_name(get_rel_namespace(relation)), table,
+						   bemi_describe(relation, NULL), detail);
+	}
+	ReleaseSysCache(published);
+}
+
+/*
+ * Tells that a table is no longer published, or is gone.  Others may have been writing
+ * to it at that time and commit later, so its description goes along.
+ */
+void
+bemi_emit_ended(Oid relation, const char *schema, const char *table)
+{
+	bool		is_there = OidIsValid(relation) && get_rel_relkind(relation) != '\0';
+
+	bemi_emit_tracking(BEMI_EVENT_ENDED, relation, schema, table,
+					   is_there ? bemi_describe(relation, NULL) : NULL, NULL);
+}

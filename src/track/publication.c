@@ -1,0 +1,169 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_publication.c
+ *		A table's place in the publication "bemi".
+ *
+ * ALTER PUBLICATION takes a name, and locks the publication until the transaction
+ * ends, so that two sessions that make tables would wait for each other.  The
+ * functions here work by OID, and share a lock with each other.  It conflicts
+ * with the one that ALTER PUBLICATION and DROP PUBLICATION take.
+ *
+ * pgoutput caches whether a relation is published, and under which root.
+ * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 renews this
+ * only when the publication is invalidated, see bemi_publication_invalidate().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type_d.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "track/track.h"
+
+/*
+ * Is the publication there, and does it have generated columns where that can be?
+ */
+static bool
+is_usable(Oid publication)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
+	bool		is_usable = HeapTupleIsValid(tuple) &&
+		!bemi_lacks_generated_columns((Form_pg_publication) GETSTRUCT(tuple));
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return is_usable;
+}
+
+/*
+ * Locks the publication, so that it stays as it is; made first if need be.  It
+ * may be dropped or renamed while the lock is waited for.
+ */
+static Oid
+lock_publication(void)
+{
+	for (;;)
+	{
+		Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!is_usable(publication))
+		{
+			bemi_call_as_owner("SELECT bemi.ensure_publication()", 0, NULL, NULL);
+			publication = get_publication_oid(BEMI_PUBLICATION, false);
+		}
+		LockDatabaseObject(PublicationRelationId, publication, 0, AccessShareLock);
+		if (get_publication_oid(BEMI_PUBLICATION, true) == publication)
+			return publication;
+		UnlockDatabaseObject(PublicationRelationId, publication, 0, AccessShareLock);
+	}
+}
+
+/*
+ * Error unless the current user may alter the publication.
+ */
+static void
+check_publication(Oid publication)
+{
+	bemi_check_publication_owner();
+	if (!bemi_publication_ownercheck(publication, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION, BEMI_PUBLICATION);
+	if (GetPublication(publication)->alltables)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("publication \"%s\" must list its tables", BEMI_PUBLICATION),
+				 errdetail("The history itself would be among all tables."),
+				 errhint("DROP PUBLICATION %s;", BEMI_PUBLICATION)));
+}
+
+/*
+ * Puts a table into the publication.  The caller has checked who asks for that,
+ * and acts as the extension's owner.
+ */
+void
+bemi_publish_table(Oid relation)
+{
+	Relation	table;
+	Oid			publication;
+
+	if (bemi_is_published(relation))
+		return;
+	/* The lock that ALTER PUBLICATION takes. */
+	table = table_open(relation, ShareUpdateExclusiveLock);
+	publication = lock_publication();
+	check_publication(publication);
+	if (!bemi_is_published(relation))
+	{
+		(void) bemi_publication_add(publication, table);
+		CommandCounterIncrement();
+		bemi_emit_membership(relation);
+	}
+	table_close(table, NoLock);
+}
+
+/*
+ * Takes a table out of the publication, likewise.
+ */
+void
+bemi_unpublish_table(Oid relation)
+{
+	Oid			publication;
+	ObjectAddress address;
+
+	if (!bemi_is_published(relation))
+		return;
+	LockRelationOid(relation, ShareUpdateExclusiveLock);
+	publication = lock_publication();
+	check_publication(publication);
+	ObjectAddressSet(address, PublicationRelRelationId,
+					 GetSysCacheOid2(PUBLICATIONRELMAP, Anum_pg_publication_rel_oid,
+									 ObjectIdGetDatum(relation),
+									 ObjectIdGetDatum(publication)));
+	if (!OidIsValid(address.objectId))
+		return;
+	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+	/* Who was writing to it at that time may commit later. */
+	bemi_emit_ended(relation, get_namespace_name(get_rel_namespace(relation)),
+					get_rel_name(relation));
+}
+
+/*
+ * Sends the invalidation that an update of the root's row in pg_publication_rel would
+ * send.  The row itself stays as it is, because two sessions that attach partitions
+ * to one root must not wait for each other.
+ */
+void
+bemi_publication_invalidate(Oid root)
+{
+	HeapTuple	tuple;
+	Relation	catalog;
+
+	if (BEMI_RELATION_RENEWS_PUBLICATION)
+		return;
+	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(root),
+							ObjectIdGetDatum(get_publication_oid(BEMI_PUBLICATION, true)));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	catalog = table_open(PublicationRelRelationId, AccessShareLock);
+	(void) GetCurrentTransactionId();
+	CacheInvalidateHeapTuple(catalog, tuple, NULL);
+	/* The next command may write rows, and must log the invalidation first. */
+	(void) GetCurrentCommandId(true);
+	table_close(catalog, AccessShareLock);
+	ReleaseSysCache(tuple);
+}

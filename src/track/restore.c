@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_restore.c
+ *		What pg_restore does not bring back.
+ *
+ * A dump of single tables has bemi's trigger, with the rules, and the replica
+ * identity, but not the table's place in the publication.  Without that, none of
+ * its changes are stored.  So the event trigger that sees the trigger being made
+ * publishes the table, if whoever restores it may track it, and else warns.
+ *
+ * A dump of the whole database has the same trigger, and adds the table to the
+ * publication later, which fails if it is there already.  Such a dump is restored
+ * into a database that nobody reads yet: it has no slot of bemi.  There, the
+ * function does not publish.  It warns only if there is a publication, as that of the
+ * dump may yet come; bemi.start() warns of the tables that it has not brought.
+ *
+ * pg_restore shows a warning of the server with --verbose only, so the
+ * warning is not enough where more can be done.
+ *
+ * A partition of bemi.changes gives no rights to others.  In a dump, that is the
+ * same as the server's default, so the dump does not state it, and a partition
+ * that is restored gets what default privileges give.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type_d.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "track/track.h"
+
+/*
+ * Whether the trigger is one that bemi.track() has made, on a table that is tracked
+ * by itself and not published.  A partition follows its root.
+ */
+static bool
+needs_publication(const FormData_pg_trigger *trigger, const BemiTable *table)
+{
+	return trigger->tgnargs > BEMI_MEMBERSHIP && !table->is_partition &&
+		strcmp(NameStr(trigger->tgname), BEMI_TRIGGER) == 0 &&
+		!bemi_is_published(table->oid);
+}
+
+/*
+ * Whether the table and all its partitions have the identity without which updates
+ * of a published table fail.
+ */
+static bool
+has_identities(const BemiTable *table)
+{
+	ListCell   *cell;
+
+	foreach(cell, bemi_table_tree(table))
+	{
+		BemiTable	part;
+
+		if (bemi_table_look_up(lfirst_oid(cell), &part) && part.kind == RELKIND_RELATION &&
+			part.identity != REPLICA_IDENTITY_FULL)
+			return false;
+	}
+	return true;
+}
+
+static bool
+can_publish(const BemiTable *table)
+{
+	return bemi_may_track(GetUserId(), table->owner) &&
+		bemi_database_has_slot(MyDatabaseId) &&
+		bemi_table_untrackable(table) == NULL && has_identities(table);
+}
+
+static void
+warn_of_unpublished(const BemiTable *table)
+{
+	char	   *name = bemi_relation_name(table->oid);
+
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" is not in publication \"%s\"", name, BEMI_PUBLICATION),
+			 errdetail("Its changes are not stored. A dump of single tables does not contain the publication."),
+			 errhint("SELECT bemi.track(%s);", quote_literal_cstr(name))));
+}
+
+/*
+ * Called for each trigger that CREATE TRIGGER has made to run bemi.emit_context().
+ */
+void
+bemi_track_restored(const FormData_pg_trigger *trigger)
+{
+	BemiTable	table;
+	BemiRights	former;
+
+	if (!bemi_table_look_up(trigger->tgrelid, &table) || !needs_publication(trigger, &table) ||
+		!OidIsValid(get_publication_oid(BEMI_PUBLICATION, true)))
+		return;
+	if (!can_publish(&table))
+	{
+		warn_of_unpublished(&table);
+		return;
+	}
+	bemi_act_as_owner(&former);
+	bemi_publish_table(table.oid);
+	bemi_act_as_before(&former);
+	ereport(NOTICE,
+			(errmsg("table \"%s\" is tracked again", bemi_relation_name(table.oid))));
+}
+
+/*
+ * Called for each table that CREATE TABLE has made.  One in bemi's schema is a
+ * partition of the history, and has no privileges yet but by default.
+ */
+void
+bemi_restore_privileges(const BemiTable *table)
+{
+	Oid			types[] = {REGCLASSOID};
+	Datum		values[] = {ObjectIdGetDatum(table->oid)};
+
+	if (table->schema == get_namespace_oid("bemi", true))
+		bemi_call_as_owner("SELECT bemi.make_private($1)", lengthof(types), types, values);
+}

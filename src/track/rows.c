@@ -1,0 +1,273 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_rows.c
+ *		Commands that change the rows of a tracked table without a change for each.
+ *
+ * A partition that is attached brings its rows along, and one that is detached or
+ * dropped takes them away.  ALTER TABLE computes new values for whole columns.  None
+ * of this is in the stream, so the worker writes a gap into bemi.gaps, at the commit
+ * of the command.  In flow the events of event triggers and what capture.c knows of
+ * TRUNCATE; out flow tracking messages (track_message.c) about the root.
+ *
+ *	command							gap, if there are rows
+ *	-------							----------------------
+ *	ATTACH PARTITION				yes
+ *	DETACH PARTITION				yes, also if the partition comes back
+ *	DROP of a partition, by any way	yes
+ *	TRUNCATE of a partition			yes, PostgreSQL publishes that of the root only
+ *	ALTER COLUMN TYPE, rewrites		yes
+ *	ADD COLUMN, rewrites			yes: a volatile default, an identity, a generated
+ *									column differ from row to row
+ *	ADD COLUMN with a constant		no, the default of all rows is in the catalog
+ *	DROP COLUMN, RENAME				no, no value of a remaining column changes
+ *	SET LOGGED, CLUSTER, VACUUM		no, the rows stay as they are
+ *	ATTACH, CREATE of a foreign or	the root's history is not complete for as long as
+ *	unlogged partition				it has that partition, see bemi_emit_membership()
+ *
+ * An empty table makes no gap.  What must never happen: a wait for somebody's lock on
+ * a table that the command has not locked itself.  Where such a table may have rows,
+ * it counts as if it had.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "commands/event_trigger.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_follow_rewrite);
+
+/*
+ * The table under whose name the changes of a relation are published: its root, or
+ * itself; InvalidOid if neither is.
+ */
+static Oid
+published_as(Oid relation)
+{
+	Oid			root = bemi_partition_root(relation);
+
+	if (bemi_is_published(root))
+		return root;
+	return bemi_is_published(relation) ? relation : InvalidOid;
+}
+
+/*
+ * Tells that rows of a published table have changed without changes.  "detail" is a
+ * sentence for bemi.gaps.
+ */
+static void
+emit_rows_changed(Oid published, const char *detail)
+{
+	char	   *table = get_rel_name(published);
+
+	if (table != NULL)
+		bemi_emit_tracking(BEMI_EVENT_ROWS_CHANGED, published,
+						   get_namespace_name(get_rel_namespace(published)), table,
+						   NULL, detail);
+}
+
+/*
+ * Whether an open table has a row that the transaction can see.
+ */
+static bool
+has_visible_row(Relation table)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(table, NULL);
+	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
+	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+/*
+ * Whether a table may have rows: yes, if somebody else has locked it.
+ */
+static bool
+may_have_rows(Oid relation)
+{
+	Relation	table;
+	bool		found;
+
+	if (!ConditionalLockRelationOid(relation, AccessShareLock))
+		return true;
+	table = try_table_open(relation, NoLock);
+	if (table == NULL)
+	{
+		UnlockRelationOid(relation, AccessShareLock);
+		return false;
+	}
+	found = RelationGetNumberOfBlocks(table) > 0 && has_visible_row(table);
+	table_close(table, AccessShareLock);
+	return found;
+}
+
+/*
+ * The same of a table and all its partitions.
+ */
+static bool
+tree_may_have_rows(Oid relation)
+{
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(relation, NoLock, NULL))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION && may_have_rows(lfirst_oid(cell)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A partition was attached to a published root or a table below it, or detached.
+ */
+void
+bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
+{
+	if (tree_may_have_rows(partition))
+		emit_rows_changed(root, psprintf("Partition %s was %s with its rows.",
+										 bemi_relation_name(partition),
+										 attached ? "attached" : "detached"));
+}
+
+/*
+ * Event trigger function for commands that are about to rewrite a table, which they
+ * have locked.  Values change only if new ones are computed.
+ */
+Datum
+bemi_follow_rewrite(PG_FUNCTION_ARGS)
+{
+	Oid			table;
+	int			reason;
+	Oid			published;
+
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_rewrite");
+	table = DatumGetObjectId(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_OID));
+	reason = DatumGetInt32(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_REASON));
+	if ((reason & (AT_REWRITE_DEFAULT_VAL | AT_REWRITE_COLUMN_REWRITE)) == 0)
+		PG_RETURN_VOID();
+	published = published_as(table);
+	if (OidIsValid(published) && may_have_rows(table))
+		emit_rows_changed(published,
+						  psprintf("Table %s was rewritten: %s.", bemi_relation_name(table),
+								   reason & AT_REWRITE_COLUMN_REWRITE ?
+								   "the type of a column has changed" :
+								   "a column was computed for each row"));
+	PG_RETURN_VOID();
+}
+
+/*
+ * The parent that a partition had until this transaction, InvalidOid if it was none.
+ */
+static Oid
+former_parent(Oid partition)
+{
+	HeapTuple	tuple = bemi_deleted_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
+										 Anum_pg_inherits_inhrelid, partition);
+
+	return tuple ? ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent : InvalidOid;
+}
+
+/*
+ * The table under whose name the changes of a dropped partition were published, and
+ * still are those of its siblings.  Other partitions above it may be gone, too.
+ */
+static Oid
+formerly_published_as(Oid partition)
+{
+	Oid			parent = partition;
+
+	do
+	{
+		parent = former_parent(parent);
+		if (!OidIsValid(parent))
+			return InvalidOid;
+	} while (get_rel_relkind(parent) == '\0');
+	return published_as(parent);
+}
+
+/*
+ * Whether the storage of a dropped table, which goes at commit, has any blocks.
+ */
+static bool
+storage_has_blocks(Form_pg_class table)
+{
+	bemi_storage_id storage = {OidIsValid(table->reltablespace) ?
+	table->reltablespace : MyDatabaseTableSpace, MyDatabaseId, table->relfilenode};
+
+	if (table->relam != HEAP_TABLE_AM_OID || !OidIsValid(table->relfilenode))
+		return true;
+	return smgrnblocks(smgropen(storage, INVALID_PROC_NUMBER), MAIN_FORKNUM) > 0;
+}
+
+/*
+ * A table was dropped, which may have been a partition of a table that is still there.
+ */
+void
+bemi_follow_dropped_table(const BemiDropped *dropped)
+{
+	HeapTuple	tuple = bemi_deleted_row(RelationRelationId, ClassOidIndexId,
+										 Anum_pg_class_oid, dropped->object);
+	Form_pg_class form = tuple ? (Form_pg_class) GETSTRUCT(tuple) : NULL;
+	Oid			published = form != NULL && form->relispartition ?
+		formerly_published_as(dropped->object) : InvalidOid;
+
+	if (!OidIsValid(published))
+		return;
+	if (form->relkind == RELKIND_RELATION && storage_has_blocks(form))
+		emit_rows_changed(published, psprintf("Partition %s was dropped with its rows.",
+										  dropped->identity));
+	if (form->relkind == RELKIND_FOREIGN_TABLE || form->relpersistence == RELPERSISTENCE_UNLOGGED)
+		bemi_emit_membership(published);
+}
+
+/*
+ * TRUNCATE is about to empty a table, which it has locked.  Whether that table is a
+ * partition with rows whose root is published, which does not need to be named by the
+ * statement.
+ */
+bool
+bemi_truncates_published_rows(Relation table)
+{
+	return table->rd_rel->relispartition && table->rd_rel->relkind == RELKIND_RELATION &&
+		bemi_is_published(bemi_partition_root(RelationGetRelid(table))) &&
+		may_have_rows(RelationGetRelid(table));
+}
+
+/*
+ * TRUNCATE has emptied partitions.  It is in the stream where it has emptied their
+ * root, too.
+ */
+void
+bemi_follow_truncated(const List *partitions, const List *truncated)
+{
+	ListCell   *cell;
+
+	foreach(cell, partitions)
+	{
+		Oid			root = bemi_partition_root(lfirst_oid(cell));
+
+		if (!list_member_oid(truncated, root))
+			emit_rows_changed(root, psprintf("Partition %s was truncated.",
+											 bemi_relation_name(lfirst_oid(cell))));
+	}
+}

@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_schema.c
+ *		Schemas whose tables are all tracked: bemi.tracked_schemas.
+ *
+ * A row counts only in the database in which it was made, because a dump carries
+ * the table.  It is found by the schema's OID, with an index.  The event triggers
+ * here keep the schema's name in it up to date, and remove it with the schema.
+ * Who renames or drops a schema that is not in the table pays for one look-up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type_d.h"
+#include "commands/event_trigger.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_is_schema_tracked);
+PG_FUNCTION_INFO_V1(bemi_follow_renamed_schemas);
+PG_FUNCTION_INFO_V1(bemi_forget_dropped_schemas);
+
+/* Columns of bemi.tracked_schemas. */
+#define SCHEMA_COLUMN		1
+#define SCHEMA_OID_COLUMN	2
+#define AWAKE_IN_COLUMN		3
+
+/*
+ * Does a row name this database, as bemi.this_database() names it?
+ */
+static bool
+is_of_this_database(HeapTuple tuple, TupleDesc columns)
+{
+	bool		is_null;
+	Datum		awake_in = heap_getattr(tuple, AWAKE_IN_COLUMN, columns, &is_null);
+
+	return strcmp(TextDatumGetCString(awake_in),
+				  psprintf(INT64_FORMAT "/%u", (int64) GetSystemIdentifier(), MyDatabaseId)) == 0;
+}
+
+/*
+ * Is there a row with this key, of this database or of any?
+ */
+static bool
+has_row(const char *index_name, ScanKey key, bool of_any_database)
+{
+	Oid			own_schema = get_namespace_oid("bemi", true);
+	Oid			table = get_relname_relid("tracked_schemas", own_schema);
+	Oid			index = get_relname_relid(index_name, own_schema);
+	Relation	rows;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (!OidIsValid(table))
+		return false;			/* CREATE EXTENSION is at work */
+	rows = table_open(table, AccessShareLock);
+	scan = systable_beginscan(rows, index, OidIsValid(index), NULL, 1, key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = of_any_database || is_of_this_database(tuple, RelationGetDescr(rows));
+	systable_endscan(scan);
+	table_close(rows, AccessShareLock);
+	return found;
+}
+
+/*
+ * Are all tables of the schema tracked?
+ */
+bool
+bemi_schema_is_tracked(Oid schema)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, SCHEMA_OID_COLUMN, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(schema));
+	return has_row("tracked_schemas_schema_oid_idx", &key, false);
+}
+
+/*
+ * Is there a row by this name?  It may have come with a dump.
+ */
+static bool
+is_name_tracked(const char *schema)
+{
+	ScanKeyData key;
+	NameData	name;
+
+	namestrcpy(&name, schema);
+	ScanKeyInit(&key, SCHEMA_COLUMN, BTEqualStrategyNumber, F_NAMEEQ, NameGetDatum(&name));
+	return has_row("tracked_schemas_pkey", &key, true);
+}
+
+/*
+ * Has the worker learn the new name of the schema's tables.  Partitions of other
+ * schemas are stored under the name of their root, too.
+ */
+static void
+emit_new_names(Oid schema)
+{
+	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
+	ListCell   *cell;
+
+	if (!OidIsValid(publication))
+		return;
+	foreach(cell, GetPublicationRelations(publication, PUBLICATION_PART_ROOT))
+	{
+		BemiTable	table;
+
+		if (!bemi_table_look_up(lfirst_oid(cell), &table) || table.schema != schema)
+			continue;
+		bemi_emit_membership(table.oid);
+		bemi_table_invalidate_tree(&table);
+	}
+}
+
+/*
+ * bemi.follow_renamed_schemas(), for ALTER SCHEMA
+ */
+Datum
+bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *event = (EventTriggerData *) fcinfo->context;
+	const RenameStmt *rename;
+	Oid			schema;
+
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_renamed_schemas");
+	if (!IsA(event->parsetree, RenameStmt))
+		PG_RETURN_VOID();		/* OWNER TO */
+	rename = (const RenameStmt *) event->parsetree;
+	schema = get_namespace_oid(rename->newname, true);
+	if (bemi_schema_is_tracked(schema) || is_name_tracked(rename->newname))
+		bemi_call_as_owner("SELECT bemi.rename_tracked_schemas()", 0, NULL, NULL);
+	emit_new_names(schema);
+	PG_RETURN_VOID();
+}
+
+/*
+ * bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later may get
+ * the OID of a dropped one.
+ */
+Datum
+bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {OIDOID};
+	ListCell   *cell;
+
+	bemi_check_called_as_event_trigger(fcinfo, "bemi.forget_dropped_schemas");
+	foreach(cell, bemi_dropped_objects(NamespaceRelationId))
+	{
+		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(cell))};
+
+		if (bemi_schema_is_tracked(lfirst_oid(cell)))
+			bemi_call_as_owner("SELECT bemi.forget_tracked_schema($1)", 1, types, values);
+	}
+	PG_RETURN_VOID();
+}
+
+/*
+ * bemi.is_marked(target regnamespace)
+ */
+Datum
+bemi_is_schema_tracked(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bemi_schema_is_tracked(PG_GETARG_OID(0)));
+}

@@ -1,0 +1,531 @@
+/*-------------------------------------------------------------------------
+ *
+ * track_table.c
+ *		One table's trigger and replica identity, found and changed by OID.
+ *
+ * A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
+ * place in the publication (track_publication.c).  The arguments of the trigger
+ * remember the replica identity that the table had before, how it came to be
+ * tracked, and the rules for its columns, see track.h.  So all of this travels
+ * with the table: into a dump, through a rename, and away with DROP TABLE.  A
+ * table's owner can make a trigger with any arguments.  Whether a table is a
+ * partition, and of which root, is therefore read from the catalog.
+ *
+ * Everything here acts on an OID.  A name that is looked up again after a lock
+ * was waited for can belong to another table by then, and the caller often has a
+ * superuser's rights.  So a table is locked by OID, looked up again under the
+ * lock, and then changed through the server's functions that take an OID:
+ * CreateTrigger(), AlterTableInternal(), performDeletion().  CreateTrigger() and
+ * AlterTableInternal() check the rights of the current user.  For what only
+ * looks, no lock is taken.
+ *
+ * Event triggers of others do not see these changes as commands, just as they do
+ * not see what the server does by itself.  AlterTableInternal() would crash
+ * inside of an event trigger if the collection of commands were not inhibited.
+ *
+ * What must never happen: a lock on a table that neither the command at hand nor
+ * the caller of bemi.track() has named; and an error of a lock, of resources or
+ * of cancellation that does not reach the user.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type_d.h"
+#include "commands/event_trigger.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_untrackable);
+
+/*
+ * What the catalog has about a relation; false if it is gone.  Takes no lock on
+ * the relation.
+ */
+bool
+bemi_table_look_up(Oid relation, BemiTable *table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Form_pg_class form;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	table->oid = relation;
+	table->schema = form->relnamespace;
+	table->owner = form->relowner;
+	table->row_type = form->reltype;
+	table->kind = form->relkind;
+	table->persistence = form->relpersistence;
+	table->identity = form->relreplident;
+	table->is_partition = form->relispartition;
+	table->has_children = form->relhassubclass;
+	table->natts = form->relnatts;
+	table->name = form->relname;
+	ReleaseSysCache(tuple);
+	table->root = table->is_partition ? bemi_partition_root(relation) : relation;
+	return true;
+}
+
+/*
+ * Locks a relation until the end of the transaction, and looks it up then; false
+ * if it is gone.  The caller has checked before that the current user may lock it.
+ */
+bool
+bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table)
+{
+	LockRelationOid(relation, mode);
+	if (bemi_table_look_up(relation, table))
+		return true;
+	UnlockRelationOid(relation, mode);
+	return false;
+}
+
+/*
+ * OIDs of the table and of all its partitions, parents first, without a lock on
+ * any of them.
+ */
+List *
+bemi_table_tree(const BemiTable *table)
+{
+	if (table->kind != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(table->oid);
+	return find_all_inheritors(table->oid, NoLock, NULL);
+}
+
+/*
+ * Can the table be written to with REPLICA IDENTITY FULL?  Virtual generated
+ * columns are never in the stream, and writes to a published table fail if its
+ * replica identity has one, as FULL does.
+ */
+bool
+bemi_table_can_be_full(const BemiTable *table)
+{
+	int			count = BEMI_HAS_VIRTUAL_COLUMNS ? table->natts : 0;
+
+	for (AttrNumber number = 1; number <= count; number++)
+	{
+		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(table->oid),
+											Int16GetDatum(number));
+		bool		is_virtual;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		is_virtual = ((Form_pg_attribute) GETSTRUCT(tuple))->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL &&
+			!((Form_pg_attribute) GETSTRUCT(tuple))->attisdropped;
+		ReleaseSysCache(tuple);
+		if (is_virtual)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Index of the table that has this property: a column of pg_index, true.
+ */
+static Oid
+index_with(Oid relation, AttrNumber property)
+{
+	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			index = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_index_indrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relation));
+	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1, &key);
+	while (!OidIsValid(index) && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+
+		if (DatumGetBool(heap_getattr(tuple, property, RelationGetDescr(catalog), &is_null)))
+			index = ((Form_pg_index) GETSTRUCT(tuple))->indexrelid;
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return index;
+}
+
+/*
+ * Why a relation cannot be tracked, NULL if it can.
+ */
+const char *
+bemi_table_untrackable(const BemiTable *table)
+{
+	if (table->kind == RELKIND_FOREIGN_TABLE)
+		return "The rows of a foreign table are written on another server; track them there.";
+	if (table->kind == RELKIND_VIEW || table->kind == RELKIND_MATVIEW)
+		return "A view has no rows of its own; track the tables below it.";
+	if (table->kind != RELKIND_RELATION && table->kind != RELKIND_PARTITIONED_TABLE)
+		return "It is not a table.";
+	if (IsCatalogNamespace(table->schema) || IsToastNamespace(table->schema) ||
+		table->schema == get_namespace_oid("information_schema", true))
+		return "It is a system table.";
+	if (table->schema == get_namespace_oid("bemi", true))
+		return "It is one of bemi's own; the history would grow by being kept.";
+	if (table->persistence == RELPERSISTENCE_TEMP)
+		return "A temporary table is not written to the write-ahead log.";
+	if (table->persistence == RELPERSISTENCE_UNLOGGED)
+		return "An unlogged table is not written to the write-ahead log.";
+	if (!bemi_table_can_be_full(table) &&
+		!OidIsValid(index_with(table->oid, Anum_pg_index_indisprimary)))
+		return "It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.";
+	return NULL;
+}
+
+/*
+ * bemi.untrackable(target regclass)
+ */
+Datum
+bemi_untrackable(PG_FUNCTION_ARGS)
+{
+	BemiTable	table;
+	const char *reason = NULL;
+
+	if (bemi_table_look_up(PG_GETARG_OID(0), &table))
+		reason = bemi_table_untrackable(&table);
+	if (reason == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(reason));
+}
+
+/*
+ * The arguments of a trigger, which pg_trigger holds one after the other, each
+ * ended by a zero byte.
+ */
+static List *
+arguments_of(HeapTuple tuple, TupleDesc columns)
+{
+	bool		is_null;
+	Datum		bytes = heap_getattr(tuple, Anum_pg_trigger_tgargs, columns, &is_null);
+	const char *argument = VARDATA_ANY(DatumGetByteaPP(bytes));
+	List	   *arguments = NIL;
+
+	for (int i = 0; i < ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs; i++)
+	{
+		arguments = lappend(arguments, pstrdup(argument));
+		argument += strlen(argument) + 1;
+	}
+	return arguments;
+}
+
+/*
+ * Finds the table's trigger of the name that bemi.track() gives, as a snapshot sees
+ * it.
+ */
+void
+bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
+{
+	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	memset(trigger, 0, sizeof(BemiTrigger));
+	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relation));
+	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum(BEMI_TRIGGER));
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		trigger->oid = form->oid;
+		trigger->ours = form->tgfoid == bemi_emit_context_oid();
+		trigger->enabled = form->tgenabled;
+		if (trigger->ours && form->tgnargs > BEMI_MEMBERSHIP)
+			trigger->arguments = arguments_of(tuple, RelationGetDescr(catalog));
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+}
+
+/*
+ * The same at present.
+ */
+void
+bemi_table_trigger(Oid relation, BemiTrigger *trigger)
+{
+	bemi_table_trigger_at(relation, NULL, trigger);
+}
+
+/*
+ * Makes bemi's trigger with these arguments, or gives them to it.  Checks what
+ * CREATE TRIGGER checks of the current user.  Not one of somebody else's is
+ * replaced; the server has an error for that.
+ */
+void
+bemi_table_set_trigger(Oid relation, const List *arguments)
+{
+	CreateTrigStmt *statement = makeNode(CreateTrigStmt);
+	BemiTrigger trigger;
+	ListCell   *cell;
+
+	bemi_table_trigger(relation, &trigger);
+	statement->replace = trigger.ours;
+	statement->trigname = BEMI_TRIGGER;
+	statement->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relation)),
+									   get_rel_name(relation), -1);
+	statement->funcname = list_make2(makeString("bemi"), makeString("emit_context"));
+	statement->timing = TRIGGER_TYPE_BEFORE;
+	statement->events = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
+		TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
+	foreach(cell, arguments)
+		statement->args = lappend(statement->args, makeString(lfirst(cell)));
+
+	(void) CreateTriggerFiringOn(statement, NULL, relation, InvalidOid, InvalidOid,
+								 InvalidOid, bemi_emit_context_oid(), InvalidOid,
+								 NULL, false, false,
+								 trigger.ours ? trigger.enabled : TRIGGER_FIRES_ON_ORIGIN);
+	CommandCounterIncrement();
+}
+
+/*
+ * Gives a table a replica identity, as ALTER TABLE ONLY ... REPLICA IDENTITY does.
+ */
+void
+bemi_table_set_identity(Oid relation, char identity, char *index)
+{
+	ReplicaIdentityStmt *statement = makeNode(ReplicaIdentityStmt);
+	AlterTableCmd *command = makeNode(AlterTableCmd);
+
+	statement->identity_type = identity;
+	statement->name = index;
+	command->subtype = AT_ReplicaIdentity;
+	command->def = (Node *) statement;
+
+	EventTriggerInhibitCommandCollection();
+	PG_TRY();
+	{
+		AlterTableInternal(relation, list_make1(command), false);
+	}
+	PG_FINALLY();
+	{
+		EventTriggerUndoInhibitCommandCollection();
+	}
+	PG_END_TRY();
+	CommandCounterIncrement();
+}
+
+static void
+check_owner(const BemiTable *table)
+{
+	if (!bemi_table_ownercheck(table->oid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->kind),
+					   NameStr(table->name));
+}
+
+/*
+ * Does a table have all that bemi_table_prepare() gives it?
+ */
+static bool
+is_prepared(const BemiTable *table)
+{
+	BemiTrigger trigger;
+
+	bemi_table_trigger(table->oid, &trigger);
+	return trigger.ours && table->identity == REPLICA_IDENTITY_FULL &&
+		bemi_table_can_be_full(table);
+}
+
+/*
+ * The arguments of the trigger of a table that was not tracked before.
+ */
+static List *
+first_arguments(const BemiTable *table)
+{
+	char	   *index = table->identity == REPLICA_IDENTITY_INDEX ?
+		get_rel_name(index_with(table->oid, Anum_pg_index_indisreplident)) : NULL;
+
+	return list_make3(psprintf("%c", table->identity), index ? index : "",
+					  table->is_partition ? BEMI_AS_PARTITION : BEMI_AS_TABLE);
+}
+
+/*
+ * Gives a table bemi's trigger and, if it can have that, REPLICA IDENTITY FULL.
+ * Both under the stronger lock, because an upgrade could deadlock with the
+ * application.  Nothing happens if the table is gone, or no longer belongs to
+ * this root, once the lock is there.  Returns whether there was anything to do.
+ */
+bool
+bemi_table_prepare(Oid relation, Oid root)
+{
+	BemiTable	table;
+	BemiTrigger trigger;
+
+	if (!bemi_table_look_up(relation, &table) || is_prepared(&table))
+		return false;
+	check_owner(&table);
+	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) || table.root != root)
+		return false;
+	check_owner(&table);
+
+	bemi_table_trigger(relation, &trigger);
+	if (!trigger.ours)
+		bemi_table_set_trigger(relation, first_arguments(&table));
+	if (bemi_table_can_be_full(&table))
+	{
+		if (table.identity != REPLICA_IDENTITY_FULL)
+			bemi_table_set_identity(relation, REPLICA_IDENTITY_FULL, NULL);
+	}
+	else if (table.identity == REPLICA_IDENTITY_FULL || table.identity == REPLICA_IDENTITY_NOTHING)
+		bemi_table_set_identity(relation, REPLICA_IDENTITY_DEFAULT, NULL);
+	return true;
+}
+
+/*
+ * Has an index only columns that are there, and not null?
+ */
+static bool
+has_certain_columns(const Form_pg_index index)
+{
+	for (int i = 0; i < index->indnkeyatts; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(index->indrelid),
+											Int16GetDatum(index->indkey.values[i]));
+		bool		is_certain = HeapTupleIsValid(tuple) && index->indkey.values[i] > 0 &&
+			((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+
+		if (HeapTupleIsValid(tuple))
+			ReleaseSysCache(tuple);
+		if (!is_certain)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Can this index of the table still be its replica identity?  What the server
+ * checks, too, but with an error.
+ */
+static bool
+can_be_identity(Oid relation, const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+										ObjectIdGetDatum(get_relname_relid(name, get_rel_namespace(relation))));
+	Form_pg_index index;
+	bool		can_be;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	can_be = index->indrelid == relation && index->indisunique &&
+		index->indimmediate && index->indisvalid &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
+		heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) &&
+		has_certain_columns(index);
+	ReleaseSysCache(tuple);
+	return can_be;
+}
+
+/*
+ * Puts a former replica identity back.  One that somebody has changed since is
+ * not bemi's to put back, and a trigger made by hand knows of no former one.
+ */
+static void
+restore_identity(const BemiTable *table, const BemiTrigger *trigger)
+{
+	char		former;
+	char	   *index;
+
+	if (trigger->arguments == NIL || table->identity != REPLICA_IDENTITY_FULL)
+		return;
+	former = *(char *) list_nth(trigger->arguments, BEMI_FORMER_IDENTITY);
+	index = list_nth(trigger->arguments, BEMI_FORMER_INDEX);
+	if (former == REPLICA_IDENTITY_FULL)
+		return;
+	if (former == REPLICA_IDENTITY_INDEX && !can_be_identity(table->oid, index))
+	{
+		ereport(NOTICE,
+				(errmsg("index \"%s\" of table \"%s\" is gone, its replica identity becomes DEFAULT",
+						index, NameStr(table->name))));
+		former = REPLICA_IDENTITY_DEFAULT;
+	}
+	if (former != REPLICA_IDENTITY_INDEX && former != REPLICA_IDENTITY_NOTHING)
+		former = REPLICA_IDENTITY_DEFAULT;
+	bemi_table_set_identity(table->oid, former,
+							former == REPLICA_IDENTITY_INDEX ? index : NULL);
+}
+
+/*
+ * Takes bemi's trigger from a table and puts its former replica identity back.
+ * DROP TRIGGER checks the owner, performDeletion() does not.
+ */
+void
+bemi_table_restore(Oid relation)
+{
+	BemiTable	table;
+	BemiTrigger trigger;
+	ObjectAddress address;
+
+	bemi_table_trigger(relation, &trigger);
+	if (!trigger.ours || !bemi_table_look_up(relation, &table))
+		return;
+	check_owner(&table);
+	if (!bemi_table_lock(relation, AccessExclusiveLock, &table))
+		return;
+	check_owner(&table);
+	bemi_table_trigger(relation, &trigger);
+	if (!trigger.ours)
+		return;
+
+	ObjectAddressSet(address, TriggerRelationId, trigger.oid);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+	restore_identity(&table, &trigger);
+}
+
+/*
+ * Has the stream describe a relation again with its next change, because
+ * something has changed that invalidates no cache entry by itself.  Takes no
+ * lock.  Somebody may have dropped the relation meanwhile.
+ */
+void
+bemi_table_invalidate(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	/* Without an id of its own, a subtransaction's would go astray. */
+	(void) GetCurrentTransactionId();
+	CacheInvalidateRelcacheByTuple(tuple);
+	ReleaseSysCache(tuple);
+}
+
+void
+bemi_table_invalidate_tree(const BemiTable *table)
+{
+	ListCell   *cell;
+
+	foreach(cell, bemi_table_tree(table))
+		bemi_table_invalidate(lfirst_oid(cell));
+}

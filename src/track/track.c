@@ -1,0 +1,332 @@
+/*-------------------------------------------------------------------------
+ *
+ * track.c
+ *		bemi.track() and bemi.untrack().
+ *
+ * Both check a table before they lock it and once more under the lock, which may
+ * have been waited for.  Triggers and identities are set with the rights of the
+ * current user, who must own the table and all partitions that are changed.  The
+ * table's place in the publication, and the rules for its columns, are set with
+ * the rights of the extension's owner.
+ *
+ * A partition that has all that it needs is not locked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type_d.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "track/track.h"
+
+PG_FUNCTION_INFO_V1(bemi_track);
+PG_FUNCTION_INFO_V1(bemi_untrack);
+
+static bool
+has_trigger(Oid relation)
+{
+	BemiTrigger trigger;
+
+	bemi_table_trigger(relation, &trigger);
+	return trigger.ours;
+}
+
+/*
+ * Error with the reason if the relation cannot be tracked.
+ */
+static void
+check_trackable(const BemiTable *table)
+{
+	const char *reason = bemi_table_untrackable(table);
+
+	if (reason != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot track \"%s\"", NameStr(table->name)),
+				 errdetail("%s", reason),
+				 table->kind == RELKIND_RELATION && table->persistence == RELPERSISTENCE_UNLOGGED ?
+				 errhint("ALTER TABLE %s SET LOGGED;", bemi_relation_name(table->oid)) : 0));
+	/* Triggers of a partition do not fire when its root is written to. */
+	if (table->root != table->oid && !has_trigger(table->root))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot track partition \"%s\" alone", NameStr(table->name)),
+				 errdetail("Rows that are written by way of its root would come without context."),
+				 errhint("SELECT bemi.track(%s);", quote_literal_cstr(bemi_relation_name(table->root)))));
+}
+
+/*
+ * Looks a table up for bemi.track(), or fails.
+ */
+static void
+look_up_trackable(Oid relation, BemiTable *table)
+{
+	if (!bemi_table_look_up(relation, table))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table to track does not exist")));
+	check_trackable(table);
+}
+
+static void
+check_rules_allowed(const BemiTable *table)
+{
+	if (table->is_partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("rules are those of the partitioned table, not of partition \"%s\"",
+						bemi_relation_name(table->oid)),
+				 errdetail("Changes of partitions are stored under the name of their root."),
+				 errhint("SELECT bemi.track(%s, ...);",
+						 quote_literal_cstr(bemi_relation_name(table->root)))));
+}
+
+/*
+ * A table that was tracked by itself is now published with its root, whose rules
+ * count.  Its trigger remembers that, for when it is detached.
+ */
+void
+bemi_track_attached(Oid relation)
+{
+	BemiTrigger trigger;
+	BemiTable	table;
+
+	bemi_table_trigger(relation, &trigger);
+	if (trigger.arguments != NIL)
+	{
+		if (list_length(trigger.arguments) > BEMI_RULES && bemi_table_look_up(relation, &table))
+			bemi_warn_of_lost_redaction(&table);
+		lfirst(list_nth_cell(trigger.arguments, BEMI_MEMBERSHIP)) = BEMI_AS_ATTACHED;
+		bemi_table_set_trigger(relation, trigger.arguments);
+	}
+	bemi_unpublish_table(relation);
+}
+
+/*
+ * Prepares one table of the target's tree.  Returns whether there was anything to do.
+ */
+static bool
+track_partition(Oid relation, const BemiTable *target)
+{
+	BemiTable	partition;
+	BemiRights	former;
+	const char *reason;
+	bool		changed;
+
+	if (!bemi_table_look_up(relation, &partition))
+		return false;
+	reason = bemi_table_untrackable(&partition);
+	if (reason != NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("partition \"%s\" is not tracked", bemi_relation_name(relation)),
+				 errdetail("%s", reason)));
+		return false;
+	}
+	changed = bemi_table_prepare(relation, target->root);
+	if (partition.is_partition && bemi_is_published(relation))
+	{
+		bemi_check_tracker(&partition);
+		bemi_act_as_owner(&former);
+		bemi_track_attached(relation);
+		bemi_act_as_before(&former);
+	}
+	return changed;
+}
+
+/*
+ * Prepares the table and its partitions, and publishes it.  If it is published
+ * already, the worker learns what has changed.
+ *
+ * Somebody may be attaching a table to a partition.  It is in the tree only once
+ * the partition has been locked, which waits for that.
+ */
+static void
+track_tree(const BemiTable *target)
+{
+	bool		changed = false;
+	BemiRights	former;
+	List	   *done = NIL;
+	List	   *more;
+	ListCell   *cell;
+
+	while ((more = list_difference_oid(bemi_table_tree(target), done)) != NIL)
+	{
+		foreach(cell, more)
+			changed |= track_partition(lfirst_oid(cell), target);
+		done = list_concat(done, more);
+	}
+	bemi_act_as_owner(&former);
+	if (!bemi_is_published(target->root) && !target->is_partition)
+		bemi_publish_table(target->oid);
+	else if (changed)
+	{
+		bemi_emit_membership(target->root);
+		bemi_table_invalidate_tree(target);
+	}
+	bemi_act_as_before(&former);
+}
+
+static ArrayType *
+array_argument(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_ARGISNULL(argument) ? NULL : PG_GETARG_ARRAYTYPE_P(argument);
+}
+
+/*
+ * Sets the rules that were given, with the rights of the extension's owner.
+ */
+static void
+set_rules(FunctionCallInfo fcinfo)
+{
+	BemiRights	former;
+
+	bemi_act_as_owner(&former);
+	bemi_set_rules(PG_GETARG_OID(0), array_argument(fcinfo, 1), array_argument(fcinfo, 2),
+				   array_argument(fcinfo, 3));
+	bemi_act_as_before(&former);
+}
+
+/*
+ * Waits for who is writing to the table or its partitions, so that all who commit
+ * later have written under the new rules.  The lock is the one that CREATE TRIGGER
+ * takes.
+ */
+static void
+lock_for_rules(Oid relation)
+{
+	LockRelationOid(relation, ShareRowExclusiveLock);
+	if (get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE)
+		(void) find_all_inheritors(relation, ShareRowExclusiveLock, NULL);
+}
+
+/*
+ * PostgreSQL 14 decodes the old row of a partition with the columns of the root,
+ * and then knows no value for a column that was added with a default.
+ */
+static void
+warn_of_missing_values(Oid relation)
+{
+	Oid			types[] = {REGCLASSOID};
+	Datum		values[] = {ObjectIdGetDatum(relation)};
+
+	if (!BEMI_MISSING_VALUES_ARE_SENT)
+		bemi_call_as_owner("SELECT bemi.warn_of_missing_values($1)", 1, types, values);
+}
+
+/*
+ * The lock that bemi.track() needs on the table itself: none if there is nothing
+ * left to do with it.
+ */
+static LOCKMODE
+lock_to_track(const BemiTable *table)
+{
+	BemiTrigger trigger;
+
+	bemi_table_trigger(table->oid, &trigger);
+	if (!trigger.ours || table->identity != REPLICA_IDENTITY_FULL)
+		return AccessExclusiveLock;
+	return table->is_partition || bemi_is_published(table->oid) ? NoLock : ShareUpdateExclusiveLock;
+}
+
+/*
+ * bemi.track(target regclass, ignore name[], redact name[], redact_hash name[])
+ */
+Datum
+bemi_track(PG_FUNCTION_ARGS)
+{
+	Oid			relation = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+	bool		has_rules = !PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3);
+	BemiTable	table;
+	LOCKMODE	mode;
+
+	look_up_trackable(relation, &table);
+	if (has_rules)
+		check_rules_allowed(&table);
+	bemi_check_tracker(&table);
+	mode = lock_to_track(&table);
+	if (mode != NoLock)
+	{
+		LockRelationOid(relation, mode);
+		look_up_trackable(relation, &table);
+		bemi_check_tracker(&table);
+	}
+
+	track_tree(&table);
+	warn_of_missing_values(relation);
+	if (has_rules)
+	{
+		lock_for_rules(relation);
+		look_up_trackable(relation, &table);
+		bemi_check_tracker(&table);
+		check_rules_allowed(&table);
+		set_rules(fcinfo);
+	}
+	PG_RETURN_VOID();
+}
+
+/*
+ * Error if bemi.untrack() cannot untrack the table by itself.
+ */
+static void
+check_untrackable_alone(const BemiTable *table)
+{
+	if (bemi_schema_is_tracked(table->schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot untrack table \"%s\" alone", NameStr(table->name)),
+				 errdetail("All tables of its schema are tracked, and it would be again with its next ALTER TABLE."),
+				 errhint("SELECT bemi.untrack_schema(%s);",
+						 quote_literal_cstr(quote_identifier(get_namespace_name(table->schema))))));
+	if (table->root != table->oid && has_trigger(table->root))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot untrack partition \"%s\" alone", NameStr(table->name)),
+				 errdetail("It is published with its root, and updates of a published table fail without a replica identity."),
+				 errhint("SELECT bemi.untrack(%s);", quote_literal_cstr(bemi_relation_name(table->root)))));
+}
+
+static void
+look_up_untrackable(Oid relation, BemiTable *table)
+{
+	if (!bemi_table_look_up(relation, table))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table to untrack does not exist")));
+	check_untrackable_alone(table);
+	bemi_check_tracker(table);
+}
+
+/*
+ * bemi.untrack(target regclass)
+ */
+Datum
+bemi_untrack(PG_FUNCTION_ARGS)
+{
+	Oid			relation = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+	BemiTable	table;
+	BemiRights	former;
+	ListCell   *cell;
+
+	look_up_untrackable(relation, &table);
+	if (has_trigger(relation) || bemi_is_published(relation))
+	{
+		LockRelationOid(relation, AccessExclusiveLock);
+		look_up_untrackable(relation, &table);
+		bemi_act_as_owner(&former);
+		bemi_unpublish_table(relation);
+		bemi_act_as_before(&former);
+	}
+	foreach(cell, bemi_table_tree(&table))
+		bemi_table_restore(lfirst_oid(cell));
+	PG_RETURN_VOID();
+}

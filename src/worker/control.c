@@ -1,0 +1,685 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_control.c
+ *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
+ *		sessions speak to the worker.
+ *
+ * Start, stop and drop write what is wanted into bemi.sources and let the workers
+ * know at commit; the workers do the rest.  So all can be part of a larger
+ * transaction, a migration for instance.  To wait for the effect, they must
+ * commit by themselves: the publication has to be there before the slot is
+ * made, and the slot waits for all running transactions, its own caller's
+ * among them.  Hence procedures, which may commit, where functions may not.
+ *
+ * Every wait is on the condition variable of worker_state.c and serves
+ * interrupts; no lock is held meanwhile.  A session that is cancelled leaves
+ * behind what it has committed, and bemi.status shows it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "libpq-fe.h"
+#include "nodes/parsenodes.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/pidfile.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(bemi_start);
+PG_FUNCTION_INFO_V1(bemi_stop);
+PG_FUNCTION_INFO_V1(bemi_drop_source);
+PG_FUNCTION_INFO_V1(bemi_sync);
+
+/* How often a wait looks whether there is a launcher at all. */
+#define LOOK_MS		1000
+
+/* For how long there may be none: it is started again after a crash. */
+#define GRACE_MS	10000
+
+/* For how long bemi.sync() waits for commits that are under way. */
+#define COMMIT_MS	1000
+
+/*
+ * The library must be in shared memory for anybody to speak to a worker.
+ */
+static void
+require_preload(void)
+{
+	const char *libraries = GetConfigOption("shared_preload_libraries", true, false);
+
+	if (bemi_shared != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("bemi must be loaded when the server starts"),
+			 errhint("Put this line into postgresql.conf and restart the server: shared_preload_libraries = '%s%sbemi'",
+					 libraries ? libraries : "",
+					 libraries && libraries[0] ? ", " : "")));
+}
+
+static void
+require_logical_wal(void)
+{
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"wal_level\" must be \"logical\" to read changes"),
+				 errhint("Put this line into postgresql.conf and restart the server: wal_level = logical")));
+}
+
+/*
+ * A server in single-user mode has no workers to wait for.
+ */
+static void
+require_workers(const char *function, const char *hint)
+{
+	if (IsUnderPostmaster)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s cannot wait for a worker in single-user mode", function),
+			 errhint("%s", hint)));
+}
+
+/*
+ * Whether the procedure was called where it must not commit: in a transaction
+ * block, or from a function.
+ */
+static bool
+is_atomic(FunctionCallInfo fcinfo)
+{
+	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic;
+}
+
+/*
+ * A copy of the source's entry; false if it has none.
+ */
+static bool
+look_at(const char *source, BemiWorker *copy)
+{
+	BemiWorker *worker;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	worker = bemi_find_worker(MyDatabaseId, source);
+	if (worker != NULL)
+		*copy = *worker;
+	LWLockRelease(bemi_shared->lock);
+	return worker != NULL;
+}
+
+/*
+ * Number of the last attempt that was begun by any worker.  With the sources locked, it
+ * is the last one that does not know what this session is about to change.
+ */
+static int64
+last_attempt(void)
+{
+	int64		attempt;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	attempt = bemi_shared->attempts;
+	LWLockRelease(bemi_shared->lock);
+	return attempt;
+}
+
+/*
+ * Sleeps until some worker has something new to say, but not for long.
+ */
+static void
+wait_for_news(int64 timeout_ms)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiControl");
+	ConditionVariableTimedSleep(&bemi_shared->changed,
+								Min(timeout_ms, LOOK_MS), wait_event);
+}
+
+/*
+ * Whether no worker will ever come, because there is no launcher.  Put as an
+ * error into *worker, as if the worker had reported it.
+ */
+static bool
+no_launcher(TimestampTz since, BemiWorker *worker)
+{
+	bool		missing;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	missing = bemi_shared->launcher_pid == 0;
+	LWLockRelease(bemi_shared->lock);
+	if (!missing ||
+		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GRACE_MS))
+		return false;
+
+	worker->state = BEMI_STATE_FAILED;
+	strlcpy(worker->error, "bemi's launcher is not running", BEMI_ERROR_LEN);
+	snprintf(worker->hint, BEMI_ERROR_LEN,
+			 "Put this line into postgresql.conf and restart the server: max_worker_processes = %d",
+			 max_worker_processes + 4);
+	return true;
+}
+
+/*
+ * Another session has stopped or dropped the source that is being started.
+ */
+static void
+was_taken_back(BemiWorker *worker)
+{
+	worker->state = BEMI_STATE_FAILED;
+	strlcpy(worker->error, "another session has stopped the source", BEMI_ERROR_LEN);
+	worker->hint[0] = '\0';
+}
+
+/*
+ * Waits until the source's worker streams.  False if an attempt fails that was begun
+ * after "since_attempt"; *worker then has the error.
+ */
+static bool
+wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker)
+{
+	TimestampTz since = GetCurrentTimestamp();
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	for (;;)
+	{
+		if (!look_at(source, worker) ||
+			(worker->state == BEMI_STATE_STOPPED && !worker->wake && !worker->launched))
+		{
+			was_taken_back(worker);
+			break;
+		}
+		if (worker->state == BEMI_STATE_STREAMING ||
+			worker->failed_attempt > since_attempt)
+			break;
+		if (no_launcher(since, worker))
+			break;
+		wait_for_news(LOOK_MS);
+	}
+	ConditionVariableCancelSleep();
+	return worker->state == BEMI_STATE_STREAMING;
+}
+
+/*
+ * Waits until the source's worker is gone, and with "entry" the source itself.
+ * False if an attempt fails that was begun after "since_attempt"; *worker then has
+ * the error.
+ */
+static bool
+wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker *worker)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	bool		failed = false;
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	while (!failed && look_at(source, worker))
+	{
+		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
+			break;
+		failed = worker->failed_attempt > since_attempt || no_launcher(since, worker);
+		if (!failed)
+			wait_for_news(LOOK_MS);
+	}
+	ConditionVariableCancelSleep();
+	return !failed;
+}
+
+/*
+ * Calls one of the functions of bemi--1.0.sql that do what start and stop do to
+ * the tables, with text parameters, some of which may be NULL.  It is called
+ * as the owner of the extension: check_controller() comes first, and says
+ * whether the caller may have that done.  Returns its value as text, or NULL.
+ */
+static char *
+call(const char *statement, int count, const char *const *parameters)
+{
+	Oid			types[4];
+	Datum		values[4];
+	char		nulls[] = "    ";
+	Oid			user;
+	int			security;
+
+	Assert(count <= lengthof(types));
+	for (int i = 0; i < count; i++)
+	{
+		types[i] = TEXTOID;
+		values[i] = parameters[i] ? CStringGetTextDatum(parameters[i]) : (Datum) 0;
+		nulls[i] = parameters[i] ? ' ' : 'n';
+	}
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(bemi_extension_owner(),
+						   security | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", statement);
+	SetUserIdAndSecContext(user, security);
+	if (SPI_processed == 0 || SPI_tuptable == NULL)
+		return NULL;
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/*
+ * A source that has failed before it had a slot is forgotten, so that the
+ * caller can mend the mistake and call again.
+ */
+static void
+give_up(const char *source, const BemiWorker *worker)
+{
+	BemiWorker	ignored;
+	int64		since_attempt;
+	char	   *forgotten;
+	const char *hint = worker->hint[0] ? worker->hint : NULL;
+
+	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
+	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
+	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
+	{
+		bemi_wake_workers_at_commit();
+		SPI_commit();
+		if (!bemi_remove_worker(MyDatabaseId, source))
+			(void) wait_until_gone(source, true, since_attempt, &ignored);
+	}
+	else if (hint == NULL)
+		hint = "It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not start source \"%s\"", source),
+			 errdetail("The worker reports: %s", worker->error),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Error unless the caller may start and stop the source.
+ */
+static void
+check_controller(const char *source, const char *conninfo, const char *procedure)
+{
+	const char *const parameters[] = {source, conninfo,
+		GetUserNameFromId(GetUserId(), false),
+	procedure};
+
+	(void) call("SELECT bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
+}
+
+/*
+ * Error unless libpq can read the connection string, lest the worker's error
+ * shows a part of it.
+ */
+static void
+check_conninfo(const char *conninfo)
+{
+	char	   *message = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &message);
+
+	if (options == NULL)
+	{
+		char	   *copy = pchomp(message ? message : "out of memory");
+
+		PQfreemem(message);
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string: %s", copy)));
+	}
+	PQconninfoFree(options);
+}
+
+/*
+ * Writes into the tables that the source is to be read.
+ */
+static void
+register_source(const char *source, const char *conninfo)
+{
+	const char *const parameters[] = {source, conninfo,
+	GetUserNameFromId(GetUserId(), false)};
+
+	(void) call("SELECT bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
+}
+
+static char *
+source_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a source must not be NULL")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(0));
+}
+
+/*
+ * bemi.start(name, conninfo, wait)
+ */
+Datum
+bemi_start(PG_FUNCTION_ARGS)
+{
+	bool		wait = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
+	char	   *source;
+	char	   *conninfo;
+	int64		since_attempt;
+	BemiWorker	worker;
+
+	source = source_argument(fcinfo);
+	/* First, because up to PostgreSQL 14 this mode preloads nothing. */
+	if (wait)
+		require_workers("bemi.start()",
+						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);", source));
+	require_preload();
+	PreventCommandDuringRecovery("bemi.start()");
+	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (conninfo != NULL)
+		check_conninfo(conninfo);
+	if (conninfo == NULL)
+		require_logical_wal();
+	if (wait && is_atomic(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("bemi.start() cannot wait inside a transaction block"),
+				 errdetail("The slot waits for every running transaction, this one included."),
+				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);", source)));
+
+	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	check_controller(source, conninfo, "bemi.start");
+	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
+	bemi_require_place(source);
+	register_source(source, conninfo);
+	bemi_add_worker_at_commit(source);
+	if (wait)
+	{
+		SPI_commit();
+		if (!wait_until_streaming(source, since_attempt, &worker))
+			give_up(source, &worker);
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * The worker has failed since, and goes on trying.
+ */
+static void
+report_not_ended(const char *source, bool drop, const BemiWorker *worker)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 drop ? errmsg("could not drop source \"%s\" yet", source) :
+			 errmsg("could not stop source \"%s\" yet", source),
+			 errdetail("The worker reports: %s", worker->error),
+			 drop ?
+			 errhint("It is tried again. If the source is gone for good: CALL bemi.drop_source('%s', force => true);", source) :
+			 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
+}
+
+/*
+ * Sets what is desired of a source, and waits until its worker has done it.  In an
+ * atomic context there is no commit to wait after, so it takes effect with the caller's.
+ */
+static void
+end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
+{
+	bool		drop = strcmp(wanted, "stop") != 0;
+	const char *parameters[2];
+	char	   *source;
+	char	   *found;
+	int64		since_attempt;
+	BemiWorker	worker;
+
+	require_preload();
+	PreventCommandDuringRecovery(psprintf("%s()", procedure));
+	source = source_argument(fcinfo);
+
+	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	check_controller(source, NULL, procedure);
+	bemi_lock_sources(ExclusiveLock);
+	since_attempt = last_attempt();
+	parameters[0] = source;
+	parameters[1] = wanted;
+	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
+	if (found == NULL || strcmp(found, "true") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source \"%s\" does not exist", source),
+				 errhint("SELECT source, state FROM bemi.status; lists those that do.")));
+	bemi_wake_workers_at_commit();
+	if (!is_atomic(fcinfo))
+	{
+		SPI_commit();
+		if (!wait_until_gone(source, drop, since_attempt, &worker))
+			report_not_ended(source, drop, &worker);
+	}
+	SPI_finish();
+}
+
+/*
+ * bemi.stop(name)
+ */
+Datum
+bemi_stop(PG_FUNCTION_ARGS)
+{
+	end_source(fcinfo, "bemi.stop", "stop");
+	PG_RETURN_NULL();
+}
+
+/*
+ * bemi.drop_source(name, force)
+ */
+Datum
+bemi_drop_source(PG_FUNCTION_ARGS)
+{
+	bool		force = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+
+	end_source(fcinfo, "bemi.drop_source", force ? "force_drop" : "drop");
+	PG_RETURN_NULL();
+}
+
+/*
+ * An interval in milliseconds; NULL for ever.
+ */
+static int64
+timeout_of(FunctionCallInfo fcinfo)
+{
+	Interval   *timeout;
+	int64		days;
+
+	if (PG_ARGISNULL(0))
+		return PG_INT64_MAX;
+	timeout = PG_GETARG_INTERVAL_P(0);
+	days = (int64) timeout->month * DAYS_PER_MONTH + timeout->day;
+	if (days < 0 || timeout->time < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return days * SECS_PER_DAY * 1000 + timeout->time / 1000;
+}
+
+/*
+ * Writes the marker and returns its position.  It is not transactional, so it
+ * is sent in WAL order: behind everything that was committed before.  The workers
+ * must know that somebody waits for it before it can reach them, so the lock is held.
+ */
+static XLogRecPtr
+write_marker(void)
+{
+	XLogRecPtr	position;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (!worker->in_use || worker->database != MyDatabaseId || worker->is_remote)
+			continue;
+		if (worker->awaited <= worker->stored)
+			worker->awaited = position;
+		worker->awaited_last = position;
+	}
+	LWLockRelease(bemi_shared->lock);
+
+	/* The walsender only reads what is flushed. */
+	XLogFlush(position);
+	return position;
+}
+
+/*
+ * Whether the server has been told to stop.  It then lets nobody connect, but
+ * waits for the sessions that there are if the shutdown is smart.
+ */
+static bool
+is_shutting_down(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file); i++)
+		stopping = i == LOCK_FILE_LINE_PM_STATUS &&
+			strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+/*
+ * Error if the worker that is waited for has gone, and cannot come back before
+ * the server is started again.
+ */
+static void
+check_shutdown(const BemiWorker *laggard)
+{
+	if (laggard->state == BEMI_STATE_STREAMING || !is_shutting_down())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+			 errmsg("bemi.sync() cannot finish because the server is shutting down"),
+			 errdetail("Source \"%s\" is %s, and its worker cannot connect before the server is started again.",
+					   laggard->source, bemi_state_name(laggard->state))));
+}
+
+/*
+ * Whether a source is meant to be read that the launcher has not come to yet.
+ */
+static bool
+is_started(void)
+{
+	char	   *value;
+	bool		started;
+
+	SPI_connect();
+	value = call("SELECT bemi.is_started()::pg_catalog.text", 0, NULL);
+	started = value != NULL && strcmp(value, "true") == 0;
+	SPI_finish();
+	return started;
+}
+
+/*
+ * Looks for a source of this server that has not stored everything up to the
+ * position; among those that count at all.  False also if there are none.
+ * Counts also the others, which read other servers.
+ */
+static bool
+find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources, int *elsewhere)
+{
+	bool		found = false;
+
+	*sources = *elsewhere = 0;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (!worker->in_use || worker->database != MyDatabaseId ||
+			worker->state == BEMI_STATE_STOPPED)
+			continue;
+		if (worker->is_remote)
+		{
+			(*elsewhere)++;
+			continue;
+		}
+		(*sources)++;
+		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
+		{
+			*laggard = *worker;
+			found = true;
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * The same, and a source without an entry counts as one that lags: after a
+ * restart of the server, the launcher takes a moment to come to it.
+ */
+static bool
+find_laggard(XLogRecPtr position, BemiWorker *laggard)
+{
+	int			sources;
+	int			elsewhere;
+
+	if (find_laggard_entry(position, laggard, &sources, &elsewhere))
+		return true;
+	if (sources > 0)
+		return false;
+
+	if (elsewhere > 0 || !is_started())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no source of this database is started"),
+				 elsewhere > 0 ? errdetail("Sources on other servers are not waited for.") : 0,
+				 errhint("CALL bemi.start();")));
+	memset(laggard, 0, sizeof(BemiWorker));
+	strlcpy(laggard->source, "?", BEMI_SOURCE_NAME_LEN);
+	return true;
+}
+
+/*
+ * bemi.sync(timeout)
+ *
+ * Before the marker come all commits that have returned, and if none takes too long,
+ * all that have a time from before the call.
+ */
+Datum
+bemi_sync(PG_FUNCTION_ARGS)
+{
+	int64		timeout_ms = timeout_of(fcinfo);
+	TimestampTz since = GetCurrentTimestamp();
+	BemiHorizon horizon;
+	bool		settled;
+	XLogRecPtr	position;
+	BemiWorker	laggard;
+
+	require_workers("bemi.sync()", "Start the server as usual.");
+	require_preload();
+	PreventCommandDuringRecovery("bemi.sync()");
+	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
+	position = write_marker();
+
+	while (find_laggard(position, &laggard))
+	{
+		int64		waited_ms = (GetCurrentTimestamp() - since) / 1000;
+
+		if (waited_ms >= timeout_ms)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("bemi.sync() timed out"),
+					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
+							   laggard.source, bemi_state_name(laggard.state),
+							   LSN_FORMAT_ARGS(laggard.stored), LSN_FORMAT_ARGS(position)),
+					 laggard.error[0] ? errhint("Its last error was: %s", laggard.error) : 0));
+		check_shutdown(&laggard);
+		wait_for_news(timeout_ms - waited_ms);
+	}
+	ConditionVariableCancelSleep();
+	if (settled)
+		bemi_note_synced(position, since);
+	PG_RETURN_VOID();
+}

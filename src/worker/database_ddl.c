@@ -1,0 +1,386 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_yield.c
+ *		How workers give way to commands that want a database for themselves.
+ *
+ * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ... RENAME
+ * are refused while anybody is connected to the database, and the first of them
+ * also while a slot of it is read.  Autovacuum's workers are stopped for them by
+ * the server, and so must ours be: nobody who drops a database should have to
+ * know who reads it.
+ *
+ * A hook around these commands looks whether the command can succeed at all, so
+ * that nobody disturbs workers who could not have the command anyway.  Then it
+ * pauses the database, see worker_pause.c, lets the command run, and cleans up
+ * after DROP DATABASE.  If the command fails, or leaves the database there, the
+ * end of the pause is all it takes for the workers to go on.
+ *
+ * After DROP DATABASE the entries in shared memory go with the commit, and the
+ * origins in a transaction of their own after it: an origin's progress is
+ * forgotten at once, not at commit, so if it went before a commit that fails,
+ * changes would be stored twice.
+ *
+ * A worker elsewhere that reads this database by a connection string is a
+ * client like any other, and stays.
+ *
+ * Nor does a worker give way to ALTER DATABASE ... SET TABLESPACE.  The WAL names
+ * tables by tablespace and file, so the server cannot decode what was written
+ * before the move and not yet read: the source would fail for good.  Refusing
+ * is the better answer, and what the server does; where it does not, because
+ * the source is stopped, we warn.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "nodes/parsenodes.h"
+#include "replication/slot.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "worker/worker.h"
+
+/* What a command is about to do to a database, or has done. */
+typedef struct Errand
+{
+	Oid			paused;
+	Oid			dropped;
+	List	   *origins;		/* of its sources */
+	List	   *slots;			/* that they have elsewhere */
+	Oid			moved;
+	Oid			tablespace;		/* where it was */
+} Errand;
+
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+
+/* ---------- which commands ---------- */
+
+static bool
+may_create_databases(void)
+{
+	HeapTuple	role;
+	bool		may;
+
+	if (superuser())
+		return true;
+	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	may = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb;
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+	return may;
+}
+
+static bool
+is_template(Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		template;
+
+	template = HeapTupleIsValid(tuple) && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return template;
+}
+
+/*
+ * A database that the user owns and is not connected to, or InvalidOid.
+ */
+static Oid
+own_other_database(const char *name)
+{
+	Oid			database = get_database_oid(name, true);
+
+	if (!OidIsValid(database) || database == MyDatabaseId ||
+		!bemi_database_ownercheck(database, GetUserId()))
+		return InvalidOid;
+	return database;
+}
+
+/*
+ * The value of an option, or NULL.
+ */
+static char *
+option(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *element = lfirst(cell);
+
+		if (strcmp(element->defname, name) == 0 && element->arg != NULL)
+			return defGetString(element);
+	}
+	return NULL;
+}
+
+/*
+ * Each of these returns the database that the command wants for itself, or
+ * InvalidOid if the server will refuse the command anyway.
+ */
+static Oid
+database_to_drop(const DropdbStmt *drop, bool top_level)
+{
+	Oid			database = own_other_database(drop->dbname);
+
+	if (!OidIsValid(database) || is_template(database) ||
+		bemi_has_other_readers(database))
+		return InvalidOid;
+	PreventInTransactionBlock(top_level, "DROP DATABASE");
+	return database;
+}
+
+static Oid
+database_to_copy(const CreatedbStmt *create, bool top_level)
+{
+	const char *template = option(create->options, "template");
+	Oid			database = get_database_oid(template ? template : "template1", true);
+
+	if (!OidIsValid(database) || !may_create_databases() ||
+		OidIsValid(get_database_oid(create->dbname, true)))
+		return InvalidOid;
+	if (!is_template(database) && !bemi_database_ownercheck(database, GetUserId()))
+		return InvalidOid;
+	PreventInTransactionBlock(top_level, "CREATE DATABASE");
+	return database;
+}
+
+static Oid
+database_to_rename(const RenameStmt *rename)
+{
+	if (rename->renameType != OBJECT_DATABASE || !may_create_databases() ||
+		OidIsValid(get_database_oid(rename->newname, true)))
+		return InvalidOid;
+	return own_other_database(rename->subname);
+}
+
+static Oid
+database_wanted_by(Node *command, bool top_level)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			return database_to_drop((DropdbStmt *) command, top_level);
+		case T_CreatedbStmt:
+			return database_to_copy((CreatedbStmt *) command, top_level);
+		case T_RenameStmt:
+			return database_to_rename((RenameStmt *) command);
+		default:
+			return InvalidOid;
+	}
+}
+
+/* ---------- after DROP DATABASE ---------- */
+
+/*
+ * Names of the slots that workers of a database have made in other places,
+ * which the server cannot drop with the database.
+ */
+static List *
+slots_elsewhere(Oid database)
+{
+	List	   *slots = NIL;
+
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+		char		name[NAMEDATALEN] = "";
+		ReplicationSlot *slot;
+
+		LWLockAcquire(bemi_shared->lock, LW_SHARED);
+		if (worker->in_use && worker->database == database && worker->slot_elsewhere)
+			strlcpy(name, bemi_slot_of_worker(worker), sizeof(name));
+		LWLockRelease(bemi_shared->lock);
+		if (name[0] == '\0')
+			continue;
+
+		/* A connection string may lead back to this very database. */
+		slot = SearchNamedReplicationSlot(name, true);
+		if (slot == NULL || slot->data.database != database)
+			slots = lappend(slots, pstrdup(name));
+	}
+	return slots;
+}
+
+/*
+ * Commits what the command has done, as VACUUM does, and begins a transaction
+ * for the rest.
+ */
+static void
+commit_and_begin(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	StartTransactionCommand();
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+drop_origins(List *names)
+{
+	ListCell   *cell;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(cell, names)
+		replorigin_drop_by_name(lfirst(cell), true, true);
+	PopActiveSnapshot();
+}
+
+/*
+ * The command has dropped a database.  Takes away what the workers had of it,
+ * and names what nobody here can take away.  By OID, since somebody may have
+ * swapped two databases' names before the command took its lock.
+ */
+static void
+forget_database(const Errand *errand)
+{
+	bool		gone;
+	ListCell   *cell;
+
+	/* The files are deleted: nothing must come between now and the commit. */
+	HOLD_INTERRUPTS();
+	CommandCounterIncrement();
+	gone = !SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(errand->dropped));
+	RESUME_INTERRUPTS();
+	if (!gone)
+		return;
+
+	bemi_forget_entries_at_commit(errand->dropped);
+	if (errand->origins != NIL)
+	{
+		commit_and_begin();
+		drop_origins(errand->origins);
+	}
+	foreach(cell, errand->slots)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("replication slot \"%s\" stays at the source that the dropped database has read",
+						(char *) lfirst(cell)),
+				 errdetail("It keeps the source's write-ahead log until it is dropped."),
+				 errhint("Run this there: SELECT pg_drop_replication_slot('%s');",
+						 (char *) lfirst(cell))));
+}
+
+/* ---------- after SET TABLESPACE ---------- */
+
+static Oid
+tablespace_of(Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	Oid			tablespace;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	tablespace = ((Form_pg_database) GETSTRUCT(tuple))->dattablespace;
+	ReleaseSysCache(tuple);
+	return tablespace;
+}
+
+/*
+ * The source that a slot or origin of that name belongs to.
+ */
+static const char *
+source_of(const char *name)
+{
+	return strchr(name + strlen("bemi_"), '_') + 1;
+}
+
+/*
+ * Warns of the slots whose database was moved, all of whose readers were
+ * stopped.
+ */
+static void
+warn_of_move(Oid database)
+{
+	List	   *origins = bemi_list_origins(database);
+	ListCell   *cell;
+
+	foreach(cell, origins)
+	{
+		ReplicationSlot *slot = SearchNamedReplicationSlot(lfirst(cell), true);
+
+		if (slot != NULL && slot->data.database == database)
+			ereport(WARNING,
+					(errcode(ERRCODE_WARNING),
+					 errmsg("replication slot \"%s\" may not be readable any more",
+							(char *) lfirst(cell)),
+					 errdetail("What was written before the database moved and was not yet read cannot be decoded."),
+					 errhint("If bemi.status shows an error, begin anew: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
+							 source_of(lfirst(cell)), source_of(lfirst(cell)))));
+	}
+}
+
+/* ---------- the hook ---------- */
+
+/*
+ * What is done before the command, and must be known after it.
+ */
+static void
+before_command(Node *command, bool top_level, Errand *errand)
+{
+	memset(errand, 0, sizeof(Errand));
+	if (bemi_shared == NULL || RecoveryInProgress())
+		return;
+
+	if (IsA(command, AlterDatabaseStmt))
+	{
+		errand->moved = get_database_oid(((AlterDatabaseStmt *) command)->dbname, true);
+		errand->tablespace = tablespace_of(errand->moved);
+		return;
+	}
+
+	errand->paused = database_wanted_by(command, top_level);
+	if (!OidIsValid(errand->paused))
+		return;
+	if (bemi_pause_database(errand->paused))
+		bemi_make_way(errand->paused);
+	if (IsA(command, DropdbStmt))
+	{
+		errand->dropped = errand->paused;
+		errand->origins = bemi_list_origins(errand->dropped);
+		errand->slots = slots_elsewhere(errand->dropped);
+	}
+}
+
+static void
+process_utility(PlannedStmt *statement, const char *query, bool read_only,
+				ProcessUtilityContext context, ParamListInfo parameters,
+				QueryEnvironment *environment, DestReceiver *receiver,
+				QueryCompletion *completion)
+{
+	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
+		standard_ProcessUtility;
+	Errand		errand;
+
+	before_command(statement->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL, &errand);
+	next(statement, query, read_only, context, parameters, environment, receiver,
+		 completion);
+	if (OidIsValid(errand.dropped))
+		forget_database(&errand);
+	if (OidIsValid(errand.moved) && tablespace_of(errand.moved) != errand.tablespace)
+		warn_of_move(errand.moved);
+}
+
+/*
+ * Without shared memory there are no workers of ours on this server.
+ */
+void
+bemi_worker_yield_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}

@@ -1,0 +1,729 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_launcher.c
+ *		The one process that keeps a worker running for each source.
+ *
+ * The launcher belongs to no database, so it cannot read bemi.sources; a
+ * background process can connect once in its life, and to stay connected would
+ * keep that database from being dropped.  So it sends out scouts: short-lived
+ * processes that connect to one database each, make entries in shared memory
+ * for the sources they find there, and exit.  They are sent out when the server
+ * has started, or was promoted, or has recovered from a crash; after that,
+ * bemi.start() makes the entries by itself.
+ *
+ * A source counts if its replication origin exists, bemi_<database OID>_<name>.
+ * A row without one came with a dump, or with a template database, and is not
+ * read here unless somebody calls bemi.start().
+ *
+ * A worker that fails is started again after a delay that doubles from one
+ * second to a minute.  A worker that stopped because it was told to is started
+ * again when somebody says that its row has changed.
+ *
+ * A process that is sent to a database that takes nobody in (ALLOW_CONNECTIONS is
+ * false, or DROP DATABASE was interrupted) fails before it can say why.  So none is sent
+ * there; the launcher itself notes the error, and looks again later.
+ *
+ * The launcher sleeps on its latch: scouts and workers set it when they exit,
+ * sessions when they have changed bemi.sources.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_replication_origin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/slot.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+#define FIRST_DELAY_MS		1000
+#define LONGEST_DELAY_MS	60000
+
+/* Handles of the workers that this launcher has registered, by entry. */
+static BackgroundWorkerHandle **handles = NULL;
+
+/* Whether a process of ours can connect to a database. */
+typedef enum DatabaseState
+{
+	DATABASE_GONE,
+	DATABASE_INVALID,			/* DROP DATABASE was interrupted */
+	DATABASE_CLOSED,			/* ALLOW_CONNECTIONS is false */
+	DATABASE_OPEN
+} DatabaseState;
+
+/*
+ * Databases that the launcher has yet to send a scout to, and those that take
+ * nobody in for the time being; the scout that is on its way, and where to; how
+ * many in a row have failed, and when the next one may go.
+ */
+static List *to_scout = NIL;
+static List *closed = NIL;
+static TimestampTz closed_seen_at = 0;
+static BackgroundWorkerHandle *scout = NULL;
+static Oid	scouting = InvalidOid;
+static int	scout_failures = 0;
+static TimestampTz next_scout = 0;
+
+/*
+ * OIDs of all databases, in the current memory context.
+ */
+static List *
+list_databases(void)
+{
+	Relation	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(catalog, 0, NULL);
+	List	   *databases = NIL;
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		databases = lappend_oid(databases, ((Form_pg_database) GETSTRUCT(tuple))->oid);
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return databases;
+}
+
+/*
+ * Reads an origin's name.  False if it is not one of ours.
+ */
+static bool
+parse_origin(const char *name, Oid *database, const char **source)
+{
+	char	   *end;
+
+	if (strncmp(name, "bemi_", 5) != 0 || !isdigit((unsigned char) name[5]))
+		return false;
+	*database = strtoul(name + 5, &end, 10);
+	if (*end != '_' || strlen(end + 1) == 0 ||
+		strlen(end + 1) >= BEMI_SOURCE_NAME_LEN)
+		return false;
+	*source = end + 1;
+	return true;
+}
+
+/*
+ * Names of the replication origins of a database's sources, or of all
+ * (InvalidOid), in the current memory context.
+ */
+List *
+bemi_list_origins(Oid database)
+{
+	Relation	catalog = table_open(ReplicationOriginRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	List	   *names = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		is_null;
+		Datum		value = heap_getattr(tuple, Anum_pg_replication_origin_roname,
+										 RelationGetDescr(catalog), &is_null);
+		char	   *name = TextDatumGetCString(value);
+		const char *source;
+		Oid			owner;
+
+		if (parse_origin(name, &owner, &source) &&
+			(!OidIsValid(database) || database == owner))
+			names = lappend(names, name);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return names;
+}
+
+/*
+ * Entry point of a scout: makes entries for the sources of its database.  On
+ * the way it drops origins whose database was dropped, as nobody else can.
+ */
+void
+bemi_scout_main(Datum arg)
+{
+	Oid			my_database = DatumGetObjectId(arg);
+	List	   *databases;
+	List	   *origins;
+	ListCell   *cell;
+
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(my_database, InvalidOid, 0);
+	bemi_pin_settings();
+	/* Not for a standby: the scouts of the other databases wait for this one. */
+	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	/* In this order, or an origin of a database just made would seem lost. */
+	origins = bemi_list_origins(InvalidOid);
+	databases = list_databases();
+	foreach(cell, origins)
+	{
+		const char *source;
+		Oid			database;
+
+		if (!parse_origin(lfirst(cell), &database, &source))
+			continue;
+		if (!list_member_oid(databases, database))
+			replorigin_drop_by_name(lfirst(cell), true, true);
+		if (database != my_database)
+			continue;
+		if (!bemi_add_worker(database, source))
+			bemi_report_no_place(source);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->scouted = my_database;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * What the launcher's processes have in common.
+ */
+static void
+describe_process(BackgroundWorker *process, const char *kind, const char *function)
+{
+	memset(process, 0, sizeof(BackgroundWorker));
+	process->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	process->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	process->bgw_restart_time = BGW_NEVER_RESTART;
+	process->bgw_notify_pid = MyProcPid;
+	snprintf(process->bgw_library_name, BGW_MAXLEN, "bemi");
+	snprintf(process->bgw_function_name, BGW_MAXLEN, "%s", function);
+	snprintf(process->bgw_type, BGW_MAXLEN, "%s", kind);
+	snprintf(process->bgw_name, BGW_MAXLEN, "%s", kind);
+}
+
+/*
+ * Registers a process; the handle must outlive the launcher's round.
+ */
+static bool
+register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	bool		registered = RegisterDynamicBackgroundWorker(process, handle);
+
+	MemoryContextSwitchTo(caller);
+	return registered;
+}
+
+/*
+ * What a row of pg_database says of connections, and the database's name.
+ */
+static DatabaseState
+state_of(Form_pg_database database, NameData *name)
+{
+	*name = database->datname;
+	if (database->datconnlimit == DATCONNLIMIT_INVALID_DB)
+		return DATABASE_INVALID;
+	return database->datallowconn ? DATABASE_OPEN : DATABASE_CLOSED;
+}
+
+/*
+ * The same of a database that may be gone.  A process that is sent to one that is
+ * not open fails before it can say anything.
+ */
+static DatabaseState
+look_at_database(Oid oid, NameData *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	DatabaseState state = DATABASE_GONE;
+	Relation	catalog;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(catalog, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		if (((Form_pg_database) GETSTRUCT(tuple))->oid == oid)
+			state = state_of((Form_pg_database) GETSTRUCT(tuple), name);
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return state;
+}
+
+/*
+ * Why a database cannot be connected to, and the statement that mends it.
+ */
+static void
+explain_closed(DatabaseState state, const NameData *name, char **error, char **hint)
+{
+	const char *database = quote_identifier(NameStr(*name));
+
+	if (state == DATABASE_INVALID)
+	{
+		*error = psprintf("database \"%s\" is invalid, because DROP DATABASE was interrupted", NameStr(*name));
+		*hint = psprintf("Run it again: DROP DATABASE %s;", database);
+	}
+	else
+	{
+		*error = psprintf("database \"%s\" does not accept connections", NameStr(*name));
+		*hint = psprintf("Run this in another database: ALTER DATABASE %s ALLOW_CONNECTIONS true;", database);
+	}
+}
+
+/*
+ * Milliseconds to wait after so many failures in a row.
+ */
+static long
+delay_after(int failures)
+{
+	if (failures == 0)
+		return 0;
+	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10), LONGEST_DELAY_MS);
+}
+
+/*
+ * Whether a slot of this server belongs to a source of the database.
+ */
+bool
+bemi_database_has_slot(Oid database)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		found = slot->in_use && slot->data.database == database &&
+			strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
+/*
+ * Puts a database on the list of those to send a scout to, or of those that take
+ * nobody in; in the latter case, the log hears of it if a slot keeps WAL there.
+ * True if a scout is to go there.
+ */
+static bool
+plan_scout(Oid database)
+{
+	NameData	name;
+	DatabaseState state = look_at_database(database, &name);
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	char	   *error;
+	char	   *hint;
+
+	if (state == DATABASE_OPEN)
+		to_scout = lappend_oid(to_scout, database);
+	else if (state != DATABASE_GONE)
+		closed = lappend_oid(closed, database);
+	MemoryContextSwitchTo(caller);
+	if (state == DATABASE_OPEN || state == DATABASE_GONE || !bemi_database_has_slot(database))
+		return state == DATABASE_OPEN;
+
+	explain_closed(state, &name, &error, &hint);
+	ereport(LOG,
+			(errmsg("bemi: sources are not read: %s", error),
+			 errdetail("Their replication slots keep write-ahead log."),
+			 errhint("%s", hint)));
+	return false;
+}
+
+/*
+ * Now and then, looks whether a database can be connected to again.
+ */
+static void
+recheck_closed(void)
+{
+	List	   *still = NIL;
+	ListCell   *cell;
+	NameData	name;
+
+	if (!TimestampDifferenceExceeds(closed_seen_at, GetCurrentTimestamp(), LONGEST_DELAY_MS))
+		return;
+	closed_seen_at = GetCurrentTimestamp();
+	foreach(cell, closed)
+	{
+		DatabaseState state = look_at_database(lfirst_oid(cell), &name);
+		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+		if (state == DATABASE_OPEN)
+			to_scout = lappend_oid(to_scout, lfirst_oid(cell));
+		else if (state != DATABASE_GONE)
+			still = lappend_oid(still, lfirst_oid(cell));
+		MemoryContextSwitchTo(caller);
+	}
+	list_free(closed);
+	closed = still;
+}
+
+/*
+ * Notices that the scout is back.  One that was kept from its work is sent
+ * again later, or nobody would ever read the sources of its database.
+ */
+static void
+receive_scout(void)
+{
+	pid_t		pid;
+	bool		done;
+
+	if (scout == NULL || GetBackgroundWorkerPid(scout, &pid) != BGWH_STOPPED)
+		return;
+	pfree(scout);
+	scout = NULL;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	done = (bemi_shared->scouted == scouting);
+	LWLockRelease(bemi_shared->lock);
+	if (done || !plan_scout(scouting))
+	{
+		scout_failures = 0;
+		next_scout = 0;
+		return;
+	}
+	next_scout = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 delay_after(++scout_failures));
+}
+
+/*
+ * The next database for a scout to go to; one that is paused is let wait.
+ */
+static Oid
+next_to_scout(void)
+{
+	Oid			next = InvalidOid;
+	ListCell   *cell;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	foreach(cell, to_scout)
+		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
+			next = lfirst_oid(cell);
+	LWLockRelease(bemi_shared->lock);
+	return next;
+}
+
+/*
+ * Sends the next scout once the one before is back.  Returns for how long there
+ * is nothing to do about it.
+ */
+static long
+send_scout(void)
+{
+	BackgroundWorker process;
+	long		left;
+
+	receive_scout();
+	recheck_closed();
+	if (scout != NULL)
+		return LONGEST_DELAY_MS;
+	scouting = next_to_scout();
+	if (!OidIsValid(scouting))
+		return LONGEST_DELAY_MS;
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_scout);
+	if (left > 0)
+		return left;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->scouted = InvalidOid;
+	LWLockRelease(bemi_shared->lock);
+
+	describe_process(&process, "bemi scout", "bemi_scout_main");
+	process.bgw_main_arg = ObjectIdGetDatum(scouting);
+	if (!register_process(&process, &scout))
+		return FIRST_DELAY_MS;
+	to_scout = list_delete_oid(to_scout, scouting);
+	return LONGEST_DELAY_MS;
+}
+
+/*
+ * Starts a worker's process.
+ */
+static void
+launch(int i)
+{
+	BackgroundWorker process;
+
+	describe_process(&process, "bemi worker", "bemi_worker_main");
+	process.bgw_main_arg = Int32GetDatum(i);
+	snprintf(process.bgw_name, BGW_MAXLEN, "bemi worker %s",
+			 bemi_shared->workers[i].source);
+	if (register_process(&process, &handles[i]))
+		return;
+
+	bemi_begin_attempt(&bemi_shared->workers[i]);
+	bemi_set_error(&bemi_shared->workers[i], "could not start a worker process",
+				   psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
+							max_worker_processes + 4));
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->workers[i].launched = false;
+	bemi_shared->workers[i].failures++;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Gives an entry up for good.
+ */
+static void
+forget_worker(int i)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->workers[i].in_use = false;
+	bemi_shared->workers[i].launched = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Does not start a worker that could not connect.  It is tried again, but the log
+ * hears of it once.
+ */
+static void
+hold_back(int i, DatabaseState state, const NameData *name)
+{
+	BemiWorker *worker = &bemi_shared->workers[i];
+	char	   *error;
+	char	   *hint;
+	bool		is_news;
+
+	explain_closed(state, name, &error, &hint);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	is_news = strcmp(worker->error, error) != 0;
+	worker->launched = false;
+	worker->failures++;
+	LWLockRelease(bemi_shared->lock);
+	bemi_begin_attempt(worker);
+	bemi_set_error(worker, error, hint);
+	if (is_news)
+		ereport(LOG,
+				(errmsg("bemi: source \"%s\" is not read: %s", worker->source, error),
+				 errdetail("Its replication slot keeps write-ahead log."),
+				 errhint("%s", hint)));
+	bemi_wake_launcher();		/* for the time of the next try */
+}
+
+/*
+ * Starts a worker that is due, if it can connect to its database, which may be gone.
+ */
+static void
+launch_if_possible(int i)
+{
+	NameData	name;
+	DatabaseState state = look_at_database(bemi_shared->workers[i].database, &name);
+
+	if (state == DATABASE_GONE)
+		forget_worker(i);
+	else if (state == DATABASE_OPEN)
+		launch(i);
+	else
+		hold_back(i, state, &name);
+}
+
+/*
+ * Notices a worker that is gone.  Its own exit callback has done the rest,
+ * unless it died before it came so far.
+ */
+static void
+reap(int i)
+{
+	BemiWorker *worker = &bemi_shared->workers[i];
+	pid_t		pid;
+
+	if (handles[i] == NULL ||
+		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
+		return;
+	pfree(handles[i]);
+	handles[i] = NULL;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (worker->launched && worker->pid == 0)
+	{
+		worker->launched = false;
+		worker->failures++;
+		worker->state = BEMI_STATE_FAILED;
+	}
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Decides whether a worker is to be started now.  If only later, *timeout_ms
+ * is lowered to that time.  Caller holds the lock.
+ */
+static bool
+is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
+{
+	long		left;
+
+	if (!worker->in_use || worker->launched || bemi_is_paused(worker->database))
+		return false;
+	if (worker->state == BEMI_STATE_STOPPED && !worker->wake)
+		return false;
+
+	if (worker->failures > 0 && worker->next_start == 0 && !worker->wake)
+		worker->next_start = TimestampTzPlusMilliseconds(now, delay_after(worker->failures));
+	left = TimestampDifferenceMilliseconds(now, worker->next_start);
+	if (left > 0 && !worker->wake)
+	{
+		*timeout_ms = Min(*timeout_ms, left);
+		return false;
+	}
+
+	if (worker->failures > 0 && worker->state == BEMI_STATE_FAILED)
+		worker->restarts++;
+	worker->launched = true;
+	worker->wake = false;
+	worker->next_start = 0;
+	worker->state = BEMI_STATE_STARTING;
+	return true;
+}
+
+/*
+ * Starts what is due, and returns for how long there is nothing to do.
+ */
+static long
+start_due_workers(void)
+{
+	long		timeout_ms = LONGEST_DELAY_MS;
+
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		bool		due;
+
+		reap(i);
+		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
+		LWLockRelease(bemi_shared->lock);
+
+		if (due)
+			launch_if_possible(i);
+	}
+	return timeout_ms;
+}
+
+/*
+ * A launcher before this one may have died between registering a worker and
+ * that worker's start.  Should the worker come after all, it finds its origin
+ * taken and leaves.
+ */
+static void
+forget_unborn_workers(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < bemi_max_sources; i++)
+		if (bemi_shared->workers[i].pid == 0)
+			bemi_shared->workers[i].launched = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * The launcher has just started: nothing is known of any database.
+ */
+static void
+scout_all_databases(void)
+{
+	List	   *databases;
+	ListCell   *cell;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	MemoryContextSwitchTo(TopMemoryContext);
+	databases = list_databases();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+
+	foreach(cell, databases)
+		(void) plan_scout(lfirst_oid(cell));
+	list_free(databases);
+	closed_seen_at = GetCurrentTimestamp();
+}
+
+static void
+forget_launcher(int code, Datum arg)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = 0;
+	bemi_shared->launcher_latch = NULL;
+	LWLockRelease(bemi_shared->lock);
+}
+
+static void
+register_launcher(void)
+{
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = MyProcPid;
+	bemi_shared->launcher_latch = MyLatch;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Entry point of the launcher's process.
+ */
+void
+bemi_launcher_main(Datum arg)
+{
+	MemoryContext round;
+	uint32		wait_event;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	bemi_pin_settings();
+	wait_event = bemi_wait_event("BemiLauncher");
+
+	register_launcher();
+	handles = MemoryContextAllocZero(TopMemoryContext,
+									 sizeof(BackgroundWorkerHandle *) * bemi_max_sources);
+	forget_unborn_workers();
+	scout_all_databases();
+
+	round = AllocSetContextCreate(TopMemoryContext, "bemi launcher round",
+								  ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		long		timeout_ms;
+
+		MemoryContextReset(round);
+		MemoryContextSwitchTo(round);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		timeout_ms = start_due_workers();
+		bemi_guard_local_slots(&timeout_ms);
+		timeout_ms = Min(timeout_ms, send_scout());
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 timeout_ms, wait_event);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Registers the launcher with the postmaster.
+ */
+void
+bemi_worker_launcher_init(void)
+{
+	BackgroundWorker process;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+
+	describe_process(&process, "bemi launcher", "bemi_launcher_main");
+	process.bgw_restart_time = 5;
+	process.bgw_notify_pid = 0;
+	RegisterBackgroundWorker(&process);
+}

@@ -1,0 +1,302 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_pause.c
+ *		How workers are made to leave a database, and kept away from it.
+ *
+ * A session that needs a database for itself marks it as paused, in shared
+ * memory: the launcher starts nothing there, and a worker that was just being
+ * started leaves again.  Workers that run get a SIGTERM; when they are gone, so
+ * do the walsenders that served them, which would notice too late.  A scout is
+ * not stopped: it is gone in a few milliseconds, for which the server waits,
+ * and what it was sent for would not be found.
+ *
+ * The pause ends with the transaction, however that ends: the session's end,
+ * too, aborts it, and a crash empties shared memory.  It must not end sooner,
+ * for a worker that starts would wait for the command's lock, and then find
+ * the database renamed.  It holds nothing up but the database's own workers,
+ * which go on where they had committed.
+ *
+ * That workers were told to leave is kept in their entries, and not concluded
+ * from the pause: a command that is canceled ends the pause while they are
+ * still on their way.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "replication/slot.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+/* How long workers are waited for; then the server says what is in the way. */
+#define GIVE_WAY_MS		10000
+
+/* How often it is looked whether they are gone: a walsender's end is silent. */
+#define LOOK_MS			20
+
+/* Whether this session has paused any database. */
+static bool pausing = false;
+
+/* The database that the running transaction has dropped. */
+static Oid	dropped = InvalidOid;
+
+/* ---------- the pause ---------- */
+
+/*
+ * Whether the workers of a database have to stay away.  The caller holds the
+ * lock.
+ */
+bool
+bemi_is_paused(Oid database)
+{
+	for (int i = 0; i < BEMI_MAX_PAUSES; i++)
+		if (bemi_shared->pauses[i].session != 0 &&
+			bemi_shared->pauses[i].database == database)
+			return true;
+	return false;
+}
+
+/*
+ * Pauses a database until the end of the transaction.  False if there is no
+ * room, and then nobody gives way.
+ */
+bool
+bemi_pause_database(Oid database)
+{
+	bool		paused = false;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < BEMI_MAX_PAUSES && !paused; i++)
+	{
+		BemiPause  *pause = &bemi_shared->pauses[i];
+
+		if (pause->session != 0)
+			continue;
+		pause->session = MyProcPid;
+		pause->database = database;
+		paused = true;
+	}
+	LWLockRelease(bemi_shared->lock);
+	pausing |= paused;
+	return paused;
+}
+
+/*
+ * Gives up the entries of a database that is gone.  A process that was
+ * registered for one and comes now finds it unused; until then "launched" keeps
+ * others from taking it.
+ */
+static void
+forget_entries(Oid database)
+{
+	for (int i = 0; i < bemi_max_sources; i++)
+		if (bemi_shared->workers[i].database == database)
+			bemi_shared->workers[i].in_use = false;
+}
+
+/*
+ * The transaction ends, and with it the pauses.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if ((!pausing && !OidIsValid(dropped)) ||
+		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		 event != XACT_EVENT_PREPARE))
+		return;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped))
+		forget_entries(dropped);
+	for (int i = 0; i < BEMI_MAX_PAUSES; i++)
+		if (bemi_shared->pauses[i].session == MyProcPid)
+			bemi_shared->pauses[i].session = 0;
+	LWLockRelease(bemi_shared->lock);
+	pausing = false;
+	dropped = InvalidOid;
+	ConditionVariableBroadcast(&bemi_shared->changed);
+	bemi_wake_launcher();
+}
+
+/* ---------- who is in the way ---------- */
+
+/*
+ * Whether a process is connected to a database.
+ */
+static bool
+is_connected(pid_t pid, Oid database)
+{
+	PGPROC	   *process = pid != 0 ? BackendPidGetProc(pid) : NULL;
+
+	return process != NULL && process->databaseId == database;
+}
+
+/*
+ * Tells the workers of a database to leave, and says whether one is still
+ * there.  "told" keeps who was told: an entry forgets its process a little
+ * before the process has gone.
+ */
+static bool
+stop_workers(Oid database, pid_t *told)
+{
+	bool		found = false;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->database == database && worker->pid != 0)
+		{
+			/* It clears its pid under this lock, so it is still this process. */
+			worker->told_to_leave = true;
+			kill(worker->pid, SIGTERM);
+			told[i] = worker->pid;
+			found = true;
+		}
+		found |= is_connected(told[i], database);
+	}
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+static bool
+is_walsender(pid_t pid)
+{
+	bool		found = false;
+
+	for (int i = 0; i < max_wal_senders && !found; i++)
+	{
+		WalSnd	   *walsender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&walsender->mutex);
+		found = walsender->pid == pid;
+		SpinLockRelease(&walsender->mutex);
+	}
+	return found;
+}
+
+/*
+ * Whether a slot was made by a worker of this database.
+ */
+static bool
+is_our_slot(const ReplicationSlot *slot, Oid database)
+{
+	char		prefix[NAMEDATALEN];
+
+	snprintf(prefix, sizeof(prefix), "bemi_%u_", database);
+	return strncmp(NameStr(slot->data.name), prefix, strlen(prefix)) == 0;
+}
+
+/*
+ * Looks at the slots of a database that are in use.  "Ours" are those that a
+ * walsender reads for one of our workers; they are told to leave if "stop".
+ */
+static void
+look_at_slots(Oid database, bool stop, bool *ours, bool *others)
+{
+	*ours = *others = false;
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		pid_t		reader;
+
+		if (!slot->in_use || slot->data.database != database)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		reader = slot->active_pid;
+		SpinLockRelease(&slot->mutex);
+		if (reader == 0)
+			continue;
+		if (!is_our_slot(slot, database) || !is_walsender(reader))
+			*others = true;
+		else
+		{
+			*ours = true;
+			if (stop)
+				kill(reader, SIGTERM);
+		}
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+}
+
+/*
+ * Tells the walsenders of a database's workers to leave, and says whether one
+ * is still there, if only on its way to its slot.
+ */
+static bool
+stop_walsenders(Oid database)
+{
+	bool		found;
+	bool		others;
+
+	look_at_slots(database, true, &found, &others);
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	for (int i = 0; i < bemi_max_sources; i++)
+		if (bemi_shared->workers[i].database == database)
+			found |= is_connected(bemi_shared->workers[i].walsender, database);
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * Waits until the workers of a paused database and their walsenders are gone.
+ * The workers first, or they would take the loss of the connection for a
+ * failure.
+ */
+void
+bemi_make_way(Oid database)
+{
+	static uint32 wait_event = 0;
+	TimestampTz since = GetCurrentTimestamp();
+	pid_t	   *told = palloc0(sizeof(pid_t) * bemi_max_sources);
+
+	if (wait_event == 0)
+		wait_event = bemi_wait_event("BemiMakeWay");
+
+	ConditionVariablePrepareToSleep(&bemi_shared->changed);
+	while ((stop_workers(database, told) || stop_walsenders(database)) &&
+		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GIVE_WAY_MS))
+		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS, wait_event);
+	ConditionVariableCancelSleep();
+	pfree(told);
+}
+
+/*
+ * Whether somebody else reads a slot of the database.
+ */
+bool
+bemi_has_other_readers(Oid database)
+{
+	bool		ours;
+	bool		others;
+
+	look_at_slots(database, false, &ours, &others);
+	return others;
+}
+
+/*
+ * The running transaction has dropped a database; if it commits, the entries of
+ * its sources go, before the pause does.
+ */
+void
+bemi_forget_entries_at_commit(Oid database)
+{
+	dropped = database;
+}
+
+void
+bemi_worker_pause_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+		RegisterXactCallback(at_transaction_end, NULL);
+}

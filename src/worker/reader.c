@@ -1,0 +1,332 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_reader.c
+ *		May this server read sources of other servers, and use their slots?
+ *
+ * A slot has one reader: what one server has confirmed, another never gets.  A copy of
+ * the history's server has the same rows, the same origins and the same names of slots,
+ * so it would take changes away from its original.  bemi.sources.reader remembers
+ * which server reads the source, and the worker compares that with its own server
+ * before it connects.
+ *
+ * A copy has all files of the original, so a server is identified by what is in none of
+ * them: the path of the data directory, the inode of pg_control (which PostgreSQL
+ * overwrites in place and never replaces), and the name of the host.  A server that differs
+ * in these is a copy, and does not read, with two exceptions:
+ *
+ * - A standby that was promoted: standby.signal was there when the postmaster started,
+ *   and recovery has ended since.  (A restored backup has recovery.signal.)
+ * - A server at the same path that differs in one of the others only: its host has another
+ *   name (a new container, a cluster that moves a disk), or its files were put back.
+ *
+ * These go on by themselves if nobody reads the slot.  Each of them can be a clone whose
+ * original is alive, and then the original's walsender keeps the slot active.  If it is
+ * still active after the source would have given up a reader that is gone, its reader is
+ * alive.  Then this server renounces the source, in its row, so that it does not read either
+ * while the original is restarted.
+ *
+ * bemi.start() makes this server the reader, in the same way: if nobody else reads.
+ *
+ * What must never happen: that this server reads or drops a slot whose reader is alive.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(bemi_this_reader);
+
+#define HOST_NAME_LEN	256
+
+/* In the row of a source that this server has renounced. */
+#define NOBODY			"-"
+
+/* A server, as bemi.sources.reader has it. */
+typedef struct Reader
+{
+	const char *system_identifier;
+	const char *inode;			/* of pg_control */
+	const char *host;
+	const char *directory;
+} Reader;
+
+typedef enum Relationship
+{
+	THE_READER,
+	SUCCESSOR,					/* if nobody reads the slot */
+	COPY
+} Relationship;
+
+/* The setting bemi.read_sources. */
+static bool read_sources = true;
+
+/* This server was started as a standby.  Set in the postmaster, so in all its children. */
+static bool was_standby = false;
+
+/*
+ * Makes a text one word of printable ASCII, or more words, in place.
+ */
+static char *
+make_printable(char *text, bool words)
+{
+	for (char *c = text; *c != '\0'; c++)
+		if ((unsigned char) *c <= ' ' || (unsigned char) *c > '~')
+			*c = (*c == ' ' && words) ? ' ' : '?';
+	return text;
+}
+
+static char *
+this_host(void)
+{
+	char		name[HOST_NAME_LEN] = "";
+
+	if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0')
+		return pstrdup("?");
+	return make_printable(pstrdup(name), false);
+}
+
+static char *
+this_directory(void)
+{
+	char		path[PATH_MAX];
+
+	return make_printable(pstrdup(realpath(DataDir, path) ? path : DataDir), true);
+}
+
+/*
+ * This server, palloc'd.
+ */
+static char *
+this_reader(void)
+{
+	struct stat file;
+
+	if (stat(XLOG_CONTROL_FILE, &file) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not stat file \"%s\": %m", XLOG_CONTROL_FILE)));
+	return psprintf(UINT64_FORMAT " " UINT64_FORMAT " %s %s", GetSystemIdentifier(),
+					(uint64) file.st_ino, this_host(), this_directory());
+}
+
+/*
+ * bemi.this_reader()
+ */
+Datum
+bemi_this_reader(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(this_reader()));
+}
+
+/*
+ * Cuts the next word off a text.  What is missing is "".
+ */
+static const char *
+next_word(char **text)
+{
+	char	   *word = *text;
+	int			len = strcspn(word, " ");
+
+	*text = word + len + (word[len] != '\0');
+	word[len] = '\0';
+	return word;
+}
+
+static void
+parse_reader(const char *text, Reader *reader)
+{
+	char	   *rest = pstrdup(text);
+
+	reader->system_identifier = next_word(&rest);
+	reader->inode = next_word(&rest);
+	reader->host = next_word(&rest);
+	reader->directory = rest;
+}
+
+/*
+ * What this server is to the one that reads the source.  If none is known, the first that
+ * comes may read it.
+ */
+static Relationship
+compare_readers(const BemiSourceRow *row)
+{
+	Reader		known;
+	Reader		here;
+	bool		same_file;
+	bool		same_host;
+	bool		same_directory;
+
+	if (row->reader == NULL)
+		return SUCCESSOR;
+	parse_reader(row->reader, &known);
+	parse_reader(this_reader(), &here);
+	same_file = strcmp(known.inode, here.inode) == 0;
+	same_host = strcmp(known.host, here.host) == 0;
+	same_directory = strcmp(known.directory, here.directory) == 0;
+	if (strcmp(known.system_identifier, here.system_identifier) != 0)
+		return COPY;
+	if (same_file && same_host && same_directory)
+		return THE_READER;
+	return was_standby || (same_directory && (same_file || same_host)) ? SUCCESSOR : COPY;
+}
+
+/*
+ * Detail of an error: which server the source was started for, if that is known.
+ */
+static int
+reader_detail(const BemiSourceRow *row)
+{
+	Reader		reader;
+
+	if (row->reader == NULL)
+		return 0;
+	parse_reader(row->reader, &reader);
+	if (reader.directory[0] == '\0')
+		return 0;
+	return errdetail("Its slot \"%s\" belongs to the server with data directory \"%s\" on host \"%s\".",
+					 row->slot_name, reader.directory, reader.host);
+}
+
+/*
+ * Whether the slot of a source is somebody else's.
+ */
+bool
+bemi_is_copy(const BemiSourceRow *row)
+{
+	return row->conninfo != NULL && compare_readers(row) == COPY;
+}
+
+/*
+ * Error if this server is not to touch slots of other servers, which may belong to the
+ * server that this one is a copy of.
+ */
+void
+bemi_check_reading(const BemiSourceRow *row)
+{
+	if (row->conninfo == NULL)
+		return;
+	if (!read_sources)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"bemi.read_sources\" keeps this server from using slots of other servers"),
+				 errhint("If the slots belong to this server: ALTER SYSTEM SET bemi.read_sources = on; SELECT pg_reload_conf();")));
+	if (bemi_is_copy(row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source \"%s\" was started for another server, of which this one is a copy",
+						bemi_my_worker->source),
+				 reader_detail(row),
+				 errhint("If this server replaces the other one: CALL bemi.start('%s'); If not: CALL bemi.drop_source('%s', force => true);",
+						 bemi_my_worker->source, bemi_my_worker->source)));
+}
+
+/*
+ * Writes down which server reads the source.
+ */
+static void
+set_reader(BemiSourceRow *row, const char *reader)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(reader)};
+
+	bemi_begin_transaction();
+	bemi_run_on_source("UPDATE bemi.sources SET reader = $2 WHERE name = $1",
+					   lengthof(types), types, values, NULL);
+	bemi_end_transaction();
+	row->reader = pstrdup(reader);
+}
+
+/*
+ * Whether the slot has been active for so long that its reader must be alive: the source
+ * gives up one that is silent.  Without such a time-out that is never known.  Not by the
+ * time of day: if that were set forward, this server would renounce the source.
+ */
+static bool
+is_reader_alive(BemiStream *stream)
+{
+	double		patience_ms = bemi_stream_learn_patience(stream);
+	instr_time	contested;
+
+	INSTR_TIME_SET_CURRENT(contested);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (INSTR_TIME_IS_ZERO(bemi_my_worker->contested_at))
+		bemi_my_worker->contested_at = contested;
+	INSTR_TIME_SUBTRACT(contested, bemi_my_worker->contested_at);
+	LWLockRelease(bemi_shared->lock);
+	return patience_ms > 0 && INSTR_TIME_GET_MILLISEC(contested) > patience_ms * 1.5;
+}
+
+static void
+forget_contest(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	INSTR_TIME_SET_ZERO(bemi_my_worker->contested_at);
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * The slot has a reader, which is not this server.
+ */
+static void
+leave_to_reader(BemiStream *stream, BemiSourceRow *row)
+{
+	if (is_reader_alive(stream))
+	{
+		forget_contest();
+		set_reader(row, NOBODY);
+		bemi_check_reading(row);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("another server reads slot \"%s\" of source \"%s\"",
+					row->slot_name, bemi_my_worker->source),
+			 reader_detail(row),
+			 errhint("Stop that server, or the source there, and try again: CALL bemi.start('%s');",
+					 bemi_my_worker->source)));
+}
+
+/*
+ * Makes this server the reader, if it is not.  Error if the slot has another one.
+ */
+void
+bemi_claim_source(BemiStream *stream, BemiSourceRow *row)
+{
+	BemiSlot	slot;
+
+	if (row->conninfo == NULL || compare_readers(row) == THE_READER)
+		return;
+	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
+	if (slot.active)
+		leave_to_reader(stream, row);
+	if (row->reader != NULL)
+		ereport(LOG,
+				(errmsg("bemi: this server goes on reading source \"%s\" in place of the one that did",
+						bemi_my_worker->source),
+				 reader_detail(row)));
+	forget_contest();
+	set_reader(row, this_reader());
+}
+
+void
+bemi_worker_reader_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+		was_standby = access(STANDBY_SIGNAL_FILE, F_OK) == 0;
+	DefineCustomBoolVariable("bemi.read_sources",
+							 "Whether sources on other servers are read, and their slots used.",
+							 "Turn it off on a copy of a server that reads them.",
+							 &read_sources, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+}

@@ -1,0 +1,350 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_guard.c
+ *		Keeps slots from filling the disk of their source.
+ *
+ * A slot keeps all WAL that its worker has not stored yet, without end if the
+ * worker cannot store it.  bemi.max_slot_lag is where the user would rather
+ * lose changes, and be told so, than the server.
+ *
+ * Slots of this server are watched by the launcher, which lives whatever the
+ * workers do: it drops one that nobody reads from, and ends the walsender of
+ * one that is read, so that its worker hears of it.  A slot on another server
+ * is watched by its worker.  Either way it is noted in shared memory why, and
+ * the worker that comes next writes down the gap, and makes another slot.
+ * Should the note be lost in a crash, it finds the slot gone, and writes the
+ * gap down for that reason.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "replication/slot.h"
+#include "storage/lwlock.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+/* How often slots are looked at. */
+#define LOOK_MS			5000
+
+/* And those of other servers: if no limit is set, and if there is nothing new. */
+#define REMOTE_LOOK_MS	15000
+#define QUIET_LOOK_MS	60000
+
+/* A limit that a fresh slot exceeds must not keep us busy. */
+#define AGAIN_MS		10000
+
+/* Within that time a walsender that was told to has let go of its slot. */
+#define RELEASE_MS		200
+
+typedef enum LagAction
+{
+	LAG_WARN,
+	LAG_DROP
+} LagAction;
+
+static const struct config_enum_entry lag_actions[] = {
+	{"warn", LAG_WARN, false},
+	{"drop", LAG_DROP, false},
+	{NULL, 0, false}
+};
+
+static int	max_slot_lag_mb = -1;
+static int	max_slot_lag_action = LAG_WARN;
+
+/* A slot of this server that keeps too much. */
+typedef struct Laggard
+{
+	char		name[NAMEDATALEN];
+	int64		kept;
+	pid_t		reader;			/* 0: nobody reads from it */
+} Laggard;
+
+static bool
+is_too_much(int64 kept)
+{
+	return max_slot_lag_mb >= 0 && kept > (int64) max_slot_lag_mb * 1024 * 1024;
+}
+
+/*
+ * What is done about a slot that keeps too much.  True if it is to be given up;
+ * otherwise the log hears of it, once until it has recovered.
+ */
+static bool
+note_excess(BemiWorker *worker, int64 kept)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		give_up = max_slot_lag_action == LAG_DROP;
+	bool		is_news;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	is_news = !worker->warned;
+	worker->warned = true;
+	if (give_up && worker->give_up != BEMI_GIVE_UP_LAG)
+	{
+		give_up = TimestampDifferenceExceeds(worker->given_up_at, now, AGAIN_MS);
+		if (give_up)
+		{
+			worker->give_up = BEMI_GIVE_UP_LAG;
+			worker->given_up_at = now;
+			worker->wake = true;
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+
+	if (is_news)
+		ereport(LOG,
+				(errmsg("bemi: slot of source \"%s\" keeps %lld MB of WAL, more than \"bemi.max_slot_lag\"",
+						worker->source, (long long) (kept / (1024 * 1024))),
+				 give_up ? errdetail("It is given up, and a gap written into bemi.gaps.") :
+				 errhint("SELECT * FROM bemi.status; shows what keeps its worker from storing changes.")));
+	return give_up;
+}
+
+static void
+note_recovery(BemiWorker *worker)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	worker->warned = false;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Drops a slot that nobody reads from.  Somebody may just have begun to: then
+ * it is for the next time.
+ */
+static void
+drop_slot(const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		ReplicationSlotDrop(name, true);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		EmitErrorReport();
+		FlushErrorState();
+		LWLockReleaseAll();
+		if (MyReplicationSlot != NULL)
+			ReplicationSlotRelease();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Looks at one slot in shared memory; false if it is not bemi's.
+ */
+static bool
+look_at_slot(ReplicationSlot *slot, XLogRecPtr now_at, Laggard *laggard)
+{
+	bool		ours;
+
+	SpinLockAcquire(&slot->mutex);
+	ours = slot->in_use && slot->data.database != InvalidOid &&
+		strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
+	strlcpy(laggard->name, NameStr(slot->data.name), NAMEDATALEN);
+	laggard->reader = slot->active_pid;
+	laggard->kept = XLogRecPtrIsInvalid(slot->data.restart_lsn) ? 0 :
+		(int64) (now_at - slot->data.restart_lsn);
+	SpinLockRelease(&slot->mutex);
+	return ours;
+}
+
+/*
+ * The worker that a slot belongs to, by its name; entries are never moved.
+ */
+static BemiWorker *
+worker_of_slot(const char *name)
+{
+	BemiWorker *found = NULL;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	for (int i = 0; i < bemi_max_sources && found == NULL; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+
+		if (worker->in_use && strcmp(bemi_slot_of_worker(worker), name) == 0)
+			found = worker;
+	}
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * Looks after the slots of this server.  If there is more to do soon,
+ * *timeout_ms is lowered.  Called by the launcher.
+ */
+void
+bemi_guard_local_slots(long *timeout_ms)
+{
+	static TimestampTz looked_at = 0;
+	XLogRecPtr	now_at;
+
+	if (max_slot_lag_mb < 0)
+		return;
+	if (!bemi_has_passed(looked_at, RELEASE_MS))
+	{
+		*timeout_ms = Min(*timeout_ms, RELEASE_MS);
+		return;
+	}
+	looked_at = GetCurrentTimestamp();
+	*timeout_ms = Min(*timeout_ms, LOOK_MS);
+
+	now_at = GetXLogWriteRecPtr();
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		Laggard		laggard;
+		BemiWorker *worker;
+
+		LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+		if (!look_at_slot(&ReplicationSlotCtl->replication_slots[i], now_at, &laggard))
+			laggard.name[0] = '\0';
+		LWLockRelease(ReplicationSlotControlLock);
+		worker = laggard.name[0] ? worker_of_slot(laggard.name) : NULL;
+		if (worker == NULL)
+			continue;
+
+		if (!is_too_much(laggard.kept))
+			note_recovery(worker);
+		else if (note_excess(worker, laggard.kept))
+		{
+			if (laggard.reader != 0)
+				(void) kill(laggard.reader, SIGTERM);
+			else
+				drop_slot(laggard.name);
+			*timeout_ms = Min(*timeout_ms, RELEASE_MS);
+		}
+	}
+}
+
+/*
+ * Whether it is time to look at a slot on another server.  Each look opens a
+ * connection, so they are few where nothing can have changed: the source has
+ * written nothing, or the last look has failed.
+ */
+static bool
+is_time_to_look(const BemiStream *stream, bool failing)
+{
+	static TimestampTz looked_at = 0;
+	static XLogRecPtr looked_to = InvalidXLogRecPtr;
+	XLogRecPtr	received = bemi_stream_received(stream);
+	int			interval_ms = REMOTE_LOOK_MS;
+
+	if (failing || received == looked_to)
+		interval_ms = QUIET_LOOK_MS;
+	else if (max_slot_lag_mb >= 0)
+		interval_ms = LOOK_MS;
+	if (!bemi_has_passed(looked_at, interval_ms))
+		return false;
+	looked_at = GetCurrentTimestamp();
+	looked_to = received;
+	return true;
+}
+
+/*
+ * Notes that a slot could not be looked at, because of the connection.  The
+ * stream goes on; that nothing is known of the slot shows in bemi.status.
+ */
+static void
+note_blindness(MemoryContext memory)
+{
+	ErrorData  *error;
+
+	if (geterrcode() != ERRCODE_CONNECTION_FAILURE)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(memory);
+	error = CopyErrorData();
+	FlushErrorState();
+	ereport(LOG,
+			(errmsg("bemi: could not look at the slot of source \"%s\": %s",
+					bemi_my_worker->source, error->message),
+			 error->hint ? errhint("%s", error->hint) : 0));
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	memset(&bemi_my_worker->cost, 0, sizeof(BemiSlotCost));
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Looks at the slot, at the election of its walsender, and at whatever else of a source
+ * elsewhere changes now and then.  False if the slot could not be found.
+ */
+static bool
+look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
+	volatile bool found = false;
+
+	*failing = true;
+	MemoryContextSwitchTo(memory);
+	PG_TRY();
+	{
+		found = bemi_stream_slot_cost(stream, bemi_slot_name, cost);
+		bemi_ask_for_election(stream);
+		bemi_stream_look_at_horizon(stream);
+		bemi_look_for_strays(stream);
+		bemi_stream_look_for_secret(stream);
+		*failing = false;
+	}
+	PG_CATCH();
+	{
+		found = false;
+		bemi_stream_close_catalog(stream);
+		note_blindness(memory);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(memory);
+	return found;
+}
+
+/*
+ * Looks after the slot of a source on another server, now and then.  Called by
+ * its worker when there is nothing else to do.
+ */
+void
+bemi_guard_slot(BemiStream *stream)
+{
+	static bool failing = false;
+	BemiSlotCost cost;
+
+	if (!is_time_to_look(stream, failing) || !look_at_source(stream, &cost, &failing))
+		return;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->cost = cost;
+	LWLockRelease(bemi_shared->lock);
+
+	if (!is_too_much(cost.wal_kept))
+		note_recovery(bemi_my_worker);
+	else if (note_excess(bemi_my_worker, cost.wal_kept))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("slot \"%s\" keeps more WAL than \"bemi.max_slot_lag\"", bemi_slot_name)));
+}
+
+void
+bemi_worker_guard_init(void)
+{
+	DefineCustomIntVariable("bemi.max_slot_lag",
+							"WAL that the slot of a source may keep before something is done about it.",
+							"-1 means no limit.",
+							&max_slot_lag_mb, -1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomEnumVariable("bemi.max_slot_lag_action",
+							 "What is done about a slot that keeps more than bemi.max_slot_lag.",
+							 "\"warn\" writes to the server's log; \"drop\" gives up the slot and writes a gap into bemi.gaps.",
+							 &max_slot_lag_action, LAG_WARN, lag_actions,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+}

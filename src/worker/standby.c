@@ -1,0 +1,170 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_standby.c
+ *		Keeps the worker's walsender from passing for a synchronous standby.
+ *
+ * A server elects its synchronous standbys among all walsenders whose
+ * application_name matches synchronous_standby_names.  '*' matches the worker's
+ * walsender, too.  Commits then wait until the history has them, and are
+ * acknowledged although no standby has them.
+ *
+ * The client of a walsender cannot decline.  The server passes over walsenders
+ * without a flush position, but that position is also what moves a logical slot.
+ * A reply that takes it back comes too late: the one before has released the
+ * commits that waited.  pg_replication_slot_advance() refuses a slot that is
+ * streaming.
+ *
+ * So the walsender declines.  The server computes a walsender's priority in the
+ * walsender's own process, from that process's synchronous_standby_names, when
+ * streaming begins and after each reload.  Before it streams, the worker sends
+ * SET bemi.asynchronous = on.  A hook in the walsender then makes
+ * synchronous_standby_names empty, in that process alone.  The priority is 0 from
+ * the first frame on.  The hook obeys that statement only, not the setting: who may
+ * set it for a database or a role must not decide about other walsenders.
+ *
+ * An administrator who wants commits to wait for the history gives the connection
+ * an application_name of its own.  The worker then does not decline.
+ *
+ * A source whose server does not preload the library has no such hook.  There
+ * the worker looks whether its walsender may be elected.  If so, it confirms
+ * what is flushed without delay, and a warning names the setting to write.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "nodes/parsenodes.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "tcop/utility.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+/* How often the worker looks at its own walsender on this server. */
+#define LOOK_MS		5000
+
+/* bemi.asynchronous */
+static bool asynchronous = false;
+
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+
+/* ---------- in the walsender ---------- */
+
+/*
+ * Whether a statement was SET bemi.asynchronous = on.
+ */
+static bool
+declines(const VariableSetStmt *statement)
+{
+	return asynchronous && statement->kind == VAR_SET_VALUE &&
+		strcmp(statement->name, "bemi.asynchronous") == 0;
+}
+
+static void
+process_utility(PlannedStmt *planned, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *environment, DestReceiver *receiver,
+				QueryCompletion *completion)
+{
+	if (prev_ProcessUtility)
+		prev_ProcessUtility(planned, query, read_only_tree, context, params,
+							environment, receiver, completion);
+	else
+		standard_ProcessUtility(planned, query, read_only_tree, context, params,
+								environment, receiver, completion);
+
+	/* PGC_S_OVERRIDE, so that a reload of the configuration does not undo it. */
+	if (am_db_walsender && IsA(planned->utilityStmt, VariableSetStmt) &&
+		declines((VariableSetStmt *) planned->utilityStmt))
+		SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP, PGC_S_OVERRIDE);
+}
+
+/* ---------- in the worker ---------- */
+
+/*
+ * Whether a walsender of this server may be elected.
+ */
+static bool
+may_be_elected(pid_t pid)
+{
+	bool		found = false;
+
+	for (int i = 0; i < max_wal_senders && !found; i++)
+	{
+		WalSnd	   *walsender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&walsender->mutex);
+		found = walsender->pid == pid && walsender->sync_standby_priority > 0;
+		SpinLockRelease(&walsender->mutex);
+	}
+	return found;
+}
+
+/*
+ * Notes the election for bemi.status and for report_progress(), and its change
+ * for the log.
+ */
+static void
+note_election(const BemiElection *election)
+{
+	bool		is_news = election->advice[0] != '\0' && bemi_my_worker->advice[0] == '\0';
+
+	bemi_set_election(bemi_my_worker, election->possible, election->advice);
+	if (is_news)
+		ereport(LOG,
+				(errmsg("bemi: commits at source \"%s\" may wait for its worker instead of a standby",
+						bemi_my_worker->source),
+				 errdetail("\"synchronous_standby_names\" of the source matches the worker's walsender."),
+				 errhint("At the source: %s", election->advice)));
+}
+
+/*
+ * Asks the source whether the worker's walsender may be elected.
+ */
+void
+bemi_ask_for_election(BemiStream *stream)
+{
+	BemiElection election;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory = AllocSetContextCreate(caller, "bemi election", ALLOCSET_SMALL_SIZES);
+
+	MemoryContextSwitchTo(memory);
+	bemi_stream_election(stream, &election);
+	note_election(&election);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(memory);
+}
+
+/*
+ * The same for a source on this server, now and then.  Shared memory tells whether
+ * there is anything to ask.
+ */
+void
+bemi_watch_election(BemiStream *stream)
+{
+	static TimestampTz looked_at = 0;
+
+	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_MS))
+		return;
+	looked_at = GetCurrentTimestamp();
+	if (may_be_elected(bemi_stream_walsender(stream)) || bemi_my_worker->is_elected)
+		bemi_ask_for_election(stream);
+}
+
+void
+bemi_worker_standby_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	/* That it exists also tells that this server has the hook. */
+	DefineCustomBoolVariable("bemi.asynchronous",
+							 "Whether a walsender is to be no synchronous standby; for bemi's own, before they stream.",
+							 NULL, &asynchronous, false, PGC_USERSET,
+							 GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}

@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_stray.c
+ *		Slots that nobody reads, at a source on another server.
+ *
+ * A history that was dumped and restored elsewhere makes a slot of its own.  The slot
+ * of the former server stays at the source and keeps write-ahead log until somebody
+ * drops it.  No server can know that it is left for good: it may belong to a history
+ * that is only stopped, or whose server is down.  So the worker names such slots, in
+ * bemi.status and in the log, with the line to type, and drops none.
+ *
+ * The worker asks when it connects, and when it looks at its own slot (worker_guard.c).
+ * Slots that sources of this server have, in any database, are left out: bemi.status
+ * shows these by themselves.  A source has an origin from before it has a slot, but an
+ * entry in shared memory only when a scout has been to its database, which may be long
+ * after a restart, or never while nobody can connect there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+
+#include "worker/worker.h"
+
+/* Room for the longest name, what the slot keeps, and the number of those left out. */
+#define LONGEST_ENTRY	(NAMEDATALEN + 40)
+
+/*
+ * The origins of all sources of this server, in the current memory context.  The worker
+ * may be in the middle of storing a transaction.
+ */
+static List *
+list_origins(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *origins;
+
+	if (IsTransactionState())
+		return bemi_list_origins(InvalidOid);
+	bemi_begin_transaction();
+	MemoryContextSwitchTo(caller);
+	origins = bemi_list_origins(InvalidOid);
+	bemi_end_transaction();
+	return origins;
+}
+
+/*
+ * Whether a slot is that of the source with this origin.  While no worker has looked at
+ * the source since the server started, only the beginning of the slot's name is known.
+ * Caller holds the lock.
+ */
+static bool
+is_slot_of(const char *origin, const char *slot)
+{
+	int			len = strlen(origin);
+
+	for (int i = 0; i < bemi_max_sources; i++)
+	{
+		BemiWorker *worker = &bemi_shared->workers[i];
+		char		name[NAMEDATALEN];
+
+		snprintf(name, NAMEDATALEN, "bemi_%u_%s", worker->database, worker->source);
+		if (worker->in_use && worker->slot[0] != '\0' && strcmp(name, origin) == 0)
+			return strcmp(worker->slot, slot) == 0;
+	}
+	return strncmp(origin, slot, len) == 0 && (slot[len] == '_' || slot[len] == '\0');
+}
+
+/*
+ * Whether a slot is that of a source of this server.
+ */
+static bool
+is_known_here(const char *slot, const List *origins)
+{
+	bool		found = false;
+	ListCell   *cell;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	foreach(cell, origins)
+		found = found || is_slot_of(lfirst(cell), slot);
+	LWLockRelease(bemi_shared->lock);
+	return found;
+}
+
+/*
+ * The slots as "name (48 MB), ...", palloc'd.
+ */
+static char *
+list_strays(const List *slots)
+{
+	StringInfoData list;
+	List	   *origins = slots != NIL ? list_origins() : NIL;
+	ListCell   *cell;
+	int			left_out = 0;
+
+	initStringInfo(&list);
+	foreach(cell, slots)
+	{
+		BemiIdleSlot *slot = lfirst(cell);
+
+		if (is_known_here(slot->name, origins))
+			continue;
+		if (list.len + LONGEST_ENTRY > BEMI_STRAYS_LEN)
+			left_out++;
+		else
+			appendStringInfo(&list, "%s%s (%s)", list.len > 0 ? ", " : "", slot->name, slot->kept);
+	}
+	if (left_out > 0)
+		appendStringInfo(&list, " and %d more", left_out);
+	return list.data;
+}
+
+/*
+ * Asks the source for such slots.  The log hears of them when there were none before.
+ */
+void
+bemi_look_for_strays(BemiStream *stream)
+{
+	char	   *strays = list_strays(bemi_stream_idle_slots(stream, bemi_slot_name));
+	bool		is_news;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	is_news = strays[0] != '\0' && bemi_my_worker->strays[0] == '\0';
+	strlcpy(bemi_my_worker->strays, strays, BEMI_STRAYS_LEN);
+	LWLockRelease(bemi_shared->lock);
+	if (is_news)
+		ereport(LOG,
+				(errmsg("bemi: slots without a reader keep write-ahead log at source \"%s\": %s",
+						bemi_my_worker->source, strays),
+				 errdetail("Each may belong to a former server of this history, or to a history that is only stopped."),
+				 errhint("To drop one, at the source: SELECT pg_drop_replication_slot('%s');",
+						 pnstrdup(strays, strcspn(strays, " ")))));
+}

@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_trace.c
+ *		What the source's WAL shows of what is stored, where no slot can be asked.
+ *
+ * A slot that is new, or about to be made, does not show whether the source
+ * has gone back: a base backup that is started as if after a crash has no
+ * slots, the same system identifier and the same timeline.  If it has written
+ * past what is stored, positions prove nothing, either.  Nor does a slot that
+ * is ahead of a history that was restored, or none yet for one that came with
+ * a dump.
+ *
+ * So the last transaction with changes is looked for in the source's WAL
+ * (stream_wal.c).  If something else is there, the last one that the source
+ * still has is searched for among those that are stored.  Where the source has
+ * removed the WAL, nothing is known.
+ *
+ * Transactions within gaps do not count: they may be undone, and nobody claims
+ * otherwise.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "worker/worker.h"
+
+/*
+ * Finds the last transaction with changes in this range that is in no gap;
+ * false if there is none.  The one that the worker remembers is younger than
+ * all gaps.
+ */
+static bool
+find_last(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
+{
+	const BemiStored *changed = &bemi_my_worker->counts.changed;
+	bool		remembers = !XLogRecPtrIsInvalid(changed->commit_lsn) &&
+		changed->commit_lsn >= from && changed->commit_lsn < to;
+	bool		found;
+
+	bemi_begin_transaction();
+	found = bemi_find_last_outside(remembers ? changed->commit_lsn + 1 : from,
+								   to, stored);
+	bemi_end_transaction();
+	if (!found && remembers)
+		*stored = *changed;
+	return found || remembers;
+}
+
+/*
+ * Looks for a transaction in the source's WAL.
+ */
+static BemiTrace
+trace(BemiStream *stream, const BemiSourceIdentity *identity,
+	  const BemiStored *stored, char **refusal)
+{
+	uint32		timeline =
+		bemi_timeline_at(identity->timeline, identity->ancestors,
+						 stored->commit_lsn);
+
+	return bemi_stream_trace(stream, timeline, identity->position, stored,
+							 refusal);
+}
+
+/*
+ * Whether the source still has the last transaction with changes in this
+ * range, which goes into *stored.  Yes if there is none.
+ */
+BemiTrace
+bemi_trace_last(BemiStream *stream, const BemiSourceIdentity *identity,
+				XLogRecPtr from, XLogRecPtr to, BemiStored *stored,
+				char **refusal)
+{
+	if (from >= to || !find_last(from, to, stored))
+		return BEMI_TRACE_FOUND;
+	return trace(stream, identity, stored, refusal);
+}
+
+/*
+ * Commit position of the last transaction with changes in this range that the
+ * source still has; InvalidXLogRecPtr if none is known.  It has nothing of
+ * what follows, so a binary search finds the edge.
+ */
+XLogRecPtr
+bemi_trace_common(BemiStream *stream, const BemiSourceIdentity *identity,
+				  XLogRecPtr from, XLogRecPtr to)
+{
+	XLogRecPtr	common = InvalidXLogRecPtr;
+
+	while (from < to)
+	{
+		XLogRecPtr	middle = from + (to - from) / 2;
+		BemiStored	stored;
+		char	   *refusal;
+		BemiTrace	found = BEMI_TRACE_UNKNOWN;
+
+		CHECK_FOR_INTERRUPTS();
+		if (find_last(from, middle + 1, &stored))
+			found = trace(stream, identity, &stored, &refusal);
+		if (found == BEMI_TRACE_FOUND)
+			common = stored.commit_lsn;
+		if (found == BEMI_TRACE_GONE)
+			to = stored.commit_lsn;
+		else
+			from = middle + 1;
+	}
+	return common;
+}

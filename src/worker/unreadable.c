@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_unreadable.c
+ *		A transaction that the source cannot send.
+ *
+ * Some rows make the source's walsender fail whenever it decodes them: the text
+ * of a value or of a whole row exceeds 1 GB, or the output function of a type or
+ * a row filter raises an error.  Each new worker fails at the same place, and
+ * nothing of this source would ever be stored again.  So the worker counts the
+ * failures at one place.  When there are enough of them, the next worker skips
+ * the transaction and writes a gap (worker_gap.c).
+ *
+ * In flow events of the stream, and the error that ends the worker.  The place
+ * is the commit position of the transaction that was being received, as its
+ * BEGIN tells it.  The place of an error that comes without a BEGIN is the origin.
+ * The next worker then has to search where the transaction ends
+ * (stream_probe.c).  If it has none, because the WAL itself cannot be decoded, it
+ * makes a new slot, which is a gap up to now.
+ *
+ * stream_connection.c decides by its SQLSTATE whether an error is likely to
+ * come again.  Lack of memory, disk or connections, locks, shutdowns and rights
+ * do not count, and neither does any error of this database, such as a CHECK on
+ * bemi.changes: they are mended, and then nothing is lost.
+ *
+ * What must never happen: that a transaction is skipped together with others.
+ * Transactions before it may share a destination transaction with it and be
+ * rolled back.  From the first failure on, the worker therefore commits each
+ * source transaction by itself, so that at the second failure everything before
+ * the place is stored.
+ *
+ * The count is in shared memory.  A restart of the server begins to count anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "worker/worker.h"
+
+/* A transaction is skipped after so many failures, and not before this time. */
+#define SKIP_TRIES		4
+#define SKIP_MS			5000
+
+/* The same for an error that is not at a row, which ends in a new slot. */
+#define NEW_SLOT_TRIES	5
+#define NEW_SLOT_MS		15000
+
+/*
+ * If one transaction was skipped a short while ago, the next one with a row at
+ * fault is tried only so often, and at once.  Otherwise a user could delay the
+ * history of all tables with a few such rows a minute.
+ */
+#define SKIP_AGAIN_TRIES	2
+#define SKIP_AGAIN_MS		(60 * 60 * 1000)
+
+/* The transaction that is being received. */
+typedef struct Receiving
+{
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: none is */
+	TimestampTz committed_at;
+	TransactionId xid;
+	BemiEventKind last;			/* event of it */
+	int			table_count;	/* of the two below */
+	Oid			tables[16];
+	char		names[BEMI_TABLES_LEN];
+} Receiving;
+
+static Receiving receiving;
+
+/*
+ * Whether the source has failed to send something that may still be to come.
+ * Read without the lock: nobody else writes it while this process runs.
+ */
+static bool
+is_expected(void)
+{
+	return bemi_my_worker->unreadable.tries > 0;
+}
+
+/*
+ * Whether a transaction of this commit position comes after the place where the
+ * source has failed.  If that is not known, whatever comes is after it.
+ */
+static bool
+is_beyond(XLogRecPtr position)
+{
+	return position >= bemi_my_worker->unreadable.commit_lsn;
+}
+
+/*
+ * The source has come beyond the place.
+ */
+void
+bemi_forget_unreadable(void)
+{
+	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	unreadable->tries = 0;
+	unreadable->commit_lsn = unreadable->stored = InvalidXLogRecPtr;
+	if (bemi_my_worker->give_up == BEMI_GIVE_UP_TRANSACTION)
+		bemi_my_worker->give_up = BEMI_KEEP_SLOT;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Adds a table to those that the transaction is known to change.
+ */
+static void
+add_table(const BemiRelation *relation)
+{
+	const char *name;
+	int			used = strlen(receiving.names);
+
+	for (int i = 0; i < receiving.table_count; i++)
+		if (receiving.tables[i] == relation->oid)
+			return;
+	if (receiving.table_count == lengthof(receiving.tables))
+		return;
+	receiving.tables[receiving.table_count++] = relation->oid;
+
+	name = quote_qualified_identifier(relation->schema, relation->table);
+	if (used + strlen(name) + sizeof(", ") <= BEMI_TABLES_LEN)
+		snprintf(receiving.names + used, BEMI_TABLES_LEN - used, "%s%s",
+				 used > 0 ? ", " : "", name);
+}
+
+/*
+ * Looks at an event before it is stored.  True if the history is to be committed
+ * after it, because the source may fail at the next transaction.
+ */
+bool
+bemi_watch_event(const BemiEvent *event)
+{
+	ListCell   *cell;
+
+	if (event->kind == BEMI_EVENT_BEGIN)
+	{
+		memset(&receiving, 0, sizeof(receiving));
+		receiving.commit_lsn = event->commit_lsn;
+		receiving.committed_at = event->committed_at;
+		receiving.xid = event->xid;
+	}
+	if (event->kind != BEMI_EVENT_NOTHING)
+		receiving.last = event->kind;
+	if (event->kind == BEMI_EVENT_COMMIT)
+		receiving.commit_lsn = InvalidXLogRecPtr;
+	if (!is_expected())
+		return false;
+
+	if (event->relation != NULL)
+		add_table(event->relation);
+	foreach(cell, event->truncated)
+		add_table(lfirst(cell));
+	if (event->kind == BEMI_EVENT_COMMIT && is_beyond(event->commit_lsn))
+		bemi_forget_unreadable();
+	return event->kind == BEMI_EVENT_COMMIT;
+}
+
+/*
+ * All is stored up to this position.
+ */
+void
+bemi_watch_progress(XLogRecPtr stored)
+{
+	if (is_expected() && !XLogRecPtrIsInvalid(bemi_my_worker->unreadable.commit_lsn) &&
+		stored > bemi_my_worker->unreadable.commit_lsn)
+		bemi_forget_unreadable();
+}
+
+/*
+ * Counts a failure at this place; caller holds the lock.
+ */
+static void
+count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
+{
+	/* Where the transaction is known, others before it may yet be stored. */
+	if (!XLogRecPtrIsInvalid(receiving.commit_lsn))
+		stored = InvalidXLogRecPtr;
+	if (unreadable->tries == 0 || unreadable->commit_lsn != receiving.commit_lsn ||
+		unreadable->stored != stored)
+	{
+		unreadable->tries = 0;
+		unreadable->first_at = GetCurrentTimestamp();
+	}
+	unreadable->tries++;
+	unreadable->commit_lsn = receiving.commit_lsn;
+	unreadable->stored = stored;
+	unreadable->row = row;
+	unreadable->committed_at = receiving.committed_at;
+	unreadable->xid = receiving.xid;
+	unreadable->at_new_table = (receiving.last == BEMI_EVENT_RELATION);
+	strlcpy(unreadable->tables, receiving.names, BEMI_TABLES_LEN);
+}
+
+/*
+ * Whether the failure is at a row, so that one transaction is at fault.
+ */
+static bool
+is_at_row(const BemiUnreadable *unreadable)
+{
+	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) || !XLogRecPtrIsInvalid(unreadable->row);
+}
+
+/*
+ * Whether the place was tried often enough, and for long enough.
+ */
+static bool
+was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
+{
+	bool		known = is_at_row(unreadable);
+
+	if (hurry)
+		return unreadable->tries >= SKIP_AGAIN_TRIES;
+	return unreadable->tries >= (known ? SKIP_TRIES : NEW_SLOT_TRIES) &&
+		TimestampDifferenceExceeds(unreadable->first_at, GetCurrentTimestamp(),
+								   known ? SKIP_MS : NEW_SLOT_MS);
+}
+
+/*
+ * The source has failed with an error that is likely to come again at the same
+ * place.  "stored" is where the origin stands, "row" the position of the row, if
+ * known, "row_at_fault" whether only the values of a row cause such an error.
+ */
+void
+bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
+{
+	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
+	bool		hurry;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	count_failure(unreadable, stored, row);
+	hurry = row_at_fault && is_at_row(unreadable) && unreadable->skipped_at != 0 &&
+		!TimestampDifferenceExceeds(unreadable->skipped_at, GetCurrentTimestamp(), SKIP_AGAIN_MS);
+	if (bemi_my_worker->give_up == BEMI_KEEP_SLOT && was_tried_enough(unreadable, hurry))
+		bemi_my_worker->give_up = XLogRecPtrIsInvalid(unreadable->commit_lsn) ?
+			BEMI_GIVE_UP_UNREADABLE : BEMI_GIVE_UP_TRANSACTION;
+	if (hurry || bemi_my_worker->give_up != BEMI_KEEP_SLOT)
+		bemi_my_worker->wake = true;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * A transaction was skipped.
+ */
+void
+bemi_note_skipped(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();
+	LWLockRelease(bemi_shared->lock);
+	bemi_forget_unreadable();
+}

@@ -1,0 +1,764 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The process that reads one source: owner of the loop and the faults.
+ *
+ * Frames flow from stream.c through protocol.c and stitch.c into history.c.
+ * The worker drains what is at hand, commits when the stream pauses or when a
+ * transaction has grown enough, tells the source what it may forget, and
+ * sleeps.
+ *
+ * There is one answer to a fault, the process's end: the error is noted for
+ * bemi.status, the destination transaction is rolled back by the exit, and the
+ * launcher starts a new worker after a while.  Since the origin's position is
+ * committed with the changes, the new one goes on exactly where the last
+ * commit left off, and nothing needs to be mended in memory.
+ *
+ * Memory: "bemi worker" holds what lives as long as the stream, "bemi event"
+ * is reset after each message.  No lock of the destination and no snapshot is
+ * held while the worker sleeps, unless a source transaction is half received.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/origin.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "store/store_internal.h"
+#include "worker/worker.h"
+
+/* The longest sleep; and the one while the source waits for a confirmation. */
+#define IDLE_MS			10000
+#define UNCONFIRMED_MS	200
+
+/* How often it is found out up to which time the history is complete. */
+#define HORIZON_MS			100
+
+/* Who commits at a time is seen this much later, see worker_horizon.c. */
+#define HORIZON_MARGIN_MS	10
+
+/* For so long, keepalives are no reason for a round; then another one is due. */
+#define QUIET_MS		5000
+
+/* A worker that streams so long, or stores a change, has recovered. */
+#define RECOVERED_MS	60000
+
+/* The steps of a change's way, as long as the stream lives. */
+typedef struct Pipeline
+{
+	BemiStream *stream;
+	BemiProtocol *protocol;
+	BemiStitch *stitch;
+	BemiHistory *history;
+
+	MemoryContext event_memory;
+	TimestampTz started_at;
+	TimestampTz confirmed_at;
+	XLogRecPtr	confirmed;
+	bool		asked;			/* the source waits for a confirmation */
+	bool		has_secret;		/* the source's was known from the beginning */
+	BemiWitness witness;		/* that the stream begins with */
+
+	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
+	TimestampTz horizon_at;		/* when it was taken */
+
+	bool		drained;		/* messages have come since the last round */
+	bool		settled;		/* that round has left nothing to be done soon */
+	TimestampTz round_at;		/* when it was */
+} Pipeline;
+
+/*
+ * To make a slot may take as long as others' transactions last.  If meanwhile
+ * the row has changed, leave, and let the next worker see what is wanted.
+ */
+void
+bemi_leave_if_woken(BemiStream *stream)
+{
+	bool		woken;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	woken = bemi_my_worker->wake;
+	LWLockRelease(bemi_shared->lock);
+	if (!woken)
+		return;
+
+	bemi_stream_cancel(stream);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	proc_exit(0);
+}
+
+/*
+ * Notes what others must know of the connection that has been made, before
+ * anything is asked of it that keeps the source busy.
+ */
+static void
+note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
+{
+	/* A copy of this server has the same identifier, and other processes. */
+	bool		is_local = bemi_stream_is_here(stream) ||
+		(identity->system_identifier == GetSystemIdentifier() &&
+		 BackendPidGetProc(bemi_stream_walsender(stream)) != NULL);
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->is_local = is_local;
+	bemi_my_worker->is_remote = !bemi_my_worker->is_local;
+	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notes of the row what others must know without reading it: the slot, whether
+ * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it, as
+ * far as can be told before there is a connection.
+ */
+static void
+note_row(const BemiSourceRow *row)
+{
+	bool		slot_elsewhere = row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->slot_elsewhere = slot_elsewhere;
+	if (row->exists)
+	{
+		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
+		bemi_my_worker->is_remote = row->conninfo != NULL &&
+			(row->system_identifier == NULL ||
+			 strtoull(row->system_identifier, NULL, 10) != GetSystemIdentifier());
+		bemi_slot_name = row->slot_name;
+	}
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Notes that there is a slot.
+ */
+static void
+note_slot(const BemiSourceRow *row)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->slot_elsewhere = row->conninfo != NULL;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Whether this is a message that bemi.sync() waits for.  Anybody can write markers, so
+ * one counts only if a session waits for its position: else a flood of them would
+ * end each source transaction in a commit of its own.
+ */
+static bool
+is_awaited_marker(const BemiEvent *event)
+{
+	bool		awaited;
+
+	if (event->kind != BEMI_EVENT_MESSAGE || event->transactional ||
+		strcmp(event->prefix, BEMI_MARKER_PREFIX) != 0)
+		return false;
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	awaited = bemi_my_worker->awaited > bemi_my_worker->stored &&
+		bemi_my_worker->awaited <= event->position;
+	LWLockRelease(bemi_shared->lock);
+	return awaited;
+}
+
+/*
+ * Takes one message through all steps.  True if that ended in a commit.
+ */
+static bool
+process_message(Pipeline *pipeline, StringInfo message)
+{
+	MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
+	BemiEvent	event = {0};
+	bool		single = false;
+	bool		commit;
+
+	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
+					   message, &event);
+	if (XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
+		single = bemi_watch_event(&event);
+	else if (!bemi_is_testifying(&pipeline->witness, &event))
+		event.kind = BEMI_EVENT_NOTHING;
+	bemi_stitch_event(pipeline->stitch, &event);
+	commit = single || is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
+	if (commit)
+		bemi_history_commit(pipeline->history);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(pipeline->event_memory);
+	return commit;
+}
+
+/*
+ * Reads until the witness is met and whole.  Until then it is not known whether
+ * what comes next is what was not stored yet.
+ */
+static void
+await_witness(Pipeline *pipeline)
+{
+	StringInfoData message;
+
+	while (!XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
+	{
+		if (bemi_stream_receive(pipeline->stream, &message))
+		{
+			(void) process_message(pipeline, &message);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		bemi_check_witness(&pipeline->witness, bemi_stream_received(pipeline->stream));
+		if (bemi_stream_reply_requested(pipeline->stream))
+			bemi_stream_confirm(pipeline->stream, InvalidXLogRecPtr);
+		bemi_stream_wait(pipeline->stream, UNCONFIRMED_MS);
+		bemi_leave_if_woken(pipeline->stream);
+	}
+}
+
+/*
+ * Builds the whole way from the source to the history, in the current memory
+ * context, and starts the stream.
+ */
+static void
+open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
+{
+	BemiSourceIdentity identity;
+	XLogRecPtr	origin;
+	int			gaps;
+	char	   *tag;
+
+	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
+	memset(pipeline, 0, sizeof(Pipeline));
+	bemi_check_reading(row);
+	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+										   bemi_slot_name, bemi_leave_if_woken);
+	bemi_stream_identify(pipeline->stream, &identity);
+	note_connection(pipeline->stream, &identity);
+	bemi_claim_source(pipeline->stream, row);
+	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
+	note_slot(row);
+
+	bemi_begin_transaction();
+	bemi_partition_init();
+	bemi_end_transaction();
+	origin = bemi_take_origin();
+	bemi_begin_transaction();
+	gaps = bemi_count_gaps();
+	bemi_end_transaction();
+	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
+				   identity.timeline, gaps, bemi_my_worker->source);
+	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
+	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
+	pipeline->stitch = bemi_stitch_begin(tag, pipeline->stream, pipeline->history);
+	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
+												   "bemi event",
+												   ALLOCSET_DEFAULT_SIZES);
+	(void) bemi_stream_learn_patience(pipeline->stream);
+	bemi_stream_start(pipeline->stream, bemi_slot_name,
+					  pipeline->witness.stored.commit_lsn ? pipeline->witness.stored.commit_lsn : origin);
+	await_witness(pipeline);
+	bemi_stream_on_wait(pipeline->stream, NULL);
+	pipeline->started_at = GetCurrentTimestamp();
+	pipeline->has_secret = bemi_stream_has_secret(pipeline->stream);
+	if (!bemi_my_worker->is_local)
+		bemi_guard_slot(pipeline->stream);
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
+}
+
+/*
+ * The next failure is a first one again.
+ */
+static void
+forget_failures(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->failures = 0;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Takes a time and the position that must be stored for the history to be complete up
+ * to that time.  A source elsewhere is asked when its slot is looked at.
+ */
+static void
+take_horizon(Pipeline *pipeline)
+{
+	BemiHorizon *horizon = &pipeline->horizon;
+
+	if (!bemi_my_worker->is_local)
+		horizon->time = bemi_stream_horizon(pipeline->stream, &horizon->position);
+	else if (bemi_has_passed(pipeline->horizon_at, HORIZON_MS))
+	{
+		pipeline->horizon_at = GetCurrentTimestamp();
+		bemi_horizon_begin(horizon, TimestampTzPlusMilliseconds(pipeline->horizon_at,
+																-HORIZON_MARGIN_MS));
+	}
+}
+
+/*
+ * All up to this position of the source is stored: up to which time is the history
+ * complete?
+ */
+static void
+reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
+{
+	BemiHorizon *horizon = &pipeline->horizon;
+
+	if (horizon->time == 0)
+		take_horizon(pipeline);
+	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) || stored < horizon->position)
+		return;
+	bemi_history_is_complete_until(pipeline->history, horizon->time, horizon->position);
+	horizon->time = 0;
+}
+
+/*
+ * Tells the sessions how far the history reaches.
+ */
+static void
+show_progress(Pipeline *pipeline)
+{
+	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
+	bool		all = bemi_history_is_stored(pipeline->history);
+	BemiUntil	until;
+	BemiCounts	counts;
+
+	if (all)
+	{
+		reach_horizon(pipeline, received);
+		bemi_watch_progress(received);
+	}
+	bemi_history_take_counts(pipeline->history, &counts, &until);
+
+	/* Read without the lock: nobody else writes it while this process runs. */
+	if (bemi_my_worker->failures > 0 &&
+		(counts.changes > 0 ||
+		 TimestampDifferenceExceeds(pipeline->started_at, GetCurrentTimestamp(), RECOVERED_MS)))
+		forget_failures();
+	bemi_add_counts(bemi_my_worker, &counts, &until);
+	bemi_set_progress(bemi_my_worker, received, all ? received : bemi_my_worker->stored);
+}
+
+/*
+ * Tells the sessions how far the history reaches, and the source what it may
+ * forget: at once if it asks or its commits wait for that, else when that has
+ * moved and some time is over.
+ */
+static void
+report_progress(Pipeline *pipeline)
+{
+	bool		asked = bemi_stream_reply_requested(pipeline->stream);
+	XLogRecPtr	flushed = bemi_history_flushed(pipeline->history);
+
+	show_progress(pipeline);
+	bemi_stream_rest(pipeline->stream);
+	if (asked || (bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
+		bemi_has_passed(pipeline->confirmed_at,
+						flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+	{
+		pipeline->asked |= asked;
+		bemi_stream_confirm(pipeline->stream, flushed);
+		pipeline->confirmed = flushed;
+		pipeline->confirmed_at = GetCurrentTimestamp();
+	}
+}
+
+/*
+ * Whether commits at the source wait for what was received and holds nothing to
+ * store.  On the own server, to note that makes more of it, so not too often.
+ */
+static bool
+is_awaited(const Pipeline *pipeline)
+{
+	return bemi_my_worker->is_elected &&
+		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
+		bemi_has_passed(pipeline->confirmed_at, bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
+}
+
+/*
+ * For how long the worker may sleep if nothing comes.
+ */
+static long
+idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
+{
+	if (flushed != pipeline->confirmed || bemi_history_awaits_flush(pipeline->history) ||
+		(bemi_my_worker->is_elected && bemi_stream_received(pipeline->stream) > flushed))
+		return UNCONFIRMED_MS;
+	return bemi_my_worker->is_local && bemi_history_awaits_time(pipeline->history) ?
+		UNCONFIRMED_MS : IDLE_MS;
+}
+
+/*
+ * Whether nothing but keepalives has come since the last round, and that round has left
+ * nothing to be done.  Each commit at the source sends a keepalive to all of its
+ * readers, so most of what wakes a worker that has little to store are these.  (Whoever
+ * sets "wake" without our seeing it sets the latch afterwards.)
+ */
+static bool
+is_quiet(const Pipeline *pipeline)
+{
+	return pipeline->settled && !pipeline->drained && !bemi_my_worker->wake &&
+		!bemi_my_worker->is_elected &&
+		!bemi_stream_reply_requested(pipeline->stream) &&
+		!bemi_history_may_advance(pipeline->history, bemi_stream_received(pipeline->stream), false) &&
+		!bemi_has_passed(pipeline->round_at, QUIET_MS);
+}
+
+/*
+ * Nothing is at hand: time for what can wait.
+ */
+static void
+idle(Pipeline *pipeline)
+{
+	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
+	XLogRecPtr	flushed;
+	long		timeout_ms;
+
+	if (bemi_history_may_advance(pipeline->history, received,
+								 pipeline->asked || is_awaited(pipeline)))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
+
+		bemi_history_advance(pipeline->history, received);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(pipeline->event_memory);
+		pipeline->asked = false;
+		report_progress(pipeline);
+	}
+	if (bemi_history_is_stored(pipeline->history))
+		bemi_stream_settle_secret(pipeline->stream, false);
+	flushed = bemi_history_flushed(pipeline->history);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	timeout_ms = idle_ms(pipeline, flushed);
+	pipeline->settled = (timeout_ms == IDLE_MS);
+	pipeline->drained = false;
+	bemi_stream_wait(pipeline->stream, timeout_ms);
+}
+
+/*
+ * Processes what is at hand, but comes back after a commit, so that a stream
+ * that never pauses does not keep the worker from everything else.  True if
+ * there may be more.
+ */
+static bool
+drain(Pipeline *pipeline)
+{
+	StringInfoData message;
+	MemoryContext caller;
+	int			count = 0;
+
+	while (bemi_stream_receive(pipeline->stream, &message))
+	{
+		if (!pipeline->drained)
+			pgstat_report_activity(STATE_RUNNING, "storing changes");
+		pipeline->drained = true;
+		if (process_message(pipeline, &message))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		if (++count % 1000 == 0)
+			report_progress(pipeline);
+	}
+	caller = MemoryContextSwitchTo(pipeline->event_memory);
+	bemi_history_commit(pipeline->history);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(pipeline->event_memory);
+	return false;
+}
+
+/*
+ * Whether somebody has changed the worker's row since the last look.
+ */
+static bool
+was_woken(void)
+{
+	bool		woken;
+
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	woken = bemi_my_worker->wake;
+	bemi_my_worker->wake = false;
+	LWLockRelease(bemi_shared->lock);
+	return woken;
+}
+
+/*
+ * Lets the launcher start another worker for this source.
+ */
+static void
+wake_again(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->wake = true;
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * The server stops, or somebody ends the process, while nothing is half done.  That is
+ * no error, and takes no lines in the log: a server may have many sources.
+ */
+static void
+leave_quietly(Pipeline *pipeline)
+{
+	bemi_stream_close(pipeline->stream);
+	proc_exit(0);
+}
+
+/*
+ * The source lets its secret be read now.  What it has told of its tables so far was not
+ * heard, so the next worker begins with a comparison.
+ */
+static void
+connect_with_secret(Pipeline *pipeline)
+{
+	ereport(LOG,
+			(errmsg("bemi: the worker of source \"%s\" can read \"bemi.secret\" now and connects again",
+					bemi_my_worker->source)));
+	wake_again();
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	leave_quietly(pipeline);
+}
+
+/*
+ * Looks now and then at what else the source does with the slot and the stream.
+ */
+static void
+watch_source(Pipeline *pipeline)
+{
+	if (bemi_my_worker->is_local)
+		bemi_watch_election(pipeline->stream);
+	else
+		bemi_guard_slot(pipeline->stream);
+	bemi_history_flush_commits(pipeline->history, bemi_my_worker->is_elected);
+	if (bemi_stream_has_secret(pipeline->stream) && !pipeline->has_secret &&
+		bemi_history_is_stored(pipeline->history))
+		connect_with_secret(pipeline);
+}
+
+/*
+ * Streams until the row no longer asks for it, and leaves that row in *row.
+ */
+static void
+stream_changes(BemiSourceRow *row)
+{
+	Pipeline	pipeline;
+
+	open_pipeline(&pipeline, row);
+	while (row->run)
+	{
+		bool		more;
+
+		if (ProcDiePending && bemi_history_is_stored(pipeline.history))
+			leave_quietly(&pipeline);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			bemi_check_reading(row);
+		}
+
+		more = drain(&pipeline);
+		if (is_quiet(&pipeline))
+		{
+			show_progress(&pipeline);
+			bemi_stream_wait(pipeline.stream, idle_ms(&pipeline, pipeline.confirmed));
+			continue;
+		}
+		pipeline.round_at = GetCurrentTimestamp();
+		report_progress(&pipeline);
+		watch_source(&pipeline);
+
+		/* In the middle of a source transaction there is no looking aside. */
+		if (bemi_history_is_stored(pipeline.history))
+		{
+			bemi_history_keep_house();
+			bemi_protocol_forget_gone(pipeline.protocol);
+		}
+		if (bemi_history_is_stored(pipeline.history) && was_woken())
+			bemi_read_source(row);
+		else if (!more)
+			idle(&pipeline);
+	}
+	bemi_stream_close(pipeline.stream);
+}
+
+static void
+load_progress(void)
+{
+	bemi_begin_transaction();
+	bemi_load_progress();
+	bemi_end_transaction();
+}
+
+/*
+ * The worker's life between its start and a fault.
+ */
+static void
+work(void)
+{
+	BemiSourceRow	row;
+
+	(void) was_woken();
+	bemi_read_source(&row);
+	if (row.exists)
+		load_progress();
+	note_row(&row);
+	if (row.run)
+		stream_changes(&row);
+	else if (row.exists && !row.drop && row.slot_made &&
+			 bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
+		bemi_note_given_up();
+	if ((row.drop || !row.exists) && bemi_remove_source(&row))
+		return;
+
+	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	if (row.run)
+		wake_again();
+}
+
+/*
+ * Notes the error that ends this process, with its detail.
+ */
+static void
+note_error(void)
+{
+	ErrorData  *error;
+	char	   *text;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	error = CopyErrorData();
+	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+
+	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
+	{
+		bemi_forget_unreadable();
+		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
+	}
+	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
+			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
+		bemi_note_unreadable(replorigin_session_get_progress(false), bemi_stream_failed_at(),
+							 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
+	bemi_set_error(bemi_my_worker, text, error->hint);
+}
+
+/*
+ * The worker gives way, and is to be started again as soon as it may; caller
+ * holds the lock.
+ */
+static void
+yield(void)
+{
+	bemi_my_worker->launched = false;
+	bemi_my_worker->wake = true;
+	bemi_my_worker->state = BEMI_STATE_PAUSED;
+}
+
+/*
+ * The process ends, in whatever way short of a crash.
+ */
+static void
+leave(int code, Datum arg)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_my_worker->launched = false;
+	bemi_my_worker->pid = 0;
+	bemi_my_worker->latch = NULL;
+	if (bemi_my_worker->told_to_leave && bemi_my_worker->state != BEMI_STATE_STOPPED &&
+		bemi_my_worker->state != BEMI_STATE_FAILED)
+		yield();
+	else if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
+	{
+		bemi_my_worker->failures++;
+		bemi_my_worker->next_start = 0;
+		if (bemi_my_worker->state != BEMI_STATE_FAILED)
+		{
+			bemi_my_worker->state = BEMI_STATE_FAILED;
+			bemi_my_worker->failed_attempt = bemi_my_worker->attempt;
+			bemi_my_worker->error_count++;
+			bemi_my_worker->error_at = GetCurrentTimestamp();
+			strlcpy(bemi_my_worker->error, "worker was terminated", BEMI_ERROR_LEN);
+			bemi_my_worker->hint[0] = '\0';
+		}
+	}
+	LWLockRelease(bemi_shared->lock);
+	ConditionVariableBroadcast(&bemi_shared->changed);
+	bemi_wake_launcher();
+}
+
+/*
+ * Takes the entry that the launcher has made.
+ */
+static void
+enter(int entry)
+{
+	bemi_my_worker = &bemi_shared->workers[entry];
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (!bemi_my_worker->in_use || bemi_my_worker->pid != 0)
+	{
+		LWLockRelease(bemi_shared->lock);
+		proc_exit(0);
+	}
+	if (bemi_is_paused(bemi_my_worker->database))
+	{
+		yield();
+		LWLockRelease(bemi_shared->lock);
+		proc_exit(0);
+	}
+	bemi_my_worker->launched = true;
+	bemi_my_worker->told_to_leave = false;
+	bemi_my_worker->pid = MyProcPid;
+	bemi_my_worker->latch = MyLatch;
+	LWLockRelease(bemi_shared->lock);
+	before_shmem_exit(leave, (Datum) 0);
+	bemi_begin_attempt(bemi_my_worker);
+
+	bemi_origin_name = MemoryContextStrdup(TopMemoryContext,
+									  psprintf("bemi_%u_%s", bemi_my_worker->database,
+											   bemi_my_worker->source));
+	bemi_slot_name = bemi_origin_name;
+}
+
+/*
+ * Entry point of the worker's process; the argument is its entry.
+ */
+void
+bemi_worker_main(Datum arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	enter(DatumGetInt32(arg));
+	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database, InvalidOid, 0);
+	bemi_pin_settings();
+
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
+												ALLOCSET_DEFAULT_SIZES));
+	PG_TRY();
+	{
+		work();
+	}
+	PG_CATCH();
+	{
+		note_error();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+void
+bemi_worker_init(void)
+{
+	bemi_worker_state_init();
+	bemi_worker_launcher_init();
+	bemi_worker_reader_init();
+	bemi_worker_guard_init();
+	bemi_worker_pause_init();
+	bemi_worker_yield_init();
+	bemi_worker_standby_init();
+}
