@@ -217,7 +217,7 @@ CREATE FUNCTION bemi.untrackable(target regclass)
 	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
 
--- Rules for columns are kept as the last argument of the table's trigger, see src/track_rules.c.
+-- Rules for columns are kept as the last argument of the table's trigger, see src/track/rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_track'
@@ -700,7 +700,7 @@ COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the sour
 COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
 
 -- Of a large context, only the first change of a transaction has all of it, see
--- src/stitch_context.c. Without that change (somebody has deleted it), what is left.
+-- src/decode/stitch_context.c. Without that change (somebody has deleted it), what is left.
 CREATE FUNCTION bemi.full_context(change bemi.changes)
 	RETURNS jsonb
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -1061,7 +1061,7 @@ $$;
 COMMENT ON FUNCTION bemi.expired_partitions(interval)
 	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
 
--- The one wait is for the first lock; see src/history_retention.c. What is left
+-- The one wait is for the first lock; see src/store/maintenance.c. What is left
 -- to do is only then looked at, for others may have held or dropped the partition.
 CREATE FUNCTION bemi.drop_expired_partition(target regclass, retention interval)
 	RETURNS boolean
@@ -1497,7 +1497,7 @@ $$;
 COMMENT ON FUNCTION bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a command changed rows of a table without a change for each';
 
--- The worker has seen to it that the source has written the message (see src/stream_secret.c);
+-- The worker has seen to it that the source has written the message (see src/stream/verify.c);
 -- anybody may have copied it, though, into a transaction of his own.
 CREATE FUNCTION bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
@@ -1527,7 +1527,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a tracking message, see src/track_message.c; false if it was not written in this transaction';
+	IS 'internal: the worker has met a tracking message, see src/track/message.c; false if it was not written in this transaction';
 
 -- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
 -- not complete at any time. So they go where its history has gone, and if very many tables

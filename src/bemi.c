@@ -10,53 +10,53 @@
  *
  *	application         source database             destination database
  *	-----------         ---------------             --------------------
- *	SET bemi.context -> context.c  checks it
- *	INSERT, UPDATE.. -> capture.c  writes the
+ *	SET bemi.context -> context/context.c  checks it
+ *	INSERT, UPDATE.. -> capture/capture.c  writes the
  *	                    context message, then
  *	                    the row's own WAL
- *	                    walsender  decodes it   ->  stream.c    connection
- *	                    with pgoutput               protocol.c  bytes -> events
- *	                                                stitch.c    + context
- *	                                                row_json.c  values -> jsonb
- *	                                                history.c   -> bemi.changes
+ *	                    walsender  decodes it   ->  stream/replication.c    connection
+ *	                    with pgoutput               decode/protocol.c  bytes -> events
+ *	                                                decode/stitch.c    + context
+ *	                                                decode/row_json.c  values -> jsonb
+ *	                                                store/writer.c   -> bemi.changes
  *
- * worker.c owns the loop of the right-hand side and its faults.  Around it are
- * worker_source.c (its row, slot and origin), worker_reader.c (is this the server
- * that may read the source, or a copy of it?), worker_gap.c (has anything been
- * lost?) with worker_witness.c and worker_timeline.c (has the source gone back?),
- * worker_unreadable.c (what the source cannot decode), worker_guard.c
- * (slots that keep too much), worker_stray.c (slots that nobody reads),
- * worker_launcher.c (keeps the workers running),
- * worker_state.c (what they say of themselves, in shared memory),
- * worker_control.c (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
- * worker_horizon.c (up to which time the history is complete),
- * worker_standby.c (why they are no synchronous standbys), and
- * worker_yield.c with worker_pause.c (how they give way to DROP DATABASE).
+ * worker/worker.c owns the loop of the right-hand side and its faults.  Around it are
+ * worker/source.c (its row, slot and origin), worker/reader.c (is this the server
+ * that may read the source, or a copy of it?), worker/loss_check.c (has anything been
+ * lost?) with worker/witness.c and worker/timeline.c (has the source gone back?),
+ * worker/unreadable.c (what the source cannot decode), worker/slot_limit.c
+ * (slots that keep too much), worker/stray.c (slots that nobody reads),
+ * worker/launcher.c (keeps the workers running),
+ * worker/entry.c (what they say of themselves, in shared memory),
+ * worker/control.c (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
+ * worker/horizon.c (up to which time the history is complete),
+ * worker/standby.c (why they are no synchronous standbys), and
+ * worker/database_ddl.c with worker/pause.c (how they give way to DROP DATABASE).
  *
- * Other steps have second files, too: context_comment.c (the comment behind a
- * statement), context_facts.c (bemi.include, bemi.require_context), capture_statement.c (how statements nest),
- * capture_message.c (which message stands), stitch_context.c (what is kept of a context),
- * stream_connection.c (libpq), stream_hint.c (what to type when a source refuses),
- * stream_encoding.c (texts in other encodings),
- * stream_source.c (what else is asked of a source), stream_answer.c (takes values out of
- * the answers), stream_description.c (what a
- * table is like beside its columns), stream_probe.c (where a transaction ends that the
- * source cannot send), stream_secret.c (what it signs that with),
- * row_description.c (applies that), row_type.c (what types are made of),
- * row_rules.c (what is ignored or redacted), history_partition.c (where rows go),
- * history_index.c (how they are found), history_stored.c (what the worker reads
- * there), history_code.c (what users have put on the history, and as whom it runs),
- * history_retention.c (how long they stay),
- * history_protect.c (DROP EXTENSION).
- * Which tables are tracked: track.c (bemi.track()), track_table.c (trigger and replica
- * identity of one table), track_publication.c (its place in the publication),
- * track_schema.c (schemas that are tracked), track_ddl.c (follows commands),
- * track_command.c (what a command has done), track_listing.c (what the publication
- * lists), track_rows.c (rows that change without a change), track_message.c (tells the
- * worker, signed by hmac.c), track_describe.c (what a table is like), track_rules.c (rules
- * for its columns), track_refuse.c (commands that are refused), track_restore.c (tables
- * that are restored alone), track_rights.c and
- * track_catalog.c (for whom, and look-ups).
+ * Other steps have second files, too: context/comment.c (the comment behind a
+ * statement), context/server_fields.c (bemi.include, bemi.require_context), capture/statement.c (how statements nest),
+ * capture/message.c (which message stands), decode/stitch_context.c (what is kept of a context),
+ * stream/connection.c (libpq), stream/hint.c (what to type when a source refuses),
+ * stream/encoding.c (texts in other encodings),
+ * stream/source_queries.c (what else is asked of a source), stream/answer.c (takes values out of
+ * the answers), stream/descriptions.c (what a
+ * table is like beside its columns), stream/probe.c (where a transaction ends that the
+ * source cannot send), stream/verify.c (what it signs that with),
+ * decode/description.c (applies that), decode/types.c (what types are made of),
+ * decode/rules.c (what is ignored or redacted), store/partition.c (where rows go),
+ * store/index.c (how they are found), store/stored.c (what the worker reads
+ * there), store/user_code.c (what users have put on the history, and as whom it runs),
+ * store/maintenance.c (how long they stay),
+ * store/drop_protection.c (DROP EXTENSION).
+ * Which tables are tracked: track/track.c (bemi.track()), track/table.c (trigger and replica
+ * identity of one table), track/publication.c (its place in the publication),
+ * track/schema.c (schemas that are tracked), track/ddl.c (follows commands),
+ * track/command.c (what a command has done), track/listing.c (what the publication
+ * lists), track/rows.c (rows that change without a change), track/message.c (tells the
+ * worker, signed by extension/hmac.c), track/describe.c (what a table is like), track/rules.c (rules
+ * for its columns), track/refuse.c (commands that are refused), track/restore.c (tables
+ * that are restored alone), track/rights.c and
+ * track/catalog.c (for whom, and look-ups).
  * Gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
  * the versions of PostgreSQL.
  *
@@ -85,7 +85,11 @@
  */
 #include "postgres.h"
 
-#include "bemi.h"
+#include "capture/capture.h"
+#include "context/context.h"
+#include "decode/decode.h"
+#include "store/store.h"
+#include "worker/worker.h"
 
 PG_MODULE_MAGIC;
 

@@ -4,7 +4,7 @@
  *		Finds the moment at which a statement's context must go into the WAL.
  *
  * In flows a statement that modifies a tracked table, with its context
- * (context.c); out flows the context to capture_message.c, just before the
+ * (context/context.c); out flows the context to message.c, just before the
  * first row that the statement changes.
  *
  * A message costs a transaction id and a flushed commit, which a statement
@@ -23,7 +23,7 @@
  * rows of a tracked child, where a statement names the parent, and for the
  * second and later queries by which a foreign key's action is carried out.
  *
- * What is armed, and how statements nest, is kept by capture_statement.c.  What
+ * What is armed, and how statements nest, is kept by statement.c.  What
  * must never happen here: a row of a tracked table that reaches the WAL before
  * its statement has had the chance to speak.
  *
@@ -40,6 +40,7 @@
 #include "utils/syscache.h"
 
 #include "capture/capture_internal.h"
+#include "context/context.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
@@ -398,7 +399,7 @@ say_at_once(Relation table)
 }
 
 /*
- * TRUNCATE of a partition alone is not in the stream, see track_rows.c.  Which tables
+ * TRUNCATE of a partition alone is not in the stream, see track/rows.c.  Which tables
  * it empties is known at its end.
  */
 static void

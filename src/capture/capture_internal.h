@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * capture.h
+ * capture_internal.h
  *		What capture.c and its second file know of each other.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_CAPTURE_H
-#define BEMI_CAPTURE_H
+#ifndef BEMI_CAPTURE_INTERNAL_H
+#define BEMI_CAPTURE_INTERNAL_H
 
 #include "executor/execdesc.h"
 #include "lib/ilist.h"
 #include "nodes/execnodes.h"
 
-#include "bemi.h"
+#include "capture/capture.h"
+#include "context/context.h"
 
 /*
  * A plan node that yields the rows of one modification.
@@ -49,7 +50,7 @@ typedef struct BemiStatement
 	List	   *truncated_partitions;	/* those of published roots, with rows */
 } BemiStatement;
 
-/* capture_statement.c */
+/* statement.c */
 extern void bemi_link_statement(BemiStatement *statement);
 extern void bemi_unlink_statement(BemiStatement *statement);
 extern BemiStatement *bemi_arm_statement(QueryDesc *queryDesc);
@@ -62,9 +63,9 @@ extern BemiStatement *bemi_running_utility(void);
 extern void bemi_let_outer_say_again(void);
 extern void bemi_capture_statement_init(void);
 
-/* capture_message.c */
+/* message.c */
 extern void bemi_message_for_statement(const char *context);
 extern void bemi_message_again(const char *context, int nest_level);
 extern void bemi_capture_message_init(void);
 
-#endif							/* BEMI_CAPTURE_H */
+#endif							/* BEMI_CAPTURE_INTERNAL_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * capture_message.c
+ * message.c
  *		The context messages of the transaction at hand.
  *
  * In flows the context of rows that are about to be written; out flows a
@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "capture/capture_internal.h"
+#include "context/context.h"
 
 /* The latest message of one subtransaction. */
 typedef struct WrittenMessage

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * capture_statement.c
+ * statement.c
  *		The statements that are running, innermost first, and what each has
  *		said of its context.
  *
@@ -28,6 +28,7 @@
 #include "utils/rel.h"
 
 #include "capture/capture_internal.h"
+#include "context/context.h"
 
 /* Innermost first. */
 static dlist_head armed_statements = DLIST_STATIC_INIT(armed_statements);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * context_comment.c
+ * comment.c
  *		The context in the comments behind a statement.
  *
  * In flows the text that a statement was parsed from, and where in it the
@@ -37,7 +37,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 
-#include "bemi.h"
+#include "context/context.h"
 
 #define COMMENT_OPEN		"/*Bemi"
 #define COMMENT_CLOSE		"Bemi*/"

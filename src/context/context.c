@@ -5,8 +5,8 @@
  *
  * In flows text from the client, by one of three ways: the setting
  * bemi.context, the functions bemi.set_context() and friends (which set the
- * setting), and a comment behind the statement (context_comment.c).  Out flows a JSON object
- * whose text capture.c may put into the WAL as it is.
+ * setting), and a comment behind the statement (comment.c).  Out flows a JSON object
+ * whose text capture/capture.c may put into the WAL as it is.
  *
  * The text is checked when it comes in, never later: the setting by its
  * check hook, the comment when it is found.  A context that has passed is a
@@ -31,7 +31,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "bemi.h"
+#include "context/context.h"
 
 PG_FUNCTION_INFO_V1(bemi_set_context);
 PG_FUNCTION_INFO_V1(bemi_merge_context);

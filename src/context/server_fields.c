@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * context_facts.c
+ * server_fields.c
  *		Facts that the client cannot set, and what it must not leave out.
  *
  * In flows the context that the application gave, or NULL; out flows the same
@@ -26,7 +26,7 @@
 #include "utils/rel.h"
 #include "utils/varlena.h"
 
-#include "bemi.h"
+#include "context/context.h"
 
 /* All facts but the query fit into so much of a message, however they are escaped. */
 #define ROOM_FOR_OTHERS	4096

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * row_description.c
+ * description.c
  *		Applies what a source says of a table to what the stream says of it.
  *
  * In flow a relation as the stream describes it (protocol.c) and a JSON object
- * that says what the stream does not (stream_description.c; bemi.describe() in
+ * that says what the stream does not (stream/descriptions.c; bemi.describe() in
  * bemi--1.0.sql): its primary key, what the types of its columns are made of, and
  * the rules for these.  Out flows the same relation, ready for its rows.
  *
@@ -22,7 +22,8 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "stream/stream.h"
 
 /*
  * The array that an object has under a key, or NULL.

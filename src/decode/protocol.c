@@ -31,7 +31,8 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "stream/stream.h"
 
 struct BemiProtocol
 {

@@ -4,10 +4,10 @@
  *		Column values, as the text that pgoutput sends, to jsonb.
  *
  * In flows a row of texts with its relation's columns (protocol.c) and what
- * their types are made of (row_type.c); out flows a jsonb that equals
+ * their types are made of (types.c); out flows a jsonb that equals
  * to_jsonb(row), built from the values without a detour by JSON text, in the
  * memory context of the caller.  Values that are not to be kept are replaced on
- * the way (row_rules.c).
+ * the way (rules.c).
  *
  * The rules are those of datum_to_jsonb() in the server's jsonb.c: booleans and
  * numbers as such, dates and times as in ISO 8601, json and jsonb as they are,
@@ -39,7 +39,7 @@
 #include "utils/resowner.h"
 #include "utils/typcache.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
 
 /* Rows longer than this may come near the limits of jsonb. */
 #define LONG_ROW	(16 * 1024 * 1024)
@@ -188,7 +188,7 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
 
 /*
  * What a function has cached for itself; one chunk of memory for all functions that
- * row_type.c lists.
+ * types.c lists.
  */
 static void
 forget_call(FmgrInfo *call)
@@ -345,7 +345,7 @@ parse_json(char *text)
 
 /*
  * Appends the character of a code point in this database's encoding, or, if it
- * has none, what stands for it (see stream_encoding.c).
+ * has none, what stands for it (see stream/encoding.c).
  */
 static void
 append_code_point(StringInfo result, Oid conversion, unsigned int code)

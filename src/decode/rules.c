@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * row_rules.c
+ * rules.c
  *		Which updates are kept, and which values of them.
  *
- * In flow the rules of a table (row_description.c): lists of column names, of which
+ * In flow the rules of a table (description.c): lists of column names, of which
  * one that ends in "*" stands for all that begin so.  They are applied to the
  * relation's columns once.  Out flow the decision whether an update leaves a change
  * behind, and what stands for a value that is redacted.
@@ -23,7 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/varlena.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "extension/extension.h"
 
 /* So many digits of a hash tell values apart. */
 #define SHOWN_HASH_LEN	32

@@ -3,7 +3,7 @@
  * stitch.c
  *		Joins each change with its context.
  *
- * In flow events in stream order (protocol.c); out flow changes (history.c).
+ * In flow events in stream order (protocol.c); out flow changes (store/writer.c).
  * The rule: the context of a change is the nearest context message before it
  * in the same transaction; without one it is an empty object.  Stream order
  * is all that counts.  LSNs are never compared, because rows carry the start
@@ -36,7 +36,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "store/store.h"
+#include "stream/stream.h"
 
 struct BemiStitch
 {

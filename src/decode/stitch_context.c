@@ -32,7 +32,9 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
-#include "bemi.h"
+#include "context/context.h"
+#include "decode/decode.h"
+#include "stream/stream.h"
 
 /* Reserved keys: of the change that has the whole context, and of bemi.include. */
 #define WHOLE_KEY		"_whole"

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * row_type.c
+ * types.c
  *		What the types of the source's columns are made of.
  *
  * In flow the OIDs that the stream gives and, for types that are not the
- * server's own, the parts that the source's catalog gives (stream_description.c); out
+ * server's own, the parts that the source's catalog gives (stream/descriptions.c); out
  * flow descriptions by which row_json.c converts the texts of values.
  *
  * The rules are those of jsonb_categorize_type() in the server's jsonb.c, or, from
@@ -44,7 +44,8 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "stream/stream.h"
 
 /* Deeper than any type that somebody needs; what a broken source may say ends there. */
 #define DEEPEST_TYPE	64

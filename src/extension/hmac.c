@@ -4,8 +4,8 @@
  *		HMAC-SHA-256 (RFC 2104), by the server's own functions.
  *
  * In flow a key and bytes; out flows the code as hexadecimal digits, palloc'd.
- * The source signs its messages about tables with it (track_message.c), the
- * worker verifies them (stream_secret.c) and hashes redacted values (row_rules.c).
+ * The source signs its messages about tables with it (track/message.c), the
+ * worker verifies them (stream/verify.c) and hashes redacted values (decode/rules.c).
  *
  * All of these come from one secret, bemi.secret.  The secret itself is only ever
  * a key for the name of a purpose.  The result is the key for that purpose, so
@@ -20,7 +20,7 @@
 #include "common/sha2.h"
 #include "utils/builtins.h"
 
-#include "bemi.h"
+#include "extension/extension.h"
 
 /*
  * HMAC-SHA-256 of some bytes; BEMI_HMAC_LEN hexadecimal digits, palloc'd.  Needs a

@@ -14,7 +14,7 @@
  * later reload of the configuration.  In a session at a source, the values are
  * startup options: they beat pg_db_role_setting, too, they hold before the
  * first command, and no SQL needs to run on the replication connection
- * (stream_source.c says why that matters).
+ * (stream/source_queries.c says why that matters).
  *
  * What is not listed remains the user's, because nothing that bemi calls reads
  * it, or because it is a choice about the history itself: lc_monetary (money is
@@ -34,7 +34,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-#include "bemi.h"
+#include "extension/extension.h"
 
 /*
  * Dates are printed in the same way whatever their order in input is.  So a session
@@ -90,7 +90,7 @@ static const PinnedSetting pinned_settings[] = {
 	{"default_transaction_deferrable", "off", "off", 0},
 	{"synchronous_commit", "off", NULL, 0},
 
-	/* Other people's triggers are not for our own DDL and rows, see history_code.c. */
+	/* Other people's triggers are not for our own DDL and rows, see store/user_code.c. */
 	{"session_replication_role", "replica", NULL, 0},
 	{"event_triggers", "off", NULL, 0},
 

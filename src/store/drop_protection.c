@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * history_protect.c
+ * drop_protection.c
  *		Keeps DROP EXTENSION from silently deleting the history.
  *
  * The history's partitions hang on bemi.changes, and that hangs on the
@@ -17,6 +17,8 @@
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
 
+#include "store/store.h"
+#include "track/track.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_protect_history);

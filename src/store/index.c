@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * history_index.c
+ * index.c
  *		The index entries of rows that have just been written.
  *
  * In flow rows that a partition's multi-insert has put into its pages
- * (history_partition.c); each index gets its entries for all of them before
+ * (partition.c); each index gets its entries for all of them before
  * the next one has its turn, so that the pages of one stay at hand.
  *
  * This is where the worker spends most of its time, so there are three ways,
@@ -227,7 +227,7 @@ insert_shared(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
 
 /*
  * Rows that share a context hold one and the same copy of it, see
- * shared_context() in history.c.
+ * shared_context() in writer.c.
  */
 static void
 insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * history_retention.c
+ * maintenance.c
  *		House-keeping: old partitions go, statistics are kept.
  *
  * In flow two settings: bemi.retention, how long changes are kept, and

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * history_partition.c
+ * partition.c
  *		The partition of bemi.changes that rows are being written to.
  *
  * In flow values of rows, in runs that belong to one partition; they are
  * written by the server's multi-insert and then indexed, or one by one if triggers
  * fire, as triggers expect.  What users have put on the history runs with the rights
- * of its owner (history_code.c).  A partition that is missing is made.
+ * of its owner (user_code.c).  A partition that is missing is made.
  *
  * Any commit time must find a partition, for a source may send whatever it
  * likes, and partitions may be of any make: of a day, a week, a month, or a

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
- * history.h
- *		What history.c, the open partition, its indexes and the users' code know of
+ * store_internal.h
+ *		What writer.c, the open partition, its indexes and the users' code know of
  *		each other.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_HISTORY_H
-#define BEMI_HISTORY_H
+#ifndef BEMI_STORE_INTERNAL_H
+#define BEMI_STORE_INTERNAL_H
 
 #include "nodes/execnodes.h"
 
-#include "bemi.h"
+#include "store/store.h"
 
 /* Columns of bemi.changes, in the order of bemi_history_columns. */
 #define BEMI_HISTORY_COLUMNS	15
@@ -32,7 +32,7 @@ typedef struct BemiHistoryRow
 /* A partition that is being written to, within one transaction. */
 typedef struct BemiPartition BemiPartition;
 
-/* history_partition.c */
+/* partition.c */
 extern const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS];
 extern Oid	bemi_own_table(const char *name);
 extern void bemi_partition_init(void);
@@ -44,7 +44,7 @@ extern void bemi_partition_insert(BemiPartition *partition,
 								  const BemiHistoryRow *rows, int count);
 extern void bemi_partition_close(BemiPartition *partition);
 
-/* history_code.c */
+/* user_code.c */
 
 /* Who had which rights and settings before bemi_become(). */
 typedef struct BemiRole
@@ -73,7 +73,7 @@ extern void bemi_code_leave(BemiCode *code);
 extern void bemi_ddl_enter(BemiDdl *ddl);
 extern void bemi_ddl_leave(BemiDdl *ddl);
 
-/* history_index.c */
+/* index.c */
 typedef struct BemiIndexes BemiIndexes;
 
 extern BemiIndexes *bemi_indexes_begin(ResultRelInfo *target, EState *estate,
@@ -81,4 +81,4 @@ extern BemiIndexes *bemi_indexes_begin(ResultRelInfo *target, EState *estate,
 extern void bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
 								const BemiHistoryRow *rows, int count);
 
-#endif							/* BEMI_HISTORY_H */
+#endif							/* BEMI_STORE_INTERNAL_H */

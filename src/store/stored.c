@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * history_stored.c
+ * stored.c
  *		What the worker reads from bemi.changes.
  *
  * In flow a source and a range of commit positions; out flow the last transaction
@@ -8,7 +8,7 @@
  * positions, so each of these reads a few entries of the index of ids.
  *
  * To plan a query, the server computes what is constant in the CHECK constraints
- * and index expressions of a table: code of its owner (history_code.c).  The worker
+ * and index expressions of a table: code of its owner (user_code.c).  The worker
  * is a superuser, so it reads as the owner of bemi.changes, security-restricted, and
  * only after a look at whose functions these expressions call.  That is why these
  * queries stand here, use no function of bemi's, and read no other table.
@@ -29,13 +29,14 @@
 #include "utils/pg_lsn.h"
 
 #include "store/store_internal.h"
+#include "stream/stream.h"
 
 PG_FUNCTION_INFO_V1(bemi_last_stored);
 PG_FUNCTION_INFO_V1(bemi_last_stored_time);
 
 /*
  * No change of a transaction that commits at this position, or later, has a lower id:
- * see make_id() in stitch.c.
+ * see make_id() in decode/stitch.c.
  */
 static Datum
 first_id(XLogRecPtr commit_lsn)

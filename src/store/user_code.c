@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * history_code.c
+ * user_code.c
  *		What users have put on bemi.changes runs with its owner's rights.
  *
  * The worker is a superuser.  The history is a table like others, so there can be
  * code on it: defaults, also of domains, generated columns, CHECK constraints, expressions
  * and conditions of indexes, and triggers.  In flow partitions that are being opened
- * (history_partition.c); out flow the decisions which of this code runs, and as
+ * (partition.c); out flow the decisions which of this code runs, and as
  * whom, and the brackets bemi_code_enter() and bemi_code_leave() around it.
  *
  * - It runs as the table's owner, in a security-restricted operation, and no

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * history.c
+ * writer.c
  *		Writes changes into bemi.changes, each source transaction exactly once.
  *
- * In flow changes (stitch.c) and the ends of source transactions; out flow
+ * In flow changes (decode/stitch.c) and the ends of source transactions; out flow
  * rows of bemi.changes.  A source transaction is stored whole, within one
  * destination transaction, whose commit record also carries how far the source
  * has been read (its replication origin, as in native logical replication).
@@ -15,7 +15,7 @@
  * the source is only told of what is flushed (bemi_history_is_flushed).
  *
  * Changes are copied into a buffer and written in runs, each into one partition
- * (history_partition.c).  The buffer's memory context is reset with each
+ * (partition.c).  The buffer's memory context is reset with each
  * flush.  What must never happen: a commit in the middle of a source
  * transaction.
  *
@@ -34,7 +34,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "decode/decode.h"
 #include "store/store_internal.h"
+#include "stream/stream.h"
 
 /* A flush writes at most so many changes, or somewhat more bytes than this. */
 #define BUFFERED_CHANGES	BEMI_PARTITION_SLOTS
@@ -256,7 +258,7 @@ copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
 
 /*
  * The context of a change.  Changes that share one share one copy of it, or a large
- * context would be kept once for each row; and history_index.c knows them by that.
+ * context would be kept once for each row; and index.c knows them by that.
  */
 static Datum
 shared_context(BemiHistory *history, const BemiChange *change)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_answer.c
+ * answer.c
  *		Takes values out of what a source answers.
  *
  * A query of ours has the columns that it asks for, and one without FROM has a row.  But

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
- * stream_connection.c
+ * connection.c
  *		The connections to a source, and the commands that run over them.
  *
  * In flows a connection string, or none for the worker's own server and
  * database; out flow libpq connections whose sessions print values in the form
- * that row_json.c expects (settings.c), and the results of commands.
+ * that decode/row_json.c expects (extension/settings.c), and the results of commands.
  *
  * Each wait is on the process latch and the socket together, and serves
  * interrupts; only what libpq itself cannot do otherwise, looking up a host's
@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
+#include "extension/extension.h"
 #include "stream/stream_internal.h"
 
 #define CONNECT_TIMEOUT_MS	30000
@@ -48,7 +49,7 @@ static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
 /*
  * The source closes that connection itself if the worker does not come to it, because
- * it waits for a lock.  Well above CATALOG_UNUSED_MS of stream_source.c.
+ * it waits for a lock.  Well above CATALOG_UNUSED_MS of source_queries.c.
  */
 #define CATALOG_IDLE_TIMEOUT		"5s"
 
@@ -344,7 +345,7 @@ begin_connection(BemiStream *stream, bool replication)
 		keys[n] = "replication", values[n++] = "database";
 	keys[n] = stream->conninfo ? "fallback_application_name" : "application_name";
 	values[n++] = stream->name;
-	/* A source elsewhere sends its texts as they are, see stream_encoding.c. */
+	/* A source elsewhere sends its texts as they are, see encoding.c. */
 	keys[n] = "client_encoding";
 	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
 	keys[n] = "options", values[n++] = session_options(stream, replication);
@@ -521,7 +522,7 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 }
 
 /*
- * Has the walsender decline to be a synchronous standby, see worker_standby.c.
+ * Has the walsender decline to be a synchronous standby, see worker/standby.c.
  * Under a name of the connection string's it is meant to be one.  A source without
  * the library takes the setting for somebody else's, an older one refuses it.
  */

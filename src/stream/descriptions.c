@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_description.c
+ * descriptions.c
  *		What a table of the source is like, beside what the stream says of it.
  *
  * The stream gives names and type OIDs of a table's columns, but neither its primary
@@ -15,14 +15,14 @@
  * stream says that of the root); and the parts of all types that are not the
  * server's own and take part in a column, see BemiTypePart.
  *
- * A source with the extension describes a table itself (track_describe.c), together with
+ * A source with the extension describes a table itself (track/describe.c), together with
  * the rules for its columns, when the table is tracked or altered, and sends that
  * through the stream: so it is of the time of the changes that come next.  Both
  * descriptions must be the same.  Other sources are asked by the worker when the stream describes
  * the table, which is too late for what was written before the table was altered.
  *
  * Casts to json are told only of base types, and only by functions in C: both are
- * a superuser's to make.  Which of them may be called, row_type.c knows.
+ * a superuser's to make.  Which of them may be called, decode/types.c knows.
  *
  * The query reads catalogs only and locks no table, because a lock would let everybody
  * who can lock a table stop the worker.  pg_partition_tree() locks every partition, so

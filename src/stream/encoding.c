@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_encoding.c
+ * encoding.c
  *		Texts of the source, in its encoding, to the encoding of this database.
  *
  * A source elsewhere may have another encoding, with characters that this

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_hint.c
+ * hint.c
  *		What to type when a source refuses a connection or a command.
  *
  * In flows what the source has answered, out flows a hint, or NULL.  The text of a

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_probe.c
+ * probe.c
  *		Short streams that find out something about a source before the real one.
  *
  * First: where a transaction commits that the source fails at before it sends a

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream.c
+ * replication.c
  *		The replication stream of a source.
  *
  * Out of the source's walsender flow the frames of a logical replication

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_source.c
+ * source_queries.c
  *		What is asked of a source beside the stream.
  *
  * Who are you, what has become of my slot, make one, drop it, what does the
@@ -20,7 +20,7 @@
  *
  * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
  * documentation.  Names in queries need no schema: the session's search_path
- * is pg_catalog (settings.c).
+ * is pg_catalog (extension/settings.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -261,7 +261,7 @@ bemi_stream_now(BemiStream *stream)
 
 /*
  * Asks the source for a time such that all commits of earlier times have their records
- * before a position, see worker_horizon.c.  The subquery is to read the clock first.
+ * before a position, see worker/horizon.c.  The subquery is to read the clock first.
  */
 void
 bemi_stream_look_at_horizon(BemiStream *stream)
@@ -399,7 +399,7 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
  * Asks whether the source may elect the stream's walsender as a synchronous
  * standby, and what to write into synchronous_standby_names if it does because of
  * a "*": the standbys that are connected.  A role that may not see priorities
- * compares the names, and counts on the hook of worker_standby.c where there is one.
+ * compares the names, and counts on the hook of worker/standby.c where there is one.
  */
 void
 bemi_stream_election(BemiStream *stream, BemiElection *election)

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
- * stream.h
- *		What stream.c and its connections know of each other.
+ * stream_internal.h
+ *		What replication.c and its connections know of each other.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_STREAM_H
-#define BEMI_STREAM_H
+#ifndef BEMI_STREAM_INTERNAL_H
+#define BEMI_STREAM_INTERNAL_H
 
 #include "libpq-fe.h"
 #include "storage/latch.h"
 
-#include "bemi.h"
+#include "stream/stream.h"
 
 struct BemiStream
 {
@@ -62,7 +62,7 @@ struct BemiStream
 	XLogRecPtr	flushed;		/* the highest that was confirmed */
 };
 
-/* stream_connection.c */
+/* connection.c */
 extern void bemi_stream_open_connection(BemiStream *stream, bool replication);
 extern bool bemi_stream_wait_for_socket(PGconn *conn, int socket_event,
 										long timeout_ms);
@@ -77,20 +77,20 @@ extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
-/* stream_hint.c */
+/* hint.c */
 extern char *bemi_take_sqlstate(char *message);
 extern const char *bemi_stream_hint(const BemiStream *stream, const char *message,
 									const char *sqlstate);
 extern const char *bemi_connection_hint(const BemiStream *stream, const char *message,
 										const char *sqlstate);
 
-/* stream.c */
+/* replication.c */
 extern void bemi_stream_ask(BemiStream *stream);
 
-/* stream_probe.c */
+/* probe.c */
 extern BemiStream *bemi_stream_open_probe(const BemiStream *stream);
 
-/* stream_answer.c */
+/* answer.c */
 extern bool bemi_answer_is_null(const PGresult *answer, int row, int column);
 extern char *bemi_answer_text(const PGresult *answer, int row, int column);
 extern int64 bemi_answer_number(const PGresult *answer, int row, int column);
@@ -100,16 +100,16 @@ extern XLogRecPtr bemi_answer_lsn_or_invalid(const PGresult *answer, int row, in
 extern TimestampTz bemi_answer_time(const PGresult *answer, int row, int column);
 extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row, int column);
 
-/* stream_source.c */
+/* source_queries.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
 extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									  const char *command);
 
-/* stream_secret.c */
+/* verify.c */
 extern void bemi_stream_read_secret(BemiStream *stream);
 
-/* stream_encoding.c */
+/* encoding.c */
 extern void bemi_stream_learn_encoding(BemiStream *stream);
 
-#endif							/* BEMI_STREAM_H */
+#endif							/* BEMI_STREAM_INTERNAL_H */

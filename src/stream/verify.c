@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * stream_secret.c
+ * verify.c
  *		What only the source and its readers know.
  *
  * Each source with the extension has a secret (bemi.secret), for superusers and
  * whom they let read it.  With it the source signs its messages about tables,
  * which would else be anybody's to write, and the worker hashes the values that
- * are to be redacted but told apart (row_rules.c).  It stays in the memory of the
+ * are to be redacted but told apart (decode/rules.c).  It stays in the memory of the
  * worker; the destination does not store it.
  *
- * Each use of the secret has a key of its own (hmac.c).  Otherwise, a role that can
+ * Each use of the secret has a key of its own (extension/hmac.c).  Otherwise, a role that can
  * write a value and read its hash could sign messages.
  *
  * Anybody can write a message with a wrong signature.  Such a message changes nothing,
@@ -29,10 +29,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "extension/extension.h"
 #include "stream/stream_internal.h"
 
 /*
- * A message that is longer is not one of track_message.c, which leaves out the
+ * A message that is longer is not one of track/message.c, which leaves out the
  * description then.  A table of 1600 columns, each of a composite type of its own
  * with 100 fields, is described in two thirds of this.
  */
@@ -111,7 +112,7 @@ secret_is_readable(BemiStream *stream)
  *
  * A message that was refused unseen may have been signed with a new secret.  What it
  * said is lost, so the process ends, and the next connection compares the tables.  (If
- * this is the first secret, worker.c sees to that.)
+ * this is the first secret, worker/worker.c sees to that.)
  */
 void
 bemi_stream_read_secret(BemiStream *stream)

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream_wal.c
+ * wal.c
  *		Does the source's WAL still hold a transaction?
  *
  * A logical slot sends a transaction again only if it has not confirmed it,
@@ -21,7 +21,7 @@
  * the source's WAL, and a length that a record states is only used to pass
  * over what follows.
  *
- * The stream has a connection of its own, like those of stream_probe.c.  It
+ * The stream has a connection of its own, like those of probe.c.  It
  * uses no slot and confirms nothing.
  *
  *-------------------------------------------------------------------------

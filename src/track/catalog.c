@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_catalog.c
+ * catalog.c
  *		Look-ups of tracking: by OID, by syscache or index, without locks.
  *
  * None of them asks for a right of the current user, and none calls an SQL

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_command.c
+ * command.c
  *		What a DDL command has done, for the event triggers that are written in C.
  *
  * The server keeps the list of objects that a command has made, altered or dropped

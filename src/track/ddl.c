@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_ddl.c
+ * ddl.c
  *		Follows the commands that make and alter tables.
  *
  * An event trigger function at the end of each such command tracks the new
@@ -55,6 +55,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
+#include "capture/capture.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_describe.c
+ * describe.c
  *		What the stream does not tell of a table, but the worker must know.
  *
  * In flows a table's OID; out flows a JSON object, palloc'd:
@@ -9,7 +9,7 @@
  *	 "types": [["16402", "d", "23", null], ...]}
  *
  * with the rules of the table, or of its root if it is a partition; and what
- * stream_description.c explains, whose query asks the same of a source without the
+ * stream/descriptions.c explains, whose query asks the same of a source without the
  * extension.  "rules": "unknown" means that the trigger is gone, so that the worker
  * keeps the rules that it knows.  "stale": true means a partition that is published
  * by its own name, which hears nothing of what happens to its root.

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * track_listing.c
+ * listing.c
  *		Tells the worker which tables the publication "bemi" lists.
  *
  * What the publication lists decides what is in the history.  So each change of it
- * becomes a tracking message (track_message.c): tables that are added or dropped,
+ * becomes a tracking message (message.c): tables that are added or dropped,
  * options that concern all of its tables, and its own name.
  *
  * In flow the events of two event triggers.  The one for dropped objects fires for

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_message.c
+ * message.c
  *		Tells the worker, through the write-ahead log, which tables are tracked.
  *
  * In flow a table and what has happened to it; out flows a transactional logical
@@ -46,12 +46,13 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "extension/extension.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 
 /*
- * The worker takes no message of more than 16 MB (stream_secret.c).  Without a
+ * The worker takes no message of more than 16 MB (stream/verify.c).  Without a
  * description, it asks for one.
  */
 #define LONGEST_DESCRIPTION	16000000
@@ -108,7 +109,7 @@ read_secret(void)
  * Signs a message and writes it.
  *
  * A row that comes next in another subtransaction could overtake the message (see
- * capture_message.c): an event trigger function may run in one of its own, or the
+ * capture/message.c): an event trigger function may run in one of its own, or the
  * client may begin one.  So a record without meaning is put behind it.
  */
 static void

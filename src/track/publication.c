@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_publication.c
+ * publication.c
  *		A table's place in the publication "bemi".
  *
  * ALTER PUBLICATION takes a name, and locks the publication until the transaction

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_refuse.c
+ * refuse.c
  *		DDL that is refused because of who runs it.
  *
  * Three things would undermine what the history promises, although PostgreSQL
@@ -16,7 +16,7 @@
  *
  * The event triggers here run with the rights of the user who runs the command,
  * because it is about these.  They fire for commands that bemi has nothing to do
- * with, so they call no SQL function and need no privilege (see track_catalog.c).
+ * with, so they call no SQL function and need no privilege (see catalog.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -40,6 +40,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "capture/capture.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_refuse_triggers);
@@ -90,7 +91,7 @@ find_relation(Oid oid, FormData_pg_class *form)
 
 /*
  * On bemi.changes a trigger is no danger: only the worker writes to it, and
- * fires what the table's owner has enabled, see history_code.c.
+ * fires what the table's owner has enabled, see store/user_code.c.
  */
 static void
 refuse_trigger_on_bemi(const FormData_pg_class *table)

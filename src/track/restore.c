@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_restore.c
+ * restore.c
  *		What pg_restore does not bring back.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
@@ -34,6 +34,7 @@
 #include "utils/lsyscache.h"
 
 #include "track/track.h"
+#include "worker/worker.h"
 
 /*
  * Whether the trigger is one that bemi.track() has made, on a table that is tracked

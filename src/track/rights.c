@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_rights.c
+ * rights.c
  *		What tracking does with the rights of the extension's owner, and for whom.
  *
  * A table's owner may be allowed to track it without owning the publication

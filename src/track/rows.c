@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * track_rows.c
+ * rows.c
  *		Commands that change the rows of a tracked table without a change for each.
  *
  * A partition that is attached brings its rows along, and one that is detached or
  * dropped takes them away.  ALTER TABLE computes new values for whole columns.  None
  * of this is in the stream, so the worker writes a gap into bemi.gaps, at the commit
- * of the command.  In flow the events of event triggers and what capture.c knows of
- * TRUNCATE; out flow tracking messages (track_message.c) about the root.
+ * of the command.  In flow the events of event triggers and what capture/capture.c knows of
+ * TRUNCATE; out flow tracking messages (message.c) about the root.
  *
  *	command							gap, if there are rows
  *	-------							----------------------

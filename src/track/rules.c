@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_rules.c
+ * rules.c
  *		The rules for a tracked table's columns, as its trigger keeps them.
  *
  * Rules are lists of column names, and a name that ends in "*" stands for all
@@ -35,6 +35,8 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "context/context.h"
+#include "decode/decode.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_rules);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * track_schema.c
+ * schema.c
  *		Schemas whose tables are all tracked: bemi.tracked_schemas.
  *
  * A row counts only in the database in which it was made, because a dump carries

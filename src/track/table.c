@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * track_table.c
+ * table.c
  *		One table's trigger and replica identity, found and changed by OID.
  *
  * A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
- * place in the publication (track_publication.c).  The arguments of the trigger
+ * place in the publication (publication.c).  The arguments of the trigger
  * remember the replica identity that the table had before, how it came to be
  * tracked, and the rules for its columns, see track.h.  So all of this travels
  * with the table: into a dump, through a rename, and away with DROP TABLE.  A
@@ -59,6 +59,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "capture/capture.h"
 #include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_untrackable);

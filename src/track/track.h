@@ -100,14 +100,14 @@ typedef struct BemiRights
 	int			security;
 } BemiRights;
 
-/* track_rights.c */
+/* rights.c */
 extern void bemi_check_tracker(const BemiTable *table);
 extern void bemi_act_as_owner(BemiRights *former);
 extern void bemi_act_as_before(const BemiRights *former);
 extern void bemi_call_as_owner(const char *command, int count, Oid *types,
 							   Datum *values);
 
-/* track_table.c */
+/* table.c */
 extern bool bemi_table_look_up(Oid relation, BemiTable *table);
 extern bool bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table);
 extern List *bemi_table_tree(const BemiTable *table);
@@ -122,12 +122,12 @@ extern void bemi_table_restore(Oid relation);
 extern void bemi_table_invalidate(Oid relation);
 extern void bemi_table_invalidate_tree(const BemiTable *table);
 
-/* track_publication.c */
+/* publication.c */
 extern void bemi_publish_table(Oid relation);
 extern void bemi_unpublish_table(Oid relation);
 extern void bemi_publication_invalidate(Oid root);
 
-/* track_rules.c */
+/* rules.c */
 extern void bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules);
 extern char *bemi_rules_text(const BemiRules *rules);
 extern void bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
@@ -137,12 +137,12 @@ extern void bemi_carry_rules(const BemiTable *table, const char *former,
 extern void bemi_check_rules(Oid relation);
 extern void bemi_warn_of_lost_redaction(const BemiTable *table);
 
-/* track_describe.c */
+/* describe.c */
 extern List *bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
 							   Snapshot snapshot);
 extern char *bemi_describe(Oid relation, Snapshot snapshot);
 
-/* track_message.c */
+/* message.c */
 #define BEMI_EVENT_BEGAN		"began"
 #define BEMI_EVENT_ENDED		"ended"
 #define BEMI_EVENT_ROWS_CHANGED	"rows changed"
@@ -158,7 +158,7 @@ extern void bemi_emit_tracking(const char *event, Oid relation, const char *sche
 							   const char *table, const char *description,
 							   const char *detail);
 
-/* track_rows.c */
+/* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
 extern void bemi_follow_dropped_table(const BemiDropped *dropped);
 extern bool bemi_truncates_published_rows(Relation table);
@@ -167,14 +167,14 @@ extern void bemi_follow_truncated(const List *partitions, const List *truncated)
 /* track.c */
 extern void bemi_track_attached(Oid relation);
 
-/* track_restore.c */
+/* restore.c */
 extern void bemi_track_restored(const FormData_pg_trigger *trigger);
 extern void bemi_restore_privileges(const BemiTable *table);
 
-/* track_schema.c */
+/* schema.c */
 extern bool bemi_schema_is_tracked(Oid schema);
 
-/* track_command.c */
+/* command.c */
 extern List *bemi_collected_commands(void);
 extern List *bemi_dropped_objects(Oid catalog);
 extern List *bemi_dropped_tables(void);
@@ -182,19 +182,22 @@ extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid
 extern List *bemi_command_partitions(const CollectedCommand *command,
 									 bool attached);
 
-/* track_catalog.c */
+/* catalog.c */
 extern Oid	bemi_function(const char *name, int nargs, const Oid *types);
 extern bool bemi_may_track(Oid role, Oid owner);
 extern Oid	bemi_partition_root(Oid relation);
 extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);
 
-/* track_refuse.c */
+/* refuse.c */
 extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
 extern void bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo,
 											   const char *name);
 extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
 extern void bemi_check_rule_setter(Oid relation, Oid owner, int argument_count);
 extern void bemi_check_publication_owner(void);
+
+/* rights.c, also for others */
+extern Oid	bemi_extension_owner(void);
 
 #endif							/* BEMI_TRACK_H */

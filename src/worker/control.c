@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_control.c
+ * control.c
  *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
  *		sessions speak to the worker.
  *
@@ -11,7 +11,7 @@
  * made, and the slot waits for all running transactions, its own caller's
  * among them.  Hence procedures, which may commit, where functions may not.
  *
- * Every wait is on the condition variable of worker_state.c and serves
+ * Every wait is on the condition variable of entry.c and serves
  * interrupts; no lock is held meanwhile.  A session that is cancelled leaves
  * behind what it has committed, and bemi.status shows it.
  *
@@ -30,6 +30,7 @@
 #include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
+#include "track/track.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_start);

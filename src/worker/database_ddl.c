@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_yield.c
+ * database_ddl.c
  *		How workers give way to commands that want a database for themselves.
  *
  * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ... RENAME
@@ -11,7 +11,7 @@
  *
  * A hook around these commands looks whether the command can succeed at all, so
  * that nobody disturbs workers who could not have the command anyway.  Then it
- * pauses the database, see worker_pause.c, lets the command run, and cleans up
+ * pauses the database, see pause.c, lets the command run, and cleans up
  * after DROP DATABASE.  If the command fails, or leaves the database there, the
  * end of the pause is all it takes for the workers to go on.
  *

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_state.c
+ * entry.c
  *		Shared memory: what each worker does, and how others reach it.
  *
  * Workers write their state, positions and errors here; bemi.status,
@@ -26,6 +26,8 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "store/store.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_source_status);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_horizon.c
+ * horizon.c
  *		Up to which time every commit has its place in the WAL.
  *
  * A transaction takes the time of its commit first and writes its commit record

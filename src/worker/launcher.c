@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_launcher.c
+ * launcher.c
  *		The one process that keeps a worker running for each source.
  *
  * The launcher belongs to no database, so it cannot read bemi.sources; a
@@ -47,6 +47,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "extension/extension.h"
 #include "worker/worker.h"
 
 #define FIRST_DELAY_MS		1000

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_gap.c
+ * loss_check.c
  *		Has anything been lost?  What a worker finds out before it goes on.
  *
  * The destination knows how far it has come (the origin) and what the source
@@ -11,15 +11,15 @@
  * between leaves a gap that is open, which the next one closes, but never a
  * slot that is new with nothing said about it.
  *
- * A transaction that the source cannot decode (worker_unreadable.c) is skipped,
+ * A transaction that the source cannot decode (unreadable.c) is skipped,
  * and nothing else: the source sends no transaction whose commit record starts
  * before the position that the stream is started from.  So the origin moves one
  * byte beyond that record's start, and the slot stays.  Its gap is a closed one,
  * as short as the transaction; to write it twice changes nothing.
  *
  * Whether the source has gone back is found out apart from whether a new slot is
- * needed: by its timelines (worker_timeline.c), by the end of its WAL, by the
- * transactions that it sends again (worker_witness.c), and by its WAL (worker_trace.c) if
+ * needed: by its timelines (timeline.c), by the end of its WAL, by the
+ * transactions that it sends again (witness.c), and by its WAL (trace.c) if
  * there is no slot, or if the slot is ahead of the history.  Where none of them proves
  * anything, the gap begins with the history.
  *
@@ -43,6 +43,8 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "store/store.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* What a connection has shown. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_pause.c
+ * pause.c
  *		How workers are made to leave a database, and kept away from it.
  *
  * A session that needs a database for itself marks it as paused, in shared

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_reader.c
+ * reader.c
  *		May this server read sources of other servers, and use their slots?
  *
  * A slot has one reader: what one server has confirmed, another never gets.  A copy of
@@ -44,6 +44,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(bemi_this_reader);

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_guard.c
+ * slot_limit.c
  *		Keeps slots from filling the disk of their source.
  *
  * A slot keeps all WAL that its worker has not stored yet, without end if the
@@ -30,6 +30,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "store/store.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* How often slots are looked at. */

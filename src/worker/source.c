@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_source.c
+ * source.c
  *		What a worker owns of its source: row, slot and origin.
  *
  * The row of bemi.sources says what is wanted; it is read, and changed, under
@@ -27,7 +27,9 @@
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
+#include "store/store.h"
 #include "store/store_internal.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* The entry of this process. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_standby.c
+ * standby.c
  *		Keeps the worker's walsender from passing for a synchronous standby.
  *
  * A server elects its synchronous standbys among all walsenders whose
@@ -41,6 +41,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* How often the worker looks at its own walsender on this server. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_stray.c
+ * stray.c
  *		Slots that nobody reads, at a source on another server.
  *
  * A history that was dumped and restored elsewhere makes a slot of its own.  The slot
@@ -9,7 +9,7 @@
  * that is only stopped, or whose server is down.  So the worker names such slots, in
  * bemi.status and in the log, with the line to type, and drops none.
  *
- * The worker asks when it connects, and when it looks at its own slot (worker_guard.c).
+ * The worker asks when it connects, and when it looks at its own slot (slot_limit.c).
  * Slots that sources of this server have, in any database, are left out: bemi.status
  * shows these by themselves.  A source has an origin from before it has a slot, but an
  * entry in shared memory only when a scout has been to its database, which may be long
@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* Room for the longest name, what the slot keeps, and the number of those left out. */

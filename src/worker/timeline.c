@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_timeline.c
+ * timeline.c
  *		Where the source's WAL parts from the WAL that was read.
  *
  * A server's WAL is a path through timelines: each was left at a position for the

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_trace.c
+ * trace.c
  *		What the source's WAL shows of what is stored, where no slot can be asked.
  *
  * A slot that is new, or about to be made, does not show whether the source
@@ -11,7 +11,7 @@
  * a dump.
  *
  * So the last transaction with changes is looked for in the source's WAL
- * (stream_wal.c).  If something else is there, the last one that the source
+ * (stream/wal.c).  If something else is there, the last one that the source
  * still has is searched for among those that are stored.  Where the source has
  * removed the WAL, nothing is known.
  *
@@ -24,6 +24,7 @@
 
 #include "miscadmin.h"
 
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /*

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_unreadable.c
+ * unreadable.c
  *		A transaction that the source cannot send.
  *
  * Some rows make the source's walsender fail whenever it decodes them: the text
@@ -8,16 +8,16 @@
  * a row filter raises an error.  Each new worker fails at the same place, and
  * nothing of this source would ever be stored again.  So the worker counts the
  * failures at one place.  When there are enough of them, the next worker skips
- * the transaction and writes a gap (worker_gap.c).
+ * the transaction and writes a gap (loss_check.c).
  *
  * In flow events of the stream, and the error that ends the worker.  The place
  * is the commit position of the transaction that was being received, as its
  * BEGIN tells it.  The place of an error that comes without a BEGIN is the origin.
  * The next worker then has to search where the transaction ends
- * (stream_probe.c).  If it has none, because the WAL itself cannot be decoded, it
+ * (stream/probe.c).  If it has none, because the WAL itself cannot be decoded, it
  * makes a new slot, which is a gap up to now.
  *
- * stream_connection.c decides by its SQLSTATE whether an error is likely to
+ * stream/connection.c decides by its SQLSTATE whether an error is likely to
  * come again.  Lack of memory, disk or connections, locks, shutdowns and rights
  * do not count, and neither does any error of this database, such as a CHECK on
  * bemi.changes: they are mended, and then nothing is lost.
@@ -37,6 +37,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "decode/decode.h"
 #include "worker/worker.h"
 
 /* A transaction is skipped after so many failures, and not before this time. */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * worker_witness.c
+ * witness.c
  *		Is the source still the one whose changes are stored?
  *
  * A source that was put back to a snapshot, with its slot and on the same timeline,
@@ -24,7 +24,7 @@
  *
  * If the witness is not there, the worker ends, because nothing can be read from that
  * stream.  The next one compares all transactions that the slot can send with those
- * that are stored (bemi_find_last_common()), and writes a gap (worker_gap.c).
+ * that are stored (bemi_find_last_common()), and writes a gap (loss_check.c).
  *
  * The worker remembers the last transaction with changes in shared memory, and once a
  * second in bemi.source_progress.  The history alone does not tell: rows are deleted,
@@ -47,6 +47,9 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "decode/decode.h"
+#include "store/store.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /*

@@ -3,7 +3,7 @@
  * worker.c
  *		The process that reads one source: owner of the loop and the faults.
  *
- * Frames flow from stream.c through protocol.c and stitch.c into history.c.
+ * Frames flow from stream/replication.c through decode/protocol.c and decode/stitch.c into store/writer.c.
  * The worker drains what is at hand, commits when the stream pauses or when a
  * transaction has grown enough, tells the source what it may forget, and
  * sleeps.
@@ -33,7 +33,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "decode/decode.h"
+#include "extension/extension.h"
+#include "store/store.h"
 #include "store/store_internal.h"
+#include "stream/stream.h"
 #include "worker/worker.h"
 
 /* The longest sleep; and the one while the source waits for a confirmation. */
@@ -43,7 +47,7 @@
 /* How often it is found out up to which time the history is complete. */
 #define HORIZON_MS			100
 
-/* Who commits at a time is seen this much later, see worker_horizon.c. */
+/* Who commits at a time is seen this much later, see horizon.c. */
 #define HORIZON_MARGIN_MS	10
 
 /* For so long, keepalives are no reason for a round; then another one is due. */

@@ -15,7 +15,9 @@
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 
-#include "bemi.h"
+#include "decode/decode.h"
+#include "store/store.h"
+#include "stream/stream.h"
 
 /* Sources that one server can read into its databases: setting bemi.max_sources. */
 extern int	bemi_max_sources;
@@ -56,7 +58,7 @@ typedef enum BemiGiveUp
 /* The same for slots without a reader. */
 #define BEMI_STRAYS_LEN			512
 
-/* Where the source fails, see worker_unreadable.c. */
+/* Where the source fails, see unreadable.c. */
 typedef struct BemiUnreadable
 {
 	int			tries;			/* that have failed there; 0: it does not fail */
@@ -150,7 +152,7 @@ typedef struct BemiShared
 /* NULL unless the library is in shared_preload_libraries. */
 extern BemiShared *bemi_shared;
 
-/* worker_state.c */
+/* entry.c */
 extern void bemi_worker_state_init(void);
 extern bool bemi_add_worker(Oid database, const char *source);
 extern void bemi_require_place(const char *source);
@@ -195,7 +197,7 @@ typedef struct BemiSourceRow
 	bool		was_read;		/* by this history, here or elsewhere */
 } BemiSourceRow;
 
-/* worker_source.c */
+/* source.c */
 extern BemiWorker *bemi_my_worker;
 extern char *bemi_origin_name;
 extern char *bemi_slot_name;
@@ -213,20 +215,20 @@ extern void bemi_set_origin(XLogRecPtr position);
 extern void bemi_load_progress(void);
 extern XLogRecPtr bemi_take_origin(void);
 
-/* worker_reader.c */
+/* reader.c */
 extern bool bemi_is_copy(const BemiSourceRow *row);
 extern void bemi_check_reading(const BemiSourceRow *row);
 extern void bemi_claim_source(BemiStream *stream, BemiSourceRow *row);
 extern void bemi_worker_reader_init(void);
 
-/* A stored transaction that the stream must begin with, see worker_witness.c. */
+/* A stored transaction that the stream must begin with, see witness.c. */
 typedef struct BemiWitness
 {
 	BemiStored	stored;			/* commit_lsn InvalidXLogRecPtr: there is none */
 	bool		begun;			/* it is being received */
 } BemiWitness;
 
-/* worker_timeline.c */
+/* timeline.c */
 #define BEMI_SAME_TIMELINE	PG_UINT64_MAX
 
 extern uint32 bemi_timeline_at(uint32 today, const char *ancestors,
@@ -234,7 +236,7 @@ extern uint32 bemi_timeline_at(uint32 today, const char *ancestors,
 extern XLogRecPtr bemi_timelines_part_at(uint32 former, const char *former_ancestors,
 										 uint32 today, const char *ancestors);
 
-/* worker_witness.c */
+/* witness.c */
 extern void bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness);
 extern bool bemi_is_testifying(BemiWitness *witness, const BemiEvent *event);
 extern void bemi_check_witness(const BemiWitness *witness, XLogRecPtr received);
@@ -244,7 +246,7 @@ extern bool bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to,
 								   BemiStored *stored);
 extern bool bemi_stores_undone(XLogRecPtr from, XLogRecPtr to);
 
-/* worker_trace.c */
+/* trace.c */
 extern BemiTrace bemi_trace_last(BemiStream *stream,
 								 const BemiSourceIdentity *identity,
 								 XLogRecPtr from, XLogRecPtr to,
@@ -253,14 +255,14 @@ extern XLogRecPtr bemi_trace_common(BemiStream *stream,
 									const BemiSourceIdentity *identity,
 									XLogRecPtr from, XLogRecPtr to);
 
-/* worker_gap.c */
+/* loss_check.c */
 extern void bemi_secure_slot(BemiStream *stream,
 							 const BemiSourceIdentity *identity,
 							 const BemiSourceRow *row, BemiWitness *witness);
 extern void bemi_note_stop(void);
 extern void bemi_note_given_up(void);
 
-/* worker_unreadable.c */
+/* unreadable.c */
 extern bool bemi_watch_event(const BemiEvent *event);
 extern void bemi_watch_progress(XLogRecPtr stored);
 extern void bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row,
@@ -268,12 +270,12 @@ extern void bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row,
 extern void bemi_forget_unreadable(void);
 extern void bemi_note_skipped(void);
 
-/* worker_guard.c */
+/* slot_limit.c */
 extern void bemi_worker_guard_init(void);
 extern void bemi_guard_local_slots(long *timeout_ms);
 extern void bemi_guard_slot(BemiStream *stream);
 
-/* worker_stray.c */
+/* stray.c */
 extern void bemi_look_for_strays(BemiStream *stream);
 
 /* A time, and where in the WAL all commits of earlier times are. */
@@ -285,19 +287,19 @@ typedef struct BemiHorizon
 	VirtualTransactionId *committing;
 } BemiHorizon;
 
-/* worker_horizon.c */
+/* horizon.c */
 extern void bemi_horizon_begin(BemiHorizon *horizon, TimestampTz time);
 extern bool bemi_horizon_is_settled(BemiHorizon *horizon);
 extern bool bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time,
 							  int64 timeout_ms);
 
-/* worker_launcher.c */
+/* launcher.c */
 extern void bemi_worker_launcher_init(void);
 extern List *bemi_list_origins(Oid database);
 extern PGDLLEXPORT void bemi_launcher_main(Datum arg);
 extern PGDLLEXPORT void bemi_scout_main(Datum arg);
 
-/* worker_pause.c */
+/* pause.c */
 extern bool bemi_is_paused(Oid database);
 extern bool bemi_pause_database(Oid database);
 extern void bemi_make_way(Oid database);
@@ -305,15 +307,17 @@ extern bool bemi_has_other_readers(Oid database);
 extern void bemi_forget_entries_at_commit(Oid database);
 extern void bemi_worker_pause_init(void);
 
-/* worker_standby.c */
+/* standby.c */
 extern void bemi_ask_for_election(BemiStream *stream);
 extern void bemi_watch_election(BemiStream *stream);
 extern void bemi_worker_standby_init(void);
 
-/* worker_yield.c */
+/* database_ddl.c */
 extern void bemi_worker_yield_init(void);
 
 /* worker.c */
+extern void bemi_worker_init(void);
+extern bool bemi_database_has_slot(Oid database);
 extern void bemi_leave_if_woken(BemiStream *stream);
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);
 

@@ -70,7 +70,7 @@ sub start_error
 }
 
 # HMAC-SHA-256 under the key that is derived from a secret for one purpose, see
-# src/hmac.c.  Computed here without the server, whose functions bemi uses.
+# src/extension/hmac.c.  Computed here without the server, whose functions bemi uses.
 sub derived_hmac
 {
 	my ($secret, $purpose, $bytes) = @_;

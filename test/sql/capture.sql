@@ -1,5 +1,5 @@
 --
--- What lands in the WAL when a tracked table is written to (src/capture.c).
+-- What lands in the WAL when a tracked table is written to (src/capture/capture.c).
 --
 -- The contract between bemi and any reader of the WAL is the order of messages
 -- and rows: the context of a row is the nearest message before it in its

@@ -1,6 +1,6 @@
 --
 -- What is kept: the rows of bemi.changes, made by the worker from the WAL of this
--- very database (src/stream.c to src/history.c).
+-- very database (src/stream/replication.c to src/store/writer.c).
 --
 -- bemi.sync() waits for the worker, so that everything written before it can be
 -- read. Values are not compared with a list made by hand but with what

@@ -1,5 +1,5 @@
 --
--- How a context comes in, and what is refused (src/context.c): the setting
+-- How a context comes in, and what is refused (src/context/context.c): the setting
 -- bemi.context, the functions around it, and the trailing comment of a query.
 --
 -- bemi.current_context() says what a row written by the same statement would

@@ -1,5 +1,5 @@
 --
--- Starting and stopping a source (src/worker_control.c, worker_launcher.c): what
+-- Starting and stopping a source (src/worker/control.c, worker/launcher.c): what
 -- is refused and with what advice, what takes effect when, and what is left
 -- behind.
 --

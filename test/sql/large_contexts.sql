@@ -1,6 +1,6 @@
 --
 -- Large contexts: stored whole with the first change of a transaction, by their small
--- members and that change's id with those after it (src/stitch_context.c).
+-- members and that change's id with those after it (src/decode/stitch_context.c).
 --
 -- Ids vary from run to run, so rows are told apart by their key, and "holder" is the
 -- key of the change that "_whole" names.

@@ -1,5 +1,5 @@
 --
--- A statement that changes no row costs nothing (src/capture.c).
+-- A statement that changes no row costs nothing (src/capture/capture.c).
 --
 -- A polling query (UPDATE ... WHERE status = 'new') runs all day without finding
 -- a row. Were its context written, each would take a transaction id and wait for

@@ -1,7 +1,7 @@
 --
 -- Tracking: what bemi.track() does to a table, what bemi.untrack() puts back,
 -- what they refuse, and who may call them (bemi--1.0.sql, and the trigger
--- function's own checks in src/capture.c).
+-- function's own checks in src/capture/capture.c).
 --
 -- No worker runs: tracking is all in the catalogs, and there it is looked at.
 --

@@ -1,7 +1,7 @@
 # What the source tells the worker about its tables, through the write-ahead log.
 #
-# A message describes a table in C (src/track_describe.c); a source without the
-# extension is asked the same by a query (src/stream_description.c).  Whatever the
+# A message describes a table in C (src/track/describe.c); a source without the
+# extension is asked the same by a query (src/stream/descriptions.c).  Whatever the
 # table is like, both must give the same answer, or a change would be stored in two
 # ways.  So the query is taken from the source file and compared here.
 

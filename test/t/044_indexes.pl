@@ -1,7 +1,7 @@
 # Every row of the history must be in every index of it, whatever the index is and
 # however its entries come there: the worker enters the keys of a context once for all
 # rows that share it, those of columns of its own row by row, and leaves the rest to
-# the executor (history_index.c).  An index that lacks a row gives wrong answers
+# the executor (store/index.c).  An index that lacks a row gives wrong answers
 # without a word.
 #
 # So each index is held against the table: B-trees by amcheck, which looks up every

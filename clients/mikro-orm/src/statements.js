@@ -1,6 +1,6 @@
 // The statements of a text: where each ends, and whether a context stands behind it.
 //
-// This is the client's half of src/context_comment.c. The server looks for a context in the run of comments, white
+// This is the client's half of src/context/comment.c. The server looks for a context in the run of comments, white
 // space and semicolons behind a statement's last token, so the client must look there, too. Inside a string, a quoted
 // name or another comment, the same characters mean nothing.
 

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.h
+ *		The context of a statement: setting, comment, fields of the server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_CONTEXT_H
+#define BEMI_CONTEXT_H
+
+#include "bemi.h"
+
+/* context.c */
+
+/*
+ * What bemi.include may add to a context that is as large as the settings allow.
+ */
+#define BEMI_FACTS_SIZE		(64 * 1024)
+#define BEMI_FACTS_KEYS		8
+
+/*
+ * The text that a statement was parsed from, which may hold others, and where in
+ * it the statement stands.
+ */
+typedef struct BemiStatementText
+{
+	const char *text;			/* NULL: not known */
+	int			location;		/* in bytes */
+	int			len;			/* 0: up to the end */
+} BemiStatementText;
+
+extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+extern bool bemi_is_json_object(const char *json, int len);
+extern const char *bemi_context_of_statement(const BemiStatementText *statement);
+extern bool bemi_context_is_too_large(const char *content, int len);
+extern void bemi_context_init(void);
+
+/* comment.c */
+extern BemiStatementText bemi_statement_text(const char *text,
+											 const PlannedStmt *statement);
+extern void bemi_statement_begins(void);
+extern void bemi_utility_begins(const Node *command);
+extern const char *bemi_context_in_comment(const BemiStatementText *statement);
+extern void bemi_context_comment_init(void);
+
+/* server_fields.c */
+extern bool bemi_facts_are_included(void);
+extern const char *bemi_context_with_facts(const char *context);
+extern void bemi_require_context(const char *context, Relation table);
+extern void bemi_context_facts_init(void);
+
+#endif							/* BEMI_CONTEXT_H */

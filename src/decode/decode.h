@@ -1,0 +1,216 @@
+/*-------------------------------------------------------------------------
+ *
+ * decode.h
+ *		Messages of pgoutput become changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_DECODE_H
+#define BEMI_DECODE_H
+
+#include "stream/stream.h"
+
+/* types.c */
+
+/* How a value's text becomes a JSON value, see decode/row_json.c. */
+typedef enum BemiTypeKind
+{
+	BEMI_TYPE_TEXT,				/* a string, as it is */
+	BEMI_TYPE_BOOLEAN,
+	BEMI_TYPE_NUMBER,
+	BEMI_TYPE_TIMESTAMP,		/* with and without time zone */
+	BEMI_TYPE_JSON,				/* json and jsonb */
+	BEMI_TYPE_ARRAY,
+	BEMI_TYPE_COMPOSITE,
+	BEMI_TYPE_JSON_CAST			/* parsed by its type, then cast to json */
+} BemiTypeKind;
+
+/* What is known of a type of the source; a domain is what it is over. */
+typedef struct BemiType
+{
+	Oid			oid;
+	BemiTypeKind kind;
+	bool		risky;			/* the conversion may fail */
+	FmgrInfo	input;			/* ARRAY, COMPOSITE, JSON_CAST: text -> datum */
+	Oid			input_parameter;
+	int32		input_typmod;
+	FmgrInfo	output;			/* ARRAY: element -> text, unless it is that;
+								 * JSON_CAST: datum -> json */
+	Oid			parsed_as;		/* ARRAY: element type that input makes */
+	const struct BemiType *element; /* ARRAY */
+	int			field_count;	/* COMPOSITE */
+	const char **field_names;
+	const struct BemiType **field_types;
+} BemiType;
+
+typedef struct BemiTypes BemiTypes;
+
+extern BemiTypes *bemi_types_begin(const List *parts);
+extern bool bemi_types_know(BemiTypes *types, Oid oid);
+extern const BemiType *bemi_type_of(BemiTypes *types, Oid oid);
+extern List *bemi_type_parts_elsewhere(const List *parts);
+extern bool bemi_type_is_known(Oid type);
+
+/* rules.c */
+
+typedef struct BemiRelation BemiRelation;
+typedef struct BemiColumn BemiColumn;
+
+/* What becomes of a column's values. */
+typedef enum BemiRedaction
+{
+	BEMI_KEEP,
+	BEMI_REDACT,				/* replaced by "[redacted]" */
+	BEMI_REDACT_HASH			/* replaced by a keyed hash */
+} BemiRedaction;
+
+extern bool bemi_rule_is_prefix(const char *rule);
+extern bool bemi_rule_matches(const char *column, const char *rule);
+extern bool bemi_rules_match(const char *column, const List *rules);
+extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
+							 const List *redact, const List *redact_hash,
+							 const List *known, const char *hash_key);
+extern bool bemi_rules_keep_update(const BemiRelation *relation,
+								   const LogicalRepTupleData *before,
+								   const LogicalRepTupleData *after);
+extern char *bemi_redacted(const BemiColumn *column, const char *text, int len);
+extern void bemi_rules_init(void);
+
+/* description.c */
+extern bool bemi_description_fits(const BemiRelation *relation,
+								  const Jsonb *description);
+extern void bemi_description_apply(BemiRelation *relation, const Jsonb *first,
+								   const Jsonb *second, const char *hash_key,
+								   bool is_local);
+
+/* protocol.c */
+
+/* A column of a table of the source. */
+struct BemiColumn
+{
+	const char *name;
+	Oid			type_oid;
+	const BemiType *type;
+	bool		identity;		/* belongs to the replica identity */
+	bool		ignored;		/* alone, makes no change, see decode/rules.c */
+	BemiRedaction redaction;
+	const char *hash_key;		/* for BEMI_REDACT_HASH; NULL: unknown */
+};
+
+/* A table of the source, as the stream describes it; kept until it changes. */
+struct BemiRelation
+{
+	Oid			oid;			/* at the source; hash key, must be first */
+	MemoryContext memory;		/* all that hangs below */
+	const char *schema;
+	const char *table;
+	bool		risky;			/* has columns whose conversion may fail */
+	int			column_count;
+	BemiColumn *columns;
+	int		   *order;			/* of columns in jsonb, as indexes into them */
+	int			key_count;
+	int		   *keys;			/* primary key, as indexes into columns */
+	bool		identity_is_partial;	/* of some partitions, the WAL does not
+										 * hold the old row, and nothing says so */
+	bool		ignores;		/* some of its columns are ignored */
+};
+
+typedef enum BemiEventKind
+{
+	BEMI_EVENT_BEGIN,
+	BEMI_EVENT_COMMIT,
+	BEMI_EVENT_INSERT,
+	BEMI_EVENT_UPDATE,
+	BEMI_EVENT_DELETE,
+	BEMI_EVENT_TRUNCATE,
+	BEMI_EVENT_MESSAGE,
+	BEMI_EVENT_RELATION,		/* a table is described */
+	BEMI_EVENT_NOTHING			/* of no interest to the history */
+} BemiEventKind;
+
+/* What one message of pgoutput says; lives until the next one is read. */
+typedef struct BemiEvent
+{
+	BemiEventKind kind;
+	XLogRecPtr	position;		/* of the record, as the stream's frame says */
+
+	/* BEGIN, COMMIT */
+	XLogRecPtr	commit_lsn;
+	XLogRecPtr	end_lsn;		/* COMMIT only */
+	TimestampTz committed_at;
+	TransactionId xid;			/* BEGIN only */
+
+	/* INSERT, UPDATE, DELETE, RELATION; TRUNCATE has a list */
+	BemiRelation *relation;
+	bool		has_before;		/* the WAL holds the old row, or its key */
+	bool		before_is_key;	/* only the columns of the replica identity */
+	LogicalRepTupleData before;
+	LogicalRepTupleData after;
+	List	   *truncated;		/* of BemiRelation */
+
+	/* MESSAGE */
+	bool		transactional;
+	const char *prefix;
+	const char *content;
+	int			content_len;
+} BemiEvent;
+
+typedef struct BemiProtocol BemiProtocol;
+
+extern BemiProtocol *bemi_protocol_begin(BemiStream *stream);
+extern void bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
+							   StringInfo bytes, BemiEvent *event);
+extern void bemi_protocol_forget_gone(BemiProtocol *protocol);
+
+/* row_json.c */
+
+/* One state of a row: its values, and where those left out may be found. */
+typedef struct BemiImage
+{
+	const LogicalRepTupleData *row;
+	const LogicalRepTupleData *old; /* for unchanged TOAST values; or NULL */
+	bool		is_old;			/* the row before the change */
+	bool		is_key;			/* holds the replica identity's columns only;
+								 * "old" does, if there is one */
+} BemiImage;
+
+extern void bemi_row_order(BemiRelation *relation);
+extern Jsonb *bemi_row_to_jsonb(const BemiRelation *relation,
+								const BemiImage *image);
+extern char *bemi_row_primary_key(const BemiRelation *relation,
+								  const BemiImage *image);
+extern Jsonb *bemi_text_to_jsonb(const char *text, int len);
+
+/* stitch.c */
+
+/* stitch_context.c */
+extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content, int len);
+extern bool bemi_context_is_large(const Jsonb *context);
+extern Jsonb *bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder);
+
+/* A row of bemi.changes, but for what store/writer.c knows better. */
+typedef struct BemiChange
+{
+	pg_uuid_t	id;
+	const char *schema;
+	const char *table;
+	const char *primary_key;	/* or NULL */
+	const char *operation;
+	Jsonb	   *before;			/* NULL: an empty object */
+	Jsonb	   *after;			/* likewise */
+	Jsonb	   *context;		/* likewise */
+	uint64		context_serial; /* the same for the same context */
+	TimestampTz committed_at;
+	TimestampTz queued_at;		/* when the worker received it */
+	TransactionId xid;
+	XLogRecPtr	position;
+} BemiChange;
+
+typedef struct BemiStitch BemiStitch;
+typedef struct BemiHistory BemiHistory;
+
+extern BemiStitch *bemi_stitch_begin(const char *tag, BemiStream *stream,
+									 BemiHistory *history);
+extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
+
+#endif							/* BEMI_DECODE_H */

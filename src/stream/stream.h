@@ -1,0 +1,171 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.h
+ *		A connection to a source, and all that is asked of it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_STREAM_H
+#define BEMI_STREAM_H
+
+#include "bemi.h"
+
+/* replication.c */
+
+/*
+ * SQLSTATEs of the errors that a stream ends with because of what the source
+ * decodes: there is no use in trying again; the error is likely to come again at
+ * the same place; the same, and the values of a row are the cause.
+ */
+#define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
+#define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
+#define BEMI_ERRCODE_ROW_AT_FAULT	MAKE_SQLSTATE('B', 'E', 'M', 'I', 'F')
+
+typedef struct BemiStream BemiStream;
+
+/* A transaction of a source that is stored. */
+typedef struct BemiStored
+{
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
+	TimestampTz committed_at;
+	TransactionId xid;
+} BemiStored;
+
+/* What the source says of itself. */
+typedef struct BemiSourceIdentity
+{
+	uint64		system_identifier;
+	uint32		timeline;
+	XLogRecPtr	position;		/* end of its flushed WAL */
+	TimestampTz started_at;		/* its server */
+	char	   *database;
+	char	   *ancestors;		/* former timelines: lines of number and
+								 * position at which each was left; "" for the
+								 * first timeline, NULL: not known */
+} BemiSourceIdentity;
+
+/* One part of what a type of the source is made of. */
+typedef struct BemiTypePart
+{
+	Oid			type;
+	char		kind;			/* b: it is there, d: domain over other, a: array
+								 * of other, whose delimiter is name, c:
+								 * composite, f: its next field, j: becomes
+								 * json by function other */
+	Oid			other;
+	char	   *name;
+} BemiTypePart;
+
+/* What the source says of a slot. */
+typedef struct BemiSlot
+{
+	bool		exists;
+	bool		here;			/* of the database that is connected to */
+	bool		made;			/* and not only about to be */
+	bool		lost;			/* invalidated: its WAL is gone */
+	bool		active;			/* somebody reads it */
+	XLogRecPtr	confirmed;
+} BemiSlot;
+
+/* A slot of the source that nobody reads. */
+typedef struct BemiIdleSlot
+{
+	char	   *name;
+	char	   *kept;			/* WAL, with its unit */
+} BemiIdleSlot;
+
+/* How much a slot costs the source. */
+typedef struct BemiSlotCost
+{
+	XLogRecPtr	source_lsn;		/* end of the source's WAL */
+	int64		wal_kept;		/* bytes, -1 if unknown */
+	char		wal_status[16];
+	int32		catalog_xmin_age;	/* -1 if unknown */
+} BemiSlotCost;
+
+/* Whether commits at the source may wait for the stream's walsender. */
+typedef struct BemiElection
+{
+	bool		possible;
+	char	   *advice;			/* what to do if that is not meant, or "" */
+} BemiElection;
+
+extern BemiStream *bemi_stream_connect(const char *conninfo, const char *source,
+									   const char *name,
+									   void (*on_wait) (BemiStream *));
+extern void bemi_stream_on_wait(BemiStream *stream,
+								void (*on_wait) (BemiStream *));
+extern XLogRecPtr bemi_stream_failed_at(void);
+extern void bemi_stream_cancel(BemiStream *stream);
+extern void bemi_stream_close(BemiStream *stream);
+extern int	bemi_stream_walsender(const BemiStream *stream);
+extern bool bemi_stream_is_here(const BemiStream *stream);
+extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
+extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
+								  BemiSlot *slot);
+extern TimestampTz bemi_stream_now(BemiStream *stream);
+extern void bemi_stream_look_at_horizon(BemiStream *stream);
+extern TimestampTz bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position);
+extern char *bemi_stream_published(BemiStream *stream);
+extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
+								  BemiSlotCost *cost);
+extern List *bemi_stream_idle_slots(BemiStream *stream, const char *but);
+extern void bemi_stream_election(BemiStream *stream, BemiElection *election);
+extern void bemi_stream_rest(BemiStream *stream);
+extern void bemi_stream_close_catalog(BemiStream *stream);
+extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
+										  char **snapshot);
+extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
+extern void bemi_stream_start(BemiStream *stream, const char *slot,
+							  XLogRecPtr position);
+extern bool bemi_stream_receive(BemiStream *stream, StringInfo message);
+extern void bemi_stream_wait(BemiStream *stream, long timeout_ms);
+extern XLogRecPtr bemi_stream_position(const BemiStream *stream);
+extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
+extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
+extern bool bemi_stream_reply_requested(const BemiStream *stream);
+extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
+extern int	bemi_stream_learn_patience(BemiStream *stream);
+
+/* probe.c */
+extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
+										  XLogRecPtr row, XLogRecPtr begin,
+										  XLogRecPtr end);
+extern XLogRecPtr bemi_stream_last_common(BemiStream *stream, const char *slot,
+										  XLogRecPtr from, XLogRecPtr end,
+										  bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId));
+
+/* wal.c */
+
+/* What the source's WAL has where a transaction has committed. */
+typedef enum BemiTrace
+{
+	BEMI_TRACE_FOUND,			/* this very transaction */
+	BEMI_TRACE_GONE,			/* something else */
+	BEMI_TRACE_UNKNOWN			/* the WAL cannot be read */
+} BemiTrace;
+
+extern BemiTrace bemi_stream_trace(BemiStream *stream, uint32 timeline,
+								   XLogRecPtr end,
+								   const BemiStored *transaction, char **refusal);
+
+/* descriptions.c */
+extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
+extern char *bemi_stream_descriptions(BemiStream *stream, const char *snapshot);
+extern List *bemi_stream_gone(BemiStream *stream, const List *oids,
+							  XLogRecPtr *position);
+
+/* encoding.c */
+extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
+extern char *bemi_stream_string(BemiStream *stream, const char *string);
+
+/* verify.c */
+extern bool bemi_stream_has_secret(const BemiStream *stream);
+extern void bemi_stream_look_for_secret(BemiStream *stream);
+extern char *bemi_stream_secret_version(const BemiStream *stream);
+extern bool bemi_stream_secret_is_new(BemiStream *stream);
+extern void bemi_stream_settle_secret(BemiStream *stream, bool now);
+extern char *bemi_stream_hash_key(const BemiStream *stream);
+extern char *bemi_stream_verify(BemiStream *stream, const char *content, int len);
+
+#endif							/* BEMI_STREAM_H */
