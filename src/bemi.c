@@ -106,7 +106,7 @@ _PG_init(void)
 	bemi_context_init();
 	bemi_capture_init();
 	bemi_rules_init();
-	bemi_history_retention_init();
+	bemi_store_maintenance_init();
 	bemi_worker_init();
 
 	MarkGUCPrefixReserved("bemi");

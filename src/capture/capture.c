@@ -153,18 +153,18 @@ has_tracked_child(const ModifyTableState *modification)
  * table as the main query, and the server fires the trigger only once for both.
  */
 static void
-want_message(BemiStatement *statement, const BemiFeeder *fired)
+request_message(BemiStatement *statement, const BemiSourcePlan *fired)
 {
 	slist_iter	iter;
 
-	bemi_take_context(statement);
-	slist_foreach(iter, &statement->feeders)
+	bemi_snapshot_context(statement);
+	slist_foreach(iter, &statement->source_plans)
 	{
-		BemiFeeder *feeder = slist_container(BemiFeeder, link, iter.cur);
+		BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, iter.cur);
 
-		if (RelationGetRelid(feeder->modification->rootResultRelInfo->ri_RelationDesc) ==
+		if (RelationGetRelid(source_plan->modification->rootResultRelInfo->ri_RelationDesc) ==
 			RelationGetRelid(fired->modification->rootResultRelInfo->ri_RelationDesc))
-			feeder->wanted = true;
+			source_plan->wanted = true;
 	}
 }
 
@@ -173,13 +173,13 @@ want_message(BemiStatement *statement, const BemiFeeder *fired)
  * Returns the query's entry, made now if it is the first one.
  */
 static BemiStatement *
-arm_feeder(BemiStatement *statement, ModifyTableState *modification,
+arm_source_plan(BemiStatement *statement, ModifyTableState *modification,
 		   QueryDesc *queryDesc)
 {
 	bool		skipped = (queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
 	bool		unasked = has_tracked_child(modification) ||
 		(skipped && has_our_trigger(modification->rootResultRelInfo, true));
-	BemiFeeder *feeder;
+	BemiSourcePlan *source_plan;
 
 	if (!unasked && !has_our_trigger(modification->rootResultRelInfo, false))
 		return statement;
@@ -187,17 +187,17 @@ arm_feeder(BemiStatement *statement, ModifyTableState *modification,
 		statement = bemi_arm_statement(queryDesc);
 	statement->triggers_skipped = skipped;
 
-	feeder = MemoryContextAllocZero(statement->memory, sizeof(BemiFeeder));
-	feeder->modification = modification;
-	feeder->node = outerPlanState(modification);
-	feeder->produce = feeder->node->ExecProcNodeReal;
-	slist_push_head(&statement->feeders, &feeder->link);
+	source_plan = MemoryContextAllocZero(statement->memory, sizeof(BemiSourcePlan));
+	source_plan->modification = modification;
+	source_plan->node = outerPlanState(modification);
+	source_plan->produce = source_plan->node->ExecProcNodeReal;
+	slist_push_head(&statement->source_plans, &source_plan->link);
 
-	ExecSetExecProcNode(feeder->node, produce_first_row);
+	ExecSetExecProcNode(source_plan->node, produce_first_row);
 	if (unasked)
 	{
-		bemi_take_context(statement);
-		feeder->wanted = true;
+		bemi_snapshot_context(statement);
+		source_plan->wanted = true;
 	}
 	return statement;
 }
@@ -225,10 +225,10 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 
 	top = queryDesc->planstate;
 	if (top && IsA(top, ModifyTableState))
-		statement = arm_feeder(statement, (ModifyTableState *) top, queryDesc);
+		statement = arm_source_plan(statement, (ModifyTableState *) top, queryDesc);
 	foreach(cell, queryDesc->estate->es_auxmodifytables)
 		if (lfirst(cell) != top)
-			statement = arm_feeder(statement, lfirst(cell), queryDesc);
+			statement = arm_source_plan(statement, lfirst(cell), queryDesc);
 }
 
 /*
@@ -237,22 +237,22 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
  * key's action with the statement that has caused them.
  */
 static void
-say_context(BemiStatement *statement, BemiFeeder *feeder)
+emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 {
 	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
 	if (!statement->said)
 	{
 		bemi_require_context(statement->context,
-							 feeder->modification->rootResultRelInfo->ri_RelationDesc);
-		statement->context = bemi_context_with_facts(statement->context);
+							 source_plan->modification->rootResultRelInfo->ri_RelationDesc);
+		statement->context = bemi_context_with_server_fields(statement->context);
 	}
 	if (!statement->said && !statement->triggers_skipped)
 		bemi_message_for_statement(statement->context);
 	else
-		bemi_message_again(statement->context, statement->nest_level);
+		bemi_reemit_message(statement->context, statement->nest_level);
 	statement->said = true;
-	feeder->running = true;
+	source_plan->running = true;
 	MemoryContextSwitchTo(caller);
 }
 
@@ -269,18 +269,18 @@ static TupleTableSlot *
 produce_first_row(PlanState *node)
 {
 	BemiStatement *statement;
-	BemiFeeder *feeder = bemi_feeder_at_node(node, &statement);
-	TupleTableSlot *row = feeder->produce(node);
+	BemiSourcePlan *source_plan = bemi_source_plan_at_node(node, &statement);
+	TupleTableSlot *row = source_plan->produce(node);
 
 	if (TupIsNull(row))
 		return row;
 
-	if (!feeder->wanted)
-		bemi_message_again(NULL, statement->nest_level);
-	else if (!feeder->running)
-		say_context(statement, feeder);
+	if (!source_plan->wanted)
+		bemi_reemit_message(NULL, statement->nest_level);
+	else if (!source_plan->running)
+		emit_context(statement, source_plan);
 	if (node->ExecProcNodeReal == produce_first_row)
-		ExecSetExecProcNode(node, feeder->produce);
+		ExecSetExecProcNode(node, source_plan->produce);
 	return row;
 }
 
@@ -294,7 +294,7 @@ bemi_executor_end(QueryDesc *queryDesc)
 		prev_ExecutorEnd(queryDesc);
 	else
 		standard_ExecutorEnd(queryDesc);
-	bemi_let_outer_say_again();
+	bemi_reemit_outer();
 }
 
 /*
@@ -346,7 +346,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		entry.is_utility = true;
 		entry.memory = CurrentMemoryContext;
 		entry.text = bemi_statement_text(queryString, pstmt);
-		slist_init(&entry.feeders);
+		slist_init(&entry.source_plans);
 		bemi_link_statement(&entry);
 		PG_TRY();
 		{
@@ -362,7 +362,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		bemi_unlink_statement(&entry);
 		bemi_follow_truncated(entry.truncated_partitions, entry.truncated);
 	}
-	bemi_let_outer_say_again();
+	bemi_reemit_outer();
 }
 
 /*
@@ -370,7 +370,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
  * for each table, which share one message.
  */
 static void
-say_at_once(Relation table)
+emit_at_once(Relation table)
 {
 	BemiStatement *statement = bemi_running_utility();
 	const char *context;
@@ -379,19 +379,19 @@ say_at_once(Relation table)
 	{
 		context = bemi_context_of_statement(NULL);
 		bemi_require_context(context, table);
-		bemi_message_for_statement(bemi_context_with_facts(context));
+		bemi_message_for_statement(bemi_context_with_server_fields(context));
 		return;
 	}
 
-	bemi_take_context(statement);
+	bemi_snapshot_context(statement);
 	bemi_require_context(statement->context, table);
 	if (statement->said)
-		bemi_message_again(statement->context, statement->nest_level);
+		bemi_reemit_message(statement->context, statement->nest_level);
 	else
 	{
 		MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
-		statement->context = bemi_context_with_facts(statement->context);
+		statement->context = bemi_context_with_server_fields(statement->context);
 		MemoryContextSwitchTo(caller);
 		bemi_message_for_statement(statement->context);
 	}
@@ -424,7 +424,7 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	BemiStatement *statement;
-	BemiFeeder *feeder;
+	BemiSourcePlan *source_plan;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -442,11 +442,11 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 						   RelationGetRelationName(trigger->tg_relation)),
 				 errhint("Let bemi.track() make the trigger.")));
 
-	feeder = bemi_feeder_that_fires(trigger->tg_trigger, &statement);
-	if (feeder != NULL)
-		want_message(statement, feeder);
+	source_plan = bemi_source_plan_that_fires(trigger->tg_trigger, &statement);
+	if (source_plan != NULL)
+		request_message(statement, source_plan);
 	else
-		say_at_once(trigger->tg_relation);
+		emit_at_once(trigger->tg_relation);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) && bemi_running_utility() != NULL)
 		note_truncated(bemi_running_utility(), trigger->tg_relation);
 

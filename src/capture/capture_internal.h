@@ -18,7 +18,7 @@
 /*
  * A plan node that yields the rows of one modification.
  */
-typedef struct BemiFeeder
+typedef struct BemiSourcePlan
 {
 	slist_node	link;			/* in its statement's feeders */
 	PlanState  *node;
@@ -26,7 +26,7 @@ typedef struct BemiFeeder
 	ModifyTableState *modification;
 	bool		wanted;			/* a trigger asked for the message */
 	bool		running;		/* has yielded a row that wanted one */
-} BemiFeeder;
+} BemiSourcePlan;
 
 /*
  * A running statement that says its context with its first row.
@@ -39,11 +39,11 @@ typedef struct BemiStatement
 	MemoryContextCallback on_end;	/* takes the link out */
 	MemoryContext memory;		/* the query's own, holds all of this */
 	BemiStatementText text;
-	slist_head	feeders;
+	slist_head	source_plans;
 
 	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
 	bool		triggers_skipped;	/* by the server, after the first of a kind */
-	bool		context_taken;
+	bool		has_snapshot;
 	const char *context;		/* of its beginning; NULL: none */
 	bool		said;			/* the message was written */
 	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has fired */
@@ -54,18 +54,18 @@ typedef struct BemiStatement
 extern void bemi_link_statement(BemiStatement *statement);
 extern void bemi_unlink_statement(BemiStatement *statement);
 extern BemiStatement *bemi_arm_statement(QueryDesc *queryDesc);
-extern void bemi_take_context(BemiStatement *statement);
-extern BemiFeeder *bemi_feeder_at_node(const PlanState *node,
+extern void bemi_snapshot_context(BemiStatement *statement);
+extern BemiSourcePlan *bemi_source_plan_at_node(const PlanState *node,
 									   BemiStatement **statement);
-extern BemiFeeder *bemi_feeder_that_fires(const Trigger *trigger,
+extern BemiSourcePlan *bemi_source_plan_that_fires(const Trigger *trigger,
 										  BemiStatement **statement);
 extern BemiStatement *bemi_running_utility(void);
-extern void bemi_let_outer_say_again(void);
+extern void bemi_reemit_outer(void);
 extern void bemi_capture_statement_init(void);
 
 /* message.c */
 extern void bemi_message_for_statement(const char *context);
-extern void bemi_message_again(const char *context, int nest_level);
+extern void bemi_reemit_message(const char *context, int nest_level);
 extern void bemi_capture_message_init(void);
 
 #endif							/* BEMI_CAPTURE_INTERNAL_H */

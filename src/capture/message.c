@@ -60,7 +60,7 @@ static int	emit_mode = EMIT_STATEMENT;
  * Takes down a message of the current subtransaction.
  */
 static void
-remember(const char *context, XLogRecPtr end)
+remember_message(const char *context, XLogRecPtr end)
 {
 	int			nest_level = GetCurrentTransactionNestLevel();
 	Size		size = strlen(context) + 1;
@@ -98,7 +98,7 @@ may_be_overtaken(void)
  * Whether rows written now would get this context; NULL stands for none.
  */
 static bool
-stands(const char *context)
+message_is_valid(const char *context)
 {
 	if (latest == NULL)
 		return context == NULL;
@@ -112,7 +112,7 @@ write_message(const char *context)
 {
 	if (context == NULL)
 		context = "{}";
-	remember(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true));
+	remember_message(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true));
 }
 
 /*
@@ -127,7 +127,7 @@ bemi_message_for_statement(const char *context)
 	if (context == NULL && latest == NULL)
 		return;
 	/* Where facts are asked for, no message of the client's may stand for ours. */
-	if (emit_mode == EMIT_CHANGED && !bemi_facts_are_included() && stands(context))
+	if (emit_mode == EMIT_CHANGED && !bemi_server_fields_are_included() && message_is_valid(context))
 		return;
 	write_message(context);
 }
@@ -142,9 +142,9 @@ bemi_message_for_statement(const char *context)
  * messages.
  */
 void
-bemi_message_again(const char *context, int nest_level)
+bemi_reemit_message(const char *context, int nest_level)
 {
-	if (!XLogLogicalInfoActive() || stands(context))
+	if (!XLogLogicalInfoActive() || message_is_valid(context))
 		return;
 	write_message(context);
 	if (GetCurrentTransactionNestLevel() > nest_level)

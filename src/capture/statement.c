@@ -53,7 +53,7 @@ bemi_unlink_statement(BemiStatement *statement)
  * The memory of an armed statement is about to go.
  */
 static void
-disarm(void *arg)
+disarm_statement(void *arg)
 {
 	bemi_unlink_statement(arg);
 }
@@ -63,7 +63,7 @@ disarm(void *arg)
  * for a while: until the block is rolled back, or as long as a function's.
  */
 static void
-disarm_failed(int nest_level)
+disarm_failed_statement(int nest_level)
 {
 	dlist_mutable_iter iter;
 
@@ -96,7 +96,7 @@ static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_ABORT)
-		disarm_failed(0);
+		disarm_failed_statement(0);
 }
 
 static void
@@ -104,7 +104,7 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
 					  SubTransactionId parentSubid, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		disarm_failed(GetCurrentTransactionNestLevel());
+		disarm_failed_statement(GetCurrentTransactionNestLevel());
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 		hand_over_statements(GetCurrentTransactionNestLevel());
 }
@@ -114,18 +114,18 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
  * own functions set later.
  */
 void
-bemi_take_context(BemiStatement *statement)
+bemi_snapshot_context(BemiStatement *statement)
 {
 	MemoryContext caller;
 	const char *context;
 
-	if (statement->context_taken)
+	if (statement->has_snapshot)
 		return;
 
 	caller = MemoryContextSwitchTo(statement->memory);
 	context = bemi_context_of_statement(&statement->text);
 	statement->context = context ? pstrdup(context) : NULL;
-	statement->context_taken = true;
+	statement->has_snapshot = true;
 	MemoryContextSwitchTo(caller);
 }
 
@@ -140,10 +140,10 @@ bemi_arm_statement(QueryDesc *queryDesc)
 
 	statement->memory = memory;
 	statement->text = bemi_statement_text(queryDesc->sourceText, queryDesc->plannedstmt);
-	slist_init(&statement->feeders);
+	slist_init(&statement->source_plans);
 
 	bemi_link_statement(statement);
-	statement->on_end.func = disarm;
+	statement->on_end.func = disarm_statement;
 	statement->on_end.arg = statement;
 	MemoryContextRegisterResetCallback(memory, &statement->on_end);
 	return statement;
@@ -152,8 +152,8 @@ bemi_arm_statement(QueryDesc *queryDesc)
 /*
  * The armed feeder that runs at this plan node, with its statement.
  */
-BemiFeeder *
-bemi_feeder_at_node(const PlanState *node, BemiStatement **statement)
+BemiSourcePlan *
+bemi_source_plan_at_node(const PlanState *node, BemiStatement **statement)
 {
 	dlist_iter	outer;
 
@@ -162,12 +162,12 @@ bemi_feeder_at_node(const PlanState *node, BemiStatement **statement)
 		slist_iter	inner;
 
 		*statement = dlist_container(BemiStatement, link, outer.cur);
-		slist_foreach(inner, &(*statement)->feeders)
+		slist_foreach(inner, &(*statement)->source_plans)
 		{
-			BemiFeeder *feeder = slist_container(BemiFeeder, link, inner.cur);
+			BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, inner.cur);
 
-			if (feeder->node == node)
-				return feeder;
+			if (source_plan->node == node)
+				return source_plan;
 		}
 	}
 	elog(ERROR, "plan node is not armed");
@@ -185,11 +185,11 @@ is_writing(BemiStatement *statement)
 	if (statement->is_utility)
 		return statement->said;
 
-	slist_foreach(iter, &statement->feeders)
+	slist_foreach(iter, &statement->source_plans)
 	{
-		const BemiFeeder *feeder = slist_container(BemiFeeder, link, iter.cur);
+		const BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, iter.cur);
 
-		if (feeder->running && !feeder->modification->mt_done)
+		if (source_plan->running && !source_plan->modification->mt_done)
 			return true;
 	}
 	return false;
@@ -200,7 +200,7 @@ is_writing(BemiStatement *statement)
  * rows, which must not get the context of the inner one.
  */
 void
-bemi_let_outer_say_again(void)
+bemi_reemit_outer(void)
 {
 	dlist_iter	iter;
 
@@ -214,7 +214,7 @@ bemi_let_outer_say_again(void)
 
 		if (is_writing(statement))
 		{
-			bemi_message_again(statement->context, statement->nest_level);
+			bemi_reemit_message(statement->context, statement->nest_level);
 			return;
 		}
 	}
@@ -225,8 +225,8 @@ bemi_let_outer_say_again(void)
  * pointer into the trigger array of its own ResultRelInfo, so this holds
  * however deep statements are nested.
  */
-BemiFeeder *
-bemi_feeder_that_fires(const Trigger *trigger, BemiStatement **statement)
+BemiSourcePlan *
+bemi_source_plan_that_fires(const Trigger *trigger, BemiStatement **statement)
 {
 	dlist_iter	outer;
 
@@ -235,15 +235,15 @@ bemi_feeder_that_fires(const Trigger *trigger, BemiStatement **statement)
 		slist_iter	inner;
 
 		*statement = dlist_container(BemiStatement, link, outer.cur);
-		slist_foreach(inner, &(*statement)->feeders)
+		slist_foreach(inner, &(*statement)->source_plans)
 		{
-			BemiFeeder *feeder = slist_container(BemiFeeder, link, inner.cur);
-			const TriggerDesc *triggers = feeder->modification->rootResultRelInfo->ri_TrigDesc;
+			BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, inner.cur);
+			const TriggerDesc *triggers = source_plan->modification->rootResultRelInfo->ri_TrigDesc;
 
 			if (triggers != NULL &&
 				trigger >= triggers->triggers &&
 				trigger < triggers->triggers + triggers->numtriggers)
-				return feeder;
+				return source_plan;
 		}
 	}
 	return NULL;

@@ -218,7 +218,7 @@ end_of_comment(const char *start, bool *nested)
 }
 
 static bool
-is_ours(const char *start, int len)
+comment_is_ours(const char *start, int len)
 {
 	return len >= COMMENT_OPEN_LEN + COMMENT_CLOSE_LEN &&
 		memcmp(start, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0 &&
@@ -243,7 +243,7 @@ find_in_run(const char *p, Comment *found)
 			bool		nested;
 			const char *end = end_of_comment(p, &nested);
 
-			if (is_ours(p, end - p))
+			if (comment_is_ours(p, end - p))
 			{
 				found->start = p;
 				found->len = end - p;
@@ -394,7 +394,7 @@ bemi_statement_text(const char *text, const PlannedStmt *statement)
  * which is to say, that of the only statement in the text.
  */
 static bool
-is_part(const Query *query)
+is_part_of_message(const Query *query)
 {
 	return message != NULL && message->statement.text == debug_query_string &&
 		query->stmt_location <= 0 && query->stmt_len <= 0;
@@ -405,12 +405,12 @@ is_part(const Query *query)
  * have many, each is analyzed just before it runs.
  */
 static void
-note_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
+record_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
 {
 	if (prev_post_parse_analyze)
 		prev_post_parse_analyze(pstate, query, jumble);
 	if (debug_query_string != NULL && pstate->p_sourcetext == debug_query_string &&
-		MessageContext != NULL && !is_part(query))
+		MessageContext != NULL && !is_part_of_message(query))
 		set_client_statement(place_in_text(debug_query_string, query->stmt_location,
 										   query->stmt_len));
 }
@@ -419,7 +419,7 @@ note_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
  * Whether the client's statement may have a comment of ours.
  */
 static bool
-message_is_marked(void)
+message_has_mark(void)
 {
 	if (!message->searched)
 	{
@@ -473,7 +473,7 @@ is_worth_keeping(void)
 {
 	Comment		comment;
 
-	if (!knows_message() || !message_is_marked() ||
+	if (!knows_message() || !message_has_mark() ||
 		(kept != NULL && kept->serial == message->serial))
 		return false;
 	if (kept != NULL)
@@ -647,7 +647,7 @@ bemi_context_comment_init(void)
 							 NULL, NULL, NULL);
 
 	prev_post_parse_analyze = post_parse_analyze_hook;
-	post_parse_analyze_hook = note_client_statement;
+	post_parse_analyze_hook = record_client_statement;
 	RegisterXactCallback(at_transaction_end, NULL);
 	RegisterSubXactCallback(at_subtransaction_end, NULL);
 }

@@ -156,10 +156,10 @@ bemi_context_is_too_large(const char *content, int len)
 {
 	JsonExtent	extent;
 
-	if (len > max_context_size + BEMI_FACTS_SIZE)
+	if (len > max_context_size + BEMI_SERVER_FIELDS_SIZE)
 		return true;
 	extent = measure_json(content, len);
-	return extent.values > max_context_keys + BEMI_FACTS_KEYS ||
+	return extent.values > max_context_keys + BEMI_SERVER_FIELDS_KEYS ||
 		extent.depth > DEEPEST_CONTEXT;
 }
 
@@ -427,7 +427,7 @@ bemi_merge_context(PG_FUNCTION_ARGS)
 Datum
 bemi_current_context(PG_FUNCTION_ARGS)
 {
-	const char *context = bemi_context_with_facts(bemi_context_of_statement(NULL));
+	const char *context = bemi_context_with_server_fields(bemi_context_of_statement(NULL));
 
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
 										CStringGetDatum(context ? context : "{}")));
@@ -462,5 +462,5 @@ bemi_context_init(void)
 							   check_context, NULL, NULL);
 
 	bemi_context_comment_init();
-	bemi_context_facts_init();
+	bemi_server_fields_init();
 }

@@ -15,8 +15,8 @@
 /*
  * What bemi.include may add to a context that is as large as the settings allow.
  */
-#define BEMI_FACTS_SIZE		(64 * 1024)
-#define BEMI_FACTS_KEYS		8
+#define BEMI_SERVER_FIELDS_SIZE		(64 * 1024)
+#define BEMI_SERVER_FIELDS_KEYS		8
 
 /*
  * The text that a statement was parsed from, which may hold others, and where in
@@ -44,9 +44,9 @@ extern const char *bemi_context_in_comment(const BemiStatementText *statement);
 extern void bemi_context_comment_init(void);
 
 /* server_fields.c */
-extern bool bemi_facts_are_included(void);
-extern const char *bemi_context_with_facts(const char *context);
+extern bool bemi_server_fields_are_included(void);
+extern const char *bemi_context_with_server_fields(const char *context);
 extern void bemi_require_context(const char *context, Relation table);
-extern void bemi_context_facts_init(void);
+extern void bemi_server_fields_init(void);
 
 #endif							/* BEMI_CONTEXT_H */

@@ -102,7 +102,7 @@ client_query(void)
 		return NULL;
 	len = strlen(debug_query_string);
 	limit = length_within(debug_query_string, Min(len, pgstat_track_activity_query_size - 1),
-						  BEMI_FACTS_SIZE - ROOM_FOR_OTHERS);
+						  BEMI_SERVER_FIELDS_SIZE - ROOM_FOR_OTHERS);
 	return pnstrdup(debug_query_string, pg_mbcliplen(debug_query_string, len, limit));
 }
 
@@ -182,7 +182,7 @@ assign_include(const char *newval, void *extra)
  * Whether an object has no key.
  */
 static bool
-is_empty(const char *object)
+context_is_empty(const char *object)
 {
 	const char *inside = strchr(object, '{') + 1;
 
@@ -193,7 +193,7 @@ is_empty(const char *object)
  * Appends {"session_user": ..., ...}.
  */
 static void
-append_facts(StringInfo buffer)
+append_server_fields(StringInfo buffer)
 {
 	const char *separator = "{";
 
@@ -217,7 +217,7 @@ append_facts(StringInfo buffer)
 }
 
 bool
-bemi_facts_are_included(void)
+bemi_server_fields_are_included(void)
 {
 	return included != 0;
 }
@@ -227,7 +227,7 @@ bemi_facts_are_included(void)
  * none to add, else palloc'd.  The context is NULL or a valid JSON object.
  */
 const char *
-bemi_context_with_facts(const char *context)
+bemi_context_with_server_fields(const char *context)
 {
 	StringInfoData buffer;
 
@@ -240,10 +240,10 @@ bemi_context_with_facts(const char *context)
 		buffer.len--;			/* white space behind the object */
 	buffer.data[--buffer.len] = '\0';
 
-	if (context != NULL && !is_empty(context))
+	if (context != NULL && !context_is_empty(context))
 		appendStringInfoString(&buffer, ", ");
 	appendStringInfoString(&buffer, "\"_db\": ");
-	append_facts(&buffer);
+	append_server_fields(&buffer);
 	appendStringInfoChar(&buffer, '}');
 	return buffer.data;
 }
@@ -255,7 +255,7 @@ bemi_context_with_facts(const char *context)
 void
 bemi_require_context(const char *context, Relation table)
 {
-	if (require_level == 0 || (context != NULL && !is_empty(context)))
+	if (require_level == 0 || (context != NULL && !context_is_empty(context)))
 		return;
 	ereport(require_level,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -266,7 +266,7 @@ bemi_require_context(const char *context, Relation table)
 }
 
 void
-bemi_context_facts_init(void)
+bemi_server_fields_init(void)
 {
 	DefineCustomStringVariable("bemi.include",
 							   "Sets the facts that are added to each context under the key \"_db\".",

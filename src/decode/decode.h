@@ -45,7 +45,7 @@ typedef struct BemiType
 
 typedef struct BemiTypes BemiTypes;
 
-extern BemiTypes *bemi_types_begin(const List *parts);
+extern BemiTypes *bemi_types_create(const List *parts);
 extern bool bemi_types_know(BemiTypes *types, Oid oid);
 extern const BemiType *bemi_type_of(BemiTypes *types, Oid oid);
 extern List *bemi_type_parts_elsewhere(const List *parts);
@@ -157,7 +157,7 @@ typedef struct BemiEvent
 
 typedef struct BemiProtocol BemiProtocol;
 
-extern BemiProtocol *bemi_protocol_begin(BemiStream *stream);
+extern BemiProtocol *bemi_protocol_create(BemiStream *stream);
 extern void bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
 							   StringInfo bytes, BemiEvent *event);
 extern void bemi_protocol_forget_gone(BemiProtocol *protocol);
@@ -207,10 +207,10 @@ typedef struct BemiChange
 } BemiChange;
 
 typedef struct BemiStitch BemiStitch;
-typedef struct BemiHistory BemiHistory;
+typedef struct BemiStore BemiStore;
 
-extern BemiStitch *bemi_stitch_begin(const char *tag, BemiStream *stream,
-									 BemiHistory *history);
+extern BemiStitch *bemi_stitch_create(const char *tag, BemiStream *stream,
+									 BemiStore *store);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 #endif							/* BEMI_DECODE_H */

@@ -201,7 +201,7 @@ bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 	return !is_true(description, "stale") &&
 		has_columns(relation, names_of(description, "key")) &&
 		lists_columns(relation, names_of(description, "columns")) &&
-		has_types(relation, bemi_types_begin(type_parts_of(description)));
+		has_types(relation, bemi_types_create(type_parts_of(description)));
 }
 
 /*
@@ -250,7 +250,7 @@ types_of(const Jsonb *description, bool is_local)
 {
 	List	   *parts = type_parts_of(description);
 
-	return bemi_types_begin(is_local ? parts : bemi_type_parts_elsewhere(parts));
+	return bemi_types_create(is_local ? parts : bemi_type_parts_elsewhere(parts));
 }
 
 /*

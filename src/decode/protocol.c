@@ -51,7 +51,7 @@ struct BemiProtocol
  * Starts to read; the result lives in the current memory context.
  */
 BemiProtocol *
-bemi_protocol_begin(BemiStream *stream)
+bemi_protocol_create(BemiStream *stream)
 {
 	BemiProtocol *protocol = palloc0(sizeof(BemiProtocol));
 	HASHCTL		control = {0};
@@ -336,7 +336,7 @@ list_relations(const BemiProtocol *protocol)
 }
 
 static void
-forget_gone(BemiProtocol *protocol)
+forget_gone_relations(BemiProtocol *protocol)
 {
 	ListCell   *cell;
 
@@ -366,7 +366,7 @@ bemi_protocol_forget_gone(BemiProtocol *protocol)
 	List	   *oids;
 
 	if (protocol->gone != NIL && bemi_stream_received(protocol->stream) >= protocol->gone_at)
-		forget_gone(protocol);
+		forget_gone_relations(protocol);
 	if (protocol->gone != NIL ||
 		hash_get_num_entries(protocol->relations) < protocol->known + ASK_AFTER)
 		return;

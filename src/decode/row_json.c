@@ -203,7 +203,7 @@ forget_call(FmgrInfo *call)
  * cached that ended in an error, for the next row.
  */
 static Datum
-parse(const BemiType *type, const char *text)
+parse_value(const BemiType *type, const char *text)
 {
 	FmgrInfo	call;
 	Datum		value;
@@ -241,7 +241,7 @@ cast_to_json(const BemiType *type, const char *literal)
 	Datum		json;
 
 	fmgr_info_copy(&call, (FmgrInfo *) &type->output, CurrentMemoryContext);
-	json = FunctionCall1(&call, parse(type, literal));
+	json = FunctionCall1(&call, parse_value(type, literal));
 	forget_call(&call);
 	return TextDatumGetCString(json);
 }
@@ -283,7 +283,7 @@ push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
 static Jsonb *
 convert_array(const BemiType *type, const char *literal, Fidelity fidelity)
 {
-	ArrayType  *array = DatumGetArrayTypeP(parse(type, literal));
+	ArrayType  *array = DatumGetArrayTypeP(parse_value(type, literal));
 	JsonbParseState *state = NULL;
 	int16		len;
 	bool		by_value;
@@ -305,7 +305,7 @@ convert_array(const BemiType *type, const char *literal, Fidelity fidelity)
 static Jsonb *
 convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 {
-	HeapTupleHeader row = DatumGetHeapTupleHeader(parse(type, literal));
+	HeapTupleHeader row = DatumGetHeapTupleHeader(parse_value(type, literal));
 	TupleDesc	columns = lookup_rowtype_tupdesc(type->input_parameter, type->input_typmod);
 	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),.t_data = row};
 	Datum	   *values = palloc(sizeof(Datum) * Max(columns->natts, 1));
@@ -369,7 +369,7 @@ append_code_point(StringInfo result, Oid conversion, unsigned int code)
  * without the other.
  */
 static char *
-without_escapes(const char *text)
+remove_escapes(const char *text)
 {
 	StringInfoData result;
 	Oid			conversion;
@@ -446,7 +446,7 @@ risky_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
 	{
 		part = try_conversion(convert_value, &work, fidelity);
 		if (part == NULL && type->kind == BEMI_TYPE_JSON &&
-			(work.text = without_escapes(text)) != NULL)
+			(work.text = remove_escapes(text)) != NULL)
 			part = try_conversion(convert_value, &work, fidelity);
 	}
 
@@ -672,7 +672,7 @@ try_conversion(Conversion convert, const void *arg, Fidelity fidelity)
  * Tells whether the row is so long that jsonb's own limits come near.
  */
 static bool
-is_long(const BemiRelation *relation, const BemiImage *image)
+text_is_long(const BemiRelation *relation, const BemiImage *image)
 {
 	Size		total = 0;
 
@@ -690,7 +690,7 @@ is_long(const BemiRelation *relation, const BemiImage *image)
  * What stands for a row that no way of conversion has been good for.
  */
 static Jsonb *
-note_of_row(void)
+row_placeholder(void)
 {
 	return parse_json("{\"bemiError\": \"row left out, jsonb cannot hold it\"}");
 }
@@ -706,7 +706,7 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	Jsonb	   *result = NULL;
 
 	Assert(IsTransactionState());
-	if (!relation->risky && !is_long(relation, image))
+	if (!relation->risky && !text_is_long(relation, image))
 		return convert_row(&work, EXACT);
 
 	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT < JENTRY_OFFLENMASK / 2,
@@ -714,7 +714,7 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	for (Fidelity fidelity = EXACT; fidelity < FIDELITIES && result == NULL; fidelity++)
 		result = try_conversion(convert_row, &work, fidelity);
 
-	return result ? result : note_of_row();
+	return result ? result : row_placeholder();
 }
 
 /*
@@ -732,7 +732,7 @@ bemi_text_to_jsonb(const char *text, int len)
 		!pg_verify_mbstr(GetDatabaseEncoding(), text, len, true))
 		return NULL;
 	result = try_conversion(convert_text, &work, EXACT);
-	if (result == NULL && (work.text = without_escapes(pnstrdup(text, len))) != NULL)
+	if (result == NULL && (work.text = remove_escapes(pnstrdup(text, len))) != NULL)
 	{
 		work.len = strlen(work.text);
 		result = try_conversion(convert_text, &work, EXACT);

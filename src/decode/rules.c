@@ -63,7 +63,7 @@ bemi_rule_matches(const char *column, const char *name)
 }
 
 static bool
-is_listed(const char *column, const List *names)
+column_is_listed(const char *column, const List *names)
 {
 	ListCell   *cell;
 
@@ -116,7 +116,7 @@ bemi_rules_apply(BemiRelation *relation, const List *ignore, const List *redact,
 		column->ignored = bemi_rules_match(column->name, ignore);
 		column->redaction = BEMI_KEEP;
 		if (bemi_rules_match(column->name, redact) ||
-			(redacts && !is_listed(column->name, known)))
+			(redacts && !column_is_listed(column->name, known)))
 			column->redaction = BEMI_REDACT;
 		else if (bemi_rules_match(column->name, redact_hash))
 		{

@@ -43,7 +43,7 @@
 struct BemiStitch
 {
 	BemiStream *stream;			/* for what it says beside its changes */
-	BemiHistory *history;
+	BemiStore *store;
 	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
 
 	/* the transaction at hand */
@@ -73,7 +73,7 @@ struct BemiStitch
 /* A context that is longer is forgotten with its transaction. */
 #define LONGEST_REMEMBERED	(64 * 1024)
 
-/* Widths of an id's parts, see make_id(). */
+/* Widths of an id's parts, see make_change_id(). */
 #define ORDINAL_BITS	36
 #define SOURCE_BITS		22
 
@@ -83,7 +83,7 @@ struct BemiStitch
  * order, so that ids sort in commit order.
  */
 static void
-make_id(const BemiStitch *stitch, pg_uuid_t *id)
+make_change_id(const BemiStitch *stitch, pg_uuid_t *id)
 {
 	const uint64 version = 8;
 	const uint64 variant = 2;
@@ -113,12 +113,12 @@ make_id(const BemiStitch *stitch, pg_uuid_t *id)
  * anew.
  */
 BemiStitch *
-bemi_stitch_begin(const char *tag, BemiStream *stream, BemiHistory *history)
+bemi_stitch_create(const char *tag, BemiStream *stream, BemiStore *store)
 {
 	BemiStitch *stitch = palloc0(sizeof(BemiStitch));
 
 	stitch->stream = stream;
-	stitch->history = history;
+	stitch->store = store;
 	stitch->source_tag = hash_bytes((unsigned char *) tag, strlen(tag)) >>
 		(32 - SOURCE_BITS);
 	stitch->memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -164,7 +164,7 @@ set_context(BemiStitch *stitch, const char *content, int len, const Jsonb *conte
 static void
 begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 {
-	bemi_history_begin_transaction(stitch->history);
+	bemi_store_begin_transaction(stitch->store);
 	stitch->in_transaction = true;
 	stitch->commit_lsn = event->commit_lsn;
 	stitch->committed_at = event->committed_at;
@@ -186,7 +186,7 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
  * of a job, repeat their context, so the last one is not parsed again.
  */
 static void
-take_context(BemiStitch *stitch, const BemiEvent *event)
+apply_context(BemiStitch *stitch, const BemiEvent *event)
 {
 	Jsonb	   *context;
 
@@ -202,7 +202,7 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
 		set_context(stitch, event->content, event->content_len, context);
 	else
 	{
-		bemi_history_count_invalid(stitch->history);
+		bemi_store_count_invalid(stitch->store);
 		stitch->stands = false;
 	}
 }
@@ -212,7 +212,7 @@ take_context(BemiStitch *stitch, const BemiEvent *event)
  * it is like.
  */
 static void
-take_tracking(BemiStitch *stitch, const BemiEvent *event)
+apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 {
 	char	   *text = bemi_stream_verify(stitch->stream, event->content, event->content_len);
 	Jsonb	   *message;
@@ -221,26 +221,26 @@ take_tracking(BemiStitch *stitch, const BemiEvent *event)
 		return;
 	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
 	if (message == NULL || !JB_ROOT_IS_OBJECT(message) ||
-		!bemi_history_take_tracking(stitch->history, message, stitch->xid,
+		!bemi_store_apply_tracking(stitch->store, message, stitch->xid,
 									stitch->commit_lsn, stitch->committed_at))
-		bemi_history_count_invalid(stitch->history);
+		bemi_store_count_invalid(stitch->store);
 }
 
 /*
  * A message under any prefix.
  */
 static void
-take_message(BemiStitch *stitch, const BemiEvent *event)
+apply_message(BemiStitch *stitch, const BemiEvent *event)
 {
 	bool		is_context = strcmp(event->prefix, BEMI_MESSAGE_PREFIX) == 0;
 	bool		is_tracking = strcmp(event->prefix, BEMI_TRACKING_PREFIX) == 0;
 
 	if ((is_context || is_tracking) && !event->transactional)
-		bemi_history_count_invalid(stitch->history);
+		bemi_store_count_invalid(stitch->store);
 	else if (is_context)
-		take_context(stitch, event);
+		apply_context(stitch, event);
 	else if (is_tracking)
-		take_tracking(stitch, event);
+		apply_tracking(stitch, event);
 }
 
 /*
@@ -270,7 +270,7 @@ check_secret(BemiStitch *stitch)
 {
 	bemi_stream_settle_secret(stitch->stream, true);
 	if (bemi_stream_secret_is_new(stitch->stream))
-		bemi_history_note_secret(stitch->history,
+		bemi_store_record_secret(stitch->store,
 								 bemi_stream_secret_version(stitch->stream));
 }
 
@@ -281,7 +281,7 @@ check_secret(BemiStitch *stitch)
  * only where the source's messages cannot be believed.
  */
 static void
-take_relation(BemiStitch *stitch, BemiRelation *relation)
+apply_relation(BemiStitch *stitch, BemiRelation *relation)
 {
 	bool		is_believed;
 	Jsonb	   *told;
@@ -290,9 +290,9 @@ take_relation(BemiStitch *stitch, BemiRelation *relation)
 
 	check_secret(stitch);
 	is_believed = bemi_stream_has_secret(stitch->stream);
-	told = bemi_history_description(stitch->history, relation);
+	told = bemi_store_description(stitch->store, relation);
 	if (!is_believed)
-		bemi_history_begin_tracking(stitch->history, relation,
+		bemi_store_begin_tracking(stitch->store, relation,
 									stitch->commit_lsn, stitch->committed_at);
 	if (!is_believed || told == NULL || !bemi_description_fits(relation, told))
 		today = ask_for_description(stitch, relation);
@@ -359,7 +359,7 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	if (before && after && !before->is_key &&
 		!bemi_rules_keep_update(relation, before->row, after->row))
 		return;
-	make_id(stitch, &change.id);
+	make_change_id(stitch, &change.id);
 	change.schema = relation->schema;
 	change.table = relation->table;
 	change.operation = operation;
@@ -373,7 +373,7 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	change.xid = stitch->xid;
 	change.position = event->position;
 
-	bemi_history_add(stitch->history, &change);
+	bemi_store_add(stitch->store, &change);
 }
 
 static void
@@ -390,7 +390,7 @@ end_transaction(BemiStitch *stitch, const BemiEvent *event)
 {
 	BemiStored	transaction = {stitch->commit_lsn, stitch->committed_at, stitch->xid};
 
-	bemi_history_end_transaction(stitch->history, &transaction, event->end_lsn);
+	bemi_store_end_transaction(stitch->store, &transaction, event->end_lsn);
 	stitch->in_transaction = false;
 }
 
@@ -447,10 +447,10 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 			add_truncates(stitch, event);
 			break;
 		case BEMI_EVENT_MESSAGE:
-			take_message(stitch, event);
+			apply_message(stitch, event);
 			break;
 		case BEMI_EVENT_RELATION:
-			take_relation(stitch, event->relation);
+			apply_relation(stitch, event->relation);
 			break;
 		case BEMI_EVENT_NOTHING:
 			break;

@@ -127,7 +127,7 @@ size_of(const JsonbValue *value)
  * Takes the room for a member; false if there is not enough.
  */
 static bool
-take_room(SmallMembers *members, const JsonbValue *key, int size)
+reserve_room(SmallMembers *members, const JsonbValue *key, int size)
 {
 	int			needed = key->val.string.len + size + MEMBER_OVERHEAD;
 
@@ -150,7 +150,7 @@ push_member(SmallMembers *members, JsonbValue *key, JsonbValue *value)
 		JsonContainerIsObject(value->val.binary.data);
 
 	if ((!is_small && !is_object) ||
-		!take_room(members, key, is_small ? size_of(value) : 0))
+		!reserve_room(members, key, is_small ? size_of(value) : 0))
 		return;
 	(void) pushJsonbValue(&members->state, WJB_KEY, key);
 	if (is_small)

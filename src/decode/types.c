@@ -85,10 +85,10 @@ static const KnownJsonType known_json_types[] = {
 	{{"$libdir/hstore", "hstore_in"}, {"$libdir/hstore", "hstore_to_json"}}
 };
 
-static const BemiType *describe(BemiTypes *types, Oid oid, int depth);
+static const BemiType *describe_type(BemiTypes *types, Oid oid, int depth);
 
 static TypeEntry *
-entry_for(BemiTypes *types, Oid oid)
+type_entry_for(BemiTypes *types, Oid oid)
 {
 	bool		found;
 	TypeEntry  *entry = hash_search(types->entries, &oid, HASH_ENTER, &found);
@@ -106,7 +106,7 @@ entry_for(BemiTypes *types, Oid oid)
  * context.
  */
 BemiTypes *
-bemi_types_begin(const List *parts)
+bemi_types_create(const List *parts)
 {
 	BemiTypes  *types = palloc(sizeof(BemiTypes));
 	HASHCTL		control = {0};
@@ -120,7 +120,7 @@ bemi_types_begin(const List *parts)
 	foreach(cell, parts)
 	{
 		BemiTypePart *part = lfirst(cell);
-		TypeEntry  *entry = entry_for(types, part->type);
+		TypeEntry  *entry = type_entry_for(types, part->type);
 
 		entry->parts = lappend(entry->parts, part);
 	}
@@ -247,7 +247,7 @@ describe_known(BemiTypes *types, Oid oid)
 static BemiType *
 describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
 {
-	const BemiType *element = describe(types, part->other, depth + 1);
+	const BemiType *element = describe_type(types, part->other, depth + 1);
 
 	if (part->name != NULL && part->name[0] == ',')
 		return make_array(oid, element, F_ARRAY_IN, TEXTOID);
@@ -276,7 +276,7 @@ describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
 		if (part->kind != 'f' || part->name == NULL)
 			continue;
 		type->field_names[type->field_count] = pstrdup(part->name);
-		type->field_types[type->field_count] = describe(types, part->other, depth + 1);
+		type->field_types[type->field_count] = describe_type(types, part->other, depth + 1);
 		type->field_count++;
 	}
 	if (type->field_count > MaxTupleAttributeNumber)
@@ -387,7 +387,7 @@ describe_parts(BemiTypes *types, TypeEntry *entry, int depth)
 		switch (part->kind)
 		{
 			case 'd':
-				return describe(types, part->other, depth + 1);
+				return describe_type(types, part->other, depth + 1);
 			case 'a':
 				return describe_array(types, entry->oid, part, depth);
 			case 'c':
@@ -400,10 +400,10 @@ describe_parts(BemiTypes *types, TypeEntry *entry, int depth)
 }
 
 static const BemiType *
-describe(BemiTypes *types, Oid oid, int depth)
+describe_type(BemiTypes *types, Oid oid, int depth)
 {
 	const BemiType *type;
-	TypeEntry  *entry = entry_for(types, oid);
+	TypeEntry  *entry = type_entry_for(types, oid);
 
 	CHECK_FOR_INTERRUPTS();
 	if (entry->described != NULL)
@@ -425,7 +425,7 @@ describe(BemiTypes *types, Oid oid, int depth)
 const BemiType *
 bemi_type_of(BemiTypes *types, Oid oid)
 {
-	return describe(types, oid, 0);
+	return describe_type(types, oid, 0);
 }
 
 /*

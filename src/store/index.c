@@ -57,7 +57,7 @@ typedef struct HistoryIndex
 	Relation	relation;
 	IndexInfo  *info;
 	IndexUniqueCheck unique;
-	int			columns[INDEX_MAX_KEYS];	/* into bemi_history_columns */
+	int			columns[INDEX_MAX_KEYS];	/* into bemi_store_columns */
 	GinState   *gin;			/* BY_CONTEXT; NULL: not needed yet */
 } HistoryIndex;
 
@@ -77,7 +77,7 @@ struct BemiIndexes
 static int
 history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
 {
-	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 		if (attnums[i] == attnum)
 			return TupleDescAttr(RelationGetDescr(table), attnum - 1)->attgenerated ? -1 : i;
 	return -1;
@@ -101,7 +101,7 @@ choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
 			return BY_EXECUTOR;
 	}
 	if (index->relation->rd_rel->relam == GIN_AM_OID && info->ii_NumIndexAttrs == 1 &&
-		index->columns[0] == BEMI_HISTORY_CONTEXT)
+		index->columns[0] == BEMI_STORE_CONTEXT)
 		return BY_CONTEXT;
 	return BY_ROW;
 }
@@ -111,7 +111,7 @@ choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
  * numbers; in the current memory context.
  */
 BemiIndexes *
-bemi_indexes_begin(ResultRelInfo *target, EState *estate, const AttrNumber *attnums)
+bemi_indexes_create(ResultRelInfo *target, EState *estate, const AttrNumber *attnums)
 {
 	BemiIndexes *indexes = palloc0(sizeof(BemiIndexes));
 
@@ -156,7 +156,7 @@ insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots, int coun
 
 static void
 insert_by_row(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
-			  const BemiHistoryRow *rows, int count)
+			  const BemiStoreRow *rows, int count)
 {
 	Relation	table = indexes->target->ri_RelationDesc;
 	Datum		values[INDEX_MAX_KEYS];
@@ -231,16 +231,16 @@ insert_shared(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
  */
 static void
 insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
-				  const BemiHistoryRow *rows, int count)
+				  const BemiStoreRow *rows, int count)
 {
 	int			first = 0;
 
 	while (first < count)
 	{
-		Datum		context = rows[first].values[BEMI_HISTORY_CONTEXT];
+		Datum		context = rows[first].values[BEMI_STORE_CONTEXT];
 		int			end = first + 1;
 
-		while (end < count && rows[end].values[BEMI_HISTORY_CONTEXT] == context)
+		while (end < count && rows[end].values[BEMI_STORE_CONTEXT] == context)
 			end++;
 		if (end - first >= SHARED_ROWS)
 			insert_shared(indexes, index, &slots[first], context, end - first);
@@ -256,7 +256,7 @@ insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **sl
  */
 void
 bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
-					const BemiHistoryRow *rows, int count)
+					const BemiStoreRow *rows, int count)
 {
 	for (int n = 0; n < indexes->count; n++)
 	{

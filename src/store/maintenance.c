@@ -189,7 +189,7 @@ assign_retention(const char *newval, void *extra)
  * extension from being dropped meanwhile.
  */
 static Oid
-begin_work(void)
+begin_maintenance(void)
 {
 	char	   *lock_wait = psprintf("%d", Max(1, Min(DeadlockTimeout / 2, LONGEST_LOCK_WAIT_MS)));
 
@@ -208,7 +208,7 @@ begin_work(void)
  * last source transaction.
  */
 static void
-end_work(void)
+end_maintenance(void)
 {
 	PopActiveSnapshot();
 	replorigin_session_origin_lsn = InvalidXLogRecPtr;
@@ -220,7 +220,7 @@ end_work(void)
  * The work took too long, or took too long no more.
  */
 static void
-disarm_timeout(void)
+disarm_lock_timeout(void)
 {
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	QueryCancelPending = false;
@@ -249,7 +249,7 @@ forget_refusals(const List *partitions)
  * Whether an error has not yet been logged for a partition; takes note of it.
  */
 static bool
-is_news(Oid partition, int sqlerrcode)
+refusal_is_news(Oid partition, int sqlerrcode)
 {
 	MemoryContext caller;
 	Refusal    *refusal;
@@ -280,7 +280,7 @@ report_failure(const char *what, Oid partition)
 
 	FlushErrorState();
 	AbortCurrentTransaction();
-	if (OidIsValid(partition) && !is_news(partition, error->sqlerrcode))
+	if (OidIsValid(partition) && !refusal_is_news(partition, error->sqlerrcode))
 		return;
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
@@ -294,17 +294,17 @@ report_failure(const char *what, Oid partition)
  * did anything; what fails is logged.
  */
 static bool
-attempt(Work work, Oid table, const char *what)
+attempt_work(Work work, Oid table, const char *what)
 {
 	bool		volatile done = false;
 
 	PG_TRY();
 	{
-		Oid			changes = begin_work();
+		Oid			changes = begin_maintenance();
 
 		if (OidIsValid(changes))
 			done = work(OidIsValid(table) ? table : changes);
-		end_work();
+		end_maintenance();
 	}
 	PG_CATCH();
 	{
@@ -313,7 +313,7 @@ attempt(Work work, Oid table, const char *what)
 		done = false;
 	}
 	PG_END_TRY();
-	disarm_timeout();
+	disarm_lock_timeout();
 	MemoryContextSwitchTo(visit_memory);
 	return done;
 }
@@ -388,14 +388,14 @@ drop_expired(void)
 
 	expired = NIL;
 	if (retention == NULL ||
-		!attempt(find_expired, InvalidOid, "look for partitions older than bemi.retention"))
+		!attempt_work(find_expired, InvalidOid, "look for partitions older than bemi.retention"))
 		return;
 	forget_refusals(log_again ? NIL : expired);
 	log_again = false;
 	foreach(cell, expired)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (attempt(drop_partition, lfirst_oid(cell),
+		if (attempt_work(drop_partition, lfirst_oid(cell),
 					"drop a partition older than bemi.retention"))
 			ereport(LOG,
 					(errmsg("bemi: partition \"%s\" of bemi.changes was dropped",
@@ -458,7 +458,7 @@ analyze_changes(Oid changes)
  * Whether so much time has passed since, and if so, notes that it begins anew.
  */
 static bool
-is_over(TimestampTz *since, TimestampTz now, int interval_ms)
+interval_is_over(TimestampTz *since, TimestampTz now, int interval_ms)
 {
 	if (!TimestampDifferenceExceeds(*since, now, interval_ms))
 		return false;
@@ -467,7 +467,7 @@ is_over(TimestampTz *since, TimestampTz now, int interval_ms)
 }
 
 static void
-visit(TimestampTz now)
+run_maintenance(TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
@@ -476,9 +476,9 @@ visit(TimestampTz now)
 	MemoryContextSwitchTo(visit_memory);
 	pgstat_report_activity(STATE_RUNNING, "keeping house");
 	drop_expired();
-	(void) attempt(forget_gone_tables, InvalidOid, "forget tables that are gone");
+	(void) attempt_work(forget_gone_tables, InvalidOid, "forget tables that are gone");
 	if (TimestampDifferenceExceeds(analyze_tried_at, now, ANALYZE_INTERVAL_MS))
-		(void) attempt(analyze_changes, InvalidOid, "analyze bemi.changes");
+		(void) attempt_work(analyze_changes, InvalidOid, "analyze bemi.changes");
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(visit_memory);
 }
@@ -491,22 +491,22 @@ visit(TimestampTz now)
  * autovacuum would not come.
  */
 void
-bemi_history_keep_house(void)
+bemi_store_maintain(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (visit_now || is_over(&visited_at, now, VISIT_INTERVAL_MS))
+	if (visit_now || interval_is_over(&visited_at, now, VISIT_INTERVAL_MS))
 	{
 		visit_now = false;
 		visited_at = now;
-		visit(now);
+		run_maintenance(now);
 	}
-	if (is_over(&statistics_sent_at, now, STATISTICS_INTERVAL_MS))
+	if (interval_is_over(&statistics_sent_at, now, STATISTICS_INTERVAL_MS))
 		pgstat_report_stat(true);
 }
 
 void
-bemi_history_retention_init(void)
+bemi_store_maintenance_init(void)
 {
 	DefineCustomEnumVariable("bemi.partition_interval",
 							 "Sets for how much time a new partition of bemi.changes is.",

@@ -50,13 +50,13 @@
 PG_FUNCTION_INFO_V1(bemi_attach_partition);
 PG_FUNCTION_INFO_V1(bemi_partition_ranges);
 
-const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS] = {
+const char *const bemi_store_columns[BEMI_STORE_COLUMNS] = {
 	"id", "database", "schema", "table", "primary_key", "operation",
 	"before", "after",
-	[BEMI_HISTORY_CONTEXT] = "context",
-	[BEMI_HISTORY_COMMITTED_AT] = "committed_at",
+	[BEMI_STORE_CONTEXT] = "context",
+	[BEMI_STORE_COMMITTED_AT] = "committed_at",
 	"queued_at",
-	[BEMI_HISTORY_CREATED_AT] = "created_at",
+	[BEMI_STORE_CREATED_AT] = "created_at",
 	"transaction_id", "position", "source"
 };
 
@@ -68,7 +68,7 @@ struct BemiPartition
 	ResultRelInfo *target;
 	BemiIndexes *indexes;
 	BemiCode   *code;			/* of users, on this partition; NULL: none */
-	AttrNumber	attnums[BEMI_HISTORY_COLUMNS];
+	AttrNumber	attnums[BEMI_STORE_COLUMNS];
 	int			slot_count;
 	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
 
@@ -121,7 +121,7 @@ bemi_partition_init(void)
  * Owner of a table.
  */
 static Oid
-owner_of(Oid oid)
+owner_of_table(Oid oid)
 {
 	Relation	table = table_open(oid, AccessShareLock);
 	Oid			owner = table->rd_rel->relowner;
@@ -181,7 +181,7 @@ find_partition(TimestampTz committed_at)
  * side, if it is none of the finite ones: no such bound, MINVALUE or MAXVALUE.
  */
 static bool
-bound_time(PartitionBoundInfo bounds, int i, Datum *time)
+time_of_bound(PartitionBoundInfo bounds, int i, Datum *time)
 {
 	bool		below = i < 0;
 
@@ -213,9 +213,9 @@ find_hole(TimestampTz committed_at, Datum *values, char *nulls)
 	{
 		int			i = last_bound(parent, partitions, committed_at);
 
-		if (bound_time(partitions->boundinfo, i, &values[0]))
+		if (time_of_bound(partitions->boundinfo, i, &values[0]))
 			nulls[0] = ' ';
-		if (bound_time(partitions->boundinfo, i + 1, &values[1]))
+		if (time_of_bound(partitions->boundinfo, i + 1, &values[1]))
 			nulls[1] = ' ';
 	}
 	table_close(parent, NoLock);
@@ -259,7 +259,7 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 					   quote_identifier(get_rel_name(partition)),
 					   text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	SPI_connect();
-	bemi_become(owner_of(partition), &caller);
+	bemi_become(owner_of_table(partition), &caller);
 	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not attach a partition to bemi.changes");
 	bemi_return_to(&caller);
@@ -321,7 +321,7 @@ find_or_make_partition(TimestampTz committed_at)
  * bemi.partition_ranges().
  */
 static void
-put_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
+append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
 {
 	PartitionBoundInfo bounds = partitions->boundinfo;
 	int			partition = bounds->indexes[upper];
@@ -331,8 +331,8 @@ put_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
 	if (partition < 0)
 		return;
 	values[0] = ObjectIdGetDatum(partitions->oids[partition]);
-	(void) bound_time(bounds, upper - 1, &values[1]);
-	(void) bound_time(bounds, upper, &values[2]);
+	(void) time_of_bound(bounds, upper - 1, &values[1]);
+	(void) time_of_bound(bounds, upper, &values[2]);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -353,7 +353,7 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
 	parent = table_open(table, AccessShareLock);
 	partitions = RelationGetPartitionDesc(parent, true);
 	for (int i = 1; partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
-		put_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
+		append_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
 	table_close(parent, AccessShareLock);
 	return (Datum) 0;
 }
@@ -365,15 +365,15 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
 static void
 find_columns(BemiPartition *partition)
 {
-	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 	{
 		partition->attnums[i] = get_attnum(RelationGetRelid(partition->relation),
-										   bemi_history_columns[i]);
+										   bemi_store_columns[i]);
 		if (partition->attnums[i] == InvalidAttrNumber)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("column \"%s\" of table \"%s\" is missing",
-							bemi_history_columns[i],
+							bemi_store_columns[i],
 							RelationGetRelationName(partition->relation)),
 					 errhint("Columns of bemi.changes must not be renamed or dropped.")));
 	}
@@ -385,7 +385,7 @@ find_columns(BemiPartition *partition)
 static bool
 is_written(const BemiPartition *partition, AttrNumber attnum)
 {
-	for (int i = 0; i < BEMI_HISTORY_COLUMNS; i++)
+	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 		if (partition->attnums[i] == attnum)
 			return true;
 	return false;
@@ -438,7 +438,7 @@ open_partition(Oid oid)
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
-	partition->code = bemi_code_of(partition->target, owner_of(changes_oid));
+	partition->code = bemi_code_of(partition->target, owner_of_table(changes_oid));
 	bemi_code_enter(partition->code);
 	ExecOpenIndices(partition->target, false);
 	/* Where AFTER triggers look for it. */
@@ -446,7 +446,7 @@ open_partition(Oid oid)
 		lappend(partition->estate->es_opened_result_relations, partition->target);
 	find_columns(partition);
 	find_defaults(partition);
-	partition->indexes = bemi_indexes_begin(partition->target, partition->estate,
+	partition->indexes = bemi_indexes_create(partition->target, partition->estate,
 											partition->attnums);
 	bemi_code_leave(partition->code);
 
@@ -475,7 +475,7 @@ bemi_partition_close(BemiPartition *partition)
  * Whether changes committed at this time belong to this partition.
  */
 bool
-bemi_partition_takes(const BemiPartition *partition, TimestampTz committed_at)
+bemi_partition_contains(const BemiPartition *partition, TimestampTz committed_at)
 {
 	return find_partition(committed_at) == RelationGetRelid(partition->relation);
 }
@@ -487,7 +487,7 @@ bemi_partition_takes(const BemiPartition *partition, TimestampTz committed_at)
 BemiPartition *
 bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
 {
-	if (open != NULL && bemi_partition_takes(open, committed_at))
+	if (open != NULL && bemi_partition_contains(open, committed_at))
 		return open;
 
 	bemi_partition_close(open);
@@ -498,7 +498,7 @@ bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
  * Puts a row into the i-th slot, whose first use may be now.
  */
 static void
-put_row(BemiPartition *partition, int i, const BemiHistoryRow *row)
+fill_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 {
 	TupleTableSlot *slot;
 
@@ -512,7 +512,7 @@ put_row(BemiPartition *partition, int i, const BemiHistoryRow *row)
 	slot = ExecClearTuple(partition->slots[i]);
 
 	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
-	for (int column = 0; column < BEMI_HISTORY_COLUMNS; column++)
+	for (int column = 0; column < BEMI_STORE_COLUMNS; column++)
 	{
 		int			place = partition->attnums[column] - 1;
 
@@ -534,7 +534,7 @@ put_row(BemiPartition *partition, int i, const BemiHistoryRow *row)
  * Writes the filled slots with one multi-insert and then their index entries.
  */
 static void
-insert_together(BemiPartition *partition, const BemiHistoryRow *rows, int count)
+insert_together(BemiPartition *partition, const BemiStoreRow *rows, int count)
 {
 	EState	   *estate = partition->estate;
 	TupleConstr *constraints = partition->relation->rd_att->constr;
@@ -575,11 +575,11 @@ insert_singly(BemiPartition *partition, int count)
  * Writes rows, at most BEMI_PARTITION_SLOTS of them.
  */
 void
-bemi_partition_insert(BemiPartition *partition, const BemiHistoryRow *rows, int count)
+bemi_partition_insert(BemiPartition *partition, const BemiStoreRow *rows, int count)
 {
 	bemi_code_enter(partition->code);
 	for (int i = 0; i < count; i++)
-		put_row(partition, i, &rows[i]);
+		fill_slot(partition, i, &rows[i]);
 	if (partition->target->ri_TrigDesc == NULL)
 		insert_together(partition, rows, count);
 	else

@@ -42,44 +42,44 @@ typedef struct BemiUntil
 	XLogRecPtr	position;
 } BemiUntil;
 
-extern BemiHistory *bemi_history_begin(const char *source,
+extern BemiStore *bemi_store_create(const char *source,
 									   const BemiSourceIdentity *identity,
 									   XLogRecPtr origin);
-extern void bemi_history_open(BemiHistory *history);
-extern void bemi_history_begin_transaction(BemiHistory *history);
-extern void bemi_history_add(BemiHistory *history, const BemiChange *change);
-extern void bemi_history_begin_tracking(BemiHistory *history,
+extern void bemi_store_open(BemiStore *store);
+extern void bemi_store_begin_transaction(BemiStore *store);
+extern void bemi_store_add(BemiStore *store, const BemiChange *change);
+extern void bemi_store_begin_tracking(BemiStore *store,
 										const BemiRelation *relation,
 										XLogRecPtr at_lsn, TimestampTz at_time);
-extern bool bemi_history_take_tracking(BemiHistory *history,
+extern bool bemi_store_apply_tracking(BemiStore *store,
 									   const Jsonb *message, TransactionId xid,
 									   XLogRecPtr at_lsn, TimestampTz at_time);
-extern void bemi_history_note_secret(BemiHistory *history, const char *version);
-extern Jsonb *bemi_history_description(BemiHistory *history,
+extern void bemi_store_record_secret(BemiStore *store, const char *version);
+extern Jsonb *bemi_store_description(BemiStore *store,
 									   const BemiRelation *relation);
-extern void bemi_history_count_invalid(BemiHistory *history);
-extern void bemi_history_end_transaction(BemiHistory *history,
+extern void bemi_store_count_invalid(BemiStore *store);
+extern void bemi_store_end_transaction(BemiStore *store,
 										 const BemiStored *transaction,
 										 XLogRecPtr end_lsn);
-extern void bemi_history_is_complete_until(BemiHistory *history,
+extern void bemi_store_is_complete_until(BemiStore *store,
 										   TimestampTz time,
 										   XLogRecPtr position);
-extern void bemi_history_flush_commits(BemiHistory *history, bool flush);
-extern bool bemi_history_is_due(const BemiHistory *history);
-extern bool bemi_history_is_stored(const BemiHistory *history);
-extern void bemi_history_commit(BemiHistory *history);
-extern bool bemi_history_may_advance(const BemiHistory *history,
+extern void bemi_store_flush_commits(BemiStore *store, bool flush);
+extern bool bemi_store_is_due(const BemiStore *store);
+extern bool bemi_store_is_stored(const BemiStore *store);
+extern void bemi_store_commit(BemiStore *store);
+extern bool bemi_store_may_advance(const BemiStore *store,
 									 XLogRecPtr received, bool is_asked);
-extern void bemi_history_advance(BemiHistory *history, XLogRecPtr received);
-extern XLogRecPtr bemi_history_flushed(BemiHistory *history);
-extern bool bemi_history_awaits_flush(const BemiHistory *history);
-extern bool bemi_history_awaits_time(const BemiHistory *history);
-extern void bemi_history_take_counts(BemiHistory *history,
+extern void bemi_store_advance(BemiStore *store, XLogRecPtr received);
+extern XLogRecPtr bemi_store_flushed(BemiStore *store);
+extern bool bemi_store_awaits_flush(const BemiStore *store);
+extern bool bemi_store_awaits_time(const BemiStore *store);
+extern void bemi_store_drain_counts(BemiStore *store,
 									 BemiCounts *counts, BemiUntil *until);
 
 /* maintenance.c */
-extern void bemi_history_keep_house(void);
-extern void bemi_history_retention_init(void);
+extern void bemi_store_maintain(void);
+extern void bemi_store_maintenance_init(void);
 
 /* stored.c */
 

@@ -13,18 +13,18 @@
 
 #include "store/store.h"
 
-/* Columns of bemi.changes, in the order of bemi_history_columns. */
-#define BEMI_HISTORY_COLUMNS	15
-#define BEMI_HISTORY_CONTEXT	8
-#define BEMI_HISTORY_COMMITTED_AT	9
-#define BEMI_HISTORY_CREATED_AT		11
+/* Columns of bemi.changes, in the order of bemi_store_columns. */
+#define BEMI_STORE_COLUMNS	15
+#define BEMI_STORE_CONTEXT	8
+#define BEMI_STORE_COMMITTED_AT	9
+#define BEMI_STORE_CREATED_AT		11
 
 /* A row of bemi.changes: its values, which live until it is written. */
-typedef struct BemiHistoryRow
+typedef struct BemiStoreRow
 {
-	Datum		values[BEMI_HISTORY_COLUMNS];
-	bool		nulls[BEMI_HISTORY_COLUMNS];
-} BemiHistoryRow;
+	Datum		values[BEMI_STORE_COLUMNS];
+	bool		nulls[BEMI_STORE_COLUMNS];
+} BemiStoreRow;
 
 /* Rows that a partition takes in one go. */
 #define BEMI_PARTITION_SLOTS	1000
@@ -33,15 +33,15 @@ typedef struct BemiHistoryRow
 typedef struct BemiPartition BemiPartition;
 
 /* partition.c */
-extern const char *const bemi_history_columns[BEMI_HISTORY_COLUMNS];
+extern const char *const bemi_store_columns[BEMI_STORE_COLUMNS];
 extern Oid	bemi_own_table(const char *name);
 extern void bemi_partition_init(void);
 extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
-extern bool bemi_partition_takes(const BemiPartition *partition,
+extern bool bemi_partition_contains(const BemiPartition *partition,
 								 TimestampTz committed_at);
 extern void bemi_partition_insert(BemiPartition *partition,
-								  const BemiHistoryRow *rows, int count);
+								  const BemiStoreRow *rows, int count);
 extern void bemi_partition_close(BemiPartition *partition);
 
 /* user_code.c */
@@ -65,7 +65,7 @@ typedef struct BemiDdl
 typedef struct BemiCode BemiCode;
 
 extern void bemi_become(Oid role, BemiRole *caller);
-extern void bemi_become_reader(BemiRole *caller);
+extern void bemi_become_history_reader(BemiRole *caller);
 extern void bemi_return_to(const BemiRole *caller);
 extern BemiCode *bemi_code_of(ResultRelInfo *target, Oid history_owner);
 extern void bemi_code_enter(BemiCode *code);
@@ -76,9 +76,9 @@ extern void bemi_ddl_leave(BemiDdl *ddl);
 /* index.c */
 typedef struct BemiIndexes BemiIndexes;
 
-extern BemiIndexes *bemi_indexes_begin(ResultRelInfo *target, EState *estate,
+extern BemiIndexes *bemi_indexes_create(ResultRelInfo *target, EState *estate,
 									   const AttrNumber *attnums);
 extern void bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
-								const BemiHistoryRow *rows, int count);
+								const BemiStoreRow *rows, int count);
 
 #endif							/* BEMI_STORE_INTERNAL_H */

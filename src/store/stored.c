@@ -78,7 +78,7 @@ query_as_owner(const char *query, int count, const Oid *types, const Datum *valu
 	BemiRole	caller;
 
 	SPI_connect();
-	bemi_become_reader(&caller);
+	bemi_become_history_reader(&caller);
 	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values, NULL,
 							  true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not run \"%s\"", query);

@@ -104,7 +104,7 @@ lesser_owner(Oid partition_owner, Oid history_owner)
  * Whether what a role owns is as good as the table owner's own.
  */
 static bool
-is_trusted(Oid role, Oid owner)
+owner_is_trusted(Oid role, Oid owner)
 {
 	return role == owner || superuser_arg(role);
 }
@@ -136,9 +136,9 @@ type_owner(Oid type)
 }
 
 static void
-note_owner(Functions *functions, Oid owner, Oid function, Oid domain)
+check_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
-	if (OidIsValid(functions->other) || is_trusted(owner, functions->owner))
+	if (OidIsValid(functions->other) || owner_is_trusted(owner, functions->owner))
 		return;
 	functions->other = owner;
 	functions->others = function;
@@ -149,14 +149,14 @@ note_owner(Functions *functions, Oid owner, Oid function, Oid domain)
  * A function that an expression calls; callback of check_functions_in_node().
  */
 static bool
-note_function(Oid function, void *functions)
+check_function(Oid function, void *functions)
 {
 	if (function >= FirstNormalObjectId)
-		note_owner(functions, function_owner(function), function, InvalidOid);
+		check_owner(functions, function_owner(function), function, InvalidOid);
 	return false;
 }
 
-static bool note_functions(Node *node, void *functions);
+static bool check_functions(Node *node, void *functions);
 
 /*
  * The constraints of a domain, as trees of expressions.
@@ -191,7 +191,7 @@ constraints_of(Oid domain)
  * The type that a domain is made of, which may be a domain, too.
  */
 static Oid
-base_of(Oid domain)
+base_type_of(Oid domain)
 {
 	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(domain));
 	Oid			base;
@@ -208,12 +208,12 @@ base_of(Oid domain)
  * that it is made of.  A domain counts as a function: who owns it adds constraints.
  */
 static void
-note_domain(Oid type, Functions *functions)
+check_domain(Oid type, Functions *functions)
 {
-	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_of(type))
+	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_type_of(type))
 	{
-		note_owner(functions, type_owner(type), InvalidOid, type);
-		(void) note_functions((Node *) constraints_of(type), functions);
+		check_owner(functions, type_owner(type), InvalidOid, type);
+		(void) check_functions((Node *) constraints_of(type), functions);
 	}
 }
 
@@ -221,20 +221,20 @@ note_domain(Oid type, Functions *functions)
  * Looks for functions.
  */
 static bool
-note_functions(Node *node, void *functions)
+check_functions(Node *node, void *functions)
 {
 	if (node == NULL)
 		return false;
-	(void) check_functions_in_node(node, note_function, functions);
+	(void) check_functions_in_node(node, check_function, functions);
 	if (IsA(node, CoerceToDomain))
-		note_domain(((CoerceToDomain *) node)->resulttype, functions);
-	return expression_tree_walker(node, note_functions, functions);
+		check_domain(((CoerceToDomain *) node)->resulttype, functions);
+	return expression_tree_walker(node, check_functions, functions);
 }
 
 static void
-note_expression(const char *expression, Functions *functions)
+check_expression(const char *expression, Functions *functions)
 {
-	(void) note_functions(stringToNode(expression), functions);
+	(void) check_functions(stringToNode(expression), functions);
 }
 
 /*
@@ -242,7 +242,7 @@ note_expression(const char *expression, Functions *functions)
  * the relation cache has already called some.  False if it has none.
  */
 static bool
-note_index(Oid index, Functions *functions)
+check_index(Oid index, Functions *functions)
 {
 	static const AttrNumber parts[] = {Anum_pg_index_indexprs, Anum_pg_index_indpred};
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
@@ -257,7 +257,7 @@ note_index(Oid index, Functions *functions)
 
 		if (is_null)
 			continue;
-		note_expression(TextDatumGetCString(part), functions);
+		check_expression(TextDatumGetCString(part), functions);
 		found = true;
 	}
 	ReleaseSysCache(tuple);
@@ -269,7 +269,7 @@ note_index(Oid index, Functions *functions)
  * false if there is none.
  */
 static bool
-note_domain_default(Form_pg_attribute column, Functions *functions)
+check_domain_default(Form_pg_attribute column, Functions *functions)
 {
 	Node	   *expression = NULL;
 
@@ -277,8 +277,8 @@ note_domain_default(Form_pg_attribute column, Functions *functions)
 		expression = get_typdefault(column->atttypid);
 	if (expression == NULL)
 		return false;
-	(void) note_functions(expression, functions);
-	note_domain(column->atttypid, functions);
+	(void) check_functions(expression, functions);
+	check_domain(column->atttypid, functions);
 	return true;
 }
 
@@ -286,7 +286,7 @@ note_domain_default(Form_pg_attribute column, Functions *functions)
  * The functions of all expressions of a table; false if there are none.
  */
 static bool
-note_table(Relation table, Functions *functions)
+check_table(Relation table, Functions *functions)
 {
 	TupleConstr *constraints = RelationGetDescr(table)->constr;
 	List	   *indexes = RelationGetIndexList(table);
@@ -295,13 +295,13 @@ note_table(Relation table, Functions *functions)
 	ListCell   *cell;
 
 	for (int i = 0; constraints != NULL && i < constraints->num_defval; i++)
-		note_expression(constraints->defval[i].adbin, functions);
+		check_expression(constraints->defval[i].adbin, functions);
 	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
-		note_expression(constraints->check[i].ccbin, functions);
+		check_expression(constraints->check[i].ccbin, functions);
 	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
-		found |= note_domain_default(TupleDescAttr(RelationGetDescr(table), i), functions);
+		found |= check_domain_default(TupleDescAttr(RelationGetDescr(table), i), functions);
 	foreach(cell, indexes)
-		found |= note_index(lfirst_oid(cell), functions);
+		found |= check_index(lfirst_oid(cell), functions);
 	list_free(indexes);
 	return found;
 }
@@ -313,7 +313,7 @@ note_table(Relation table, Functions *functions)
 static bool
 check_expressions(Relation table, Functions *functions)
 {
-	bool		found = note_table(table, functions);
+	bool		found = check_table(table, functions);
 
 	if (!OidIsValid(functions->other))
 		return found;
@@ -347,9 +347,9 @@ static bool
 is_trusted_trigger(const BemiCode *code, const Trigger *trigger, Functions *functions)
 {
 	functions->owner = code->role;
-	(void) note_function(trigger->tgfoid, functions);
+	(void) check_function(trigger->tgfoid, functions);
 	if (trigger->tgqual != NULL)
-		note_expression(trigger->tgqual, functions);
+		check_expression(trigger->tgqual, functions);
 	return !OidIsValid(functions->other);
 }
 
@@ -387,7 +387,7 @@ report_trigger(const BemiCode *code, const Trigger *trigger, const Functions *fu
  * Whether a trigger is one of the server's own, which checks a constraint.
  */
 static bool
-is_constraint(const Trigger *trigger)
+trigger_is_constraint(const Trigger *trigger)
 {
 	return bemi_trigger_is_internal(trigger) &&
 		(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE ||
@@ -405,7 +405,7 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 	trigger->tgdeferrable = trigger->tginitdeferred = false;
 	if (!is_for_inserts(trigger))
 		return false;
-	if (is_constraint(trigger))
+	if (trigger_is_constraint(trigger))
 	{
 		if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
 			trigger->tgenabled = TRIGGER_FIRES_ALWAYS;
@@ -529,7 +529,7 @@ bemi_become(Oid role, BemiRole *caller)
  * depends on somebody else, who may be the owner of a partition.
  */
 void
-bemi_become_reader(BemiRole *caller)
+bemi_become_history_reader(BemiRole *caller)
 {
 	Oid			changes = bemi_own_table("changes");
 	List	   *tables = find_all_inheritors(changes, AccessShareLock, NULL);

@@ -12,7 +12,7 @@
  * transactions share one destination transaction.
  *
  * Commits are asynchronous: a commit lost in a crash is sent again, because
- * the source is only told of what is flushed (bemi_history_is_flushed).
+ * the source is only told of what is flushed (bemi_store_is_flushed).
  *
  * Changes are copied into a buffer and written in runs, each into one partition
  * (partition.c).  The buffer's memory context is reset with each
@@ -75,7 +75,7 @@ typedef struct UnflushedCommit
 	XLogRecPtr	source_end;
 } UnflushedCommit;
 
-struct BemiHistory
+struct BemiStore
 {
 	MemoryContext memory;		/* holds this struct */
 	const char *source;
@@ -88,7 +88,7 @@ struct BemiHistory
 	/* the buffer; what its rows point to is in its memory, or lives as long */
 	MemoryContext buffer_memory;
 	int			buffered;
-	BemiHistoryRow buffer[BUFFERED_CHANGES];
+	BemiStoreRow buffer[BUFFERED_CHANGES];
 	SharedText	schema;			/* of the last change */
 	SharedText	table;
 	SharedText	operation;
@@ -110,7 +110,7 @@ struct BemiHistory
 	BemiUntil	until;			/* everything committed before is stored */
 	TimestampTz progress_at;	/* when it was written down last */
 
-	BemiCounts	news;			/* for bemi_history_take_counts() */
+	BemiCounts	news;			/* for bemi_store_drain_counts() */
 	BemiUntil	given_until;	/* as it has told last */
 	XLogRecPtr	origin;			/* as the last commit has left it */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
@@ -122,78 +122,78 @@ struct BemiHistory
  * Starts a history of one source, whose origin stands there; lives in the
  * current memory context.
  */
-BemiHistory *
-bemi_history_begin(const char *source, const BemiSourceIdentity *identity,
+BemiStore *
+bemi_store_create(const char *source, const BemiSourceIdentity *identity,
 				   XLogRecPtr origin)
 {
-	BemiHistory *history = palloc0(sizeof(BemiHistory));
+	BemiStore *store = palloc0(sizeof(BemiStore));
 
-	history->memory = CurrentMemoryContext;
-	history->source = pstrdup(source);
-	history->database = pstrdup(identity->database);
-	history->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
+	store->memory = CurrentMemoryContext;
+	store->source = pstrdup(source);
+	store->database = pstrdup(identity->database);
+	store->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
 							   identity->database);
-	history->origin = history->flushed = origin;
-	history->source_value = CStringGetTextDatum(source);
-	history->database_value = CStringGetTextDatum(identity->database);
-	history->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
-	history->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
+	store->origin = store->flushed = origin;
+	store->source_value = CStringGetTextDatum(source);
+	store->database_value = CStringGetTextDatum(identity->database);
+	store->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	store->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi change buffer",
 												   ALLOCSET_DEFAULT_SIZES);
-	history->whole = true;
-	return history;
+	store->whole = true;
+	return store;
 }
 
 /*
  * Begins a destination transaction, unless one is open.
  */
 void
-bemi_history_open(BemiHistory *history)
+bemi_store_open(BemiStore *store)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
-	if (history->open)
+	if (store->open)
 		return;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(caller);
 
-	history->open = true;
-	history->opened_at = GetCurrentTimestamp();
+	store->open = true;
+	store->opened_at = GetCurrentTimestamp();
 }
 
 /*
  * A source transaction begins: from here to its end, nothing is committed.
  */
 void
-bemi_history_begin_transaction(BemiHistory *history)
+bemi_store_begin_transaction(BemiStore *store)
 {
-	bemi_history_open(history);
-	history->whole = false;
-	history->transaction_changes = 0;
+	bemi_store_open(store);
+	store->whole = false;
+	store->transaction_changes = 0;
 }
 
 /*
  * Commit time of a row in the buffer.
  */
 static TimestampTz
-committed_at(const BemiHistory *history, int i)
+committed_at(const BemiStore *store, int i)
 {
-	return DatumGetTimestampTz(history->buffer[i].values[BEMI_HISTORY_COMMITTED_AT]);
+	return DatumGetTimestampTz(store->buffer[i].values[BEMI_STORE_COMMITTED_AT]);
 }
 
 /*
  * Where the run of rows ends that begins there and belongs to the open partition.
  */
 static int
-end_of_run(const BemiHistory *history, int first)
+end_of_run(const BemiStore *store, int first)
 {
 	int			end = first + 1;
 
-	while (end < history->buffered &&
-		   (committed_at(history, end) == committed_at(history, end - 1) ||
-			bemi_partition_takes(history->partition, committed_at(history, end))))
+	while (end < store->buffered &&
+		   (committed_at(store, end) == committed_at(store, end - 1) ||
+			bemi_partition_contains(store->partition, committed_at(store, end))))
 		end++;
 	return end;
 }
@@ -202,29 +202,29 @@ end_of_run(const BemiHistory *history, int first)
  * Writes the buffer and empties it.
  */
 static void
-flush(BemiHistory *history)
+write_rows(BemiStore *store)
 {
 	int			first = 0;
 
-	while (first < history->buffered)
+	while (first < store->buffered)
 	{
 		Datum		now;
 		int			end;
 
-		history->partition = bemi_partition_for(history->partition,
-												committed_at(history, first));
-		end = end_of_run(history, first);
+		store->partition = bemi_partition_for(store->partition,
+												committed_at(store, first));
+		end = end_of_run(store, first);
 		now = TimestampTzGetDatum(GetCurrentTimestamp());
 		for (int i = first; i < end; i++)
-			history->buffer[i].values[BEMI_HISTORY_CREATED_AT] = now;
-		bemi_partition_insert(history->partition, &history->buffer[first], end - first);
+			store->buffer[i].values[BEMI_STORE_CREATED_AT] = now;
+		bemi_partition_insert(store->partition, &store->buffer[first], end - first);
 		first = end;
 		CHECK_FOR_INTERRUPTS();
 	}
-	history->buffered = 0;
-	history->context = (Datum) 0;
-	history->schema.text = history->table.text = history->operation.text = NULL;
-	MemoryContextReset(history->buffer_memory);
+	store->buffered = 0;
+	store->context = (Datum) 0;
+	store->schema.text = store->table.text = store->operation.text = NULL;
+	MemoryContextReset(store->buffer_memory);
 }
 
 /*
@@ -245,12 +245,12 @@ shared_text(SharedText *shared, const char *text)
  * Copy of a jsonb in the current memory context, {} for NULL.
  */
 static Datum
-copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
+copy_jsonb(const BemiStore *store, const Jsonb *jsonb)
 {
 	Jsonb	   *copy;
 
 	if (jsonb == NULL)
-		return history->empty;
+		return store->empty;
 	copy = palloc(VARSIZE(jsonb));
 	memcpy(copy, jsonb, VARSIZE(jsonb));
 	return JsonbPGetDatum(copy);
@@ -261,22 +261,22 @@ copy_jsonb(const BemiHistory *history, const Jsonb *jsonb)
  * context would be kept once for each row; and index.c knows them by that.
  */
 static Datum
-shared_context(BemiHistory *history, const BemiChange *change)
+shared_context(BemiStore *store, const BemiChange *change)
 {
-	if (history->context == (Datum) 0 || history->context_serial != change->context_serial)
+	if (store->context == (Datum) 0 || store->context_serial != change->context_serial)
 	{
-		history->context = copy_jsonb(history, change->context);
-		history->context_serial = change->context_serial;
+		store->context = copy_jsonb(store, change->context);
+		store->context_serial = change->context_serial;
 	}
-	return history->context;
+	return store->context;
 }
 
 /*
- * Copies a change into a row, in the order of bemi_history_columns; all but the
+ * Copies a change into a row, in the order of bemi_store_columns; all but the
  * time when it is stored.
  */
 static void
-fill_row(BemiHistory *history, BemiHistoryRow *row, const BemiChange *change)
+fill_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
 {
 	Datum	   *values = row->values;
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
@@ -285,47 +285,47 @@ fill_row(BemiHistory *history, BemiHistoryRow *row, const BemiChange *change)
 	*id = change->id;
 	memset(row->nulls, false, sizeof(row->nulls));
 	values[n++] = UUIDPGetDatum(id);
-	values[n++] = history->database_value;
-	values[n++] = shared_text(&history->schema, change->schema);
-	values[n++] = shared_text(&history->table, change->table);
+	values[n++] = store->database_value;
+	values[n++] = shared_text(&store->schema, change->schema);
+	values[n++] = shared_text(&store->table, change->table);
 	row->nulls[n] = (change->primary_key == NULL);
 	values[n++] = change->primary_key ? CStringGetTextDatum(change->primary_key) : (Datum) 0;
-	values[n++] = shared_text(&history->operation, change->operation);
-	values[n++] = copy_jsonb(history, change->before);
-	values[n++] = copy_jsonb(history, change->after);
-	Assert(n == BEMI_HISTORY_CONTEXT);
-	values[n++] = shared_context(history, change);
-	Assert(n == BEMI_HISTORY_COMMITTED_AT);
+	values[n++] = shared_text(&store->operation, change->operation);
+	values[n++] = copy_jsonb(store, change->before);
+	values[n++] = copy_jsonb(store, change->after);
+	Assert(n == BEMI_STORE_CONTEXT);
+	values[n++] = shared_context(store, change);
+	Assert(n == BEMI_STORE_COMMITTED_AT);
 	values[n++] = TimestampTzGetDatum(change->committed_at);
 	values[n++] = TimestampTzGetDatum(change->queued_at);
-	Assert(n == BEMI_HISTORY_CREATED_AT);
+	Assert(n == BEMI_STORE_CREATED_AT);
 	n++;
 	values[n++] = Int64GetDatum((int64) change->xid);
 	values[n++] = Int64GetDatum((int64) change->position);
-	values[n++] = history->source_value;
-	Assert(n == BEMI_HISTORY_COLUMNS);
+	values[n++] = store->source_value;
+	Assert(n == BEMI_STORE_COLUMNS);
 }
 
 /*
  * Takes a change, copying all of it.
  */
 void
-bemi_history_add(BemiHistory *history, const BemiChange *change)
+bemi_store_add(BemiStore *store, const BemiChange *change)
 {
 	MemoryContext caller;
 
-	Assert(history->open && !history->whole);
+	Assert(store->open && !store->whole);
 
-	caller = MemoryContextSwitchTo(history->buffer_memory);
-	fill_row(history, &history->buffer[history->buffered], change);
+	caller = MemoryContextSwitchTo(store->buffer_memory);
+	fill_row(store, &store->buffer[store->buffered], change);
 	MemoryContextSwitchTo(caller);
 
-	history->buffered++;
-	history->counts.changes++;
-	history->transaction_changes++;
-	if (history->buffered == BUFFERED_CHANGES ||
-		MemoryContextMemAllocated(history->buffer_memory, false) > BUFFERED_BYTES)
-		flush(history);
+	store->buffered++;
+	store->counts.changes++;
+	store->transaction_changes++;
+	if (store->buffered == BUFFERED_CHANGES ||
+		MemoryContextMemAllocated(store->buffer_memory, false) > BUFFERED_BYTES)
+		write_rows(store);
 }
 
 /*
@@ -333,7 +333,7 @@ bemi_history_add(BemiHistory *history, const BemiChange *change)
  * True if it returns true.
  */
 static bool
-call(const char *statement, int count, Oid *types, Datum *values,
+call_source_function(const char *statement, int count, Oid *types, Datum *values,
 	 const char *nulls)
 {
 	bool		is_null;
@@ -355,16 +355,16 @@ call(const char *statement, int count, Oid *types, Datum *values,
  * tracked.  If that is news, then it was not tracked before.
  */
 void
-bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
+bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
 							XLogRecPtr at_lsn, TimestampTz at_time)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
-		CStringGetTextDatum(history->server), ObjectIdGetDatum(relation->oid),
+	Datum		values[] = {CStringGetTextDatum(store->source),
+		CStringGetTextDatum(store->server), ObjectIdGetDatum(relation->oid),
 		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
 	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	(void) call("SELECT CASE WHEN NOT bemi.is_tracking_known($1, $4, $5, $6, $7)"
+	(void) call_source_function("SELECT CASE WHEN NOT bemi.is_tracking_known($1, $4, $5, $6, $7)"
 				" THEN bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
 				lengthof(types), types, values, NULL);
 }
@@ -374,15 +374,15 @@ bemi_history_begin_tracking(BemiHistory *history, const BemiRelation *relation,
  * comes with another transaction than it was written in.
  */
 bool
-bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
+bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 						   TransactionId xid, XLogRecPtr at_lsn, TimestampTz at_time)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
-		CStringGetTextDatum(history->server), TransactionIdGetDatum(xid),
+	Datum		values[] = {CStringGetTextDatum(store->source),
+		CStringGetTextDatum(store->server), TransactionIdGetDatum(xid),
 	JsonbPGetDatum(message), LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	return call("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6)",
+	return call_source_function("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6)",
 				lengthof(types), types, values, NULL);
 }
 
@@ -390,13 +390,13 @@ bemi_history_take_tracking(BemiHistory *history, const Jsonb *message,
  * The source has another secret.  If that is news, stored descriptions become stale.
  */
 void
-bemi_history_note_secret(BemiHistory *history, const char *version)
+bemi_store_record_secret(BemiStore *store, const char *version)
 {
 	Oid			types[] = {TEXTOID, TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
+	Datum		values[] = {CStringGetTextDatum(store->source),
 	CStringGetTextDatum(version)};
 
-	(void) call("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
+	(void) call_source_function("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
 }
 
 /*
@@ -404,11 +404,11 @@ bemi_history_note_secret(BemiHistory *history, const char *version)
  * NULL if it has not.
  */
 Jsonb *
-bemi_history_description(BemiHistory *history, const BemiRelation *relation)
+bemi_store_description(BemiStore *store, const BemiRelation *relation)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[] = {TEXTOID, OIDOID};
-	Datum		values[] = {CStringGetTextDatum(history->source),
+	Datum		values[] = {CStringGetTextDatum(store->source),
 	ObjectIdGetDatum(relation->oid)};
 	Jsonb	   *description = NULL;
 	bool		is_null;
@@ -436,14 +436,14 @@ bemi_history_description(BemiHistory *history, const BemiRelation *relation)
  * write messages keep the worker busy.
  */
 void
-bemi_history_count_invalid(BemiHistory *history)
+bemi_store_count_invalid(BemiStore *store)
 {
-	if (history->open)
-		history->counts.invalid_messages++;
+	if (store->open)
+		store->counts.invalid_messages++;
 	else
 	{
-		history->uncounted.invalid_messages++;
-		history->news.invalid_messages++;
+		store->uncounted.invalid_messages++;
+		store->news.invalid_messages++;
 	}
 }
 
@@ -451,16 +451,16 @@ bemi_history_count_invalid(BemiHistory *history)
  * A source transaction has ended; what was added is whole.
  */
 void
-bemi_history_end_transaction(BemiHistory *history, const BemiStored *transaction,
+bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,
 							 XLogRecPtr end_lsn)
 {
-	history->whole = true;
-	history->end_lsn = end_lsn;
-	history->end_time = transaction->committed_at;
-	if (history->transaction_changes > 0)
+	store->whole = true;
+	store->end_lsn = end_lsn;
+	store->end_time = transaction->committed_at;
+	if (store->transaction_changes > 0)
 	{
-		history->counts.transactions++;
-		history->counts.changed = *transaction;
+		store->counts.transactions++;
+		store->counts.changed = *transaction;
 	}
 }
 
@@ -470,41 +470,41 @@ bemi_history_end_transaction(BemiHistory *history, const BemiStored *transaction
  * set back: what it commits now may be of any time from there on.
  */
 void
-bemi_history_is_complete_until(BemiHistory *history, TimestampTz time, XLogRecPtr position)
+bemi_store_is_complete_until(BemiStore *store, TimestampTz time, XLogRecPtr position)
 {
 	if (TIMESTAMP_NOT_FINITE(time))
 		return;
-	history->until.time = time;
-	history->until.position = position;
+	store->until.time = time;
+	store->until.position = position;
 }
 
 /*
  * Whether commits are to be flushed at once, because the source waits for them.
  */
 void
-bemi_history_flush_commits(BemiHistory *history, bool flush)
+bemi_store_flush_commits(BemiStore *store, bool flush)
 {
-	history->flush_commits = flush;
+	store->flush_commits = flush;
 }
 
 /*
  * Whether the open transaction should be committed although more is coming.
  */
 bool
-bemi_history_is_due(const BemiHistory *history)
+bemi_store_is_due(const BemiStore *store)
 {
-	return history->open && history->whole &&
-		(history->counts.changes >= COMMIT_CHANGES ||
-		 bemi_has_passed(history->opened_at, COMMIT_INTERVAL_MS));
+	return store->open && store->whole &&
+		(store->counts.changes >= COMMIT_CHANGES ||
+		 bemi_has_passed(store->opened_at, COMMIT_INTERVAL_MS));
 }
 
 /*
  * Whether all that was received is committed.
  */
 bool
-bemi_history_is_stored(const BemiHistory *history)
+bemi_store_is_stored(const BemiStore *store)
 {
-	return !history->open;
+	return !store->open;
 }
 
 static void
@@ -521,43 +521,43 @@ add_counts(BemiCounts *to, const BemiCounts *counts)
  * Writes down what was counted, within the open transaction.
  */
 static void
-note_progress(BemiHistory *history)
+update_progress(BemiStore *store)
 {
-	const BemiCounts *counts = &history->uncounted;
+	const BemiCounts *counts = &store->uncounted;
 	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID,
 	PG_LSNOID, TIMESTAMPTZOID, INT8OID};
 	char		nulls[] = "         ";
-	Datum		values[] = {CStringGetTextDatum(history->source),
+	Datum		values[] = {CStringGetTextDatum(store->source),
 		Int64GetDatum(counts->changes), Int64GetDatum(counts->transactions),
 		Int64GetDatum(counts->invalid_messages),
-		TimestampTzGetDatum(history->until.time), LSNGetDatum(history->until.position),
+		TimestampTzGetDatum(store->until.time), LSNGetDatum(store->until.position),
 		LSNGetDatum(counts->changed.commit_lsn),
 		TimestampTzGetDatum(counts->changed.committed_at),
 	Int64GetDatum((int64) counts->changed.xid)};
 
-	if (history->until.time == 0)
+	if (store->until.time == 0)
 		nulls[4] = nulls[5] = 'n';
 	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
 		nulls[6] = nulls[7] = nulls[8] = 'n';
-	(void) call("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
+	(void) call_source_function("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
 				types, values, nulls);
-	memset(&history->uncounted, 0, sizeof(BemiCounts));
-	history->progress_at = GetCurrentTimestamp();
+	memset(&store->uncounted, 0, sizeof(BemiCounts));
+	store->progress_at = GetCurrentTimestamp();
 }
 
 /*
  * Remembers a commit until it is flushed.
  */
 static void
-remember_commit(BemiHistory *history)
+remember_commit(BemiStore *store)
 {
-	MemoryContext caller = MemoryContextSwitchTo(history->memory);
+	MemoryContext caller = MemoryContextSwitchTo(store->memory);
 	UnflushedCommit *commit = palloc(sizeof(UnflushedCommit));
 
 	commit->local_end = XactLastCommitEnd;
-	commit->source_end = history->end_lsn;
-	history->unflushed = lappend(history->unflushed, commit);
-	history->origin = history->end_lsn;
+	commit->source_end = store->end_lsn;
+	store->unflushed = lappend(store->unflushed, commit);
+	store->origin = store->end_lsn;
 	MemoryContextSwitchTo(caller);
 }
 
@@ -567,23 +567,23 @@ remember_commit(BemiHistory *history)
  * does not move the origin.
  */
 static void
-commit_with_origin(BemiHistory *history)
+commit_with_origin(BemiStore *store)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		wrote = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
 	PopActiveSnapshot();
-	replorigin_session_origin_lsn = history->end_lsn;
-	replorigin_session_origin_timestamp = history->end_time;
-	if (history->flush_commits)
+	replorigin_session_origin_lsn = store->end_lsn;
+	replorigin_session_origin_timestamp = store->end_time;
+	if (store->flush_commits)
 		ForceSyncCommit();
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 	MemoryContextSwitchTo(caller);
 
 	if (wrote)
-		remember_commit(history);
-	history->open = false;
+		remember_commit(store);
+	store->open = false;
 }
 
 /*
@@ -591,23 +591,23 @@ commit_with_origin(BemiHistory *history)
  * transaction it does nothing: the rest will come.
  */
 void
-bemi_history_commit(BemiHistory *history)
+bemi_store_commit(BemiStore *store)
 {
-	BemiCounts *counts = &history->counts;
+	BemiCounts *counts = &store->counts;
 
-	if (!history->open || !history->whole)
+	if (!store->open || !store->whole)
 		return;
 
-	flush(history);
-	bemi_partition_close(history->partition);
-	history->partition = NULL;
-	add_counts(&history->uncounted, counts);
-	add_counts(&history->news, counts);
+	write_rows(store);
+	bemi_partition_close(store->partition);
+	store->partition = NULL;
+	add_counts(&store->uncounted, counts);
+	add_counts(&store->news, counts);
 	memset(counts, 0, sizeof(BemiCounts));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
-		note_progress(history);
-	commit_with_origin(history);
+		bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
+		update_progress(store);
+	commit_with_origin(store);
 }
 
 /*
@@ -615,21 +615,21 @@ bemi_history_commit(BemiHistory *history)
  * anything to store; sooner if it asks for that.
  */
 bool
-bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
+bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 						 bool is_asked)
 {
-	bool		uncounted = history->uncounted.changes > 0 ||
-		history->uncounted.invalid_messages > 0;
-	uint64		bytes = received > history->origin ? received - history->origin : 0;
+	bool		uncounted = store->uncounted.changes > 0 ||
+		store->uncounted.invalid_messages > 0;
+	uint64		bytes = received > store->origin ? received - store->origin : 0;
 
-	if (history->open)
+	if (store->open)
 		return false;
 	if (is_asked && bytes > 0)
 		return true;
-	if (!bemi_has_passed(history->progress_at, PROGRESS_INTERVAL_MS))
+	if (!bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
 		return false;
 	return uncounted || bytes >= ADVANCE_BYTES ||
-		(bytes >= ADVANCE_LESS_BYTES && bemi_has_passed(history->progress_at, ADVANCE_LESS_MS));
+		(bytes >= ADVANCE_LESS_BYTES && bemi_has_passed(store->progress_at, ADVANCE_LESS_MS));
 }
 
 /*
@@ -638,44 +638,44 @@ bemi_history_may_advance(const BemiHistory *history, XLogRecPtr received,
  * backup, or is a standby that lags, can see that it has missed something.
  */
 void
-bemi_history_advance(BemiHistory *history, XLogRecPtr received)
+bemi_store_advance(BemiStore *store, XLogRecPtr received)
 {
-	bemi_history_open(history);
-	history->end_lsn = Max(received, history->origin);
-	history->end_time = history->until.time;
-	note_progress(history);
-	commit_with_origin(history);
+	bemi_store_open(store);
+	store->end_lsn = Max(received, store->origin);
+	store->end_time = store->until.time;
+	update_progress(store);
+	commit_with_origin(store);
 }
 
 /*
  * Up to where source transactions are stored and flushed.
  */
 XLogRecPtr
-bemi_history_flushed(BemiHistory *history)
+bemi_store_flushed(BemiStore *store)
 {
 	XLogRecPtr	flushed_here = bemi_flush_position();
 
-	while (history->unflushed != NIL)
+	while (store->unflushed != NIL)
 	{
-		UnflushedCommit *commit = linitial(history->unflushed);
+		UnflushedCommit *commit = linitial(store->unflushed);
 
 		if (commit->local_end > flushed_here)
 			break;
-		history->flushed = commit->source_end;
-		history->unflushed = list_delete_first(history->unflushed);
+		store->flushed = commit->source_end;
+		store->unflushed = list_delete_first(store->unflushed);
 		pfree(commit);
 	}
-	return history->flushed;
+	return store->flushed;
 }
 
 /*
  * Whether something stored is not yet flushed, or not yet counted.
  */
 bool
-bemi_history_awaits_flush(const BemiHistory *history)
+bemi_store_awaits_flush(const BemiStore *store)
 {
-	return history->unflushed != NIL ||
-		history->uncounted.changes > 0 || history->uncounted.invalid_messages > 0;
+	return store->unflushed != NIL ||
+		store->uncounted.changes > 0 || store->uncounted.invalid_messages > 0;
 }
 
 /*
@@ -683,10 +683,10 @@ bemi_history_awaits_flush(const BemiHistory *history)
  * future is not worth waiting for.
  */
 bool
-bemi_history_awaits_time(const BemiHistory *history)
+bemi_store_awaits_time(const BemiStore *store)
 {
-	return history->until.time < history->end_time &&
-		history->end_time <= GetCurrentTimestamp();
+	return store->until.time < store->end_time &&
+		store->end_time <= GetCurrentTimestamp();
 }
 
 /*
@@ -694,13 +694,13 @@ bemi_history_awaits_time(const BemiHistory *history)
  * 0 if that is not known, or no news.
  */
 void
-bemi_history_take_counts(BemiHistory *history, BemiCounts *counts, BemiUntil *until)
+bemi_store_drain_counts(BemiStore *store, BemiCounts *counts, BemiUntil *until)
 {
-	*counts = history->news;
-	memset(&history->news, 0, sizeof(BemiCounts));
+	*counts = store->news;
+	memset(&store->news, 0, sizeof(BemiCounts));
 	memset(until, 0, sizeof(BemiUntil));
-	if (history->until.time != history->given_until.time ||
-		history->until.position != history->given_until.position)
-		*until = history->until;
-	history->given_until = history->until;
+	if (store->until.time != store->given_until.time ||
+		store->until.position != store->given_until.position)
+		*until = store->until;
+	store->given_until = store->until;
 }

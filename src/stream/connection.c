@@ -92,7 +92,7 @@ void
 bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 {
 	char	   *text = pchomp(PQerrorMessage(conn));
-	char	   *sqlstate = bemi_take_sqlstate(text);
+	char	   *sqlstate = bemi_cut_sqlstate(text);
 	char	   *message = bemi_stream_string(stream, text);
 	const char *hint = bemi_connection_hint(stream, message, sqlstate);
 
@@ -115,7 +115,7 @@ static const char *const repeatable_classes[] = {"22", "38", "39", "42", "54", "
 static const char *const row_classes[] = {"22", "54"};
 
 static bool
-is_in_class(const char *sqlstate, const char *const *classes, int count)
+sqlstate_is_in_class(const char *sqlstate, const char *const *classes, int count)
 {
 	for (int i = 0; i < count; i++)
 		if (strncmp(sqlstate, classes[i], 2) == 0)
@@ -130,7 +130,7 @@ is_in_class(const char *sqlstate, const char *const *classes, int count)
  * objects, so the publication must be named.
  */
 static bool
-is_unreadable(const char *sqlstate, const char *message)
+error_is_unreadable(const char *sqlstate, const char *message)
 {
 	if (strcmp(sqlstate, "42704") == 0) /* undefined_object */
 		return strstr(message, BEMI_PUBLICATION) != NULL;
@@ -148,11 +148,11 @@ errcode_of_stream(const PGresult *result, const char *message)
 
 	if (sqlstate == NULL || strcmp(sqlstate, "42501") == 0) /* insufficient_privilege */
 		return ERRCODE_CONNECTION_FAILURE;
-	if (is_unreadable(sqlstate, message))
+	if (error_is_unreadable(sqlstate, message))
 		return BEMI_ERRCODE_UNREADABLE;
-	if (is_in_class(sqlstate, row_classes, lengthof(row_classes)))
+	if (sqlstate_is_in_class(sqlstate, row_classes, lengthof(row_classes)))
 		return BEMI_ERRCODE_ROW_AT_FAULT;
-	if (is_in_class(sqlstate, repeatable_classes, lengthof(repeatable_classes)))
+	if (sqlstate_is_in_class(sqlstate, repeatable_classes, lengthof(repeatable_classes)))
 		return BEMI_ERRCODE_REPEATABLE;
 	return ERRCODE_CONNECTION_FAILURE;
 }
@@ -248,7 +248,7 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
  * if it can make a socket in any of them.
  */
 static char *
-joined(List *directories)
+join_directories(List *directories)
 {
 	StringInfoData list;
 	ListCell   *cell;
@@ -290,7 +290,7 @@ own_sockets(const char *database)
 				 errmsg("this server has no Unix socket for the worker to connect to"),
 				 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
 						 DEFAULT_PGSOCKET_DIR, PostPortNumber, database)));
-	return joined(directories);
+	return join_directories(directories);
 }
 
 /*
@@ -353,7 +353,7 @@ begin_connection(BemiStream *stream, bool replication)
 	Assert(n < lengthof(keys));
 
 	conn = PQconnectStartParams(keys, values, stream->conninfo != NULL);
-	/* For bemi_take_sqlstate(), until the connection is made. */
+	/* For bemi_cut_sqlstate(), until the connection is made. */
 	(void) PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
 	return conn;
 }

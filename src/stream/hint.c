@@ -9,7 +9,7 @@
  *
  * libpq shows the SQLSTATE of a refused connection only as a part of its text, and
  * only if the connection is verbose.  So connections are verbose until they are made,
- * and bemi_take_sqlstate() takes the additions out of the text again.
+ * and bemi_cut_sqlstate() takes the additions out of the text again.
  *
  *-------------------------------------------------------------------------
  */
@@ -249,7 +249,7 @@ remove_locations(char *message)
  * last one's.
  */
 char *
-bemi_take_sqlstate(char *message)
+bemi_cut_sqlstate(char *message)
 {
 	char	   *sqlstate = NULL;
 

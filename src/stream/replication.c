@@ -187,7 +187,7 @@ bemi_stream_reply_requested(const BemiStream *stream)
  * Sends the source what was received, and what it may forget.
  */
 static void
-reply(BemiStream *stream, bool answer_wanted)
+send_reply(BemiStream *stream, bool answer_wanted)
 {
 	StringInfoData reply;
 
@@ -218,7 +218,7 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
 	/* Never backwards: some servers would take that at its word. */
 	stream->flushed = Max(stream->flushed, flushed);
-	reply(stream, false);
+	send_reply(stream, false);
 	stream->reply_requested = false;
 }
 
@@ -228,7 +228,7 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 void
 bemi_stream_ask(BemiStream *stream)
 {
-	reply(stream, true);
+	send_reply(stream, true);
 }
 
 /*
@@ -251,7 +251,7 @@ check_silence(BemiStream *stream)
 	}
 	else if (TimestampDifferenceExceeds(stream->heard_at, now, wal_receiver_timeout / 2))
 	{
-		reply(stream, true);
+		send_reply(stream, true);
 		stream->asked_at = now;
 	}
 }

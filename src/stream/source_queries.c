@@ -473,7 +473,7 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
  * a source that shuts down waits until all is confirmed, or until this time is over.
  */
 int
-bemi_stream_learn_patience(BemiStream *stream)
+bemi_stream_read_timeout(BemiStream *stream)
 {
 	PGresult   *result = ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
 									   " WHERE name = 'wal_sender_timeout'");

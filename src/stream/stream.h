@@ -125,7 +125,7 @@ extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
-extern int	bemi_stream_learn_patience(BemiStream *stream);
+extern int	bemi_stream_read_timeout(BemiStream *stream);
 
 /* probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,

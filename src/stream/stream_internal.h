@@ -78,7 +78,7 @@ extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
 /* hint.c */
-extern char *bemi_take_sqlstate(char *message);
+extern char *bemi_cut_sqlstate(char *message);
 extern const char *bemi_stream_hint(const BemiStream *stream, const char *message,
 									const char *sqlstate);
 extern const char *bemi_connection_hint(const BemiStream *stream, const char *message,

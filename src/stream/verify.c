@@ -73,7 +73,7 @@ remember_secret(BemiStream *stream, const char *secret, const char *row)
  * then it is the newest that can have signed what comes before that position.
  */
 static void
-note_time_of_reading(BemiStream *stream)
+record_time_of_reading(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
 										   " THEN pg_last_wal_replay_lsn()"
@@ -120,7 +120,7 @@ bemi_stream_read_secret(BemiStream *stream)
 	bool		unsettled = stream->unsettled && stream->secret != NULL;
 	PGresult   *result;
 
-	note_time_of_reading(stream);
+	record_time_of_reading(stream);
 	stream->unsettled = false;
 	if (!secret_is_readable(stream))
 		return;
@@ -162,7 +162,7 @@ bemi_stream_secret_is_new(BemiStream *stream)
 }
 
 static bool
-may_read_again(const BemiStream *stream)
+may_reread_secret(const BemiStream *stream)
 {
 	return TimestampDifferenceExceeds(stream->secret_read_at, GetCurrentTimestamp(),
 									  SECRET_INTERVAL_MS);
@@ -174,7 +174,7 @@ may_read_again(const BemiStream *stream)
 void
 bemi_stream_settle_secret(BemiStream *stream, bool now)
 {
-	if (stream->unsettled && (now || may_read_again(stream)))
+	if (stream->unsettled && (now || may_reread_secret(stream)))
 		bemi_stream_read_secret(stream);
 }
 
@@ -231,11 +231,11 @@ is_signed(const BemiStream *stream, const char *content, int len)
  * not signed.  The extension may have been made after the last time.
  */
 static bool
-should_read_again(BemiStream *stream)
+should_reread_secret(BemiStream *stream)
 {
 	if (stream->position < stream->secret_read_lsn)
 		return false;
-	if (may_read_again(stream))
+	if (may_reread_secret(stream))
 		return true;
 	stream->unsettled = true;
 	return false;
@@ -255,7 +255,7 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
 		return NULL;
 	verified = is_signed(stream, content, len);
-	if (!verified && should_read_again(stream))
+	if (!verified && should_reread_secret(stream))
 	{
 		bemi_stream_read_secret(stream);
 		verified = is_signed(stream, content, len);

@@ -104,7 +104,7 @@ is_atomic(FunctionCallInfo fcinfo)
  * A copy of the source's entry; false if it has none.
  */
 static bool
-look_at(const char *source, BemiWorker *copy)
+copy_entry(const char *source, BemiWorker *copy)
 {
 	BemiWorker *worker;
 
@@ -192,7 +192,7 @@ wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
 	for (;;)
 	{
-		if (!look_at(source, worker) ||
+		if (!copy_entry(source, worker) ||
 			(worker->state == BEMI_STATE_STOPPED && !worker->wake && !worker->launched))
 		{
 			was_taken_back(worker);
@@ -221,7 +221,7 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker 
 	bool		failed = false;
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while (!failed && look_at(source, worker))
+	while (!failed && copy_entry(source, worker))
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
@@ -240,7 +240,7 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker 
  * whether the caller may have that done.  Returns its value as text, or NULL.
  */
 static char *
-call(const char *statement, int count, const char *const *parameters)
+call_source_function(const char *statement, int count, const char *const *parameters)
 {
 	Oid			types[4];
 	Datum		values[4];
@@ -280,7 +280,7 @@ give_up(const char *source, const BemiWorker *worker)
 
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_attempt();
-	forgotten = call("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
+	forgotten = call_source_function("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -307,7 +307,7 @@ check_controller(const char *source, const char *conninfo, const char *procedure
 		GetUserNameFromId(GetUserId(), false),
 	procedure};
 
-	(void) call("SELECT bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
+	(void) call_source_function("SELECT bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
 }
 
 /*
@@ -341,7 +341,7 @@ register_source(const char *source, const char *conninfo)
 	const char *const parameters[] = {source, conninfo,
 	GetUserNameFromId(GetUserId(), false)};
 
-	(void) call("SELECT bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
+	(void) call_source_function("SELECT bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
 }
 
 static char *
@@ -442,7 +442,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	since_attempt = last_attempt();
 	parameters[0] = source;
 	parameters[1] = wanted;
-	found = call("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
+	found = call_source_function("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -575,7 +575,7 @@ is_started(void)
 	bool		started;
 
 	SPI_connect();
-	value = call("SELECT bemi.is_started()::pg_catalog.text", 0, NULL);
+	value = call_source_function("SELECT bemi.is_started()::pg_catalog.text", 0, NULL);
 	started = value != NULL && strcmp(value, "true") == 0;
 	SPI_finish();
 	return started;
@@ -681,6 +681,6 @@ bemi_sync(PG_FUNCTION_ARGS)
 	}
 	ConditionVariableCancelSleep();
 	if (settled)
-		bemi_note_synced(position, since);
+		bemi_record_synced(position, since);
 	PG_RETURN_VOID();
 }

@@ -80,7 +80,7 @@ may_create_databases(void)
 }
 
 static bool
-is_template(Oid database)
+database_is_template(Oid database)
 {
 	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	bool		template;
@@ -109,7 +109,7 @@ own_other_database(const char *name)
  * The value of an option, or NULL.
  */
 static char *
-option(List *options, const char *name)
+find_option(List *options, const char *name)
 {
 	ListCell   *cell;
 
@@ -132,7 +132,7 @@ database_to_drop(const DropdbStmt *drop, bool top_level)
 {
 	Oid			database = own_other_database(drop->dbname);
 
-	if (!OidIsValid(database) || is_template(database) ||
+	if (!OidIsValid(database) || database_is_template(database) ||
 		bemi_has_other_readers(database))
 		return InvalidOid;
 	PreventInTransactionBlock(top_level, "DROP DATABASE");
@@ -142,13 +142,13 @@ database_to_drop(const DropdbStmt *drop, bool top_level)
 static Oid
 database_to_copy(const CreatedbStmt *create, bool top_level)
 {
-	const char *template = option(create->options, "template");
+	const char *template = find_option(create->options, "template");
 	Oid			database = get_database_oid(template ? template : "template1", true);
 
 	if (!OidIsValid(database) || !may_create_databases() ||
 		OidIsValid(get_database_oid(create->dbname, true)))
 		return InvalidOid;
-	if (!is_template(database) && !bemi_database_ownercheck(database, GetUserId()))
+	if (!database_is_template(database) && !bemi_database_ownercheck(database, GetUserId()))
 		return InvalidOid;
 	PreventInTransactionBlock(top_level, "CREATE DATABASE");
 	return database;
@@ -328,7 +328,7 @@ warn_of_move(Oid database)
  * What is done before the command, and must be known after it.
  */
 static void
-before_command(Node *command, bool top_level, Errand *errand)
+prepare_command(Node *command, bool top_level, Errand *errand)
 {
 	memset(errand, 0, sizeof(Errand));
 	if (bemi_shared == NULL || RecoveryInProgress())
@@ -345,7 +345,7 @@ before_command(Node *command, bool top_level, Errand *errand)
 	if (!OidIsValid(errand->paused))
 		return;
 	if (bemi_pause_database(errand->paused))
-		bemi_make_way(errand->paused);
+		bemi_stop_readers(errand->paused);
 	if (IsA(command, DropdbStmt))
 	{
 		errand->dropped = errand->paused;
@@ -364,7 +364,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only,
 		standard_ProcessUtility;
 	Errand		errand;
 
-	before_command(statement->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL, &errand);
+	prepare_command(statement->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL, &errand);
 	next(statement, query, read_only, context, parameters, environment, receiver,
 		 completion);
 	if (OidIsValid(errand.dropped))
@@ -377,7 +377,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only,
  * Without shared memory there are no workers of ours on this server.
  */
 void
-bemi_worker_yield_init(void)
+bemi_database_ddl_init(void)
 {
 	if (!process_shared_preload_libraries_in_progress)
 		return;

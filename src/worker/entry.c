@@ -279,7 +279,7 @@ bemi_set_progress(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
  * know more by now, unless what they know is still to come: the clock was set back.
  */
 void
-bemi_note_synced(XLogRecPtr position, TimestampTz time)
+bemi_record_synced(XLogRecPtr position, TimestampTz time)
 {
 	TimestampTz now = GetCurrentTimestamp();
 

@@ -70,13 +70,13 @@ typedef enum DatabaseState
  * nobody in for the time being; the scout that is on its way, and where to; how
  * many in a row have failed, and when the next one may go.
  */
-static List *to_scout = NIL;
+static List *to_discover = NIL;
 static List *closed = NIL;
 static TimestampTz closed_seen_at = 0;
-static BackgroundWorkerHandle *scout = NULL;
-static Oid	scouting = InvalidOid;
-static int	scout_failures = 0;
-static TimestampTz next_scout = 0;
+static BackgroundWorkerHandle *discovery = NULL;
+static Oid	discovering = InvalidOid;
+static int	discovery_failures = 0;
+static TimestampTz next_discovery = 0;
 
 /*
  * OIDs of all databases, in the current memory context.
@@ -149,7 +149,7 @@ bemi_list_origins(Oid database)
  * the way it drops origins whose database was dropped, as nobody else can.
  */
 void
-bemi_scout_main(Datum arg)
+bemi_discovery_main(Datum arg)
 {
 	Oid			my_database = DatumGetObjectId(arg);
 	List	   *databases;
@@ -186,7 +186,7 @@ bemi_scout_main(Datum arg)
 	CommitTransactionCommand();
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->scouted = my_database;
+	bemi_shared->discovered = my_database;
 	LWLockRelease(bemi_shared->lock);
 }
 
@@ -237,7 +237,7 @@ state_of(Form_pg_database database, NameData *name)
  * not open fails before it can say anything.
  */
 static DatabaseState
-look_at_database(Oid oid, NameData *name)
+check_database(Oid oid, NameData *name)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	DatabaseState state = DATABASE_GONE;
@@ -316,16 +316,16 @@ bemi_database_has_slot(Oid database)
  * True if a scout is to go there.
  */
 static bool
-plan_scout(Oid database)
+plan_discovery(Oid database)
 {
 	NameData	name;
-	DatabaseState state = look_at_database(database, &name);
+	DatabaseState state = check_database(database, &name);
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	char	   *error;
 	char	   *hint;
 
 	if (state == DATABASE_OPEN)
-		to_scout = lappend_oid(to_scout, database);
+		to_discover = lappend_oid(to_discover, database);
 	else if (state != DATABASE_GONE)
 		closed = lappend_oid(closed, database);
 	MemoryContextSwitchTo(caller);
@@ -355,11 +355,11 @@ recheck_closed(void)
 	closed_seen_at = GetCurrentTimestamp();
 	foreach(cell, closed)
 	{
-		DatabaseState state = look_at_database(lfirst_oid(cell), &name);
+		DatabaseState state = check_database(lfirst_oid(cell), &name);
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
 		if (state == DATABASE_OPEN)
-			to_scout = lappend_oid(to_scout, lfirst_oid(cell));
+			to_discover = lappend_oid(to_discover, lfirst_oid(cell));
 		else if (state != DATABASE_GONE)
 			still = lappend_oid(still, lfirst_oid(cell));
 		MemoryContextSwitchTo(caller);
@@ -373,40 +373,40 @@ recheck_closed(void)
  * again later, or nobody would ever read the sources of its database.
  */
 static void
-receive_scout(void)
+receive_discovery(void)
 {
 	pid_t		pid;
 	bool		done;
 
-	if (scout == NULL || GetBackgroundWorkerPid(scout, &pid) != BGWH_STOPPED)
+	if (discovery == NULL || GetBackgroundWorkerPid(discovery, &pid) != BGWH_STOPPED)
 		return;
-	pfree(scout);
-	scout = NULL;
+	pfree(discovery);
+	discovery = NULL;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	done = (bemi_shared->scouted == scouting);
+	done = (bemi_shared->discovered == discovering);
 	LWLockRelease(bemi_shared->lock);
-	if (done || !plan_scout(scouting))
+	if (done || !plan_discovery(discovering))
 	{
-		scout_failures = 0;
-		next_scout = 0;
+		discovery_failures = 0;
+		next_discovery = 0;
 		return;
 	}
-	next_scout = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 delay_after(++scout_failures));
+	next_discovery = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 delay_after(++discovery_failures));
 }
 
 /*
  * The next database for a scout to go to; one that is paused is let wait.
  */
 static Oid
-next_to_scout(void)
+next_to_discover(void)
 {
 	Oid			next = InvalidOid;
 	ListCell   *cell;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	foreach(cell, to_scout)
+	foreach(cell, to_discover)
 		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
 			next = lfirst_oid(cell);
 	LWLockRelease(bemi_shared->lock);
@@ -418,31 +418,31 @@ next_to_scout(void)
  * is nothing to do about it.
  */
 static long
-send_scout(void)
+start_discovery(void)
 {
 	BackgroundWorker process;
 	long		left;
 
-	receive_scout();
+	receive_discovery();
 	recheck_closed();
-	if (scout != NULL)
+	if (discovery != NULL)
 		return LONGEST_DELAY_MS;
-	scouting = next_to_scout();
-	if (!OidIsValid(scouting))
+	discovering = next_to_discover();
+	if (!OidIsValid(discovering))
 		return LONGEST_DELAY_MS;
-	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_scout);
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_discovery);
 	if (left > 0)
 		return left;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->scouted = InvalidOid;
+	bemi_shared->discovered = InvalidOid;
 	LWLockRelease(bemi_shared->lock);
 
-	describe_process(&process, "bemi scout", "bemi_scout_main");
-	process.bgw_main_arg = ObjectIdGetDatum(scouting);
-	if (!register_process(&process, &scout))
+	describe_process(&process, "bemi scout", "bemi_discovery_main");
+	process.bgw_main_arg = ObjectIdGetDatum(discovering);
+	if (!register_process(&process, &discovery))
 		return FIRST_DELAY_MS;
-	to_scout = list_delete_oid(to_scout, scouting);
+	to_discover = list_delete_oid(to_discover, discovering);
 	return LONGEST_DELAY_MS;
 }
 
@@ -450,7 +450,7 @@ send_scout(void)
  * Starts a worker's process.
  */
 static void
-launch(int i)
+launch_worker(int i)
 {
 	BackgroundWorker process;
 
@@ -488,7 +488,7 @@ forget_worker(int i)
  * hears of it once.
  */
 static void
-hold_back(int i, DatabaseState state, const NameData *name)
+delay_worker(int i, DatabaseState state, const NameData *name)
 {
 	BemiWorker *worker = &bemi_shared->workers[i];
 	char	   *error;
@@ -518,14 +518,14 @@ static void
 launch_if_possible(int i)
 {
 	NameData	name;
-	DatabaseState state = look_at_database(bemi_shared->workers[i].database, &name);
+	DatabaseState state = check_database(bemi_shared->workers[i].database, &name);
 
 	if (state == DATABASE_GONE)
 		forget_worker(i);
 	else if (state == DATABASE_OPEN)
-		launch(i);
+		launch_worker(i);
 	else
-		hold_back(i, state, &name);
+		delay_worker(i, state, &name);
 }
 
 /*
@@ -533,7 +533,7 @@ launch_if_possible(int i)
  * unless it died before it came so far.
  */
 static void
-reap(int i)
+reap_worker(int i)
 {
 	BemiWorker *worker = &bemi_shared->workers[i];
 	pid_t		pid;
@@ -559,7 +559,7 @@ reap(int i)
  * is lowered to that time.  Caller holds the lock.
  */
 static bool
-is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
+worker_is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 {
 	long		left;
 
@@ -598,9 +598,9 @@ start_due_workers(void)
 	{
 		bool		due;
 
-		reap(i);
+		reap_worker(i);
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		due = is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
+		due = worker_is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
 		LWLockRelease(bemi_shared->lock);
 
 		if (due)
@@ -628,7 +628,7 @@ forget_unborn_workers(void)
  * The launcher has just started: nothing is known of any database.
  */
 static void
-scout_all_databases(void)
+discover_all_databases(void)
 {
 	List	   *databases;
 	ListCell   *cell;
@@ -641,7 +641,7 @@ scout_all_databases(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	foreach(cell, databases)
-		(void) plan_scout(lfirst_oid(cell));
+		(void) plan_discovery(lfirst_oid(cell));
 	list_free(databases);
 	closed_seen_at = GetCurrentTimestamp();
 }
@@ -685,7 +685,7 @@ bemi_launcher_main(Datum arg)
 	handles = MemoryContextAllocZero(TopMemoryContext,
 									 sizeof(BackgroundWorkerHandle *) * bemi_max_sources);
 	forget_unborn_workers();
-	scout_all_databases();
+	discover_all_databases();
 
 	round = AllocSetContextCreate(TopMemoryContext, "bemi launcher round",
 								  ALLOCSET_DEFAULT_SIZES);
@@ -703,8 +703,8 @@ bemi_launcher_main(Datum arg)
 		}
 
 		timeout_ms = start_due_workers();
-		bemi_guard_local_slots(&timeout_ms);
-		timeout_ms = Min(timeout_ms, send_scout());
+		bemi_limit_local_slots(&timeout_ms);
+		timeout_ms = Min(timeout_ms, start_discovery());
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout_ms, wait_event);

@@ -23,7 +23,7 @@
  * there is no slot, or if the slot is ahead of the history.  Where none of them proves
  * anything, the gap begins with the history.
  *
- * The slot is never confirmed beyond the origin (see bemi_history_advance()),
+ * The slot is never confirmed beyond the origin (see bemi_store_advance()),
  * so one that is ahead of it shows that the destination has lost something,
  * being restored from a backup for instance.  A history that came with a dump
  * has no slot and no origin, but it has the identity of its source and the
@@ -85,7 +85,7 @@ is_renamed(const Finding *finding, const BemiSourceRow *row)
  * have been renamed; its slot goes with it.
  */
 static bool
-is_another(const Finding *finding, const BemiSourceRow *row)
+is_another_source(const Finding *finding, const BemiSourceRow *row)
 {
 	if (row->system_identifier != NULL &&
 		strcmp(row->system_identifier, finding->system_identifier) != 0)
@@ -97,7 +97,7 @@ is_another(const Finding *finding, const BemiSourceRow *row)
  * The source lacks what is stored after "position".
  */
 static void
-note_way_back(Finding *finding, XLogRecPtr position)
+record_way_back(Finding *finding, XLogRecPtr position)
 {
 	finding->went_back = true;
 	finding->parted_at = position;
@@ -108,7 +108,7 @@ note_way_back(Finding *finding, XLogRecPtr position)
  * read, by its timelines or because it ends before.
  */
 static XLogRecPtr
-find_parting(const Finding *finding, const BemiSourceRow *row)
+find_divergence(const Finding *finding, const BemiSourceRow *row)
 {
 	const BemiSourceIdentity *identity = finding->identity;
 
@@ -134,7 +134,7 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	{
 		finding->reason = row->timeline != finding->identity->timeline ?
 			"timeline_changed" : "source_went_back";
-		note_way_back(finding, finding->resume);
+		record_way_back(finding, finding->resume);
 	}
 }
 
@@ -142,7 +142,7 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
  * Looks for the transaction that the source must still have.
  */
 static void
-call_witness(Finding *finding)
+find_witness(Finding *finding)
 {
 	BemiStored *stored = &finding->witness.stored;
 
@@ -164,7 +164,7 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 	{
 		finding->reason = "timeline_changed";
 		finding->resume = finding->parted_at;
-		note_way_back(finding, finding->parted_at);
+		record_way_back(finding, finding->parted_at);
 	}
 	else if (confirmed > finding->origin)
 	{
@@ -173,10 +173,10 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 		finding->history_is_old = true;
 		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
 	}
-	else if (finding->parted_at < finding->origin || bemi_my_worker->in_doubt)
+	else if (finding->parted_at < finding->origin || bemi_my_worker->must_compare)
 		compare_commits(stream, finding, row);
 	else
-		call_witness(finding);
+		find_witness(finding);
 }
 
 /*
@@ -255,8 +255,8 @@ find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *ro
 static void
 find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	finding->parted_at = find_parting(finding, row);
-	if (is_another(finding, row))
+	finding->parted_at = find_divergence(finding, row);
+	if (is_another_source(finding, row))
 	{
 		finding->reason = "server_changed";
 		finding->detail = psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
@@ -305,7 +305,7 @@ find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last
 		(row->started_at != 0 && row->started_at == finding->identity->started_at))
 		return;
 	if (finding->parted_at < finding->origin)
-		note_way_back(finding, finding->parted_at);
+		record_way_back(finding, finding->parted_at);
 	finding->doubt = psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
 							  XLogRecPtrIsInvalid(finding->proven) ? "" :
 							  psprintf(" after %X/%X", LSN_FORMAT_ARGS(finding->proven)),
@@ -436,7 +436,7 @@ make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
  * transaction.  Twice, because bemi.sources is not in a dump.
  */
 static void
-note_identity(const Finding *finding)
+update_identity(const Finding *finding)
 {
 	const char *ancestors = finding->identity->ancestors;
 	Oid			types[] = {TEXTOID, INT8OID, TEXTOID, TEXTOID};
@@ -473,7 +473,7 @@ note_start_time(const Finding *finding)
  * Notes which secret the source has, within the current transaction.
  */
 static void
-note_secret(BemiStream *stream)
+update_secret(BemiStream *stream)
 {
 	char	   *version = bemi_stream_secret_version(stream);
 	Oid			types[] = {TEXTOID};
@@ -513,7 +513,7 @@ forget_positions(XLogRecPtr position, TimestampTz now)
  * is known what the tables were like there.
  */
 static void
-begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
+begin_reading_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 		 const char *descriptions)
 {
 	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
@@ -533,10 +533,10 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	values[n] = TimestampTzGetDatum(now);
 
 	bemi_begin_transaction();
-	note_secret(stream);
+	update_secret(stream);
 	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, descriptions ? NULL : "     n");
-	note_identity(finding);
+	update_identity(finding);
 	note_start_time(finding);
 	forget_positions(position, now);
 	bemi_set_origin(position);
@@ -546,10 +546,10 @@ begin_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
 	bemi_set_progress(bemi_my_worker, InvalidXLogRecPtr, InvalidXLogRecPtr);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
-	bemi_my_worker->in_doubt = false;
+	bemi_my_worker->must_compare = false;
 	LWLockRelease(bemi_shared->lock);
 	if (finding->skips)
-		bemi_note_skipped();
+		bemi_record_skipped_transaction();
 	else
 		bemi_forget_unreadable();
 }
@@ -597,7 +597,7 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
  * there on that the worker remembers is one that the source does not have any more.
  */
 static void
-set_back(const Finding *finding)
+set_origin_back(const Finding *finding)
 {
 	if (finding->resume < finding->origin)
 	{
@@ -606,14 +606,14 @@ set_back(const Finding *finding)
 		bemi_end_transaction();
 	}
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->in_doubt = false;
+	bemi_my_worker->must_compare = false;
 	if (bemi_my_worker->counts.changed.commit_lsn >= finding->resume)
 		memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
 	LWLockRelease(bemi_shared->lock);
 }
 
 static bool
-is_known(const Finding *finding, const BemiSourceRow *row)
+identity_is_known(const Finding *finding, const BemiSourceRow *row)
 {
 	const char *ancestors = finding->identity->ancestors;
 
@@ -625,13 +625,13 @@ is_known(const Finding *finding, const BemiSourceRow *row)
  * Nothing was lost.
  */
 static void
-go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
+continue_stream(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 {
 	compare_published(stream, finding, false);
-	if (!is_known(finding, row))
+	if (!identity_is_known(finding, row))
 	{
 		bemi_begin_transaction();
-		note_identity(finding);
+		update_identity(finding);
 		bemi_end_transaction();
 	}
 	if (row->started_at != finding->identity->started_at && !bemi_my_worker->is_local)
@@ -640,7 +640,7 @@ go_on(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
 		note_start_time(finding);
 		bemi_end_transaction();
 	}
-	set_back(finding);
+	set_origin_back(finding);
 }
 
 /*
@@ -717,7 +717,7 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 		bemi_set_origin(resume);
 		bemi_end_transaction();
 	}
-	bemi_note_skipped();
+	bemi_record_skipped_transaction();
 }
 
 /*
@@ -746,14 +746,14 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 	if (!row->was_read)
 		return;
 	find_reach(finding);
-	finding->parted_at = find_parting(finding, row);
+	finding->parted_at = find_divergence(finding, row);
 	if (!row->gap_open)
 	{
 		finding->reason = "history_moved";
 		finding->history_is_old = true;
 		finding->detail = "The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
 	}
-	else if (row->system_identifier != NULL && !is_another(finding, row))
+	else if (row->system_identifier != NULL && !is_another_source(finding, row))
 		find_lost_slot(finding, row);
 }
 
@@ -763,7 +763,7 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 static bool
 is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
 {
-	return row->system_identifier != NULL && !is_another(finding, row) &&
+	return row->system_identifier != NULL && !is_another_source(finding, row) &&
 		(XLogRecPtrIsInvalid(finding->resume) || finding->slot.confirmed > finding->origin);
 }
 
@@ -771,7 +771,7 @@ is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
  * Collects what the source says, and decides what was lost.
  */
 static void
-find_out(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
 	finding->system_identifier = psprintf(UINT64_FORMAT, finding->identity->system_identifier);
 	finding->published = bemi_stream_published(stream);
@@ -790,7 +790,7 @@ find_out(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	{
 		trace_stored(stream, finding, row);
 		if (finding->parted_at < finding->origin)
-			note_way_back(finding, finding->parted_at);
+			record_way_back(finding, finding->parted_at);
 	}
 	record_loss(finding);
 }
@@ -808,18 +808,18 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 	XLogRecPtr	position;
 	char	   *descriptions;
 
-	find_out(stream, &finding, row);
+	examine_source(stream, &finding, row);
 	if (finding.reason != NULL && !XLogRecPtrIsInvalid(finding.resume))
-		begin_at(stream, &finding, finding.resume, NULL);
+		begin_reading_at(stream, &finding, finding.resume, NULL);
 	else if (finding.reason != NULL || !row->slot_made)
 	{
 		position = make_slot(stream, &finding, &descriptions);
-		begin_at(stream, &finding, position, descriptions);
+		begin_reading_at(stream, &finding, position, descriptions);
 	}
 	else if (row->gap_open)		/* an earlier worker came just so far */
-		begin_at(stream, &finding, finding.resume, NULL);
+		begin_reading_at(stream, &finding, finding.resume, NULL);
 	else
-		go_on(stream, &finding, row);
+		continue_stream(stream, &finding, row);
 
 	*witness = finding.witness;
 	if (finding.reason != NULL || bemi_my_worker->give_up != BEMI_GIVE_UP_TRANSACTION)
@@ -837,7 +837,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
  * The source is being dropped, within the current transaction.
  */
 void
-bemi_note_stop(void)
+bemi_record_stop(void)
 {
 	open_gap("source_dropped", bemi_origin_position(), NULL, false, true);
 }
@@ -846,7 +846,7 @@ bemi_note_stop(void)
  * The slot of a source that is stopped had to be given up.
  */
 void
-bemi_note_given_up(void)
+bemi_record_given_up(void)
 {
 	bemi_begin_transaction();
 	open_gap("max_slot_lag", bemi_origin_position(), NULL, false, true);

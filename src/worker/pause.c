@@ -254,7 +254,7 @@ stop_walsenders(Oid database)
  * failure.
  */
 void
-bemi_make_way(Oid database)
+bemi_stop_readers(Oid database)
 {
 	static uint32 wait_event = 0;
 	TimestampTz since = GetCurrentTimestamp();

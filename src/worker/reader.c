@@ -257,7 +257,7 @@ set_reader(BemiSourceRow *row, const char *reader)
 static bool
 is_reader_alive(BemiStream *stream)
 {
-	double		patience_ms = bemi_stream_learn_patience(stream);
+	double		patience_ms = bemi_stream_read_timeout(stream);
 	instr_time	contested;
 
 	INSTR_TIME_SET_CURRENT(contested);

@@ -71,7 +71,7 @@ typedef struct Laggard
 } Laggard;
 
 static bool
-is_too_much(int64 kept)
+exceeds_limit(int64 kept)
 {
 	return max_slot_lag_mb >= 0 && kept > (int64) max_slot_lag_mb * 1024 * 1024;
 }
@@ -81,7 +81,7 @@ is_too_much(int64 kept)
  * otherwise the log hears of it, once until it has recovered.
  */
 static bool
-note_excess(BemiWorker *worker, int64 kept)
+report_excess(BemiWorker *worker, int64 kept)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool		give_up = max_slot_lag_action == LAG_DROP;
@@ -112,7 +112,7 @@ note_excess(BemiWorker *worker, int64 kept)
 }
 
 static void
-note_recovery(BemiWorker *worker)
+report_recovery(BemiWorker *worker)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	worker->warned = false;
@@ -148,7 +148,7 @@ drop_slot(const char *name)
  * Looks at one slot in shared memory; false if it is not bemi's.
  */
 static bool
-look_at_slot(ReplicationSlot *slot, XLogRecPtr now_at, Laggard *laggard)
+check_slot(ReplicationSlot *slot, XLogRecPtr now_at, Laggard *laggard)
 {
 	bool		ours;
 
@@ -188,7 +188,7 @@ worker_of_slot(const char *name)
  * *timeout_ms is lowered.  Called by the launcher.
  */
 void
-bemi_guard_local_slots(long *timeout_ms)
+bemi_limit_local_slots(long *timeout_ms)
 {
 	static TimestampTz looked_at = 0;
 	XLogRecPtr	now_at;
@@ -210,16 +210,16 @@ bemi_guard_local_slots(long *timeout_ms)
 		BemiWorker *worker;
 
 		LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-		if (!look_at_slot(&ReplicationSlotCtl->replication_slots[i], now_at, &laggard))
+		if (!check_slot(&ReplicationSlotCtl->replication_slots[i], now_at, &laggard))
 			laggard.name[0] = '\0';
 		LWLockRelease(ReplicationSlotControlLock);
 		worker = laggard.name[0] ? worker_of_slot(laggard.name) : NULL;
 		if (worker == NULL)
 			continue;
 
-		if (!is_too_much(laggard.kept))
-			note_recovery(worker);
-		else if (note_excess(worker, laggard.kept))
+		if (!exceeds_limit(laggard.kept))
+			report_recovery(worker);
+		else if (report_excess(worker, laggard.kept))
 		{
 			if (laggard.reader != 0)
 				(void) kill(laggard.reader, SIGTERM);
@@ -236,7 +236,7 @@ bemi_guard_local_slots(long *timeout_ms)
  * written nothing, or the last look has failed.
  */
 static bool
-is_time_to_look(const BemiStream *stream, bool failing)
+check_is_due(const BemiStream *stream, bool failing)
 {
 	static TimestampTz looked_at = 0;
 	static XLogRecPtr looked_to = InvalidXLogRecPtr;
@@ -259,7 +259,7 @@ is_time_to_look(const BemiStream *stream, bool failing)
  * stream goes on; that nothing is known of the slot shows in bemi.status.
  */
 static void
-note_blindness(MemoryContext memory)
+report_blindness(MemoryContext memory)
 {
 	ErrorData  *error;
 
@@ -282,7 +282,7 @@ note_blindness(MemoryContext memory)
  * elsewhere changes now and then.  False if the slot could not be found.
  */
 static bool
-look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
+check_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
@@ -303,7 +303,7 @@ look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 	{
 		found = false;
 		bemi_stream_close_catalog(stream);
-		note_blindness(memory);
+		report_blindness(memory);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -316,28 +316,28 @@ look_at_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
  * its worker when there is nothing else to do.
  */
 void
-bemi_guard_slot(BemiStream *stream)
+bemi_limit_slot(BemiStream *stream)
 {
 	static bool failing = false;
 	BemiSlotCost cost;
 
-	if (!is_time_to_look(stream, failing) || !look_at_source(stream, &cost, &failing))
+	if (!check_is_due(stream, failing) || !check_source(stream, &cost, &failing))
 		return;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->cost = cost;
 	LWLockRelease(bemi_shared->lock);
 
-	if (!is_too_much(cost.wal_kept))
-		note_recovery(bemi_my_worker);
-	else if (note_excess(bemi_my_worker, cost.wal_kept))
+	if (!exceeds_limit(cost.wal_kept))
+		report_recovery(bemi_my_worker);
+	else if (report_excess(bemi_my_worker, cost.wal_kept))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("slot \"%s\" keeps more WAL than \"bemi.max_slot_lag\"", bemi_slot_name)));
 }
 
 void
-bemi_worker_guard_init(void)
+bemi_slot_limit_init(void)
 {
 	DefineCustomIntVariable("bemi.max_slot_lag",
 							"WAL that the slot of a source may keep before something is done about it.",

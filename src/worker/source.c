@@ -352,7 +352,7 @@ bemi_remove_source(BemiSourceRow *row)
 		if (row->conninfo == NULL)
 			drop_local_slot();
 		if (row->exists && row->slot_made)
-			bemi_note_stop();
+			bemi_record_stop();
 		if (row->exists)
 			bemi_run_on_source("SELECT bemi.forget_source($1)", 0, NULL, NULL, NULL);
 		drop_origin();
@@ -394,7 +394,7 @@ bemi_set_origin(XLogRecPtr position)
  * it stands.
  */
 XLogRecPtr
-bemi_take_origin(void)
+bemi_acquire_origin(void)
 {
 	RepOriginId origin;
 

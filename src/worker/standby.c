@@ -58,7 +58,7 @@ static ProcessUtility_hook_type prev_ProcessUtility = NULL;
  * Whether a statement was SET bemi.asynchronous = on.
  */
 static bool
-declines(const VariableSetStmt *statement)
+declines_election(const VariableSetStmt *statement)
 {
 	return asynchronous && statement->kind == VAR_SET_VALUE &&
 		strcmp(statement->name, "bemi.asynchronous") == 0;
@@ -79,7 +79,7 @@ process_utility(PlannedStmt *planned, const char *query, bool read_only_tree,
 
 	/* PGC_S_OVERRIDE, so that a reload of the configuration does not undo it. */
 	if (am_db_walsender && IsA(planned->utilityStmt, VariableSetStmt) &&
-		declines((VariableSetStmt *) planned->utilityStmt))
+		declines_election((VariableSetStmt *) planned->utilityStmt))
 		SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP, PGC_S_OVERRIDE);
 }
 
@@ -109,7 +109,7 @@ may_be_elected(pid_t pid)
  * for the log.
  */
 static void
-note_election(const BemiElection *election)
+update_election(const BemiElection *election)
 {
 	bool		is_news = election->advice[0] != '\0' && bemi_my_worker->advice[0] == '\0';
 
@@ -134,7 +134,7 @@ bemi_ask_for_election(BemiStream *stream)
 
 	MemoryContextSwitchTo(memory);
 	bemi_stream_election(stream, &election);
-	note_election(&election);
+	update_election(&election);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(memory);
 }

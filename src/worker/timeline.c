@@ -22,7 +22,7 @@
  * Takes the next timeline off a path.  The last one has not been left.
  */
 static void
-take_timeline(const char **ancestors, uint32 last, uint32 *timeline, XLogRecPtr *left_at)
+parse_timeline(const char **ancestors, uint32 last, uint32 *timeline, XLogRecPtr *left_at)
 {
 	uint32		high;
 	uint32		low;
@@ -52,7 +52,7 @@ bemi_timeline_at(uint32 today, const char *ancestors, XLogRecPtr position)
 		return today;
 	do
 	{
-		take_timeline(&ancestors, today, &timeline, &left_at);
+		parse_timeline(&ancestors, today, &timeline, &left_at);
 	} while (left_at <= position);
 	return timeline;
 }
@@ -74,8 +74,8 @@ bemi_timelines_part_at(uint32 former, const char *former_ancestors,
 		uint32		timelines[2];
 		XLogRecPtr	left_at[2];
 
-		take_timeline(&former_ancestors, former, &timelines[0], &left_at[0]);
-		take_timeline(&ancestors, today, &timelines[1], &left_at[1]);
+		parse_timeline(&former_ancestors, former, &timelines[0], &left_at[0]);
+		parse_timeline(&ancestors, today, &timelines[1], &left_at[1]);
 		if (timelines[0] != timelines[1])
 			return common;
 		common = Min(left_at[0], left_at[1]);

@@ -226,7 +226,7 @@ was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
  * known, "row_at_fault" whether only the values of a row cause such an error.
  */
 void
-bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
+bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 {
 	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
 	bool		hurry;
@@ -247,7 +247,7 @@ bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
  * A transaction was skipped.
  */
 void
-bemi_note_skipped(void)
+bemi_record_skipped_transaction(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();

@@ -77,7 +77,7 @@ bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
  * the next worker finds out what the source has.
  */
 static void
-leave_in_doubt(const BemiWitness *witness)
+exit_to_compare(const BemiWitness *witness)
 {
 	ereport(LOG,
 			(errmsg("bemi: source \"%s\" no longer has the transaction that was stored last",
@@ -85,7 +85,7 @@ leave_in_doubt(const BemiWitness *witness)
 			 errdetail("Transaction %u was committed at %X/%X.",
 					   witness->stored.xid, LSN_FORMAT_ARGS(witness->stored.commit_lsn))));
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->in_doubt = true;
+	bemi_my_worker->must_compare = true;
 	bemi_my_worker->wake = true;
 	LWLockRelease(bemi_shared->lock);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
@@ -98,13 +98,13 @@ leave_in_doubt(const BemiWitness *witness)
  * later transactions rely.  Its changes are stored already.
  */
 bool
-bemi_is_testifying(BemiWitness *witness, const BemiEvent *event)
+bemi_witness_event(BemiWitness *witness, const BemiEvent *event)
 {
 	if (event->kind == BEMI_EVENT_BEGIN)
 	{
 		if (event->commit_lsn != witness->stored.commit_lsn ||
 			event->committed_at != witness->stored.committed_at || event->xid != witness->stored.xid)
-			leave_in_doubt(witness);
+			exit_to_compare(witness);
 		witness->begun = true;
 		return true;
 	}
@@ -121,7 +121,7 @@ bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
 {
 	if (!XLogRecPtrIsInvalid(witness->stored.commit_lsn) && !witness->begun &&
 		received > witness->stored.commit_lsn)
-		leave_in_doubt(witness);
+		exit_to_compare(witness);
 }
 
 /*

@@ -62,7 +62,7 @@ typedef struct Pipeline
 	BemiStream *stream;
 	BemiProtocol *protocol;
 	BemiStitch *stitch;
-	BemiHistory *history;
+	BemiStore *store;
 
 	MemoryContext event_memory;
 	TimestampTz started_at;
@@ -105,7 +105,7 @@ bemi_leave_if_woken(BemiStream *stream)
  * anything is asked of it that keeps the source busy.
  */
 static void
-note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
+record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 {
 	/* A copy of this server has the same identifier, and other processes. */
 	bool		is_local = bemi_stream_is_here(stream) ||
@@ -125,7 +125,7 @@ note_connection(BemiStream *stream, const BemiSourceIdentity *identity)
  * far as can be told before there is a connection.
  */
 static void
-note_row(const BemiSourceRow *row)
+record_row(const BemiSourceRow *row)
 {
 	bool		slot_elsewhere = row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
 
@@ -146,7 +146,7 @@ note_row(const BemiSourceRow *row)
  * Notes that there is a slot.
  */
 static void
-note_slot(const BemiSourceRow *row)
+record_slot(const BemiSourceRow *row)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->slot_elsewhere = row->conninfo != NULL;
@@ -188,12 +188,12 @@ process_message(Pipeline *pipeline, StringInfo message)
 					   message, &event);
 	if (XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
 		single = bemi_watch_event(&event);
-	else if (!bemi_is_testifying(&pipeline->witness, &event))
+	else if (!bemi_witness_event(&pipeline->witness, &event))
 		event.kind = BEMI_EVENT_NOTHING;
 	bemi_stitch_event(pipeline->stitch, &event);
-	commit = single || is_awaited_marker(&event) || bemi_history_is_due(pipeline->history);
+	commit = single || is_awaited_marker(&event) || bemi_store_is_due(pipeline->store);
 	if (commit)
-		bemi_history_commit(pipeline->history);
+		bemi_store_commit(pipeline->store);
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(pipeline->event_memory);
@@ -243,27 +243,27 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
 										   bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
-	note_connection(pipeline->stream, &identity);
+	record_connection(pipeline->stream, &identity);
 	bemi_claim_source(pipeline->stream, row);
 	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
-	note_slot(row);
+	record_slot(row);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
 	bemi_end_transaction();
-	origin = bemi_take_origin();
+	origin = bemi_acquire_origin();
 	bemi_begin_transaction();
 	gaps = bemi_count_gaps();
 	bemi_end_transaction();
 	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
 				   identity.timeline, gaps, bemi_my_worker->source);
-	pipeline->protocol = bemi_protocol_begin(pipeline->stream);
-	pipeline->history = bemi_history_begin(bemi_my_worker->source, &identity, origin);
-	pipeline->stitch = bemi_stitch_begin(tag, pipeline->stream, pipeline->history);
+	pipeline->protocol = bemi_protocol_create(pipeline->stream);
+	pipeline->store = bemi_store_create(bemi_my_worker->source, &identity, origin);
+	pipeline->stitch = bemi_stitch_create(tag, pipeline->stream, pipeline->store);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
-	(void) bemi_stream_learn_patience(pipeline->stream);
+	(void) bemi_stream_read_timeout(pipeline->stream);
 	bemi_stream_start(pipeline->stream, bemi_slot_name,
 					  pipeline->witness.stored.commit_lsn ? pipeline->witness.stored.commit_lsn : origin);
 	await_witness(pipeline);
@@ -271,7 +271,7 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	pipeline->started_at = GetCurrentTimestamp();
 	pipeline->has_secret = bemi_stream_has_secret(pipeline->stream);
 	if (!bemi_my_worker->is_local)
-		bemi_guard_slot(pipeline->stream);
+		bemi_limit_slot(pipeline->stream);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
 }
 
@@ -291,7 +291,7 @@ forget_failures(void)
  * to that time.  A source elsewhere is asked when its slot is looked at.
  */
 static void
-take_horizon(Pipeline *pipeline)
+record_horizon(Pipeline *pipeline)
 {
 	BemiHorizon *horizon = &pipeline->horizon;
 
@@ -315,10 +315,10 @@ reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
 	BemiHorizon *horizon = &pipeline->horizon;
 
 	if (horizon->time == 0)
-		take_horizon(pipeline);
+		record_horizon(pipeline);
 	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) || stored < horizon->position)
 		return;
-	bemi_history_is_complete_until(pipeline->history, horizon->time, horizon->position);
+	bemi_store_is_complete_until(pipeline->store, horizon->time, horizon->position);
 	horizon->time = 0;
 }
 
@@ -329,7 +329,7 @@ static void
 show_progress(Pipeline *pipeline)
 {
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
-	bool		all = bemi_history_is_stored(pipeline->history);
+	bool		all = bemi_store_is_stored(pipeline->store);
 	BemiUntil	until;
 	BemiCounts	counts;
 
@@ -338,7 +338,7 @@ show_progress(Pipeline *pipeline)
 		reach_horizon(pipeline, received);
 		bemi_watch_progress(received);
 	}
-	bemi_history_take_counts(pipeline->history, &counts, &until);
+	bemi_store_drain_counts(pipeline->store, &counts, &until);
 
 	/* Read without the lock: nobody else writes it while this process runs. */
 	if (bemi_my_worker->failures > 0 &&
@@ -358,7 +358,7 @@ static void
 report_progress(Pipeline *pipeline)
 {
 	bool		asked = bemi_stream_reply_requested(pipeline->stream);
-	XLogRecPtr	flushed = bemi_history_flushed(pipeline->history);
+	XLogRecPtr	flushed = bemi_store_flushed(pipeline->store);
 
 	show_progress(pipeline);
 	bemi_stream_rest(pipeline->stream);
@@ -391,10 +391,10 @@ is_awaited(const Pipeline *pipeline)
 static long
 idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
 {
-	if (flushed != pipeline->confirmed || bemi_history_awaits_flush(pipeline->history) ||
+	if (flushed != pipeline->confirmed || bemi_store_awaits_flush(pipeline->store) ||
 		(bemi_my_worker->is_elected && bemi_stream_received(pipeline->stream) > flushed))
 		return UNCONFIRMED_MS;
-	return bemi_my_worker->is_local && bemi_history_awaits_time(pipeline->history) ?
+	return bemi_my_worker->is_local && bemi_store_awaits_time(pipeline->store) ?
 		UNCONFIRMED_MS : IDLE_MS;
 }
 
@@ -405,12 +405,12 @@ idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
  * sets "wake" without our seeing it sets the latch afterwards.)
  */
 static bool
-is_quiet(const Pipeline *pipeline)
+stream_is_quiet(const Pipeline *pipeline)
 {
 	return pipeline->settled && !pipeline->drained && !bemi_my_worker->wake &&
 		!bemi_my_worker->is_elected &&
 		!bemi_stream_reply_requested(pipeline->stream) &&
-		!bemi_history_may_advance(pipeline->history, bemi_stream_received(pipeline->stream), false) &&
+		!bemi_store_may_advance(pipeline->store, bemi_stream_received(pipeline->stream), false) &&
 		!bemi_has_passed(pipeline->round_at, QUIET_MS);
 }
 
@@ -418,26 +418,26 @@ is_quiet(const Pipeline *pipeline)
  * Nothing is at hand: time for what can wait.
  */
 static void
-idle(Pipeline *pipeline)
+wait_for_stream(Pipeline *pipeline)
 {
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
 	XLogRecPtr	flushed;
 	long		timeout_ms;
 
-	if (bemi_history_may_advance(pipeline->history, received,
+	if (bemi_store_may_advance(pipeline->store, received,
 								 pipeline->asked || is_awaited(pipeline)))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 
-		bemi_history_advance(pipeline->history, received);
+		bemi_store_advance(pipeline->store, received);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pipeline->event_memory);
 		pipeline->asked = false;
 		report_progress(pipeline);
 	}
-	if (bemi_history_is_stored(pipeline->history))
+	if (bemi_store_is_stored(pipeline->store))
 		bemi_stream_settle_secret(pipeline->stream, false);
-	flushed = bemi_history_flushed(pipeline->history);
+	flushed = bemi_store_flushed(pipeline->store);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	timeout_ms = idle_ms(pipeline, flushed);
 	pipeline->settled = (timeout_ms == IDLE_MS);
@@ -451,7 +451,7 @@ idle(Pipeline *pipeline)
  * there may be more.
  */
 static bool
-drain(Pipeline *pipeline)
+process_received(Pipeline *pipeline)
 {
 	StringInfoData message;
 	MemoryContext caller;
@@ -469,7 +469,7 @@ drain(Pipeline *pipeline)
 			report_progress(pipeline);
 	}
 	caller = MemoryContextSwitchTo(pipeline->event_memory);
-	bemi_history_commit(pipeline->history);
+	bemi_store_commit(pipeline->store);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(pipeline->event_memory);
 	return false;
@@ -479,7 +479,7 @@ drain(Pipeline *pipeline)
  * Whether somebody has changed the worker's row since the last look.
  */
 static bool
-was_woken(void)
+worker_was_woken(void)
 {
 	bool		woken;
 
@@ -506,7 +506,7 @@ wake_again(void)
  * no error, and takes no lines in the log: a server may have many sources.
  */
 static void
-leave_quietly(Pipeline *pipeline)
+exit_quietly(Pipeline *pipeline)
 {
 	bemi_stream_close(pipeline->stream);
 	proc_exit(0);
@@ -524,7 +524,7 @@ connect_with_secret(Pipeline *pipeline)
 					bemi_my_worker->source)));
 	wake_again();
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
-	leave_quietly(pipeline);
+	exit_quietly(pipeline);
 }
 
 /*
@@ -536,10 +536,10 @@ watch_source(Pipeline *pipeline)
 	if (bemi_my_worker->is_local)
 		bemi_watch_election(pipeline->stream);
 	else
-		bemi_guard_slot(pipeline->stream);
-	bemi_history_flush_commits(pipeline->history, bemi_my_worker->is_elected);
+		bemi_limit_slot(pipeline->stream);
+	bemi_store_flush_commits(pipeline->store, bemi_my_worker->is_elected);
 	if (bemi_stream_has_secret(pipeline->stream) && !pipeline->has_secret &&
-		bemi_history_is_stored(pipeline->history))
+		bemi_store_is_stored(pipeline->store))
 		connect_with_secret(pipeline);
 }
 
@@ -556,8 +556,8 @@ stream_changes(BemiSourceRow *row)
 	{
 		bool		more;
 
-		if (ProcDiePending && bemi_history_is_stored(pipeline.history))
-			leave_quietly(&pipeline);
+		if (ProcDiePending && bemi_store_is_stored(pipeline.store))
+			exit_quietly(&pipeline);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -566,8 +566,8 @@ stream_changes(BemiSourceRow *row)
 			bemi_check_reading(row);
 		}
 
-		more = drain(&pipeline);
-		if (is_quiet(&pipeline))
+		more = process_received(&pipeline);
+		if (stream_is_quiet(&pipeline))
 		{
 			show_progress(&pipeline);
 			bemi_stream_wait(pipeline.stream, idle_ms(&pipeline, pipeline.confirmed));
@@ -578,15 +578,15 @@ stream_changes(BemiSourceRow *row)
 		watch_source(&pipeline);
 
 		/* In the middle of a source transaction there is no looking aside. */
-		if (bemi_history_is_stored(pipeline.history))
+		if (bemi_store_is_stored(pipeline.store))
 		{
-			bemi_history_keep_house();
+			bemi_store_maintain();
 			bemi_protocol_forget_gone(pipeline.protocol);
 		}
-		if (bemi_history_is_stored(pipeline.history) && was_woken())
+		if (bemi_store_is_stored(pipeline.store) && worker_was_woken())
 			bemi_read_source(row);
 		else if (!more)
-			idle(&pipeline);
+			wait_for_stream(&pipeline);
 	}
 	bemi_stream_close(pipeline.stream);
 }
@@ -603,20 +603,20 @@ load_progress(void)
  * The worker's life between its start and a fault.
  */
 static void
-work(void)
+run_worker(void)
 {
 	BemiSourceRow	row;
 
-	(void) was_woken();
+	(void) worker_was_woken();
 	bemi_read_source(&row);
 	if (row.exists)
 		load_progress();
-	note_row(&row);
+	record_row(&row);
 	if (row.run)
 		stream_changes(&row);
 	else if (row.exists && !row.drop && row.slot_made &&
 			 bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
-		bemi_note_given_up();
+		bemi_record_given_up();
 	if ((row.drop || !row.exists) && bemi_remove_source(&row))
 		return;
 
@@ -629,7 +629,7 @@ work(void)
  * Notes the error that ends this process, with its detail.
  */
 static void
-note_error(void)
+record_error(void)
 {
 	ErrorData  *error;
 	char	   *text;
@@ -645,7 +645,7 @@ note_error(void)
 	}
 	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
 			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
-		bemi_note_unreadable(replorigin_session_get_progress(false), bemi_stream_failed_at(),
+		bemi_record_unreadable(replorigin_session_get_progress(false), bemi_stream_failed_at(),
 							 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }
@@ -655,7 +655,7 @@ note_error(void)
  * holds the lock.
  */
 static void
-yield(void)
+yield_to_command(void)
 {
 	bemi_my_worker->launched = false;
 	bemi_my_worker->wake = true;
@@ -666,7 +666,7 @@ yield(void)
  * The process ends, in whatever way short of a crash.
  */
 static void
-leave(int code, Datum arg)
+worker_onexit(int code, Datum arg)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->launched = false;
@@ -674,7 +674,7 @@ leave(int code, Datum arg)
 	bemi_my_worker->latch = NULL;
 	if (bemi_my_worker->told_to_leave && bemi_my_worker->state != BEMI_STATE_STOPPED &&
 		bemi_my_worker->state != BEMI_STATE_FAILED)
-		yield();
+		yield_to_command();
 	else if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
 		bemi_my_worker->failures++;
@@ -698,7 +698,7 @@ leave(int code, Datum arg)
  * Takes the entry that the launcher has made.
  */
 static void
-enter(int entry)
+worker_enter(int entry)
 {
 	bemi_my_worker = &bemi_shared->workers[entry];
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -709,7 +709,7 @@ enter(int entry)
 	}
 	if (bemi_is_paused(bemi_my_worker->database))
 	{
-		yield();
+		yield_to_command();
 		LWLockRelease(bemi_shared->lock);
 		proc_exit(0);
 	}
@@ -718,7 +718,7 @@ enter(int entry)
 	bemi_my_worker->pid = MyProcPid;
 	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);
-	before_shmem_exit(leave, (Datum) 0);
+	before_shmem_exit(worker_onexit, (Datum) 0);
 	bemi_begin_attempt(bemi_my_worker);
 
 	bemi_origin_name = MemoryContextStrdup(TopMemoryContext,
@@ -737,7 +737,7 @@ bemi_worker_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	enter(DatumGetInt32(arg));
+	worker_enter(DatumGetInt32(arg));
 	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database, InvalidOid, 0);
 	bemi_pin_settings();
 
@@ -745,11 +745,11 @@ bemi_worker_main(Datum arg)
 												ALLOCSET_DEFAULT_SIZES));
 	PG_TRY();
 	{
-		work();
+		run_worker();
 	}
 	PG_CATCH();
 	{
-		note_error();
+		record_error();
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -761,8 +761,8 @@ bemi_worker_init(void)
 	bemi_worker_state_init();
 	bemi_worker_launcher_init();
 	bemi_worker_reader_init();
-	bemi_worker_guard_init();
+	bemi_slot_limit_init();
 	bemi_worker_pause_init();
-	bemi_worker_yield_init();
+	bemi_database_ddl_init();
 	bemi_worker_standby_init();
 }

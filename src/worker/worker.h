@@ -115,7 +115,7 @@ typedef struct BemiWorker
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
 	BemiUnreadable unreadable;
-	bool		in_doubt;		/* the source lacks a transaction that is stored */
+	bool		must_compare;		/* the source lacks a transaction that is stored */
 	instr_time	contested_at;	/* another server has been seen to read the slot;
 								 * zero: none */
 	bool		warned;			/* of what the slot costs */
@@ -143,7 +143,7 @@ typedef struct BemiShared
 	ConditionVariable changed;	/* some worker's state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
-	Oid			scouted;		/* database that a scout has been through */
+	Oid			discovered;		/* database that a scout has been through */
 	int64		attempts;		/* of all workers, since the server started */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
 	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER];	/* bemi_max_sources */
@@ -169,7 +169,7 @@ extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
 							  XLogRecPtr stored);
 extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 							const BemiUntil *until);
-extern void bemi_note_synced(XLogRecPtr position, TimestampTz time);
+extern void bemi_record_synced(XLogRecPtr position, TimestampTz time);
 extern void bemi_lock_sources(LOCKMODE mode);
 extern void bemi_wake_launcher(void);
 extern void bemi_add_worker_at_commit(const char *source);
@@ -213,7 +213,7 @@ extern int	bemi_count_gaps(void);
 extern XLogRecPtr bemi_origin_position(void);
 extern void bemi_set_origin(XLogRecPtr position);
 extern void bemi_load_progress(void);
-extern XLogRecPtr bemi_take_origin(void);
+extern XLogRecPtr bemi_acquire_origin(void);
 
 /* reader.c */
 extern bool bemi_is_copy(const BemiSourceRow *row);
@@ -238,7 +238,7 @@ extern XLogRecPtr bemi_timelines_part_at(uint32 former, const char *former_ances
 
 /* witness.c */
 extern void bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness);
-extern bool bemi_is_testifying(BemiWitness *witness, const BemiEvent *event);
+extern bool bemi_witness_event(BemiWitness *witness, const BemiEvent *event);
 extern void bemi_check_witness(const BemiWitness *witness, XLogRecPtr received);
 extern XLogRecPtr bemi_find_last_common(BemiStream *stream, XLogRecPtr from,
 										XLogRecPtr to);
@@ -259,21 +259,21 @@ extern XLogRecPtr bemi_trace_common(BemiStream *stream,
 extern void bemi_secure_slot(BemiStream *stream,
 							 const BemiSourceIdentity *identity,
 							 const BemiSourceRow *row, BemiWitness *witness);
-extern void bemi_note_stop(void);
-extern void bemi_note_given_up(void);
+extern void bemi_record_stop(void);
+extern void bemi_record_given_up(void);
 
 /* unreadable.c */
 extern bool bemi_watch_event(const BemiEvent *event);
 extern void bemi_watch_progress(XLogRecPtr stored);
-extern void bemi_note_unreadable(XLogRecPtr stored, XLogRecPtr row,
+extern void bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row,
 								 bool row_at_fault);
 extern void bemi_forget_unreadable(void);
-extern void bemi_note_skipped(void);
+extern void bemi_record_skipped_transaction(void);
 
 /* slot_limit.c */
-extern void bemi_worker_guard_init(void);
-extern void bemi_guard_local_slots(long *timeout_ms);
-extern void bemi_guard_slot(BemiStream *stream);
+extern void bemi_slot_limit_init(void);
+extern void bemi_limit_local_slots(long *timeout_ms);
+extern void bemi_limit_slot(BemiStream *stream);
 
 /* stray.c */
 extern void bemi_look_for_strays(BemiStream *stream);
@@ -297,12 +297,12 @@ extern bool bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time,
 extern void bemi_worker_launcher_init(void);
 extern List *bemi_list_origins(Oid database);
 extern PGDLLEXPORT void bemi_launcher_main(Datum arg);
-extern PGDLLEXPORT void bemi_scout_main(Datum arg);
+extern PGDLLEXPORT void bemi_discovery_main(Datum arg);
 
 /* pause.c */
 extern bool bemi_is_paused(Oid database);
 extern bool bemi_pause_database(Oid database);
-extern void bemi_make_way(Oid database);
+extern void bemi_stop_readers(Oid database);
 extern bool bemi_has_other_readers(Oid database);
 extern void bemi_forget_entries_at_commit(Oid database);
 extern void bemi_worker_pause_init(void);
@@ -313,7 +313,7 @@ extern void bemi_watch_election(BemiStream *stream);
 extern void bemi_worker_standby_init(void);
 
 /* database_ddl.c */
-extern void bemi_worker_yield_init(void);
+extern void bemi_database_ddl_init(void);
 
 /* worker.c */
 extern void bemi_worker_init(void);
