@@ -78,6 +78,10 @@ $$;
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
 
+-- What users neither call nor read.
+CREATE SCHEMA _bemi;
+COMMENT ON SCHEMA _bemi IS 'internals of extension bemi; names in it change without notice';
+
 --
 -- Context: what the application says about its own statements
 --
@@ -122,31 +126,31 @@ COMMENT ON FUNCTION bemi.emit_context()
 -- through a rename, and away with DROP TABLE.
 --
 
-CREATE FUNCTION bemi.check_publication_owner()
+CREATE FUNCTION _bemi.check_publication_owner()
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_check_publication'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.check_publication_owner()
+COMMENT ON FUNCTION _bemi.check_publication_owner()
 	IS 'internal: error if publication "bemi" belongs to somebody who has not the rights of the extension''s owner';
 -- It may have been made before the extension.
-SELECT bemi.check_publication_owner();
+SELECT _bemi.check_publication_owner();
 
 -- The publication cannot be a member of the extension, so it is made when first
 -- needed; pg_dump carries it along like any other.
-CREATE FUNCTION bemi.ensure_publication()
+CREATE FUNCTION _bemi.ensure_publication()
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM bemi.check_publication_owner();
+	PERFORM _bemi.check_publication_owner();
 	IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'bemi') THEN
 		BEGIN
 			CREATE PUBLICATION bemi
 				WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
 		EXCEPTION WHEN duplicate_object OR unique_violation THEN
 			-- Another session was faster.
-			PERFORM bemi.check_publication_owner();
+			PERFORM _bemi.check_publication_owner();
 		END;
 	END IF;
 	-- Before 18, generated columns are not in the stream; from then on, writes to a table
@@ -156,11 +160,11 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated columns where that can be';
+COMMENT ON FUNCTION _bemi.ensure_publication() IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated columns where that can be';
 
 -- The table's partitions, the table itself among them, parents first. pg_partition_tree()
 -- would lock all of them.
-CREATE FUNCTION bemi.partitions(target regclass)
+CREATE FUNCTION _bemi.partitions(target regclass)
 	RETURNS SETOF regclass
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -172,9 +176,9 @@ AS $$
 	)
 	SELECT t.relid::regclass FROM tree t ORDER BY t.level, t.relid
 $$;
-COMMENT ON FUNCTION bemi.partitions(regclass) IS 'internal: the table and all its partitions, found without a lock on them';
+COMMENT ON FUNCTION _bemi.partitions(regclass) IS 'internal: the table and all its partitions, found without a lock on them';
 
-CREATE FUNCTION bemi.has_trigger(target regclass)
+CREATE FUNCTION _bemi.has_trigger(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -182,9 +186,9 @@ AS $$
 	SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure)
 $$;
-COMMENT ON FUNCTION bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
+COMMENT ON FUNCTION _bemi.has_trigger(regclass) IS 'internal: does the table carry the trigger that bemi.track() makes?';
 
-CREATE FUNCTION bemi.is_published(target regclass)
+CREATE FUNCTION _bemi.is_published(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -192,10 +196,10 @@ AS $$
 	SELECT EXISTS (SELECT FROM pg_publication_rel pr JOIN pg_publication p ON p.oid = pr.prpubid
 		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
 $$;
-COMMENT ON FUNCTION bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
+COMMENT ON FUNCTION _bemi.is_published(regclass) IS 'internal: is the table itself in the publication "bemi"?';
 
 -- Who may track what: its owner, if he has been granted bemi.track().
-CREATE FUNCTION bemi.check_tracker(owner oid, object text)
+CREATE FUNCTION _bemi.check_tracker(owner oid, object text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -209,13 +213,13 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
+COMMENT ON FUNCTION _bemi.check_tracker(oid, text) IS 'internal: error unless the current user may track what belongs to this owner';
 
-CREATE FUNCTION bemi.untrackable(target regclass)
+CREATE FUNCTION _bemi.untrackable(target regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_untrackable'
 	LANGUAGE C STABLE PARALLEL SAFE STRICT;
-COMMENT ON FUNCTION bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
+COMMENT ON FUNCTION _bemi.untrackable(regclass) IS 'internal: why the relation cannot be tracked, NULL if it can';
 
 -- Rules for columns are kept as the last argument of the table's trigger, see src/track/rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL, redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
@@ -249,19 +253,19 @@ CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid)
 COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
 COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
-COMMENT ON COLUMN bemi.tracked_schemas.awake_in IS 'database in which the row was made, see bemi.this_database()';
+COMMENT ON COLUMN bemi.tracked_schemas.awake_in IS 'database in which the row was made, see _bemi.this_database()';
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
 
-CREATE FUNCTION bemi.this_server()
+CREATE FUNCTION _bemi.this_server()
 	RETURNS text
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('%s/%s', c.system_identifier, current_database()) FROM pg_control_system() c
 $$;
-COMMENT ON FUNCTION bemi.this_server() IS 'internal: as bemi.source_tables names servers';
+COMMENT ON FUNCTION _bemi.this_server() IS 'internal: as _bemi.source_tables names servers';
 
-CREATE FUNCTION bemi.this_database()
+CREATE FUNCTION _bemi.this_database()
 	RETURNS text
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -269,55 +273,55 @@ AS $$
 	SELECT format('%s/%s', c.system_identifier, d.oid)
 		FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 $$;
-COMMENT ON FUNCTION bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
+COMMENT ON FUNCTION _bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
 
 -- Whoever may untrack a table need not be able to read the list.
-CREATE FUNCTION bemi.is_marked(target regnamespace)
+CREATE FUNCTION _bemi.is_marked(target regnamespace)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
+COMMENT ON FUNCTION _bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
-CREATE FUNCTION bemi.check_schema_tracker(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname)) FROM pg_namespace n WHERE n.oid = target;
+	PERFORM _bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname)) FROM pg_namespace n WHERE n.oid = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schema to track does not exist' USING ERRCODE = 'invalid_schema_name';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
+COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
 
-CREATE FUNCTION bemi.set_marked(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.set_marked(target regnamespace, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF wanted THEN
-		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, bemi.this_database()
+		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, _bemi.this_database()
 			FROM pg_namespace n WHERE n.oid = target
 			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, awake_in = excluded.awake_in;
 	ELSE
 		DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.awake_in = bemi.this_database());
+			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.awake_in = _bemi.this_database());
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.set_marked(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
+COMMENT ON FUNCTION _bemi.set_marked(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
 
-CREATE FUNCTION bemi.mark_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.mark_schema(target regnamespace, wanted boolean)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION bemi.mark_schema(regnamespace, boolean)
+COMMENT ON FUNCTION _bemi.mark_schema(regnamespace, boolean)
 	IS 'internal: set_marked() for the owner of the schema, who must have been granted bemi.track()';
 
-CREATE FUNCTION bemi.is_of_extension(target regclass)
+CREATE FUNCTION _bemi.is_of_extension(target regclass)
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -325,7 +329,7 @@ AS $$
 	SELECT EXISTS (SELECT FROM pg_depend d
 		WHERE d.classid = 'pg_class'::regclass AND d.objid = target AND d.deptype = 'e')
 $$;
-COMMENT ON FUNCTION bemi.is_of_extension(regclass) IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
+COMMENT ON FUNCTION _bemi.is_of_extension(regclass) IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
 	RETURNS void
@@ -340,14 +344,14 @@ BEGIN
 			USING ERRCODE = 'invalid_schema_name';
 	END IF;
 	IF EXISTS (SELECT FROM pg_namespace n WHERE n.oid = target
-		AND (n.nspname IN ('bemi', 'information_schema') OR n.nspname ~ '^pg_')) THEN
+		AND (n.nspname IN ('bemi', '_bemi', 'information_schema') OR n.nspname ~ '^pg_')) THEN
 		RAISE EXCEPTION 'cannot track schema "%"', target
 			USING ERRCODE = 'wrong_object_type', DETAIL = 'It is a system schema, or bemi''s own.';
 	END IF;
 
 	-- First, or a table made meanwhile could be missed. Tables that are tracked already, as far
 	-- as can be told from all of them at once, take no lock and next to no time.
-	PERFORM bemi.mark_schema(target, true);
+	PERFORM _bemi.mark_schema(target, true);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 			AND NOT (c.relkind = 'r' AND c.relreplident = 'f'
@@ -355,7 +359,7 @@ BEGIN
 					AND t.tgfoid = 'bemi.emit_context()'::regprocedure)
 				AND EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
 					WHERE p.pubname = 'bemi' AND r.prrelid = c.oid))
-			AND bemi.untrackable(c.oid) IS NULL AND NOT bemi.is_of_extension(c.oid)
+			AND _bemi.untrackable(c.oid) IS NULL AND NOT _bemi.is_of_extension(c.oid)
 		ORDER BY c.relname
 	LOOP
 		PERFORM bemi.track(relation);
@@ -373,10 +377,10 @@ AS $$
 DECLARE
 	relation regclass;
 BEGIN
-	PERFORM bemi.mark_schema(target, false);
+	PERFORM _bemi.mark_schema(target, false);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-			AND bemi.has_trigger(c.oid)
+			AND _bemi.has_trigger(c.oid)
 		ORDER BY c.relname
 	LOOP
 		PERFORM bemi.untrack(relation);
@@ -389,7 +393,7 @@ COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 -- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
 -- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
 -- which does not know that value.
-CREATE FUNCTION bemi.warn_of_missing_values(target regclass)
+CREATE FUNCTION _bemi.warn_of_missing_values(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -400,8 +404,8 @@ BEGIN
 	IF current_setting('server_version_num')::integer >= 150000 THEN
 		RETURN;
 	END IF;
-	FOR lost IN SELECT p.relation, a.attname FROM bemi.partitions(target) p(relation) JOIN pg_attribute a ON a.attrelid = p.relation
-		WHERE a.atthasmissing AND NOT a.attisdropped AND bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
+	FOR lost IN SELECT p.relation, a.attname FROM _bemi.partitions(target) p(relation) JOIN pg_attribute a ON a.attrelid = p.relation
+		WHERE a.atthasmissing AND NOT a.attisdropped AND _bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
 	LOOP
 		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now', lost.attname, lost.relation
 			USING DETAIL = 'PostgreSQL 14 does not send the default of a column that was added later.',
@@ -409,48 +413,48 @@ BEGIN
 	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bemi.warn_of_missing_values(regclass)
+COMMENT ON FUNCTION _bemi.warn_of_missing_values(regclass)
 	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
 
-CREATE FUNCTION bemi.follow_ddl()
+CREATE FUNCTION _bemi.follow_ddl()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.follow_ddl()
+COMMENT ON FUNCTION _bemi.follow_ddl()
 	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
 		-- with which tables and their columns can be renamed, too
 		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER SEQUENCE')
-	EXECUTE FUNCTION bemi.follow_ddl();
+	EXECUTE FUNCTION _bemi.follow_ddl();
 COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
 -- Without it, an update of a new partition would fail; so also for sessions
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.refuse_triggers()
+CREATE FUNCTION _bemi.refuse_triggers()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.refuse_triggers()
+COMMENT ON FUNCTION _bemi.refuse_triggers()
 	IS 'event trigger function: only who may track a table sets rules for it, and only their owner puts triggers on tables of bemi; warns of a restored table that is not published';
 CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
-	EXECUTE FUNCTION bemi.refuse_triggers();
+	EXECUTE FUNCTION _bemi.refuse_triggers();
 COMMENT ON EVENT TRIGGER bemi_refuse_triggers IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who have not these rights';
 ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.refuse_publication()
+CREATE FUNCTION _bemi.refuse_publication()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.refuse_publication()
+COMMENT ON FUNCTION _bemi.refuse_publication()
 	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role that owns the extension';
 CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
-	EXECUTE FUNCTION bemi.refuse_publication();
+	EXECUTE FUNCTION _bemi.refuse_publication();
 COMMENT ON EVENT TRIGGER bemi_refuse_publication IS 'refuses a publication "bemi" whose owner could take tables out of the history';
 ALTER EVENT TRIGGER bemi_refuse_publication ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.rename_tracked_schemas()
+CREATE FUNCTION _bemi.rename_tracked_schemas()
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -458,40 +462,40 @@ AS $$
 BEGIN
 	-- One that came with a dump, and sleeps, may have the new name.
 	DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> bemi.this_database());
+		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> _bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
-		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = bemi.this_database();
+		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = _bemi.this_database();
 END
 $$;
-COMMENT ON FUNCTION bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
+COMMENT ON FUNCTION _bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
 
-CREATE FUNCTION bemi.follow_renamed_schemas()
+CREATE FUNCTION _bemi.follow_renamed_schemas()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.follow_renamed_schemas()
+COMMENT ON FUNCTION _bemi.follow_renamed_schemas()
 	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, and its tables are stored under the new name';
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
-	EXECUTE FUNCTION bemi.follow_renamed_schemas();
+	EXECUTE FUNCTION _bemi.follow_renamed_schemas();
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.forget_tracked_schema(schema oid)
+CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.awake_in = bemi.this_database()
+	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.awake_in = _bemi.this_database()
 $$;
-COMMENT ON FUNCTION bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
+COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
 
-CREATE FUNCTION bemi.forget_dropped_schemas()
+CREATE FUNCTION _bemi.forget_dropped_schemas()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
+COMMENT ON FUNCTION _bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
 CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED')
-	EXECUTE FUNCTION bemi.forget_dropped_schemas();
+	EXECUTE FUNCTION _bemi.forget_dropped_schemas();
 COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 
@@ -499,73 +503,73 @@ ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 -- goes into the write-ahead log, where the worker meets it in its place between the
 -- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
 -- which anybody can write; unlike a context, it is signed.
-CREATE TABLE bemi.secret (
+CREATE TABLE _bemi.signing_key (
 	value text NOT NULL
 );
-COMMENT ON TABLE bemi.secret IS 'key that signs the messages about tables, so that nobody else can write them';
-COMMENT ON COLUMN bemi.secret.value IS 'made by CREATE EXTENSION; a dump does not carry it';
-INSERT INTO bemi.secret VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
+COMMENT ON TABLE _bemi.signing_key IS 'key that signs the messages about tables, so that nobody else can write them';
+COMMENT ON COLUMN _bemi.signing_key.value IS 'made by CREATE EXTENSION; a dump does not carry it';
+INSERT INTO _bemi.signing_key VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
 
-CREATE FUNCTION bemi.describe(target regclass)
+CREATE FUNCTION _bemi.describe(target regclass)
 	RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'bemi_describe_table'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
+COMMENT ON FUNCTION _bemi.describe(regclass) IS 'internal: primary key, types and rules of the table, for the worker';
 
-CREATE FUNCTION bemi.follow_publication()
+CREATE FUNCTION _bemi.follow_publication()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_publication'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.follow_publication()
+COMMENT ON FUNCTION _bemi.follow_publication()
 	IS 'event trigger function: has the worker note which tables the publication "bemi" lists from now on; refuses to have it list whole schemas';
 CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
-	EXECUTE FUNCTION bemi.follow_publication();
+	EXECUTE FUNCTION _bemi.follow_publication();
 COMMENT ON EVENT TRIGGER bemi_follow_publication IS 'has the worker note which tables are tracked from now on';
 ALTER EVENT TRIGGER bemi_follow_publication ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.follow_unpublished()
+CREATE FUNCTION _bemi.follow_unpublished()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_unpublished'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
+COMMENT ON FUNCTION _bemi.follow_unpublished() IS 'event trigger function: has the worker note which tables the publication "bemi" no longer lists';
 -- Without a list of commands: a table can be dropped with anything that it depends on.
-CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop EXECUTE FUNCTION bemi.follow_unpublished();
+CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop EXECUTE FUNCTION _bemi.follow_unpublished();
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.follow_rewrite()
+CREATE FUNCTION _bemi.follow_rewrite()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.follow_rewrite()
+COMMENT ON FUNCTION _bemi.follow_rewrite()
 	IS 'event trigger function: has the worker note when a command computes new values for all rows of a tracked table';
-CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION bemi.follow_rewrite();
+CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION _bemi.follow_rewrite();
 COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
 ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
 
-CREATE FUNCTION bemi.rules(target regclass)
+CREATE FUNCTION _bemi.rules(target regclass)
 	RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'bemi_rules'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.rules(regclass)
+COMMENT ON FUNCTION _bemi.rules(regclass)
 	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
 
-CREATE FUNCTION bemi.has_bad_rules(target regclass)
+CREATE FUNCTION _bemi.has_bad_rules(target regclass)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+COMMENT ON FUNCTION _bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
 
-CREATE FUNCTION bemi.columnless_rules(target regclass, source regclass)
+CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.columnless_rules(regclass, regclass)
+COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
 	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there are none';
 
 -- A partition is tracked with its root, if that has the trigger. The root is the table whose
 -- place in the publication, and whose rules, count.
-CREATE FUNCTION bemi.tracked_with_root(partition regclass)
+CREATE FUNCTION _bemi.tracked_with_root(partition regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -573,19 +577,19 @@ AS $$
 	SELECT jsonb_build_object('published', EXISTS (SELECT FROM pg_partition_ancestors(partition) a
 				JOIN pg_publication_rel r ON r.prrelid = a.relid
 				JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi'),
-			'published_as', source.relation::oid, 'rules', bemi.rules(source.relation),
+			'published_as', source.relation::oid, 'rules', _bemi.rules(source.relation),
 			'filtered', r.prqual IS NOT NULL, 'partly', r.prattrs IS NOT NULL)
-		FROM (SELECT CASE WHEN bemi.has_trigger(pg_partition_root(partition)) THEN pg_partition_root(partition) ELSE partition END) source(relation)
+		FROM (SELECT CASE WHEN _bemi.has_trigger(pg_partition_root(partition)) THEN pg_partition_root(partition) ELSE partition END) source(relation)
 			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual, to_jsonb(r) ->> 'prattrs' AS prattrs
 				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
 $$;
-COMMENT ON FUNCTION bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
+COMMENT ON FUNCTION _bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
 
-CREATE FUNCTION bemi.unstored_partition(root regclass)
+CREATE FUNCTION _bemi.unstored_partition(root regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION bemi.unstored_partition(regclass)
+COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
 	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is none';
 
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
@@ -616,8 +620,8 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN rel.filtered OR rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
 			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
-			CASE WHEN rel.rules -> 'redact' ? '*' AND bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
-			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || bemi.columnless_rules(c.oid, rel.published_as) END
+			CASE WHEN rel.rules -> 'redact' ? '*' AND _bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
+			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || _bemi.columnless_rules(c.oid, rel.published_as) END
 		], NULL) AS problems
 	FROM pg_class c
 		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
@@ -629,8 +633,8 @@ CREATE VIEW bemi.tracked AS
 		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
 					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid
-		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.awake_in = bemi.this_database(),
-		LATERAL (SELECT CASE WHEN c.relispartition THEN bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
+		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.awake_in = _bemi.this_database(),
+		LATERAL (SELECT CASE WHEN c.relispartition THEN _bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
 		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
 				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
 			r.prrelid IS NOT NULL OR coalesce(w.root -> 'published' = 'true', false) AS published,
@@ -638,10 +642,10 @@ CREATE VIEW bemi.tracked AS
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true' ELSE r.filtered END, false) AS filtered,
 			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true' ELSE r.partly END, false) AS partly,
 			c.relispartition AND (w.root ->> 'published_as')::oid = c.oid AS rootless,
-			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN bemi.rules(c.oid) ELSE '{}' END AS rules,
-			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL THEN bemi.unstored_partition(c.oid) END AS unstored,
+			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN _bemi.rules(c.oid) ELSE '{}' END AS rules,
+			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL THEN _bemi.unstored_partition(c.oid) END AS unstored,
 			CASE WHEN s.schema_oid IS NOT NULL AND t.triggers IS NULL AND r.prrelid IS NULL AND c.relkind <> 'f' AND NOT c.relispartition
-				THEN bemi.untrackable(c.oid) IS NULL AND NOT bemi.is_of_extension(c.oid) ELSE false END AS forgotten
+				THEN _bemi.untrackable(c.oid) IS NULL AND NOT _bemi.is_of_extension(c.oid) ELSE false END AS forgotten
 			OFFSET 0) AS rel
 	WHERE c.relkind IN ('r', 'p', 'f') AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
 COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
@@ -718,30 +722,30 @@ $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
 	IS 'the whole context of a change, also where a large one is stored with an earlier change of the same transaction';
 
-CREATE FUNCTION bemi.attach_partition(partition regclass, bounds text)
+CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_attach_partition'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.attach_partition(regclass, text)
+COMMENT ON FUNCTION _bemi.attach_partition(regclass, text)
 	IS 'internal: attaches a partition to bemi.changes, with the rights of its owner';
 
 -- Event triggers that fire with the worker's DDL, but for bemi's own.
-CREATE FUNCTION bemi.event_triggers_of_others()
+CREATE FUNCTION _bemi.event_triggers_of_others()
 	RETURNS text
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT string_agg(quote_ident(e.evtname), ', ' ORDER BY e.evtname)
 	FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
-	WHERE e.evtenabled IN ('A', 'R') AND p.pronamespace <> 'bemi'::regnamespace
+	WHERE e.evtenabled IN ('A', 'R') AND p.pronamespace NOT IN ('bemi'::regnamespace, '_bemi'::regnamespace)
 		AND coalesce(current_setting('event_triggers', true), 'on') = 'on'
 $$;
-COMMENT ON FUNCTION bemi.event_triggers_of_others()
+COMMENT ON FUNCTION _bemi.event_triggers_of_others()
 	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
 
 -- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
 -- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
-CREATE FUNCTION bemi.make_private(relation regclass)
+CREATE FUNCTION _bemi.make_private(relation regclass)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -763,7 +767,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.make_private(regclass)
+COMMENT ON FUNCTION _bemi.make_private(regclass)
 	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
 
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
@@ -775,14 +779,14 @@ COMMENT ON FUNCTION bemi.make_private(regclass)
 -- rather than with a second visit years later. When that is, is left to the server's
 -- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
 -- and in proportion to growth that stays a few times the work of writing it.
-CREATE FUNCTION bemi.check_history_code()
+CREATE FUNCTION _bemi.check_history_code()
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.check_history_code()
+COMMENT ON FUNCTION _bemi.check_history_code()
 	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its owner nor a superuser';
 
-CREATE FUNCTION bemi.make_partition(committed_at timestamptz,
+CREATE FUNCTION _bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -803,7 +807,7 @@ DECLARE
 	n integer := 0;
 BEGIN
 	-- before anything computes an expression of bemi.changes
-	PERFORM bemi.check_history_code();
+	PERFORM _bemi.check_history_code();
 	-- Near the limits of the type, a bound can lie outside of it.
 	BEGIN
 		first_day := date_trunc(unit, moment);
@@ -840,26 +844,26 @@ BEGIN
 	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
 	-- Readers come by way of bemi.changes, which asks for no right on a partition.
-	PERFORM bemi.make_private(format('bemi.%I', partition)::regclass);
+	PERFORM _bemi.make_private(format('bemi.%I', partition)::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
-	PERFORM bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
+	PERFORM _bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
 		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE')));
 END
 $$;
-COMMENT ON FUNCTION bemi.make_partition(timestamptz, timestamptz, timestamptz)
+COMMENT ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz)
 	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
 
-CREATE FUNCTION bemi.partition_ranges(OUT partition regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass, OUT from_time timestamptz, OUT to_time timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
-COMMENT ON FUNCTION bemi.partition_ranges()
+COMMENT ON FUNCTION _bemi.partition_ranges()
 	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for MINVALUE and MAXVALUE; without the default partition';
 
 -- What is wrong with what users have done to bemi.changes, with the line that mends it. In
 -- pg_trigger.tgtype, 1 stands for ROW and 4 for INSERT.
-CREATE FUNCTION bemi.history_warning()
+CREATE FUNCTION _bemi.history_warning()
 	RETURNS text
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -889,17 +893,17 @@ AS $$
 			FROM part p WHERE p.pending
 	) w(place, warning)
 $$;
-COMMENT ON FUNCTION bemi.history_warning()
+COMMENT ON FUNCTION _bemi.history_warning()
 	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH CONCURRENTLY was interrupted; NULL: none';
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
-CREATE FUNCTION bemi.protect_history()
+CREATE FUNCTION _bemi.protect_history()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_protect_history'
 	LANGUAGE C;
-COMMENT ON FUNCTION bemi.protect_history() IS 'event trigger function: refuses DROP EXTENSION bemi without CASCADE while changes are stored';
+COMMENT ON FUNCTION _bemi.protect_history() IS 'event trigger function: refuses DROP EXTENSION bemi without CASCADE while changes are stored';
 CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
-	EXECUTE FUNCTION bemi.protect_history();
+	EXECUTE FUNCTION _bemi.protect_history();
 COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
 
 --
@@ -929,7 +933,7 @@ SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
 
 -- The range of a partition, for hold_partition() and release_partition(). A partition of a partition
 -- goes with it, and is not held alone.
-CREATE FUNCTION bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+CREATE FUNCTION _bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
@@ -937,7 +941,7 @@ BEGIN
 	IF target IS NULL THEN
 		RAISE EXCEPTION 'partition must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
-	SELECT r.from_time, r.to_time INTO from_time, to_time FROM bemi.partition_ranges() r WHERE r.partition = target;
+	SELECT r.from_time, r.to_time INTO from_time, to_time FROM _bemi.partition_ranges() r WHERE r.partition = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION '"%" is not a partition of bemi.changes that could ever be dropped for its age', target
 			USING ERRCODE = 'wrong_object_type',
@@ -945,7 +949,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.partition_range(regclass) IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+COMMENT ON FUNCTION _bemi.partition_range(regclass) IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
 
 -- SECURITY DEFINER: the right to hold is the right to call this, and not one to
 -- take away what others hold. The first lock is the one that the worker respects.
@@ -992,7 +996,7 @@ DECLARE
 BEGIN
 	-- before the look at the partitions: none of them goes after it
 	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
-	SELECT * INTO range FROM bemi.partition_range(hold_partition.partition);
+	SELECT * INTO range FROM _bemi.partition_range(hold_partition.partition);
 	PERFORM bemi.hold(range.from_time, range.to_time, hold_partition.reason);
 END
 $$;
@@ -1028,7 +1032,7 @@ AS $$
 DECLARE
 	range record;
 BEGIN
-	SELECT * INTO range FROM bemi.partition_range(release_partition.partition);
+	SELECT * INTO range FROM _bemi.partition_range(release_partition.partition);
 	PERFORM bemi.release(range.from_time, range.to_time);
 END
 $$;
@@ -1038,7 +1042,7 @@ COMMENT ON FUNCTION bemi.release_partition(regclass) IS 'ends what bemi.hold_par
 -- drop, and the default partition has no bounds. An interval can mix signs so
 -- that it leads into the future ("1 month -29 days", in February), and be so long that
 -- it leads out of time.
-CREATE FUNCTION bemi.expired_partitions(retention interval, OUT partition regclass, OUT to_time timestamptz)
+CREATE FUNCTION _bemi.expired_partitions(retention interval, OUT partition regclass, OUT to_time timestamptz)
 	RETURNS SETOF record
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1052,18 +1056,18 @@ BEGIN
 		RETURN;
 	END;
 	RETURN QUERY SELECT r.partition, r.to_time
-		FROM bemi.partition_ranges() r JOIN pg_class c ON c.oid = r.partition
+		FROM _bemi.partition_ranges() r JOIN pg_class c ON c.oid = r.partition
 		WHERE r.to_time <= oldest AND c.relkind IN ('r', 'p')
 			AND NOT EXISTS (SELECT FROM bemi.holds h WHERE r.from_time < h.to_time AND h.from_time < r.to_time)
 		ORDER BY r.to_time;
 END
 $$;
-COMMENT ON FUNCTION bemi.expired_partitions(interval)
+COMMENT ON FUNCTION _bemi.expired_partitions(interval)
 	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
 
 -- The one wait is for the first lock; see src/store/maintenance.c. What is left
 -- to do is only then looked at, for others may have held or dropped the partition.
-CREATE FUNCTION bemi.drop_expired_partition(target regclass, retention interval)
+CREATE FUNCTION _bemi.drop_expired_partition(target regclass, retention interval)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1075,7 +1079,7 @@ BEGIN
 	LOCK TABLE ONLY bemi.changes IN ACCESS EXCLUSIVE MODE;
 	LOCK TABLE bemi.holds IN SHARE MODE NOWAIT;
 	SELECT e.to_time, format('%I.%I', n.nspname, c.relname) INTO upper_bound, name
-		FROM bemi.expired_partitions(retention) e
+		FROM _bemi.expired_partitions(retention) e
 			JOIN pg_class c ON c.oid = e.partition JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE e.partition = target;
 	IF NOT FOUND THEN
@@ -1089,17 +1093,17 @@ BEGIN
 		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;
 	IF NOT FOUND THEN
 		INSERT INTO bemi.gaps (reason, from_time, to_time, detail)
-			VALUES ('retention', '-infinity', upper_bound, bemi.default_detail('retention'));
+			VALUES ('retention', '-infinity', upper_bound, _bemi.default_detail('retention'));
 	END IF;
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bemi.drop_expired_partition(regclass, interval)
+COMMENT ON FUNCTION _bemi.drop_expired_partition(regclass, interval)
 	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and writes that down; false if it no longer is so';
 
 -- Autovacuum analyzes partitions, but never the whole. A partition that it has seen to
 -- since then counts as changed. Not by pg_partition_tree(), which locks them all.
-CREATE FUNCTION bemi.needs_analyze()
+CREATE FUNCTION _bemi.needs_analyze()
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -1118,7 +1122,7 @@ AS $$
 			FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
 	GROUP BY whole.analyzed_at
 $$;
-COMMENT ON FUNCTION bemi.needs_analyze()
+COMMENT ON FUNCTION _bemi.needs_analyze()
 	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
 
 --
@@ -1142,7 +1146,7 @@ CREATE TABLE bemi.gaps (
 	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	detail text NOT NULL,
 	CHECK (from_time <= to_time),
-	-- Each of these has its row in the README, and its sentence in bemi.default_detail().
+	-- Each of these has its row in the README, and its sentence in _bemi.default_detail().
 	CONSTRAINT gaps_reason_check CHECK (reason IN (
 		'source_started',
 		'source_dropped',
@@ -1181,7 +1185,7 @@ SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
 
 -- For a gap of which nothing else is known.
-CREATE FUNCTION bemi.default_detail(reason text)
+CREATE FUNCTION _bemi.default_detail(reason text)
 	RETURNS text
 	LANGUAGE sql IMMUTABLE
 	SET search_path = pg_catalog, pg_temp
@@ -1209,10 +1213,10 @@ AS $$
 		WHEN 'no_source' THEN 'No source reads this database.'
 	END
 $$;
-COMMENT ON FUNCTION bemi.default_detail(text) IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if there is no such reason';
+COMMENT ON FUNCTION _bemi.default_detail(text) IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if there is no such reason';
 
 -- Of the tables that no change has been seen of, this tells tracked from untracked.
-CREATE TABLE bemi.source_tables (
+CREATE TABLE _bemi.source_tables (
 	source text COLLATE "C",
 	schema text COLLATE "C",
 	"table" text COLLATE "C",
@@ -1220,67 +1224,67 @@ CREATE TABLE bemi.source_tables (
 	server text NOT NULL,
 	PRIMARY KEY (source, schema, "table")
 );
-CREATE INDEX ON bemi.source_tables (relation);
-COMMENT ON TABLE bemi.source_tables IS 'tables that the sources track, as far as the workers have read';
-COMMENT ON COLUMN bemi.source_tables.source IS 'name of the source';
-COMMENT ON COLUMN bemi.source_tables.schema IS 'schema of the table';
-COMMENT ON COLUMN bemi.source_tables."table" IS 'tracked table';
-COMMENT ON COLUMN bemi.source_tables.relation IS 'its OID at the source';
-COMMENT ON COLUMN bemi.source_tables.server IS 'system identifier and database of the source';
-SELECT pg_catalog.pg_extension_config_dump('bemi.source_tables', '');
+CREATE INDEX ON _bemi.source_tables (relation);
+COMMENT ON TABLE _bemi.source_tables IS 'tables that the sources track, as far as the workers have read';
+COMMENT ON COLUMN _bemi.source_tables.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_tables.schema IS 'schema of the table';
+COMMENT ON COLUMN _bemi.source_tables."table" IS 'tracked table';
+COMMENT ON COLUMN _bemi.source_tables.relation IS 'its OID at the source';
+COMMENT ON COLUMN _bemi.source_tables.server IS 'system identifier and database of the source';
+SELECT pg_catalog.pg_extension_config_dump('_bemi.source_tables', '');
 
 -- As the sources tell it in the stream, so of the time of the changes that come next;
 -- not in a dump, since each source that is started gives all of it anew.
-CREATE TABLE bemi.source_relations (
+CREATE TABLE _bemi.source_relations (
 	source text COLLATE "C",
 	relation oid,
 	description jsonb NOT NULL,
 	PRIMARY KEY (source, relation)
 );
-COMMENT ON TABLE bemi.source_relations IS 'what published tables are like, as far as the workers have read';
-COMMENT ON COLUMN bemi.source_relations.source IS 'name of the source';
-COMMENT ON COLUMN bemi.source_relations.relation IS 'OID of the table at the source';
-COMMENT ON COLUMN bemi.source_relations.description IS 'as bemi.describe() says it: names of the primary key''s columns, parts of types, and the rules for columns';
+COMMENT ON TABLE _bemi.source_relations IS 'what published tables are like, as far as the workers have read';
+COMMENT ON COLUMN _bemi.source_relations.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_relations.relation IS 'OID of the table at the source';
+COMMENT ON COLUMN _bemi.source_relations.description IS 'as _bemi.describe() says it: names of the primary key''s columns, parts of types, and the rules for columns';
 
-CREATE FUNCTION bemi.note_description(source text, relation oid, description jsonb)
+CREATE FUNCTION _bemi.note_description(source text, relation oid, description jsonb)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.source_relations r WHERE r.source = $1 AND r.relation = $2 AND $3 IS NULL;
-	INSERT INTO bemi.source_relations AS r SELECT $1, $2, $3 WHERE $3 IS NOT NULL
+	DELETE FROM _bemi.source_relations r WHERE r.source = $1 AND r.relation = $2 AND $3 IS NULL;
+	INSERT INTO _bemi.source_relations AS r SELECT $1, $2, $3 WHERE $3 IS NOT NULL
 		ON CONFLICT ON CONSTRAINT source_relations_pkey DO UPDATE SET description = excluded.description
 			|| CASE WHEN excluded.description ? 'rules' THEN (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
 				FROM jsonb_each(r.description) e WHERE e.key IN ('ignore', 'redact', 'redact_hash')) ELSE '{}' END;
 $$;
-COMMENT ON FUNCTION bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
+COMMENT ON FUNCTION _bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
 
-CREATE FUNCTION bemi.doubt_descriptions(source text)
+CREATE FUNCTION _bemi.doubt_descriptions(source text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE bemi.source_relations r SET description = r.description || '{"stale": true}' WHERE r.source = $1
+	UPDATE _bemi.source_relations r SET description = r.description || '{"stale": true}' WHERE r.source = $1
 $$;
-COMMENT ON FUNCTION bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
+COMMENT ON FUNCTION _bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
-CREATE FUNCTION bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
+CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 		OUT commit_lsn pg_lsn, OUT committed_at timestamptz, OUT transaction_id bigint)
 	AS 'MODULE_PATHNAME', 'bemi_last_stored'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.last_stored(text, pg_lsn, pg_lsn) IS 'internal: the last transaction of a source that is stored, of those that have committed in this range; NULLs if none is';
+COMMENT ON FUNCTION _bemi.last_stored(text, pg_lsn, pg_lsn) IS 'internal: the last transaction of a source that is stored, of those that have committed in this range; NULLs if none is';
 
-CREATE FUNCTION bemi.last_stored_time(source text, before_lsn pg_lsn)
+CREATE FUNCTION _bemi.last_stored_time(source text, before_lsn pg_lsn)
 	RETURNS timestamptz
 	AS 'MODULE_PATHNAME', 'bemi_last_stored_time'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
+COMMENT ON FUNCTION _bemi.last_stored_time(text, pg_lsn)
 	IS 'internal: the greatest commit time of the changes of a source that are stored and were committed before this position, but for times to come';
 
 -- A gap without an end. It begins a tenth of a second before the time up to which the
 -- history is known to be complete: until goes with until_lsn, before which the source has
 -- written all commits of earlier times. If the source went back, that must be true of the
--- position that it went back to; then bemi.source_progress may know what it was a moment
+-- position that it went back to; then _bemi.source_progress may know what it was a moment
 -- before.
 --
 -- A change that was committed after until_lsn with an earlier time shows that the source's
@@ -1292,7 +1296,7 @@ COMMENT ON FUNCTION bemi.last_stored_time(text, pg_lsn)
 --
 -- If nothing proves that the source still has what is stored, the gap begins with the
 -- history, and the detail ends with the statement that shortens it.
-CREATE FUNCTION bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text, until timestamptz, until_lsn pg_lsn,
+CREATE FUNCTION _bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text, until timestamptz, until_lsn pg_lsn,
 		goes_back boolean, proven boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1308,12 +1312,12 @@ BEGIN
 		RETURN;
 	END IF;
 	IF goes_back AND (until_lsn <= from_lsn) IS NOT TRUE THEN
-		SELECT p.stored_until, p.stored_lsn INTO until, until_lsn FROM bemi.source_progress p
+		SELECT p.stored_until, p.stored_lsn INTO until, until_lsn FROM _bemi.source_progress p
 			WHERE p.source = open_gap.source AND p.stored_lsn <= from_lsn;
 	END IF;
 	SELECT l.commit_lsn, l.committed_at INTO last FROM (
-			SELECT s.commit_lsn, s.committed_at FROM bemi.last_stored(open_gap.source, '0/0', from_lsn) s
-			UNION ALL SELECT p.changed_lsn, p.changed_at FROM bemi.source_progress p
+			SELECT s.commit_lsn, s.committed_at FROM _bemi.last_stored(open_gap.source, '0/0', from_lsn) s
+			UNION ALL SELECT p.changed_lsn, p.changed_at FROM _bemi.source_progress p
 				WHERE p.source = open_gap.source AND p.changed_lsn < from_lsn
 		) l ORDER BY l.commit_lsn DESC NULLS LAST LIMIT 1;
 	IF until IS NULL OR until > clock_timestamp() OR last.commit_lsn >= until_lsn AND last.committed_at < until THEN
@@ -1322,7 +1326,7 @@ BEGIN
 		until := until - interval '100 milliseconds';
 	END IF;
 	IF until > clock_timestamp() THEN
-		until := bemi.last_stored_time(source, from_lsn) - interval '1 second';
+		until := _bemi.last_stored_time(source, from_lsn) - interval '1 second';
 	END IF;
 	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
@@ -1332,7 +1336,7 @@ BEGIN
 	IF former.id IS NULL THEN
 		INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
 			VALUES (source, reason, CASE WHEN proven THEN nullif(from_lsn, '0/0') END,
-				CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, coalesce(detail, bemi.default_detail(reason)))
+				CASE WHEN proven THEN coalesce(until, '-infinity') ELSE '-infinity' END, coalesce(detail, _bemi.default_detail(reason)))
 			RETURNING id INTO gap;
 	ELSE
 		UPDATE bemi.gaps g SET from_lsn = CASE WHEN proven THEN nullif(open_gap.from_lsn, '0/0') END,
@@ -1346,12 +1350,12 @@ BEGIN
 		WHERE g.id = gap AND NOT proven;
 END
 $$;
-COMMENT ON FUNCTION bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean)
+COMMENT ON FUNCTION _bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean)
 	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from this position on';
 
 -- The gap of one transaction. The worker may die before its origin has moved, and then
 -- comes here again.
-CREATE FUNCTION bemi.note_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, from_time timestamptz, to_time timestamptz, detail text)
+CREATE FUNCTION _bemi.note_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, from_time timestamptz, to_time timestamptz, detail text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
@@ -1361,12 +1365,12 @@ AS $$
 		WHERE NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema IS NULL AND g."table" IS NULL
 			AND g.reason = 'transaction_unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
 $$;
-COMMENT ON FUNCTION bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
+COMMENT ON FUNCTION _bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
 	IS 'internal: the worker skips a transaction that the source cannot decode';
 
 -- A table whose name is known goes on. One that was dropped and made again has a gap
 -- between. Any other was not tracked before.
-CREATE FUNCTION bemi.begin_tracking(source text, server text, relation oid, schema text, "table" text,
+CREATE FUNCTION _bemi.begin_tracking(source text, server text, relation oid, schema text, "table" text,
 		at_lsn pg_lsn, at_time timestamptz, is_first boolean DEFAULT false)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1377,30 +1381,30 @@ DECLARE
 	former record;
 	former_name text;
 BEGIN
-	IF EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source
+	IF EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = begin_tracking.source
 		AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table"
 		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
 		RETURN;
 	END IF;
 	-- Another table had the name. On another server, it may be the same one, which came with a
 	-- dump. On the same server, nobody knows when the other table was dropped.
-	IF EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
+	IF EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
 			AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
-		UPDATE bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
+		UPDATE _bemi.source_tables t SET relation = begin_tracking.relation, server = begin_tracking.server
 			WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 		RETURN;
 	END IF;
-	PERFORM bemi.end_tracking(t.source, t.schema, t."table", NULL, coalesce((SELECT max(g.to_time) FROM bemi.gaps g
+	PERFORM _bemi.end_tracking(t.source, t.schema, t."table", NULL, coalesce((SELECT max(g.to_time) FROM bemi.gaps g
 				WHERE g.source = t.source AND (g."table" IS NULL OR g.schema = t.schema AND g."table" = t."table") AND g.to_time <= at_time), '-infinity'),
 			'Another table of this name was dropped, and nothing tells when.')
-		FROM bemi.source_tables t
+		FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table";
 
-	FOR former IN SELECT t.schema, t."table" FROM bemi.source_tables t
+	FOR former IN SELECT t.schema, t."table" FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation
 	LOOP
 		former_name := format('%I.%I', former.schema, former."table");
-		PERFORM bemi.end_tracking(begin_tracking.source, former.schema, former."table", at_lsn, at_time,
+		PERFORM _bemi.end_tracking(begin_tracking.source, former.schema, former."table", at_lsn, at_time,
 			format('It was renamed to %I.%I.', begin_tracking.schema, begin_tracking."table"));
 	END LOOP;
 
@@ -1410,19 +1414,19 @@ BEGIN
 	IF NOT FOUND AND NOT is_first THEN
 		INSERT INTO bemi.gaps (source, schema, "table", reason, from_time, to_lsn, to_time, detail)
 			VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table", 'tracking_began', '-infinity', at_lsn, at_time,
-				coalesce('Before, it was ' || former_name || '.', bemi.default_detail('tracking_began')));
+				coalesce('Before, it was ' || former_name || '.', _bemi.default_detail('tracking_began')));
 	END IF;
-	INSERT INTO bemi.source_tables VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table",
+	INSERT INTO _bemi.source_tables VALUES (begin_tracking.source, begin_tracking.schema, begin_tracking."table",
 		begin_tracking.relation, begin_tracking.server);
 END
 $$;
-COMMENT ON FUNCTION bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
+COMMENT ON FUNCTION _bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
 	IS 'internal: the worker has read that a table is tracked from here on (is_first: it was before, too, but nothing was read)';
 
 -- A table that is made and dropped all day would have a gap for each time. The oldest gaps
 -- of a table become one, which covers the times between them, too: so nothing is ever held
 -- for complete that is not.
-CREATE FUNCTION bemi.merge_gaps(source text, schema text, "table" text)
+CREATE FUNCTION _bemi.merge_gaps(source text, schema text, "table" text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1444,26 +1448,26 @@ BEGIN
 	DELETE FROM bemi.gaps g WHERE g.id = ANY (oldest[2:]);
 END
 $$;
-COMMENT ON FUNCTION bemi.merge_gaps(text, text, text) IS 'internal: makes one gap of the oldest ones of a table, if it has very many';
+COMMENT ON FUNCTION _bemi.merge_gaps(text, text, text) IS 'internal: makes one gap of the oldest ones of a table, if it has very many';
 
-CREATE FUNCTION bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz, detail text)
+CREATE FUNCTION _bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz, detail text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH ended AS (
-		DELETE FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3 RETURNING *
+		DELETE FROM _bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3 RETURNING *
 	)
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, from_time, detail)
-		SELECT e.source, e.schema, e."table", 'tracking_ended', $4, $5, coalesce($6, bemi.default_detail('tracking_ended')) FROM ended e;
-	SELECT bemi.merge_gaps($1, $2, $3);
+		SELECT e.source, e.schema, e."table", 'tracking_ended', $4, $5, coalesce($6, _bemi.default_detail('tracking_ended')) FROM ended e;
+	SELECT _bemi.merge_gaps($1, $2, $3);
 $$;
-COMMENT ON FUNCTION bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
+COMMENT ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a table is no longer tracked';
 
 -- After a restart, the worker may read again what it has read of the time after the last
 -- stored change. What has become of a table since is not undone by that.
-CREATE FUNCTION bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz)
+CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -1472,34 +1476,34 @@ AS $$
 		AND g.reason <> 'rows_changed_by_ddl'
 		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
 $$;
-COMMENT ON FUNCTION bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
+COMMENT ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
 	IS 'internal: has the worker read already that a table was tracked or untracked here, or later?';
 
 -- A command has changed rows, and their changes are not in the stream. The gap's ends are a
 -- microsecond before and after the commit. Several commands of a transaction make one gap.
-CREATE FUNCTION bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn, at_time timestamptz, detail text)
+CREATE FUNCTION _bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn, at_time timestamptz, detail text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	INSERT INTO bemi.gaps (source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time, detail)
-		SELECT t.source, t.schema, t."table", 'rows_changed_by_ddl', $4, $4, e.from_time, e.to_time, coalesce($6, bemi.default_detail('rows_changed_by_ddl'))
-		FROM bemi.source_tables t,
+		SELECT t.source, t.schema, t."table", 'rows_changed_by_ddl', $4, $4, e.from_time, e.to_time, coalesce($6, _bemi.default_detail('rows_changed_by_ddl'))
+		FROM _bemi.source_tables t,
 			-- Commit times can be as far off as the type allows.
 			(SELECT CASE WHEN $5 > '4714-11-24 00:00:00+00 BC' THEN $5 - interval '1 microsecond' ELSE $5 END,
 				CASE WHEN $5 < '294276-12-31 23:59:59.999999+00' THEN $5 + interval '1 microsecond' ELSE $5 END) e(from_time, to_time)
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = t.schema AND g."table" = t."table"
 				AND g.reason = 'rows_changed_by_ddl' AND g.to_lsn = $4 AND g.to_time = e.to_time);
-	SELECT bemi.merge_gaps(t.source, t.schema, t."table") FROM bemi.source_tables t
+	SELECT _bemi.merge_gaps(t.source, t.schema, t."table") FROM _bemi.source_tables t
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
 $$;
-COMMENT ON FUNCTION bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
+COMMENT ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
 	IS 'internal: the worker has read that a command changed rows of a table without a change for each';
 
 -- The worker has seen to it that the source has written the message (see src/stream/verify.c);
 -- anybody may have copied it, though, into a transaction of his own.
-CREATE FUNCTION bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
+CREATE FUNCTION _bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1509,31 +1513,31 @@ BEGIN
 		RETURN false;
 	END IF;
 	IF message ->> 'event' = 'rows changed' THEN
-		PERFORM bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn, at_time, message ->> 'detail');
+		PERFORM _bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn, at_time, message ->> 'detail');
 		RETURN true;
 	END IF;
-	PERFORM bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
-	IF bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
+	PERFORM _bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
+	IF _bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
 		RETURN true;
 	ELSIF message ->> 'event' = 'began' THEN
-		PERFORM bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
+		PERFORM _bemi.begin_tracking(source, server, (message ->> 'relation')::oid, message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
 		-- Under whatever name it was known.
-		PERFORM bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, message ->> 'detail') FROM bemi.source_tables t
+		PERFORM _bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, message ->> 'detail') FROM _bemi.source_tables t
 			WHERE t.source = take_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
 				OR t.server = take_tracking.server AND t.relation = (message ->> 'relation')::oid);
 	END IF;
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
+COMMENT ON FUNCTION _bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
 	IS 'internal: the worker has met a tracking message, see src/track/message.c; false if it was not written in this transaction';
 
 -- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
 -- not complete at any time. So they go where its history has gone, and if very many tables
 -- have gone since. Each worker does this for its own source, so nobody writes the same rows,
 -- and for sources that were dropped; not all at once.
-CREATE FUNCTION bemi.forget_gone_tables(source text)
+CREATE FUNCTION _bemi.forget_gone_tables(source text)
 	RETURNS integer
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1547,14 +1551,14 @@ DECLARE
 	forgotten integer := 0;
 BEGIN
 	FOR owner IN SELECT forget_gone_tables.source
-		UNION SELECT t.source FROM bemi.source_tables t WHERE NOT EXISTS (SELECT FROM bemi.sources s WHERE s.name = t.source)
+		UNION SELECT t.source FROM _bemi.source_tables t WHERE NOT EXISTS (SELECT FROM bemi.sources s WHERE s.name = t.source)
 	LOOP
 		SELECT g.from_time INTO surplus FROM bemi.gaps g WHERE g.source = owner AND g."table" IS NOT NULL AND g.to_time IS NULL
 			ORDER BY g.from_time DESC OFFSET remembered LIMIT 1;
 		FOR gone IN SELECT g.schema, g."table" FROM bemi.gaps g
 			WHERE g.source = owner AND g."table" IS NOT NULL AND g.to_time IS NULL
 				AND g.from_time <= greatest(dropped_until, surplus)
-				AND NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = owner AND t.schema = g.schema AND t."table" = g."table")
+				AND NOT EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = owner AND t.schema = g.schema AND t."table" = g."table")
 			ORDER BY g.from_time LIMIT 1000
 		LOOP
 			DELETE FROM bemi.gaps g WHERE g.source = owner AND g.schema = gone.schema AND g."table" = gone."table";
@@ -1564,29 +1568,29 @@ BEGIN
 	RETURN forgotten;
 END
 $$;
-COMMENT ON FUNCTION bemi.forget_gone_tables(text)
+COMMENT ON FUNCTION _bemi.forget_gone_tables(text)
 	IS 'internal: deletes the gaps of tables that are gone, as their history is, and of the oldest if they are very many; returns of how many tables';
 
-CREATE FUNCTION bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
+CREATE FUNCTION _bemi.compare_published(source text, server text, end_lsn pg_lsn, end_time timestamptz,
 		begin_lsn pg_lsn, begin_time timestamptz, published json, is_first boolean)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
-		FROM bemi.source_tables t WHERE t.source = $1
+	SELECT _bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
+		FROM _bemi.source_tables t WHERE t.source = $1
 			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean)
 				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole
 					AND (p.relation = t.relation OR t.server <> $2));
-	SELECT bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
+	SELECT _bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
 		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
 $$;
-COMMENT ON FUNCTION bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
+COMMENT ON FUNCTION _bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	IS 'internal: the worker has looked which tables the publication lists';
 
 -- From here on every commit is read. What the publication has listed before the slot
 -- was made, and still lists, is tracked from there on; what it lists since, from now.
-CREATE FUNCTION bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json, descriptions json)
+CREATE FUNCTION _bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz, before json, published json, descriptions json)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1601,25 +1605,25 @@ BEGIN
 	IF NOT FOUND THEN
 		is_first := true;
 		INSERT INTO bemi.gaps (source, reason, from_time, to_lsn, to_time, detail)
-			VALUES (close_gap.source, 'source_started', '-infinity', at_lsn, at_time, bemi.default_detail('source_started'));
+			VALUES (close_gap.source, 'source_started', '-infinity', at_lsn, at_time, _bemi.default_detail('source_started'));
 	END IF;
 
 	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
 		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, whole boolean) WHERE b.relation = p.relation AND b.whole);
-	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
-	PERFORM bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
+	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
+	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 
 	-- What is read on with is of a time when tables may have been other than they are.
 	IF descriptions IS NULL THEN
-		PERFORM bemi.doubt_descriptions(source);
+		PERFORM _bemi.doubt_descriptions(source);
 	ELSE
-		DELETE FROM bemi.source_relations r WHERE r.source = close_gap.source;
-		INSERT INTO bemi.source_relations SELECT close_gap.source, d.relation, d.description
+		DELETE FROM _bemi.source_relations r WHERE r.source = close_gap.source;
+		INSERT INTO _bemi.source_relations SELECT close_gap.source, d.relation, d.description
 			FROM json_to_recordset(descriptions) d(relation oid, description jsonb);
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
+COMMENT ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
 	IS 'internal: the worker has a slot that sees every commit from this position on, and this is what the publication lists, and what tables were like there (NULL: the slot is an old one)';
 
 --
@@ -1650,14 +1654,14 @@ COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
 COMMENT ON COLUMN bemi.sources.timeline_ancestors IS 'former timelines of that one, a line each: number, and position at which it was left; NULL: not known';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
-COMMENT ON COLUMN bemi.sources.reader IS 'server that reads a source on another server, as bemi.this_reader() names it; NULL: the next one that finds the slot without a reader';
+COMMENT ON COLUMN bemi.sources.reader IS 'server that reads a source on another server, as _bemi.this_reader() names it; NULL: the next one that finds the slot without a reader';
 -- Connection strings are for superusers only, whom row security does not concern, and
 -- so are not in a dump, which others may make and read. What is restored is started anew.
 ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
 
 -- Apart from bemi.sources, whose rows a session may hold locked for as long as its
 -- transaction lasts: the worker must not wait for that.
-CREATE TABLE bemi.source_progress (
+CREATE TABLE _bemi.source_progress (
 	source text COLLATE "C" PRIMARY KEY,
 	changes bigint NOT NULL,
 	transactions bigint NOT NULL,
@@ -1674,31 +1678,31 @@ CREATE TABLE bemi.source_progress (
 	timeline_ancestors text,
 	database text
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
-COMMENT ON COLUMN bemi.source_progress.source IS 'name of the source';
-COMMENT ON COLUMN bemi.source_progress.changes IS 'changes stored';
-COMMENT ON COLUMN bemi.source_progress.transactions IS 'source transactions with changes that were stored';
-COMMENT ON COLUMN bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
-COMMENT ON COLUMN bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
-COMMENT ON COLUMN bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log before which all commits of times before stored_until are';
-COMMENT ON COLUMN bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
-COMMENT ON COLUMN bemi.source_progress.changed_at IS 'commit time of that transaction';
-COMMENT ON COLUMN bemi.source_progress.changed_xid IS 'its transaction id at the source';
-COMMENT ON COLUMN bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
-COMMENT ON COLUMN bemi.source_progress.system_identifier IS 'as in bemi.sources, which is not in a dump: of the server that is read';
-COMMENT ON COLUMN bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
-COMMENT ON COLUMN bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
-COMMENT ON COLUMN bemi.source_progress.database IS 'the same: database that is read';
-COMMENT ON COLUMN bemi.source_progress.secret_version IS 'hash of the source''s bemi.secret that its messages are verified with, NULL: it has none that the worker may read';
-SELECT pg_catalog.pg_extension_config_dump('bemi.source_progress', '');
+COMMENT ON TABLE _bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
+COMMENT ON COLUMN _bemi.source_progress.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_progress.changes IS 'changes stored';
+COMMENT ON COLUMN _bemi.source_progress.transactions IS 'source transactions with changes that were stored';
+COMMENT ON COLUMN _bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
+COMMENT ON COLUMN _bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+COMMENT ON COLUMN _bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log before which all commits of times before stored_until are';
+COMMENT ON COLUMN _bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
+COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'commit time of that transaction';
+COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'its transaction id at the source';
+COMMENT ON COLUMN _bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
+COMMENT ON COLUMN _bemi.source_progress.system_identifier IS 'as in bemi.sources, which is not in a dump: of the server that is read';
+COMMENT ON COLUMN _bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
+COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
+COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
+COMMENT ON COLUMN _bemi.source_progress.secret_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
+SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');
 
-CREATE FUNCTION bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
+CREATE FUNCTION _bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
 		changed_lsn pg_lsn, changed_at timestamptz, changed_xid bigint)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn,
+	INSERT INTO _bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn,
 			changed_lsn, changed_at, changed_xid)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
@@ -1708,70 +1712,70 @@ AS $$
 			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn), changed_at = coalesce(excluded.changed_at, p.changed_at),
 			changed_xid = coalesce(excluded.changed_xid, p.changed_xid)
 $$;
-COMMENT ON FUNCTION bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION _bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
 
 -- Messages that were signed with a secret that the worker has never read are refused, though
 -- they may be the source's own. Without a secret, that holds for all messages.
-CREATE FUNCTION bemi.note_secret(source text, version text)
+CREATE FUNCTION _bemi.note_secret(source text, version text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF EXISTS (SELECT FROM bemi.source_progress p WHERE p.source = note_secret.source AND p.secret_version = version) THEN
+	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = note_secret.source AND p.secret_version = version) THEN
 		RETURN false;
 	END IF;
-	INSERT INTO bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
+	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
 		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
-	PERFORM bemi.doubt_descriptions(source);
+	PERFORM _bemi.doubt_descriptions(source);
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bemi.note_secret(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
+COMMENT ON FUNCTION _bemi.note_secret(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
 
-CREATE FUNCTION bemi.forget_source(source text)
+CREATE FUNCTION _bemi.forget_source(source text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.source_progress p WHERE p.source = forget_source.source;
-	DELETE FROM bemi.source_relations r WHERE r.source = forget_source.source;
+	DELETE FROM _bemi.source_progress p WHERE p.source = forget_source.source;
+	DELETE FROM _bemi.source_relations r WHERE r.source = forget_source.source;
 	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
-COMMENT ON FUNCTION bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+COMMENT ON FUNCTION _bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
 
 -- Not taken from the row: one that came with a dump or a template database names the
 -- original's, which may be alive on this very server.
-CREATE FUNCTION bemi.origin_of(source text)
+CREATE FUNCTION _bemi.origin_of(source text)
 	RETURNS name
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
 $$;
-COMMENT ON FUNCTION bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
+COMMENT ON FUNCTION _bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
 
 -- A copy of this server has the same files, so it is told by the inode of one, by the host,
 -- and by the directory.
-CREATE FUNCTION bemi.this_reader()
+CREATE FUNCTION _bemi.this_reader()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_this_reader'
 	LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION bemi.this_reader() IS 'internal: this server, as bemi.sources names the one that reads a source: system identifier, inode of pg_control, host, data directory';
+COMMENT ON FUNCTION _bemi.this_reader() IS 'internal: this server, as bemi.sources names the one that reads a source: system identifier, inode of pg_control, host, data directory';
 
 -- On another server, slots of several histories may meet, those of copies among them.
-CREATE FUNCTION bemi.slot_of(source text, conninfo text)
+CREATE FUNCTION _bemi.slot_of(source text, conninfo text)
 	RETURNS name
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN conninfo IS NULL THEN bemi.origin_of(source)
-		ELSE (bemi.origin_of(source) || '_' || left(md5(bemi.this_reader()), 8))::name END
+	SELECT CASE WHEN conninfo IS NULL THEN _bemi.origin_of(source)
+		ELSE (_bemi.origin_of(source) || '_' || left(md5(_bemi.this_reader()), 8))::name END
 $$;
-COMMENT ON FUNCTION bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
+COMMENT ON FUNCTION _bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
 
 -- A dump of single tables brings their triggers, but not the publication.
-CREATE FUNCTION bemi.warn_of_unpublished()
+CREATE FUNCTION _bemi.warn_of_unpublished()
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1779,7 +1783,7 @@ AS $$
 DECLARE
 	tables regclass[] := ARRAY(SELECT c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
-			AND NOT c.relispartition AND NOT bemi.is_published(c.oid)
+			AND NOT c.relispartition AND NOT _bemi.is_published(c.oid)
 		ORDER BY c.oid::regclass::text COLLATE "C");
 BEGIN
 	IF tables <> '{}' THEN
@@ -1789,16 +1793,16 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
+COMMENT ON FUNCTION _bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
 
-CREATE FUNCTION bemi.register_source(source text, conninfo text, caller name)
+CREATE FUNCTION _bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	origin name := bemi.origin_of(source);
-	slot name := bemi.slot_of(source, conninfo);
+	origin name := _bemi.origin_of(source);
+	slot name := _bemi.slot_of(source, conninfo);
 	known record;
 	fresh boolean := pg_replication_origin_oid(origin) IS NULL;
 BEGIN
@@ -1808,7 +1812,7 @@ BEGIN
 				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
 	IF FOUND AND known.wanted <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
@@ -1819,18 +1823,18 @@ BEGIN
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
-			AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NOT NULL) THEN
+			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
 				DETAIL = 'Every change would be stored twice.',
 				HINT = 'SELECT source, state FROM bemi.status;';
 	END IF;
 
-	PERFORM bemi.ensure_publication();
+	PERFORM _bemi.ensure_publication();
 	-- What came with a dump and has slept since, see bemi.tracked_schemas.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
-		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> bemi.this_database();
-	PERFORM bemi.warn_of_unpublished();
+		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> _bemi.this_database();
+	PERFORM _bemi.warn_of_unpublished();
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
 	END IF;
@@ -1840,12 +1844,12 @@ BEGIN
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
 			wanted = 'run', slot_made = s.slot_made AND NOT fresh,
 			-- Else the worker is to become the reader.
-			reader = CASE WHEN s.reader = bemi.this_reader() THEN s.reader END;
+			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
 $$;
-COMMENT ON FUNCTION bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
+COMMENT ON FUNCTION _bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
 
-CREATE FUNCTION bemi.unregister_source(source text)
+CREATE FUNCTION _bemi.unregister_source(source text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1856,7 +1860,7 @@ BEGIN
 	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.wanted = 'run'
 		RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
-		PERFORM pg_replication_origin_drop(bemi.origin_of(source));
+		PERFORM pg_replication_origin_drop(_bemi.origin_of(source));
 		-- The worker may have failed just after it had made the slot.
 		PERFORM pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots s
 			WHERE s.slot_name = slot AND s.database = current_database() AND NOT s.active;
@@ -1864,10 +1868,10 @@ BEGIN
 	RETURN slot IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION bemi.unregister_source(text)
+COMMENT ON FUNCTION _bemi.unregister_source(text)
 	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
 
-CREATE FUNCTION bemi.want_source(source text, wanted text)
+CREATE FUNCTION _bemi.want_source(source text, wanted text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1876,7 +1880,7 @@ BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
 	IF want_source.wanted IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
-			AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NULL;
+			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
@@ -1885,11 +1889,11 @@ BEGIN
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION bemi.want_source(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+COMMENT ON FUNCTION _bemi.want_source(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
 
 -- Whoever starts a source chooses what the server connects to, with the rights of the
 -- account that it runs under. So only a superuser gives connection strings.
-CREATE FUNCTION bemi.check_controller(source text, conninfo text, caller name, procedure text)
+CREATE FUNCTION _bemi.check_controller(source text, conninfo text, caller name, procedure text)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1913,7 +1917,7 @@ BEGIN
 				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);', source, caller) END;
 END
 $$;
-COMMENT ON FUNCTION bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
+COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
 
 CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
 	RETURNS void
@@ -1953,16 +1957,16 @@ COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
 
 -- For bemi.sync(): after a restart, a source is known from its row before the
 -- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
-CREATE FUNCTION bemi.is_started()
+CREATE FUNCTION _bemi.is_started()
 	RETURNS boolean
 	LANGUAGE sql VOLATILE
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(bemi.origin_of(s.name)) IS NOT NULL)
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
-COMMENT ON FUNCTION bemi.is_started() IS 'internal: is any source of this database meant to be read?';
+COMMENT ON FUNCTION _bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
 CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	RETURNS void
@@ -1971,7 +1975,7 @@ CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 COMMENT ON FUNCTION bemi.sync(interval)
 	IS 'waits until everything committed before the call is in bemi.changes; error after the timeout, NULL waits for ever';
 
-CREATE FUNCTION bemi.source_status(
+CREATE FUNCTION _bemi.source_status(
 		OUT source text, OUT state text, OUT pid integer,
 		OUT received_lsn pg_lsn, OUT stored_lsn pg_lsn, OUT stored_until timestamptz,
 		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
@@ -1982,11 +1986,11 @@ CREATE FUNCTION bemi.source_status(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
-COMMENT ON FUNCTION bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead log that they keep';
+COMMENT ON FUNCTION _bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead log that they keep';
 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
-CREATE FUNCTION bemi.local_slots(
+CREATE FUNCTION _bemi.local_slots(
 		OUT slot_name name, OUT source_lsn pg_lsn,
 		OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
 	RETURNS SETOF record
@@ -1998,25 +2002,25 @@ AS $$
 		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
 	WHERE s.database = current_database()
 $$;
-COMMENT ON FUNCTION bemi.local_slots() IS 'internal: slots of this server and database';
+COMMENT ON FUNCTION _bemi.local_slots() IS 'internal: slots of this server and database';
 
 -- Called by workers elsewhere, too. Says no more than pg_current_wal_insert_lsn().
-CREATE FUNCTION bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, OUT lsn pg_lsn)
+CREATE FUNCTION _bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, OUT lsn pg_lsn)
 	RETURNS record
 	AS 'MODULE_PATHNAME', 'bemi_commit_horizon'
 	LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000;
-COMMENT ON FUNCTION bemi.commit_horizon(integer)
+COMMENT ON FUNCTION _bemi.commit_horizon(integer)
 	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; NULL if one takes longer than the timeout';
 
-CREATE FUNCTION bemi.why_no_worker()
+CREATE FUNCTION _bemi.why_no_worker()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_why_no_worker'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION bemi.why_no_worker() IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+COMMENT ON FUNCTION _bemi.why_no_worker() IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
 
 -- Short waits are part of every day's work. Who is no member of pg_monitor sees less of
 -- the process that holds the lock.
-CREATE FUNCTION bemi.lock_wait(waiting integer)
+CREATE FUNCTION _bemi.lock_wait(waiting integer)
 	RETURNS text
 	LANGUAGE sql VOLATILE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
@@ -2033,12 +2037,12 @@ AS $$
 	WHERE l.pid = waiting AND NOT l.granted AND l.waitstart < clock_timestamp() - interval '100 milliseconds'
 		AND d.datname = current_database()
 $$;
-COMMENT ON FUNCTION bemi.lock_wait(integer) IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it waits for none';
+COMMENT ON FUNCTION _bemi.lock_wait(integer) IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it waits for none';
 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
 		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, CASE WHEN starts_with(s.slot_name::text, bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
+		w.pid, CASE WHEN starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		CASE WHEN l.slot_name IS NOT NULL OR w.state = 'streaming'
 			THEN greatest(pg_wal_lsn_diff(n.source_lsn, w.stored_lsn), 0)::bigint END AS lag_bytes,
 		CASE WHEN w.state = 'streaming' AND w.stored_lsn >= n.source_lsn THEN interval '0'
@@ -2066,17 +2070,17 @@ CREATE VIEW bemi.status AS
 			CASE WHEN w.stray_slots IS NOT NULL THEN
 				format('slots without a reader keep write-ahead log at the source: %s; each may belong to a former server of this history, or to a history that is only stopped; to drop one, at the source: SELECT pg_drop_replication_slot(%L);', w.stray_slots, split_part(w.stray_slots, ' ', 1))
 			END,
-			CASE WHEN s.wanted = 'run' THEN bemi.why_no_worker() END,
-			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, bemi.origin_of(s.name)::text)
+			CASE WHEN s.wanted = 'run' THEN _bemi.why_no_worker() END,
+			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
 				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
-			'the worker ' || bemi.lock_wait(w.pid),
-			'the WAL sender of the worker ' || bemi.lock_wait(w.walsender),
-			bemi.history_warning()
+			'the worker ' || _bemi.lock_wait(w.pid),
+			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
+			_bemi.history_warning()
 		), '') AS warning
 	FROM bemi.sources s
-		LEFT JOIN bemi.source_progress p ON p.source = s.name
-		LEFT JOIN bemi.source_status() w ON w.source = s.name
-		LEFT JOIN bemi.local_slots() l ON l.slot_name = s.slot_name
+		LEFT JOIN _bemi.source_progress p ON p.source = s.name
+		LEFT JOIN _bemi.source_status() w ON w.source = s.name
+		LEFT JOIN _bemi.local_slots() l ON l.slot_name = s.slot_name
 		CROSS JOIN LATERAL (SELECT coalesce(l.source_lsn, w.source_lsn) AS source_lsn,
 			CASE WHEN l.slot_name IS NULL THEN w.wal_kept ELSE l.wal_kept END AS wal_kept,
 			coalesce(l.wal_status, w.wal_status) AS wal_status,
@@ -2105,7 +2109,7 @@ COMMENT ON COLUMN bemi.status.catalog_xmin_age IS 'transactions since the oldest
 COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works, and why no worker runs; several are separated by "; "';
 
 -- Is this table's history from this source whole in this time? What is found against it.
-CREATE FUNCTION bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
+CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
 	RETURNS SETOF bemi.gaps
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, pg_temp
@@ -2118,22 +2122,22 @@ AS $$
 		WHERE (g.source = $1 OR g.source IS NULL) AND g."table" IS NULL
 			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
 	UNION ALL
-	SELECT NULL, $1, $2, $3, 'not_tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), bemi.default_detail('not_tracked')
-		WHERE NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
+	SELECT NULL, $1, $2, $3, 'not_tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), _bemi.default_detail('not_tracked')
+		WHERE NOT EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
 	-- The end of this server's write-ahead log is up to date where the clock is not, if
 	-- nothing happens.
 	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
-			concat_ws(' ', bemi.default_detail('not_stored_yet'), 'The last error of the worker was: ' || s.last_error)
+			concat_ws(' ', _bemi.default_detail('not_stored_yet'), 'The last error of the worker was: ' || s.last_error)
 		FROM bemi.status s
 		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
-			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND EXISTS (SELECT FROM bemi.local_slots() l WHERE l.slot_name = s.slot_name)
-				AND (SELECT s.stored_lsn >= h.lsn FROM bemi.commit_horizon(1000) h WHERE h.until >= $5)) IS NOT TRUE
+			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND EXISTS (SELECT FROM _bemi.local_slots() l WHERE l.slot_name = s.slot_name)
+				AND (SELECT s.stored_lsn >= h.lsn FROM _bemi.commit_horizon(1000) h WHERE h.until >= $5)) IS NOT TRUE
 			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
 	ORDER BY 8, 5
 $$;
-COMMENT ON FUNCTION bemi.find_gaps(text, text, text, timestamptz, timestamptz)
+COMMENT ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz)
 	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
 
 CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
@@ -2151,7 +2155,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
 	END IF;
 	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
-		FROM bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time, source_completeness.to_time) g;
+		FROM _bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time, source_completeness.to_time) g;
 	IF NOT FOUND THEN
 		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text;
 	END IF;
@@ -2173,7 +2177,7 @@ BEGIN
 	-- Changes of a partition go by the name of its root, if that is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target)
-			AND bemi.is_published(pg_partition_root(target)) THEN pg_partition_root(target) ELSE target END;
+			AND _bemi.is_published(pg_partition_root(target)) THEN pg_partition_root(target) ELSE target END;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
@@ -2183,14 +2187,14 @@ BEGIN
 	FOR candidate IN
 		SELECT l.source FROM (
 				SELECT s.name, s.wanted = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
-				UNION ALL SELECT t.source, false FROM bemi.source_tables t WHERE t.server = bemi.this_server()
+				UNION ALL SELECT t.source, false FROM _bemi.source_tables t WHERE t.server = _bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP
-		EXIT WHEN NOT EXISTS (SELECT FROM bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
+		EXIT WHEN NOT EXISTS (SELECT FROM _bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
 	END LOOP;
 	IF candidate IS NULL THEN
 		RETURN QUERY SELECT false, NULL::text, 'no_source', '-infinity'::timestamptz, NULL::timestamptz,
-			bemi.default_detail('no_source');
+			_bemi.default_detail('no_source');
 	ELSE
 		RETURN QUERY SELECT c.* FROM bemi.source_completeness(candidate, rel.schema, rel."table", from_time, to_time) c;
 	END IF;
@@ -2227,7 +2231,7 @@ COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
 --
 
 -- A view calls its functions with the rights of whoever reads it.
-CREATE FUNCTION bemi.set_monitoring(reader regrole, granted boolean)
+CREATE FUNCTION _bemi.set_monitoring(reader regrole, granted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -2235,7 +2239,7 @@ AS $$
 DECLARE
 	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
 BEGIN
-	EXECUTE format(verb, 'USAGE ON SCHEMA bemi', reader);
+	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
 	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
@@ -2243,30 +2247,30 @@ BEGIN
 		bemi.source_complete(text, text, text, timestamptz, timestamptz),
 		bemi.source_completeness(text, text, text, timestamptz, timestamptz),
 		bemi.sync(interval),
-		bemi.is_started(),
+		_bemi.is_started(),
 		-- bemi.status
-		bemi.history_warning(),
-		bemi.local_slots(),
-		bemi.lock_wait(integer),
-		bemi.origin_of(text),
-		bemi.source_status(),
-		bemi.why_no_worker(),
+		_bemi.history_warning(),
+		_bemi.local_slots(),
+		_bemi.lock_wait(integer),
+		_bemi.origin_of(text),
+		_bemi.source_status(),
+		_bemi.why_no_worker(),
 		-- bemi.tracked
-		bemi.columnless_rules(regclass, regclass),
-		bemi.has_bad_rules(regclass),
-		bemi.has_trigger(regclass),
-		bemi.is_of_extension(regclass),
-		bemi.rules(regclass),
-		bemi.this_database(),
-		bemi.tracked_with_root(regclass),
-		bemi.unstored_partition(regclass),
-		bemi.untrackable(regclass)', reader);
+		_bemi.columnless_rules(regclass, regclass),
+		_bemi.has_bad_rules(regclass),
+		_bemi.has_trigger(regclass),
+		_bemi.is_of_extension(regclass),
+		_bemi.rules(regclass),
+		_bemi.this_database(),
+		_bemi.tracked_with_root(regclass),
+		_bemi.unstored_partition(regclass),
+		_bemi.untrackable(regclass)', reader);
 END
 $$;
-COMMENT ON FUNCTION bemi.set_monitoring(regrole, boolean)
+COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
 	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes it';
 
-CREATE FUNCTION bemi.check_reader(reader regrole)
+CREATE FUNCTION _bemi.check_reader(reader regrole)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -2281,7 +2285,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
+COMMENT ON FUNCTION _bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
 
 CREATE FUNCTION bemi.grant_read(reader regrole)
 	RETURNS void
@@ -2289,8 +2293,8 @@ CREATE FUNCTION bemi.grant_read(reader regrole)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM bemi.check_reader(reader);
-	PERFORM bemi.set_monitoring(reader, true);
+	PERFORM _bemi.check_reader(reader);
+	PERFORM _bemi.set_monitoring(reader, true);
 	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
 END
@@ -2304,8 +2308,8 @@ CREATE FUNCTION bemi.revoke_read(reader regrole)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM bemi.check_reader(reader);
-	PERFORM bemi.set_monitoring(reader, false);
+	PERFORM _bemi.check_reader(reader);
+	PERFORM _bemi.set_monitoring(reader, false);
 	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
 	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
 END
@@ -2328,46 +2332,47 @@ DECLARE
 BEGIN
 	FOR grantee IN
 		SELECT 'PUBLIC' UNION SELECT DISTINCT a.grantee::regrole::text
-			FROM (SELECT n.nspacl FROM pg_namespace n WHERE n.nspname = 'bemi'
-				UNION ALL SELECT p.proacl FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
-				UNION ALL SELECT c.relacl FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace) o(acl),
+			FROM (SELECT n.nspacl FROM pg_namespace n WHERE n.nspname IN ('bemi', '_bemi')
+				UNION ALL SELECT p.proacl FROM pg_proc p WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+				UNION ALL SELECT c.relacl FROM pg_class c WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)) o(acl),
 				aclexplode(o.acl) a
 			WHERE a.grantee NOT IN (0, owner)
 	LOOP
-		EXECUTE format('REVOKE ALL ON SCHEMA bemi FROM %s CASCADE', grantee);
-		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM %s CASCADE', grantee);
-		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM %s CASCADE', grantee);
-		EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON SCHEMA bemi, _bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA bemi, _bemi FROM %s CASCADE', grantee);
+		EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA bemi, _bemi FROM %s CASCADE', grantee);
 	END LOOP;
-	EXECUTE format('GRANT ALL ON SCHEMA bemi TO %s', owner);
-	EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA bemi TO %s', owner);
-	EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA bemi TO %s', owner);
-	EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON SCHEMA bemi, _bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA bemi, _bemi TO %s', owner);
+	EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA bemi, _bemi TO %s', owner);
 END
 $$;
 
 -- Setting a context and writing to tracked tables needs no grant.
-GRANT USAGE ON SCHEMA bemi TO PUBLIC;
+-- Functions of schema bemi call those of _bemi with the rights of their caller.
+GRANT USAGE ON SCHEMA bemi, _bemi TO PUBLIC;
 GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean), bemi.merge_context(jsonb, boolean), bemi.current_context(),
 	bemi.emit_context(), bemi.full_context(bemi.changes) TO PUBLIC;
 
 -- What the worker of another server calls here, as a role with REPLICATION.
-GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer), _bemi.describe(regclass) TO PUBLIC;
 
 -- What bemi.track() and its like call with the rights of their caller, so that they can do no
 -- more than he can.
 GRANT EXECUTE ON FUNCTION
-	bemi.check_schema_tracker(regnamespace, boolean),
-	bemi.check_tracker(oid, text),
-	bemi.has_trigger(regclass),
-	bemi.is_marked(regnamespace),
-	bemi.is_of_extension(regclass),
-	bemi.mark_schema(regnamespace, boolean),
-	bemi.untrackable(regclass)
+	_bemi.check_schema_tracker(regnamespace, boolean),
+	_bemi.check_tracker(oid, text),
+	_bemi.has_trigger(regclass),
+	_bemi.is_marked(regnamespace),
+	_bemi.is_of_extension(regclass),
+	_bemi.mark_schema(regnamespace, boolean),
+	_bemi.untrackable(regclass)
 	TO PUBLIC;
 
 -- Monitoring sees how the sources are, not what they store.
-SELECT bemi.set_monitoring('pg_monitor', true);
+SELECT _bemi.set_monitoring('pg_monitor', true);
 
 -- Last: the role in which CREATE EXTENSION was called, see above.
 SELECT pg_catalog.set_config('session_replication_role', pg_catalog.current_setting('bemi_script.session_replication_role'), true);

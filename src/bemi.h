@@ -33,4 +33,8 @@
 
 #define BEMI_PUBLICATION		"bemi"
 
+/* Schemas of the extension: what users call and read, and the rest. */
+#define BEMI_SCHEMA				"bemi"
+#define BEMI_INTERNAL_SCHEMA	"_bemi"
+
 #endif							/* BEMI_H */

@@ -4,7 +4,7 @@
  *		Applies what a source says of a table to what the stream says of it.
  *
  * In flow a relation as the stream describes it (protocol.c) and a JSON object
- * that says what the stream does not (stream/descriptions.c; bemi.describe() in
+ * that says what the stream does not (stream/descriptions.c; _bemi.describe() in
  * bemi--1.0.sql): its primary key, what the types of its columns are made of, and
  * the rules for these.  Out flows the same relation, ready for its rows.
  *

@@ -351,7 +351,8 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	BemiChange	change = {0};
 
 	/* Were the history published to itself, each change would beget another. */
-	if (strcmp(relation->schema, "bemi") == 0)
+	if (strcmp(relation->schema, BEMI_SCHEMA) == 0 ||
+		strcmp(relation->schema, BEMI_INTERNAL_SCHEMA) == 0)
 		return;
 
 	/* Also of one that is not kept: ids do not depend on rules. */

@@ -7,7 +7,7 @@
  * The source signs its messages about tables with it (track/message.c), the
  * worker verifies them (stream/verify.c) and hashes redacted values (decode/rules.c).
  *
- * All of these come from one secret, bemi.secret.  The secret itself is only ever
+ * All of these come from one secret, _bemi.signing_key.  The secret itself is only ever
  * a key for the name of a purpose.  The result is the key for that purpose, so
  * that a code that was made for one purpose never is valid for another.
  *

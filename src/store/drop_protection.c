@@ -93,7 +93,7 @@ holds_history(void)
 }
 
 /*
- * bemi.protect_history(): event trigger at the start of DROP EXTENSION and DROP
+ * _bemi.protect_history(): event trigger at the start of DROP EXTENSION and DROP
  * OWNED.
  *
  * The workers look afterwards whether they still have work; one whose extension

@@ -4,7 +4,7 @@
  *		House-keeping: old partitions go, statistics are kept.
  *
  * In flow two settings: bemi.retention, how long changes are kept, and
- * bemi.partition_interval, of which bemi.make_partition() asks what time a new
+ * bemi.partition_interval, of which _bemi.make_partition() asks what time a new
  * partition is for.  Out go whole partitions of bemi.changes whose every row is
  * older than the retention, and that nobody holds (bemi.holds); what is gone is
  * written down in bemi.gaps, in the same transaction.
@@ -329,7 +329,7 @@ find_expired(Oid changes)
 	Datum		values[] = {IntervalPGetDatum(retention)};
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT partition FROM bemi.expired_partitions($1)",
+	if (SPI_execute_with_args("SELECT partition FROM _bemi.expired_partitions($1)",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for old partitions");
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -368,7 +368,7 @@ drop_partition(Oid partition)
 
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT bemi.drop_expired_partition($1, $2)",
+	if (SPI_execute_with_args("SELECT _bemi.drop_expired_partition($1, $2)",
 							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not drop an old partition");
 	dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
@@ -417,7 +417,7 @@ forget_gone_tables(Oid changes)
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT bemi.forget_gone_tables($1)",
+	if (SPI_execute_with_args("SELECT _bemi.forget_gone_tables($1)",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not forget tables that are gone");
 	SPI_finish();
@@ -437,7 +437,7 @@ analyze_changes(Oid changes)
 	bool		needed;
 
 	SPI_connect();
-	if (SPI_execute("SELECT bemi.needs_analyze()", true, 0) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT _bemi.needs_analyze()", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look at the statistics of bemi.changes");
 	needed = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 										SPI_tuptable->tupdesc, 1, &is_null));

@@ -93,7 +93,7 @@ Oid
 bemi_own_table(const char *name)
 {
 	Oid			extension = get_extension_oid("bemi", true);
-	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
 	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 
 	if (!OidIsValid(extension) || !OidIsValid(table) ||
@@ -235,7 +235,7 @@ make_partition(TimestampTz committed_at)
 	find_hole(committed_at, values + 1, nulls + 1);
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT bemi.make_partition($1, $2, $3)", 3, types, values,
+	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3, types, values,
 							  nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not make a partition of bemi.changes");
 	SPI_finish();
@@ -244,8 +244,8 @@ make_partition(TimestampTz committed_at)
 }
 
 /*
- * bemi.attach_partition(partition regclass, bounds text): the last step of
- * bemi.make_partition().  With the rights of the owner of both tables, because it
+ * _bemi.attach_partition(partition regclass, bounds text): the last step of
+ * _bemi.make_partition().  With the rights of the owner of both tables, because it
  * computes what it can of the CHECK constraints and index expressions.
  */
 Datum
@@ -318,7 +318,7 @@ find_or_make_partition(TimestampTz committed_at)
 
 /*
  * Puts one partition and its bounds into the result of
- * bemi.partition_ranges().
+ * _bemi.partition_ranges().
  */
 static void
 append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
@@ -337,7 +337,7 @@ append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
 }
 
 /*
- * bemi.partition_ranges(): the partitions of bemi.changes, with the times that
+ * _bemi.partition_ranges(): the partitions of bemi.changes, with the times that
  * they are for.  All but the default one, which has no bounds.
  */
 Datum

@@ -171,7 +171,7 @@ bemi_is_stored(const char *source, const BemiStored *stored)
 }
 
 /*
- * bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit position, commit
+ * _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit position, commit
  * time and xid of the last transaction that is stored in this range; NULLs if none is.
  */
 Datum
@@ -197,7 +197,7 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit time that is
+ * _bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit time that is
  * stored of transactions before a position and is not to come yet; NULL if there is none.
  */
 Datum

@@ -464,7 +464,7 @@ bemi_code_of(ResultRelInfo *target, Oid history_owner)
 }
 
 /*
- * bemi.check_history_code(): error if an expression of bemi.changes, which a new
+ * _bemi.check_history_code(): error if an expression of bemi.changes, which a new
  * partition inherits, must not be computed.
  */
 Datum
@@ -595,7 +595,7 @@ event_triggers_of_others(void)
 	char	   *names;
 
 	SPI_connect();
-	if (SPI_execute("SELECT bemi.event_triggers_of_others()", true, 0) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT _bemi.event_triggers_of_others()", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for event triggers");
 	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	if (names != NULL)

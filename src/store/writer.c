@@ -80,7 +80,7 @@ struct BemiStore
 	MemoryContext memory;		/* holds this struct */
 	const char *source;
 	const char *database;
-	const char *server;			/* as bemi.source_tables names it */
+	const char *server;			/* as _bemi.source_tables names it */
 	Datum		source_value;	/* the same, and others, as the rows have them */
 	Datum		database_value;
 	Datum		empty;			/* {} */
@@ -105,7 +105,7 @@ struct BemiStore
 	TimestampTz end_time;
 	BemiPartition *partition;	/* that rows go to; NULL: none is open */
 
-	/* what is committed, but not in bemi.source_progress yet */
+	/* what is committed, but not in _bemi.source_progress yet */
 	BemiCounts	uncounted;
 	BemiUntil	until;			/* everything committed before is stored */
 	TimestampTz progress_at;	/* when it was written down last */
@@ -364,8 +364,8 @@ bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
 		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
 	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	(void) call_source_function("SELECT CASE WHEN NOT bemi.is_tracking_known($1, $4, $5, $6, $7)"
-				" THEN bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
+	(void) call_source_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
+				" THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
 				lengthof(types), types, values, NULL);
 }
 
@@ -382,7 +382,7 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 		CStringGetTextDatum(store->server), TransactionIdGetDatum(xid),
 	JsonbPGetDatum(message), LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
 
-	return call_source_function("SELECT bemi.take_tracking($1, $2, $3, $4, $5, $6)",
+	return call_source_function("SELECT _bemi.take_tracking($1, $2, $3, $4, $5, $6)",
 				lengthof(types), types, values, NULL);
 }
 
@@ -396,11 +396,11 @@ bemi_store_record_secret(BemiStore *store, const char *version)
 	Datum		values[] = {CStringGetTextDatum(store->source),
 	CStringGetTextDatum(version)};
 
-	(void) call_source_function("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
+	(void) call_source_function("SELECT _bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
 }
 
 /*
- * What the source has told last of a table, as bemi.describe() says it, palloc'd;
+ * What the source has told last of a table, as _bemi.describe() says it, palloc'd;
  * NULL if it has not.
  */
 Jsonb *
@@ -415,10 +415,10 @@ bemi_store_description(BemiStore *store, const BemiRelation *relation)
 
 	Assert(IsTransactionState());
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT description FROM bemi.source_relations"
+	if (SPI_execute_with_args("SELECT description FROM _bemi.source_relations"
 							  " WHERE source = $1 AND relation = $2",
 							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.source_relations");
+		elog(ERROR, "could not read _bemi.source_relations");
 	if (SPI_processed == 1)
 	{
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
@@ -539,7 +539,7 @@ update_progress(BemiStore *store)
 		nulls[4] = nulls[5] = 'n';
 	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
 		nulls[6] = nulls[7] = nulls[8] = 'n';
-	(void) call_source_function("SELECT bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
+	(void) call_source_function("SELECT _bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
 				types, values, nulls);
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
 	store->progress_at = GetCurrentTimestamp();

@@ -95,7 +95,7 @@ char *
 bemi_stream_describe(BemiStream *stream, Oid relation)
 {
 	char	   *command = stream->describes ?
-		psprintf("SELECT bemi.describe(%u)", relation) : query_for(psprintf("%u", relation));
+		psprintf("SELECT _bemi.describe(%u)", relation) : query_for(psprintf("%u", relation));
 	PGresult   *result = bemi_stream_query(stream, command);
 	char	   *description = bemi_answer_is_null(result, 0, 0) ? NULL :
 		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
@@ -121,7 +121,7 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 	/* The function knows partitions and FOR ALL TABLES, but only the tables of today. */
 	result = bemi_stream_query_at(stream, snapshot,
 								  "SELECT coalesce(json_agg(json_build_object("
-								  "'relation', c.oid, 'description', bemi.describe(c.oid))), '[]')"
+								  "'relation', c.oid, 'description', _bemi.describe(c.oid))), '[]')"
 								  " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION "')"
 								  " UNION SELECT r.prrelid FROM pg_publication p"
 								  " JOIN pg_publication_rel r ON r.prpubid = p.oid"

@@ -268,7 +268,7 @@ bemi_stream_look_at_horizon(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, stream->describes ?
 							   "SELECT (extract(epoch FROM h.until) * 1000000)::bigint, h.lsn"
-							   " FROM bemi.commit_horizon(100) h" :
+							   " FROM _bemi.commit_horizon(100) h" :
 							   "SELECT (extract(epoch FROM c.now) * 1000000)::bigint,"
 							   " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
 							   " ELSE pg_current_wal_insert_lsn() END"

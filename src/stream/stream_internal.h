@@ -43,7 +43,7 @@ struct BemiStream
 	XLogRecPtr	secret_read_lsn;	/* end of the source's WAL, and when, as the */
 	TimestampTz secret_read_at; /* secret was read last */
 	bool		unsettled;		/* a message was refused without asking */
-	bool		describes;		/* it has bemi.describe() */
+	bool		describes;		/* it has _bemi.describe() */
 
 	WaitEventSet *wait_set;		/* for the stream; NULL: not made yet */
 	char	   *frame;			/* libpq's memory, until the next frame */

@@ -3,7 +3,7 @@
  * verify.c
  *		What only the source and its readers know.
  *
- * Each source with the extension has a secret (bemi.secret), for superusers and
+ * Each source with the extension has a secret (_bemi.signing_key), for superusers and
  * whom they let read it.  With it the source signs its messages about tables,
  * which would else be anybody's to write, and the worker hashes the values that
  * are to be redacted but told apart (decode/rules.c).  It stays in the memory of the
@@ -17,7 +17,7 @@
  * out by asking, and asks at most once in SECRET_INTERVAL_MS, and never about messages
  * that are older than the last answer.  While it may not ask, it takes note that a
  * message was refused unseen, and asks before it relies on what the source has told.
- * The destination keeps a hash of the secret (bemi.note_secret()), so that a change
+ * The destination keeps a hash of the secret (_bemi.note_secret()), so that a change
  * between two connections is noticed, too.
  *
  *-------------------------------------------------------------------------
@@ -95,10 +95,10 @@ secret_is_readable(BemiStream *stream)
 	bool		readable;
 
 	result = bemi_stream_query(stream, "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
-							   " to_regprocedure('bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
+							   " to_regprocedure('_bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
 							   " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
 							   " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
-							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'secret' AND c.relkind = 'r'"
+							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'signing_key' AND c.relkind = 'r'"
 							   " WHERE e.extname = 'bemi'");
 	readable = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 0);
 	stream->describes = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
@@ -125,7 +125,7 @@ bemi_stream_read_secret(BemiStream *stream)
 	if (!secret_is_readable(stream))
 		return;
 
-	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM bemi.secret");
+	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM _bemi.signing_key");
 	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
 		remember_secret(stream, bemi_answer_text(result, 0, 0), bemi_answer_text(result, 0, 1));
 	PQclear(result);

@@ -33,7 +33,7 @@
 Oid
 bemi_function(const char *name, int nargs, const Oid *types)
 {
-	Oid			schema = get_namespace_oid("bemi", true);
+	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
 	oidvector  *arguments = buildoidvector(types, nargs);
 	Oid			function = InvalidOid;
 

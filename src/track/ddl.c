@@ -267,7 +267,7 @@ changes_root(const CollectedCommand *command)
 
 /*
  * PostgreSQL 14 sends null for a column that was added with a default, see
- * bemi.warn_of_missing_values().
+ * _bemi.warn_of_missing_values().
  */
 static void
 warn_of_missing_values(Oid relation)
@@ -276,7 +276,7 @@ warn_of_missing_values(Oid relation)
 	Datum		values[] = {ObjectIdGetDatum(relation)};
 
 	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_call_as_owner("SELECT bemi.warn_of_missing_values($1)", 1, types, values);
+		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types, values);
 }
 
 /*
@@ -557,14 +557,14 @@ is_temporary(const Node *command)
 }
 
 /*
- * bemi.follow_ddl(), for ddl_command_end
+ * _bemi.follow_ddl(), for ddl_command_end
  */
 Datum
 bemi_follow_ddl(PG_FUNCTION_ARGS)
 {
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_ddl");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_ddl");
 	if (is_temporary(((EventTriggerData *) fcinfo->context)->parsetree))
 		PG_RETURN_VOID();
 	foreach(cell, bemi_collected_commands())

@@ -457,7 +457,7 @@ bemi_describe(Oid relation, Snapshot snapshot)
 }
 
 /*
- * bemi.describe(target regclass) returns jsonb: for workers, where the stream has told
+ * _bemi.describe(target regclass) returns jsonb: for workers, where the stream has told
  * nothing yet, as the caller's snapshot sees the table.
  */
 Datum

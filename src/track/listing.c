@@ -125,7 +125,7 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_publication");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_publication");
 	foreach(cell, bemi_collected_commands())
 	{
 		const BemiCommand *command = lfirst(cell);
@@ -176,7 +176,7 @@ bemi_follow_unpublished(PG_FUNCTION_ARGS)
 {
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_unpublished");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_unpublished");
 	foreach(cell, bemi_dropped_tables())
 	{
 		const BemiDropped *dropped = lfirst(cell);

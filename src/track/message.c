@@ -14,7 +14,7 @@
  * the transaction's other changes.  Anybody can write logical messages, also copies
  * of ours; hence the signature and the transaction's id.
  *
- * The signing key is the row of bemi.secret.  Nobody but a superuser can read that
+ * The signing key is the row of _bemi.signing_key.  Nobody but a superuser can read that
  * table, so it is read here, in C, by whoever executes DDL.  Nothing of it leaves
  * this file but signatures.
  *
@@ -58,7 +58,7 @@ PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 #define LONGEST_DESCRIPTION	16000000
 
 /*
- * The value in bemi.secret, palloc'd; NULL if there is none.
+ * The value in _bemi.signing_key, palloc'd; NULL if there is none.
  */
 static char *
 read_value(Relation secret)
@@ -88,8 +88,8 @@ read_value(Relation secret)
 static char *
 read_secret(void)
 {
-	Oid			schema = get_namespace_oid("bemi", true);
-	Oid			relation = OidIsValid(schema) ? get_relname_relid("secret", schema) : InvalidOid;
+	Oid			schema = get_namespace_oid(BEMI_INTERNAL_SCHEMA, true);
+	Oid			relation = OidIsValid(schema) ? get_relname_relid("signing_key", schema) : InvalidOid;
 	Relation	secret;
 	char	   *value = NULL;
 
@@ -201,7 +201,7 @@ describe_unlogged_partition(Oid root)
 }
 
 /*
- * bemi.unstored_partition(root regclass)
+ * _bemi.unstored_partition(root regclass)
  */
 Datum
 bemi_unstored_partition(PG_FUNCTION_ARGS)

@@ -63,7 +63,7 @@ lock_publication(void)
 		CHECK_FOR_INTERRUPTS();
 		if (!is_usable(publication))
 		{
-			bemi_call_as_owner("SELECT bemi.ensure_publication()", 0, NULL, NULL);
+			bemi_call_as_owner("SELECT _bemi.ensure_publication()", 0, NULL, NULL);
 			publication = get_publication_oid(BEMI_PUBLICATION, false);
 		}
 		LockDatabaseObject(PublicationRelationId, publication, 0, AccessShareLock);

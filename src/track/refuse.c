@@ -196,7 +196,7 @@ bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo, const char *name)
 }
 
 /*
- * bemi.refuse_triggers(): event trigger at the end of CREATE TRIGGER and CREATE
+ * _bemi.refuse_triggers(): event trigger at the end of CREATE TRIGGER and CREATE
  * SCHEMA, which may have triggers in it.
  */
 Datum
@@ -205,7 +205,7 @@ bemi_refuse_triggers(PG_FUNCTION_ARGS)
 	Oid			emit_context;
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.refuse_triggers");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.refuse_triggers");
 	emit_context = bemi_emit_context_oid();
 	foreach(cell, bemi_collected_commands())
 	{
@@ -257,7 +257,7 @@ bemi_check_publication_owner(void)
 }
 
 /*
- * bemi.refuse_publication(): event trigger at the end of CREATE PUBLICATION and
+ * _bemi.refuse_publication(): event trigger at the end of CREATE PUBLICATION and
  * ALTER PUBLICATION.
  */
 Datum
@@ -266,7 +266,7 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 	Oid			publication;
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.refuse_publication");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.refuse_publication");
 	publication = get_publication_oid("bemi", true);
 	foreach(cell, OidIsValid(publication) ? bemi_collected_commands() : NIL)
 	{
@@ -279,7 +279,7 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.check_publication_owner()
+ * _bemi.check_publication_owner()
  */
 Datum
 bemi_check_publication(PG_FUNCTION_ARGS)

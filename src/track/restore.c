@@ -122,6 +122,6 @@ bemi_restore_privileges(const BemiTable *table)
 	Oid			types[] = {REGCLASSOID};
 	Datum		values[] = {ObjectIdGetDatum(table->oid)};
 
-	if (table->schema == get_namespace_oid("bemi", true))
-		bemi_call_as_owner("SELECT bemi.make_private($1)", lengthof(types), types, values);
+	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true))
+		bemi_call_as_owner("SELECT _bemi.make_private($1)", lengthof(types), types, values);
 }

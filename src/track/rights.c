@@ -115,7 +115,7 @@ bemi_check_tracker(const BemiTable *table)
 }
 
 /*
- * bemi.mark_schema(target regnamespace, wanted boolean)
+ * _bemi.mark_schema(target regnamespace, wanted boolean)
  */
 Datum
 bemi_mark_schema(PG_FUNCTION_ARGS)
@@ -124,8 +124,8 @@ bemi_mark_schema(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 
 	SPI_connect();
-	call("SELECT bemi.check_schema_tracker($1, $2)", lengthof(types), types, values);
+	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types, values);
 	SPI_finish();
-	bemi_call_as_owner("SELECT bemi.set_marked($1, $2)", lengthof(types), types, values);
+	bemi_call_as_owner("SELECT _bemi.set_marked($1, $2)", lengthof(types), types, values);
 	PG_RETURN_VOID();
 }

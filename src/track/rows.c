@@ -160,7 +160,7 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 	int			reason;
 	Oid			published;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_rewrite");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_rewrite");
 	table = DatumGetObjectId(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_OID));
 	reason = DatumGetInt32(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_REASON));
 	if ((reason & (AT_REWRITE_DEFAULT_VAL | AT_REWRITE_COLUMN_REWRITE)) == 0)

@@ -545,7 +545,7 @@ bemi_warn_of_lost_redaction(const BemiTable *table)
 }
 
 /*
- * bemi.rules(target regclass) returns jsonb, for bemi.tracked
+ * _bemi.rules(target regclass) returns jsonb, for bemi.tracked
  */
 Datum
 bemi_rules(PG_FUNCTION_ARGS)
@@ -557,7 +557,7 @@ bemi_rules(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.has_bad_rules(target regclass), for bemi.tracked
+ * _bemi.has_bad_rules(target regclass), for bemi.tracked
  */
 Datum
 bemi_has_bad_rules(PG_FUNCTION_ARGS)
@@ -566,7 +566,7 @@ bemi_has_bad_rules(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.columnless_rules(target regclass, source regclass) returns text, for bemi.tracked:
+ * _bemi.columnless_rules(target regclass, source regclass) returns text, for bemi.tracked:
  * names in rules of the source that match no column of the target, NULL if there are
  * none.
  */

@@ -40,7 +40,7 @@ PG_FUNCTION_INFO_V1(bemi_forget_dropped_schemas);
 #define AWAKE_IN_COLUMN		3
 
 /*
- * Does a row name this database, as bemi.this_database() names it?
+ * Does a row name this database, as _bemi.this_database() names it?
  */
 static bool
 is_of_this_database(HeapTuple tuple, TupleDesc columns)
@@ -58,7 +58,7 @@ is_of_this_database(HeapTuple tuple, TupleDesc columns)
 static bool
 has_row(const char *index_name, ScanKey key, bool of_any_database)
 {
-	Oid			own_schema = get_namespace_oid("bemi", true);
+	Oid			own_schema = get_namespace_oid(BEMI_SCHEMA, true);
 	Oid			table = get_relname_relid("tracked_schemas", own_schema);
 	Oid			index = get_relname_relid(index_name, own_schema);
 	Relation	rows;
@@ -128,7 +128,7 @@ emit_new_names(Oid schema)
 }
 
 /*
- * bemi.follow_renamed_schemas(), for ALTER SCHEMA
+ * _bemi.follow_renamed_schemas(), for ALTER SCHEMA
  */
 Datum
 bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
@@ -137,19 +137,19 @@ bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
 	const RenameStmt *rename;
 	Oid			schema;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.follow_renamed_schemas");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_renamed_schemas");
 	if (!IsA(event->parsetree, RenameStmt))
 		PG_RETURN_VOID();		/* OWNER TO */
 	rename = (const RenameStmt *) event->parsetree;
 	schema = get_namespace_oid(rename->newname, true);
 	if (bemi_schema_is_tracked(schema) || is_name_tracked(rename->newname))
-		bemi_call_as_owner("SELECT bemi.rename_tracked_schemas()", 0, NULL, NULL);
+		bemi_call_as_owner("SELECT _bemi.rename_tracked_schemas()", 0, NULL, NULL);
 	emit_new_names(schema);
 	PG_RETURN_VOID();
 }
 
 /*
- * bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later may get
+ * _bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later may get
  * the OID of a dropped one.
  */
 Datum
@@ -158,19 +158,19 @@ bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
 	Oid			types[] = {OIDOID};
 	ListCell   *cell;
 
-	bemi_check_called_as_event_trigger(fcinfo, "bemi.forget_dropped_schemas");
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.forget_dropped_schemas");
 	foreach(cell, bemi_dropped_objects(NamespaceRelationId))
 	{
 		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(cell))};
 
 		if (bemi_schema_is_tracked(lfirst_oid(cell)))
-			bemi_call_as_owner("SELECT bemi.forget_tracked_schema($1)", 1, types, values);
+			bemi_call_as_owner("SELECT _bemi.forget_tracked_schema($1)", 1, types, values);
 	}
 	PG_RETURN_VOID();
 }
 
 /*
- * bemi.is_marked(target regnamespace)
+ * _bemi.is_marked(target regnamespace)
  */
 Datum
 bemi_is_schema_tracked(PG_FUNCTION_ARGS)

@@ -188,7 +188,8 @@ bemi_table_untrackable(const BemiTable *table)
 	if (IsCatalogNamespace(table->schema) || IsToastNamespace(table->schema) ||
 		table->schema == get_namespace_oid("information_schema", true))
 		return "It is a system table.";
-	if (table->schema == get_namespace_oid("bemi", true))
+	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true) ||
+		table->schema == get_namespace_oid(BEMI_INTERNAL_SCHEMA, true))
 		return "It is one of bemi's own; the history would grow by being kept.";
 	if (table->persistence == RELPERSISTENCE_TEMP)
 		return "A temporary table is not written to the write-ahead log.";
@@ -201,7 +202,7 @@ bemi_table_untrackable(const BemiTable *table)
 }
 
 /*
- * bemi.untrackable(target regclass)
+ * _bemi.untrackable(target regclass)
  */
 Datum
 bemi_untrackable(PG_FUNCTION_ARGS)

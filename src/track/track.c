@@ -220,7 +220,7 @@ warn_of_missing_values(Oid relation)
 	Datum		values[] = {ObjectIdGetDatum(relation)};
 
 	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_call_as_owner("SELECT bemi.warn_of_missing_values($1)", 1, types, values);
+		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types, values);
 }
 
 /*

@@ -148,7 +148,7 @@ extern char *bemi_describe(Oid relation, Snapshot snapshot);
 #define BEMI_EVENT_ROWS_CHANGED	"rows changed"
 
 /*
- * These call no SQL, take no lock but AccessShareLock on catalogs and on bemi.secret,
+ * These call no SQL, take no lock but AccessShareLock on catalogs and on _bemi.signing_key,
  * and need no rights.  The caller has made its own changes of catalogs visible
  * (CommandCounterIncrement()).
  */

@@ -280,7 +280,7 @@ give_up(const char *source, const BemiWorker *worker)
 
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_attempt();
-	forgotten = call_source_function("SELECT bemi.unregister_source($1)::pg_catalog.text", 1, &source);
+	forgotten = call_source_function("SELECT _bemi.unregister_source($1)::pg_catalog.text", 1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -307,7 +307,7 @@ check_controller(const char *source, const char *conninfo, const char *procedure
 		GetUserNameFromId(GetUserId(), false),
 	procedure};
 
-	(void) call_source_function("SELECT bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
+	(void) call_source_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
 }
 
 /*
@@ -341,7 +341,7 @@ register_source(const char *source, const char *conninfo)
 	const char *const parameters[] = {source, conninfo,
 	GetUserNameFromId(GetUserId(), false)};
 
-	(void) call_source_function("SELECT bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
+	(void) call_source_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
 }
 
 static char *
@@ -442,7 +442,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	since_attempt = last_attempt();
 	parameters[0] = source;
 	parameters[1] = wanted;
-	found = call_source_function("SELECT bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
+	found = call_source_function("SELECT _bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -575,7 +575,7 @@ is_started(void)
 	bool		started;
 
 	SPI_connect();
-	value = call_source_function("SELECT bemi.is_started()::pg_catalog.text", 0, NULL);
+	value = call_source_function("SELECT _bemi.is_started()::pg_catalog.text", 0, NULL);
 	started = value != NULL && strcmp(value, "true") == 0;
 	SPI_finish();
 	return started;

@@ -475,7 +475,7 @@ fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
 }
 
 /*
- * Puts one row of bemi.source_status() into the result.
+ * Puts one row of _bemi.source_status() into the result.
  */
 static void
 put_status(ReturnSetInfo *result, const BemiWorker *worker)
@@ -525,7 +525,7 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 }
 
 /*
- * bemi.source_status(): the workers of this database, no row if the library
+ * _bemi.source_status(): the workers of this database, no row if the library
  * was not preloaded.
  */
 Datum
@@ -571,7 +571,7 @@ why_no_worker(void)
 }
 
 /*
- * bemi.why_no_worker()
+ * _bemi.why_no_worker()
  */
 Datum
 bemi_why_no_worker(PG_FUNCTION_ARGS)

@@ -107,7 +107,7 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 }
 
 /*
- * bemi.commit_horizon(timeout_ms): now, and the position; NULLs if commits take
+ * _bemi.commit_horizon(timeout_ms): now, and the position; NULLs if commits take
  * longer than the timeout, and on a standby, where nobody commits.
  */
 Datum

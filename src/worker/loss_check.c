@@ -27,7 +27,7 @@
  * so one that is ahead of it shows that the destination has lost something,
  * being restored from a backup for instance.  A history that came with a dump
  * has no slot and no origin, but it has the identity of its source and the
- * last transaction (bemi.source_progress), so it is compared with the source, too.
+ * last transaction (_bemi.source_progress), so it is compared with the source, too.
  *
  * Which tables are tracked comes with the stream, and at its beginning from
  * the source's catalog; for a source without the extension from there with
@@ -363,7 +363,7 @@ open_gap(const char *reason, XLogRecPtr from, const char *detail, bool goes_back
 		nulls[2] = 'n';
 	if (until->time == 0)
 		nulls[3] = nulls[4] = 'n';
-	bemi_run_on_source("SELECT bemi.open_gap($1, $2, $3, $4, $5, $6, $7, $8)",
+	bemi_run_on_source("SELECT _bemi.open_gap($1, $2, $3, $4, $5, $6, $7, $8)",
 					   lengthof(types), types, values, nulls);
 }
 
@@ -448,10 +448,10 @@ update_identity(const Finding *finding)
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
 					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
 					   lengthof(types), types, values, ancestors ? NULL : "   n");
-	bemi_run_on_source("UPDATE bemi.source_progress SET system_identifier = $2,"
+	bemi_run_on_source("UPDATE _bemi.source_progress SET system_identifier = $2,"
 					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE source = $1",
 					   lengthof(types), types, values, ancestors ? NULL : "   n");
-	bemi_run_on_source("UPDATE bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
+	bemi_run_on_source("UPDATE _bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
 					   " WHERE source = $1", 3, types, values, NULL);
 }
 
@@ -465,7 +465,7 @@ note_start_time(const Finding *finding)
 	Oid			types[] = {TIMESTAMPTZOID};
 	Datum		values[] = {TimestampTzGetDatum(finding->identity->started_at)};
 
-	bemi_run_on_source("UPDATE bemi.source_progress SET server_started_at = $2 WHERE source = $1",
+	bemi_run_on_source("UPDATE _bemi.source_progress SET server_started_at = $2 WHERE source = $1",
 					   lengthof(types), types, values, NULL);
 }
 
@@ -479,7 +479,7 @@ update_secret(BemiStream *stream)
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {version ? CStringGetTextDatum(version) : (Datum) 0};
 
-	bemi_run_on_source("SELECT bemi.note_secret($1, $2)", lengthof(types), types, values,
+	bemi_run_on_source("SELECT _bemi.note_secret($1, $2)", lengthof(types), types, values,
 					   version ? NULL : "n");
 	(void) bemi_stream_secret_is_new(stream);
 }
@@ -496,7 +496,7 @@ forget_positions(XLogRecPtr position, TimestampTz now)
 	Oid			types[] = {LSNOID, TIMESTAMPTZOID};
 	Datum		values[] = {LSNGetDatum(position), TimestampTzGetDatum(now)};
 
-	bemi_run_on_source("UPDATE bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
+	bemi_run_on_source("UPDATE _bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
 					   " stored_lsn = $2, stored_until = least(stored_until, $3) WHERE source = $1",
 					   lengthof(types), types, values, NULL);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -534,7 +534,7 @@ begin_reading_at(BemiStream *stream, const Finding *finding, XLogRecPtr position
 
 	bemi_begin_transaction();
 	update_secret(stream);
-	bemi_run_on_source("SELECT bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
+	bemi_run_on_source("SELECT _bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values, descriptions ? NULL : "     n");
 	update_identity(finding);
 	note_start_time(finding);
@@ -581,10 +581,10 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 		values[6] = CStringGetTextDatum(version);
 	/* As if the secret were another one. */
 	if (always)
-		bemi_run_on_source("SELECT bemi.note_secret($1, NULL)",
+		bemi_run_on_source("SELECT _bemi.note_secret($1, NULL)",
 						   0, NULL, NULL, NULL);
-	bemi_run_on_source("SELECT bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
-					   " WHERE bemi.note_secret($1, $8)",
+	bemi_run_on_source("SELECT _bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
+					   " WHERE _bemi.note_secret($1, $8)",
 					   lengthof(types), types, values, version ? NULL : "      n");
 	bemi_end_transaction();
 	(void) bemi_stream_secret_is_new(stream);
@@ -684,7 +684,7 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 			 errdetail("%s", bemi_my_worker->error),
 			 errhint("bemi.gaps shows what is known of it.")));
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT bemi.note_skipped($1, $2, $3, $4, $5, $6)",
+	bemi_run_on_source("SELECT _bemi.note_skipped($1, $2, $3, $4, $5, $6)",
 					   lengthof(types), types, values, NULL);
 	ForceSyncCommit();
 	bemi_end_transaction();

@@ -123,7 +123,7 @@ this_reader(void)
 }
 
 /*
- * bemi.this_reader()
+ * _bemi.this_reader()
  */
 Datum
 bemi_this_reader(PG_FUNCTION_ARGS)

@@ -132,7 +132,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 							  " CASE WHEN s.system_identifier IS NULL THEN p.timeline_ancestors ELSE s.timeline_ancestors END,"
 							  " reader, p.server_started_at, EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
 							  " AND g.\"table\" IS NULL)::text"
-							  " FROM bemi.sources s LEFT JOIN bemi.source_progress p ON p.source = s.name"
+							  " FROM bemi.sources s LEFT JOIN _bemi.source_progress p ON p.source = s.name"
 							  " WHERE name = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
@@ -217,9 +217,9 @@ bemi_load_progress(void)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
 							  " changed_lsn, changed_at, changed_xid"
-							  " FROM bemi.source_progress WHERE source = $1",
+							  " FROM _bemi.source_progress WHERE source = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.source_progress");
+		elog(ERROR, "could not read _bemi.source_progress");
 	if (SPI_processed == 1)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[0];
@@ -354,7 +354,7 @@ bemi_remove_source(BemiSourceRow *row)
 		if (row->exists && row->slot_made)
 			bemi_record_stop();
 		if (row->exists)
-			bemi_run_on_source("SELECT bemi.forget_source($1)", 0, NULL, NULL, NULL);
+			bemi_run_on_source("SELECT _bemi.forget_source($1)", 0, NULL, NULL, NULL);
 		drop_origin();
 
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);

@@ -27,7 +27,7 @@
  * that are stored (bemi_find_last_common()), and writes a gap (loss_check.c).
  *
  * The worker remembers the last transaction with changes in shared memory, and once a
- * second in bemi.source_progress.  The history alone does not tell: rows are deleted,
+ * second in _bemi.source_progress.  The history alone does not tell: rows are deleted,
  * and partitions detached.  It does tell what was stored in the second before the server
  * crashed.
  *

@@ -520,7 +520,7 @@ static void
 connect_with_secret(Pipeline *pipeline)
 {
 	ereport(LOG,
-			(errmsg("bemi: the worker of source \"%s\" can read \"bemi.secret\" now and connects again",
+			(errmsg("bemi: the worker of source \"%s\" can read \"_bemi.signing_key\" now and connects again",
 					bemi_my_worker->source)));
 	wake_again();
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);

@@ -166,7 +166,7 @@ sub wait_until_noted
 	{
 		# It is noted with changes, and not with all of them.
 		$self->wait_until_stored;
-		return if $self->tell("SELECT stored_until >= '$now' FROM bemi.source_progress WHERE source = 's'") eq 't';
+		return if $self->tell("SELECT stored_until >= '$now' FROM _bemi.source_progress WHERE source = 's'") eq 't';
 	}
 	die 'it is not noted';
 }

@@ -162,11 +162,11 @@ DROP SCHEMA shop CASCADE;
 ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
 
 -- On all functions, afterwards
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA bemi FROM PUBLIC;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA bemi, _bemi FROM PUBLIC;
 SELECT * FROM run_as_low();
 
 -- On the schema, too
-REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
+REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC;
 SELECT * FROM run_as_low();
 
 -- Those of the server that event triggers are for
@@ -175,7 +175,7 @@ SELECT * FROM run_as_low();
 GRANT EXECUTE ON FUNCTION pg_event_trigger_ddl_commands(), pg_event_trigger_dropped_objects() TO PUBLIC;
 
 -- An owner tracks, if he is given by name what that takes.
-GRANT USAGE ON SCHEMA bemi TO regress_bemi_owner;
+GRANT USAGE ON SCHEMA bemi, _bemi TO regress_bemi_owner;
 GRANT EXECUTE ON FUNCTION bemi.emit_context() TO regress_bemi_owner;
 CREATE SCHEMA shop AUTHORIZATION regress_bemi_owner;
 SET ROLE regress_bemi_owner;
@@ -189,7 +189,7 @@ RESET ROLE;
 DROP SCHEMA shop CASCADE;
 
 -- What is refused is still refused.
-GRANT USAGE ON SCHEMA bemi TO regress_bemi_low;
+GRANT USAGE ON SCHEMA bemi, _bemi TO regress_bemi_low;
 GRANT EXECUTE ON FUNCTION bemi.emit_context() TO regress_bemi_low;
 SET ROLE regress_bemi_low;
 CREATE TABLE public.lt (id int);

@@ -321,7 +321,7 @@ INSERT INTO names (name) VALUES
 	(repeat('x', 63)), (repeat('"', 63)), (repeat('é', 31) || '%'), (repeat('🐘', 15) || 'abc'), (E'e\u0301'),
 	('select'), ('table'), ('user'), ('null'), ('true'), ('primary'), ('only'), ('pg'), ('sql'),
 	('%'), ('%s'), ('%I %L %%'), ('100%d'), ('$1'), ('$$'), ('$name$'), (':name'), ('?'), ('*'), ('{}'), ('[a]'), ('{"a", b}'),
-	('; DROP TABLE names; --'), ('/* comment */'), ('-- comment'), ('/*Bemi {} Bemi*/'), ('1'), ('-1'), ('_bemi'),
+	('; DROP TABLE names; --'), ('/* comment */'), ('-- comment'), ('/*Bemi {} Bemi*/'), ('1'), ('-1'), ('_bemi_'),
 	('a,b'), ('(a)'), ('a=b'), ('/'), ('&<>'), (E'\u00A0'), (E'\u200B'), (E'a\u0085b');
 -- The name that comes so many places later, round and round: no two things that
 -- share a space have the same.

@@ -134,7 +134,7 @@ GRANT SELECT ON bemi.changes TO regress_bemi_reader;
 SET ROLE regress_bemi_reader;
 SELECT length(bemi.full_context(c) ->> 'body') FROM bemi.changes c WHERE primary_key = '54';
 RESET ROLE;
-SELECT bemi.make_partition('2001-01-01');
+SELECT _bemi.make_partition('2001-01-01');
 SET enable_seqscan = off;
 DO $$ DECLARE line text; BEGIN
 	FOR line IN EXPLAIN (COSTS OFF) SELECT c.context FROM bemi.changes c

@@ -76,14 +76,14 @@ CREATE EXTENSION bemi;
 (SELECT 'given by defaults' AS problem, * FROM privileges() EXCEPT ALL SELECT 'given by defaults', * FROM stated)
 	UNION ALL (SELECT 'taken by defaults', * FROM stated EXCEPT ALL SELECT 'taken by defaults', * FROM privileges());
 -- nor do the partitions of the history, which are made later
-SELECT bemi.make_partition('2026-01-15');
+SELECT _bemi.make_partition('2026-01-15');
 SELECT * FROM partition_of_history;
 -- nor those that a dump brings back
 CREATE TABLE bemi.changes_2026_02 (LIKE bemi.changes INCLUDING ALL);
 ALTER TABLE ONLY bemi.changes ATTACH PARTITION bemi.changes_2026_02 FOR VALUES FROM ('2026-02-01 UTC') TO ('2026-03-01 UTC');
 SELECT relname, relacl = (SELECT relacl FROM pg_class WHERE oid = 'bemi.changes_2026_01'::regclass) AS the_same FROM pg_class WHERE oid = 'bemi.changes_2026_02'::regclass;
 SET ROLE regress_bemi_readonly;
-SELECT * FROM bemi.secret;
+SELECT * FROM _bemi.signing_key;
 SELECT * FROM bemi.changes;
 SELECT * FROM bemi.changes_2026_01;
 SELECT nextval('bemi.gaps_id_seq');
@@ -107,7 +107,7 @@ CREATE EXTENSION bemi;
 	UNION ALL (SELECT 'taken by defaults', * FROM stated EXCEPT ALL SELECT 'taken by defaults', * FROM privileges());
 -- a partition belongs to the owner of the history, who need not be the one whose defaults those are
 ALTER TABLE bemi.changes OWNER TO regress_bemi_readonly;
-SELECT bemi.make_partition('2026-01-15');
+SELECT _bemi.make_partition('2026-01-15');
 SELECT * FROM partition_of_history;
 DROP EXTENSION bemi;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO CURRENT_USER;

@@ -13,9 +13,9 @@ DROP ROLE IF EXISTS "regress_bemi Auditor", regress_bemi_bare;
 RESET client_min_messages;
 CREATE ROLE "regress_bemi Auditor";
 CREATE ROLE regress_bemi_bare;
-REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA bemi FROM PUBLIC;
+REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA bemi, _bemi FROM PUBLIC;
 
 -- Something to read: rules, partitions, a problem; and history of two months
 CREATE TABLE todo (id int PRIMARY KEY, task text, note text);
@@ -24,7 +24,7 @@ CREATE TABLE parted_0 PARTITION OF parted FOR VALUES FROM (0) TO (10);
 SELECT bemi.track('todo', redact => '{note}'), bemi.track('parted');
 ALTER TABLE todo DROP COLUMN note;
 CREATE FUNCTION make_history(month timestamptz) RETURNS void LANGUAGE sql AS $$
-	SELECT bemi.make_partition(month);
+	SELECT _bemi.make_partition(month);
 	INSERT INTO bemi.changes SELECT ('00000000-0000-8000-8000-' || to_char(month, 'YYYYMM') || to_char(n, 'FM000000'))::uuid, 'app', 'public', 'todo', n::text,
 		'CREATE', '{}', '{}', CASE n WHEN 1 THEN '{"by": "me"}' ELSE jsonb_build_object('_whole', '00000000-0000-8000-8000-' || to_char(month, 'YYYYMM') || '000001') END,
 		month, month, month, n, n, 'main' FROM generate_series(1, 2) n
@@ -34,9 +34,9 @@ INSERT INTO bemi.gaps (detail, reason, from_time) VALUES ('made by a test', 'ret
 SELECT bemi.hold('2026-01-01 UTC', '2026-02-01 UTC', reason => 'law');
 
 CREATE TABLE before_grant AS SELECT classid, objid, acl::text FROM
-	(SELECT 'pg_class'::regclass, oid, relacl FROM pg_class WHERE relnamespace = 'bemi'::regnamespace
-		UNION ALL SELECT 'pg_proc'::regclass, oid, proacl FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace
-		UNION ALL SELECT 'pg_namespace'::regclass, oid, nspacl FROM pg_namespace WHERE nspname = 'bemi') o(classid, objid, acl);
+	(SELECT 'pg_class'::regclass, oid, relacl FROM pg_class WHERE relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+		UNION ALL SELECT 'pg_proc'::regclass, oid, proacl FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+		UNION ALL SELECT 'pg_namespace'::regclass, oid, nspacl FROM pg_namespace WHERE nspname IN ('bemi', '_bemi')) o(classid, objid, acl);
 SET ROLE "regress_bemi Auditor";
 SELECT count(*) FROM bemi.changes;
 RESET ROLE;
@@ -56,12 +56,12 @@ SELECT bemi.sync('1s');	-- gets as far as to ask for a source
 -- all that these views call themselves
 SELECT p.oid::regprocedure AS not_granted
 	FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
-		JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'bemi'
+		JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname IN ('bemi', '_bemi')
 	WHERE NOT has_function_privilege(p.oid, 'EXECUTE');
 -- not more
-SELECT * FROM bemi.secret;
+SELECT * FROM _bemi.signing_key;
 SELECT * FROM bemi.sources;
-SELECT * FROM bemi.source_relations;
+SELECT * FROM _bemi.source_relations;
 SELECT * FROM bemi.tracked_schemas;
 DELETE FROM bemi.changes;
 INSERT INTO bemi.gaps (detail, reason, from_time) VALUES ('made by a test', 'retention', '-infinity');
@@ -74,14 +74,14 @@ SELECT bemi.grant_read('regress_bemi_bare');
 RESET ROLE;
 
 -- The right to call it is not enough to give what one has not.
-GRANT USAGE ON SCHEMA bemi TO regress_bemi_bare;
-GRANT EXECUTE ON FUNCTION bemi.grant_read, bemi.revoke_read, bemi.check_reader TO regress_bemi_bare;
+GRANT USAGE ON SCHEMA bemi, _bemi TO regress_bemi_bare;
+GRANT EXECUTE ON FUNCTION bemi.grant_read, bemi.revoke_read, _bemi.check_reader TO regress_bemi_bare;
 SET ROLE regress_bemi_bare;
 SELECT bemi.grant_read('regress_bemi_bare');
 SELECT bemi.revoke_read('"regress_bemi Auditor"');
 RESET ROLE;
-REVOKE ALL ON SCHEMA bemi FROM regress_bemi_bare;
-REVOKE EXECUTE ON FUNCTION bemi.grant_read, bemi.revoke_read, bemi.check_reader FROM regress_bemi_bare;
+REVOKE ALL ON SCHEMA bemi, _bemi FROM regress_bemi_bare;
+REVOKE EXECUTE ON FUNCTION bemi.grant_read, bemi.revoke_read, _bemi.check_reader FROM regress_bemi_bare;
 SELECT bemi.grant_read('regress_bemi_nobody');
 SELECT bemi.grant_read(NULL);
 SELECT bemi.grant_read(0);
@@ -91,9 +91,9 @@ SELECT bemi.revoke_read('"regress_bemi Auditor"');
 SELECT bemi.revoke_read('"regress_bemi Auditor"');
 -- as it was before
 SELECT classid, objid, acl FROM before_grant EXCEPT ALL SELECT classid, objid, acl::text FROM
-	(SELECT 'pg_class'::regclass, oid, relacl FROM pg_class WHERE relnamespace = 'bemi'::regnamespace
-		UNION ALL SELECT 'pg_proc'::regclass, oid, proacl FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace
-		UNION ALL SELECT 'pg_namespace'::regclass, oid, nspacl FROM pg_namespace WHERE nspname = 'bemi') o(classid, objid, acl);
+	(SELECT 'pg_class'::regclass, oid, relacl FROM pg_class WHERE relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+		UNION ALL SELECT 'pg_proc'::regclass, oid, proacl FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+		UNION ALL SELECT 'pg_namespace'::regclass, oid, nspacl FROM pg_namespace WHERE nspname IN ('bemi', '_bemi')) o(classid, objid, acl);
 SET ROLE "regress_bemi Auditor";
 SELECT count(*) FROM bemi.changes;
 RESET ROLE;

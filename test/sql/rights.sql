@@ -22,26 +22,26 @@ CREATE ROLE regress_bemi_monitor IN ROLE pg_monitor;
 -- What PUBLIC may execute and read, and what runs with its owner's rights
 --
 SELECT p.oid::regprocedure AS public FROM pg_proc p
-	WHERE p.pronamespace = 'bemi'::regnamespace AND has_function_privilege('regress_bemi_bare', p.oid, 'EXECUTE')
+	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND has_function_privilege('regress_bemi_bare', p.oid, 'EXECUTE')
 	ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regprocedure AS monitor FROM pg_proc p
-	WHERE p.pronamespace = 'bemi'::regnamespace AND has_function_privilege('regress_bemi_monitor', p.oid, 'EXECUTE')
+	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND has_function_privilege('regress_bemi_monitor', p.oid, 'EXECUTE')
 		AND NOT has_function_privilege('regress_bemi_bare', p.oid, 'EXECUTE')
 	ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regprocedure AS definer FROM pg_proc p
-	WHERE p.pronamespace = 'bemi'::regnamespace AND p.prosecdef
+	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND p.prosecdef
 	ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- a definer without a pinned search_path, or one that ends elsewhere than in pg_temp: none
 SELECT p.oid::regprocedure, p.proconfig FROM pg_proc p
-	WHERE p.pronamespace = 'bemi'::regnamespace AND p.prosecdef
+	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND p.prosecdef
 		AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig));
 -- all others that are not written in C have it, too: they may run in a superuser's session
 SELECT p.oid::regprocedure, p.proconfig FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-	WHERE p.pronamespace = 'bemi'::regnamespace AND l.lanname <> 'c'
+	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND l.lanname <> 'c'
 		AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig));
 SELECT c.relname, c.relkind, has_table_privilege('regress_bemi_bare', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') AS public,
 		has_table_privilege('regress_bemi_monitor', c.oid, 'SELECT') AS monitor
-	FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+	FROM pg_class c WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'S')
 	ORDER BY c.relname COLLATE "C";
 SELECT has_schema_privilege('regress_bemi_bare', 'bemi', 'USAGE') AS usage,
 	has_schema_privilege('regress_bemi_bare', 'bemi', 'CREATE') AS "create";
@@ -84,20 +84,20 @@ SELECT bemi.track('other');
 SELECT bemi.untrack('todo');
 SELECT bemi.track_schema('shop');
 SELECT bemi.untrack_schema('shop');
-SELECT bemi.mark_schema('shop', true);
-SELECT bemi.mark_schema('shop', false);
-SELECT bemi.check_tracker(10, 'anything');
-SELECT * FROM bemi.source_status();
+SELECT _bemi.mark_schema('shop', true);
+SELECT _bemi.mark_schema('shop', false);
+SELECT _bemi.check_tracker(10, 'anything');
+SELECT * FROM _bemi.source_status();
 SELECT bemi.sync();
 CALL bemi.start();
 CALL bemi.drop_source('main');
 SELECT bemi.emit_context();
-SELECT bemi.follow_ddl();
-SELECT bemi.forget_dropped_schemas();
-SELECT bemi.protect_history();
+SELECT _bemi.follow_ddl();
+SELECT _bemi.forget_dropped_schemas();
+SELECT _bemi.protect_history();
 -- these only read what everybody may read
-SELECT bemi.has_trigger('todo'), bemi.has_trigger('other');
-SELECT bemi.untrackable('todo'), bemi.untrackable('pg_class');
+SELECT _bemi.has_trigger('todo'), _bemi.has_trigger('other');
+SELECT _bemi.untrackable('todo'), _bemi.untrackable('pg_class');
 -- nor the tables
 SELECT * FROM bemi.changes;
 SELECT * FROM bemi.sources;
@@ -119,7 +119,7 @@ SELECT count(*) FROM bemi.sources;
 --
 SET ROLE regress_bemi_owner;
 SELECT bemi.track('shop.item');
-SELECT bemi.mark_schema('shop', true);
+SELECT _bemi.mark_schema('shop', true);
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack,
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) TO regress_bemi_owner, regress_bemi_keeper;
@@ -132,14 +132,14 @@ CREATE TABLE shop.order (id integer);
 SELECT bemi.track('other');
 SELECT bemi.untrack('todo');
 SELECT bemi.track_schema('public');
-SELECT bemi.mark_schema('public', true);
+SELECT _bemi.mark_schema('public', true);
 RESET ROLE;
 SELECT "table", triggers, problems FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 SELECT schema FROM bemi.tracked_schemas;
 -- somebody else who was granted it: not for this owner's table
 SET ROLE regress_bemi_keeper;
 SELECT bemi.untrack('shop.item');
-SELECT bemi.mark_schema('shop', false);
+SELECT _bemi.mark_schema('shop', false);
 RESET ROLE;
 -- unless he is a member of the owner
 GRANT regress_bemi_owner TO regress_bemi_keeper;
@@ -169,7 +169,7 @@ DROP TABLE bait;
 DROP FUNCTION pg_temp.harmless(integer);
 REVOKE EXECUTE ON FUNCTION bemi.untrack FROM regress_bemi_bare;
 -- and what does not exist cannot be noted
-SELECT bemi.mark_schema(99999::oid::regnamespace, true);
+SELECT _bemi.mark_schema(99999::oid::regnamespace, true);
 
 --
 -- Monitoring sees how the sources are, not what they store
@@ -177,7 +177,7 @@ SELECT bemi.mark_schema(99999::oid::regnamespace, true);
 SET ROLE regress_bemi_monitor;
 SELECT count(*) FROM bemi.status;
 SELECT count(*) FROM bemi.tracked;
-SELECT count(*) FROM bemi.source_status();
+SELECT count(*) FROM _bemi.source_status();
 SELECT count(*) FROM bemi.changes;
 SELECT count(*) FROM bemi.sources;
 CALL bemi.start();

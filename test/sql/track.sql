@@ -176,11 +176,11 @@ SELECT has_table_privilege('bemi.tracked', 'SELECT');		-- (which permission a qu
 CALL bemi.start();
 CALL bemi.stop();
 SELECT bemi.sync();
-SELECT bemi.source_status();
-SELECT bemi.register_source('main', NULL, 'regress_bemi_owner');
-SELECT bemi.want_source('main', 'stop');
-SELECT bemi.ensure_publication();
-SELECT bemi.make_partition(now());
+SELECT _bemi.source_status();
+SELECT _bemi.register_source('main', NULL, 'regress_bemi_owner');
+SELECT _bemi.want_source('main', 'stop');
+SELECT _bemi.ensure_publication();
+SELECT _bemi.make_partition(now());
 RESET ROLE;
 
 -- A table's owner may track once that is granted, without being superuser; not

@@ -51,7 +51,7 @@ $origin->safe_psql(
 	SELECT bemi.sync('60s');
 
 	-- A year of history, as it would be by now.
-	SELECT bemi.make_partition(m) FROM generate_series('2020-01-15'::timestamptz, '2020-12-15', '1 month') m;
+	SELECT _bemi.make_partition(m) FROM generate_series('2020-01-15'::timestamptz, '2020-12-15', '1 month') m;
 	INSERT INTO bemi.changes
 		SELECT gen_random_uuid(), 'app', 'public', 'todo', n::text, 'CREATE', '{}',
 			jsonb_build_object('id', n), '{"by": "the past"}',

@@ -137,7 +137,7 @@ $node->safe_psql(
 	'lent', q{
 	SET ROLE owner;
 	CREATE EXTENSION bemi;
-	SELECT bemi.make_partition(now());
+	SELECT _bemi.make_partition(now());
 	INSERT INTO bemi.changes SELECT gen_random_uuid(), '', '', '', '', '', '{}', '{}', '{}', now(), now(), now(), 0, 0, ''});
 my ($status, $stdout, $stderr) = $node->psql('lent', 'DROP OWNED BY owner');
 like(

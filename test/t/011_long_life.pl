@@ -96,7 +96,7 @@ sub check_all
 				count(*) FILTER (WHERE c.committed_at <> t.wanted),
 				count(*) FILTER (WHERE r.partition IS NULL)
 			FROM bemi.changes c LEFT JOIN t ON t.id::text = c.primary_key
-				LEFT JOIN bemi.partition_ranges() r ON r.partition = c.tableoid
+				LEFT JOIN _bemi.partition_ranges() r ON r.partition = c.tableoid
 					AND (c.committed_at >= r.from_time AND c.committed_at < r.to_time
 						OR c.committed_at = 'infinity' AND r.to_time = 'infinity');
 			SELECT state, restarts, last_error FROM bemi.status}),
@@ -138,7 +138,7 @@ is(bounds('changes_2010_01_1'),
 $node->safe_psql(
 	'postgres', q{
 	BEGIN;
-	SELECT bemi.make_partition('2015-05-10');
+	SELECT _bemi.make_partition('2015-05-10');
 	PREPARE TRANSACTION 'other worker';}
 	  . forge('2015-05-20'));
 $node->poll_query_until(
@@ -164,7 +164,7 @@ check_all('random times');
 cmp_ok(
 	$node->safe_psql(
 		'postgres', q{
-		SELECT count(*) FROM bemi.partition_ranges() WHERE partition::text ~ '\.changes_200\d_\d\d_\d\d$'
+		SELECT count(*) FROM _bemi.partition_ranges() WHERE partition::text ~ '\.changes_200\d_\d\d_\d\d$'
 			AND to_time = from_time + interval '1 day'}),
 	'>', 5, 'there are partitions of a day');
 set('bemi.partition_interval', 'month');
@@ -181,7 +181,7 @@ sub wait_for_partitions
 	$node->poll_query_until(
 		'postgres', qq{
 		SELECT coalesce(string_agg(partition::text, ' ' ORDER BY from_time), '')
-		FROM bemi.partition_ranges() WHERE from_time < '$before'},
+		FROM _bemi.partition_ranges() WHERE from_time < '$before'},
 		$expected)
 	  or die "partitions before $before are not \"$expected\"";
 	return;
@@ -291,7 +291,7 @@ $node->safe_psql('postgres', 'DROP VIEW needs_june');
 $node->safe_psql(
 	'postgres', qq{
 	BEGIN;
-	SELECT bemi.drop_expired_partition('$june', '2 years');
+	SELECT _bemi.drop_expired_partition('$june', '2 years');
 	PREPARE TRANSACTION 'dropper'});
 my ($stdout, $stderr) = ('', '');
 my $holder = IPC::Run::start(
@@ -329,7 +329,7 @@ is( $node->safe_psql('postgres',
 	"\n" . ($rows + 1) . '|0',
 	'after a crash, nothing is stored twice');
 is( $node->safe_psql('postgres',
-		q{SELECT array_agg(partition::text) FROM bemi.partition_ranges() WHERE to_time <= now() - interval '2 years'}),
+		q{SELECT array_agg(partition::text) FROM _bemi.partition_ranges() WHERE to_time <= now() - interval '2 years'}),
 	'{bemi.changes_2021_02}',
 	'what was held since long is still there');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres RESET bemi.retention; CALL bemi.stop(); CALL bemi.start()');
@@ -361,7 +361,7 @@ ok( $node->poll_query_until(
 		SELECT pg_stat_get_last_analyze_time('bemi.changes'::regclass) IS NOT NULL
 			AND EXISTS (SELECT FROM pg_stats WHERE schemaname = 'bemi' AND tablename = 'changes' AND inherited AND attname = 'context')}),
 	'bemi.changes as a whole has statistics');
-is($node->safe_psql('postgres', 'SELECT bemi.needs_analyze()'), 'f', 'which is enough for a day');
+is($node->safe_psql('postgres', 'SELECT _bemi.needs_analyze()'), 'f', 'which is enough for a day');
 works_on('after all this');
 
 #

@@ -263,7 +263,7 @@ for my $call (q{'t', '2020-01-02', '2020-01-01'}, q{'t', NULL, '2020-01-01'}, '0
 # Whatever is written under the prefix, and by whom.
 my $forged = '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}';
 my ($with_guess, $with_secret) = map { derived_hmac($_, 'bemi tracking message', $forged) }
-  ('guess', $node->safe_psql('postgres', 'SELECT value FROM bemi.secret'));
+  ('guess', $node->safe_psql('postgres', 'SELECT value FROM _bemi.signing_key'));
 $node->safe_psql(
 	'postgres', qq{
 	SELECT bemi.sync();

@@ -304,7 +304,7 @@ is($heir->safe_psql('postgres', q{SELECT state, lag_bytes IS NULL FROM bemi.stat
 	'not running|t', 'bemi.status can be read on a standby');
 # The end of the backup has switched WAL, which the worker notes.
 $history->poll_query_until('postgres', q{
-	SELECT p.stored_until > c.committed_at + interval '100 milliseconds' FROM bemi.source_progress p, bemi.changes c
+	SELECT p.stored_until > c.committed_at + interval '100 milliseconds' FROM _bemi.source_progress p, bemi.changes c
 	WHERE p.source = 'main' AND c."table" = 'own'})
   or die 'it is not noted that the first row is stored';
 $history->safe_psql('postgres', q{INSERT INTO own VALUES (2, 'b'); SELECT bemi.sync('60s')});

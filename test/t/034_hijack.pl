@@ -249,7 +249,7 @@ as_user(
 	TABLE bemi.status;
 	TABLE bemi.tracked;
 	TABLE bemi.changes;
-	SELECT bemi.make_partition('2001-02-03');
+	SELECT _bemi.make_partition('2001-02-03');
 	SELECT bemi.hold('2001-01-01', '2002-01-01', 'law');
 	TABLE bemi.holds;
 	SELECT bemi.release('2001-01-01', '2002-01-01');
@@ -334,7 +334,7 @@ my $calls = $node->safe_psql(
 				WHEN 'int8' THEN '1'
 				ELSE '''main''' END || '::pg_catalog.' || quote_ident(t.typname), ', ' ORDER BY a.place)
 			FROM unnest(p.proargtypes) WITH ORDINALITY AS a(type, place) JOIN pg_type t ON t.oid = a.type))
-	FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+	FROM pg_proc p WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
 		AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
 	ORDER BY p.proname});
 for my $call (split /\n/, $calls)
@@ -350,12 +350,12 @@ is(caught(), '', 'DROP EXTENSION');
 # What the catalog says
 #
 
-$node->safe_psql('postgres', 'CREATE EXTENSION bemi; SELECT bemi.make_partition(now())');
+$node->safe_psql('postgres', 'CREATE EXTENSION bemi; SELECT _bemi.make_partition(now())');
 
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-		WHERE p.pronamespace = 'bemi'::regnamespace AND (l.lanname IN ('sql', 'plpgsql') OR p.prosecdef)
+		WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND (l.lanname IN ('sql', 'plpgsql') OR p.prosecdef)
 			AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))}),
 	'',
 	'every function that is SQL, or acts with the rights of its owner, pins its search_path');
@@ -364,14 +364,14 @@ is( $node->safe_psql(
 # it is given, it must do no more than its caller could.
 is( $node->safe_psql(
 		'postgres', q{
-		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace AND prosecdef
+		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND prosecdef
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.is_started()
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.completeness(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
 	bemi.hold_partition(regclass,text)
-	bemi.is_started()
 	bemi.release(timestamp with time zone,timestamp with time zone)
 	bemi.release_partition(regclass)
 	bemi.source_complete(text,text,text,timestamp with time zone,timestamp with time zone)
@@ -383,24 +383,24 @@ is( $node->safe_psql(
 # and change no more than he could by himself.
 is( $node->safe_psql(
 		'postgres', q{
-		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'bemi'::regnamespace
+		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
 			AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
-	bemi.check_schema_tracker(regnamespace,boolean)
-	bemi.check_tracker(oid,text)
-	bemi.commit_horizon(integer)
+	_bemi.check_schema_tracker(regnamespace,boolean)
+	_bemi.check_tracker(oid,text)
+	_bemi.commit_horizon(integer)
+	_bemi.describe(regclass)
+	_bemi.has_trigger(regclass)
+	_bemi.is_marked(regnamespace)
+	_bemi.is_of_extension(regclass)
+	_bemi.mark_schema(regnamespace,boolean)
+	_bemi.untrackable(regclass)
 	bemi.current_context()
-	bemi.describe(regclass)
 	bemi.emit_context()
 	bemi.full_context(bemi.changes)
-	bemi.has_trigger(regclass)
-	bemi.is_marked(regnamespace)
-	bemi.is_of_extension(regclass)
-	bemi.mark_schema(regnamespace,boolean)
 	bemi.merge_context(jsonb,boolean)
 	bemi.set_context(jsonb,boolean)
-	bemi.untrackable(regclass)
 	END
 	'functions that PUBLIC may execute');
 
@@ -408,7 +408,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT c.oid::regclass, a.grantee::regrole, a.privilege_type
 		FROM pg_class c, aclexplode(c.relacl) a
-		WHERE c.relnamespace = 'bemi'::regnamespace AND a.grantee <> c.relowner
+		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee <> c.relowner
 		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
 	bemi.gaps|pg_monitor|SELECT

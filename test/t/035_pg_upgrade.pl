@@ -28,7 +28,7 @@ is( $old->safe_psql(
 		SELECT c.oid::regclass, a.attname, a.atttypid::regtype
 		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 			JOIN pg_type t ON t.oid = a.atttypid
-		WHERE c.relnamespace = 'bemi'::regnamespace AND c.relkind IN ('r', 'm', 'i', 'p') AND NOT a.attisdropped
+		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND c.relkind IN ('r', 'm', 'i', 'p') AND NOT a.attisdropped
 			AND coalesce(nullif(t.typelem, 0), t.oid) = ANY ('{regcollation, regconfig, regdictionary,
 				regnamespace, regoper, regoperator, regproc, regprocedure}'::regtype[])
 			AND a.attnum > 0}),
@@ -44,7 +44,7 @@ $old->safe_psql(
 	SELECT journal.follow('whole.t', false);
 	CALL bemi.start();
 	INSERT INTO whole.t SELECT n, 'old' FROM generate_series(1, 100) n;
-	SELECT bemi.make_partition('2001-01-01');
+	SELECT _bemi.make_partition('2001-01-01');
 	INSERT INTO bemi.changes
 		SELECT gen_random_uuid(), 'postgres', 'past', 'past', '1', 'CREATE', '{}', '{}', '{}',
 			'2001-01-01', '2001-01-01', '2001-01-01', 1, 1, 'main';
@@ -56,10 +56,10 @@ my $before = $old->safe_psql('postgres', $history);
 # a row for those that are the server's defaults.
 my $privileges = q{
 	WITH object(class, object, acl, defaults) AS (
-		SELECT 'pg_proc'::regclass, p.oid, p.proacl, acldefault('f', p.proowner) FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+		SELECT 'pg_proc'::regclass, p.oid, p.proacl, acldefault('f', p.proowner) FROM pg_proc p WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
 		UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)
-			FROM pg_class c WHERE c.relnamespace = 'bemi'::regnamespace
-		UNION ALL SELECT 'pg_namespace'::regclass, n.oid, n.nspacl, acldefault('n', n.nspowner) FROM pg_namespace n WHERE n.nspname = 'bemi')
+			FROM pg_class c WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+		UNION ALL SELECT 'pg_namespace'::regclass, n.oid, n.nspacl, acldefault('n', n.nspowner) FROM pg_namespace n WHERE n.nspname IN ('bemi', '_bemi'))
 	SELECT pg_describe_object(o.class, o.object, 0), kind, a.grantee::regrole, a.privilege_type
 	FROM object o LEFT JOIN pg_init_privs i ON i.classoid = o.class AND i.objoid = o.object,
 		LATERAL (VALUES ('granted', coalesce(o.acl, o.defaults)), ('initial', coalesce(i.initprivs, o.defaults))) v(kind, acl),
@@ -69,7 +69,7 @@ $old->safe_psql(
 	'postgres', q{
 	CREATE ROLE auditor;
 	SELECT bemi.grant_read('auditor');
-	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC});
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC});
 my $privileges_before = $old->safe_psql('postgres', $privileges);
 my $tracked = $old->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text');
 my $refuses_slots = $old->pg_version >= 17;

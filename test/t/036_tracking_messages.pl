@@ -76,7 +76,7 @@ for my $table (
 	q("odd ""schema"."odd \table"))
 {
 	my $oid = $node->safe_psql('postgres', "SELECT '$table'::regclass::oid");
-	my $in_c = $json->decode($node->safe_psql('postgres', "SELECT bemi.describe($oid)"));
+	my $in_c = $json->decode($node->safe_psql('postgres', "SELECT _bemi.describe($oid)"));
 	my $asked = $json->decode($node->safe_psql('postgres', by_query($oid)));
 
 	is(delete $in_c->{rules}, 'unknown', "$table: no trigger, no rules");
@@ -88,19 +88,19 @@ for my $table (
 # As it was when a snapshot was taken: a worker that makes a slot asks so.
 my $earlier = Session->new($node);
 $earlier->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
-my $before = $earlier->query(q{SELECT bemi.describe('typed')});
+my $before = $earlier->query(q{SELECT _bemi.describe('typed')});
 $node->safe_psql(
 	'postgres', q{
 	ALTER TABLE typed DROP CONSTRAINT typed_pkey, ADD PRIMARY KEY (p), ADD COLUMN late int, ALTER COLUMN n TYPE text;
 	ALTER TABLE typed RENAME j TO k;
 	ALTER TYPE inner_pair RENAME ATTRIBUTE a TO other;
 	SELECT bemi.track('typed', redact => '{k}')});
-is($earlier->query(q{SELECT bemi.describe('typed')}), $before, 'a table is described as the snapshot of the caller sees it');
+is($earlier->query(q{SELECT _bemi.describe('typed')}), $before, 'a table is described as the snapshot of the caller sees it');
 $earlier->query('COMMIT');
-isnt($earlier->query(q{SELECT bemi.describe('typed')}), $before, 'or as it is now');
+isnt($earlier->query(q{SELECT _bemi.describe('typed')}), $before, 'or as it is now');
 $earlier->quit;
 
-is($node->safe_psql('postgres', q{SELECT bemi.describe(1)}),
+is($node->safe_psql('postgres', q{SELECT _bemi.describe(1)}),
 	'{"key": [], "rules": "unknown", "types": [], "partly": false, "columns": []}',
 	'a table that is gone can be described');
 
@@ -122,7 +122,7 @@ sub complete
 	$to //= now();
 	sync();
 	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, nullif(detail, bemi.default_detail(reason))), '; ' ORDER BY c.missing_from, detail)
+		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, nullif(detail, _bemi.default_detail(reason))), '; ' ORDER BY c.missing_from, detail)
 		FROM bemi.source_completeness('main', '$schema', '$name', '$from', '$to') c});
 }
 
@@ -373,8 +373,8 @@ is($node->safe_psql('history', sprintf($gaps, 'reader')), $node->safe_psql('post
 # A message that is read again makes no second gap; commit times can be any.
 is( $node->safe_psql(
 		'postgres', q{
-		DO $$ BEGIN PERFORM bemi.record_changed_rows('main', t.server, t.relation, '1/1', c.at, 'twice')
-			FROM bemi.source_tables t, unnest('{2020-01-01, -infinity, infinity, 4714-11-24 00:00:00+00 BC, 294276-12-31 23:59:59.999999+00}'::timestamptz[]) c(at),
+		DO $$ BEGIN PERFORM _bemi.record_changed_rows('main', t.server, t.relation, '1/1', c.at, 'twice')
+			FROM _bemi.source_tables t, unnest('{2020-01-01, -infinity, infinity, 4714-11-24 00:00:00+00 BC, 294276-12-31 23:59:59.999999+00}'::timestamptz[]) c(at),
 				generate_series(1, 2)
 			WHERE t.schema = 'moved' AND t."table" = 'plain'; END $$;
 		SELECT g.from_time, g.to_time FROM bemi.gaps g WHERE g.detail = 'twice' ORDER BY g.to_time, g.from_time}),

@@ -869,7 +869,7 @@ $node->safe_psql(
 	CALL bemi.drop_source('main');
 	CREATE TABLE left_over (id int PRIMARY KEY, a int NOT NULL);
 	SELECT bemi.track('left_over');
-	SELECT pg_create_logical_replication_slot(bemi.origin_of('main'), 'pgoutput');
+	SELECT pg_create_logical_replication_slot(_bemi.origin_of('main'), 'pgoutput');
 	INSERT INTO left_over VALUES (1, 10);
 	ALTER TABLE left_over DROP CONSTRAINT left_over_pkey, ADD PRIMARY KEY (a);
 	CALL bemi.start();
@@ -889,7 +889,7 @@ $source->safe_psql(
 	'postgres', q{
 	CREATE ROLE reader LOGIN REPLICATION;
 	CREATE ROLE blind LOGIN REPLICATION;
-	GRANT SELECT ON bemi.secret TO reader;
+	GRANT SELECT ON _bemi.signing_key TO reader;
 	CREATE TABLE early (id int PRIMARY KEY, a int NOT NULL);
 	SELECT bemi.track('early');
 	ALTER TABLE early DROP CONSTRAINT early_pkey, ADD PRIMARY KEY (a)});

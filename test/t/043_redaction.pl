@@ -139,7 +139,7 @@ is( $history->safe_psql(
 # Granted while the worker reads: the next message about a table is understood.
 $source->safe_psql(
 	'postgres', qq{
-	GRANT SELECT ON bemi.secret TO reader;
+	GRANT SELECT ON _bemi.signing_key TO reader;
 	SELECT bemi.track('open', redact_hash => '{b,c}', redact => '{}');
 	INSERT INTO open VALUES (4, 'open', '$secret', '$secret')});
 sync('reader');
@@ -157,7 +157,7 @@ $source->safe_psql(
 	SELECT bemi.untrack('open'), bemi.untrack('person');
 	DROP EXTENSION bemi;
 	CREATE EXTENSION bemi;
-	GRANT SELECT ON bemi.secret TO reader;
+	GRANT SELECT ON _bemi.signing_key TO reader;
 	SELECT bemi.track('open', redact => '{b}', redact_hash => '{z,c}');
 	INSERT INTO open VALUES (5, '$secret', '$secret', '$secret')});
 sync('reader');
@@ -244,14 +244,14 @@ is( $history->safe_psql('history',
 $source->safe_psql(
 	'postgres', qq{
 	CREATE EXTENSION bemi;
-	DELETE FROM bemi.secret;
-	GRANT SELECT ON bemi.secret TO reader;
+	DELETE FROM _bemi.signing_key;
+	GRANT SELECT ON _bemi.signing_key TO reader;
 	INSERT INTO last VALUES (3, '$secret')});
 $history->safe_psql('history', q{CALL bemi.stop('late'); CALL bemi.start('late')});
 sync('late');
 is( $history->safe_psql('history', q{SELECT state, restarts FROM bemi.status WHERE source = 'late'}),
 	'streaming|0', 'a source without a secret is read');
-$source->safe_psql('postgres', "INSERT INTO bemi.secret VALUES ('a new one')");
+$source->safe_psql('postgres', "INSERT INTO _bemi.signing_key VALUES ('a new one')");
 $history->safe_psql('history', q{CALL bemi.drop_source('late')});
 
 # A rule waits for those who are writing to a partition, so that nothing is stored

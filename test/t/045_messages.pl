@@ -187,7 +187,7 @@ $nobody->query(q{
 	SELECT count(pg_logical_emit_message(false, prefix, 'a'))
 	FROM generate_series(1, 10000), unnest('{_bemi, _bemi_tracking, _bemi_sync}'::text[]) prefix});
 counts_invalid(20000, 'a flood of messages is counted');
-$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress WHERE source = 'main'")
+$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM _bemi.source_progress WHERE source = 'main'")
   or die 'invalid messages are not written down';
 cmp_ok($node->safe_psql('postgres', $commits) - $before,
 	'<', 1000, 'and does not begin a transaction for each');
@@ -244,7 +244,7 @@ $node->safe_psql('postgres', 'ALTER SYSTEM RESET bemi.max_context_size');
 $node->reload;
 
 # What the server adds fits, however long the query.
-$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM bemi.source_progress WHERE source = 'main'")
+$node->poll_query_until('postgres', "SELECT invalid_messages = $invalid FROM _bemi.source_progress WHERE source = 'main'")
   or die 'invalid messages are not written down';
 $node->append_conf('postgresql.conf', "track_activity_query_size = '1MB'");
 $node->restart;

@@ -194,7 +194,7 @@ for (my $try = 0; $try < 1000 && $heard !~ /changes/; $try++)
 like($heard, qr/notification "changes" with payload "$k"/, 'somebody who listens has heard of it');
 is(sql(q{SELECT count(*) FROM pg_trigger WHERE tgname = 'tr' AND tgenabled = 'A'}),
 	sql(q{SELECT 1 + count(*) FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass}), 'partitions have it likewise');
-sql(q{SELECT bemi.make_partition('1999-01-01')});
+sql(q{SELECT _bemi.make_partition('1999-01-01')});
 is(sql(q{SELECT tgenabled FROM pg_trigger WHERE tgname = 'tr' AND tgrelid = 'bemi.changes_1999_01'::regclass}),
 	'A', 'new ones, too');
 
@@ -294,7 +294,7 @@ is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'consta
 sql('ALTER TABLE bemi.changes DROP CONSTRAINT constant; DROP INDEX bemi.constant_index');
 store('constants in expressions of the owner');
 # a new partition computes what can be computed of CHECK constraints
-sql(q{SELECT bemi.make_partition('1998-01-01')});
+sql(q{SELECT _bemi.make_partition('1998-01-01')});
 is(sql(q{SELECT relowner::regrole, count(*) FROM pg_class WHERE relname LIKE 'changes_1998_01%' AND relkind IN ('r', 'i') GROUP BY 1}), 'keeper|5', 'a new partition belongs to the same owner');
 is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'who has not risen by it');
 
@@ -354,7 +354,7 @@ for my $place ("ADD CONSTRAINT risky CHECK (aud.ok('constant', 'folded') AND aud
 		ALTER TABLE bemi.changes $place;
 		SET SESSION AUTHORIZATION aud;
 		CREATE OR REPLACE FUNCTION aud.ok(text, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS \$\$ BEGIN RETURN aud.rise(); END \$\$});
-	isnt(scalar $node->psql('postgres', q{SELECT bemi.make_partition('1996-01-01')}), 0, 'no partition is made');
+	isnt(scalar $node->psql('postgres', q{SELECT _bemi.make_partition('1996-01-01')}), 0, 'no partition is made');
 	worker_fails_with(sprintf($depends, 'aud\.ok\(text,text\)'), "nothing is computed: $place");
 	is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$aud$$'), 'f', 'so nobody rises by it');
 	sql($place =~ /COLUMN/ ? 'ALTER TABLE bemi.changes DROP COLUMN risky' : 'ALTER TABLE bemi.changes DROP CONSTRAINT risky');
@@ -380,7 +380,7 @@ $node->poll_query_until('postgres', q{SELECT last_error ~ 'is_known' FROM bemi.s
 pass('a foreign key of the history is checked');
 sql(q{INSERT INTO known VALUES ('other')});
 sync();
-sql(q{SELECT bemi.make_partition('1997-01-01')});
+sql(q{SELECT _bemi.make_partition('1997-01-01')});
 is( sql(q{SELECT count(*) FILTER (WHERE indisprimary), count(*), count(*) FILTER (WHERE indisreplident) FROM pg_index WHERE indrelid = 'bemi.changes_1997_01'::regclass}),
 	'1|5|1', 'a new partition has the keys of bemi.changes, and its own');
 sql('ALTER TABLE bemi.changes DROP CONSTRAINT is_known, DROP CONSTRAINT by_position, DROP CONSTRAINT changes_pkey');
@@ -456,7 +456,7 @@ else
 	sql(q{
 		CREATE FUNCTION on_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'kept'; END $$;
 		DROP EVENT TRIGGER of_others;
-		SELECT bemi.make_partition('1995-01-01');
+		SELECT _bemi.make_partition('1995-01-01');
 		CREATE EVENT TRIGGER on_drop ON sql_drop EXECUTE FUNCTION on_drop();
 		ALTER EVENT TRIGGER on_drop ENABLE ALWAYS;
 		ALTER SYSTEM SET bemi.retention = '20 years'; SELECT pg_reload_conf()});

@@ -403,7 +403,7 @@ scenario($remote, $node, 'elsewhere', $remote->connstr('postgres') . " user=$own
 
 # The configuration is read again, old partitions are dropped, and a worker is
 # started by the server.
-run_sql($node, q{SELECT bemi.make_partition('2001-02-03 12:00+00')});
+run_sql($node, q{SELECT _bemi.make_partition('2001-02-03 12:00+00')});
 $node->append_conf('postgresql.conf', "bemi.retention = '90 days'\narray_nulls = off\nextra_float_digits = -3\n");
 $node->reload;
 {

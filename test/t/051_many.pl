@@ -58,8 +58,8 @@ is(sql(q{SELECT count(*) FROM bemi.changes WHERE schema = 'queue'}), $rounds * $
 my @asked = map { tr/,// + 1 } slurp_file($node->logfile, $log) =~ /unnest\('\{([\d,]+)\}'::oid\[\]\)/g;
 ok(@asked > 0, 'the worker has asked which tables are gone');
 cmp_ok(max(@asked), '<', 2 * $each + 20, 'and does not know all that there were');
-is( sql(q{SELECT (SELECT count(*) FROM bemi.source_tables WHERE schema = 'queue'),
-		(SELECT count(*) FROM bemi.source_relations r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relation))}),
+is( sql(q{SELECT (SELECT count(*) FROM _bemi.source_tables WHERE schema = 'queue'),
+		(SELECT count(*) FROM _bemi.source_relations r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relation))}),
 	'0|0', 'nor do its tables');
 is( sql(q{SELECT state, restarts FROM bemi.status}), 'streaming|0', 'it has not failed');
 
@@ -75,8 +75,8 @@ is( sql(q{SELECT primary_key FROM bemi.changes WHERE "table" = 'q_1_1' ORDER BY 
 sql(q{
 	DO $$ DECLARE first timestamptz := '2020-01-01'; BEGIN
 		FOR n IN 1 .. 250 LOOP
-			PERFORM bemi.begin_tracking('far', 'server', n::oid, 'queue', 'same', '0/1', first + n * interval '2 hours');
-			PERFORM bemi.end_tracking('far', 'queue', 'same', '0/2', first + n * interval '2 hours' + interval '1 hour', NULL);
+			PERFORM _bemi.begin_tracking('far', 'server', n::oid, 'queue', 'same', '0/1', first + n * interval '2 hours');
+			PERFORM _bemi.end_tracking('far', 'queue', 'same', '0/2', first + n * interval '2 hours' + interval '1 hour', NULL);
 		END LOOP;
 	END $$});
 cmp_ok(sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" = 'same'}), '<=', 103, 'the gaps of a table are not without number');
@@ -110,7 +110,7 @@ is( (split /\n/, sql(q{
 
 sub remembered { return sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" LIKE 'gone%' AND to_time IS NULL}); }
 
-sql(q{SELECT bemi.forget_gone_tables('far') FROM generate_series(1, 3)});
+sql(q{SELECT _bemi.forget_gone_tables('far') FROM generate_series(1, 3)});
 cmp_ok(remembered(), '<=', 10_000, 'very many tables that are gone are not all remembered');
 cmp_ok(remembered(), '>', 9_000, 'but many');
 is( sql(q{SELECT complete, reason FROM bemi.source_completeness('far', 'queue', 'gone_1', '2020-01-01 00:01:10', '2020-01-01 00:01:20')}),
@@ -119,13 +119,13 @@ is( sql(q{SELECT complete FROM bemi.source_completeness('far', 'queue', 'gone_11
 	't', 'one that is, is');
 sql(q{
 	INSERT INTO bemi.gaps (detail, reason, from_time, to_time) VALUES ('made by a test', 'retention', '-infinity', '2020-01-08 23:00');
-	SELECT bemi.forget_gone_tables('far') FROM generate_series(1, 11)});
+	SELECT _bemi.forget_gone_tables('far') FROM generate_series(1, 11)});
 is(remembered(), '41', 'tables are forgotten with their history');
 is( sql(q{SELECT count(*) FROM bemi.gaps g WHERE "table" IS NOT NULL AND to_time IS NOT NULL
 		AND NOT EXISTS (SELECT FROM bemi.gaps e WHERE e."table" = g."table" AND e.to_time IS NULL)
-		AND NOT EXISTS (SELECT FROM bemi.source_tables t WHERE t."table" = g."table")}),
+		AND NOT EXISTS (SELECT FROM _bemi.source_tables t WHERE t."table" = g."table")}),
 	'0', 'with all of their gaps');
-is( sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" = 't'}) . sql(q{SELECT count(*) FROM bemi.source_tables WHERE "table" = 't'}),
+is( sql(q{SELECT count(*) FROM bemi.gaps WHERE "table" = 't'}) . sql(q{SELECT count(*) FROM _bemi.source_tables WHERE "table" = 't'}),
 	'01', 'tables that are there stay');
 
 #

@@ -55,7 +55,7 @@ sub asked
 
 sub make_stale
 {
-	return $node->safe_psql('postgres', q{UPDATE bemi.source_relations SET description = description || '{"stale": true}'});
+	return $node->safe_psql('postgres', q{UPDATE _bemi.source_relations SET description = description || '{"stale": true}'});
 }
 
 # Has the stream describe all tables again, but the one that the last stored change is of:
@@ -84,7 +84,7 @@ for my $lock ('TRUNCATE parted', 'LOCK TABLE parted, parted_1, parted_2', 'TRUNC
 	$session->query("BEGIN; $lock");
 	$node->safe_psql('postgres', sprintf("$forged; INSERT INTO %s VALUES (%d, 'x')", 'true', $target, ++$id));
 	is(sync(), '', "$lock, a wrong signature: the changes of others are stored");
-	cmp_ok(asked('SELECT bemi.describe'), '>', 0, 'although the worker has asked for a description');
+	cmp_ok(asked('SELECT _bemi.describe'), '>', 0, 'although the worker has asked for a description');
 	$session->query('COMMIT');
 	$node->safe_psql('postgres', sprintf("INSERT INTO parted VALUES (%d, 'x')", ++$id));
 	is(sync(), '', 'and the table itself afterwards');
@@ -97,8 +97,8 @@ is( $node->safe_psql('postgres', q{SELECT restarts, last_error IS NULL, invalid_
 # Messages with wrong signatures cost nothing, and change nothing
 #
 
-my $stale = q{SELECT count(*) FROM bemi.source_relations WHERE description ? 'stale'};
-$node->safe_psql('postgres', q{UPDATE bemi.source_relations SET description = description - 'stale'});
+my $stale = q{SELECT count(*) FROM _bemi.source_relations WHERE description ? 'stale'};
+$node->safe_psql('postgres', q{UPDATE _bemi.source_relations SET description = description - 'stale'});
 reconnect();
 $node->safe_psql('postgres', "INSERT INTO other VALUES (101, 'x'); INSERT INTO parted VALUES (9, 'x')");
 is(sync(), '', 'all tables are known');
@@ -116,14 +116,14 @@ for my $transactional ('true', 'false')
 }
 my $most = time - $begun + 3;
 cmp_ok(asked('SELECT value'), '<=', $most, 'the worker asks for the secret once a second at most');
-is(asked('SELECT bemi.describe'), 0, 'and for no description');
+is(asked('SELECT _bemi.describe'), 0, 'and for no description');
 is($node->safe_psql('postgres', $stale), '0', 'nothing that the source has told is in doubt');
 
 #
 # A secret that was changed is noticed
 #
 
-sub change_secret { return q{UPDATE bemi.secret SET value = gen_random_uuid()::text;}; }
+sub change_secret { return q{UPDATE _bemi.signing_key SET value = gen_random_uuid()::text;}; }
 
 # While the worker reads: what comes before with the former secret, what comes with
 # one that was replaced before the worker could read it, and what comes after.
@@ -149,7 +149,7 @@ is( $node->safe_psql('postgres', q{SELECT after ->> 'card' FROM bemi.changes WHE
 	'[redacted]', 'one of a secret that nobody has read is made up for by asking');
 is( $node->safe_psql('postgres', q{
 		SELECT string_agg(c.relname, ',' ORDER BY c.relname) FILTER (WHERE r.description ? 'stale')
-		FROM bemi.source_relations r JOIN pg_class c ON c.oid = r.relation}),
+		FROM _bemi.source_relations r JOIN pg_class c ON c.oid = r.relation}),
 	'gone,neutral,other', 'what has been told since is not stale');
 $locker->quit;
 
@@ -164,8 +164,8 @@ is( $node->safe_psql('postgres', q{SELECT after ->> 'w' FROM bemi.changes WHERE 
 is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 'gone' ORDER BY id DESC LIMIT 1}),
 	'tracking_ended', 'nor the end of a table');
 reconnect();
-my ($secret, $row) = split(/\|/, $node->safe_psql('postgres', q{SELECT value, tableoid || ' ' || xmin FROM bemi.secret}));
-is( $node->safe_psql('postgres', 'SELECT DISTINCT secret_version FROM bemi.source_progress'),
+my ($secret, $row) = split(/\|/, $node->safe_psql('postgres', q{SELECT value, tableoid || ' ' || xmin FROM _bemi.signing_key}));
+is( $node->safe_psql('postgres', 'SELECT DISTINCT secret_version FROM _bemi.source_progress'),
 	derived_hmac($secret, 'bemi secret version', $row),
 	'the history keeps a code of the secret, from which nobody can tell the secret');
 

@@ -172,7 +172,7 @@ $node->safe_psql(
 		finish timestamptz := clock_timestamp() + interval '2s';
 	BEGIN
 		WHILE clock_timestamp() < finish LOOP
-			INSERT INTO samples SELECT s.stored_until, clock_timestamp() FROM bemi.source_status() s;
+			INSERT INTO samples SELECT s.stored_until, clock_timestamp() FROM _bemi.source_status() s;
 			PERFORM pg_sleep(0.002);
 		END LOOP;
 	END $$});
@@ -197,7 +197,7 @@ for (1 .. 100)
 {
 	$session->send('INSERT INTO t DEFAULT VALUES');
 	$rows++;
-	$watch->query(q{DO $$ BEGIN WHILE (SELECT until IS NOT NULL FROM bemi.commit_horizon(0)) LOOP END LOOP; END $$});
+	$watch->query(q{DO $$ BEGIN WHILE (SELECT until IS NOT NULL FROM _bemi.commit_horizon(0)) LOOP END LOOP; END $$});
 	kill 'STOP', $session->pid;
 	$stopped = $watch->query("SELECT state = 'active' AND backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = " . $session->pid) eq 't';
 	last if $stopped;
@@ -209,7 +209,7 @@ my $since = $watch->query('SELECT clock_timestamp()');
 $node->poll_query_until('postgres', "SELECT clock_timestamp() > '$since'::timestamptz + interval '3s'")
   or die 'time stands still';
 my $until = $watch->query('SELECT stored_until FROM bemi.status');
-is($watch->query('SELECT h IS NULL FROM bemi.commit_horizon(10) h'), 't', 'a commit is held up: nobody knows what comes');
+is($watch->query('SELECT h IS NULL FROM _bemi.commit_horizon(10) h'), 't', 'a commit is held up: nobody knows what comes');
 is($watch->query(q{SELECT complete, reason FROM bemi.completeness('t', now() - interval '2s', now())}),
 	'f|not_stored_yet', 'a commit is held up: the history is not complete');
 kill 'CONT', $session->pid;

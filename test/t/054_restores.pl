@@ -50,7 +50,7 @@ $source->safe_psql('postgres', 'CHECKPOINT');
 put('erased', 3);
 wait_until_stored();
 $history->poll_query_until('postgres', q{
-	SELECT p.changed_lsn = l.commit_lsn FROM bemi.source_progress p, bemi.last_stored('s', '0/0', 'FFFFFFFF/FFFFFFFF') l})
+	SELECT p.changed_lsn = l.commit_lsn FROM _bemi.source_progress p, _bemi.last_stored('s', '0/0', 'FFFFFFFF/FFFFFFFF') l})
   or die 'the last transaction is not noted';
 $history->safe_psql('postgres', q{DELETE FROM bemi.changes WHERE after ->> 'v' = 'erased'});
 $source->stop('immediate');

@@ -202,7 +202,7 @@ restart_as_if(q{regexp_replace(reader, '^(\S+) (\S+) \S+ ', '\1 \2 other-host ')
 stores($heir, 'a host that has got another name');
 restart_as_if(q{regexp_replace(reader, '^(\S+) \S+ ', '\1 1 ')});
 stores($heir, 'files that were put back in their place');
-is($heir->safe_psql('postgres', 'SELECT reader = bemi.this_reader() FROM bemi.sources'), 't', 'and the row is as it was');
+is($heir->safe_psql('postgres', 'SELECT reader = _bemi.this_reader() FROM bemi.sources'), 't', 'and the row is as it was');
 restart_as_if(q{regexp_replace(reader, '^(\S+) \S+ \S+ ', '\1 1 other-host ')});
 ok($heir->poll_query_until('postgres', "SELECT state = 'failed' AND last_error LIKE '$for_another' FROM bemi.status"),
 	'other files on another host are a copy');

@@ -153,7 +153,7 @@ my @questions = (
 	[ 'when it was started', qr/pg_postmaster_start_time/, ['1700000000000000'] ],
 	[ 'the end of its WAL', qr/^SELECT CASE WHEN pg_is_in_recovery/, ['0/2000000'], 'NULL' ],
 	[ 'whether its key is readable', qr/has_table_privilege/, [ 't', 't' ], 'no row' ],
-	[ 'its key', qr/FROM bemi\.secret/, [ 'secret', '1 1' ], 'no row', 'NULL' ],
+	[ 'its key', qr/FROM _bemi\.signing_key/, [ 'secret', '1 1' ], 'no row', 'NULL' ],
 	[ 'the publication', qr/pg_get_publication_tables\(p/, ['[]'], 'no row' ],
 	[ 'the slot', qr/FROM pg_catalog\.pg_replication_slots/, [ '0/1000000', 'f', 't', 'f' ], 'no row' ],
 	[ 'to drop the slot', qr/^DROP_REPLICATION_SLOT/ ],

@@ -50,7 +50,7 @@ $node->safe_psql(
 	SELECT bemi.track('todo', redact => '{card}');
 	GRANT ALL ON todo TO low;
 	SELECT bemi.grant_read('auditor');
-	GRANT SELECT ON bemi.secret TO reader;
+	GRANT SELECT ON _bemi.signing_key TO reader;
 	CALL bemi.start()});
 $node->safe_psql('elsewhere',
 	sprintf(q{SELECT bemi.grant_read('auditor'); CALL bemi.start('shop', conninfo => $$%s user=reader$$)}, $node->connstr('shop')));
@@ -87,7 +87,7 @@ for my $database ('shop', 'elsewhere')
 	like($partition, qr/^bemi\.changes_\d{4}_\d\d$/, "$database: the worker has made a partition");
 	like(as_role('readonly', "SELECT * FROM $_", $database), qr/ERROR:  permission denied for table/,
 		"$database: default privileges do not open $_")
-	  for 'bemi.secret', 'bemi.changes', $partition;
+	  for '_bemi.signing_key', 'bemi.changes', $partition;
 	like(as_role('auditor', "SELECT * FROM $partition", $database), qr/ERROR:  permission denied for table/,
 		"$database: nor does the right to read, but by way of bemi.changes");
 }
@@ -109,7 +109,7 @@ command_ok(
 is( $node->safe_psql(
 		'restored', q{
 		SELECT c.oid::regclass, a.privilege_type FROM pg_class c, aclexplode(c.relacl) a
-		WHERE c.relnamespace = 'bemi'::regnamespace AND a.grantee = 'readonly'::regrole}),
+		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee = 'readonly'::regrole}),
 	'', 'a restored history is no more open than it was');
 is( $node->safe_psql('restored', q{SELECT has_table_privilege('auditor', 'bemi.changes', 'SELECT')}),
 	't', 'and its readers read it');
@@ -120,8 +120,8 @@ is( $node->safe_psql('restored', q{SELECT has_table_privilege('auditor', 'bemi.c
 
 $node->safe_psql(
 	$_, q{
-	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC;
-	REVOKE ALL ON SCHEMA bemi FROM PUBLIC}) for 'shop', 'elsewhere';
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
+	REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC}) for 'shop', 'elsewhere';
 is( as_role('low', q{SET bemi.context = '{"by": "low"}'; INSERT INTO todo VALUES (2, 'a', '4712') /*Bemi {"by": "comment"} Bemi*/}),
 	'', 'an ordinary role goes on writing');
 is(as_role('auditor', q{SELECT bemi.sync('60s')}), '', 'the worker goes on');
@@ -132,10 +132,10 @@ is(as_role('auditor', q{SELECT "table", redact, problems FROM bemi.tracked}), 't
 # So does who starts and stops sources, with no more than the right to call that.
 $node->safe_psql(
 	'restored', q{
-	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM PUBLIC;
-	REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
+	REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC;
 	CREATE ROLE operator LOGIN REPLICATION;
-	GRANT USAGE ON SCHEMA bemi TO operator;
+	GRANT USAGE ON SCHEMA bemi, _bemi TO operator;
 	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text), bemi.drop_source(text, boolean) TO operator});
 is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.drop_source('main')', 'restored'),
 	'', 'an operator starts and stops a source');
@@ -143,11 +143,11 @@ is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); 
 # The worker elsewhere has to be given by name what it needs.
 $node->safe_psql('elsewhere', q{CALL bemi.stop('shop')});
 $node->safe_psql('shop', q{
-	GRANT USAGE ON SCHEMA bemi TO reader;
-	GRANT EXECUTE ON FUNCTION bemi.commit_horizon(integer), bemi.describe(regclass) TO reader});
+	GRANT USAGE ON SCHEMA bemi, _bemi TO reader;
+	GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer), _bemi.describe(regclass) TO reader});
 $node->safe_psql('elsewhere', q{CALL bemi.start('shop')});
 synced_elsewhere();
-is(as_role('reader', q{SELECT bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
+is(as_role('reader', q{SELECT _bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
 is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what README names, and goes on');
 
 $node->stop;

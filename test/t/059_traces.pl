@@ -110,7 +110,7 @@ for my $kind (sort keys %commits)
 	put('lost', 1);
 	start_worker();
 	is(begins(), 'slot_dropped lately', "$kind is found in the WAL");
-	is($history->safe_psql('postgres', q{SELECT detail = bemi.default_detail('slot_dropped') FROM bemi.gaps ORDER BY id DESC LIMIT 1}), 't', 'and proves that nothing is undone');
+	is($history->safe_psql('postgres', q{SELECT detail = _bemi.default_detail('slot_dropped') FROM bemi.gaps ORDER BY id DESC LIMIT 1}), 't', 'and proves that nothing is undone');
 }
 is($source->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_replication}), '1', 'no other stream is left behind');
 unlike(slurp_file($source->logfile), qr/could not send data|unexpected EOF|Broken pipe|Connection reset/, 'nor a word in the log');
@@ -202,7 +202,7 @@ sub put_and_note
 		put("after $value", 1);
 		$history->poll_query_until('postgres', "SELECT count(*) > 0 FROM bemi.changes WHERE primary_key = '$last_id' AND after ->> 'v' = 'after $value'")
 		  or die 'a change is not stored';
-		return if $history->safe_psql('postgres', "SELECT stored_until > '$now' FROM bemi.source_progress") eq 't';
+		return if $history->safe_psql('postgres', "SELECT stored_until > '$now' FROM _bemi.source_progress") eq 't';
 	}
 	die 'it is not noted';
 }
@@ -238,7 +238,7 @@ stop_worker();
 dump_history('older');
 dump_history('open');
 $history->safe_psql('open', q{INSERT INTO bemi.gaps (source, reason, from_lsn, from_time, detail)
-	SELECT source, 'slot_lost', changed_lsn, stored_until, 'As it was.' FROM bemi.source_progress});
+	SELECT source, 'slot_lost', changed_lsn, stored_until, 'As it was.' FROM _bemi.source_progress});
 my $reached = origin();
 put_back('dumped');
 $last_id = $id;

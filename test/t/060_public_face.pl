@@ -82,7 +82,7 @@ my @calls = (
 	[ q{SELECT bemi.hold('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.release('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.hold(from_time => '2026-01-01', to_time => '2026-04-01', reason => 'audit')}, '' ],
-	[ q{SELECT bemi.make_partition('2020-02-03')}, '' ],
+	[ q{SELECT _bemi.make_partition('2020-02-03')}, '' ],
 	[ q{SELECT bemi.hold_partition('bemi.changes_2020_02', reason => 'case 12')}, '' ],
 	[ q{SELECT reason, to_time - from_time FROM bemi.holds ORDER BY from_time}, "case 12|29 days\naudit|90 days" ],
 	[ q{SELECT bemi.release(from_time => '2026-01-01', to_time => '2026-04-01')}, '' ],
@@ -116,6 +116,12 @@ for my $call (@calls)
 # By their comments, these are the functions that users call.
 my $public = q{pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
 	AND coalesce(obj_description(p.oid, 'pg_proc'), '') !~ '^(internal:|event trigger function)'};
+is( sql(q{
+		SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
+			AND obj_description(p.oid, 'pg_proc') ~ '^(internal:|event trigger function)' AND p.proname <> 'emit_context'}),
+	'', 'what is internal is in schema _bemi');
+is(sql(q{SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND obj_description(p.oid, 'pg_proc') IS NULL}),
+	'', 'each function has a comment');
 
 # Completeness of the list above.
 my $made = join ' ', map { $_->[0] } @calls;
@@ -158,10 +164,10 @@ my %storable = map { $_ => 1 } @storable;
 
 # Every reason has its own sentence.
 my $list = join ', ', map { "('$_')" } @documented;
-is( sql(qq{SELECT count(DISTINCT bemi.default_detail(v.code)) FROM (VALUES $list) v(code)}),
+is( sql(qq{SELECT count(DISTINCT _bemi.default_detail(v.code)) FROM (VALUES $list) v(code)}),
 	scalar @documented, 'each has a sentence of its own');
-is(sql(qq{SELECT v.code FROM (VALUES $list) v(code) WHERE bemi.default_detail(v.code) !~ '^[A-Z].*[.]\$'}), '', 'with a beginning and an end');
-is(sql(q{SELECT bemi.default_detail('nonsense') IS NULL}), 't', 'what is no reason has none');
+is(sql(qq{SELECT v.code FROM (VALUES $list) v(code) WHERE _bemi.default_detail(v.code) !~ '^[A-Z].*[.]\$'}), '', 'with a beginning and an end');
+is(sql(q{SELECT _bemi.default_detail('nonsense') IS NULL}), 't', 'what is no reason has none');
 
 # No other can be stored, nor any without a sentence.
 like(error_of(q{INSERT INTO bemi.gaps (reason, from_time, detail) VALUES ('slot dropped', '-infinity', 'x')}),

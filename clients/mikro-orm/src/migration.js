@@ -46,7 +46,7 @@ DO $bemi$
 DECLARE
   deadline timestamptz := clock_timestamp() + interval '30s';
 BEGIN
-  WHILE NOT bemi.is_started() LOOP
+  WHILE NOT _bemi.is_started() LOOP
     BEGIN
       CALL bemi.start(wait => false);
     EXCEPTION WHEN object_in_use THEN

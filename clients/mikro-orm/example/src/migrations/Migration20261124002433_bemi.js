@@ -23,7 +23,7 @@ export class Migration20261124002433_bemi extends Migration {
       DECLARE
         deadline timestamptz := clock_timestamp() + interval '30s';
       BEGIN
-        WHILE NOT bemi.is_started() LOOP
+        WHILE NOT _bemi.is_started() LOOP
           BEGIN
             CALL bemi.start(wait => false);
           EXCEPTION WHEN object_in_use THEN
