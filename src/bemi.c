@@ -20,45 +20,47 @@
  *	                                                decode/row_json.c  values -> jsonb
  *	                                                store/writer.c   -> bemi.changes
  *
- * worker/worker.c owns the loop of the right-hand side and its faults.  Around it are
- * worker/source.c (its row, slot and origin), worker/reader.c (is this the server
- * that may read the source, or a copy of it?), worker/loss_check.c (has anything been
- * lost?) with worker/witness.c and worker/timeline.c (has the source gone back?),
- * worker/unreadable.c (what the source cannot decode), worker/slot_limit.c
- * (slots that keep too much), worker/stray.c (slots that nobody reads),
- * worker/launcher.c (keeps the workers running),
- * worker/entry.c (what they say of themselves, in shared memory),
- * worker/control.c (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
+ * worker/worker.c owns the loop of the right-hand side and its faults.  Around
+ * it are worker/source.c (its row, slot and origin), worker/reader.c (is this
+ * the server that may read the source, or a copy of it?), worker/loss_check.c
+ * (has anything been lost?) with worker/witness.c and worker/timeline.c (has
+ * the source gone back?), worker/unreadable.c (what the source cannot decode),
+ * worker/slot_limit.c (slots that keep too much), worker/stray.c (slots that
+ * nobody reads), worker/launcher.c (keeps the workers running), worker/entry.c
+ * (what they say of themselves, in shared memory), worker/control.c
+ * (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
  * worker/horizon.c (up to which time the history is complete),
  * worker/standby.c (why they are no synchronous standbys), and
- * worker/database_ddl.c with worker/pause.c (how they give way to DROP DATABASE).
+ * worker/database_ddl.c with worker/pause.c (how they give way to DROP
+ * DATABASE).
  *
  * Other steps have second files, too: context/comment.c (the comment behind a
- * statement), context/server_fields.c (bemi.include, bemi.require_context), capture/statement.c (how statements nest),
- * capture/message.c (which message stands), decode/stitch_context.c (what is kept of a context),
- * stream/connection.c (libpq), stream/hint.c (what to type when a source refuses),
- * stream/encoding.c (texts in other encodings),
- * stream/source_queries.c (what else is asked of a source), stream/answer.c (takes values out of
- * the answers), stream/descriptions.c (what a
- * table is like beside its columns), stream/probe.c (where a transaction ends that the
+ * statement), context/server_fields.c (bemi.include, bemi.require_context),
+ * capture/statement.c (how statements nest), capture/message.c (which message
+ * stands), decode/stitch_context.c (what is kept of a context),
+ * stream/connection.c (libpq), stream/hint.c (what to type when a source
+ * refuses), stream/encoding.c (texts in other encodings),
+ * stream/source_queries.c (what else is asked of a source), stream/answer.c
+ * (takes values out of the answers), stream/descriptions.c (what a table is
+ * like beside its columns), stream/probe.c (where a transaction ends that the
  * source cannot send), stream/verify.c (what it signs that with),
- * decode/description.c (applies that), decode/types.c (what types are made of),
- * decode/rules.c (what is ignored or redacted), store/partition.c (where rows go),
- * store/index.c (how they are found), store/stored.c (what the worker reads
- * there), store/user_code.c (what users have put on the history, and as whom it runs),
- * store/maintenance.c (how long they stay),
- * store/drop_protection.c (DROP EXTENSION).
- * Which tables are tracked: track/track.c (bemi.track()), track/table.c (trigger and replica
- * identity of one table), track/publication.c (its place in the publication),
+ * decode/description.c (applies that), decode/types.c (what types are made
+ * of), decode/rules.c (what is ignored or redacted), store/partition.c (where
+ * rows go), store/index.c (how they are found), store/stored.c (what the
+ * worker reads there), store/user_code.c (what users have put on the history,
+ * and as whom it runs), store/maintenance.c (how long they stay),
+ * store/drop_protection.c (DROP EXTENSION).  Which tables are tracked:
+ * track/track.c (bemi.track()), track/table.c (trigger and replica identity of
+ * one table), track/publication.c (its place in the publication),
  * track/schema.c (schemas that are tracked), track/ddl.c (follows commands),
- * track/command.c (what a command has done), track/listing.c (what the publication
- * lists), track/rows.c (rows that change without a change), track/message.c (tells the
- * worker, signed by extension/hmac.c), track/describe.c (what a table is like), track/rules.c (rules
- * for its columns), track/refuse.c (commands that are refused), track/restore.c (tables
- * that are restored alone), track/rights.c and
- * track/catalog.c (for whom, and look-ups).
- * Gaps, the tables and the views are in bemi--1.0.sql.  compat.h knows
- * the versions of PostgreSQL.
+ * track/command.c (what a command has done), track/listing.c (what the
+ * publication lists), track/rows.c (rows that change without a change),
+ * track/message.c (tells the worker, signed by extension/hmac.c),
+ * track/describe.c (what a table is like), track/rules.c (rules for its
+ * columns), track/refuse.c (commands that are refused), track/restore.c
+ * (tables that are restored alone), track/rights.c and track/catalog.c (for
+ * whom, and look-ups).  Gaps, the tables and the views are in bemi--1.0.sql.
+ * compat.h knows the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *

@@ -55,8 +55,8 @@
 #endif
 
 /*
- * 16 reports errors of a JSON text, its actions and its numbers without throwing
- * them.  Before, the caller has to catch them.
+ * 16 reports errors of a JSON text, its actions and its numbers without
+ * throwing them.  Before, the caller has to catch them.
  */
 #if PG_VERSION_NUM >= 160000
 #define BEMI_JSON_ERRORS_ARE_THROWN 0
@@ -83,11 +83,15 @@ static inline void
 bemi_check_json_number(char *token)
 {
 	(void) DirectFunctionCall3(numeric_in, CStringGetDatum(token),
-							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+							   ObjectIdGetDatum(InvalidOid),
+							   Int32GetDatum(-1));
 }
 #endif
 
-/* 17 gives the set of what a process waits for to a resource owner, or to none. */
+/*
+ * 17 gives the set of what a process waits for to a resource owner, or to
+ * none.
+ */
 #if PG_VERSION_NUM >= 170000
 #define bemi_create_wait_event_set(count)	CreateWaitEventSet(NULL, count)
 #else
@@ -151,7 +155,10 @@ bemi_check_json_number(char *token)
 #define BEMI_RELATION_RENEWS_PUBLICATION 0
 #endif
 
-/* 15 brought row filters and column lists.  "tuple" is one of PUBLICATIONRELMAP. */
+/*
+ * 15 brought row filters and column lists.  "tuple" is one of
+ * PUBLICATIONRELMAP.
+ */
 #if PG_VERSION_NUM >= 150000
 static inline bool
 bemi_publishes_whole_rows(HeapTuple tuple)
@@ -159,15 +166,20 @@ bemi_publishes_whole_rows(HeapTuple tuple)
 	bool		no_filter;
 	bool		no_list;
 
-	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &no_filter);
-	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &no_list);
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
+						   Anum_pg_publication_rel_prqual, &no_filter);
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
+						   Anum_pg_publication_rel_prattrs, &no_list);
 	return no_filter && no_list;
 }
 #else
 #define bemi_publishes_whole_rows(tuple)	true
 #endif
 
-/* 15 brought schemas in publications.  InvalidOid for an object of another catalog. */
+/*
+ * 15 brought schemas in publications.  InvalidOid for an object of another
+ * catalog.
+ */
 #if PG_VERSION_NUM >= 150000
 static inline Oid
 bemi_publication_of_schema(Oid catalog, Oid object)
@@ -178,7 +190,8 @@ bemi_publication_of_schema(Oid catalog, Oid object)
 
 	if (HeapTupleIsValid(tuple))
 	{
-		publication = ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid;
+		publication =
+			((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid;
 		ReleaseSysCache(tuple);
 	}
 	return publication;
@@ -187,7 +200,10 @@ bemi_publication_of_schema(Oid catalog, Oid object)
 #define bemi_publication_of_schema(catalog, object) InvalidOid
 #endif
 
-/* 16 renamed what identifies a relation's storage, 17 what stands for no backend. */
+/*
+ * 16 renamed what identifies a relation's storage, 17 what stands for no
+ * backend.
+ */
 #if PG_VERSION_NUM >= 160000
 typedef RelFileLocator bemi_storage_id;
 #else
@@ -212,7 +228,8 @@ static inline void
 bemi_init_result_set(FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	MemoryContext caller =
+		MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
 	TupleDesc	columns;
 
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
@@ -224,7 +241,10 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 }
 #endif
 
-/* 16 has one function each for the owners and the privileges of all kinds of objects. */
+/*
+ * 16 has one function each for the owners and the privileges of all kinds of
+ * objects.
+ */
 #if PG_VERSION_NUM >= 160000
 #define bemi_database_ownercheck(database, role) \
 	object_ownercheck(DatabaseRelationId, database, role)
@@ -245,11 +265,15 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	pg_proc_aclcheck(function, role, ACL_EXECUTE)
 #endif
 
-/* 15 added row filters and column lists to what a publication knows of a table. */
+/*
+ * 15 added row filters and column lists to what a publication knows of a
+ * table.
+ */
 #if PG_VERSION_NUM >= 150000
-#define bemi_publication_add(publication, table) \
-	publication_add_relation(publication, \
-							 &(PublicationRelInfo) {.relation = (table)}, false)
+#define bemi_publication_add(publication, table)                              \
+	publication_add_relation(publication,                                     \
+							 &(PublicationRelInfo){.relation = (table)},      \
+							 false)
 #else
 #define bemi_publication_add(publication, table) \
 	publication_add_relation(publication, table, false)
@@ -266,14 +290,20 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #define ATTRIBUTE_GENERATED_VIRTUAL	'v'
 #endif
 
-/* 15 decodes the old row of a partition with the columns of the partition itself. */
+/*
+ * 15 decodes the old row of a partition with the columns of the partition
+ * itself.
+ */
 #if PG_VERSION_NUM >= 150000
 #define BEMI_MISSING_VALUES_ARE_SENT 1
 #else
 #define BEMI_MISSING_VALUES_ARE_SENT 0
 #endif
 
-/* 15 marks in several ways who delays a checkpoint; of old, committing was the only one. */
+/*
+ * 15 marks in several ways who delays a checkpoint; of old, committing was the
+ * only one.
+ */
 #if PG_VERSION_NUM >= 150000
 #define bemi_committing(count) \
 	GetVirtualXIDsDelayingChkpt(count, DELAY_CHKPT_START)
@@ -285,7 +315,10 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	HaveVirtualXIDsDelayingChkpt(transactions, count)
 #endif
 
-/* The minor releases of August 2023 mark what an interrupted DROP DATABASE has left. */
+/*
+ * The minor releases of August 2023 mark what an interrupted DROP DATABASE has
+ * left.
+ */
 #ifndef DATCONNLIMIT_INVALID_DB
 #define DATCONNLIMIT_INVALID_DB	(-2)
 #endif

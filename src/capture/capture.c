@@ -49,7 +49,9 @@ PG_FUNCTION_INFO_V1(bemi_emit_context);
 static Oid	emit_context_oid = InvalidOid;
 static bool emit_context_oid_known = false;
 
-/* Counts the invalidations, one of which may come in the middle of a look-up. */
+/*
+ * Counts the invalidations, one of which may come in the middle of a look-up.
+ */
 static uint64 emit_context_changes = 0;
 
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
@@ -150,7 +152,8 @@ has_tracked_child(const ModifyTableState *modification)
 /*
  * A trigger has fired: rows that the statement writes to this table need the
  * message, by whatever feeder they come.  A WITH clause may change the same
- * table as the main query, and the server fires the trigger only once for both.
+ * table as the main query, and the server fires the trigger only once for
+ * both.
  */
 static void
 request_message(BemiStatement *statement, const BemiSourcePlan *fired)
@@ -160,10 +163,14 @@ request_message(BemiStatement *statement, const BemiSourcePlan *fired)
 	bemi_snapshot_context(statement);
 	slist_foreach(iter, &statement->source_plans)
 	{
-		BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, iter.cur);
+		BemiSourcePlan *source_plan =
+			slist_container(BemiSourcePlan, link, iter.cur);
 
-		if (RelationGetRelid(source_plan->modification->rootResultRelInfo->ri_RelationDesc) ==
-			RelationGetRelid(fired->modification->rootResultRelInfo->ri_RelationDesc))
+		if (RelationGetRelid(
+							 source_plan->modification->rootResultRelInfo
+							 ->ri_RelationDesc) ==
+			RelationGetRelid(fired->modification->rootResultRelInfo
+							 ->ri_RelationDesc))
 			source_plan->wanted = true;
 	}
 }
@@ -174,9 +181,10 @@ request_message(BemiStatement *statement, const BemiSourcePlan *fired)
  */
 static BemiStatement *
 arm_source_plan(BemiStatement *statement, ModifyTableState *modification,
-		   QueryDesc *queryDesc)
+				QueryDesc *queryDesc)
 {
-	bool		skipped = (queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
+	bool		skipped =
+		(queryDesc->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0;
 	bool		unasked = has_tracked_child(modification) ||
 		(skipped && has_our_trigger(modification->rootResultRelInfo, true));
 	BemiSourcePlan *source_plan;
@@ -187,7 +195,8 @@ arm_source_plan(BemiStatement *statement, ModifyTableState *modification,
 		statement = bemi_arm_statement(queryDesc);
 	statement->triggers_skipped = skipped;
 
-	source_plan = MemoryContextAllocZero(statement->memory, sizeof(BemiSourcePlan));
+	source_plan =
+		MemoryContextAllocZero(statement->memory, sizeof(BemiSourcePlan));
 	source_plan->modification = modification;
 	source_plan->node = outerPlanState(modification);
 	source_plan->produce = source_plan->node->ExecProcNodeReal;
@@ -225,10 +234,13 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 
 	top = queryDesc->planstate;
 	if (top && IsA(top, ModifyTableState))
-		statement = arm_source_plan(statement, (ModifyTableState *) top, queryDesc);
+		statement =
+			arm_source_plan(statement, (ModifyTableState *) top, queryDesc);
 	foreach(cell, queryDesc->estate->es_auxmodifytables)
+	{
 		if (lfirst(cell) != top)
 			statement = arm_source_plan(statement, lfirst(cell), queryDesc);
+	}
 }
 
 /*
@@ -244,8 +256,10 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 	if (!statement->said)
 	{
 		bemi_require_context(statement->context,
-							 source_plan->modification->rootResultRelInfo->ri_RelationDesc);
-		statement->context = bemi_context_with_server_fields(statement->context);
+							 source_plan->modification->rootResultRelInfo
+							 ->ri_RelationDesc);
+		statement->context =
+			bemi_context_with_server_fields(statement->context);
 	}
 	if (!statement->said && !statement->triggers_skipped)
 		bemi_message_for_statement(statement->context);
@@ -262,8 +276,8 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
  * somebody has wrapped the node after us, we cannot, and pass on.
  *
  * Where the table has our trigger but it did not fire, because it is disabled
- * for this session or its WHEN said no, the rows have no context; they must not
- * inherit that of an earlier statement.
+ * for this session or its WHEN said no, the rows have no context; they must
+ * not inherit that of an earlier statement.
  */
 static TupleTableSlot *
 produce_first_row(PlanState *node)
@@ -391,7 +405,8 @@ emit_at_once(Relation table)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
-		statement->context = bemi_context_with_server_fields(statement->context);
+		statement->context =
+			bemi_context_with_server_fields(statement->context);
 		MemoryContextSwitchTo(caller);
 		bemi_message_for_statement(statement->context);
 	}
@@ -399,18 +414,20 @@ emit_at_once(Relation table)
 }
 
 /*
- * TRUNCATE of a partition alone is not in the stream, see track/rows.c.  Which tables
- * it empties is known at its end.
+ * TRUNCATE of a partition alone is not in the stream, see track/rows.c.  Which
+ * tables it empties is known at its end.
  */
 static void
 note_truncated(BemiStatement *statement, Relation table)
 {
 	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
-	statement->truncated = lappend_oid(statement->truncated, RelationGetRelid(table));
+	statement->truncated =
+		lappend_oid(statement->truncated, RelationGetRelid(table));
 	if (bemi_truncates_published_rows(table))
-		statement->truncated_partitions = lappend_oid(statement->truncated_partitions,
-													  RelationGetRelid(table));
+		statement->truncated_partitions =
+			lappend_oid(statement->truncated_partitions,
+						RelationGetRelid(table));
 	MemoryContextSwitchTo(caller);
 }
 
@@ -447,7 +464,8 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 		request_message(statement, source_plan);
 	else
 		emit_at_once(trigger->tg_relation);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) && bemi_running_utility() != NULL)
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
+		bemi_running_utility() != NULL)
 		note_truncated(bemi_running_utility(), trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
@@ -459,7 +477,8 @@ bemi_capture_init(void)
 	bemi_capture_message_init();
 	bemi_capture_statement_init();
 	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid,
+								  (Datum) 0);
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = bemi_executor_start;

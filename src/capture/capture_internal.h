@@ -42,11 +42,13 @@ typedef struct BemiStatement
 	slist_head	source_plans;
 
 	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
-	bool		triggers_skipped;	/* by the server, after the first of a kind */
+	bool		triggers_skipped;	/* by the server, after the first of a
+									 * kind */
 	bool		has_snapshot;
 	const char *context;		/* of its beginning; NULL: none */
 	bool		said;			/* the message was written */
-	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has fired */
+	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has
+								 * fired */
 	List	   *truncated_partitions;	/* those of published roots, with rows */
 } BemiStatement;
 
@@ -56,9 +58,9 @@ extern void bemi_unlink_statement(BemiStatement *statement);
 extern BemiStatement *bemi_arm_statement(QueryDesc *queryDesc);
 extern void bemi_snapshot_context(BemiStatement *statement);
 extern BemiSourcePlan *bemi_source_plan_at_node(const PlanState *node,
-									   BemiStatement **statement);
+												BemiStatement **statement);
 extern BemiSourcePlan *bemi_source_plan_that_fires(const Trigger *trigger,
-										  BemiStatement **statement);
+												   BemiStatement **statement);
 extern BemiStatement *bemi_running_utility(void);
 extern void bemi_reemit_outer(void);
 extern void bemi_capture_statement_init(void);

@@ -112,7 +112,8 @@ write_message(const char *context)
 {
 	if (context == NULL)
 		context = "{}";
-	remember_message(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context, strlen(context), true));
+	remember_message(context, bemi_log_message(BEMI_MESSAGE_PREFIX, context,
+											   strlen(context), true));
 }
 
 /*
@@ -126,8 +127,13 @@ bemi_message_for_statement(const char *context)
 		return;					/* nobody could ever read it */
 	if (context == NULL && latest == NULL)
 		return;
-	/* Where facts are asked for, no message of the client's may stand for ours. */
-	if (emit_mode == EMIT_CHANGED && !bemi_server_fields_are_included() && message_is_valid(context))
+
+	/*
+	 * Where facts are asked for, no message of the client's may stand for
+	 * ours.
+	 */
+	if (emit_mode == EMIT_CHANGED && !bemi_server_fields_are_included() &&
+		message_is_valid(context))
 		return;
 	write_message(context);
 }
@@ -138,8 +144,8 @@ bemi_message_for_statement(const char *context)
  * the statement's.
  *
  * The inner statement's subtransaction may not have ended yet.  Then a row of
- * the outer one could overtake the message, see may_be_overtaken(); but not two
- * messages.
+ * the outer one could overtake the message, see may_be_overtaken(); but not
+ * two messages.
  */
 void
 bemi_reemit_message(const char *context, int nest_level)
@@ -221,10 +227,8 @@ bemi_capture_message_init(void)
 	DefineCustomEnumVariable("bemi.emit",
 							 "Sets when a statement writes its context to the WAL.",
 							 "With \"changed\", only if it differs from the last one of the transaction.",
-							 &emit_mode,
-							 EMIT_STATEMENT, emit_modes,
-							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
+							 &emit_mode, EMIT_STATEMENT, emit_modes,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 
 	RegisterXactCallback(at_transaction_end, NULL);
 	RegisterSubXactCallback(at_subtransaction_end, NULL);

@@ -5,8 +5,8 @@
  *		said of its context.
  *
  * In flow the statements that capture.c has armed, and the COPY and TRUNCATE
- * commands; out flows the answer to two questions: whose trigger, or whose plan
- * node, is this; and who must say its context again.
+ * commands; out flows the answer to two questions: whose trigger, or whose
+ * plan node, is this; and who must say its context again.
  *
  * Statements nest: a function that a statement calls, or a trigger that it
  * fires, may change rows and contexts while the outer statement is still
@@ -69,7 +69,8 @@ disarm_failed_statement(int nest_level)
 
 	dlist_foreach_modify(iter, &armed_statements)
 	{
-		BemiStatement *statement = dlist_container(BemiStatement, link, iter.cur);
+		BemiStatement *statement =
+			dlist_container(BemiStatement, link, iter.cur);
 
 		if (statement->nest_level >= nest_level)
 			bemi_unlink_statement(statement);
@@ -86,7 +87,8 @@ hand_over_statements(int nest_level)
 
 	dlist_foreach(iter, &armed_statements)
 	{
-		BemiStatement *statement = dlist_container(BemiStatement, link, iter.cur);
+		BemiStatement *statement =
+			dlist_container(BemiStatement, link, iter.cur);
 
 		statement->nest_level = Min(statement->nest_level, nest_level - 1);
 	}
@@ -136,10 +138,12 @@ BemiStatement *
 bemi_arm_statement(QueryDesc *queryDesc)
 {
 	MemoryContext memory = queryDesc->estate->es_query_cxt;
-	BemiStatement *statement = MemoryContextAllocZero(memory, sizeof(BemiStatement));
+	BemiStatement *statement =
+		MemoryContextAllocZero(memory, sizeof(BemiStatement));
 
 	statement->memory = memory;
-	statement->text = bemi_statement_text(queryDesc->sourceText, queryDesc->plannedstmt);
+	statement->text =
+		bemi_statement_text(queryDesc->sourceText, queryDesc->plannedstmt);
 	slist_init(&statement->source_plans);
 
 	bemi_link_statement(statement);
@@ -164,7 +168,8 @@ bemi_source_plan_at_node(const PlanState *node, BemiStatement **statement)
 		*statement = dlist_container(BemiStatement, link, outer.cur);
 		slist_foreach(inner, &(*statement)->source_plans)
 		{
-			BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, inner.cur);
+			BemiSourcePlan *source_plan =
+				slist_container(BemiSourcePlan, link, inner.cur);
 
 			if (source_plan->node == node)
 				return source_plan;
@@ -187,7 +192,8 @@ is_writing(BemiStatement *statement)
 
 	slist_foreach(iter, &statement->source_plans)
 	{
-		const BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, iter.cur);
+		const BemiSourcePlan *source_plan =
+			slist_container(BemiSourcePlan, link, iter.cur);
 
 		if (source_plan->running && !source_plan->modification->mt_done)
 			return true;
@@ -210,7 +216,8 @@ bemi_reemit_outer(void)
 
 	dlist_foreach(iter, &armed_statements)
 	{
-		BemiStatement *statement = dlist_container(BemiStatement, link, iter.cur);
+		BemiStatement *statement =
+			dlist_container(BemiStatement, link, iter.cur);
 
 		if (is_writing(statement))
 		{
@@ -237,8 +244,10 @@ bemi_source_plan_that_fires(const Trigger *trigger, BemiStatement **statement)
 		*statement = dlist_container(BemiStatement, link, outer.cur);
 		slist_foreach(inner, &(*statement)->source_plans)
 		{
-			BemiSourcePlan *source_plan = slist_container(BemiSourcePlan, link, inner.cur);
-			const TriggerDesc *triggers = source_plan->modification->rootResultRelInfo->ri_TrigDesc;
+			BemiSourcePlan *source_plan =
+				slist_container(BemiSourcePlan, link, inner.cur);
+			const TriggerDesc *triggers =
+				source_plan->modification->rootResultRelInfo->ri_TrigDesc;
 
 			if (triggers != NULL &&
 				trigger >= triggers->triggers &&
@@ -250,8 +259,8 @@ bemi_source_plan_that_fires(const Trigger *trigger, BemiStatement **statement)
 }
 
 /*
- * The innermost COPY or TRUNCATE; what it fires its triggers for is its own, as
- * all that is nested in it has an entry above, or has ended.  NULL if this
+ * The innermost COPY or TRUNCATE; what it fires its triggers for is its own,
+ * as all that is nested in it has an entry above, or has ended.  NULL if this
  * library was loaded after it began.
  */
 BemiStatement *
@@ -261,7 +270,8 @@ bemi_running_utility(void)
 
 	dlist_foreach(iter, &armed_statements)
 	{
-		BemiStatement *statement = dlist_container(BemiStatement, link, iter.cur);
+		BemiStatement *statement =
+			dlist_container(BemiStatement, link, iter.cur);
 
 		if (statement->is_utility)
 			return statement;

@@ -5,22 +5,23 @@
  *
  * In flows the text that a statement was parsed from, and where in it the
  * statement stands; out flows the context of the last Bemi comment among the
- * comments that follow the statement's last token.  White space, semicolons and
- * the comments of other tools may stand before it, between and behind.
+ * comments that follow the statement's last token.  White space, semicolons
+ * and the comments of other tools may stand before it, between and behind.
  *
  * Where the last token ends, the server's own scanner knows: no string
  * literal, quoted name or nested comment can pass for a comment of ours.  It
- * only runs where a statement's text has the mark of a comment in it.  A text of
- * many statements is read piece by piece, each with its statement.
+ * only runs where a statement's text has the mark of a comment in it.  A text
+ * of many statements is read piece by piece, each with its statement.
  *
  * The statement that the client has sent is looked at once, whatever is nested
- * in it.  What was found lives as long as the client's message, in the server's
- * MessageContext.  Deferred triggers fire when the text may be gone, at the end of
- * the transaction.  For them a copy of the last text with a comment lives in the
- * transaction's memory; the copy of a subtransaction that is rolled back goes with it.
+ * in it.  What was found lives as long as the client's message, in the
+ * server's MessageContext.  Deferred triggers fire when the text may be gone,
+ * at the end of the transaction.  For them a copy of the last text with a
+ * comment lives in the transaction's memory; the copy of a subtransaction that
+ * is rolled back goes with it.
  *
- * What must never happen: an error.  A broken comment must not break its query,
- * so it is reported as a warning, once a message, and left out.
+ * What must never happen: an error.  A broken comment must not break its
+ * query, so it is reported as a warning, once a message, and left out.
  *
  *-------------------------------------------------------------------------
  */
@@ -119,7 +120,8 @@ has_mark(const char *text, int len)
 	const char *end = text + len;
 
 	for (const char *p = text; (p = memchr(p, '/', end - p)) != NULL; p++)
-		if (end - p >= COMMENT_OPEN_LEN && memcmp(p, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0)
+		if (end - p >= COMMENT_OPEN_LEN &&
+			memcmp(p, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0)
 			return true;
 	return false;
 }
@@ -128,14 +130,16 @@ has_mark(const char *text, int len)
  * Scans a statement, palloc'ing a lot, and returns where its last token ends.
  * The scanner ends each token with a zero, so its length can be measured.
  *
- * conforming_strings is the setting under which the text was parsed.  Under another one,
- * a string would end elsewhere, and what is in it could pass for a comment.
+ * conforming_strings is the setting under which the text was parsed.  Under
+ * another one, a string would end elsewhere, and what is in it could pass for
+ * a comment.
  */
 static int
 scan_to_last_token(const char *text, bool conforming_strings)
 {
 	core_yy_extra_type extra;
-	core_yyscan_t scanner = scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
+	core_yyscan_t scanner =
+		scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
 	core_YYSTYPE value;
 	YYLTYPE		location;
 	int			token;
@@ -154,16 +158,17 @@ scan_to_last_token(const char *text, bool conforming_strings)
 }
 
 /*
- * Returns where the statement's last token ends, -1 if it cannot be scanned: of a
- * statement that was prepared, the setting at that time is not known.  The scanner
- * holds nothing but memory, so its errors need no subtransaction.
+ * Returns where the statement's last token ends, -1 if it cannot be scanned:
+ * of a statement that was prepared, the setting at that time is not known.
+ * The scanner holds nothing but memory, so its errors need no subtransaction.
  */
 static int
 end_of_last_token(const char *text, int len, bool conforming_strings)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext scratch = AllocSetContextCreate(caller, "bemi statement scan",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext scratch =
+		AllocSetContextCreate(caller, "bemi statement scan",
+							  ALLOCSET_DEFAULT_SIZES);
 	volatile int end = -1;
 
 	MemoryContextSwitchTo(scratch);
@@ -222,7 +227,8 @@ comment_is_ours(const char *start, int len)
 {
 	return len >= COMMENT_OPEN_LEN + COMMENT_CLOSE_LEN &&
 		memcmp(start, COMMENT_OPEN, COMMENT_OPEN_LEN) == 0 &&
-		memcmp(start + len - COMMENT_CLOSE_LEN, COMMENT_CLOSE, COMMENT_CLOSE_LEN) == 0;
+		memcmp(start + len - COMMENT_CLOSE_LEN, COMMENT_CLOSE,
+			   COMMENT_CLOSE_LEN) == 0;
 }
 
 /*
@@ -267,11 +273,12 @@ own_length(const BemiStatementText *statement)
 }
 
 /*
- * Finds the comment of a statement, true if there is one.  A semicolon ends the
- * statement's own part of the text, but not the run of comments behind it.
+ * Finds the comment of a statement, true if there is one.  A semicolon ends
+ * the statement's own part of the text, but not the run of comments behind it.
  */
 static bool
-find_comment(const BemiStatementText *statement, bool conforming_strings, Comment *found)
+find_comment(const BemiStatementText *statement, bool conforming_strings,
+			 Comment *found)
 {
 	const char *start = statement->text + statement->location;
 	int			len = own_length(statement);
@@ -335,7 +342,8 @@ set_client_statement(BemiStatementText statement)
 {
 	if (message == NULL)
 	{
-		message = MemoryContextAllocZero(MessageContext, sizeof(ClientMessage));
+		message =
+			MemoryContextAllocZero(MessageContext, sizeof(ClientMessage));
 		message->conforming_strings = standard_conforming_strings;
 		message->on_end.func = forget_message;
 		MemoryContextRegisterResetCallback(MessageContext, &message->on_end);
@@ -348,9 +356,9 @@ set_client_statement(BemiStatementText statement)
 }
 
 /*
- * Makes sure that the client's message is known.  By the extended protocol it has
- * one statement only, which may have been analyzed long ago.  False where there is
- * none: in a background worker of somebody else's, say.
+ * Makes sure that the client's message is known.  By the extended protocol it
+ * has one statement only, which may have been analyzed long ago.  False where
+ * there is none: in a background worker of somebody else's, say.
  */
 static bool
 knows_message(void)
@@ -366,8 +374,8 @@ knows_message(void)
 
 /*
  * A statement's place in the text that it was parsed from.  Where the server
- * does not know it, as for statements of rules and of stored functions, it is the
- * whole text; its length may then be that of another text.
+ * does not know it, as for statements of rules and of stored functions, it is
+ * the whole text; its length may then be that of another text.
  */
 static BemiStatementText
 place_in_text(const char *text, int location, int len)
@@ -389,9 +397,9 @@ bemi_statement_text(const char *text, const PlannedStmt *statement)
 }
 
 /*
- * Whether a statement that was analyzed is part of the client's statement that runs,
- * as what EXPLAIN explains.  Up to PostgreSQL 17, such a part has no place of its own,
- * which is to say, that of the only statement in the text.
+ * Whether a statement that was analyzed is part of the client's statement that
+ * runs, as what EXPLAIN explains.  Up to PostgreSQL 17, such a part has no
+ * place of its own, which is to say, that of the only statement in the text.
  */
 static bool
 is_part_of_message(const Query *query)
@@ -401,17 +409,19 @@ is_part_of_message(const Query *query)
 }
 
 /*
- * Hook after the analysis of a statement.  By the simple protocol, whose texts may
- * have many, each is analyzed just before it runs.
+ * Hook after the analysis of a statement.  By the simple protocol, whose texts
+ * may have many, each is analyzed just before it runs.
  */
 static void
 record_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
 {
 	if (prev_post_parse_analyze)
 		prev_post_parse_analyze(pstate, query, jumble);
-	if (debug_query_string != NULL && pstate->p_sourcetext == debug_query_string &&
-		MessageContext != NULL && !is_part_of_message(query))
-		set_client_statement(place_in_text(debug_query_string, query->stmt_location,
+	if (debug_query_string != NULL &&
+		pstate->p_sourcetext == debug_query_string && MessageContext != NULL &&
+		!is_part_of_message(query))
+		set_client_statement(place_in_text(debug_query_string,
+										   query->stmt_location,
 										   query->stmt_len));
 }
 
@@ -431,7 +441,8 @@ message_has_mark(void)
 		message->marked = has_mark(statement->text + statement->location, len);
 		if (!message->marked && statement->len > 0)
 		{
-			(void) find_in_run(statement->text + statement->location + len, &comment);
+			(void) find_in_run(statement->text + statement->location + len,
+							   &comment);
 			message->marked = (comment.start != NULL);
 		}
 	}
@@ -447,9 +458,11 @@ keep_text(void)
 	const char *start = message->statement.text + message->statement.location;
 	int			nest_level = GetCurrentTransactionNestLevel();
 	Comment		comment;
-	int			len = find_in_run(start + own_length(&message->statement), &comment) - start;
-	KeptText   *text = MemoryContextAllocZero(TopTransactionContext,
-											  offsetof(KeptText, text) + len + 1);
+	int			len =
+		find_in_run(start + own_length(&message->statement), &comment) - start;
+	KeptText   *text =
+		MemoryContextAllocZero(TopTransactionContext,
+							   offsetof(KeptText, text) + len + 1);
 
 	memcpy(text->text, start, len);
 	text->nest_level = nest_level;
@@ -465,8 +478,9 @@ keep_text(void)
 }
 
 /*
- * Whether the text of the client's statement is to be kept.  A mark may be part of
- * a string, which is looked into only where the text would replace another one.
+ * Whether the text of the client's statement is to be kept.  A mark may be
+ * part of a string, which is looked into only where the text would replace
+ * another one.
  */
 static bool
 is_worth_keeping(void)
@@ -477,7 +491,8 @@ is_worth_keeping(void)
 		(kept != NULL && kept->serial == message->serial))
 		return false;
 	if (kept != NULL)
-		message->marked = find_comment(&message->statement, message->conforming_strings, &comment);
+		message->marked = find_comment(&message->statement,
+									   message->conforming_strings, &comment);
 	return message->marked;
 }
 
@@ -547,30 +562,31 @@ context_of_message(void)
 }
 
 /*
- * Context in the comment of what the client has sent, or NULL.  At the end of the
- * transaction, when no portal is active, only deferred triggers run.
+ * Context in the comment of what the client has sent, or NULL.  At the end of
+ * the transaction, when no portal is active, only deferred triggers run.
  */
 static const char *
 context_of_client(void)
 {
 	const char *context = context_of_message();
 
-	if (context == NULL &&
-		(ActivePortal == NULL || (message != NULL && message->sets_constraints)))
+	if (context == NULL && (ActivePortal == NULL ||
+							(message != NULL && message->sets_constraints)))
 		context = context_of_transaction();
 	return context;
 }
 
 /*
- * Whether a statement is the client's, or part of it.  By the extended protocol, the
- * server makes copies of the text.  A statement elsewhere in the text was prepared
- * there, and EXECUTE, the client's statement, runs it.
+ * Whether a statement is the client's, or part of it.  By the extended
+ * protocol, the server makes copies of the text.  A statement elsewhere in the
+ * text was prepared there, and EXECUTE, the client's statement, runs it.
  */
 static bool
 is_of_client(const BemiStatementText *statement)
 {
-	if (debug_query_string == NULL || (statement->text != debug_query_string &&
-									   strcmp(statement->text, debug_query_string) != 0))
+	if (debug_query_string == NULL ||
+		(statement->text != debug_query_string &&
+		 strcmp(statement->text, debug_query_string) != 0))
 		return false;
 	return statement->len == 0 || !knows_message() ||
 		statement->location == message->statement.location;
@@ -578,8 +594,8 @@ is_of_client(const BemiStatementText *statement)
 
 /*
  * Returns the context in the comment of a statement, or else in that of the
- * client's statement, which it is nested in; NULL if there is none.  The result
- * lives as long as the current memory context, or the client's message.
+ * client's statement, which it is nested in; NULL if there is none.  The
+ * result lives as long as the current memory context, or the client's message.
  */
 const char *
 bemi_context_in_comment(const BemiStatementText *statement)
@@ -588,7 +604,8 @@ bemi_context_in_comment(const BemiStatementText *statement)
 
 	if (!read_comments)
 		return NULL;
-	if (statement != NULL && statement->text != NULL && !is_of_client(statement))
+	if (statement != NULL && statement->text != NULL &&
+		!is_of_client(statement))
 		context = context_in_comment(statement, standard_conforming_strings);
 	return context ? context : context_of_client();
 }
@@ -599,7 +616,8 @@ bemi_context_in_comment(const BemiStatementText *statement)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
 		kept = NULL;
 }
 
@@ -641,10 +659,8 @@ bemi_context_comment_init(void)
 	DefineCustomBoolVariable("bemi.read_comments",
 							 "Reads the context from the comments behind a statement.",
 							 "The comment looks like /*Bemi {\"userId\": 1} Bemi*/.",
-							 &read_comments,
-							 true,
-							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
+							 &read_comments, true, PGC_USERSET, 0, NULL, NULL,
+							 NULL);
 
 	prev_post_parse_analyze = post_parse_analyze_hook;
 	post_parse_analyze_hook = record_client_statement;

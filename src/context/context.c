@@ -5,14 +5,15 @@
  *
  * In flows text from the client, by one of three ways: the setting
  * bemi.context, the functions bemi.set_context() and friends (which set the
- * setting), and a comment behind the statement (comment.c).  Out flows a JSON object
- * whose text capture/capture.c may put into the WAL as it is.
+ * setting), and a comment behind the statement (comment.c).  Out flows a JSON
+ * object whose text capture/capture.c may put into the WAL as it is.
  *
- * The text is checked when it comes in, never later: the setting by its
- * check hook, the comment when it is found.  A context that has passed is a
- * JSON object, no longer than bemi.max_context_size, of no more values than
- * bemi.max_context_keys, without \u0000 (which jsonb cannot hold).  The size is
- * measured and the values are counted before anything else is done with the text.
+ * The text is checked when it comes in, never later: the setting by its check
+ * hook, the comment when it is found.  A context that has passed is a JSON
+ * object, no longer than bemi.max_context_size, of no more values than
+ * bemi.max_context_keys, without \u0000 (which jsonb cannot hold).  The size
+ * is measured and the values are counted before anything else is done with the
+ * text.
  *
  * The setting's memory belongs to guc.c and may be freed by the next SET, so
  * callers copy what must live longer.
@@ -43,7 +44,10 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 /* What catch_parse_error() adds to the parser's own results. */
 #define UNTRANSLATABLE	(-2)
 
-/* Deeper than any context that somebody needs, and far from what the stack allows. */
+/*
+ * Deeper than any context that somebody needs, and far from what the stack
+ * allows.
+ */
 #define DEEPEST_CONTEXT	1000
 
 static char *context_setting = NULL;
@@ -72,10 +76,10 @@ check_number(void *state, char *token, JsonTokenType type)
 /*
  * Parses, and gives a JsonParseErrorType, or one of our own.
  *
- * Few errors are thrown here: for a number that is out of range, and for an escaped
- * character that the encoding does not have.  Nothing holds a lock, pin or other
- * resource, only memory of a context that the caller deletes, so that it is safe to
- * go on without a subtransaction.
+ * Few errors are thrown here: for a number that is out of range, and for an
+ * escaped character that the encoding does not have.  Nothing holds a lock,
+ * pin or other resource, only memory of a context that the caller deletes, so
+ * that it is safe to go on without a subtransaction.
  */
 static int
 parse_without_error(JsonLexContext *lexer, JsonSemAction *actions)
@@ -113,9 +117,10 @@ parse_without_error(JsonLexContext *lexer, JsonSemAction *actions)
 #endif
 
 /*
- * Measures a JSON text.  One look at each byte, no memory, no recursion.  Where the
- * text is no valid JSON, the result means nothing.  Every encoding of a server has
- * these marks as in ASCII, and their bytes in no other character.
+ * Measures a JSON text.  One look at each byte, no memory, no recursion.
+ * Where the text is no valid JSON, the result means nothing.  Every encoding
+ * of a server has these marks as in ASCII, and their bytes in no other
+ * character.
  */
 static JsonExtent
 measure_json(const char *json, int len)
@@ -148,8 +153,8 @@ measure_json(const char *json, int len)
 }
 
 /*
- * Tells whether the worker must not take the content of a message, because it exceeds
- * the limits for contexts by more than what bemi.include adds.
+ * Tells whether the worker must not take the content of a message, because it
+ * exceeds the limits for contexts by more than what bemi.include adds.
  */
 bool
 bemi_context_is_too_large(const char *content, int len)
@@ -164,8 +169,8 @@ bemi_context_is_too_large(const char *content, int len)
 }
 
 /*
- * Tells whether the text is within the limits for contexts.  If not, *detail is a
- * sentence that says why, in the current memory context.
+ * Tells whether the text is within the limits for contexts.  If not, *detail
+ * is a sentence that says why, in the current memory context.
  */
 static bool
 context_is_small_enough(const char *json, int len, char **detail)
@@ -174,25 +179,29 @@ context_is_small_enough(const char *json, int len, char **detail)
 
 	if (len > max_context_size)
 	{
-		*detail = psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
-						   len, max_context_size);
+		*detail =
+			psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
+					 len, max_context_size);
 		return false;
 	}
 	extent = measure_json(json, len);
 	if (extent.depth > DEEPEST_CONTEXT)
-		*detail = psprintf("The context is nested too deeply, at most %d levels are allowed.",
-						   DEEPEST_CONTEXT);
+		*detail =
+			psprintf("The context is nested too deeply, at most %d levels are allowed.",
+					 DEEPEST_CONTEXT);
 	else if (extent.values > max_context_keys)
-		*detail = psprintf("The context has %d keys and array elements, \"bemi.max_context_keys\" allows %d.",
-						   extent.values, max_context_keys);
+		*detail =
+			psprintf("The context has %d keys and array elements, \"bemi.max_context_keys\" allows %d.",
+					 extent.values, max_context_keys);
 	else
 		return true;
 	return false;
 }
 
 /*
- * Tells whether the text, which is not nested too deeply, is a JSON object that jsonb
- * can hold.  If not, *detail is a sentence that says why, in the current memory context.
+ * Tells whether the text, which is not nested too deeply, is a JSON object
+ * that jsonb can hold.  If not, *detail is a sentence that says why, in the
+ * current memory context.
  */
 static bool
 is_valid_object(const char *json, int len, char **detail)
@@ -220,8 +229,9 @@ is_valid_object(const char *json, int len, char **detail)
 	else if (error == JSON_SEM_ACTION_FAILED)
 		*detail = pstrdup("The context has a number that is out of range.");
 	else if (error == UNTRANSLATABLE)
-		*detail = psprintf("The context has a character that encoding \"%s\" does not have.",
-						   GetDatabaseEncodingName());
+		*detail =
+			psprintf("The context has a character that encoding \"%s\" does not have.",
+					 GetDatabaseEncodingName());
 	else if (error != JSON_SUCCESS)
 		*detail = pstrdup(json_errdetail(error, lexer));
 	MemoryContextDelete(scratch);
@@ -241,7 +251,8 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 }
 
 /*
- * Tells whether the text is a JSON object that jsonb_in() takes without an error.
+ * Tells whether the text is a JSON object that jsonb_in() takes without an
+ * error.
  */
 bool
 bemi_is_json_object(const char *json, int len)
@@ -321,11 +332,13 @@ context_argument(FunctionCallInfo fcinfo, const char *function)
 static bool
 is_this_call(const Node *expr, FunctionCallInfo fcinfo)
 {
-	return IsA(expr, FuncExpr) && ((const FuncExpr *) expr)->funcid == fcinfo->flinfo->fn_oid;
+	return IsA(expr, FuncExpr) &&
+		((const FuncExpr *) expr)->funcid == fcinfo->flinfo->fn_oid;
 }
 
 /*
- * Whether a query does nothing but call the function: SELECT f() or SELECT * FROM f().
+ * Whether a query does nothing but call the function: SELECT f() or SELECT *
+ * FROM f().
  */
 static bool
 is_only_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
@@ -333,31 +346,36 @@ is_only_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
 	const Plan *plan = query->planTree;
 	const Node *column;
 
-	if (query->commandType != CMD_SELECT || plan == NULL || list_length(plan->targetlist) != 1)
+	if (query->commandType != CMD_SELECT || plan == NULL ||
+		list_length(plan->targetlist) != 1)
 		return false;
 	column = (const Node *) linitial_node(TargetEntry, plan->targetlist)->expr;
 	if (IsA(plan, FunctionScan) && IsA(column, Var))
 	{
-		const RangeTblFunction *function = linitial(((const FunctionScan *) plan)->functions);
+		const RangeTblFunction *function =
+			linitial(((const FunctionScan *) plan)->functions);
 
 		return is_this_call(function->funcexpr, fcinfo);
 	}
-	return IsA(plan, Result) && outerPlan(plan) == NULL && is_this_call(column, fcinfo);
+	return IsA(plan, Result) && outerPlan(plan) == NULL &&
+		is_this_call(column, fcinfo);
 }
 
 /*
- * A context for this transaction, where the client's statement is the whole of it,
- * has no effect, of which SET LOCAL warns, too.
+ * A context for this transaction, where the client's statement is the whole of
+ * it, has no effect, of which SET LOCAL warns, too.
  */
 static void
 warn_of_no_transaction(FunctionCallInfo fcinfo, const char *function)
 {
-	if (IsTransactionBlock() || ActivePortal == NULL || list_length(ActivePortal->stmts) != 1 ||
+	if (IsTransactionBlock() || ActivePortal == NULL ||
+		list_length(ActivePortal->stmts) != 1 ||
 		!is_only_call(linitial_node(PlannedStmt, ActivePortal->stmts), fcinfo))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
-			 errmsg("bemi.%s() has no effect outside of a transaction block", function),
+			 errmsg("bemi.%s() has no effect outside of a transaction block",
+					function),
 			 errhint("Call it after BEGIN, or set the context of the session: SELECT bemi.%s(..., is_local => false);",
 					 function)));
 }
@@ -411,9 +429,11 @@ bemi_merge_context(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_VOID();
 	context = context_argument(fcinfo, "merge_context");
-	merged = DirectFunctionCall1(jsonb_in,
-								 CStringGetDatum(is_set ? context_setting : "{}"));
-	merged = DirectFunctionCall2(jsonb_concat, merged, JsonbPGetDatum(context));
+	merged =
+		DirectFunctionCall1(jsonb_in,
+							CStringGetDatum(is_set ? context_setting : "{}"));
+	merged =
+		DirectFunctionCall2(jsonb_concat, merged, JsonbPGetDatum(context));
 	context = DatumGetJsonbP(merged);
 	set_context(fcinfo, "merge_context",
 				JsonbToCString(NULL, &context->root, VARSIZE(context)));
@@ -427,9 +447,11 @@ bemi_merge_context(PG_FUNCTION_ARGS)
 Datum
 bemi_current_context(PG_FUNCTION_ARGS)
 {
-	const char *context = bemi_context_with_server_fields(bemi_context_of_statement(NULL));
+	const char *context =
+		bemi_context_with_server_fields(bemi_context_of_statement(NULL));
 
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
+	PG_RETURN_DATUM(
+					DirectFunctionCall1(jsonb_in,
 										CStringGetDatum(context ? context : "{}")));
 }
 
@@ -447,19 +469,14 @@ bemi_context_init(void)
 
 	DefineCustomIntVariable("bemi.max_context_keys",
 							"Sets how many keys and array elements a context may have, at all its levels.",
-							NULL,
-							&max_context_keys,
-							10000, 1, 16 * 1024 * 1024,
-							PGC_SUSET, 0,
-							NULL, NULL, NULL);
+							NULL, &max_context_keys, 10000, 1,
+							16 * 1024 * 1024, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomStringVariable("bemi.context",
 							   "Sets the context that is kept with each change.",
 							   "A JSON object, or empty for none.",
-							   &context_setting,
-							   "",
-							   PGC_USERSET, GUC_NOT_IN_SAMPLE,
-							   check_context, NULL, NULL);
+							   &context_setting, "", PGC_USERSET,
+							   GUC_NOT_IN_SAMPLE, check_context, NULL, NULL);
 
 	bemi_context_comment_init();
 	bemi_server_fields_init();

@@ -13,14 +13,15 @@
 /* context.c */
 
 /*
- * What bemi.include may add to a context that is as large as the settings allow.
+ * What bemi.include may add to a context that is as large as the settings
+ * allow.
  */
 #define BEMI_SERVER_FIELDS_SIZE		(64 * 1024)
 #define BEMI_SERVER_FIELDS_KEYS		8
 
 /*
- * The text that a statement was parsed from, which may hold others, and where in
- * it the statement stands.
+ * The text that a statement was parsed from, which may hold others, and where
+ * in it the statement stands.
  */
 typedef struct BemiStatementText
 {
@@ -31,7 +32,8 @@ typedef struct BemiStatementText
 
 extern bool bemi_context_is_valid(const char *json, int len, char **detail);
 extern bool bemi_is_json_object(const char *json, int len);
-extern const char *bemi_context_of_statement(const BemiStatementText *statement);
+extern const char *bemi_context_of_statement(
+											 const BemiStatementText *statement);
 extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
 

@@ -9,8 +9,8 @@
  * reported or refused.
  *
  * The facts are put behind the application's own keys.  When jsonb meets a key
- * twice the last one counts, so a "_db" that the client has sent is overridden,
- * and nothing here can fail for what the client has sent.
+ * twice the last one counts, so a "_db" that the client has sent is
+ * overridden, and nothing here can fail for what the client has sent.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,10 @@
 
 #include "context/context.h"
 
-/* All facts but the query fit into so much of a message, however they are escaped. */
+/*
+ * All facts but the query fit into so much of a message, however they are
+ * escaped.
+ */
 #define ROOM_FOR_OTHERS	4096
 
 /* Gives a fact as text, palloc'd or longer lived; NULL if there is none. */
@@ -72,7 +75,8 @@ backend_pid(void)
 }
 
 /*
- * How much of a text, at most len bytes, escape_json() makes no longer than room bytes.
+ * How much of a text, at most len bytes, escape_json() makes no longer than
+ * room bytes.
  */
 static int
 length_within(const char *text, int len, int room)
@@ -89,8 +93,8 @@ length_within(const char *text, int len, int room)
 }
 
 /*
- * What the client sent, as far as pg_stat_activity would show it, and the facts have
- * room for it in a message (BEMI_FACTS_SIZE).
+ * What the client sent, as far as pg_stat_activity would show it, and the
+ * facts have room for it in a message (BEMI_FACTS_SIZE).
  */
 static const char *
 client_query(void)
@@ -101,9 +105,11 @@ client_query(void)
 	if (debug_query_string == NULL)
 		return NULL;
 	len = strlen(debug_query_string);
-	limit = length_within(debug_query_string, Min(len, pgstat_track_activity_query_size - 1),
+	limit = length_within(debug_query_string,
+						  Min(len, pgstat_track_activity_query_size - 1),
 						  BEMI_SERVER_FIELDS_SIZE - ROOM_FOR_OTHERS);
-	return pnstrdup(debug_query_string, pg_mbcliplen(debug_query_string, len, limit));
+	return pnstrdup(debug_query_string,
+					pg_mbcliplen(debug_query_string, len, limit));
 }
 
 static const struct
@@ -156,7 +162,8 @@ check_include(char **newval, void **extra, GucSource source)
 			n++;
 		if (n == lengthof(facts))
 		{
-			GUC_check_errdetail("\"%s\" is not a fact.", (char *) lfirst(cell));
+			GUC_check_errdetail("\"%s\" is not a fact.",
+								(char *) lfirst(cell));
 			GUC_check_errhint("Facts are session_user, current_user, application_name, client_addr, backend_pid and query.");
 			return false;
 		}
@@ -271,16 +278,11 @@ bemi_server_fields_init(void)
 	DefineCustomStringVariable("bemi.include",
 							   "Sets the facts that are added to each context under the key \"_db\".",
 							   "Of session_user, current_user, application_name, client_addr, backend_pid, query.",
-							   &include_setting,
-							   "",
-							   PGC_SUSET, GUC_LIST_INPUT,
+							   &include_setting, "", PGC_SUSET, GUC_LIST_INPUT,
 							   check_include, assign_include, NULL);
 
 	DefineCustomEnumVariable("bemi.require_context",
 							 "Sets what happens to a statement that changes a tracked table without a context.",
-							 NULL,
-							 &require_level,
-							 0, require_modes,
-							 PGC_SUSET, 0,
-							 NULL, NULL, NULL);
+							 NULL, &require_level, 0, require_modes, PGC_SUSET,
+							 0, NULL, NULL, NULL);
 }

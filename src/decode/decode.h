@@ -73,7 +73,8 @@ extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
 extern bool bemi_rules_keep_update(const BemiRelation *relation,
 								   const LogicalRepTupleData *before,
 								   const LogicalRepTupleData *after);
-extern char *bemi_redacted(const BemiColumn *column, const char *text, int len);
+extern char *bemi_redacted(const BemiColumn *column, const char *text,
+						   int len);
 extern void bemi_rules_init(void);
 
 /* description.c */
@@ -110,8 +111,9 @@ struct BemiRelation
 	int		   *order;			/* of columns in jsonb, as indexes into them */
 	int			key_count;
 	int		   *keys;			/* primary key, as indexes into columns */
-	bool		identity_is_partial;	/* of some partitions, the WAL does not
-										 * hold the old row, and nothing says so */
+	bool		identity_is_partial;	/* of some partitions, the WAL does
+										 * not hold the old row, and nothing
+										 * says so */
 	bool		ignores;		/* some of its columns are ignored */
 };
 
@@ -184,9 +186,11 @@ extern Jsonb *bemi_text_to_jsonb(const char *text, int len);
 /* stitch.c */
 
 /* stitch_context.c */
-extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content, int len);
+extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content,
+									  int len);
 extern bool bemi_context_is_large(const Jsonb *context);
-extern Jsonb *bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder);
+extern Jsonb *bemi_context_small_members(const Jsonb *context,
+										 const pg_uuid_t *holder);
 
 /* A row of bemi.changes, but for what store/writer.c knows better. */
 typedef struct BemiChange
@@ -210,7 +214,7 @@ typedef struct BemiStitch BemiStitch;
 typedef struct BemiStore BemiStore;
 
 extern BemiStitch *bemi_stitch_create(const char *tag, BemiStream *stream,
-									 BemiStore *store);
+									  BemiStore *store);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 #endif							/* BEMI_DECODE_H */

@@ -4,14 +4,16 @@
  *		Applies what a source says of a table to what the stream says of it.
  *
  * In flow a relation as the stream describes it (protocol.c) and a JSON object
- * that says what the stream does not (stream/descriptions.c; _bemi.describe() in
- * bemi--1.0.sql): its primary key, what the types of its columns are made of, and
- * the rules for these.  Out flows the same relation, ready for its rows.
+ * that says what the stream does not (stream/descriptions.c; _bemi.describe()
+ * in bemi--1.0.sql): its primary key, what the types of its columns are made
+ * of, and the rules for these.  Out flows the same relation, ready for its
+ * rows.
  *
- * The object has come over the stream or from the source's catalog.  What is not in
- * it, or not as it should be, is passed over: no key, nothing ignored, and types that
- * are their text.  A rule that redacts, but cannot be read, redacts all.  Where it can be of
- * another time than the relation, a value is rather redacted once too often.
+ * The object has come over the stream or from the source's catalog.  What is
+ * not in it, or not as it should be, is passed over: no key, nothing ignored,
+ * and types that are their text.  A rule that redacts, but cannot be read,
+ * redacts all.  Where it can be of another time than the relation, a value is
+ * rather redacted once too often.
  *
  * What is kept goes into the relation's own memory.  Needs a transaction.
  *
@@ -32,8 +34,10 @@ static JsonbContainer *
 array_of(const Jsonb *object, const char *key, JsonbValue *value)
 {
 	if (!JB_ROOT_IS_OBJECT(object) ||
-		getKeyJsonValueFromContainer((JsonbContainer *) &object->root, key, strlen(key), value) == NULL ||
-		value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		getKeyJsonValueFromContainer((JsonbContainer *) &object->root, key,
+									 strlen(key), value) == NULL ||
+		value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data))
 		return NULL;
 	return value->val.binary.data;
 }
@@ -72,8 +76,8 @@ names_of(const Jsonb *description, const char *key)
 }
 
 /*
- * The columns that a rule redacts: all of them if there is a rule that is not a list
- * of names.
+ * The columns that a rule redacts: all of them if there is a rule that is not
+ * a list of names.
  */
 static List *
 redacted_names(const Jsonb *description, const char *key)
@@ -81,10 +85,13 @@ redacted_names(const Jsonb *description, const char *key)
 	List	   *names = names_of(description, key);
 	JsonbValue	value;
 	JsonbContainer *array = array_of(description, key, &value);
-	bool		exists = JB_ROOT_IS_OBJECT(description) &&
-		getKeyJsonValueFromContainer((JsonbContainer *) &description->root, key, strlen(key), &value) != NULL;
+	bool		exists =
+		JB_ROOT_IS_OBJECT(description) &&
+		getKeyJsonValueFromContainer((JsonbContainer *) &description->root,
+									 key, strlen(key), &value) != NULL;
 
-	if (exists && (array == NULL || list_length(names) != JsonContainerSize(array)))
+	if (exists &&
+		(array == NULL || list_length(names) != JsonContainerSize(array)))
 		return list_make1("*");
 	return names;
 }
@@ -95,7 +102,8 @@ is_true(const Jsonb *description, const char *key)
 	JsonbValue	value;
 
 	return JB_ROOT_IS_OBJECT(description) &&
-		getKeyJsonValueFromContainer((JsonbContainer *) &description->root, key, strlen(key), &value) != NULL &&
+		getKeyJsonValueFromContainer((JsonbContainer *) &description->root,
+									 key, strlen(key), &value) != NULL &&
 		value.type == jbvBool && value.val.boolean;
 }
 
@@ -112,8 +120,11 @@ type_parts_of(const Jsonb *description)
 	for (uint32 i = 0; array != NULL && i < JsonContainerSize(array); i++)
 	{
 		JsonbValue *element = getIthJsonbValueFromContainer(array, i);
-		JsonbContainer *fields = element->type == jbvBinary &&
-			JsonContainerIsArray(element->val.binary.data) ? element->val.binary.data : NULL;
+		JsonbContainer *fields =
+			element->type == jbvBinary &&
+			JsonContainerIsArray(element->val.binary.data) ?
+			element->val.binary.data :
+			NULL;
 		char	   *type = fields ? text_at(fields, 0) : NULL;
 		char	   *kind = fields ? text_at(fields, 1) : NULL;
 		char	   *other = fields ? text_at(fields, 2) : NULL;
@@ -152,8 +163,11 @@ has_columns(const BemiRelation *relation, const List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
-		if (find_column(relation, lfirst(cell)) < 0 && !bemi_rule_is_prefix(lfirst(cell)))
+	{
+		if (find_column(relation, lfirst(cell)) < 0 &&
+			!bemi_rule_is_prefix(lfirst(cell)))
 			return false;
+	}
 	return true;
 }
 
@@ -169,8 +183,10 @@ lists_columns(const BemiRelation *relation, const List *names)
 		ListCell   *cell;
 
 		foreach(cell, names)
+		{
 			if (strcmp(relation->columns[i].name, lfirst(cell)) == 0)
 				found = true;
+		}
 		if (!found)
 			return false;
 	}
@@ -190,9 +206,9 @@ has_types(const BemiRelation *relation, BemiTypes *types)
 }
 
 /*
- * Whether the description fits the relation and can be relied on; else the source
- * must be asked.  A rule for a column that is not there is no reason, for it may have
- * been dropped.
+ * Whether the description fits the relation and can be relied on; else the
+ * source must be asked.  A rule for a column that is not there is no reason,
+ * for it may have been dropped.
  */
 bool
 bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
@@ -205,8 +221,8 @@ bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 }
 
 /*
- * The primary key.  One of which the stream does not carry every column (a column
- * list, or a description of another time) is none.
+ * The primary key.  One of which the stream does not carry every column (a
+ * column list, or a description of another time) is none.
  */
 static void
 apply_key(BemiRelation *relation, const List *names)
@@ -243,28 +259,32 @@ apply_types(BemiRelation *relation, BemiTypes *types)
 }
 
 /*
- * The types' parts, of which casts to json are believed only of this very database.
+ * The types' parts, of which casts to json are believed only of this very
+ * database.
  */
 static BemiTypes *
 types_of(const Jsonb *description, bool is_local)
 {
 	List	   *parts = type_parts_of(description);
 
-	return bemi_types_create(is_local ? parts : bemi_type_parts_elsewhere(parts));
+	return bemi_types_create(is_local ? parts :
+							 bemi_type_parts_elsewhere(parts));
 }
 
 /*
- * Applies what is known of a table: the first description, which is to be preferred,
- * and perhaps a second one, of another time, because the first one does not fit.
- * From that come a key and types where the first has none that fit.  A value is
- * redacted if one or the other wants it, so that neither a rule that came later
- * nor one that was taken back since is passed over.
+ * Applies what is known of a table: the first description, which is to be
+ * preferred, and perhaps a second one, of another time, because the first one
+ * does not fit.  From that come a key and types where the first has none that
+ * fit.  A value is redacted if one or the other wants it, so that neither a
+ * rule that came later nor one that was taken back since is passed over.
  *
- * hash_key is the key for the hashes of redacted values, NULL if it is not known.
+ * hash_key is the key for the hashes of redacted values, NULL if it is not
+ * known.
  */
 void
 bemi_description_apply(BemiRelation *relation, const Jsonb *first,
-					   const Jsonb *second, const char *hash_key, bool is_local)
+					   const Jsonb *second, const char *hash_key,
+					   bool is_local)
 {
 	MemoryContext caller;
 	List	   *key = names_of(first, "key");
@@ -277,7 +297,8 @@ bemi_description_apply(BemiRelation *relation, const Jsonb *first,
 	if (second != NULL)
 	{
 		redact = list_concat(redact, redacted_names(second, "redact"));
-		redact_hash = list_concat(redact_hash, redacted_names(second, "redact_hash"));
+		redact_hash =
+			list_concat(redact_hash, redacted_names(second, "redact_hash"));
 		if (!has_columns(relation, key))
 			key = names_of(second, "key");
 		if (!has_types(relation, types))

@@ -9,19 +9,20 @@
  * read a message itself, its function is used; those that describe a table it
  * could read only if they were in its own encoding.
  *
- * All texts are converted to this database's encoding as they are read, but for
- * the content of messages, which may be signed as it is.
+ * All texts are converted to this database's encoding as they are read, but
+ * for the content of messages, which may be signed as it is.
  *
  * An event and its values live in the caller's memory context, which the
  * caller resets after each event.  What the stream says of a table lives until
  * the stream says it anew, each table in a memory context of its own.
  *
- * Tables that are made and dropped all day must not fill the memory.  A table may be
- * forgotten once no row of it can come unless the stream describes it again.  pgoutput
- * describes a table once, and again after an invalidation of its relcache entry, as
- * DROP TABLE sends one.  A transaction with rows of the table has committed before
- * DROP TABLE got its lock.  So the source is asked now and then which tables are gone,
- * and where its WAL ends; when the stream has passed that position, they are forgotten.
+ * Tables that are made and dropped all day must not fill the memory.  A table
+ * may be forgotten once no row of it can come unless the stream describes it
+ * again. pgoutput describes a table once, and again after an invalidation of
+ * its relcache entry, as DROP TABLE sends one.  A transaction with rows of the
+ * table has committed before DROP TABLE got its lock.  So the source is asked
+ * now and then which tables are gone, and where its WAL ends; when the stream
+ * has passed that position, they are forgotten.
  *
  *-------------------------------------------------------------------------
  */
@@ -86,7 +87,8 @@ read_columns(BemiProtocol *protocol, BemiRelation *relation, StringInfo bytes)
 	const int	key_flag = 1;
 
 	relation->column_count = pq_getmsgint(bytes, 2);
-	relation->columns = palloc0(sizeof(BemiColumn) * Max(relation->column_count, 1));
+	relation->columns =
+		palloc0(sizeof(BemiColumn) * Max(relation->column_count, 1));
 	for (int i = 0; i < relation->column_count; i++)
 	{
 		BemiColumn *column = &relation->columns[i];
@@ -99,8 +101,8 @@ read_columns(BemiProtocol *protocol, BemiRelation *relation, StringInfo bytes)
 }
 
 /*
- * A table is described, for the first time or because it has changed.  What the
- * stream does not say of it is for the next step to find out.
+ * A table is described, for the first time or because it has changed.  What
+ * the stream does not say of it is for the next step to find out.
  */
 static BemiRelation *
 read_relation(BemiProtocol *protocol, StringInfo bytes)
@@ -134,12 +136,14 @@ read_relation(BemiProtocol *protocol, StringInfo bytes)
 static BemiRelation *
 find_relation(BemiProtocol *protocol, Oid oid)
 {
-	BemiRelation *relation = hash_search(protocol->relations, &oid, HASH_FIND, NULL);
+	BemiRelation *relation =
+		hash_search(protocol->relations, &oid, HASH_FIND, NULL);
 
 	if (relation == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("source sent a row of table %u without having described the table", oid)));
+				 errmsg("source sent a row of table %u without having described the table",
+						oid)));
 	return relation;
 }
 
@@ -160,13 +164,16 @@ read_truncate(BemiProtocol *protocol, StringInfo bytes, BemiEvent *event)
 {
 	bool		cascade;
 	bool		restart_identity;
-	List	   *oids = logicalrep_read_truncate(bytes, &cascade, &restart_identity);
+	List	   *oids =
+		logicalrep_read_truncate(bytes, &cascade, &restart_identity);
 	ListCell   *cell;
 
 	event->truncated = NIL;
 	foreach(cell, oids)
+	{
 		event->truncated = lappend(event->truncated,
 								   find_relation(protocol, lfirst_oid(cell)));
+	}
 }
 
 /*
@@ -230,7 +237,8 @@ convert_row(BemiProtocol *protocol, LogicalRepTupleData *row)
 		StringInfo	value = &row->colvalues[i];
 
 		if (row->colstatus[i] == LOGICALREP_COLUMN_TEXT)
-			value->data = bemi_stream_text(protocol->stream, value->data, &value->len);
+			value->data =
+				bemi_stream_text(protocol->stream, value->data, &value->len);
 	}
 }
 
@@ -238,7 +246,8 @@ convert_row(BemiProtocol *protocol, LogicalRepTupleData *row)
  * A row was changed; "action" is the message's own letter.
  */
 static void
-read_row(BemiProtocol *protocol, char action, StringInfo bytes, BemiEvent *event)
+read_row(BemiProtocol *protocol, char action, StringInfo bytes,
+		 BemiEvent *event)
 {
 	Oid			oid;
 
@@ -315,7 +324,8 @@ bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("source sent a message of unknown type \"%c\"", action)));
+					 errmsg("source sent a message of unknown type \"%c\"",
+							action)));
 	}
 }
 
@@ -343,7 +353,8 @@ forget_gone_relations(BemiProtocol *protocol)
 	foreach(cell, protocol->gone)
 	{
 		Oid			oid = lfirst_oid(cell);
-		BemiRelation *relation = hash_search(protocol->relations, &oid, HASH_FIND, NULL);
+		BemiRelation *relation =
+			hash_search(protocol->relations, &oid, HASH_FIND, NULL);
 
 		if (relation == NULL)
 			continue;
@@ -356,8 +367,8 @@ forget_gone_relations(BemiProtocol *protocol)
 }
 
 /*
- * Forgets tables that are gone at the source.  To be called often, between source
- * transactions.
+ * Forgets tables that are gone at the source.  To be called often, between
+ * source transactions.
  */
 void
 bemi_protocol_forget_gone(BemiProtocol *protocol)
@@ -365,16 +376,18 @@ bemi_protocol_forget_gone(BemiProtocol *protocol)
 	MemoryContext caller;
 	List	   *oids;
 
-	if (protocol->gone != NIL && bemi_stream_received(protocol->stream) >= protocol->gone_at)
+	if (protocol->gone != NIL &&
+		bemi_stream_received(protocol->stream) >= protocol->gone_at)
 		forget_gone_relations(protocol);
-	if (protocol->gone != NIL ||
-		hash_get_num_entries(protocol->relations) < protocol->known + ASK_AFTER)
+	if (protocol->gone != NIL || hash_get_num_entries(protocol->relations) <
+		protocol->known + ASK_AFTER)
 		return;
 
 	caller = MemoryContextSwitchTo(protocol->memory);
 	oids = list_relations(protocol);
 	protocol->known = list_length(oids);
-	protocol->gone = bemi_stream_gone(protocol->stream, oids, &protocol->gone_at);
+	protocol->gone =
+		bemi_stream_gone(protocol->stream, oids, &protocol->gone_at);
 	list_free(oids);
 	MemoryContextSwitchTo(caller);
 }

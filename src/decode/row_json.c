@@ -6,20 +6,20 @@
  * In flows a row of texts with its relation's columns (protocol.c) and what
  * their types are made of (types.c); out flows a jsonb that equals
  * to_jsonb(row), built from the values without a detour by JSON text, in the
- * memory context of the caller.  Values that are not to be kept are replaced on
- * the way (rules.c).
+ * memory context of the caller.  Values that are not to be kept are replaced
+ * on the way (rules.c).
  *
- * The rules are those of datum_to_jsonb() in the server's jsonb.c: booleans and
- * numbers as such, dates and times as in ISO 8601, json and jsonb as they are,
- * arrays by element, composites by field, the rest as text.
+ * The rules are those of datum_to_jsonb() in the server's jsonb.c: booleans
+ * and numbers as such, dates and times as in ISO 8601, json and jsonb as they
+ * are, arrays by element, composites by field, the rest as text.
  *
  * Nothing in a row may stop the worker.  Values whose conversion can fail
- * (json that jsonb cannot hold, arrays, composites, very long ones) are converted
- * within a subtransaction.  When that fails, the row is built again with care, each
- * such value and part of one in a subtransaction of its own, so that only the
- * one at fault becomes a text; and if that fails too, all of them become texts,
- * and long ones are replaced by a note of their length.  All other conversions
- * are written so that no input makes them fail.
+ * (json that jsonb cannot hold, arrays, composites, very long ones) are
+ * converted within a subtransaction.  When that fails, the row is built again
+ * with care, each such value and part of one in a subtransaction of its own,
+ * so that only the one at fault becomes a text; and if that fails too, all of
+ * them become texts, and long ones are replaced by a note of their length.
+ * All other conversions are written so that no input makes them fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,8 @@
 
 /*
  * A text that stays whole in a row where something else was too long: as many
- * as a row can have, with names and numbers, stay far below what a jsonb holds.
+ * as a row can have, with names and numbers, stay far below what a jsonb
+ * holds.
  */
 #define SHORT_TEXT	(64 * 1024)
 
@@ -56,7 +57,9 @@
  */
 #define LONGEST_KEY	2000
 
-/* How true to the row a conversion is; each is the way out for the one above. */
+/*
+ * How true to the row a conversion is; each is the way out for the one above.
+ */
 typedef enum Fidelity
 {
 	EXACT,						/* equals to_jsonb(row) */
@@ -180,15 +183,17 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
 {
 	if (fidelity == SHORTENED && len > SHORT_TEXT)
 	{
-		text = psprintf("[bemi: value of %d bytes left out, too long for jsonb]", len);
+		text =
+			psprintf("[bemi: value of %d bytes left out, too long for jsonb]",
+					 len);
 		len = strlen(text);
 	}
 	string_value(value, text, len);
 }
 
 /*
- * What a function has cached for itself; one chunk of memory for all functions that
- * types.c lists.
+ * What a function has cached for itself; one chunk of memory for all functions
+ * that types.c lists.
  */
 static void
 forget_call(FmgrInfo *call)
@@ -198,9 +203,9 @@ forget_call(FmgrInfo *call)
 }
 
 /*
- * Reads a text by a function of the type's choice.  Each call has an FmgrInfo of
- * its own, as the server does it: one that is kept would also keep what a call had
- * cached that ended in an error, for the next row.
+ * Reads a text by a function of the type's choice.  Each call has an FmgrInfo
+ * of its own, as the server does it: one that is kept would also keep what a
+ * call had cached that ended in an error, for the next row.
  */
 static Datum
 parse_value(const BemiType *type, const char *text)
@@ -209,7 +214,8 @@ parse_value(const BemiType *type, const char *text)
 	Datum		value;
 
 	fmgr_info_copy(&call, (FmgrInfo *) &type->input, CurrentMemoryContext);
-	value = InputFunctionCall(&call, (char *) text, type->input_parameter, type->input_typmod);
+	value = InputFunctionCall(&call, (char *) text, type->input_parameter,
+							  type->input_typmod);
 	forget_call(&call);
 	return value;
 }
@@ -247,13 +253,13 @@ cast_to_json(const BemiType *type, const char *literal)
 }
 
 /*
- * Pushes the elements of one dimension of an array, and those of the dimensions
- * below; *next counts them.
+ * Pushes the elements of one dimension of an array, and those of the
+ * dimensions below; *next counts them.
  */
 static void
 push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
-			   int dimension, const Datum *elements, const bool *nulls, int *next,
-			   Fidelity fidelity)
+			   int dimension, const Datum *elements, const bool *nulls,
+			   int *next, Fidelity fidelity)
 {
 	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < ARR_DIMS(array)[dimension]; i++)
@@ -262,14 +268,16 @@ push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
 
 		if (dimension + 1 < ARR_NDIM(array))
 		{
-			push_dimension(state, type, array, dimension + 1, elements, nulls, next, fidelity);
+			push_dimension(state, type, array, dimension + 1, elements, nulls,
+						   next, fidelity);
 			continue;
 		}
 		if (!nulls[*next])
 		{
 			char	   *element = element_text(type, elements[*next]);
 
-			type_value(type->element, element, strlen(element), fidelity, &value);
+			type_value(type->element, element, strlen(element), fidelity,
+					   &value);
 		}
 		pushJsonbValue(state, WJB_ELEM, &value);
 		(*next)++;
@@ -294,11 +302,13 @@ convert_array(const BemiType *type, const char *literal, Fidelity fidelity)
 	int			next = 0;
 
 	get_typlenbyvalalign(type->parsed_as, &len, &by_value, &align);
-	deconstruct_array(array, type->parsed_as, len, by_value, align, &elements, &nulls, &count);
+	deconstruct_array(array, type->parsed_as, len, by_value, align, &elements,
+					  &nulls, &count);
 	if (count == 0)
 		pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	else
-		push_dimension(&state, type, array, 0, elements, nulls, &next, fidelity);
+		push_dimension(&state, type, array, 0, elements, nulls, &next,
+					   fidelity);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
@@ -306,8 +316,10 @@ static Jsonb *
 convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 {
 	HeapTupleHeader row = DatumGetHeapTupleHeader(parse_value(type, literal));
-	TupleDesc	columns = lookup_rowtype_tupdesc(type->input_parameter, type->input_typmod);
-	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),.t_data = row};
+	TupleDesc	columns =
+		lookup_rowtype_tupdesc(type->input_parameter, type->input_typmod);
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),
+	.t_data = row};
 	Datum	   *values = palloc(sizeof(Datum) * Max(columns->natts, 1));
 	bool	   *nulls = palloc(sizeof(bool) * Max(columns->natts, 1));
 	JsonbParseState *state = NULL;
@@ -319,7 +331,8 @@ convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 	{
 		JsonbValue	value;
 
-		string_value(&value, type->field_names[i], strlen(type->field_names[i]));
+		string_value(&value, type->field_names[i],
+					 strlen(type->field_names[i]));
 		pushJsonbValue(&state, WJB_KEY, &value);
 		if (nulls[i])
 			value.type = jbvNull;
@@ -327,7 +340,8 @@ convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 		{
 			char	   *field = TextDatumGetCString(values[i]);
 
-			type_value(type->field_types[i], field, strlen(field), fidelity, &value);
+			type_value(type->field_types[i], field, strlen(field), fidelity,
+					   &value);
 		}
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
@@ -340,7 +354,8 @@ convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 static Jsonb *
 parse_json(char *text)
 {
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	return DatumGetJsonbP(
+						  DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 }
 
 /*
@@ -351,22 +366,25 @@ static void
 append_code_point(StringInfo result, Oid conversion, unsigned int code)
 {
 	unsigned char utf8[MAX_MULTIBYTE_CHAR_LEN + 1] = {0};
-	unsigned char converted[MAX_MULTIBYTE_CHAR_LEN * MAX_CONVERSION_GROWTH + 1];
+	unsigned char
+				converted[MAX_MULTIBYTE_CHAR_LEN * MAX_CONVERSION_GROWTH + 1];
 	int			len = pg_utf_mblen(unicode_to_utf8(code, utf8));
 
 	if (OidIsValid(conversion) &&
-		pg_do_encoding_conversion_buf(conversion, PG_UTF8, GetDatabaseEncoding(), utf8, len,
-									  converted, sizeof(converted), true) == len)
+		pg_do_encoding_conversion_buf(conversion, PG_UTF8,
+									  GetDatabaseEncoding(), utf8, len,
+									  converted, sizeof(converted),
+									  true) == len)
 		appendStringInfoString(result, (char *) converted);
 	else
 		appendStringInfo(result, "[U+%04X]", code);
 }
 
 /*
- * The same JSON text, with characters in place of escapes, which jsonb refuses if
- * the database's encoding is not UTF8 and lacks them; NULL if there are none.
- * Escapes of ASCII characters stay, zero bytes among them, and so do halves of pairs
- * without the other.
+ * The same JSON text, with characters in place of escapes, which jsonb refuses
+ * if the database's encoding is not UTF8 and lacks them; NULL if there are
+ * none.  Escapes of ASCII characters stay, zero bytes among them, and so do
+ * halves of pairs without the other.
  */
 static char *
 remove_escapes(const char *text)
@@ -384,7 +402,8 @@ remove_escapes(const char *text)
 		unsigned int code;
 		unsigned int low;
 
-		if (text[0] != '\\' || sscanf(text, "\\u%4x", &code) != 1 || code < 0x80)
+		if (text[0] != '\\' || sscanf(text, "\\u%4x", &code) != 1 ||
+			code < 0x80)
 		{
 			/* A backslash and what it escapes go together. */
 			int			len = text[0] == '\\' && text[1] != '\0' ? 2 : 1;
@@ -394,7 +413,8 @@ remove_escapes(const char *text)
 			continue;
 		}
 		text += strlen("\\u0000");
-		if (is_utf16_surrogate_first(code) && sscanf(text, "\\u%4x", &low) == 1 &&
+		if (is_utf16_surrogate_first(code) &&
+			sscanf(text, "\\u%4x", &low) == 1 &&
 			is_utf16_surrogate_second(low))
 		{
 			code = surrogate_pair_to_codepoint(code, low);
@@ -505,8 +525,8 @@ column_value(const BemiColumn *column, const StringInfoData *datum,
 }
 
 /*
- * Whether an old row, whole or only its key, holds a column's value.  A NULL may
- * stand for one that is not there.
+ * Whether an old row, whole or only its key, holds a column's value.  A NULL
+ * may stand for one that is not there.
  */
 static bool
 old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
@@ -515,19 +535,22 @@ old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
 	return column < old->ncols &&
 		old->colstatus[column] != LOGICALREP_COLUMN_UNCHANGED &&
 		(!is_key || relation->columns[column].identity) &&
-		(!relation->identity_is_partial || old->colstatus[column] != LOGICALREP_COLUMN_NULL);
+		(!relation->identity_is_partial ||
+		 old->colstatus[column] != LOGICALREP_COLUMN_NULL);
 }
 
 /*
  * Where the value of a column is to be taken from: the row, or the old row if
- * the row has it unchanged out of line, which is never NULL.  NULL if the WAL does
- * not hold it.
+ * the row has it unchanged out of line, which is never NULL.  NULL if the WAL
+ * does not hold it.
  */
 static const LogicalRepTupleData *
 holder_of(const BemiRelation *relation, const BemiImage *image, int column)
 {
 	if (image->is_old)
-		return old_row_holds(relation, image->row, image->is_key, column) ? image->row : NULL;
+		return old_row_holds(relation, image->row, image->is_key, column) ?
+			image->row :
+			NULL;
 	if (column >= image->row->ncols)
 		return NULL;
 	if (image->row->colstatus[column] != LOGICALREP_COLUMN_UNCHANGED)
@@ -561,9 +584,9 @@ compare_names(const void *a, const void *b, void *columns)
 }
 
 /*
- * Finds the order in which a jsonb has the columns, once, so that the server need not
- * sort them anew for each row.  In the current memory context, for as long as
- * the relation's columns.
+ * Finds the order in which a jsonb has the columns, once, so that the server
+ * need not sort them anew for each row.  In the current memory context, for as
+ * long as the relation's columns.
  */
 void
 bemi_row_order(BemiRelation *relation)
@@ -571,8 +594,8 @@ bemi_row_order(BemiRelation *relation)
 	relation->order = palloc(sizeof(int) * relation->column_count);
 	for (int i = 0; i < relation->column_count; i++)
 		relation->order[i] = i;
-	qsort_arg(relation->order, relation->column_count, sizeof(int), compare_names,
-			  relation->columns);
+	qsort_arg(relation->order, relation->column_count, sizeof(int),
+			  compare_names, relation->columns);
 }
 
 /*
@@ -590,7 +613,8 @@ convert_row(const void *arg, Fidelity fidelity)
 	{
 		int			i = relation->order[n];
 		const BemiColumn *column = &relation->columns[i];
-		const LogicalRepTupleData *holder = holder_of(relation, work->image, i);
+		const LogicalRepTupleData *holder =
+			holder_of(relation, work->image, i);
 		JsonbValue	value;
 
 		if (holder == NULL)
@@ -709,9 +733,11 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 	if (!relation->risky && !text_is_long(relation, image))
 		return convert_row(&work, EXACT);
 
-	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT < JENTRY_OFFLENMASK / 2,
+	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT <
+					 JENTRY_OFFLENMASK / 2,
 					 "a row of shortened texts fits into a jsonb");
-	for (Fidelity fidelity = EXACT; fidelity < FIDELITIES && result == NULL; fidelity++)
+	for (Fidelity fidelity = EXACT; fidelity < FIDELITIES && result == NULL;
+		 fidelity++)
 		result = try_conversion(convert_row, &work, fidelity);
 
 	return result ? result : row_placeholder();
@@ -732,7 +758,8 @@ bemi_text_to_jsonb(const char *text, int len)
 		!pg_verify_mbstr(GetDatabaseEncoding(), text, len, true))
 		return NULL;
 	result = try_conversion(convert_text, &work, EXACT);
-	if (result == NULL && (work.text = remove_escapes(pnstrdup(text, len))) != NULL)
+	if (result == NULL &&
+		(work.text = remove_escapes(pnstrdup(text, len))) != NULL)
 	{
 		work.len = strlen(work.text);
 		result = try_conversion(convert_text, &work, EXACT);
@@ -751,8 +778,11 @@ bounded_key(const char *key)
 
 	if (len <= LONGEST_KEY)
 		return pstrdup(key);
-	hash = DirectFunctionCall1Coll(md5_text, DEFAULT_COLLATION_OID,
-								   PointerGetDatum(cstring_to_text_with_len(key, len)));
+	hash =
+		DirectFunctionCall1Coll(md5_text, DEFAULT_COLLATION_OID,
+								PointerGetDatum(
+												cstring_to_text_with_len(key,
+																		 len)));
 	return psprintf("%.*s...md5:%s", pg_mbcliplen(key, len, LONGEST_KEY), key,
 					TextDatumGetCString(hash));
 }
@@ -775,19 +805,25 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 	for (int i = 0; i < relation->key_count; i++)
 	{
 		const BemiColumn *column = &relation->columns[relation->keys[i]];
-		const LogicalRepTupleData *holder = holder_of(relation, image, relation->keys[i]);
+		const LogicalRepTupleData *holder =
+			holder_of(relation, image, relation->keys[i]);
 		const StringInfoData *datum;
 		char	   *text;
 		JsonbValue	value;
 
-		if (holder == NULL || holder->colstatus[relation->keys[i]] != LOGICALREP_COLUMN_TEXT)
+		if (holder == NULL ||
+			holder->colstatus[relation->keys[i]] != LOGICALREP_COLUMN_TEXT)
 			return NULL;
 		datum = &holder->colvalues[relation->keys[i]];
 		text = column->redaction == BEMI_KEEP ? datum->data :
 			bemi_redacted(column, datum->data, datum->len);
 		if (relation->key_count == 1)
 			return bounded_key(text);
-		/* No index could hold it, but the key of today may be of an older row. */
+
+		/*
+		 * No index could hold it, but the key of today may be of an older
+		 * row.
+		 */
 		if (strlen(text) > LONG_ROW)
 			text = bounded_key(text);
 		string_value(&value, text, strlen(text));

@@ -3,18 +3,18 @@
  * rules.c
  *		Which updates are kept, and which values of them.
  *
- * In flow the rules of a table (description.c): lists of column names, of which
- * one that ends in "*" stands for all that begin so.  They are applied to the
- * relation's columns once.  Out flow the decision whether an update leaves a change
- * behind, and what stands for a value that is redacted.
+ * In flow the rules of a table (description.c): lists of column names, of
+ * which one that ends in "*" stands for all that begin so.  They are applied
+ * to the relation's columns once.  Out flow the decision whether an update
+ * leaves a change behind, and what stands for a value that is redacted.
  *
  * Two settings of the destination are for all tables: bemi.ignore_columns and
  * bemi.noop_updates.
  *
- * Old and new row are compared by the texts of their values, so whatever can be
- * seen makes a difference.  Where the WAL does not hold the whole old row, nothing
- * is left out.  What must never happen: that a value which is to be redacted gets
- * beyond the conversion to jsonb, or into a message.
+ * Old and new row are compared by the texts of their values, so whatever can
+ * be seen makes a difference.  Where the WAL does not hold the whole old row,
+ * nothing is left out.  What must never happen: that a value which is to be
+ * redacted gets beyond the conversion to jsonb, or into a message.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +37,10 @@
 static char *ignore_setting = NULL;
 static bool noop_updates = true;
 
-/* The names of bemi.ignore_columns, each ended by a zero byte, the last by two. */
+/*
+ * The names of bemi.ignore_columns, each ended by a zero byte, the last by
+ * two.
+ */
 static char *ignored_everywhere = NULL;
 
 /*
@@ -52,12 +55,14 @@ bemi_rule_is_prefix(const char *rule)
 }
 
 /*
- * Whether a column matches a rule: a name, or the beginning of one before a "*".
+ * Whether a column matches a rule: a name, or the beginning of one before a
+ * "*".
  */
 bool
 bemi_rule_matches(const char *column, const char *name)
 {
-	if (bemi_rule_is_prefix(name) && strncmp(column, name, strlen(name) - 1) == 0)
+	if (bemi_rule_is_prefix(name) &&
+		strncmp(column, name, strlen(name) - 1) == 0)
 		return true;
 	return strcmp(column, name) == 0;
 }
@@ -68,8 +73,10 @@ column_is_listed(const char *column, const List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (strcmp(column, lfirst(cell)) == 0)
 			return true;
+	}
 	return false;
 }
 
@@ -79,17 +86,21 @@ bemi_rules_match(const char *column, const List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (bemi_rule_matches(column, lfirst(cell)))
 			return true;
+	}
 	return false;
 }
 
 /*
- * The key for the hashes of a column's values, so that nobody can look them up by
- * hashing what he likes in a table of his own; NULL without one of the source.
+ * The key for the hashes of a column's values, so that nobody can look them up
+ * by hashing what he likes in a table of his own; NULL without one of the
+ * source.
  */
 static char *
-column_hash_key(const BemiRelation *relation, const char *column, const char *hash_key)
+column_hash_key(const BemiRelation *relation, const char *column,
+				const char *hash_key)
 {
 	char	   *place = psprintf("%u.%s", relation->oid, column);
 
@@ -98,13 +109,14 @@ column_hash_key(const BemiRelation *relation, const char *column, const char *ha
 
 /*
  * Applies the rules for its columns to a relation, within its memory.  Where
- * something is redacted, so is a column whose name is not among those that the rules
- * knew of: it may be one of them by another name.  Without a key for hashes (NULL),
- * values are redacted as a whole.
+ * something is redacted, so is a column whose name is not among those that the
+ * rules knew of: it may be one of them by another name.  Without a key for
+ * hashes (NULL), values are redacted as a whole.
  */
 void
-bemi_rules_apply(BemiRelation *relation, const List *ignore, const List *redact,
-				 const List *redact_hash, const List *known, const char *hash_key)
+bemi_rules_apply(BemiRelation *relation, const List *ignore,
+				 const List *redact, const List *redact_hash,
+				 const List *known, const char *hash_key)
 {
 	bool		redacts = (redact != NIL || redact_hash != NIL);
 
@@ -121,7 +133,8 @@ bemi_rules_apply(BemiRelation *relation, const List *ignore, const List *redact,
 		else if (bemi_rules_match(column->name, redact_hash))
 		{
 			column->redaction = BEMI_REDACT_HASH;
-			column->hash_key = column_hash_key(relation, column->name, hash_key);
+			column->hash_key =
+				column_hash_key(relation, column->name, hash_key);
 		}
 	}
 }
@@ -131,15 +144,16 @@ is_ignored_everywhere(const char *column)
 {
 	if (ignored_everywhere == NULL)
 		return false;
-	for (const char *name = ignored_everywhere; *name; name += strlen(name) + 1)
+	for (const char *name = ignored_everywhere; *name;
+		 name += strlen(name) + 1)
 		if (bemi_rule_matches(column, name))
 			return true;
 	return false;
 }
 
 /*
- * Whether an update changed a column's value.  One that stands out of line and is
- * not in the new row's WAL was not changed.
+ * Whether an update changed a column's value.  One that stands out of line and
+ * is not in the new row's WAL was not changed.
  */
 static bool
 is_changed(const LogicalRepTupleData *before, const LogicalRepTupleData *after,
@@ -158,9 +172,9 @@ is_changed(const LogicalRepTupleData *before, const LogicalRepTupleData *after,
 
 /*
  * Whether an update of the relation leaves a change behind: no, if it changed
- * only ignored columns, or nothing at all and such are not wanted.  "before" is
- * the whole old row; but of some partitions it may hold no more than a changed key,
- * which is reason enough to keep it.
+ * only ignored columns, or nothing at all and such are not wanted.  "before"
+ * is the whole old row; but of some partitions it may hold no more than a
+ * changed key, which is reason enough to keep it.
  */
 bool
 bemi_rules_keep_update(const BemiRelation *relation,
@@ -191,15 +205,16 @@ bemi_rules_keep_update(const BemiRelation *relation,
 char *
 bemi_redacted(const BemiColumn *column, const char *text, int len)
 {
-	if (column->redaction == BEMI_REDACT || column->hash_key == NULL || len > LONGEST_HASHED)
+	if (column->redaction == BEMI_REDACT || column->hash_key == NULL ||
+		len > LONGEST_HASHED)
 		return pstrdup(REDACTED);
 	return psprintf("[redacted:%.*s]", SHOWN_HASH_LEN,
 					bemi_hmac(column->hash_key, text, len));
 }
 
 /*
- * Checks bemi.ignore_columns, and hands on its names as they are kept above.  No
- * case is folded: the names are as in the catalog.
+ * Checks bemi.ignore_columns, and hands on its names as they are kept above.
+ * No case is folded: the names are as in the catalog.
  */
 static bool
 check_ignore_columns(char **newval, void **extra, GucSource source)
@@ -244,16 +259,12 @@ bemi_rules_init(void)
 	DefineCustomStringVariable("bemi.ignore_columns",
 							   "Sets columns of all tables; an update that changes nothing else is not stored.",
 							   "A list of names; one that ends in * stands for all that begin so.",
-							   &ignore_setting,
-							   "",
-							   PGC_SUSET, GUC_LIST_INPUT,
-							   check_ignore_columns, assign_ignore_columns, NULL);
+							   &ignore_setting, "", PGC_SUSET, GUC_LIST_INPUT,
+							   check_ignore_columns, assign_ignore_columns,
+							   NULL);
 
 	DefineCustomBoolVariable("bemi.noop_updates",
 							 "Sets whether updates that change nothing are stored.",
-							 NULL,
-							 &noop_updates,
-							 true,
-							 PGC_SUSET, 0,
-							 NULL, NULL, NULL);
+							 NULL, &noop_updates, true, PGC_SUSET, 0, NULL,
+							 NULL, NULL);
 }

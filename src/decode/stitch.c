@@ -3,28 +3,30 @@
  * stitch.c
  *		Joins each change with its context.
  *
- * In flow events in stream order (protocol.c); out flow changes (store/writer.c).
- * The rule: the context of a change is the nearest context message before it
- * in the same transaction; without one it is an empty object.  Stream order
- * is all that counts.  LSNs are never compared, because rows carry the start
- * of their WAL record, messages the end, and all rows of one multi-insert
- * record share one LSN.
+ * In flow events in stream order (protocol.c); out flow changes
+ * (store/writer.c).  The rule: the context of a change is the nearest context
+ * message before it in the same transaction; without one it is an empty
+ * object.  Stream order is all that counts.  LSNs are never compared, because
+ * rows carry the start of their WAL record, messages the end, and all rows of
+ * one multi-insert record share one LSN.
  *
- * Any SQL user can write any bytes under bemi's prefixes, at any time.  A context
- * that is not valid (stitch_context.c) is counted as invalid, and the changes that
- * follow get an empty object: they must not inherit what belongs to another
- * statement.  bemi writes contexts and descriptions of tables within the transaction
- * that they belong to.  A message outside of one is counted as invalid, and nobody
- * looks at its content: there is no transaction here at that moment, either, and
- * a flood of such messages must not begin one for each.
+ * Any SQL user can write any bytes under bemi's prefixes, at any time.  A
+ * context that is not valid (stitch_context.c) is counted as invalid, and the
+ * changes that follow get an empty object: they must not inherit what belongs
+ * to another statement. bemi writes contexts and descriptions of tables within
+ * the transaction that they belong to.  A message outside of one is counted as
+ * invalid, and nobody looks at its content: there is no transaction here at
+ * that moment, either, and a flood of such messages must not begin one for
+ * each.
  *
- * All other events need a destination transaction, which BEGIN opens.  A source that
- * sends one of them outside of a transaction is broken, and is refused.
+ * All other events need a destination transaction, which BEGIN opens.  A
+ * source that sends one of them outside of a transaction is broken, and is
+ * refused.
  *
- * The last context that a message had lives in a memory context of its own: many
- * changes refer to it, and the next transaction of a job is likely to repeat it.
- * If it is large, only the first of these changes is stored with all of it.
- * Everything else is gone after the event.
+ * The last context that a message had lives in a memory context of its own:
+ * many changes refer to it, and the next transaction of a job is likely to
+ * repeat it.  If it is large, only the first of these changes is stored with
+ * all of it.  Everything else is gone after the event.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +45,7 @@
 struct BemiStitch
 {
 	BemiStream *stream;			/* for what it says beside its changes */
-	BemiStore *store;
+	BemiStore  *store;
 	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
 
 	/* the transaction at hand */
@@ -143,7 +145,8 @@ forget_holder(BemiStitch *stitch)
  * Replaces the context of the changes that follow.
  */
 static void
-set_context(BemiStitch *stitch, const char *content, int len, const Jsonb *context)
+set_context(BemiStitch *stitch, const char *content, int len,
+			const Jsonb *context)
 {
 	MemoryContext caller;
 
@@ -182,8 +185,9 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message under the prefix of contexts.  Statements in a loop, and the transactions
- * of a job, repeat their context, so the last one is not parsed again.
+ * A message under the prefix of contexts.  Statements in a loop, and the
+ * transactions of a job, repeat their context, so the last one is not parsed
+ * again.
  */
 static void
 apply_context(BemiStitch *stitch, const BemiEvent *event)
@@ -197,7 +201,8 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 		return;
 	}
 
-	context = bemi_context_of_message(stitch->stream, event->content, event->content_len);
+	context = bemi_context_of_message(stitch->stream, event->content,
+									  event->content_len);
 	if (context != NULL)
 		set_context(stitch, event->content, event->content_len, context);
 	else
@@ -208,13 +213,14 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message that says which table is tracked from here on, or no longer, and what
- * it is like.
+ * A message that says which table is tracked from here on, or no longer, and
+ * what it is like.
  */
 static void
 apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 {
-	char	   *text = bemi_stream_verify(stitch->stream, event->content, event->content_len);
+	char	   *text =
+		bemi_stream_verify(stitch->stream, event->content, event->content_len);
 	Jsonb	   *message;
 
 	if (!bemi_stream_has_secret(stitch->stream))
@@ -222,7 +228,7 @@ apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
 	if (message == NULL || !JB_ROOT_IS_OBJECT(message) ||
 		!bemi_store_apply_tracking(stitch->store, message, stitch->xid,
-									stitch->commit_lsn, stitch->committed_at))
+								   stitch->commit_lsn, stitch->committed_at))
 		bemi_store_count_invalid(stitch->store);
 }
 
@@ -250,7 +256,8 @@ static Jsonb *
 ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
 {
 	char	   *text = bemi_stream_describe(stitch->stream, relation->oid);
-	Jsonb	   *description = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
+	Jsonb	   *description =
+		text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
 
 	if (description == NULL)
 		ereport(ERROR,
@@ -261,9 +268,10 @@ ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
 }
 
 /*
- * Before a description is believed: whether the source has another secret than the
- * one that its messages so far were verified with.  Then some messages may have been
- * refused that were its own, and all stored descriptions become stale.
+ * Before a description is believed: whether the source has another secret than
+ * the one that its messages so far were verified with.  Then some messages may
+ * have been refused that were its own, and all stored descriptions become
+ * stale.
  */
 static void
 check_secret(BemiStitch *stitch)
@@ -275,10 +283,10 @@ check_secret(BemiStitch *stitch)
 }
 
 /*
- * The stream has described a table.  What it is like beside that, the source has
- * told before, in its place between the changes.  Where it has not, or that does not
- * fit or is stale, it is asked for what the table is like today, which is preferred
- * only where the source's messages cannot be believed.
+ * The stream has described a table.  What it is like beside that, the source
+ * has told before, in its place between the changes.  Where it has not, or
+ * that does not fit or is stale, it is asked for what the table is like today,
+ * which is preferred only where the source's messages cannot be believed.
  */
 static void
 apply_relation(BemiStitch *stitch, BemiRelation *relation)
@@ -293,7 +301,7 @@ apply_relation(BemiStitch *stitch, BemiRelation *relation)
 	told = bemi_store_description(stitch->store, relation);
 	if (!is_believed)
 		bemi_store_begin_tracking(stitch->store, relation,
-									stitch->commit_lsn, stitch->committed_at);
+								  stitch->commit_lsn, stitch->committed_at);
 	if (!is_believed || told == NULL || !bemi_description_fits(relation, told))
 		today = ask_for_description(stitch, relation);
 	first = is_believed && told ? told : today;
@@ -303,14 +311,16 @@ apply_relation(BemiStitch *stitch, BemiRelation *relation)
 }
 
 /*
- * The small members of the context, for the changes after the one that holds it.
+ * The small members of the context, for the changes after the one that holds
+ * it.
  */
 static Jsonb *
 small_members(BemiStitch *stitch)
 {
 	MemoryContext caller = MemoryContextSwitchTo(stitch->memory);
 
-	stitch->small_members = bemi_context_small_members(stitch->context, &stitch->holder);
+	stitch->small_members =
+		bemi_context_small_members(stitch->context, &stitch->holder);
 	stitch->small_serial = ++stitch->serials;
 	MemoryContextSwitchTo(caller);
 	return stitch->small_members;
@@ -330,7 +340,8 @@ add_context(BemiStitch *stitch, BemiChange *change)
 		return;
 	if (stitch->held)
 	{
-		change->context = stitch->small_members ? stitch->small_members : small_members(stitch);
+		change->context = stitch->small_members ? stitch->small_members :
+			small_members(stitch);
 		change->context_serial = stitch->small_serial;
 	}
 	else
@@ -367,7 +378,8 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	change.before = before ? bemi_row_to_jsonb(relation, before) : NULL;
 	change.after = after ? bemi_row_to_jsonb(relation, after) : NULL;
 	if (before || after)
-		change.primary_key = bemi_row_primary_key(relation, after ? after : before);
+		change.primary_key =
+			bemi_row_primary_key(relation, after ? after : before);
 	add_context(stitch, &change);
 	change.committed_at = stitch->committed_at;
 	change.queued_at = bemi_stream_heard_at(stitch->stream);
@@ -383,21 +395,25 @@ add_truncates(BemiStitch *stitch, const BemiEvent *event)
 	ListCell   *cell;
 
 	foreach(cell, event->truncated)
+	{
 		add_change(stitch, event, lfirst(cell), "TRUNCATE", NULL, NULL);
+	}
 }
 
 static void
 end_transaction(BemiStitch *stitch, const BemiEvent *event)
 {
-	BemiStored	transaction = {stitch->commit_lsn, stitch->committed_at, stitch->xid};
+	BemiStored	transaction = {stitch->commit_lsn, stitch->committed_at,
+	stitch->xid};
 
 	bemi_store_end_transaction(stitch->store, &transaction, event->end_lsn);
 	stitch->in_transaction = false;
 }
 
 /*
- * Error unless the event may come at this place of the stream: transactions follow
- * one after the other, and all but non-transactional messages is within one.
+ * Error unless the event may come at this place of the stream: transactions
+ * follow one after the other, and all but non-transactional messages is within
+ * one.
  */
 static void
 check_place(const BemiStitch *stitch, const BemiEvent *event)
@@ -409,7 +425,8 @@ check_place(const BemiStitch *stitch, const BemiEvent *event)
 	if (!anywhere && begins == stitch->in_transaction)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 begins ? errmsg("source began a transaction within another one") :
+				 begins ?
+				 errmsg("source began a transaction within another one") :
 				 errmsg("source sent a change outside of a transaction")));
 	Assert(anywhere || begins || IsTransactionState());
 }
@@ -420,7 +437,9 @@ check_place(const BemiStitch *stitch, const BemiEvent *event)
 void
 bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 {
-	BemiImage	before = {.row = &event->before,.is_old = true,.is_key = event->before_is_key};
+	BemiImage	before = {.row = &event->before,
+		.is_old = true,
+	.is_key = event->before_is_key};
 	BemiImage	after = {.row = &event->after,.is_key = event->before_is_key};
 
 	if (event->has_before)
@@ -442,7 +461,8 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 					   event->has_before ? &before : NULL, &after);
 			break;
 		case BEMI_EVENT_DELETE:
-			add_change(stitch, event, event->relation, "DELETE", &before, NULL);
+			add_change(stitch, event, event->relation, "DELETE", &before,
+					   NULL);
 			break;
 		case BEMI_EVENT_TRUNCATE:
 			add_truncates(stitch, event);

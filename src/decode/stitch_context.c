@@ -3,26 +3,27 @@
  * stitch_context.c
  *		What is kept of a context.
  *
- * In flows the content of a context message, which any SQL user may have written;
- * out flows the jsonb that is stored with the changes that follow it.
+ * In flows the content of a context message, which any SQL user may have
+ * written; out flows the jsonb that is stored with the changes that follow it.
  *
- * First the limits.  The sessions of the source have checked bemi.max_context_size
- * and bemi.max_context_keys, but a message need not have come that way, and the
- * source may be another server.  So the worker compares with its own settings, on
- * the bytes as they are in the stream's buffer: a message that is too large is
- * neither copied nor converted nor parsed.  What bemi.include has added after the
- * session's check comes on top.
+ * First the limits.  The sessions of the source have checked
+ * bemi.max_context_size and bemi.max_context_keys, but a message need not have
+ * come that way, and the source may be another server.  So the worker compares
+ * with its own settings, on the bytes as they are in the stream's buffer: a
+ * message that is too large is neither copied nor converted nor parsed.  What
+ * bemi.include has added after the session's check comes on top.
  *
- * Then the copies.  All rows of a statement have its context, and applications put
- * whole request bodies there: a thousand rows of a context of 1 MB would be a history
- * of 1 GB.  So the first change that a transaction stores with a large context has
- * all of it.  Those after it have its small members, by which queries and the GIN index
- * find them as before, and the id of that first change under the reserved key
- * "_whole".  bemi.full_context() follows it.  Both changes have one commit time, so
- * they are in one partition, and retention drops them together.
+ * Then the copies.  All rows of a statement have its context, and applications
+ * put whole request bodies there: a thousand rows of a context of 1 MB would
+ * be a history of 1 GB.  So the first change that a transaction stores with a
+ * large context has all of it.  Those after it have its small members, by
+ * which queries and the GIN index find them as before, and the id of that
+ * first change under the reserved key "_whole". bemi.full_context() follows
+ * it.  Both changes have one commit time, so they are in one partition, and
+ * retention drops them together.
  *
- * What must never happen: a "_whole" that the worker has not made.  The client's own is
- * removed from every context, whatever its size.
+ * What must never happen: a "_whole" that the worker has not made.  The
+ * client's own is removed from every context, whatever its size.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,21 +37,24 @@
 #include "decode/decode.h"
 #include "stream/stream.h"
 
-/* Reserved keys: of the change that has the whole context, and of bemi.include. */
+/*
+ * Reserved keys: of the change that has the whole context, and of
+ * bemi.include.
+ */
 #define WHOLE_KEY		"_whole"
 #define FACTS_KEY		"_db"
 
 /*
- * A context that takes more bytes as jsonb is stored once in a transaction.  From about
- * there on PostgreSQL compresses a row, and moves out of it what is still too large,
- * which costs more than the context's own size (bench/contexts).  Smaller ones stay
- * as they are.
+ * A context that takes more bytes as jsonb is stored once in a transaction.
+ * From about there on PostgreSQL compresses a row, and moves out of it what is
+ * still too large, which costs more than the context's own size
+ * (bench/contexts).  Smaller ones stay as they are.
  */
 #define LARGE_CONTEXT	2048
 
 /*
- * What the changes after the first one keep: members whose value is so small, until
- * so much room is used.  With that, most rows stay below the same limit.
+ * What the changes after the first one keep: members whose value is so small,
+ * until so much room is used.  With that, most rows stay below the same limit.
  */
 #define SMALL_VALUE		256
 #define ROOM			768
@@ -83,15 +87,18 @@ bemi_context_of_message(BemiStream *stream, const char *content, int len)
 	char	   *text;
 
 	Assert(IsTransactionState());
-	if (bemi_context_is_too_large(content, len) || memchr(content, '\0', len) != NULL)
+	if (bemi_context_is_too_large(content, len) ||
+		memchr(content, '\0', len) != NULL)
 		return NULL;
 	text = bemi_stream_text(stream, (char *) content, &len);
 	context = bemi_text_to_jsonb(text, len);
 	if (context == NULL || !JB_ROOT_IS_OBJECT(context))
 		return NULL;
 	if (find_member(context, WHOLE_KEY, &value) != NULL)
-		context = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(context),
-													 PointerGetDatum(cstring_to_text(WHOLE_KEY))));
+		context = DatumGetJsonbP(
+								 DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(context),
+													 PointerGetDatum(
+																	 cstring_to_text(WHOLE_KEY))));
 	return context;
 }
 
@@ -175,7 +182,8 @@ push_members(SmallMembers *members, JsonbContainer *object, bool scalars)
 		   (token = JsonbIteratorNext(&iterator, &key, true)) == WJB_KEY)
 	{
 		(void) JsonbIteratorNext(&iterator, &value, true);
-		if (key.val.string.len == strlen(FACTS_KEY) && members->state->next == NULL &&
+		if (key.val.string.len == strlen(FACTS_KEY) &&
+			members->state->next == NULL &&
 			memcmp(key.val.string.val, FACTS_KEY, strlen(FACTS_KEY)) == 0)
 			continue;			/* it came first */
 		if ((value.type != jbvBinary) == scalars)
@@ -184,9 +192,9 @@ push_members(SmallMembers *members, JsonbContainer *object, bool scalars)
 }
 
 /*
- * Pushes an object with what is small in it.  The scalars come first, because contexts
- * are most often looked for by those.  Each level takes room, which bounds the
- * recursion.
+ * Pushes an object with what is small in it.  The scalars come first, because
+ * contexts are most often looked for by those.  Each level takes room, which
+ * bounds the recursion.
  */
 static void
 push_object(SmallMembers *members, JsonbContainer *object)
@@ -208,9 +216,10 @@ push_text_key(SmallMembers *members, const char *name)
 }
 
 /*
- * What stands for a large context in the changes after the one that holds all of it;
- * in the current memory context.  The facts of bemi.include have room of their own,
- * so that no client can crowd them out, and a long query none of the others.
+ * What stands for a large context in the changes after the one that holds all
+ * of it; in the current memory context.  The facts of bemi.include have room
+ * of their own, so that no client can crowd them out, and a long query none of
+ * the others.
  */
 Jsonb *
 bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
@@ -221,14 +230,16 @@ bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
 	JsonbValue	id = {.type = jbvString};
 
 	Assert(JB_ROOT_IS_OBJECT(context));
-	id.val.string.val = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(holder)));
+	id.val.string.val =
+		DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(holder)));
 	id.val.string.len = strlen(id.val.string.val);
 
 	(void) pushJsonbValue(&members.state, WJB_BEGIN_OBJECT, NULL);
 	push_text_key(&members, WHOLE_KEY);
 	(void) pushJsonbValue(&members.state, WJB_VALUE, &id);
 	if (find_member(context, FACTS_KEY, &facts) != NULL &&
-		facts.type == jbvBinary && JsonContainerIsObject(facts.val.binary.data))
+		facts.type == jbvBinary &&
+		JsonContainerIsObject(facts.val.binary.data))
 	{
 		push_text_key(&members, FACTS_KEY);
 		push_object(&members, facts.val.binary.data);
@@ -236,5 +247,6 @@ bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
 	}
 	push_members(&members, root, true);
 	push_members(&members, root, false);
-	return JsonbValueToJsonb(pushJsonbValue(&members.state, WJB_END_OBJECT, NULL));
+	return JsonbValueToJsonb(
+							 pushJsonbValue(&members.state, WJB_END_OBJECT, NULL));
 }

@@ -4,28 +4,31 @@
  *		What the types of the source's columns are made of.
  *
  * In flow the OIDs that the stream gives and, for types that are not the
- * server's own, the parts that the source's catalog gives (stream/descriptions.c); out
- * flow descriptions by which row_json.c converts the texts of values.
+ * server's own, the parts that the source's catalog gives
+ * (stream/descriptions.c); out flow descriptions by which row_json.c converts
+ * the texts of values.
  *
- * The rules are those of jsonb_categorize_type() in the server's jsonb.c, or, from
- * 17 on, json_categorize_type() in jsonfuncs.c: a domain is what it is over,
- * arrays and composites are taken apart, a type with a cast to json is what that
- * makes of it, most others are their text.
+ * The rules are those of jsonb_categorize_type() in the server's jsonb.c, or,
+ * from 17 on, json_categorize_type() in jsonfuncs.c: a domain is what it is
+ * over, arrays and composites are taken apart, a type with a cast to json is
+ * what that makes of it, most others are their text.
  *
- * The worker is a superuser, so it calls no function of a type but those that are
- * known to run no SQL and to look at nothing beside their arguments.  The whole
- * list: array_in() for arrays of texts and of boxes, the inputs of int2vector and
- * oidvector, the outputs of box, int2 and oid, record_in() for rows of texts, and
- * the functions of hstore in known_json_types[].  So the input of a domain, whose
- * constraint calls what its owner likes, is never called, nor that of a composite
- * with such a field.  That a cast to json is written in C proves nothing: PostGIS'
- * geometry looks up its crs by SQL, in a table that somebody else may own.
+ * The worker is a superuser, so it calls no function of a type but those that
+ * are known to run no SQL and to look at nothing beside their arguments.  The
+ * whole list: array_in() for arrays of texts and of boxes, the inputs of
+ * int2vector and oidvector, the outputs of box, int2 and oid, record_in() for
+ * rows of texts, and the functions of hstore in known_json_types[].  So the
+ * input of a domain, whose constraint calls what its owner likes, is never
+ * called, nor that of a composite with such a field.  That a cast to json is
+ * written in C proves nothing: PostGIS' geometry looks up its crs by SQL, in a
+ * table that somebody else may own.
  *
- * Each type is described once for a relation, however often it takes part: a few
- * composites, each with two fields of the one before, would else be millions.
+ * Each type is described once for a relation, however often it takes part: a
+ * few composites, each with two fields of the one before, would else be
+ * millions.
  *
- * A description lives in the memory context that was current when it was made, the
- * relation's.  Needs a transaction.
+ * A description lives in the memory context that was current when it was made,
+ * the relation's.  Needs a transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +50,10 @@
 #include "decode/decode.h"
 #include "stream/stream.h"
 
-/* Deeper than any type that somebody needs; what a broken source may say ends there. */
+/*
+ * Deeper than any type that somebody needs; what a broken source may say ends
+ * there.
+ */
 #define DEEPEST_TYPE	64
 
 /* What is known of one type while a relation's types are described. */
@@ -71,9 +77,10 @@ typedef struct KnownFunction
 } KnownFunction;
 
 /*
- * Types whose cast to json may be called, by the functions that make json out of
- * their text.  To add one, read both functions: neither may run SQL, look into
- * catalogs, or keep anything in fn_extra that is more than one chunk of memory.
+ * Types whose cast to json may be called, by the functions that make json out
+ * of their text.  To add one, read both functions: neither may run SQL, look
+ * into catalogs, or keep anything in fn_extra that is more than one chunk of
+ * memory.
  */
 typedef struct KnownJsonType
 {
@@ -102,8 +109,8 @@ type_entry_for(BemiTypes *types, Oid oid)
 }
 
 /*
- * Begins to describe types, of which these are the parts; lives in the current memory
- * context.
+ * Begins to describe types, of which these are the parts; lives in the current
+ * memory context.
  */
 BemiTypes *
 bemi_types_create(const List *parts)
@@ -138,8 +145,8 @@ bemi_types_know(BemiTypes *types, Oid oid)
 }
 
 /*
- * Whether a type is one of the server's own, which is the same everywhere.  Rows of
- * system catalogs are not: they differ between versions.
+ * Whether a type is one of the server's own, which is the same everywhere.
+ * Rows of system catalogs are not: they differ between versions.
  */
 bool
 bemi_type_is_known(Oid type)
@@ -199,8 +206,8 @@ describe_known_array(BemiTypes *types, Oid oid, Oid element_oid)
 	char		delimiter;
 
 	getTypeInputInfo(oid, &input, &parameter);
-	get_type_io_data(element_oid, IOFunc_output, &len, &by_value, &align, &delimiter,
-					 &parameter, &output);
+	get_type_io_data(element_oid, IOFunc_output, &len, &by_value, &align,
+					 &delimiter, &parameter, &output);
 	if (input == F_ARRAY_IN && delimiter == ',')
 		return make_array(oid, element, F_ARRAY_IN, TEXTOID);
 	return make_array(oid, element, input, element_oid);
@@ -242,7 +249,8 @@ describe_known(BemiTypes *types, Oid oid)
 
 /*
  * An array of a type that is not the server's own.  Its elements are read as
- * texts if commas separate them, or as boxes if they are that, or a domain over it.
+ * texts if commas separate them, or as boxes if they are that, or a domain
+ * over it.
  */
 static BemiType *
 describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
@@ -276,7 +284,8 @@ describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
 		if (part->kind != 'f' || part->name == NULL)
 			continue;
 		type->field_names[type->field_count] = pstrdup(part->name);
-		type->field_types[type->field_count] = describe_type(types, part->other, depth + 1);
+		type->field_types[type->field_count] =
+			describe_type(types, part->other, depth + 1);
 		type->field_count++;
 	}
 	if (type->field_count > MaxTupleAttributeNumber)
@@ -310,8 +319,10 @@ is_function(Oid oid, const KnownFunction *known)
 	library = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_probin, &no_library);
 	symbol = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_prosrc, &no_symbol);
 	result = ((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId &&
-		!no_library && strcmp(TextDatumGetCString(library), known->library) == 0 &&
-		!no_symbol && strcmp(TextDatumGetCString(symbol), known->symbol) == 0;
+		!no_library &&
+		strcmp(TextDatumGetCString(library), known->library) == 0 &&
+		!no_symbol &&
+		strcmp(TextDatumGetCString(symbol), known->symbol) == 0;
 	ReleaseSysCache(proc);
 	return result;
 }
@@ -322,8 +333,9 @@ is_function(Oid oid, const KnownFunction *known)
 static Oid
 json_cast_of(Oid type)
 {
-	HeapTuple	cast = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
-									   ObjectIdGetDatum(JSONOID));
+	HeapTuple	cast =
+		SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(type),
+						ObjectIdGetDatum(JSONOID));
 	Oid			function = InvalidOid;
 
 	if (HeapTupleIsValid(cast))
@@ -335,8 +347,8 @@ json_cast_of(Oid type)
 }
 
 /*
- * Whether a type is still what it was when it was described, and its cast to json
- * one that may be called.
+ * Whether a type is still what it was when it was described, and its cast to
+ * json one that may be called.
  */
 static bool
 is_known_json_type(Oid input, Oid cast)
@@ -439,7 +451,9 @@ bemi_type_parts_elsewhere(const List *parts)
 	ListCell   *cell;
 
 	foreach(cell, parts)
+	{
 		if (((BemiTypePart *) lfirst(cell))->kind != 'j')
 			believed = lappend(believed, lfirst(cell));
+	}
 	return believed;
 }

@@ -27,7 +27,8 @@ extern char *bemi_derive_key(const char *secret, const char *purpose);
 extern void bemi_pin_settings(void);
 extern char *bemi_settings_as_options(const char *options);
 extern bool bemi_settings_are_refused(const char *message);
-extern char *bemi_settings_as_commands(int server_version, const char *datestyle,
+extern char *bemi_settings_as_commands(int server_version,
+									   const char *datestyle,
 									   const char *timezone);
 
 #endif							/* BEMI_EXTENSION_H */

@@ -9,18 +9,18 @@
  * change what is stored, and must not keep the worker from its work.  So each
  * setting that can do one or the other has one value here.
  *
- * In a process of ours, the values come from PGC_S_OVERRIDE.  That source beats
- * pg_db_role_setting, which is applied while the process connects, and every
- * later reload of the configuration.  In a session at a source, the values are
- * startup options: they beat pg_db_role_setting, too, they hold before the
- * first command, and no SQL needs to run on the replication connection
- * (stream/source_queries.c says why that matters).
+ * In a process of ours, the values come from PGC_S_OVERRIDE.  That source
+ * beats pg_db_role_setting, which is applied while the process connects, and
+ * every later reload of the configuration.  In a session at a source, the
+ * values are startup options: they beat pg_db_role_setting, too, they hold
+ * before the first command, and no SQL needs to run on the replication
+ * connection (stream/source_queries.c says why that matters).
  *
  * What is not listed remains the user's, because nothing that bemi calls reads
- * it, or because it is a choice about the history itself: lc_monetary (money is
- * stored as its database prints it), default_tablespace, temp_tablespaces,
- * default_toast_compression, memory and planner settings, what is logged, time-outs
- * of the network, and bemi's own settings.
+ * it, or because it is a choice about the history itself: lc_monetary (money
+ * is stored as its database prints it), default_tablespace, temp_tablespaces,
+ * default_toast_compression, memory and planner settings, what is logged,
+ * time-outs of the network, and bemi's own settings.
  *
  * A function in SQL has no list: it is written so that no setting changes what
  * it does.
@@ -37,9 +37,10 @@
 #include "extension/extension.h"
 
 /*
- * Dates are printed in the same way whatever their order in input is.  So a session
- * has an order that hardly any server has by default, and that the source
- * reports: it shows that the options have arrived.  A pooler may drop them.
+ * Dates are printed in the same way whatever their order in input is.  So a
+ * session has an order that hardly any server has by default, and that the
+ * source reports: it shows that the options have arrived.  A pooler may drop
+ * them.
  */
 #define SESSION_DATESTYLE	"ISO, YMD"
 
@@ -52,9 +53,9 @@ typedef struct PinnedSetting
 } PinnedSetting;
 
 /*
- * An ordinary role can set all that is pinned in a session, since the role that
- * reads a source need not be a superuser.  statement_timeout comes first, because
- * it would apply to the command that sets the others.
+ * An ordinary role can set all that is pinned in a session, since the role
+ * that reads a source need not be a superuser. statement_timeout comes first,
+ * because it would apply to the command that sets the others.
  */
 static const PinnedSetting pinned_settings[] = {
 	/* Time-outs and limits of the application are not meant for us. */
@@ -75,7 +76,10 @@ static const PinnedSetting pinned_settings[] = {
 	{"standard_conforming_strings", "on", "on", 0},
 	{"transform_null_equals", "off", "off", 0},
 
-	/* What the text of a value means, and how a value is printed: as to_jsonb() does. */
+	/*
+	 * What the text of a value means, and how a value is printed: as
+	 * to_jsonb() does.
+	 */
 	{"timezone", "UTC", "UTC", 0},
 	{"datestyle", "ISO, MDY", SESSION_DATESTYLE, 0},
 	{"intervalstyle", "postgres", "postgres", 0},
@@ -90,7 +94,10 @@ static const PinnedSetting pinned_settings[] = {
 	{"default_transaction_deferrable", "off", "off", 0},
 	{"synchronous_commit", "off", NULL, 0},
 
-	/* Other people's triggers are not for our own DDL and rows, see store/user_code.c. */
+	/*
+	 * Other people's triggers are not for our own DDL and rows, see
+	 * store/user_code.c.
+	 */
 	{"session_replication_role", "replica", NULL, 0},
 	{"event_triggers", "off", NULL, 0},
 
@@ -103,7 +110,8 @@ static const PinnedSetting pinned_settings[] = {
 };
 
 /*
- * Whether this server has the setting; not every minor release has all of them.
+ * Whether this server has the setting; not every minor release has all of
+ * them.
  */
 static bool
 is_known(const PinnedSetting *setting)
@@ -112,8 +120,8 @@ is_known(const PinnedSetting *setting)
 }
 
 /*
- * ALTER DATABASE ... SET session_authorization changes who a process is that has
- * not logged in.
+ * ALTER DATABASE ... SET session_authorization changes who a process is that
+ * has not logged in.
  */
 static void
 pin_session_user(void)
@@ -121,14 +129,15 @@ pin_session_user(void)
 	if (GetSessionUserId() == BOOTSTRAP_SUPERUSERID)
 		return;
 	StartTransactionCommand();
-	SetConfigOption("session_authorization", GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false),
-					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("session_authorization",
+					GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,
+					PGC_S_OVERRIDE);
 	CommitTransactionCommand();
 }
 
 /*
- * Pins the settings of this process.  To be called right after it has connected,
- * outside of a transaction.
+ * Pins the settings of this process.  To be called right after it has
+ * connected, outside of a transaction.
  */
 void
 bemi_pin_settings(void)
@@ -138,7 +147,8 @@ bemi_pin_settings(void)
 		const PinnedSetting *setting = &pinned_settings[i];
 
 		if (setting->in_process != NULL && is_known(setting))
-			SetConfigOption(setting->name, setting->in_process, PGC_SUSET, PGC_S_OVERRIDE);
+			SetConfigOption(setting->name, setting->in_process, PGC_SUSET,
+							PGC_S_OVERRIDE);
 	}
 	if (OidIsValid(MyDatabaseId))
 		pin_session_user();
@@ -146,8 +156,8 @@ bemi_pin_settings(void)
 
 /*
  * The settings of a session as startup options, palloc'd, after those that a
- * connection string has, or NULL.  A source that is older than this server may not
- * know all of them, and then refuses the connection.
+ * connection string has, or NULL.  A source that is older than this server may
+ * not know all of them, and then refuses the connection.
  */
 char *
 bemi_settings_as_options(const char *options)
@@ -174,9 +184,9 @@ bemi_settings_as_options(const char *options)
 }
 
 /*
- * Whether a source refused a connection because of the options.  In any language, the
- * message of an older server names the setting that it does not know, and that of
- * a pooler either the first one of all or "options".
+ * Whether a source refused a connection because of the options.  In any
+ * language, the message of an older server names the setting that it does not
+ * know, and that of a pooler either the first one of all or "options".
  */
 bool
 bemi_settings_are_refused(const char *message)
@@ -195,9 +205,11 @@ bemi_settings_are_refused(const char *message)
  * none.  "datestyle" and "timezone" are as the session reports them.
  */
 char *
-bemi_settings_as_commands(int server_version, const char *datestyle, const char *timezone)
+bemi_settings_as_commands(int server_version, const char *datestyle,
+						  const char *timezone)
 {
-	bool		arrived = datestyle && strcmp(datestyle, SESSION_DATESTYLE) == 0 &&
+	bool		arrived = datestyle &&
+		strcmp(datestyle, SESSION_DATESTYLE) == 0 &&
 		timezone && strcmp(timezone, "UTC") == 0;
 	StringInfoData result;
 
@@ -208,7 +220,8 @@ bemi_settings_as_commands(int server_version, const char *datestyle, const char 
 
 		if (setting->in_session != NULL && setting->since <= server_version &&
 			!(arrived && is_known(setting)))
-			appendStringInfo(&result, "SET %s = '%s';", setting->name, setting->in_session);
+			appendStringInfo(&result, "SET %s = '%s';", setting->name,
+							 setting->in_session);
 	}
 	return result.len > 0 ? result.data : NULL;
 }

@@ -32,8 +32,10 @@ names_bemi(List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (strcmp(strVal(lfirst(cell)), "bemi") == 0)
 			return true;
+	}
 	return false;
 }
 
@@ -47,8 +49,10 @@ names_owner(List *roles)
 	ListCell   *cell;
 
 	foreach(cell, roles)
+	{
 		if (get_rolespec_oid(lfirst(cell), true) == owner)
 			return true;
+	}
 	return false;
 }
 
@@ -64,7 +68,8 @@ drops_bemi(Node *command, bool *cascade)
 		DropStmt   *drop = (DropStmt *) command;
 
 		*cascade = drop->behavior == DROP_CASCADE;
-		return drop->removeType == OBJECT_EXTENSION && names_bemi(drop->objects);
+		return drop->removeType == OBJECT_EXTENSION &&
+			names_bemi(drop->objects);
 	}
 	if (IsA(command, DropOwnedStmt))
 	{
@@ -85,7 +90,8 @@ holds_history(void)
 	bool		holds;
 
 	SPI_connect();
-	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) !=
+		SPI_OK_SELECT)
 		elog(ERROR, "could not look into bemi.changes");
 	holds = SPI_processed > 0;
 	SPI_finish();
@@ -93,11 +99,11 @@ holds_history(void)
 }
 
 /*
- * _bemi.protect_history(): event trigger at the start of DROP EXTENSION and DROP
- * OWNED.
+ * _bemi.protect_history(): event trigger at the start of DROP EXTENSION and
+ * DROP OWNED.
  *
- * The workers look afterwards whether they still have work; one whose extension
- * is gone takes its slot and origin with it.
+ * The workers look afterwards whether they still have work; one whose
+ * extension is gone takes its slot and origin with it.
  */
 Datum
 bemi_protect_history(PG_FUNCTION_ARGS)

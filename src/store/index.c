@@ -38,9 +38,10 @@
 #include "store/store_internal.h"
 
 /*
- * So many rows must share a context for its keys to be entered at once: to find
- * the place of a key costs about as much as to note it for so many rows.  That is
- * an estimate from profiles; the figure matters little, for runs are long or short.
+ * So many rows must share a context for its keys to be entered at once: to
+ * find the place of a key costs about as much as to note it for so many rows.
+ * That is an estimate from profiles; the figure matters little, for runs are
+ * long or short.
  */
 #define SHARED_ROWS		8
 
@@ -71,15 +72,19 @@ struct BemiIndexes
 };
 
 /*
- * Which of our columns has this number in the partition; -1 if none has.  One that
- * somebody has made a generated column does not hold what we have put into it.
+ * Which of our columns has this number in the partition; -1 if none has.  One
+ * that somebody has made a generated column does not hold what we have put
+ * into it.
  */
 static int
 history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
 {
 	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 		if (attnums[i] == attnum)
-			return TupleDescAttr(RelationGetDescr(table), attnum - 1)->attgenerated ? -1 : i;
+			return TupleDescAttr(RelationGetDescr(table), attnum - 1)
+				->attgenerated ?
+				-1 :
+				i;
 	return -1;
 }
 
@@ -96,12 +101,13 @@ choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
 		return BY_EXECUTOR;
 	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
 	{
-		index->columns[i] = history_column(table, attnums, info->ii_IndexAttrNumbers[i]);
+		index->columns[i] =
+			history_column(table, attnums, info->ii_IndexAttrNumbers[i]);
 		if (index->columns[i] < 0)
 			return BY_EXECUTOR;
 	}
-	if (index->relation->rd_rel->relam == GIN_AM_OID && info->ii_NumIndexAttrs == 1 &&
-		index->columns[0] == BEMI_STORE_CONTEXT)
+	if (index->relation->rd_rel->relam == GIN_AM_OID &&
+		info->ii_NumIndexAttrs == 1 && index->columns[0] == BEMI_STORE_CONTEXT)
 		return BY_CONTEXT;
 	return BY_ROW;
 }
@@ -111,7 +117,8 @@ choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
  * numbers; in the current memory context.
  */
 BemiIndexes *
-bemi_indexes_create(ResultRelInfo *target, EState *estate, const AttrNumber *attnums)
+bemi_indexes_create(ResultRelInfo *target, EState *estate,
+					const AttrNumber *attnums)
 {
 	BemiIndexes *indexes = palloc0(sizeof(BemiIndexes));
 
@@ -128,8 +135,13 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate, const AttrNumber *att
 		index->info = target->ri_IndexRelationInfo[i];
 		index->unique = index->relation->rd_index->indisunique ?
 			UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
-		/* One that is checked later comes with a trigger: rows are inserted singly then. */
-		Assert(target->ri_TrigDesc != NULL || index->unique == UNIQUE_CHECK_NO ||
+
+		/*
+		 * One that is checked later comes with a trigger: rows are inserted
+		 * singly then.
+		 */
+		Assert(target->ri_TrigDesc != NULL ||
+			   index->unique == UNIQUE_CHECK_NO ||
 			   index->relation->rd_index->indimmediate);
 		index->way = choose_way(target->ri_RelationDesc, index, attnums);
 	}
@@ -140,23 +152,26 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate, const AttrNumber *att
  * The executor makes the entries of the n-th index.
  */
 static void
-insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots, int count)
+insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots,
+				   int count)
 {
 	ResultRelInfo one_index = *indexes->target;
 
 	one_index.ri_NumIndices = 1;
-	one_index.ri_IndexRelationDescs = &indexes->target->ri_IndexRelationDescs[n];
+	one_index.ri_IndexRelationDescs =
+		&indexes->target->ri_IndexRelationDescs[n];
 	one_index.ri_IndexRelationInfo = &indexes->target->ri_IndexRelationInfo[n];
 	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		list_free(bemi_insert_index_tuples(&one_index, slots[i], indexes->estate));
+		list_free(bemi_insert_index_tuples(&one_index, slots[i],
+										   indexes->estate));
 	}
 }
 
 static void
-insert_by_row(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
-			  const BemiStoreRow *rows, int count)
+insert_by_row(BemiIndexes *indexes, HistoryIndex *index,
+			  TupleTableSlot **slots, const BemiStoreRow *rows, int count)
 {
 	Relation	table = indexes->target->ri_RelationDesc;
 	Datum		values[INDEX_MAX_KEYS];
@@ -170,8 +185,8 @@ insert_by_row(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
 			values[key] = rows[i].values[index->columns[key]];
 			nulls[key] = rows[i].nulls[index->columns[key]];
 		}
-		(void) index_insert(index->relation, values, nulls, &slots[i]->tts_tid, table,
-							index->unique, false, index->info);
+		(void) index_insert(index->relation, values, nulls, &slots[i]->tts_tid,
+							table, index->unique, false, index->info);
 	}
 }
 
@@ -199,8 +214,8 @@ places_of(TupleTableSlot **slots, int count)
  * Enters the keys of a context for all of the rows that share it.
  */
 static void
-insert_shared(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
-			  Datum context, int count)
+insert_shared(BemiIndexes *indexes, HistoryIndex *index,
+			  TupleTableSlot **slots, Datum context, int count)
 {
 	ItemPointerData *places = places_of(slots, count);
 	GinNullCategory *categories;
@@ -230,8 +245,8 @@ insert_shared(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
  * shared_context() in writer.c.
  */
 static void
-insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **slots,
-				  const BemiStoreRow *rows, int count)
+insert_by_context(BemiIndexes *indexes, HistoryIndex *index,
+				  TupleTableSlot **slots, const BemiStoreRow *rows, int count)
 {
 	int			first = 0;
 
@@ -245,7 +260,8 @@ insert_by_context(BemiIndexes *indexes, HistoryIndex *index, TupleTableSlot **sl
 		if (end - first >= SHARED_ROWS)
 			insert_shared(indexes, index, &slots[first], context, end - first);
 		else
-			insert_by_row(indexes, index, &slots[first], &rows[first], end - first);
+			insert_by_row(indexes, index, &slots[first], &rows[first],
+						  end - first);
 		first = end;
 	}
 }

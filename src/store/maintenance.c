@@ -4,10 +4,10 @@
  *		House-keeping: old partitions go, statistics are kept.
  *
  * In flow two settings: bemi.retention, how long changes are kept, and
- * bemi.partition_interval, of which _bemi.make_partition() asks what time a new
- * partition is for.  Out go whole partitions of bemi.changes whose every row is
- * older than the retention, and that nobody holds (bemi.holds); what is gone is
- * written down in bemi.gaps, in the same transaction.
+ * bemi.partition_interval, of which _bemi.make_partition() asks what time a
+ * new partition is for.  Out go whole partitions of bemi.changes whose every
+ * row is older than the retention, and that nobody holds (bemi.holds); what is
+ * gone is written down in bemi.gaps, in the same transaction.
  *
  * The worker calls in between source transactions.  Whatever fails here is
  * logged and tried again later: to keep too much is no reason to stop storing.
@@ -16,13 +16,14 @@
  * house-keeping", which ends with the visit.
  *
  * Locks: to detach a partition takes an exclusive lock of bemi.changes, and
- * whoever wants to read queues up behind it while it waits.  So the worker does not
- * ask for that lock while the partition itself is in use, which it knows without
- * waiting.  Otherwise it waits for half of the time after which others look for
- * deadlocks, at most for a second, and for nothing else once it has that lock: it
- * gives up before anybody's statement is chosen as the victim of a deadlock.  Other workers of this
- * database keep the same house; the lock lets one of them in at a time, and
- * each looks again what is left when it is in.
+ * whoever wants to read queues up behind it while it waits.  So the worker
+ * does not ask for that lock while the partition itself is in use, which it
+ * knows without waiting.  Otherwise it waits for half of the time after which
+ * others look for deadlocks, at most for a second, and for nothing else once
+ * it has that lock: it gives up before anybody's statement is chosen as the
+ * victim of a deadlock.  Other workers of this database keep the same house;
+ * the lock lets one of them in at a time, and each looks again what is left
+ * when it is in.
  *
  * What keeps a partition from being dropped is logged once, until that, or the
  * setting, changes.
@@ -62,7 +63,10 @@
 #define LONGEST_LOCK_WAIT_MS	1000
 #define LONGEST_WORK_MS			20000
 
-/* With so much time spent on dropping, the rest has to wait for the next visit. */
+/*
+ * With so much time spent on dropping, the rest has to wait for the next
+ * visit.
+ */
 #define LONGEST_VISIT_MS		1000
 
 /* A partition that could not be dropped, and the error that was logged. */
@@ -118,7 +122,8 @@ parse_interval(const char *text)
 
 	PG_TRY();
 	{
-		interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+		interval = DatumGetIntervalP(
+									 DirectFunctionCall3(interval_in, CStringGetDatum(text),
 														 ObjectIdGetDatum(InvalidOid),
 														 Int32GetDatum(-1)));
 	}
@@ -157,7 +162,8 @@ check_retention(char **newval, void **extra, GucSource source)
 	interval = parse_interval(*newval);
 	if (interval == NULL)
 		return false;
-	if (!DatumGetBool(DirectFunctionCall2(interval_gt, IntervalPGetDatum(interval),
+	if (!DatumGetBool(DirectFunctionCall2(interval_gt,
+										  IntervalPGetDatum(interval),
 										  IntervalPGetDatum(&nothing))))
 	{
 		GUC_check_errdetail("It must be longer than nothing.");
@@ -176,7 +182,8 @@ check_retention(char **newval, void **extra, GucSource source)
 static void
 assign_retention(const char *newval, void *extra)
 {
-	if (retention_setting == NULL || newval == NULL || strcmp(newval, retention_setting) != 0)
+	if (retention_setting == NULL || newval == NULL ||
+		strcmp(newval, retention_setting) != 0)
 		log_again = true;
 	retention = extra;
 	visit_now = true;
@@ -191,16 +198,18 @@ assign_retention(const char *newval, void *extra)
 static Oid
 begin_maintenance(void)
 {
-	char	   *lock_wait = psprintf("%d", Max(1, Min(DeadlockTimeout / 2, LONGEST_LOCK_WAIT_MS)));
+	char	   *lock_wait =
+		psprintf("%d", Max(1, Min(DeadlockTimeout / 2, LONGEST_LOCK_WAIT_MS)));
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, LONGEST_WORK_MS);
-	(void) set_config_option("lock_timeout", lock_wait, PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
+	(void) set_config_option("lock_timeout", lock_wait, PGC_SUSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	bemi_lock_sources(ShareLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	return OidIsValid(bemi_own_table("holds")) ? bemi_own_table("changes") : InvalidOid;
+	return OidIsValid(bemi_own_table("holds")) ? bemi_own_table("changes") :
+		InvalidOid;
 }
 
 /*
@@ -258,7 +267,8 @@ refusal_is_news(Oid partition, int sqlerrcode)
 	foreach(cell, refusals)
 	{
 		refusal = lfirst(cell);
-		if (refusal->partition == partition && refusal->sqlerrcode == sqlerrcode)
+		if (refusal->partition == partition &&
+			refusal->sqlerrcode == sqlerrcode)
 			return false;
 	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
@@ -280,13 +290,14 @@ report_failure(const char *what, Oid partition)
 
 	FlushErrorState();
 	AbortCurrentTransaction();
-	if (OidIsValid(partition) && !refusal_is_news(partition, error->sqlerrcode))
+	if (OidIsValid(partition) &&
+		!refusal_is_news(partition, error->sqlerrcode))
 		return;
-	ereport(LOG,
-			(errcode(error->sqlerrcode),
-			 errmsg("bemi: could not %s, will try again: %s", what, error->message),
-			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 error->hint ? errhint("%s", error->hint) : 0));
+	ereport(LOG, (errcode(error->sqlerrcode),
+				  errmsg("bemi: could not %s, will try again: %s", what,
+						 error->message),
+				  error->detail ? errdetail_internal("%s", error->detail) : 0,
+				  error->hint ? errhint("%s", error->hint) : 0));
 }
 
 /*
@@ -296,7 +307,7 @@ report_failure(const char *what, Oid partition)
 static bool
 attempt_work(Work work, Oid table, const char *what)
 {
-	bool		volatile done = false;
+	bool volatile done = false;
 
 	PG_TRY();
 	{
@@ -330,13 +341,15 @@ find_expired(Oid changes)
 
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT partition FROM _bemi.expired_partitions($1)",
-							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  1, types, values, NULL, true,
+							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for old partitions");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		is_null;
-		Datum		partition = SPI_getbinval(SPI_tuptable->vals[i],
-											  SPI_tuptable->tupdesc, 1, &is_null);
+		Datum		partition =
+			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1,
+						  &is_null);
 		MemoryContext caller = MemoryContextSwitchTo(visit_memory);
 
 		expired = lappend_oid(expired, DatumGetObjectId(partition));
@@ -350,7 +363,8 @@ static bool
 drop_partition(Oid partition)
 {
 	Oid			types[] = {REGCLASSOID, INTERVALOID};
-	Datum		values[] = {ObjectIdGetDatum(partition), IntervalPGetDatum(retention)};
+	Datum		values[] = {ObjectIdGetDatum(partition),
+	IntervalPGetDatum(retention)};
 	char	   *name = get_rel_name(partition);
 	bool		is_null;
 	bool		dropped;
@@ -368,8 +382,8 @@ drop_partition(Oid partition)
 
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.drop_expired_partition($1, $2)",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT _bemi.drop_expired_partition($1, $2)", 2,
+							  types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not drop an old partition");
 	dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 										 SPI_tuptable->tupdesc, 1, &is_null));
@@ -388,7 +402,8 @@ drop_expired(void)
 
 	expired = NIL;
 	if (retention == NULL ||
-		!attempt_work(find_expired, InvalidOid, "look for partitions older than bemi.retention"))
+		!attempt_work(find_expired, InvalidOid,
+					  "look for partitions older than bemi.retention"))
 		return;
 	forget_refusals(log_again ? NIL : expired);
 	log_again = false;
@@ -396,13 +411,14 @@ drop_expired(void)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (attempt_work(drop_partition, lfirst_oid(cell),
-					"drop a partition older than bemi.retention"))
+						 "drop a partition older than bemi.retention"))
 			ereport(LOG,
 					(errmsg("bemi: partition \"%s\" of bemi.changes was dropped",
 							dropped_name),
 					 errdetail("All of it was older than bemi.retention, \"%s\".",
 							   retention_setting)));
-		if (TimestampDifferenceExceeds(visited_at, GetCurrentTimestamp(), LONGEST_VISIT_MS))
+		if (TimestampDifferenceExceeds(visited_at, GetCurrentTimestamp(),
+									   LONGEST_VISIT_MS))
 			break;
 	}
 }
@@ -417,8 +433,8 @@ forget_gone_tables(Oid changes)
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.forget_gone_tables($1)",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT _bemi.forget_gone_tables($1)", 1, types,
+							  values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not forget tables that are gone");
 	SPI_finish();
 	return true;
@@ -450,7 +466,8 @@ analyze_changes(Oid changes)
 	analyze_tried_at = GetCurrentTimestamp();
 	params.options = VACOPT_ANALYZE;
 	params.log_min_duration = -1;
-	analyze_rel(changes, NULL, &params, NIL, true, GetAccessStrategy(BAS_VACUUM));
+	analyze_rel(changes, NULL, &params, NIL, true,
+				GetAccessStrategy(BAS_VACUUM));
 	return true;
 }
 
@@ -476,9 +493,11 @@ run_maintenance(TimestampTz now)
 	MemoryContextSwitchTo(visit_memory);
 	pgstat_report_activity(STATE_RUNNING, "keeping house");
 	drop_expired();
-	(void) attempt_work(forget_gone_tables, InvalidOid, "forget tables that are gone");
+	(void) attempt_work(forget_gone_tables, InvalidOid,
+						"forget tables that are gone");
 	if (TimestampDifferenceExceeds(analyze_tried_at, now, ANALYZE_INTERVAL_MS))
-		(void) attempt_work(analyze_changes, InvalidOid, "analyze bemi.changes");
+		(void) attempt_work(analyze_changes, InvalidOid,
+							"analyze bemi.changes");
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(visit_memory);
 }
@@ -510,17 +529,12 @@ bemi_store_maintenance_init(void)
 {
 	DefineCustomEnumVariable("bemi.partition_interval",
 							 "Sets for how much time a new partition of bemi.changes is.",
-							 NULL,
-							 &partition_interval,
-							 2, partition_intervals,
-							 PGC_SUSET, 0,
-							 NULL, NULL, NULL);
+							 NULL, &partition_interval, 2, partition_intervals,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomStringVariable("bemi.retention",
 							   "Sets how long changes are kept, as an interval.",
 							   "Whole partitions that are older are dropped. Empty: changes are kept for ever.",
-							   &retention_setting,
-							   "",
-							   PGC_SUSET, 0,
+							   &retention_setting, "", PGC_SUSET, 0,
 							   check_retention, assign_retention, NULL);
 }

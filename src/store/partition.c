@@ -4,9 +4,10 @@
  *		The partition of bemi.changes that rows are being written to.
  *
  * In flow values of rows, in runs that belong to one partition; they are
- * written by the server's multi-insert and then indexed, or one by one if triggers
- * fire, as triggers expect.  What users have put on the history runs with the rights
- * of its owner (user_code.c).  A partition that is missing is made.
+ * written by the server's multi-insert and then indexed, or one by one if
+ * triggers fire, as triggers expect.  What users have put on the history runs
+ * with the rights of its owner (user_code.c).  A partition that is missing is
+ * made.
  *
  * Any commit time must find a partition, for a source may send whatever it
  * likes, and partitions may be of any make: of a day, a week, a month, or a
@@ -94,7 +95,8 @@ bemi_own_table(const char *name)
 {
 	Oid			extension = get_extension_oid("bemi", true);
 	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	Oid			table =
+		OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 
 	if (!OidIsValid(extension) || !OidIsValid(table) ||
 		getExtensionOfObject(RelationRelationId, table) != extension)
@@ -142,12 +144,13 @@ last_bound(Relation parent, PartitionDesc partitions, TimestampTz time)
 
 	Assert(key->strategy == PARTITION_STRATEGY_RANGE && key->partnatts == 1);
 	return partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
-										 partitions->boundinfo, 1, &value, &is_equal);
+										 partitions->boundinfo, 1, &value,
+										 &is_equal);
 }
 
 /*
- * OID of the partition for this commit time, or InvalidOid; those that are being
- * detached are left out, or not.
+ * OID of the partition for this commit time, or InvalidOid; those that are
+ * being detached are left out, or not.
  */
 static Oid
 partition_at(TimestampTz committed_at, bool omit_detached)
@@ -235,8 +238,8 @@ make_partition(TimestampTz committed_at)
 	find_hole(committed_at, values + 1, nulls + 1);
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3, types, values,
-							  nulls, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3,
+							  types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not make a partition of bemi.changes");
 	SPI_finish();
 	bemi_ddl_leave(&ddl);
@@ -245,8 +248,9 @@ make_partition(TimestampTz committed_at)
 
 /*
  * _bemi.attach_partition(partition regclass, bounds text): the last step of
- * _bemi.make_partition().  With the rights of the owner of both tables, because it
- * computes what it can of the CHECK constraints and index expressions.
+ * _bemi.make_partition().  With the rights of the owner of both tables,
+ * because it computes what it can of the CHECK constraints and index
+ * expressions.
  */
 Datum
 bemi_attach_partition(PG_FUNCTION_ARGS)
@@ -255,9 +259,10 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 	char	   *command;
 	BemiRole	caller;
 
-	command = psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
-					   quote_identifier(get_rel_name(partition)),
-					   text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	command =
+		psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
+				 quote_identifier(get_rel_name(partition)),
+				 text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	SPI_connect();
 	bemi_become(owner_of_table(partition), &caller);
 	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
@@ -269,8 +274,9 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 
 /*
  * Finishes what somebody has begun with DETACH ... CONCURRENTLY, which was
- * interrupted: nothing can undo it, and until it is finished there can be no other
- * partition for that time.  The caller's lock keeps one that is still running away.
+ * interrupted: nothing can undo it, and until it is finished there can be no
+ * other partition for that time.  The caller's lock keeps one that is still
+ * running away.
  */
 static void
 finish_detach(Oid partition)
@@ -281,7 +287,9 @@ finish_detach(Oid partition)
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
 	if (SPI_execute(psprintf("ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE",
-							 quote_qualified_identifier(get_namespace_name(get_rel_namespace(partition)),
+							 quote_qualified_identifier(get_namespace_name(
+																		   get_rel_namespace(
+																							 partition)),
 														name)),
 					false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not finish to detach a partition of bemi.changes");
@@ -289,7 +297,8 @@ finish_detach(Oid partition)
 	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
 	ereport(LOG,
-			(errmsg("bemi: partition \"%s\" of bemi.changes is detached now", name),
+			(errmsg("bemi: partition \"%s\" of bemi.changes is detached now",
+					name),
 			 errdetail("DETACH PARTITION ... CONCURRENTLY was interrupted, and changes of that time have come.")));
 }
 
@@ -337,8 +346,8 @@ append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
 }
 
 /*
- * _bemi.partition_ranges(): the partitions of bemi.changes, with the times that
- * they are for.  All but the default one, which has no bounds.
+ * _bemi.partition_ranges(): the partitions of bemi.changes, with the times
+ * that they are for.  All but the default one, which has no bounds.
  */
 Datum
 bemi_partition_ranges(PG_FUNCTION_ARGS)
@@ -352,7 +361,8 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	parent = table_open(table, AccessShareLock);
 	partitions = RelationGetPartitionDesc(parent, true);
-	for (int i = 1; partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
+	for (int i = 1;
+		 partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
 		append_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
 	table_close(parent, AccessShareLock);
 	return (Datum) 0;
@@ -367,8 +377,9 @@ find_columns(BemiPartition *partition)
 {
 	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 	{
-		partition->attnums[i] = get_attnum(RelationGetRelid(partition->relation),
-										   bemi_store_columns[i]);
+		partition->attnums[i] =
+			get_attnum(RelationGetRelid(partition->relation),
+					   bemi_store_columns[i]);
 		if (partition->attnums[i] == InvalidAttrNumber)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -406,9 +417,11 @@ find_defaults(BemiPartition *partition)
 		Form_pg_attribute column = TupleDescAttr(columns, attnum - 1);
 		Expr	   *expression;
 
-		if (column->attisdropped || column->attgenerated || is_written(partition, attnum))
+		if (column->attisdropped || column->attgenerated ||
+			is_written(partition, attnum))
 			continue;
-		expression = (Expr *) build_column_default(partition->relation, attnum);
+		expression =
+			(Expr *) build_column_default(partition->relation, attnum);
 		if (expression == NULL)
 			continue;
 		partition->default_attnums[partition->default_count] = attnum;
@@ -438,16 +451,19 @@ open_partition(Oid oid)
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(partition->target, partition->relation, 0, NULL, 0);
-	partition->code = bemi_code_of(partition->target, owner_of_table(changes_oid));
+	partition->code =
+		bemi_code_of(partition->target, owner_of_table(changes_oid));
 	bemi_code_enter(partition->code);
 	ExecOpenIndices(partition->target, false);
 	/* Where AFTER triggers look for it. */
 	partition->estate->es_opened_result_relations =
-		lappend(partition->estate->es_opened_result_relations, partition->target);
+		lappend(partition->estate->es_opened_result_relations,
+				partition->target);
 	find_columns(partition);
 	find_defaults(partition);
-	partition->indexes = bemi_indexes_create(partition->target, partition->estate,
-											partition->attnums);
+	partition->indexes =
+		bemi_indexes_create(partition->target, partition->estate,
+							partition->attnums);
 	bemi_code_leave(partition->code);
 
 	MemoryContextSwitchTo(caller);
@@ -475,9 +491,11 @@ bemi_partition_close(BemiPartition *partition)
  * Whether changes committed at this time belong to this partition.
  */
 bool
-bemi_partition_contains(const BemiPartition *partition, TimestampTz committed_at)
+bemi_partition_contains(const BemiPartition *partition,
+						TimestampTz committed_at)
 {
-	return find_partition(committed_at) == RelationGetRelid(partition->relation);
+	return find_partition(committed_at) ==
+		RelationGetRelid(partition->relation);
 }
 
 /*
@@ -506,12 +524,14 @@ fill_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(partition->memory);
 
-		partition->slots[partition->slot_count++] = table_slot_create(partition->relation, NULL);
+		partition->slots[partition->slot_count++] =
+			table_slot_create(partition->relation, NULL);
 		MemoryContextSwitchTo(caller);
 	}
 	slot = ExecClearTuple(partition->slots[i]);
 
-	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	memset(slot->tts_isnull, true,
+		   sizeof(bool) * slot->tts_tupleDescriptor->natts);
 	for (int column = 0; column < BEMI_STORE_COLUMNS; column++)
 	{
 		int			place = partition->attnums[column] - 1;
@@ -523,9 +543,10 @@ fill_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 	{
 		int			place = partition->default_attnums[n] - 1;
 
-		slot->tts_values[place] = ExecEvalExpr(partition->defaults[n],
-											   GetPerTupleExprContext(partition->estate),
-											   &slot->tts_isnull[place]);
+		slot->tts_values[place] =
+			ExecEvalExpr(partition->defaults[n],
+						 GetPerTupleExprContext(partition->estate),
+						 &slot->tts_isnull[place]);
 	}
 	ExecStoreVirtualTuple(slot);
 }
@@ -575,7 +596,8 @@ insert_singly(BemiPartition *partition, int count)
  * Writes rows, at most BEMI_PARTITION_SLOTS of them.
  */
 void
-bemi_partition_insert(BemiPartition *partition, const BemiStoreRow *rows, int count)
+bemi_partition_insert(BemiPartition *partition, const BemiStoreRow *rows,
+					  int count)
 {
 	bemi_code_enter(partition->code);
 	for (int i = 0; i < count; i++)

@@ -14,9 +14,9 @@
 /* writer.c */
 
 /*
- * Whether so many milliseconds have passed since that time.  Yes also if the clock was
- * set back since then: what is done now and then must not stop until the clock is there
- * again.
+ * Whether so many milliseconds have passed since that time.  Yes also if the
+ * clock was set back since then: what is done now and then must not stop until
+ * the clock is there again.
  */
 static inline bool
 bemi_has_passed(TimestampTz since, int ms)
@@ -35,7 +35,9 @@ typedef struct BemiCounts
 	BemiStored	changed;		/* the last transaction with changes */
 } BemiCounts;
 
-/* All commits of earlier times than this are stored, and before the position. */
+/*
+ * All commits of earlier times than this are stored, and before the position.
+ */
 typedef struct BemiUntil
 {
 	TimestampTz time;			/* 0: not known */
@@ -43,39 +45,39 @@ typedef struct BemiUntil
 } BemiUntil;
 
 extern BemiStore *bemi_store_create(const char *source,
-									   const BemiSourceIdentity *identity,
-									   XLogRecPtr origin);
+									const BemiSourceIdentity *identity,
+									XLogRecPtr origin);
 extern void bemi_store_open(BemiStore *store);
 extern void bemi_store_begin_transaction(BemiStore *store);
 extern void bemi_store_add(BemiStore *store, const BemiChange *change);
 extern void bemi_store_begin_tracking(BemiStore *store,
-										const BemiRelation *relation,
-										XLogRecPtr at_lsn, TimestampTz at_time);
+									  const BemiRelation *relation,
+									  XLogRecPtr at_lsn, TimestampTz at_time);
 extern bool bemi_store_apply_tracking(BemiStore *store,
-									   const Jsonb *message, TransactionId xid,
-									   XLogRecPtr at_lsn, TimestampTz at_time);
+									  const Jsonb *message, TransactionId xid,
+									  XLogRecPtr at_lsn, TimestampTz at_time);
 extern void bemi_store_record_secret(BemiStore *store, const char *version);
 extern Jsonb *bemi_store_description(BemiStore *store,
-									   const BemiRelation *relation);
+									 const BemiRelation *relation);
 extern void bemi_store_count_invalid(BemiStore *store);
 extern void bemi_store_end_transaction(BemiStore *store,
-										 const BemiStored *transaction,
-										 XLogRecPtr end_lsn);
+									   const BemiStored *transaction,
+									   XLogRecPtr end_lsn);
 extern void bemi_store_is_complete_until(BemiStore *store,
-										   TimestampTz time,
-										   XLogRecPtr position);
+										 TimestampTz time,
+										 XLogRecPtr position);
 extern void bemi_store_flush_commits(BemiStore *store, bool flush);
 extern bool bemi_store_is_due(const BemiStore *store);
 extern bool bemi_store_is_stored(const BemiStore *store);
 extern void bemi_store_commit(BemiStore *store);
 extern bool bemi_store_may_advance(const BemiStore *store,
-									 XLogRecPtr received, bool is_asked);
+								   XLogRecPtr received, bool is_asked);
 extern void bemi_store_advance(BemiStore *store, XLogRecPtr received);
 extern XLogRecPtr bemi_store_flushed(BemiStore *store);
 extern bool bemi_store_awaits_flush(const BemiStore *store);
 extern bool bemi_store_awaits_time(const BemiStore *store);
 extern void bemi_store_drain_counts(BemiStore *store,
-									 BemiCounts *counts, BemiUntil *until);
+									BemiCounts *counts, BemiUntil *until);
 
 /* maintenance.c */
 extern void bemi_store_maintain(void);

@@ -39,7 +39,7 @@ extern void bemi_partition_init(void);
 extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
 extern bool bemi_partition_contains(const BemiPartition *partition,
-								 TimestampTz committed_at);
+									TimestampTz committed_at);
 extern void bemi_partition_insert(BemiPartition *partition,
 								  const BemiStoreRow *rows, int count);
 extern void bemi_partition_close(BemiPartition *partition);
@@ -77,7 +77,7 @@ extern void bemi_ddl_leave(BemiDdl *ddl);
 typedef struct BemiIndexes BemiIndexes;
 
 extern BemiIndexes *bemi_indexes_create(ResultRelInfo *target, EState *estate,
-									   const AttrNumber *attnums);
+										const AttrNumber *attnums);
 extern void bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
 								const BemiStoreRow *rows, int count);
 

@@ -3,18 +3,20 @@
  * stored.c
  *		What the worker reads from bemi.changes.
  *
- * In flow a source and a range of commit positions; out flow the last transaction
- * that is stored in it, or whether something is.  Ids are in the order of commit
- * positions, so each of these reads a few entries of the index of ids.
+ * In flow a source and a range of commit positions; out flow the last
+ * transaction that is stored in it, or whether something is.  Ids are in the
+ * order of commit positions, so each of these reads a few entries of the index
+ * of ids.
  *
- * To plan a query, the server computes what is constant in the CHECK constraints
- * and index expressions of a table: code of its owner (user_code.c).  The worker
- * is a superuser, so it reads as the owner of bemi.changes, security-restricted, and
- * only after a look at whose functions these expressions call.  That is why these
- * queries stand here, use no function of bemi's, and read no other table.
+ * To plan a query, the server computes what is constant in the CHECK
+ * constraints and index expressions of a table: code of its owner
+ * (user_code.c).  The worker is a superuser, so it reads as the owner of
+ * bemi.changes, security-restricted, and only after a look at whose functions
+ * these expressions call.  That is why these queries stand here, use no
+ * function of bemi's, and read no other table.
  *
- * What must never happen: a query on bemi.changes that the worker plans with its
- * own rights.
+ * What must never happen: a query on bemi.changes that the worker plans with
+ * its own rights.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,14 +37,15 @@ PG_FUNCTION_INFO_V1(bemi_last_stored);
 PG_FUNCTION_INFO_V1(bemi_last_stored_time);
 
 /*
- * No change of a transaction that commits at this position, or later, has a lower id:
- * see make_id() in decode/stitch.c.
+ * No change of a transaction that commits at this position, or later, has a
+ * lower id: see make_id() in decode/stitch.c.
  */
 static Datum
 first_id(XLogRecPtr commit_lsn)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
-	uint64		high = (commit_lsn >> 16 << 16) | UINT64CONST(8) << 12 | (commit_lsn >> 4 & 0xFFF);
+	uint64		high = (commit_lsn >> 16 << 16) | UINT64CONST(8) << 12 |
+		(commit_lsn >> 4 & 0xFFF);
 	uint64		low = UINT64CONST(2) << 62 | (commit_lsn & 0xF) << 58;
 
 	high = pg_hton64(high);
@@ -69,18 +72,19 @@ commit_lsn_of(const pg_uuid_t *id)
 }
 
 /*
- * Runs a query on bemi.changes as its owner, within a transaction.  It has at most
- * one row; false if it has none.  SPI stays connected.
+ * Runs a query on bemi.changes as its owner, within a transaction.  It has at
+ * most one row; false if it has none.  SPI stays connected.
  */
 static bool
-query_as_owner(const char *query, int count, const Oid *types, const Datum *values)
+query_as_owner(const char *query, int count, const Oid *types,
+			   const Datum *values)
 {
 	BemiRole	caller;
 
 	SPI_connect();
 	bemi_become_history_reader(&caller);
-	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values, NULL,
-							  true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values,
+							  NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not run \"%s\"", query);
 	bemi_return_to(&caller);
 	return SPI_processed == 1;
@@ -91,7 +95,8 @@ column_value(int column)
 {
 	bool		is_null;
 
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &is_null);
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column,
+						 &is_null);
 }
 
 /*
@@ -106,20 +111,24 @@ take_stored(BemiStored *stored)
 }
 
 /*
- * Finds the last transaction of a source that is stored and whose commit position is
- * in this range; false if there is none.  Needs a transaction.
+ * Finds the last transaction of a source that is stored and whose commit
+ * position is in this range; false if there is none.  Needs a transaction.
  */
 bool
-bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
+bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
+					  BemiStored *stored)
 {
 	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to)};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(from),
+	first_id(to)};
 	bool		found;
 
 	memset(stored, 0, sizeof(BemiStored));
-	found = query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes"
-						   " WHERE source = $1 AND id >= $2 AND id < $3"
-						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
+	found =
+		query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes"
+					   " WHERE source = $1 AND id >= $2 AND id < $3"
+					   " ORDER BY id DESC LIMIT 1",
+					   lengthof(types), types, values);
 	if (found)
 		take_stored(stored);
 	SPI_finish();
@@ -127,24 +136,27 @@ bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to, BemiSt
 }
 
 /*
- * The same for transactions whose time is in no gap of the source: from_times and to_times
- * are arrays of timestamptz.  Needs a transaction.
+ * The same for transactions whose time is in no gap of the source: from_times
+ * and to_times are arrays of timestamptz.  Needs a transaction.
  */
 bool
 bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
 						 Datum from_times, Datum to_times, BemiStored *stored)
 {
-	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(from), first_id(to),
-	from_times, to_times};
+	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID,
+	TIMESTAMPTZARRAYOID};
+	Datum		values[] = {CStringGetTextDatum(source), first_id(from),
+	first_id(to), from_times, to_times};
 	bool		found;
 
 	memset(stored, 0, sizeof(BemiStored));
-	found = query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes c"
-						   " WHERE source = $1 AND id >= $2 AND id < $3"
-						   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
-						   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)"
-						   " ORDER BY id DESC LIMIT 1", lengthof(types), types, values);
+	found =
+		query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes c"
+					   " WHERE source = $1 AND id >= $2 AND id < $3"
+					   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
+					   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)"
+					   " ORDER BY id DESC LIMIT 1",
+					   lengthof(types), types, values);
 	if (found)
 		take_stored(stored);
 	SPI_finish();
@@ -158,21 +170,25 @@ bool
 bemi_is_stored(const char *source, const BemiStored *stored)
 {
 	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(stored->commit_lsn),
-		first_id(stored->commit_lsn + 1), TimestampTzGetDatum(stored->committed_at),
+	Datum		values[] = {CStringGetTextDatum(source),
+		first_id(stored->commit_lsn),
+		first_id(stored->commit_lsn + 1),
+		TimestampTzGetDatum(stored->committed_at),
 	Int64GetDatum((int64) stored->xid)};
 	bool		found;
 
-	found = query_as_owner("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
-						   " AND committed_at = $4 AND transaction_id = $5",
-						   lengthof(types), types, values);
+	found =
+		query_as_owner("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
+					   " AND committed_at = $4 AND transaction_id = $5",
+					   lengthof(types), types, values);
 	SPI_finish();
 	return found;
 }
 
 /*
- * _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit position, commit
- * time and xid of the last transaction that is stored in this range; NULLs if none is.
+ * _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit
+ * position, commit time and xid of the last transaction that is stored in this
+ * range; NULLs if none is.
  */
 Datum
 bemi_last_stored(PG_FUNCTION_ARGS)
@@ -184,8 +200,8 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 	bool		nulls[3];
 	bool		found;
 
-	found = bemi_find_last_stored(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_LSN(1),
-								  PG_GETARG_LSN(2), &stored);
+	found = bemi_find_last_stored(text_to_cstring(PG_GETARG_TEXT_PP(0)),
+								  PG_GETARG_LSN(1), PG_GETARG_LSN(2), &stored);
 	MemoryContextSwitchTo(caller);
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -193,12 +209,14 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 	values[1] = TimestampTzGetDatum(stored.committed_at);
 	values[2] = Int64GetDatum((int64) stored.xid);
 	memset(nulls, !found, sizeof(nulls));
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(
+									  heap_form_tuple(BlessTupleDesc(columns), values, nulls)));
 }
 
 /*
- * _bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit time that is
- * stored of transactions before a position and is not to come yet; NULL if there is none.
+ * _bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit
+ * time that is stored of transactions before a position and is not to come
+ * yet; NULL if there is none.
  */
 Datum
 bemi_last_stored_time(PG_FUNCTION_ARGS)
@@ -208,10 +226,12 @@ bemi_last_stored_time(PG_FUNCTION_ARGS)
 	bool		is_null;
 	Datum		time;
 
-	(void) query_as_owner("SELECT pg_catalog.max(committed_at) FROM bemi.changes"
-						  " WHERE source = $1 AND id < $2 AND committed_at <= pg_catalog.clock_timestamp()",
-						  lengthof(types), types, values);
-	time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+	(void)
+		query_as_owner("SELECT pg_catalog.max(committed_at) FROM bemi.changes"
+					   " WHERE source = $1 AND id < $2 AND committed_at <= pg_catalog.clock_timestamp()",
+					   lengthof(types), types, values);
+	time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						 &is_null);
 	SPI_finish();
 	if (is_null)
 		PG_RETURN_NULL();

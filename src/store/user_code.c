@@ -3,11 +3,12 @@
  * user_code.c
  *		What users have put on bemi.changes runs with its owner's rights.
  *
- * The worker is a superuser.  The history is a table like others, so there can be
- * code on it: defaults, also of domains, generated columns, CHECK constraints, expressions
- * and conditions of indexes, and triggers.  In flow partitions that are being opened
- * (partition.c); out flow the decisions which of this code runs, and as
- * whom, and the brackets bemi_code_enter() and bemi_code_leave() around it.
+ * The worker is a superuser.  The history is a table like others, so there can
+ * be code on it: defaults, also of domains, generated columns, CHECK
+ * constraints, expressions and conditions of indexes, and triggers.  In flow
+ * partitions that are being opened (partition.c); out flow the decisions which
+ * of this code runs, and as whom, and the brackets bemi_code_enter() and
+ * bemi_code_leave() around it.
  *
  * - It runs as the table's owner, in a security-restricted operation, and no
  *	 setting that it changes outlives the bracket: as in native logical replication.
@@ -22,16 +23,17 @@
  *	 worker, before the server computes any part of it: also while a partition is
  *	 made, which computes what is constant.
  *
- * Constraints are no code of users: foreign keys and deferrable unique constraints
- * are triggers of the server's own, and are checked.  Nothing is deferred, since
- * that is forbidden in a security-restricted operation, and would run at the
- * worker's commit, as the worker.
+ * Constraints are no code of users: foreign keys and deferrable unique
+ * constraints are triggers of the server's own, and are checked.  Nothing is
+ * deferred, since that is forbidden in a security-restricted operation, and
+ * would run at the worker's commit, as the worker.
  *
- * The common case costs nothing: where there is no such code, nobody is switched
- * to.  The decisions are made once for each opened partition, not for rows.
+ * The common case costs nothing: where there is no such code, nobody is
+ * switched to.  The decisions are made once for each opened partition, not for
+ * rows.
  *
- * What must never happen: a function that a role could have made runs with rights
- * that this role has not.
+ * What must never happen: a function that a role could have made runs with
+ * rights that this role has not.
  *
  *-------------------------------------------------------------------------
  */
@@ -138,7 +140,8 @@ type_owner(Oid type)
 static void
 check_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
-	if (OidIsValid(functions->other) || owner_is_trusted(owner, functions->owner))
+	if (OidIsValid(functions->other) ||
+		owner_is_trusted(owner, functions->owner))
 		return;
 	functions->other = owner;
 	functions->others = function;
@@ -170,17 +173,21 @@ constraints_of(Oid domain)
 	HeapTuple	tuple;
 	List	   *expressions = NIL;
 
-	ScanKeyInit(&key, Anum_pg_constraint_contypid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(domain));
-	scan = systable_beginscan(catalog, ConstraintTypidIndexId, true, NULL, 1, &key);
+	ScanKeyInit(&key, Anum_pg_constraint_contypid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(domain));
+	scan = systable_beginscan(catalog, ConstraintTypidIndexId, true, NULL, 1,
+							  &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		is_null;
-		Datum		expression = heap_getattr(tuple, Anum_pg_constraint_conbin,
-											  RelationGetDescr(catalog), &is_null);
+		Datum		expression =
+			heap_getattr(tuple, Anum_pg_constraint_conbin,
+						 RelationGetDescr(catalog), &is_null);
 
 		if (!is_null)
-			expressions = lappend(expressions, stringToNode(TextDatumGetCString(expression)));
+			expressions =
+				lappend(expressions,
+						stringToNode(TextDatumGetCString(expression)));
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
@@ -204,8 +211,9 @@ base_type_of(Oid domain)
 }
 
 /*
- * The functions of a domain's constraints, and of those that it has from the domain
- * that it is made of.  A domain counts as a function: who owns it adds constraints.
+ * The functions of a domain's constraints, and of those that it has from the
+ * domain that it is made of.  A domain counts as a function: who owns it adds
+ * constraints.
  */
 static void
 check_domain(Oid type, Functions *functions)
@@ -238,13 +246,14 @@ check_expression(const char *expression, Functions *functions)
 }
 
 /*
- * The functions of an index's expressions and condition, as the catalog has them:
- * the relation cache has already called some.  False if it has none.
+ * The functions of an index's expressions and condition, as the catalog has
+ * them: the relation cache has already called some.  False if it has none.
  */
 static bool
 check_index(Oid index, Functions *functions)
 {
-	static const AttrNumber parts[] = {Anum_pg_index_indexprs, Anum_pg_index_indpred};
+	static const AttrNumber parts[] = {Anum_pg_index_indexprs,
+	Anum_pg_index_indpred};
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	bool		found = false;
 
@@ -253,7 +262,8 @@ check_index(Oid index, Functions *functions)
 	for (int i = 0; i < lengthof(parts); i++)
 	{
 		bool		is_null;
-		Datum		part = SysCacheGetAttr(INDEXRELID, tuple, parts[i], &is_null);
+		Datum		part =
+			SysCacheGetAttr(INDEXRELID, tuple, parts[i], &is_null);
 
 		if (is_null)
 			continue;
@@ -265,8 +275,8 @@ check_index(Oid index, Functions *functions)
 }
 
 /*
- * The functions of the default that a column without one of its own has from its domain;
- * false if there is none.
+ * The functions of the default that a column without one of its own has from
+ * its domain; false if there is none.
  */
 static bool
 check_domain_default(Form_pg_attribute column, Functions *functions)
@@ -299,16 +309,20 @@ check_table(Relation table, Functions *functions)
 	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
 		check_expression(constraints->check[i].ccbin, functions);
 	for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
-		found |= check_domain_default(TupleDescAttr(RelationGetDescr(table), i), functions);
+		found |=
+			check_domain_default(TupleDescAttr(RelationGetDescr(table), i),
+								 functions);
 	foreach(cell, indexes)
+	{
 		found |= check_index(lfirst_oid(cell), functions);
+	}
 	list_free(indexes);
 	return found;
 }
 
 /*
- * Looks at the expressions of a table before any of them is computed: error if one
- * depends on somebody who is not trusted.  False if there are none.
+ * Looks at the expressions of a table before any of them is computed: error if
+ * one depends on somebody who is not trusted.  False if there are none.
  */
 static bool
 check_expressions(Relation table, Functions *functions)
@@ -325,10 +339,16 @@ check_expressions(Relation table, Functions *functions)
 					   GetUserNameFromId(functions->other, true),
 					   GetUserNameFromId(functions->owner, true)),
 			 OidIsValid(functions->others) ?
-			 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
-					 quote_identifier(GetUserNameFromId(functions->owner, false))) :
-			 errhint("ALTER DOMAIN %s OWNER TO %s;", format_type_be_qualified(functions->domain),
-					 quote_identifier(GetUserNameFromId(functions->owner, false)))));
+			 errhint("ALTER FUNCTION %s OWNER TO %s;",
+					 format_procedure(functions->others),
+					 quote_identifier(
+									  GetUserNameFromId(functions->owner,
+														false))) :
+			 errhint("ALTER DOMAIN %s OWNER TO %s;",
+					 format_type_be_qualified(functions->domain),
+					 quote_identifier(
+									  GetUserNameFromId(functions->owner,
+														false)))));
 }
 
 /*
@@ -337,14 +357,16 @@ check_expressions(Relation table, Functions *functions)
 static bool
 is_for_inserts(const Trigger *trigger)
 {
-	return TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_INSERT(trigger->tgtype);
+	return TRIGGER_FOR_ROW(trigger->tgtype) &&
+		TRIGGER_FOR_INSERT(trigger->tgtype);
 }
 
 /*
  * Whether all that a trigger calls is trusted; if not, *functions says why.
  */
 static bool
-is_trusted_trigger(const BemiCode *code, const Trigger *trigger, Functions *functions)
+is_trusted_trigger(const BemiCode *code, const Trigger *trigger,
+				   Functions *functions)
 {
 	functions->owner = code->role;
 	(void) check_function(trigger->tgfoid, functions);
@@ -357,7 +379,8 @@ is_trusted_trigger(const BemiCode *code, const Trigger *trigger, Functions *func
  * Says once that a trigger does not fire.
  */
 static void
-report_trigger(const BemiCode *code, const Trigger *trigger, const Functions *functions)
+report_trigger(const BemiCode *code, const Trigger *trigger,
+			   const Functions *functions)
 {
 	MemoryContext caller;
 
@@ -369,18 +392,24 @@ report_trigger(const BemiCode *code, const Trigger *trigger, const Functions *fu
 
 	if (trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN)
 		ereport(LOG,
-				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire", trigger->tgname),
+				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire",
+						trigger->tgname),
 				 errdetail("The worker fires triggers that the table's owner has enabled for it."),
 				 errhint("ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER %s;",
 						 quote_identifier(trigger->tgname))));
 	else
 		ereport(LOG,
-				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire", trigger->tgname),
+				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire",
+						trigger->tgname),
 				 errdetail("It calls functions that belong to neither \"%s\" nor a superuser.",
 						   GetUserNameFromId(code->role, true)),
 				 OidIsValid(functions->others) ?
-				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(functions->others),
-						 quote_identifier(GetUserNameFromId(code->role, true))) : 0));
+				 errhint("ALTER FUNCTION %s OWNER TO %s;",
+						 format_procedure(functions->others),
+						 quote_identifier(
+										  GetUserNameFromId(code->role,
+															true))) :
+				 0));
 }
 
 /*
@@ -420,36 +449,41 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 		trigger->tgenabled = TRIGGER_DISABLED;
 		return false;
 	}
-	appendStringInfo(&code->triggers, "%s%s (%s)", code->triggers.len > 0 ? ", " : "",
-					 quote_identifier(trigger->tgname), format_procedure(trigger->tgfoid));
+	appendStringInfo(&code->triggers, "%s%s (%s)",
+					 code->triggers.len > 0 ? ", " : "",
+					 quote_identifier(trigger->tgname),
+					 format_procedure(trigger->tgfoid));
 	return true;
 }
 
 /*
- * Decides which triggers fire, in the copy that belongs to the open partition.  With
- * none, it has no triggers.
+ * Decides which triggers fire, in the copy that belongs to the open partition.
+ * With none, it has no triggers.
  */
 static void
 choose_triggers(BemiCode *code, ResultRelInfo *target)
 {
 	bool		any = false;
 
-	for (int i = 0; target->ri_TrigDesc != NULL && i < target->ri_TrigDesc->numtriggers; i++)
+	for (int i = 0;
+		 target->ri_TrigDesc != NULL && i < target->ri_TrigDesc->numtriggers;
+		 i++)
 		any |= choose_trigger(code, &target->ri_TrigDesc->triggers[i]);
 	if (!any)
 		target->ri_TrigDesc = NULL;
 }
 
 /*
- * Describes the code of a partition that is being opened, before any of it can run,
- * and leaves those triggers that fire; NULL if nothing is to run.  The owner is that
- * of bemi.changes.  In the current memory context.
+ * Describes the code of a partition that is being opened, before any of it can
+ * run, and leaves those triggers that fire; NULL if nothing is to run.  The
+ * owner is that of bemi.changes.  In the current memory context.
  */
 BemiCode *
 bemi_code_of(ResultRelInfo *target, Oid history_owner)
 {
 	Relation	partition = target->ri_RelationDesc;
-	Functions	functions = {.owner = lesser_owner(partition->rd_rel->relowner, history_owner)};
+	Functions	functions = {
+	.owner = lesser_owner(partition->rd_rel->relowner, history_owner)};
 	bool		expressions = check_expressions(partition, &functions);
 	BemiCode   *code;
 
@@ -464,8 +498,8 @@ bemi_code_of(ResultRelInfo *target, Oid history_owner)
 }
 
 /*
- * _bemi.check_history_code(): error if an expression of bemi.changes, which a new
- * partition inherits, must not be computed.
+ * _bemi.check_history_code(): error if an expression of bemi.changes, which a
+ * new partition inherits, must not be computed.
  */
 Datum
 bemi_check_history_code(PG_FUNCTION_ARGS)
@@ -479,29 +513,32 @@ bemi_check_history_code(PG_FUNCTION_ARGS)
 }
 
 /*
- * Whether an error may be that of the code, rather than one of the server's state,
- * and what is no error has no hint either.
+ * Whether an error may be that of the code, rather than one of the server's
+ * state, and what is no error has no hint either.
  */
 static bool
 may_be_of_code(int sqlerrcode)
 {
 	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
-	return category != ERRCODE_SUCCESSFUL_COMPLETION && category != ERRCODE_WARNING &&
-		category != ERRCODE_NO_DATA && category != ERRCODE_INSUFFICIENT_RESOURCES &&
-		category != ERRCODE_OPERATOR_INTERVENTION && category != ERRCODE_SYSTEM_ERROR;
+	return category != ERRCODE_SUCCESSFUL_COMPLETION &&
+		category != ERRCODE_WARNING && category != ERRCODE_NO_DATA &&
+		category != ERRCODE_INSUFFICIENT_RESOURCES &&
+		category != ERRCODE_OPERATOR_INTERVENTION &&
+		category != ERRCODE_SYSTEM_ERROR;
 }
 
 /*
- * Error context callback: the worker's last error names the code that may be at
- * fault, since nothing else would say that it is code of users.
+ * Error context callback: the worker's last error names the code that may be
+ * at fault, since nothing else would say that it is code of users.
  */
 static void
 code_error(void *arg)
 {
 	BemiCode   *code = arg;
 
-	errcontext("storing changes in partition \"%s\" with the rights of its owner", code->partition);
+	errcontext("storing changes in partition \"%s\" with the rights of its owner",
+			   code->partition);
 	if (!may_be_of_code(geterrcode()))
 		return;
 	if (code->triggers.len > 0)
@@ -512,21 +549,23 @@ code_error(void *arg)
 }
 
 /*
- * From here on, code runs with the rights of a role, and can change neither role
- * nor settings for longer than until bemi_return_to().
+ * From here on, code runs with the rights of a role, and can change neither
+ * role nor settings for longer than until bemi_return_to().
  */
 void
 bemi_become(Oid role, BemiRole *caller)
 {
 	GetUserIdAndSecContext(&caller->role, &caller->security);
-	SetUserIdAndSecContext(role, caller->security | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(role,
+						   caller->security | SECURITY_RESTRICTED_OPERATION);
 	caller->settings = NewGUCNestLevel();
 }
 
 /*
- * Becomes the owner of bemi.changes, to read from it: to plan a query computes what is
- * constant in the expressions of the table and its partitions.  Error if one of these
- * depends on somebody else, who may be the owner of a partition.
+ * Becomes the owner of bemi.changes, to read from it: to plan a query computes
+ * what is constant in the expressions of the table and its partitions.  Error
+ * if one of these depends on somebody else, who may be the owner of a
+ * partition.
  */
 void
 bemi_become_history_reader(BemiRole *caller)
@@ -584,9 +623,9 @@ bemi_code_leave(BemiCode *code)
 }
 
 /*
- * Event triggers of others that fire with the worker's own DDL, palloc'd; NULL: none.
- * In the worker, only those do that somebody has enabled for replicas, too; from
- * PostgreSQL 17 on, none.
+ * Event triggers of others that fire with the worker's own DDL, palloc'd;
+ * NULL: none.  In the worker, only those do that somebody has enabled for
+ * replicas, too; from PostgreSQL 17 on, none.
  */
 static char *
 event_triggers_of_others(void)
@@ -595,7 +634,8 @@ event_triggers_of_others(void)
 	char	   *names;
 
 	SPI_connect();
-	if (SPI_execute("SELECT _bemi.event_triggers_of_others()", true, 0) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT _bemi.event_triggers_of_others()", true, 0) !=
+		SPI_OK_SELECT)
 		elog(ERROR, "could not look for event triggers");
 	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	if (names != NULL)
@@ -618,8 +658,8 @@ ddl_error(void *arg)
 }
 
 /*
- * Begins DDL of the worker, during which an error names the event triggers that
- * may be at fault.
+ * Begins DDL of the worker, during which an error names the event triggers
+ * that may be at fault.
  */
 void
 bemi_ddl_enter(BemiDdl *ddl)

@@ -3,8 +3,8 @@
  * writer.c
  *		Writes changes into bemi.changes, each source transaction exactly once.
  *
- * In flow changes (decode/stitch.c) and the ends of source transactions; out flow
- * rows of bemi.changes.  A source transaction is stored whole, within one
+ * In flow changes (decode/stitch.c) and the ends of source transactions; out
+ * flow rows of bemi.changes.  A source transaction is stored whole, within one
  * destination transaction, whose commit record also carries how far the source
  * has been read (its replication origin, as in native logical replication).
  * So after a crash either both are there or neither is, and the stream goes on
@@ -14,8 +14,8 @@
  * Commits are asynchronous: a commit lost in a crash is sent again, because
  * the source is only told of what is flushed (bemi_store_is_flushed).
  *
- * Changes are copied into a buffer and written in runs, each into one partition
- * (partition.c).  The buffer's memory context is reset with each
+ * Changes are copied into a buffer and written in runs, each into one
+ * partition (partition.c).  The buffer's memory context is reset with each
  * flush.  What must never happen: a commit in the middle of a source
  * transaction.
  *
@@ -50,17 +50,17 @@
 #define PROGRESS_INTERVAL_MS	1000
 
 /*
- * A source that has nothing to tell still writes WAL, which its slot should let
- * go.  To note that writes WAL here, so it is done after this many bytes, or
- * fewer if some time has gone by; never for the few of a server that idles.
+ * A source that has nothing to tell still writes WAL, which its slot should
+ * let go.  To note that writes WAL here, so it is done after this many bytes,
+ * or fewer if some time has gone by; never for the few of a server that idles.
  */
 #define ADVANCE_BYTES		(1024 * 1024)
 #define ADVANCE_LESS_BYTES	(64 * 1024)
 #define ADVANCE_LESS_MS		60000
 
 /*
- * A text that one row after another is likely to have, and so share: as it came,
- * and as the row has it.  In the buffer's memory; NULL: none yet.
+ * A text that one row after another is likely to have, and so share: as it
+ * came, and as the row has it.  In the buffer's memory; NULL: none yet.
  */
 typedef struct SharedText
 {
@@ -124,22 +124,22 @@ struct BemiStore
  */
 BemiStore *
 bemi_store_create(const char *source, const BemiSourceIdentity *identity,
-				   XLogRecPtr origin)
+				  XLogRecPtr origin)
 {
-	BemiStore *store = palloc0(sizeof(BemiStore));
+	BemiStore  *store = palloc0(sizeof(BemiStore));
 
 	store->memory = CurrentMemoryContext;
 	store->source = pstrdup(source);
 	store->database = pstrdup(identity->database);
 	store->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
-							   identity->database);
+							 identity->database);
 	store->origin = store->flushed = origin;
 	store->source_value = CStringGetTextDatum(source);
 	store->database_value = CStringGetTextDatum(identity->database);
 	store->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	store->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
-												   "bemi change buffer",
-												   ALLOCSET_DEFAULT_SIZES);
+												 "bemi change buffer",
+												 ALLOCSET_DEFAULT_SIZES);
 	store->whole = true;
 	return store;
 }
@@ -180,11 +180,13 @@ bemi_store_begin_transaction(BemiStore *store)
 static TimestampTz
 committed_at(const BemiStore *store, int i)
 {
-	return DatumGetTimestampTz(store->buffer[i].values[BEMI_STORE_COMMITTED_AT]);
+	return DatumGetTimestampTz(
+							   store->buffer[i].values[BEMI_STORE_COMMITTED_AT]);
 }
 
 /*
- * Where the run of rows ends that begins there and belongs to the open partition.
+ * Where the run of rows ends that begins there and belongs to the open
+ * partition.
  */
 static int
 end_of_run(const BemiStore *store, int first)
@@ -193,7 +195,8 @@ end_of_run(const BemiStore *store, int first)
 
 	while (end < store->buffered &&
 		   (committed_at(store, end) == committed_at(store, end - 1) ||
-			bemi_partition_contains(store->partition, committed_at(store, end))))
+			bemi_partition_contains(store->partition,
+									committed_at(store, end))))
 		end++;
 	return end;
 }
@@ -212,12 +215,13 @@ write_rows(BemiStore *store)
 		int			end;
 
 		store->partition = bemi_partition_for(store->partition,
-												committed_at(store, first));
+											  committed_at(store, first));
 		end = end_of_run(store, first);
 		now = TimestampTzGetDatum(GetCurrentTimestamp());
 		for (int i = first; i < end; i++)
 			store->buffer[i].values[BEMI_STORE_CREATED_AT] = now;
-		bemi_partition_insert(store->partition, &store->buffer[first], end - first);
+		bemi_partition_insert(store->partition, &store->buffer[first],
+							  end - first);
 		first = end;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -257,13 +261,15 @@ copy_jsonb(const BemiStore *store, const Jsonb *jsonb)
 }
 
 /*
- * The context of a change.  Changes that share one share one copy of it, or a large
- * context would be kept once for each row; and index.c knows them by that.
+ * The context of a change.  Changes that share one share one copy of it, or a
+ * large context would be kept once for each row; and index.c knows them by
+ * that.
  */
 static Datum
 shared_context(BemiStore *store, const BemiChange *change)
 {
-	if (store->context == (Datum) 0 || store->context_serial != change->context_serial)
+	if (store->context == (Datum) 0 ||
+		store->context_serial != change->context_serial)
 	{
 		store->context = copy_jsonb(store, change->context);
 		store->context_serial = change->context_serial;
@@ -289,7 +295,9 @@ fill_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
 	values[n++] = shared_text(&store->schema, change->schema);
 	values[n++] = shared_text(&store->table, change->table);
 	row->nulls[n] = (change->primary_key == NULL);
-	values[n++] = change->primary_key ? CStringGetTextDatum(change->primary_key) : (Datum) 0;
+	values[n++] = change->primary_key ?
+		CStringGetTextDatum(change->primary_key) :
+		(Datum) 0;
 	values[n++] = shared_text(&store->operation, change->operation);
 	values[n++] = copy_jsonb(store, change->before);
 	values[n++] = copy_jsonb(store, change->after);
@@ -324,7 +332,8 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
 	store->counts.changes++;
 	store->transaction_changes++;
 	if (store->buffered == BUFFERED_CHANGES ||
-		MemoryContextMemAllocated(store->buffer_memory, false) > BUFFERED_BYTES)
+		MemoryContextMemAllocated(store->buffer_memory, false) >
+		BUFFERED_BYTES)
 		write_rows(store);
 }
 
@@ -333,19 +342,21 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
  * True if it returns true.
  */
 static bool
-call_source_function(const char *statement, int count, Oid *types, Datum *values,
-	 const char *nulls)
+call_source_function(const char *statement, int count, Oid *types,
+					 Datum *values, const char *nulls)
 {
 	bool		is_null;
 	bool		result;
 
 	Assert(IsTransactionState());
 	SPI_connect();
-	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) != SPI_OK_SELECT ||
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false,
+							  0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not run \"%s\"", statement);
 	result = SPI_gettypeid(SPI_tuptable->tupdesc, 1) == BOOLOID &&
-		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+								   SPI_tuptable->tupdesc, 1, &is_null));
 	SPI_finish();
 	return result;
 }
@@ -356,17 +367,22 @@ call_source_function(const char *statement, int count, Oid *types, Datum *values
  */
 void
 bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
-							XLogRecPtr at_lsn, TimestampTz at_time)
+						  XLogRecPtr at_lsn, TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
+	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID,
+	TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
 	Datum		values[] = {CStringGetTextDatum(store->source),
-		CStringGetTextDatum(store->server), ObjectIdGetDatum(relation->oid),
-		CStringGetTextDatum(relation->schema), CStringGetTextDatum(relation->table),
-	LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+		CStringGetTextDatum(store->server),
+		ObjectIdGetDatum(relation->oid),
+		CStringGetTextDatum(relation->schema),
+		CStringGetTextDatum(relation->table),
+		LSNGetDatum(at_lsn),
+	TimestampTzGetDatum(at_time)};
 
-	(void) call_source_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
-				" THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
-				lengthof(types), types, values, NULL);
+	(void)
+		call_source_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
+							 " THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
+							 lengthof(types), types, values, NULL);
 }
 
 /*
@@ -375,19 +391,25 @@ bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
  */
 bool
 bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
-						   TransactionId xid, XLogRecPtr at_lsn, TimestampTz at_time)
+						  TransactionId xid, XLogRecPtr at_lsn,
+						  TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, XIDOID, JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
+	Oid			types[] = {TEXTOID, TEXTOID, XIDOID,
+	JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
 	Datum		values[] = {CStringGetTextDatum(store->source),
-		CStringGetTextDatum(store->server), TransactionIdGetDatum(xid),
-	JsonbPGetDatum(message), LSNGetDatum(at_lsn), TimestampTzGetDatum(at_time)};
+		CStringGetTextDatum(store->server),
+		TransactionIdGetDatum(xid),
+		JsonbPGetDatum(message),
+		LSNGetDatum(at_lsn),
+	TimestampTzGetDatum(at_time)};
 
 	return call_source_function("SELECT _bemi.take_tracking($1, $2, $3, $4, $5, $6)",
-				lengthof(types), types, values, NULL);
+								lengthof(types), types, values, NULL);
 }
 
 /*
- * The source has another secret.  If that is news, stored descriptions become stale.
+ * The source has another secret.  If that is news, stored descriptions become
+ * stale.
  */
 void
 bemi_store_record_secret(BemiStore *store, const char *version)
@@ -396,12 +418,13 @@ bemi_store_record_secret(BemiStore *store, const char *version)
 	Datum		values[] = {CStringGetTextDatum(store->source),
 	CStringGetTextDatum(version)};
 
-	(void) call_source_function("SELECT _bemi.note_secret($1, $2)", lengthof(types), types, values, NULL);
+	(void) call_source_function("SELECT _bemi.note_secret($1, $2)",
+								lengthof(types), types, values, NULL);
 }
 
 /*
- * What the source has told last of a table, as _bemi.describe() says it, palloc'd;
- * NULL if it has not.
+ * What the source has told last of a table, as _bemi.describe() says it,
+ * palloc'd; NULL if it has not.
  */
 Jsonb *
 bemi_store_description(BemiStore *store, const BemiRelation *relation)
@@ -417,11 +440,13 @@ bemi_store_description(BemiStore *store, const BemiRelation *relation)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT description FROM _bemi.source_relations"
 							  " WHERE source = $1 AND relation = $2",
-							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+							  lengthof(types), types, values, NULL, false,
+							  1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read _bemi.source_relations");
 	if (SPI_processed == 1)
 	{
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+										  SPI_tuptable->tupdesc, 1, &is_null);
 
 		MemoryContextSwitchTo(caller);
 		description = DatumGetJsonbPCopy(value);
@@ -431,9 +456,9 @@ bemi_store_description(BemiStore *store, const BemiRelation *relation)
 }
 
 /*
- * Counts a message that was not valid, for bemi.status.  Between transactions, it is
- * written down as time goes by: to begin one for each would let anybody who can
- * write messages keep the worker busy.
+ * Counts a message that was not valid, for bemi.status.  Between transactions,
+ * it is written down as time goes by: to begin one for each would let anybody
+ * who can write messages keep the worker busy.
  */
 void
 bemi_store_count_invalid(BemiStore *store)
@@ -452,7 +477,7 @@ bemi_store_count_invalid(BemiStore *store)
  */
 void
 bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,
-							 XLogRecPtr end_lsn)
+						   XLogRecPtr end_lsn)
 {
 	store->whole = true;
 	store->end_lsn = end_lsn;
@@ -465,12 +490,14 @@ bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,
 }
 
 /*
- * All that the source has committed before this time is stored, and has its records
- * before the position.  An earlier time than before shows that the source's clock was
- * set back: what it commits now may be of any time from there on.
+ * All that the source has committed before this time is stored, and has its
+ * records before the position.  An earlier time than before shows that the
+ * source's clock was set back: what it commits now may be of any time from
+ * there on.
  */
 void
-bemi_store_is_complete_until(BemiStore *store, TimestampTz time, XLogRecPtr position)
+bemi_store_is_complete_until(BemiStore *store, TimestampTz time,
+							 XLogRecPtr position)
 {
 	if (TIMESTAMP_NOT_FINITE(time))
 		return;
@@ -479,7 +506,8 @@ bemi_store_is_complete_until(BemiStore *store, TimestampTz time, XLogRecPtr posi
 }
 
 /*
- * Whether commits are to be flushed at once, because the source waits for them.
+ * Whether commits are to be flushed at once, because the source waits for
+ * them.
  */
 void
 bemi_store_flush_commits(BemiStore *store, bool flush)
@@ -524,13 +552,16 @@ static void
 update_progress(BemiStore *store)
 {
 	const BemiCounts *counts = &store->uncounted;
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, PG_LSNOID,
+	Oid			types[] = {TEXTOID, INT8OID, INT8OID,
+		INT8OID, TIMESTAMPTZOID, PG_LSNOID,
 	PG_LSNOID, TIMESTAMPTZOID, INT8OID};
 	char		nulls[] = "         ";
 	Datum		values[] = {CStringGetTextDatum(store->source),
-		Int64GetDatum(counts->changes), Int64GetDatum(counts->transactions),
+		Int64GetDatum(counts->changes),
+		Int64GetDatum(counts->transactions),
 		Int64GetDatum(counts->invalid_messages),
-		TimestampTzGetDatum(store->until.time), LSNGetDatum(store->until.position),
+		TimestampTzGetDatum(store->until.time),
+		LSNGetDatum(store->until.position),
 		LSNGetDatum(counts->changed.commit_lsn),
 		TimestampTzGetDatum(counts->changed.committed_at),
 	Int64GetDatum((int64) counts->changed.xid)};
@@ -539,8 +570,9 @@ update_progress(BemiStore *store)
 		nulls[4] = nulls[5] = 'n';
 	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
 		nulls[6] = nulls[7] = nulls[8] = 'n';
-	(void) call_source_function("SELECT _bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)", lengthof(types),
-				types, values, nulls);
+	(void)
+		call_source_function("SELECT _bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+							 lengthof(types), types, values, nulls);
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
 	store->progress_at = GetCurrentTimestamp();
 }
@@ -616,11 +648,12 @@ bemi_store_commit(BemiStore *store)
  */
 bool
 bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
-						 bool is_asked)
+					   bool is_asked)
 {
 	bool		uncounted = store->uncounted.changes > 0 ||
 		store->uncounted.invalid_messages > 0;
-	uint64		bytes = received > store->origin ? received - store->origin : 0;
+	uint64		bytes =
+		received > store->origin ? received - store->origin : 0;
 
 	if (store->open)
 		return false;
@@ -629,7 +662,8 @@ bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 	if (!bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
 		return false;
 	return uncounted || bytes >= ADVANCE_BYTES ||
-		(bytes >= ADVANCE_LESS_BYTES && bemi_has_passed(store->progress_at, ADVANCE_LESS_MS));
+		(bytes >= ADVANCE_LESS_BYTES &&
+		 bemi_has_passed(store->progress_at, ADVANCE_LESS_MS));
 }
 
 /*
@@ -679,8 +713,8 @@ bemi_store_awaits_flush(const BemiStore *store)
 }
 
 /*
- * Whether a commit is stored whose time is not yet known to be complete.  One from the
- * future is not worth waiting for.
+ * Whether a commit is stored whose time is not yet known to be complete.  One
+ * from the future is not worth waiting for.
  */
 bool
 bemi_store_awaits_time(const BemiStore *store)
@@ -690,8 +724,8 @@ bemi_store_awaits_time(const BemiStore *store)
 }
 
 /*
- * Gives what was stored since the last call, and the time before which everything is,
- * 0 if that is not known, or no news.
+ * Gives what was stored since the last call, and the time before which
+ * everything is, 0 if that is not known, or no news.
  */
 void
 bemi_store_drain_counts(BemiStore *store, BemiCounts *counts, BemiUntil *until)

@@ -3,13 +3,15 @@
  * answer.c
  *		Takes values out of what a source answers.
  *
- * A query of ours has the columns that it asks for, and one without FROM has a row.  But
- * not everything that speaks the protocol is PostgreSQL: a pooler may answer by itself, and
- * a broken or hostile source may answer anything.  libpq returns a null pointer for a value
- * that is not there, which would crash the history's server.  So every value of an answer
- * is taken by one of these functions.  An answer that lacks it is an error.
+ * A query of ours has the columns that it asks for, and one without FROM has a
+ * row.  But not everything that speaks the protocol is PostgreSQL: a pooler
+ * may answer by itself, and a broken or hostile source may answer anything.
+ * libpq returns a null pointer for a value that is not there, which would
+ * crash the history's server.  So every value of an answer is taken by one of
+ * these functions.  An answer that lacks it is an error.
  *
- * An answer that is short stays allocated then, until the process ends with that error.
+ * An answer that is short stays allocated then, until the process ends with
+ * that error.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,21 +34,23 @@ bemi_answer_is_null(const PGresult *answer, int row, int column)
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("source has sent an incomplete answer"),
 				 errdetail("Row %d, column %d is missing in an answer of %d rows and %d columns.",
-						   row + 1, column + 1, PQntuples(answer), PQnfields(answer))));
+						   row + 1, column + 1, PQntuples(answer),
+						   PQnfields(answer))));
 	return PQgetisnull(answer, row, column);
 }
 
 /*
- * A value that must not be NULL, as the source has sent it.  It lives as long as the answer.
+ * A value that must not be NULL, as the source has sent it.  It lives as long
+ * as the answer.
  */
 char *
 bemi_answer_text(const PGresult *answer, int row, int column)
 {
 	if (bemi_answer_is_null(answer, row, column))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("source has sent an incomplete answer"),
-				 errdetail("Row %d, column %d is NULL.", row + 1, column + 1)));
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+						errmsg("source has sent an incomplete answer"),
+						errdetail("Row %d, column %d is NULL.", row + 1,
+								  column + 1)));
 	return PQgetvalue(answer, row, column);
 }
 

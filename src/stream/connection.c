@@ -5,7 +5,8 @@
  *
  * In flows a connection string, or none for the worker's own server and
  * database; out flow libpq connections whose sessions print values in the form
- * that decode/row_json.c expects (extension/settings.c), and the results of commands.
+ * that decode/row_json.c expects (extension/settings.c), and the results of
+ * commands.
  *
  * Each wait is on the process latch and the socket together, and serves
  * interrupts; only what libpq itself cannot do otherwise, looking up a host's
@@ -40,22 +41,23 @@
 static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
 /*
- * Time-outs of the connection that asks for catalogs.  No query there needs a lock that
- * others hold for long, or takes long; one that does must not keep changes from being
- * stored, so the worker fails and tries again.
+ * Time-outs of the connection that asks for catalogs.  No query there needs a
+ * lock that others hold for long, or takes long; one that does must not keep
+ * changes from being stored, so the worker fails and tries again.
  */
 #define CATALOG_LOCK_TIMEOUT		"5s"
 #define CATALOG_STATEMENT_TIMEOUT	"30s"
 
 /*
- * The source closes that connection itself if the worker does not come to it, because
- * it waits for a lock.  Well above CATALOG_UNUSED_MS of source_queries.c.
+ * The source closes that connection itself if the worker does not come to it,
+ * because it waits for a lock.  Well above CATALOG_UNUSED_MS of
+ * source_queries.c.
  */
 #define CATALOG_IDLE_TIMEOUT		"5s"
 
 /*
- * Called whenever the stream is read from or written to, to notice that this has not
- * happened for so long that the source may rightly have given us up.
+ * Called whenever the stream is read from or written to, to notice that this
+ * has not happened for so long that the source may rightly have given us up.
  */
 void
 bemi_stream_tend(BemiStream *stream)
@@ -63,10 +65,12 @@ bemi_stream_tend(BemiStream *stream)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (stream->patience_ms > 0 && stream->tended_at != 0 &&
-		TimestampDifferenceExceeds(stream->tended_at, now, stream->patience_ms / 2))
+		TimestampDifferenceExceeds(stream->tended_at, now,
+								   stream->patience_ms / 2))
 	{
 		stream->absent_until = now;
-		stream->absent_ms = TimestampDifferenceMilliseconds(stream->tended_at, now);
+		stream->absent_ms =
+			TimestampDifferenceMilliseconds(stream->tended_at, now);
 	}
 	stream->tended_at = now;
 }
@@ -78,7 +82,8 @@ static int
 absence_detail(const BemiStream *stream)
 {
 	if (stream->absent_until == 0 ||
-		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(), RECENTLY_MS))
+		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(),
+								   RECENTLY_MS))
 		return 0;
 	errdetail("Before, the worker had not answered for %d ms, because it was busy or waited for a lock.",
 			  stream->absent_ms);
@@ -104,18 +109,21 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 
 /*
  * Classes of SQLSTATE (their first two characters) of errors that come again
- * whenever the same row is decoded: data exception, external routine exception,
- * syntax error or access rule violation, program limit exceeded, PL/pgSQL error
- * and internal error.  What lacks memory, disk, a lock or a connection, what an
- * administrator has ended, and what cannot be read from disk is not among them.
+ * whenever the same row is decoded: data exception, external routine
+ * exception, syntax error or access rule violation, program limit exceeded,
+ * PL/pgSQL error and internal error.  What lacks memory, disk, a lock or a
+ * connection, what an administrator has ended, and what cannot be read from
+ * disk is not among them.
  */
-static const char *const repeatable_classes[] = {"22", "38", "39", "42", "54", "P0", "XX"};
+static const char *const repeatable_classes[] = {"22", "38", "39", "42",
+"54", "P0", "XX"};
 
 /* Those of them that only the values of a row cause. */
 static const char *const row_classes[] = {"22", "54"};
 
 static bool
-sqlstate_is_in_class(const char *sqlstate, const char *const *classes, int count)
+sqlstate_is_in_class(const char *sqlstate, const char *const *classes,
+					 int count)
 {
 	for (int i = 0; i < count; i++)
 		if (strncmp(sqlstate, classes[i], 2) == 0)
@@ -138,8 +146,9 @@ error_is_unreadable(const char *sqlstate, const char *message)
 }
 
 /*
- * SQLSTATE for what the source says in the middle of the stream.  Its own tells
- * whether to try again is of use; one that refuses rights can be mended, too.
+ * SQLSTATE for what the source says in the middle of the stream.  Its own
+ * tells whether to try again is of use; one that refuses rights can be mended,
+ * too.
  */
 static int
 errcode_of_stream(const PGresult *result, const char *message)
@@ -152,14 +161,15 @@ errcode_of_stream(const PGresult *result, const char *message)
 		return BEMI_ERRCODE_UNREADABLE;
 	if (sqlstate_is_in_class(sqlstate, row_classes, lengthof(row_classes)))
 		return BEMI_ERRCODE_ROW_AT_FAULT;
-	if (sqlstate_is_in_class(sqlstate, repeatable_classes, lengthof(repeatable_classes)))
+	if (sqlstate_is_in_class(sqlstate, repeatable_classes,
+							 lengthof(repeatable_classes)))
 		return BEMI_ERRCODE_REPEATABLE;
 	return ERRCODE_CONNECTION_FAILURE;
 }
 
 /*
- * Position of the row that the walsender was at, which the error's context has as
- * its last word, whatever its language; InvalidXLogRecPtr if there is none.
+ * Position of the row that the walsender was at, which the error's context has
+ * as its last word, whatever its language; InvalidXLogRecPtr if there is none.
  */
 static XLogRecPtr
 position_in_context(const PGresult *result)
@@ -169,7 +179,8 @@ position_in_context(const PGresult *result)
 	uint32		high;
 	uint32		low;
 
-	while (slash != NULL && slash > context && isxdigit((unsigned char) slash[-1]))
+	while (slash != NULL && slash > context &&
+		   isxdigit((unsigned char) slash[-1]))
 		slash--;
 	if (slash == NULL || sscanf(slash, "%X/%X", &high, &low) != 2)
 		return InvalidXLogRecPtr;
@@ -205,20 +216,28 @@ void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	char	   *message = bemi_stream_string(stream, pchomp(primary ? primary : PQresultErrorMessage(result)));
-	char	   *detail = bemi_stream_string(stream, PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
-	int			code = stream->ended ? errcode_of_stream(result, message) : ERRCODE_CONNECTION_FAILURE;
-	const char *hint = bemi_stream_hint(stream, message, PQresultErrorField(result, PG_DIAG_SQLSTATE));
+	char	   *message =
+		bemi_stream_string(stream,
+						   pchomp(primary ? primary :
+								  PQresultErrorMessage(result)));
+	char	   *detail =
+		bemi_stream_string(stream,
+						   PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
+	int			code = stream->ended ? errcode_of_stream(result, message) :
+		ERRCODE_CONNECTION_FAILURE;
+	const char *hint =
+		bemi_stream_hint(stream, message,
+						 PQresultErrorField(result, PG_DIAG_SQLSTATE));
 
 	if (hint == NULL)
 		hint = stream_hint(code);
 	failed_at = position_in_context(result);
 	PQclear(result);
-	ereport(ERROR,
-			(errcode(code),
-			 errmsg("source reports: %s", message),
-			 detail ? errdetail("%s", detail) : 0,
-			 hint ? errhint("%s", hint) : detail ? 0 : absence_detail(stream)));
+	ereport(ERROR, (errcode(code), errmsg("source reports: %s", message),
+					detail ? errdetail("%s", detail) : 0,
+					hint ? errhint("%s", hint) :
+					detail ? 0 :
+					absence_detail(stream)));
 }
 
 /*
@@ -235,7 +254,8 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 		wait_event = bemi_wait_event("BemiStream");
 
 	events = WaitLatchOrSocket(MyLatch,
-							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT | socket_event,
+							   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+							   WL_TIMEOUT | socket_event,
 							   PQsocket(conn), timeout_ms, wait_event);
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
@@ -244,8 +264,8 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 }
 
 /*
- * Directories as libpq takes them, to try one after the other: the server starts
- * if it can make a socket in any of them.
+ * Directories as libpq takes them, to try one after the other: the server
+ * starts if it can make a socket in any of them.
  */
 static char *
 join_directories(List *directories)
@@ -255,7 +275,10 @@ join_directories(List *directories)
 
 	initStringInfo(&list);
 	foreach(cell, directories)
-		appendStringInfo(&list, "%s%s", list.len > 0 ? "," : "", (char *) lfirst(cell));
+	{
+		appendStringInfo(&list, "%s%s", list.len > 0 ? "," : "",
+						 (char *) lfirst(cell));
+	}
 	return list.data;
 }
 
@@ -284,7 +307,8 @@ own_sockets(const char *database)
 	char	   *sockets = pstrdup(Unix_socket_directories);
 	List	   *directories;
 
-	if (!SplitDirectoriesString(sockets, ',', &directories) || directories == NIL)
+	if (!SplitDirectoriesString(sockets, ',', &directories) ||
+		directories == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this server has no Unix socket for the worker to connect to"),
@@ -294,20 +318,23 @@ own_sockets(const char *database)
 }
 
 /*
- * The startup options of a session: the pinned settings, and for a walsender of this
- * server two more.  A worker that waits for a lock does not answer, which here is no
- * reason to give it up: if it dies, its socket is closed.  And which command the
- * walsender runs need not be logged with each line.
+ * The startup options of a session: the pinned settings, and for a walsender
+ * of this server two more.  A worker that waits for a lock does not answer,
+ * which here is no reason to give it up: if it dies, its socket is closed.
+ * And which command the walsender runs need not be logged with each line.
  */
 static char *
 session_options(const BemiStream *stream, bool replication)
 {
-	char	   *options = stream->conninfo ? options_of(stream->conninfo) : NULL;
+	char	   *options =
+		stream->conninfo ? options_of(stream->conninfo) : NULL;
 
 	if (!stream->refuses_options)
 		options = bemi_settings_as_options(options);
 	if (replication && stream->conninfo == NULL)
-		options = psprintf("%s -c wal_sender_timeout=0 -c log_min_error_statement=fatal", options);
+		options =
+			psprintf("%s -c wal_sender_timeout=0 -c log_min_error_statement=fatal",
+					 options);
 	return options;
 }
 
@@ -343,7 +370,8 @@ begin_connection(BemiStream *stream, bool replication)
 	}
 	if (replication)
 		keys[n] = "replication", values[n++] = "database";
-	keys[n] = stream->conninfo ? "fallback_application_name" : "application_name";
+	keys[n] =
+		stream->conninfo ? "fallback_application_name" : "application_name";
 	values[n++] = stream->name;
 	/* A source elsewhere sends its texts as they are, see encoding.c. */
 	keys[n] = "client_encoding";
@@ -359,15 +387,16 @@ begin_connection(BemiStream *stream, bool replication)
 }
 
 /*
- * Waits for a connection that has been begun, until it is made or has failed, as
- * PQconnectPoll's documentation says.
+ * Waits for a connection that has been begun, until it is made or has failed,
+ * as PQconnectPoll's documentation says.
  */
 static void
 complete_connection(BemiStream *stream, PGconn *conn)
 {
 	int			timeout_ms = wal_receiver_timeout > 0 ?
 		Min(wal_receiver_timeout, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS;
-	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz give_up =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
 	if (conn == NULL)
@@ -386,7 +415,8 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		else if (GetCurrentTimestamp() > give_up)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not connect to source: no answer within %d ms", timeout_ms)));
+					 errmsg("could not connect to source: no answer within %d ms",
+							timeout_ms)));
 		if (stream->on_wait)
 			stream->on_wait(stream);
 	}
@@ -399,14 +429,16 @@ static void
 check_patience(TimestampTz begun_at)
 {
 	if (wal_receiver_timeout > 0 &&
-		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(), wal_receiver_timeout))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("source has not answered for %d ms", wal_receiver_timeout)));
+		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(),
+								   wal_receiver_timeout))
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
+						errmsg("source has not answered for %d ms",
+							   wal_receiver_timeout)));
 }
 
 /*
- * Waits for the result of a command that was sent, good or bad, which the caller clears.
+ * Waits for the result of a command that was sent, good or bad, which the
+ * caller clears.
  */
 PGresult *
 bemi_stream_await_result(BemiStream *stream, PGconn *conn)
@@ -426,7 +458,8 @@ bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 			if (!stream->patient)
 				check_patience(begun_at);
 			if (!PQconsumeInput(conn))
-				bemi_stream_report_failure(stream, conn, "lost the connection to source");
+				bemi_stream_report_failure(stream, conn,
+										   "lost the connection to source");
 		}
 		next = PQgetResult(conn);
 		if (next == NULL)
@@ -444,10 +477,12 @@ bemi_stream_await_result(BemiStream *stream, PGconn *conn)
  * clears.
  */
 PGresult *
-bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *command)
+bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
+							const char *command)
 {
 	if (!PQsendQuery(conn, command))
-		bemi_stream_report_failure(stream, conn, "could not send a command to source");
+		bemi_stream_report_failure(stream, conn,
+								   "could not send a command to source");
 	return bemi_stream_await_result(stream, conn);
 }
 
@@ -456,7 +491,7 @@ bemi_stream_run_any_command(BemiStream *stream, PGconn *conn, const char *comman
  */
 PGresult *
 bemi_stream_run_command(BemiStream *stream, PGconn *conn, const char *command,
-			ExecStatusType expected)
+						ExecStatusType expected)
 {
 	PGresult   *result = bemi_stream_run_any_command(stream, conn, command);
 
@@ -479,17 +514,19 @@ ignore_notice(void *arg, const PGresult *result)
 static void
 complete_settings(BemiStream *stream, PGconn *conn)
 {
-	char	   *commands = bemi_settings_as_commands(PQserverVersion(conn),
-													 PQparameterStatus(conn, "DateStyle"),
-													 PQparameterStatus(conn, "TimeZone"));
+	char	   *commands =
+		bemi_settings_as_commands(PQserverVersion(conn),
+								  PQparameterStatus(conn, "DateStyle"),
+								  PQparameterStatus(conn, "TimeZone"));
 
 	if (commands != NULL)
-		PQclear(bemi_stream_run_command(stream, conn, commands, PGRES_COMMAND_OK));
+		PQclear(bemi_stream_run_command(stream, conn, commands,
+										PGRES_COMMAND_OK));
 }
 
 /*
- * Opens one of the stream's two connections, with the settings that they share.
- * The stream has it also if that fails, and closes it.
+ * Opens one of the stream's two connections, with the settings that they
+ * share.  The stream has it also if that fails, and closes it.
  */
 void
 bemi_stream_open_connection(BemiStream *stream, bool replication)
@@ -509,27 +546,34 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 		complete_connection(stream, *conn);
 	}
 	if (PQstatus(*conn) != CONNECTION_OK)
-		bemi_stream_report_failure(stream, *conn, "could not connect to source");
+		bemi_stream_report_failure(stream, *conn,
+								   "could not connect to source");
 	(void) PQsetErrorVerbosity(*conn, PQERRORS_DEFAULT);
 	(void) PQsetNoticeReceiver(*conn, ignore_notice, NULL);
 	complete_settings(stream, *conn);
 	if (!replication)
-		PQclear(bemi_stream_run_command(stream, *conn,
-										"SET lock_timeout = '" CATALOG_LOCK_TIMEOUT "';"
-										" SET statement_timeout = '" CATALOG_STATEMENT_TIMEOUT "';"
-										" SET idle_session_timeout = '" CATALOG_IDLE_TIMEOUT "'",
+		PQclear(
+				bemi_stream_run_command(stream, *conn,
+										"SET lock_timeout = '" CATALOG_LOCK_TIMEOUT
+										"';"
+										" SET statement_timeout = '" CATALOG_STATEMENT_TIMEOUT
+										"';"
+										" SET idle_session_timeout = '" CATALOG_IDLE_TIMEOUT
+										"'",
 										PGRES_COMMAND_OK));
 }
 
 /*
  * Has the walsender decline to be a synchronous standby, see worker/standby.c.
- * Under a name of the connection string's it is meant to be one.  A source without
- * the library takes the setting for somebody else's, an older one refuses it.
+ * Under a name of the connection string's it is meant to be one.  A source
+ * without the library takes the setting for somebody else's, an older one
+ * refuses it.
  */
 static void
 decline_election(BemiStream *stream)
 {
-	const char *name = PQparameterStatus(stream->replication, "application_name");
+	const char *name =
+		PQparameterStatus(stream->replication, "application_name");
 	PGresult   *result;
 
 	if (name == NULL || strcmp(name, stream->name) != 0)
@@ -561,8 +605,11 @@ bemi_stream_connect(const char *conninfo, const char *source, const char *name,
 	stream->on_wait = on_wait;
 
 	StartTransactionCommand();
-	stream->database = MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
-	stream->user = MemoryContextStrdup(caller, GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
+	stream->database =
+		MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
+	stream->user =
+		MemoryContextStrdup(caller,
+							GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 
@@ -599,12 +646,14 @@ bemi_stream_cancel(BemiStream *stream)
 
 	if (cancel != NULL && !PQcancel(cancel, error, sizeof(error)))
 		ereport(LOG,
-				(errmsg("bemi: could not cancel a command at the source: %s", error)));
+				(errmsg("bemi: could not cancel a command at the source: %s",
+						error)));
 	PQfreeCancel(cancel);
 }
 
 /*
- * Whether the source is this very database, as far as that is known without doubt.
+ * Whether the source is this very database, as far as that is known without
+ * doubt.
  */
 bool
 bemi_stream_is_here(const BemiStream *stream)

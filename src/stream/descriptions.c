@@ -3,30 +3,34 @@
  * descriptions.c
  *		What a table of the source is like, beside what the stream says of it.
  *
- * The stream gives names and type OIDs of a table's columns, but neither its primary
- * key (with REPLICA IDENTITY FULL it flags every column) nor what types are made
- * of.  One query to the catalog tells these, as a JSON object:
+ * The stream gives names and type OIDs of a table's columns, but neither its
+ * primary key (with REPLICA IDENTITY FULL it flags every column) nor what
+ * types are made of.  One query to the catalog tells these, as a JSON object:
  *
  *	{"key": ["id"], "columns": ["id", "name"], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
  *
- * with the names of the key's columns in key order; of all columns; whether it is a partitioned
- * table, some of whose partitions have another replica identity than FULL (the
- * stream says that of the root); and the parts of all types that are not the
- * server's own and take part in a column, see BemiTypePart.
+ * with the names of the key's columns in key order; of all columns; whether it
+ * is a partitioned table, some of whose partitions have another replica
+ * identity than FULL (the stream says that of the root); and the parts of all
+ * types that are not the server's own and take part in a column, see
+ * BemiTypePart.
  *
- * A source with the extension describes a table itself (track/describe.c), together with
- * the rules for its columns, when the table is tracked or altered, and sends that
- * through the stream: so it is of the time of the changes that come next.  Both
- * descriptions must be the same.  Other sources are asked by the worker when the stream describes
- * the table, which is too late for what was written before the table was altered.
+ * A source with the extension describes a table itself (track/describe.c),
+ * together with the rules for its columns, when the table is tracked or
+ * altered, and sends that through the stream: so it is of the time of the
+ * changes that come next.  Both descriptions must be the same.  Other sources
+ * are asked by the worker when the stream describes the table, which is too
+ * late for what was written before the table was altered.
  *
- * Casts to json are told only of base types, and only by functions in C: both are
- * a superuser's to make.  Which of them may be called, decode/types.c knows.
+ * Casts to json are told only of base types, and only by functions in C: both
+ * are a superuser's to make.  Which of them may be called, decode/types.c
+ * knows.
  *
- * The query reads catalogs only and locks no table, because a lock would let everybody
- * who can lock a table stop the worker.  pg_partition_tree() locks every partition, so
- * the query reads pg_inherits.  pg_partition_root() takes no lock.
+ * The query reads catalogs only and locks no table, because a lock would let
+ * everybody who can lock a table stop the worker. pg_partition_tree() locks
+ * every partition, so the query reads pg_inherits. pg_partition_root() takes
+ * no lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,8 +43,8 @@
 #include "stream/stream_internal.h"
 
 /*
- * The query.  Each "%s" stands for the table's OID, "%u" for the first OID of a type
- * that is not the server's own.
+ * The query.  Each "%s" stands for the table's OID, "%u" for the first OID of
+ * a type that is not the server's own.
  */
 static const char *const description_query =
 "WITH RECURSIVE t(oid) AS ("
@@ -87,15 +91,17 @@ query_for(const char *relation)
 }
 
 /*
- * What a table is like today, with the rules for its columns if the source has the
- * extension; JSON text, palloc'd; NULL if the source has none.  The replication
- * connection is busy streaming, so this goes over a connection of its own.
+ * What a table is like today, with the rules for its columns if the source has
+ * the extension; JSON text, palloc'd; NULL if the source has none.  The
+ * replication connection is busy streaming, so this goes over a connection of
+ * its own.
  */
 char *
 bemi_stream_describe(BemiStream *stream, Oid relation)
 {
 	char	   *command = stream->describes ?
-		psprintf("SELECT _bemi.describe(%u)", relation) : query_for(psprintf("%u", relation));
+		psprintf("SELECT _bemi.describe(%u)", relation) :
+		query_for(psprintf("%u", relation));
 	PGresult   *result = bemi_stream_query(stream, command);
 	char	   *description = bemi_answer_is_null(result, 0, 0) ? NULL :
 		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
@@ -106,9 +112,9 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 }
 
 /*
- * What the tables of the publication were like when the snapshot was exported, as a
- * JSON array of objects with OID and description; palloc'd.  Empty where the source
- * does not tell it through the stream either.
+ * What the tables of the publication were like when the snapshot was exported,
+ * as a JSON array of objects with OID and description; palloc'd.  Empty where
+ * the source does not tell it through the stream either.
  */
 char *
 bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
@@ -118,23 +124,30 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 
 	if (stream->secret == NULL)
 		return pstrdup("[]");
-	/* The function knows partitions and FOR ALL TABLES, but only the tables of today. */
-	result = bemi_stream_query_at(stream, snapshot,
-								  "SELECT coalesce(json_agg(json_build_object("
-								  "'relation', c.oid, 'description', _bemi.describe(c.oid))), '[]')"
-								  " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION "')"
-								  " UNION SELECT r.prrelid FROM pg_publication p"
-								  " JOIN pg_publication_rel r ON r.prpubid = p.oid"
-								  " WHERE p.pubname = '" BEMI_PUBLICATION "') t(oid)"
-								  " JOIN pg_class c USING (oid)");
+
+	/*
+	 * The function knows partitions and FOR ALL TABLES, but only the tables
+	 * of today.
+	 */
+	result =
+		bemi_stream_query_at(stream, snapshot,
+							 "SELECT coalesce(json_agg(json_build_object("
+							 "'relation', c.oid, 'description', _bemi.describe(c.oid))), '[]')"
+							 " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION
+							 "')"
+							 " UNION SELECT r.prrelid FROM pg_publication p"
+							 " JOIN pg_publication_rel r ON r.prpubid = p.oid"
+							 " WHERE p.pubname = '" BEMI_PUBLICATION
+							 "') t(oid)"
+							 " JOIN pg_class c USING (oid)");
 	descriptions = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
 	return descriptions;
 }
 
 /*
- * Which of these tables are gone at the source, and the end of its WAL at that time; in
- * the current memory context.
+ * Which of these tables are gone at the source, and the end of its WAL at that
+ * time; in the current memory context.
  */
 List *
 bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)
@@ -145,11 +158,16 @@ bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)
 	List	   *gone = NIL;
 
 	initStringInfo(&command);
-	appendStringInfoString(&command, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+	appendStringInfoString(&command,
+						   "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
 						   " ELSE pg_current_wal_insert_lsn() END, t.oid FROM unnest('{");
 	foreach(cell, oids)
-		appendStringInfo(&command, "%s%u", cell == list_head(oids) ? "" : ",", lfirst_oid(cell));
-	appendStringInfoString(&command, "}'::oid[]) t(oid)"
+	{
+		appendStringInfo(&command, "%s%u", cell == list_head(oids) ? "" : ",",
+						 lfirst_oid(cell));
+	}
+	appendStringInfoString(&command,
+						   "}'::oid[]) t(oid)"
 						   " WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.oid)");
 	result = bemi_stream_query(stream, command.data);
 	for (int i = 0; i < PQntuples(result); i++)

@@ -4,16 +4,17 @@
  *		Texts of the source, in its encoding, to the encoding of this database.
  *
  * A source elsewhere may have another encoding, with characters that this
- * database's lacks.  Were the source asked to convert, it would refuse the whole
- * stream at the first of them.  So it sends its texts as they are, and they are
- * converted here, where nothing in them can make that fail: what cannot be said
- * in this encoding is replaced, character by character, by its code point
- * ("[U+20AC]"), and bytes that are no character by their value ("[0xE9]").  The
- * brackets and what is in them are no syntax of JSON strings, arrays or rows, so
- * these stay well-formed.
+ * database's lacks.  Were the source asked to convert, it would refuse the
+ * whole stream at the first of them.  So it sends its texts as they are, and
+ * they are converted here, where nothing in them can make that fail: what
+ * cannot be said in this encoding is replaced, character by character, by its
+ * code point ("[U+20AC]"), and bytes that are no character by their value
+ * ("[0xE9]").  The brackets and what is in them are no syntax of JSON strings,
+ * arrays or rows, so these stay well-formed.
  *
- * Every encoding of a server has ASCII as it is, and most texts are nothing else.
- * Texts of the worker's own database are valid already, as is what it sends.
+ * Every encoding of a server has ASCII as it is, and most texts are nothing
+ * else.  Texts of the worker's own database are valid already, as is what it
+ * sends.
  *
  * Results are palloc'd in the current memory context.
  *
@@ -55,7 +56,8 @@ find_conversion(FmgrInfo *conversion, int from, int to)
 void
 bemi_stream_learn_encoding(BemiStream *stream)
 {
-	const char *name = PQparameterStatus(stream->replication, "server_encoding");
+	const char *name =
+		PQparameterStatus(stream->replication, "server_encoding");
 
 	stream->encoding = name ? pg_char_to_encoding(name) : PG_SQL_ASCII;
 	if (!PG_VALID_BE_ENCODING(stream->encoding))
@@ -75,8 +77,8 @@ is_ascii(const char *text, int len)
 }
 
 /*
- * Appends what stands for the first character of a text that has no equivalent.
- * Returns how many bytes of the text that were.
+ * Appends what stands for the first character of a text that has no
+ * equivalent.  Returns how many bytes of the text that were.
  */
 static int
 append_replacement(StringInfo result, int encoding, const char *text, int len)
@@ -86,7 +88,8 @@ append_replacement(StringInfo result, int encoding, const char *text, int len)
 
 	if (encoding == PG_UTF8 && width <= len && pg_utf8_islegal(bytes, width))
 	{
-		appendStringInfo(result, "[U+%04X]", (unsigned int) utf8_to_unicode(bytes));
+		appendStringInfo(result, "[U+%04X]",
+						 (unsigned int) utf8_to_unicode(bytes));
 		return width;
 	}
 	appendStringInfo(result, "[0x%02X]", bytes[0]);
@@ -94,8 +97,8 @@ append_replacement(StringInfo result, int encoding, const char *text, int len)
 }
 
 /*
- * Appends the beginning of a text that can be converted, and returns its length.
- * Without a conversion, that is what is valid in the encoding it has.
+ * Appends the beginning of a text that can be converted, and returns its
+ * length.  Without a conversion, that is what is valid in the encoding it has.
  */
 static int
 append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
@@ -110,8 +113,9 @@ append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
 		return done;
 	}
 	enlargeStringInfo(result, len * MAX_CONVERSION_GROWTH + 1);
-	done = DatumGetInt32(FunctionCall6(conversion, Int32GetDatum(from), Int32GetDatum(to),
-									   CStringGetDatum(text),
+	done = DatumGetInt32(
+						 FunctionCall6(conversion, Int32GetDatum(from),
+									   Int32GetDatum(to), CStringGetDatum(text),
 									   CStringGetDatum(result->data + result->len),
 									   Int32GetDatum(len), BoolGetDatum(true)));
 	result->len += strlen(result->data + result->len);
@@ -119,8 +123,8 @@ append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
 }
 
 /*
- * Converts a text, or only sees to it that it is valid.  *len is its length, and
- * becomes that of the result.
+ * Converts a text, or only sees to it that it is valid.  *len is its length,
+ * and becomes that of the result.
  */
 static char *
 convert(FmgrInfo *conversion, int from, int to, const char *text, int *len)
@@ -132,18 +136,21 @@ convert(FmgrInfo *conversion, int from, int to, const char *text, int *len)
 	while (done < *len)
 	{
 		int			piece = Min(*len - done, PIECE);
-		int			converted = append_convertible(&result, conversion, from, to,
-												   text + done, piece);
+		int			converted = append_convertible(&result, conversion, from,
+												   to, text + done, piece);
 		int			rest = piece - converted;
 
 		done += converted;
 		/* A character may have been cut in two by the end of the piece. */
-		if (rest > 0 && (done + rest == *len || rest >= MAX_MULTIBYTE_CHAR_LEN))
-			done += append_replacement(&result, from, text + done, *len - done);
+		if (rest > 0 &&
+			(done + rest == *len || rest >= MAX_MULTIBYTE_CHAR_LEN))
+			done +=
+				append_replacement(&result, from, text + done, *len - done);
 		if (result.len > LONGEST_RESULT)
 		{
 			resetStringInfo(&result);
-			appendStringInfo(&result, "[bemi: text of %d bytes left out, too long for encoding %s]",
+			appendStringInfo(&result,
+							 "[bemi: text of %d bytes left out, too long for encoding %s]",
 							 *len, pg_encoding_to_char(to));
 			break;
 		}
@@ -163,9 +170,14 @@ bemi_stream_text(BemiStream *stream, char *text, int *len)
 {
 	int			here = GetDatabaseEncoding();
 
-	if (stream->conninfo == NULL || here == PG_SQL_ASCII || is_ascii(text, *len))
+	if (stream->conninfo == NULL || here == PG_SQL_ASCII ||
+		is_ascii(text, *len))
 		return text;
-	/* What is said before the encoding is known can only be looked at as it is. */
+
+	/*
+	 * What is said before the encoding is known can only be looked at as it
+	 * is.
+	 */
 	if (!stream->encoding_known || stream->encoding == here ||
 		(stream->encoding != PG_UTF8 && !OidIsValid(stream->to_utf8.fn_oid)))
 		return convert(NULL, here, here, text, len);

@@ -3,13 +3,14 @@
  * hint.c
  *		What to type when a source refuses a connection or a command.
  *
- * In flows what the source has answered, out flows a hint, or NULL.  The text of a
- * server's message is in the language of the server's lc_messages, so a hint goes by
- * the text only where it tells more than the SQLSTATE does.
+ * In flows what the source has answered, out flows a hint, or NULL.  The text
+ * of a server's message is in the language of the server's lc_messages, so a
+ * hint goes by the text only where it tells more than the SQLSTATE does.
  *
- * libpq shows the SQLSTATE of a refused connection only as a part of its text, and
- * only if the connection is verbose.  So connections are verbose until they are made,
- * and bemi_cut_sqlstate() takes the additions out of the text again.
+ * libpq shows the SQLSTATE of a refused connection only as a part of its text,
+ * and only if the connection is verbose.  So connections are verbose until
+ * they are made, and bemi_cut_sqlstate() takes the additions out of the text
+ * again.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,21 +27,30 @@
 
 #define SQLSTATE_LEN	5
 
-/* What the source says when it turns a connection down, and the statement that mends it. */
+/*
+ * What the source says when it turns a connection down, and the statement that
+ * mends it.
+ */
 static const struct
 {
 	const char *message;
 	const char *hint;			/* %s: what the message has quoted last */
-}			refusals[] = {
-	{"is not permitted to log in", "Run this at the source: ALTER ROLE %s LOGIN;"},
-	{"too many connections for role", "Run this at the source: ALTER ROLE %s CONNECTION LIMIT -1;"},
-	{"too many connections for database", "Run this at the source: ALTER DATABASE %s CONNECTION LIMIT -1;"},
-	{"is not currently accepting connections", "Run this at the source: ALTER DATABASE %s ALLOW_CONNECTIONS true;"},
-	{"cannot connect to invalid database", "A DROP DATABASE was interrupted. Run it again: DROP DATABASE %s;"}
-};
+}			refusals[] =
+
+{{"is not permitted to log in",
+"Run this at the source: ALTER ROLE %s LOGIN;"},
+{"too many connections for role",
+"Run this at the source: ALTER ROLE %s CONNECTION LIMIT -1;"},
+{"too many connections for database",
+"Run this at the source: ALTER DATABASE %s CONNECTION LIMIT -1;"},
+{"is not currently accepting connections",
+"Run this at the source: ALTER DATABASE %s ALLOW_CONNECTIONS true;"},
+{"cannot connect to invalid database",
+"A DROP DATABASE was interrupted. Run it again: DROP DATABASE %s;"}};
 
 /*
- * The name that a message quotes last, up to its first line's end; as an identifier.
+ * The name that a message quotes last, up to its first line's end; as an
+ * identifier.
  */
 static const char *
 last_quoted(const char *message)
@@ -71,16 +81,20 @@ refusal_hint(const char *message)
 static const char *
 setting_hint(const char *message)
 {
-	const char *place = "Put this line into postgresql.conf of the source and restart it";
+	const char *place =
+		"Put this line into postgresql.conf of the source and restart it";
 
 	if (strstr(message, "max_wal_senders"))
-		return psprintf("%s: max_wal_senders = %d", place, max_wal_senders + 5);
+		return psprintf("%s: max_wal_senders = %d", place,
+						max_wal_senders + 5);
 	if (strstr(message, "replication slots are in use") ||
 		strstr(message, "max_replication_slots"))
 		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
 						max_replication_slots + 5);
-	if (strstr(message, "too many clients") || strstr(message, "connection slots are reserved"))
-		return psprintf("%s: max_connections = %d", place, MaxConnections + 20);
+	if (strstr(message, "too many clients") ||
+		strstr(message, "connection slots are reserved"))
+		return psprintf("%s: max_connections = %d", place,
+						MaxConnections + 20);
 	if (strstr(message, "wal_level"))
 		return psprintf("%s: wal_level = logical", place);
 	return NULL;
@@ -122,8 +136,8 @@ password_hint(const BemiStream *stream)
 }
 
 /*
- * What helps against a refused connection, by its SQLSTATE: all of what may be the
- * reason, because the text cannot be read.
+ * What helps against a refused connection, by its SQLSTATE: all of what may be
+ * the reason, because the text cannot be read.
  */
 static const char *
 state_hint(const BemiStream *stream, const char *sqlstate)
@@ -136,9 +150,11 @@ state_hint(const BemiStream *stream, const char *sqlstate)
 	if (is_state(sqlstate, "28P01"))
 		return authentication_hint(stream);
 	if (is_state(sqlstate, "28000"))	/* invalid_authorization_specification */
-		return psprintf("At the source, see that role %s exists and may log in, and that pg_hba.conf admits this connection.", user);
+		return psprintf("At the source, see that role %s exists and may log in, and that pg_hba.conf admits this connection.",
+						user);
 	if (is_state(sqlstate, "42501"))	/* insufficient_privilege */
-		return psprintf("%s GRANT CONNECT ON DATABASE %s TO %s;", right_hint(stream), database, user);
+		return psprintf("%s GRANT CONNECT ON DATABASE %s TO %s;",
+						right_hint(stream), database, user);
 	if (is_state(sqlstate, "53300"))	/* too_many_connections */
 		return psprintf("At the source, raise \"max_connections\" or \"max_wal_senders\", or run: ALTER ROLE %s CONNECTION LIMIT -1; ALTER DATABASE %s CONNECTION LIMIT -1;",
 						user, database);
@@ -156,11 +172,12 @@ slot_hint(const BemiStream *stream)
 }
 
 /*
- * Mistakes of the set-up, told by what the server's message says and by its SQLSTATE,
- * and the line that mends each.  NULL: none is known.
+ * Mistakes of the set-up, told by what the server's message says and by its
+ * SQLSTATE, and the line that mends each.  NULL: none is known.
  */
 const char *
-bemi_stream_hint(const BemiStream *stream, const char *message, const char *sqlstate)
+bemi_stream_hint(const BemiStream *stream, const char *message,
+				 const char *sqlstate)
 {
 	const char *hint = refusal_hint(message);
 
@@ -170,14 +187,17 @@ bemi_stream_hint(const BemiStream *stream, const char *message, const char *sqls
 		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
 	if (is_state(sqlstate, "55006"))	/* object_in_use */
 		return slot_hint(stream);
-	if (strstr(message, "password authentication failed") && stream->conninfo != NULL)
+	if (strstr(message, "password authentication failed") &&
+		stream->conninfo != NULL)
 		return password_hint(stream);
 	if (strstr(message, "replication role to start walsender") ||	/* up to 15 */
 		strstr(message, "permission denied to start WAL sender"))
 		return right_hint(stream);
-	if (strstr(message, "pg_hba.conf") || strstr(message, "authentication failed"))
+	if (strstr(message, "pg_hba.conf") ||
+		strstr(message, "authentication failed"))
 		return authentication_hint(stream);
-	if (stream->conninfo == NULL && strstr(message, "No such file or directory"))
+	if (stream->conninfo == NULL &&
+		strstr(message, "No such file or directory"))
 		return "Somebody has removed the server's Unix socket. Restart the server.";
 	return setting_hint(message);
 }
@@ -186,7 +206,8 @@ bemi_stream_hint(const BemiStream *stream, const char *message, const char *sqls
  * The same for a connection that could not be made, or was lost.
  */
 const char *
-bemi_connection_hint(const BemiStream *stream, const char *message, const char *sqlstate)
+bemi_connection_hint(const BemiStream *stream, const char *message,
+					 const char *sqlstate)
 {
 	const char *hint = bemi_stream_hint(stream, message, sqlstate);
 
@@ -194,19 +215,21 @@ bemi_connection_hint(const BemiStream *stream, const char *message, const char *
 }
 
 /*
- * Whether this is where a server's message has its SQLSTATE: ":  28P01: ", after the
- * severity in the language of the server.
+ * Whether this is where a server's message has its SQLSTATE: ": 28P01: ",
+ * after the severity in the language of the server.
  */
 static bool
 is_sqlstate(const char *place)
 {
-	if (strncmp(place, ":  ", 3) != 0 || strspn(place + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != SQLSTATE_LEN)
+	if (strncmp(place, ":  ", 3) != 0 ||
+		strspn(place + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") !=
+		SQLSTATE_LEN)
 		return false;
 	return strncmp(place + 3 + SQLSTATE_LEN, ": ", 2) == 0;
 }
 
 /*
- * Whether a line is "LOCATION:  auth_failed, auth.c:335", in whatever language.
+ * Whether a line is "LOCATION: auth_failed, auth.c:335", in whatever language.
  */
 static bool
 is_location(const char *line, int len)
@@ -215,7 +238,8 @@ is_location(const char *line, int len)
 
 	while (digits < len && isdigit((unsigned char) line[len - 1 - digits]))
 		digits++;
-	return digits > 0 && len > digits + 3 && strncmp(&line[len - digits - 3], ".c:", 3) == 0;
+	return digits > 0 && len > digits + 3 &&
+		strncmp(&line[len - digits - 3], ".c:", 3) == 0;
 }
 
 /*
@@ -244,9 +268,9 @@ remove_locations(char *message)
 }
 
 /*
- * Makes what a verbose connection reports what an ordinary one would, in place, and
- * returns the SQLSTATE in it, palloc'd; NULL if there is none.  Of several hosts, the
- * last one's.
+ * Makes what a verbose connection reports what an ordinary one would, in
+ * place, and returns the SQLSTATE in it, palloc'd; NULL if there is none.  Of
+ * several hosts, the last one's.
  */
 char *
 bemi_cut_sqlstate(char *message)
@@ -260,7 +284,8 @@ bemi_cut_sqlstate(char *message)
 		if (!is_sqlstate(place))
 			continue;
 		sqlstate = pnstrdup(code, SQLSTATE_LEN);
-		memmove(code, code + SQLSTATE_LEN + 2, strlen(code + SQLSTATE_LEN + 2) + 1);
+		memmove(code, code + SQLSTATE_LEN + 2,
+				strlen(code + SQLSTATE_LEN + 2) + 1);
 	}
 	remove_locations(message);
 	return sqlstate;

@@ -3,24 +3,25 @@
  * probe.c
  *		Short streams that find out something about a source before the real one.
  *
- * First: where a transaction commits that the source fails at before it sends a
- * BEGIN.  pgoutput sends BEGIN with the first thing that a transaction has to send.  An
- * error before that, in a row filter for instance, does not tell at which
- * transaction it is; only the position of the row at fault comes with it.  But
- * the source passes over all transactions whose commit record starts before the
- * position that a stream is started from.  So a stream that is started from
- * anywhere up to the commit record fails at this row, and one that is started
- * from beyond does not.  A binary search between what is stored and the end of the
- * source's WAL finds the edge, in some twenty or thirty short streams.  (Not from the
- * row on: others may have committed since it was written, and a stream from before
- * that would send what is stored.)
+ * First: where a transaction commits that the source fails at before it sends
+ * a BEGIN. pgoutput sends BEGIN with the first thing that a transaction has to
+ * send.  An error before that, in a row filter for instance, does not tell at
+ * which transaction it is; only the position of the row at fault comes with
+ * it.  But the source passes over all transactions whose commit record starts
+ * before the position that a stream is started from.  So a stream that is
+ * started from anywhere up to the commit record fails at this row, and one
+ * that is started from beyond does not.  A binary search between what is
+ * stored and the end of the source's WAL finds the edge, in some twenty or
+ * thirty short streams.  (Not from the row on: others may have committed since
+ * it was written, and a stream from before that would send what is stored.)
  *
- * Second: which of the transactions after the slot's position are stored already.
- * A source that was restored sends some of them again, and then others.
+ * Second: which of the transactions after the slot's position are stored
+ * already.  A source that was restored sends some of them again, and then
+ * others.
  *
- * Each stream has a connection of its own, because a walsender must have looked at
- * no catalog before it streams.  None confirms a position, so the slot stays where
- * it is.
+ * Each stream has a connection of its own, because a walsender must have
+ * looked at no catalog before it streams.  None confirms a position, so the
+ * slot stays where it is.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,7 +63,8 @@ next_begin(BemiStream *probe, XLogRecPtr end, LogicalRepBeginData *begin)
 		if (probe->received >= end)
 			return false;
 		/* Its first answer may come before it has read that far. */
-		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(), ASK_MS))
+		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(),
+									   ASK_MS))
 		{
 			bemi_stream_ask(probe);
 			asked_at = GetCurrentTimestamp();
@@ -94,21 +96,22 @@ bemi_stream_open_probe(const BemiStream *stream)
 }
 
 /*
- * Within PG_CATCH: goes on after an error that is likely to come again, and throws
- * any other.
+ * Within PG_CATCH: goes on after an error that is likely to come again, and
+ * throws any other.
  */
 static void
 catch_repeatable_error(MemoryContext caller)
 {
-	if (geterrcode() != BEMI_ERRCODE_REPEATABLE && geterrcode() != BEMI_ERRCODE_ROW_AT_FAULT)
+	if (geterrcode() != BEMI_ERRCODE_REPEATABLE &&
+		geterrcode() != BEMI_ERRCODE_ROW_AT_FAULT)
 		PG_RE_THROW();
 	MemoryContextSwitchTo(caller);
 	FlushErrorState();
 }
 
 /*
- * Whether a stream that is started from "position" fails at the row at fault.  Any
- * error but one that is likely to come again is thrown.
+ * Whether a stream that is started from "position" fails at the row at fault.
+ * Any error but one that is likely to come again is thrown.
  */
 static bool
 fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
@@ -135,17 +138,18 @@ fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
 }
 
 /*
- * The position to start from so that the transaction is passed over that has this
- * row, and no other; "begin" if the source no longer fails there, InvalidXLogRecPtr if
- * it does from everywhere.  All up to "begin" is stored; "end" is a position that the
- * source has come to.
+ * The position to start from so that the transaction is passed over that has
+ * this row, and no other; "begin" if the source no longer fails there,
+ * InvalidXLogRecPtr if it does from everywhere.  All up to "begin" is stored;
+ * "end" is a position that the source has come to.
  */
 XLogRecPtr
 bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
 						XLogRecPtr begin, XLogRecPtr end)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext memory = AllocSetContextCreate(caller, "bemi probe", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory =
+		AllocSetContextCreate(caller, "bemi probe", ALLOCSET_DEFAULT_SIZES);
 	XLogRecPtr	fails = begin;
 	XLogRecPtr	passes = end;
 
@@ -171,14 +175,15 @@ bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
 }
 
 /*
- * Commit position of the last transaction between "from" and "end" that the source
- * sends and that is stored; InvalidXLogRecPtr if none is.  What comes after a
- * transaction that the source cannot decode is not looked at.
+ * Commit position of the last transaction between "from" and "end" that the
+ * source sends and that is stored; InvalidXLogRecPtr if none is.  What comes
+ * after a transaction that the source cannot decode is not looked at.
  */
 XLogRecPtr
-bemi_stream_last_common(BemiStream *stream, const char *slot,
-						XLogRecPtr from, XLogRecPtr end,
-						bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId))
+bemi_stream_last_common(BemiStream *stream, const char *slot, XLogRecPtr from,
+						XLogRecPtr end,
+						bool (*is_stored) (XLogRecPtr, TimestampTz,
+										   TransactionId))
 {
 	MemoryContext caller = CurrentMemoryContext;
 	BemiStream *probe = bemi_stream_open_probe(stream);

@@ -50,20 +50,24 @@ slot_is_in_use(const PGresult *result)
 void
 bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 {
-	char	   *command = psprintf("START_REPLICATION SLOT %s LOGICAL %X/%X"
-								   " (proto_version '1', publication_names '%s', messages 'true')",
-								   quote_identifier(slot), LSN_FORMAT_ARGS(position),
-								   BEMI_PUBLICATION);
+	char	   *command =
+		psprintf("START_REPLICATION SLOT %s LOGICAL %X/%X"
+				 " (proto_version '1', publication_names '%s', messages 'true')",
+				 quote_identifier(slot), LSN_FORMAT_ARGS(position),
+				 BEMI_PUBLICATION);
 	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													  SLOT_TIMEOUT_MS);
-	PGresult   *result = bemi_stream_run_any_command(stream, stream->replication, command);
+	PGresult   *result =
+		bemi_stream_run_any_command(stream, stream->replication, command);
 
 	/* It lets go when it notices that its client has gone. */
 	while (slot_is_in_use(result) && GetCurrentTimestamp() < give_up)
 	{
 		PQclear(result);
-		(void) bemi_stream_wait_for_socket(stream->replication, WL_SOCKET_READABLE, 100);
-		result = bemi_stream_run_any_command(stream, stream->replication, command);
+		(void) bemi_stream_wait_for_socket(stream->replication,
+										   WL_SOCKET_READABLE, 100);
+		result =
+			bemi_stream_run_any_command(stream, stream->replication, command);
 	}
 	if (PQresultStatus(result) != PGRES_COPY_BOTH)
 		bemi_stream_report_refusal(stream, result);
@@ -81,7 +85,8 @@ report_end(BemiStream *stream)
 
 	if (PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) != NULL)
 		bemi_stream_report_refusal(stream, result);
-	bemi_stream_report_failure(stream, stream->replication, "source ended the stream");
+	bemi_stream_report_failure(stream, stream->replication,
+							   "source ended the stream");
 }
 
 /*
@@ -89,8 +94,8 @@ report_end(BemiStream *stream)
  * no waiting.  Returns its length, 0 if there is none yet.
  *
  * The end of the stream is reported on the second look at it.  At the first
- * there seems to be no frame, so that what has come before is stored: where the
- * source cannot go on, it would be sent again and again, and never stored.
+ * there seems to be no frame, so that what has come before is stored: where
+ * the source cannot go on, it would be sent again and again, and never stored.
  */
 static int
 next_frame(BemiStream *stream)
@@ -107,7 +112,8 @@ next_frame(BemiStream *stream)
 	if (len == 0)
 	{
 		if (!PQconsumeInput(stream->replication))
-			bemi_stream_report_failure(stream, stream->replication, "lost the connection to source");
+			bemi_stream_report_failure(stream, stream->replication,
+									   "lost the connection to source");
 		len = PQgetCopyData(stream->replication, &stream->frame, true);
 	}
 	stream->ended = (len < 0);
@@ -146,7 +152,8 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 		if (kind != 'k')
 			ereport(ERROR,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("source sent a frame of unknown type \"%c\"", kind)));
+					 errmsg("source sent a frame of unknown type \"%c\"",
+							kind)));
 
 		end = pq_getmsgint64(&frame);
 		(void) pq_getmsgint64(&frame);	/* when it was sent */
@@ -205,7 +212,8 @@ send_reply(BemiStream *stream, bool answer_wanted)
 
 	if (PQputCopyData(stream->replication, reply.data, reply.len) <= 0 ||
 		PQflush(stream->replication) != 0)
-		bemi_stream_report_failure(stream, stream->replication, "could not answer source");
+		bemi_stream_report_failure(stream, stream->replication,
+								   "could not answer source");
 	pfree(reply.data);
 }
 
@@ -232,8 +240,8 @@ bemi_stream_ask(BemiStream *stream)
 }
 
 /*
- * A source that has been silent for half of wal_receiver_timeout is asked for a
- * word, and given up if none comes in the other half; as native logical
+ * A source that has been silent for half of wal_receiver_timeout is asked for
+ * a word, and given up if none comes in the other half; as native logical
  * replication does.
  */
 static void
@@ -243,13 +251,16 @@ check_silence(BemiStream *stream)
 
 	if (stream->asked_at != 0)
 	{
-		if (TimestampDifferenceExceeds(stream->asked_at, now, wal_receiver_timeout / 2))
+		if (TimestampDifferenceExceeds(stream->asked_at, now,
+									   wal_receiver_timeout / 2))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("source has not answered for %d ms", wal_receiver_timeout),
+					 errmsg("source has not answered for %d ms",
+							wal_receiver_timeout),
 					 errhint("If the network is that slow, raise \"wal_receiver_timeout\".")));
 	}
-	else if (TimestampDifferenceExceeds(stream->heard_at, now, wal_receiver_timeout / 2))
+	else if (TimestampDifferenceExceeds(stream->heard_at, now,
+										wal_receiver_timeout / 2))
 	{
 		send_reply(stream, true);
 		stream->asked_at = now;
@@ -257,8 +268,8 @@ check_silence(BemiStream *stream)
 }
 
 /*
- * What the stream waits for, made once: it waits after each keepalive, of which every
- * commit at the source may send one to each of its readers.
+ * What the stream waits for, made once: it waits after each keepalive, of
+ * which every commit at the source may send one to each of its readers.
  */
 static WaitEventSet *
 make_wait_set(BemiStream *stream)
@@ -267,13 +278,14 @@ make_wait_set(BemiStream *stream)
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(stream->replication), NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(stream->replication),
+					  NULL, NULL);
 	return set;
 }
 
 /*
- * Sleeps until something has arrived, the latch is set, or the time is over.  The caller
- * serves interrupts.
+ * Sleeps until something has arrived, the latch is set, or the time is over.
+ * The caller serves interrupts.
  */
 void
 bemi_stream_wait(BemiStream *stream, long timeout_ms)
@@ -295,8 +307,10 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		wait_event = bemi_wait_event("BemiStream");
 	if (stream->wait_set == NULL)
 		stream->wait_set = make_wait_set(stream);
-	if (WaitEventSetWait(stream->wait_set, timeout_ms, &event, 1, wait_event) > 0 &&
+	if (WaitEventSetWait(stream->wait_set, timeout_ms, &event, 1, wait_event) >
+		0 &&
 		(event.events & WL_LATCH_SET))
 		ResetLatch(MyLatch);
-	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no absence */
+	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no
+												 * absence */
 }

@@ -4,15 +4,16 @@
  *		What is asked of a source beside the stream.
  *
  * Who are you, what has become of my slot, make one, drop it, what does the
- * publication list, what does the slot cost you.  Replication commands go over the
- * replication connection, SQL over one of its own, also before the stream begins.  For a walsender must have looked at no
- * catalog before it streams: it would keep in its caches what is there today, and
- * decode the past with it.  A publication that was made anew, or a partition that
- * was detached since, would make it pass over changes without a word.
+ * publication list, what does the slot cost you.  Replication commands go over
+ * the replication connection, SQL over one of its own, also before the stream
+ * begins.  For a walsender must have looked at no catalog before it streams:
+ * it would keep in its caches what is there today, and decode the past with
+ * it.  A publication that was made anew, or a partition that was detached
+ * since, would make it pass over changes without a word.
  *
  * That other connection is an ordinary client of the source: it takes one of
- * max_connections, and a smart shutdown waits until it is closed.  So it is open
- * only while there is something to ask.
+ * max_connections, and a smart shutdown waits until it is closed.  So it is
+ * open only while there is something to ask.
  *
  * Results of libpq are freed before a function returns; what it returns is
  * palloc'd in the current memory context.  No lock or snapshot of the
@@ -32,8 +33,9 @@
 #include "stream/stream_internal.h"
 
 /*
- * A transaction takes the time of its commit a moment before it writes the record.  A
- * source without the extension cannot tell for how long; for that moment this is ample.
+ * A transaction takes the time of its commit a moment before it writes the
+ * record.  A source without the extension cannot tell for how long; for that
+ * moment this is ample.
  */
 #define COMMIT_TAKES_US		1000000
 
@@ -70,8 +72,10 @@ bemi_stream_catalog_left_ms(const BemiStream *stream)
 
 	if (stream->catalog == NULL)
 		return -1;
-	unused = TimestampTzPlusMilliseconds(stream->catalog_used_at, CATALOG_UNUSED_MS);
-	old = TimestampTzPlusMilliseconds(stream->catalog_opened_at, CATALOG_OPEN_MS);
+	unused = TimestampTzPlusMilliseconds(stream->catalog_used_at,
+										 CATALOG_UNUSED_MS);
+	old = TimestampTzPlusMilliseconds(stream->catalog_opened_at,
+									  CATALOG_OPEN_MS);
 	return TimestampDifferenceMilliseconds(now, Min(unused, old));
 }
 
@@ -84,8 +88,8 @@ bemi_stream_close_catalog(BemiStream *stream)
 
 /*
  * Closes the catalog connection if its time is over.  To be called between the
- * commands of a burst, too: "pg_ctl stop -m smart" of the source waits for it, as
- * for every client.
+ * commands of a burst, too: "pg_ctl stop -m smart" of the source waits for it,
+ * as for every client.
  */
 void
 bemi_stream_rest(BemiStream *stream)
@@ -95,8 +99,8 @@ bemi_stream_rest(BemiStream *stream)
 }
 
 /*
- * The connection beside the stream, for all SQL.  The source may have closed one
- * that has not been used for a moment.
+ * The connection beside the stream, for all SQL.  The source may have closed
+ * one that has not been used for a moment.
  */
 static PGconn *
 catalog_connection(BemiStream *stream)
@@ -127,18 +131,24 @@ bemi_stream_query(BemiStream *stream, const char *command)
  * Runs a query that sees what an exported snapshot shows.
  */
 PGresult *
-bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *command)
+bemi_stream_query_at(BemiStream *stream, const char *snapshot,
+					 const char *command)
 {
 	PGconn	   *conn = catalog_connection(stream);
 	PGresult   *result;
 
-	PQclear(bemi_stream_run_command(stream, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+	PQclear(
+			bemi_stream_run_command(stream, conn,
+									"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 									PGRES_COMMAND_OK));
 	PQclear(bemi_stream_run_command(stream, conn,
-									psprintf("SET TRANSACTION SNAPSHOT %s", quote_literal_cstr(snapshot)),
+									psprintf("SET TRANSACTION SNAPSHOT %s",
+											 quote_literal_cstr(snapshot)),
 									PGRES_COMMAND_OK));
 	/* It may be about all tables. */
-	PQclear(bemi_stream_run_command(stream, conn, "SET LOCAL statement_timeout = 0", PGRES_COMMAND_OK));
+	PQclear(bemi_stream_run_command(stream, conn,
+									"SET LOCAL statement_timeout = 0",
+									PGRES_COMMAND_OK));
 	stream->patient = true;
 	/* Whatever its age, this connection has the snapshot. */
 	result = bemi_stream_run_command(stream, conn, command, PGRES_TUPLES_OK);
@@ -148,8 +158,8 @@ bemi_stream_query_at(BemiStream *stream, const char *snapshot, const char *comma
 }
 
 /*
- * The former timelines of a timeline, see BemiSourceIdentity.  A server without
- * the file that lists them refuses the command.
+ * The former timelines of a timeline, see BemiSourceIdentity.  A server
+ * without the file that lists them refuses the command.
  */
 static char *
 read_ancestors(BemiStream *stream, uint32 timeline)
@@ -162,8 +172,9 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 	initStringInfo(&ancestors);
 	if (timeline <= 1)
 		return ancestors.data;
-	result = bemi_stream_run_any_command(stream, stream->replication,
-										 psprintf("TIMELINE_HISTORY %u", timeline));
+	result =
+		bemi_stream_run_any_command(stream, stream->replication,
+									psprintf("TIMELINE_HISTORY %u", timeline));
 	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1)
 	{
 		PQclear(result);
@@ -190,8 +201,10 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 static TimestampTz
 read_start_time(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM pg_postmaster_start_time())"
-										   " * 1000000)::bigint");
+	PGresult   *result =
+		bemi_stream_query(stream,
+						  "SELECT (extract(epoch FROM pg_postmaster_start_time())"
+						  " * 1000000)::bigint");
 	TimestampTz started_at = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
@@ -206,10 +219,12 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 {
 	PGresult   *result = ask_walsender(stream, "IDENTIFY_SYSTEM");
 
-	identity->system_identifier = strtoull(bemi_answer_text(result, 0, 0), NULL, 10);
+	identity->system_identifier =
+		strtoull(bemi_answer_text(result, 0, 0), NULL, 10);
 	identity->timeline = bemi_answer_number(result, 0, 1);
 	identity->position = bemi_answer_lsn(result, 0, 2);
-	identity->database = bemi_stream_string(stream, bemi_answer_text(result, 0, 3));
+	identity->database =
+		bemi_stream_string(stream, bemi_answer_text(result, 0, 3));
 	PQclear(result);
 	identity->ancestors = read_ancestors(stream, identity->timeline);
 	identity->started_at = read_start_time(stream);
@@ -224,12 +239,13 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 void
 bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 {
-	char	   *command = psprintf("SELECT confirmed_flush_lsn,"
-								   " coalesce(wal_status = 'lost', false),"
-								   " coalesce(database = current_database(), false), active"
-								   " FROM pg_catalog.pg_replication_slots"
-								   " WHERE slot_name = %s",
-								   quote_literal_cstr(name));
+	char	   *command =
+		psprintf("SELECT confirmed_flush_lsn,"
+				 " coalesce(wal_status = 'lost', false),"
+				 " coalesce(database = current_database(), false), active"
+				 " FROM pg_catalog.pg_replication_slots"
+				 " WHERE slot_name = %s",
+				 quote_literal_cstr(name));
 	PGresult   *result = bemi_stream_query(stream, command);
 
 	memset(slot, 0, sizeof(BemiSlot));
@@ -251,8 +267,10 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 TimestampTz
 bemi_stream_now(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, "SELECT (extract(epoch FROM clock_timestamp())"
-							   " * 1000000)::bigint");
+	PGresult   *result =
+		bemi_stream_query(stream,
+						  "SELECT (extract(epoch FROM clock_timestamp())"
+						  " * 1000000)::bigint");
 	TimestampTz now = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
@@ -260,20 +278,23 @@ bemi_stream_now(BemiStream *stream)
 }
 
 /*
- * Asks the source for a time such that all commits of earlier times have their records
- * before a position, see worker/horizon.c.  The subquery is to read the clock first.
+ * Asks the source for a time such that all commits of earlier times have their
+ * records before a position, see worker/horizon.c.  The subquery is to read
+ * the clock first.
  */
 void
 bemi_stream_look_at_horizon(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, stream->describes ?
-							   "SELECT (extract(epoch FROM h.until) * 1000000)::bigint, h.lsn"
-							   " FROM _bemi.commit_horizon(100) h" :
-							   "SELECT (extract(epoch FROM c.now) * 1000000)::bigint,"
-							   " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-							   " ELSE pg_current_wal_insert_lsn() END"
-							   " FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp()"
-							   " ELSE clock_timestamp() END AS now OFFSET 0) c");
+	PGresult   *result =
+		bemi_stream_query(stream,
+						  stream->describes ?
+						  "SELECT (extract(epoch FROM h.until) * 1000000)::bigint, h.lsn"
+						  " FROM _bemi.commit_horizon(100) h" :
+						  "SELECT (extract(epoch FROM c.now) * 1000000)::bigint,"
+						  " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+						  " ELSE pg_current_wal_insert_lsn() END"
+						  " FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp()"
+						  " ELSE clock_timestamp() END AS now OFFSET 0) c");
 
 	stream->horizon_time = bemi_answer_time_or_zero(result, 0, 0);
 	if (stream->horizon_time != 0)
@@ -299,33 +320,37 @@ bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
  * table, and whether all changes of it are published ("whole"; row filters and
- * column lists came with PostgreSQL 15).  Not all are if the rows of a partition are not
- * in the source's WAL: it is a foreign table, or unlogged.
+ * column lists came with PostgreSQL 15).  Not all are if the rows of a
+ * partition are not in the source's WAL: it is a foreign table, or unlogged.
  */
 char *
 bemi_stream_published(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, "SELECT (SELECT coalesce(json_agg(json_build_object("
-								   "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
-								   " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
-								   " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-								   " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL"
-								   " AND NOT (c.relkind = 'p' AND EXISTS (WITH RECURSIVE below(oid) AS ("
-								   "SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
-								   " UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid"
-								   " AND NOT i.inhdetachpending) SELECT FROM below b JOIN pg_class l ON l.oid = b.oid"
-								   " WHERE l.relkind = 'f' OR l.relkind = 'r' AND l.relpersistence = 'u')))), '[]')"
-								   " FROM pg_get_publication_tables(p.pubname::text) t"
-								   " JOIN pg_class c ON c.oid = t.relid"
-								   " JOIN pg_namespace n ON n.oid = c.relnamespace"
-								   " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid)"
-								   " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION "'");
+	PGresult   *result =
+		bemi_stream_query(stream,
+						  "SELECT (SELECT coalesce(json_agg(json_build_object("
+						  "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
+						  " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+						  " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
+						  " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL"
+						  " AND NOT (c.relkind = 'p' AND EXISTS (WITH RECURSIVE below(oid) AS ("
+						  "SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
+						  " UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid"
+						  " AND NOT i.inhdetachpending) SELECT FROM below b JOIN pg_class l ON l.oid = b.oid"
+						  " WHERE l.relkind = 'f' OR l.relkind = 'r' AND l.relpersistence = 'u')))), '[]')"
+						  " FROM pg_get_publication_tables(p.pubname::text) t"
+						  " JOIN pg_class c ON c.oid = t.relid"
+						  " JOIN pg_namespace n ON n.oid = c.relnamespace"
+						  " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid)"
+						  " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION
+						  "'");
 	char	   *tables;
 
 	if (PQntuples(result) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("publication \"%s\" does not exist at the source", BEMI_PUBLICATION),
+				 errmsg("publication \"%s\" does not exist at the source",
+						BEMI_PUBLICATION),
 				 errhint("In the database that is read: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to it.",
 						 BEMI_PUBLICATION)));
 	tables = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
@@ -339,22 +364,26 @@ bemi_stream_published(BemiStream *stream)
 bool
 bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 {
-	char	   *command = psprintf("SELECT l.lsn,"
-								   " coalesce(pg_wal_lsn_diff(l.lsn, s.restart_lsn), -1),"
-								   " coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), -1)"
-								   " FROM pg_replication_slots s, (SELECT CASE WHEN"
-								   " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-								   " ELSE pg_current_wal_lsn() END AS lsn) l"
-								   " WHERE s.slot_name = %s", quote_literal_cstr(slot));
-	PGresult   *result = bemi_stream_run_command(stream, catalog_connection(stream),
-												 command, PGRES_TUPLES_OK);
+	char	   *command =
+		psprintf("SELECT l.lsn,"
+				 " coalesce(pg_wal_lsn_diff(l.lsn, s.restart_lsn), -1),"
+				 " coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), -1)"
+				 " FROM pg_replication_slots s, (SELECT CASE WHEN"
+				 " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+				 " ELSE pg_current_wal_lsn() END AS lsn) l"
+				 " WHERE s.slot_name = %s",
+				 quote_literal_cstr(slot));
+	PGresult   *result =
+		bemi_stream_run_command(stream, catalog_connection(stream), command,
+								PGRES_TUPLES_OK);
 	bool		found = PQntuples(result) > 0;
 
 	if (found)
 	{
 		cost->source_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
 		cost->wal_kept = bemi_answer_number(result, 0, 1);
-		strlcpy(cost->wal_status, bemi_answer_text(result, 0, 2), sizeof(cost->wal_status));
+		strlcpy(cost->wal_status, bemi_answer_text(result, 0, 2),
+				sizeof(cost->wal_status));
 		cost->catalog_xmin_age = bemi_answer_number(result, 0, 3);
 	}
 	PQclear(result);
@@ -363,22 +392,25 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 }
 
 /*
- * Slots of bemi in this database of the source that nobody reads, other than one, as a
- * list of BemiIdleSlot.  Those that keep most come first.  Not those that a standby (17
- * or newer) copies from its primary: there nobody can read or drop them.
+ * Slots of bemi in this database of the source that nobody reads, other than
+ * one, as a list of BemiIdleSlot.  Those that keep most come first.  Not those
+ * that a standby (17 or newer) copies from its primary: there nobody can read
+ * or drop them.
  */
 List *
 bemi_stream_idle_slots(BemiStream *stream, const char *but)
 {
-	char	   *command = psprintf("SELECT s.slot_name, pg_size_pretty(pg_wal_lsn_diff(l.lsn, s.restart_lsn))"
-								   " FROM pg_replication_slots s, (SELECT CASE WHEN"
-								   " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-								   " ELSE pg_current_wal_lsn() END AS lsn) l"
-								   " WHERE s.database = current_database() AND s.plugin = 'pgoutput'"
-								   " AND s.slot_name ~ '^bemi_[0-9]+_' AND s.slot_name <> %s"
-								   " AND NOT s.active AND s.restart_lsn <= l.lsn"
-								   " AND NOT (pg_is_in_recovery() AND coalesce(to_jsonb(s) ->> 'synced', 'false') = 'true')"
-								   " ORDER BY s.restart_lsn, s.slot_name", quote_literal_cstr(but));
+	char	   *command =
+		psprintf("SELECT s.slot_name, pg_size_pretty(pg_wal_lsn_diff(l.lsn, s.restart_lsn))"
+				 " FROM pg_replication_slots s, (SELECT CASE WHEN"
+				 " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+				 " ELSE pg_current_wal_lsn() END AS lsn) l"
+				 " WHERE s.database = current_database() AND s.plugin = 'pgoutput'"
+				 " AND s.slot_name ~ '^bemi_[0-9]+_' AND s.slot_name <> %s"
+				 " AND NOT s.active AND s.restart_lsn <= l.lsn"
+				 " AND NOT (pg_is_in_recovery() AND coalesce(to_jsonb(s) ->> 'synced', 'false') = 'true')"
+				 " ORDER BY s.restart_lsn, s.slot_name",
+				 quote_literal_cstr(but));
 	PGresult   *result = bemi_stream_query(stream, command);
 	List	   *slots = NIL;
 
@@ -397,31 +429,34 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 
 /*
  * Asks whether the source may elect the stream's walsender as a synchronous
- * standby, and what to write into synchronous_standby_names if it does because of
- * a "*": the standbys that are connected.  A role that may not see priorities
- * compares the names, and counts on the hook of worker/standby.c where there is one.
+ * standby, and what to write into synchronous_standby_names if it does because
+ * of a "*": the standbys that are connected.  A role that may not see
+ * priorities compares the names, and counts on the hook of worker/standby.c
+ * where there is one.
  */
 void
 bemi_stream_election(BemiStream *stream, BemiElection *election)
 {
-	char	   *command = psprintf("SELECT e.possible, CASE WHEN e.possible AND s.names LIKE '%%*%%' THEN"
-								   " format('ALTER SYSTEM SET synchronous_standby_names = %%L; SELECT pg_reload_conf();',"
-								   " replace(replace(s.names, '\"*\"', '*'), '*', coalesce(w.standbys, 'standby1'))) ELSE '' END"
-								   " FROM (SELECT current_setting('synchronous_standby_names') AS names,"
-								   " current_setting('application_name') AS name) s,"
-								   " LATERAL (SELECT coalesce((SELECT r.sync_priority > 0 FROM pg_stat_replication r WHERE r.pid = %d),"
-								   " (s.names LIKE '%%*%%' OR s.name <> '' AND strpos(lower(s.names), lower(s.name)) > 0)"
-								   " AND NOT pg_is_in_recovery() AND NOT (%s AND current_setting('bemi.asynchronous', true) IS NOT NULL)) AS possible) e,"
-								   " (SELECT string_agg(DISTINCT quote_ident(r.application_name), ', ') AS standbys"
-								   " FROM pg_stat_replication r WHERE r.state <> 'backup' AND r.application_name <> ''"
-								   " AND NOT EXISTS (SELECT FROM pg_replication_slots l"
-								   " WHERE l.active_pid = r.pid AND l.slot_type = 'logical')) w",
-								   bemi_stream_walsender(stream),
-								   stream->declines ? "true" : "false");
+	char	   *command =
+		psprintf("SELECT e.possible, CASE WHEN e.possible AND s.names LIKE '%%*%%' THEN"
+				 " format('ALTER SYSTEM SET synchronous_standby_names = %%L; SELECT pg_reload_conf();',"
+				 " replace(replace(s.names, '\"*\"', '*'), '*', coalesce(w.standbys, 'standby1'))) ELSE '' END"
+				 " FROM (SELECT current_setting('synchronous_standby_names') AS names,"
+				 " current_setting('application_name') AS name) s,"
+				 " LATERAL (SELECT coalesce((SELECT r.sync_priority > 0 FROM pg_stat_replication r WHERE r.pid = %d),"
+				 " (s.names LIKE '%%*%%' OR s.name <> '' AND strpos(lower(s.names), lower(s.name)) > 0)"
+				 " AND NOT pg_is_in_recovery() AND NOT (%s AND current_setting('bemi.asynchronous', true) IS NOT NULL)) AS possible) e,"
+				 " (SELECT string_agg(DISTINCT quote_ident(r.application_name), ', ') AS standbys"
+				 " FROM pg_stat_replication r WHERE r.state <> 'backup' AND r.application_name <> ''"
+				 " AND NOT EXISTS (SELECT FROM pg_replication_slots l"
+				 " WHERE l.active_pid = r.pid AND l.slot_type = 'logical')) w",
+				 bemi_stream_walsender(stream),
+				 stream->declines ? "true" : "false");
 	PGresult   *result = bemi_stream_query(stream, command);
 
 	election->possible = bemi_answer_bool(result, 0, 0);
-	election->advice = bemi_stream_string(stream, bemi_answer_text(result, 0, 1));
+	election->advice =
+		bemi_stream_string(stream, bemi_answer_text(result, 0, 1));
 	PQclear(result);
 	pfree(command);
 }
@@ -447,11 +482,13 @@ is_standby(BemiStream *stream)
 XLogRecPtr
 bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 {
-	bool		failover = PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
+	bool		failover =
+		PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
 		!is_standby(stream);
 	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
 								   quote_identifier(slot),
-								   failover ? "(SNAPSHOT 'export', FAILOVER true)" : "EXPORT_SNAPSHOT");
+								   failover ? "(SNAPSHOT 'export', FAILOVER true)" :
+								   "EXPORT_SNAPSHOT");
 	PGresult   *result;
 	XLogRecPtr	position;
 
@@ -466,19 +503,22 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 }
 
 /*
- * Learns for how long the source waits for an answer before it gives up the stream that
- * is about to start, in milliseconds; 0: for ever.
+ * Learns for how long the source waits for an answer before it gives up the
+ * stream that is about to start, in milliseconds; 0: for ever.
  *
- * To answer while a lock of the history is waited for would be possible, but not good:
- * a source that shuts down waits until all is confirmed, or until this time is over.
+ * To answer while a lock of the history is waited for would be possible, but
+ * not good: a source that shuts down waits until all is confirmed, or until
+ * this time is over.
  */
 int
 bemi_stream_read_timeout(BemiStream *stream)
 {
-	PGresult   *result = ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
-									   " WHERE name = 'wal_sender_timeout'");
+	PGresult   *result =
+		ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
+					  " WHERE name = 'wal_sender_timeout'");
 
-	stream->patience_ms = PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
+	stream->patience_ms =
+		PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
 	PQclear(result);
 	return stream->patience_ms;
 }
@@ -494,6 +534,7 @@ bemi_stream_drop_slot(BemiStream *stream, const char *slot)
 
 	bemi_stream_close_catalog(stream);	/* this may take long */
 	stream->patient = true;
-	PQclear(bemi_stream_run_command(stream, stream->replication, command, PGRES_COMMAND_OK));
+	PQclear(bemi_stream_run_command(stream, stream->replication, command,
+									PGRES_COMMAND_OK));
 	stream->patient = false;
 }

@@ -14,8 +14,8 @@
 
 /*
  * SQLSTATEs of the errors that a stream ends with because of what the source
- * decodes: there is no use in trying again; the error is likely to come again at
- * the same place; the same, and the values of a row are the cause.
+ * decodes: there is no use in trying again; the error is likely to come again
+ * at the same place; the same, and the values of a row are the cause.
  */
 #define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
 #define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
@@ -48,8 +48,8 @@ typedef struct BemiSourceIdentity
 typedef struct BemiTypePart
 {
 	Oid			type;
-	char		kind;			/* b: it is there, d: domain over other, a: array
-								 * of other, whose delimiter is name, c:
+	char		kind;			/* b: it is there, d: domain over other, a:
+								 * array of other, whose delimiter is name, c:
 								 * composite, f: its next field, j: becomes
 								 * json by function other */
 	Oid			other;
@@ -90,8 +90,8 @@ typedef struct BemiElection
 	char	   *advice;			/* what to do if that is not meant, or "" */
 } BemiElection;
 
-extern BemiStream *bemi_stream_connect(const char *conninfo, const char *source,
-									   const char *name,
+extern BemiStream *bemi_stream_connect(const char *conninfo,
+									   const char *source, const char *name,
 									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
@@ -100,12 +100,14 @@ extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern int	bemi_stream_walsender(const BemiStream *stream);
 extern bool bemi_stream_is_here(const BemiStream *stream);
-extern void bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity);
+extern void bemi_stream_identify(BemiStream *stream,
+								 BemiSourceIdentity *identity);
 extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
 								  BemiSlot *slot);
 extern TimestampTz bemi_stream_now(BemiStream *stream);
 extern void bemi_stream_look_at_horizon(BemiStream *stream);
-extern TimestampTz bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position);
+extern TimestampTz bemi_stream_horizon(BemiStream *stream,
+									   XLogRecPtr *position);
 extern char *bemi_stream_published(BemiStream *stream);
 extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
@@ -131,8 +133,9 @@ extern int	bemi_stream_read_timeout(BemiStream *stream);
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
 										  XLogRecPtr row, XLogRecPtr begin,
 										  XLogRecPtr end);
-extern XLogRecPtr bemi_stream_last_common(BemiStream *stream, const char *slot,
-										  XLogRecPtr from, XLogRecPtr end,
+extern XLogRecPtr bemi_stream_last_common(
+										  BemiStream *stream, const char *slot, XLogRecPtr from,
+										  XLogRecPtr end,
 										  bool (*is_stored) (XLogRecPtr, TimestampTz, TransactionId));
 
 /* wal.c */
@@ -147,11 +150,13 @@ typedef enum BemiTrace
 
 extern BemiTrace bemi_stream_trace(BemiStream *stream, uint32 timeline,
 								   XLogRecPtr end,
-								   const BemiStored *transaction, char **refusal);
+								   const BemiStored *transaction,
+								   char **refusal);
 
 /* descriptions.c */
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
-extern char *bemi_stream_descriptions(BemiStream *stream, const char *snapshot);
+extern char *bemi_stream_descriptions(BemiStream *stream,
+									  const char *snapshot);
 extern List *bemi_stream_gone(BemiStream *stream, const List *oids,
 							  XLogRecPtr *position);
 
@@ -166,6 +171,7 @@ extern char *bemi_stream_secret_version(const BemiStream *stream);
 extern bool bemi_stream_secret_is_new(BemiStream *stream);
 extern void bemi_stream_settle_secret(BemiStream *stream, bool now);
 extern char *bemi_stream_hash_key(const BemiStream *stream);
-extern char *bemi_stream_verify(BemiStream *stream, const char *content, int len);
+extern char *bemi_stream_verify(BemiStream *stream, const char *content,
+								int len);
 
 #endif							/* BEMI_STREAM_H */

@@ -29,8 +29,8 @@ struct BemiStream
 	TimestampTz catalog_opened_at;
 	TimestampTz catalog_used_at;
 
-	bool		encoding_known; /* the source's, and the conversions, which are
-								 * invalid where the server has none */
+	bool		encoding_known; /* the source's, and the conversions, which
+								 * are invalid where the server has none */
 	int			encoding;
 	FmgrInfo	to_utf8;
 	FmgrInfo	from_utf8;
@@ -40,7 +40,8 @@ struct BemiStream
 	bool		secret_is_new;	/* nobody has asked since it changed */
 	char	   *former_secret;	/* the one before, or NULL */
 	XLogRecPtr	former_until;	/* signs what was written before this position */
-	XLogRecPtr	secret_read_lsn;	/* end of the source's WAL, and when, as the */
+	XLogRecPtr	secret_read_lsn;	/* end of the source's WAL, and when, as
+									 * the */
 	TimestampTz secret_read_at; /* secret was read last */
 	bool		unsettled;		/* a message was refused without asking */
 	bool		describes;		/* it has _bemi.describe() */
@@ -56,9 +57,11 @@ struct BemiStream
 	TimestampTz heard_at;		/* the source has sent something */
 	TimestampTz asked_at;		/* we have asked it to; 0: not since then */
 	TimestampTz tended_at;		/* we have last read from it, or written to it */
-	TimestampTz absent_until;	/* before, we did not for a long time; 0: never */
+	TimestampTz absent_until;	/* before, we did not for a long time; 0:
+								 * never */
 	int			absent_ms;		/* so long */
-	int			patience_ms;	/* of the source with a silent worker; 0: no end */
+	int			patience_ms;	/* of the source with a silent worker; 0: no
+								 * end */
 	XLogRecPtr	flushed;		/* the highest that was confirmed */
 };
 
@@ -79,9 +82,10 @@ extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);
 
 /* hint.c */
 extern char *bemi_cut_sqlstate(char *message);
-extern const char *bemi_stream_hint(const BemiStream *stream, const char *message,
-									const char *sqlstate);
-extern const char *bemi_connection_hint(const BemiStream *stream, const char *message,
+extern const char *bemi_stream_hint(const BemiStream *stream,
+									const char *message, const char *sqlstate);
+extern const char *bemi_connection_hint(const BemiStream *stream,
+										const char *message,
 										const char *sqlstate);
 
 /* replication.c */
@@ -96,9 +100,12 @@ extern char *bemi_answer_text(const PGresult *answer, int row, int column);
 extern int64 bemi_answer_number(const PGresult *answer, int row, int column);
 extern bool bemi_answer_bool(const PGresult *answer, int row, int column);
 extern XLogRecPtr bemi_answer_lsn(const PGresult *answer, int row, int column);
-extern XLogRecPtr bemi_answer_lsn_or_invalid(const PGresult *answer, int row, int column);
-extern TimestampTz bemi_answer_time(const PGresult *answer, int row, int column);
-extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row, int column);
+extern XLogRecPtr bemi_answer_lsn_or_invalid(const PGresult *answer, int row,
+											 int column);
+extern TimestampTz bemi_answer_time(const PGresult *answer, int row,
+									int column);
+extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row,
+											int column);
 
 /* source_queries.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);

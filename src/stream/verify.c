@@ -3,22 +3,23 @@
  * verify.c
  *		What only the source and its readers know.
  *
- * Each source with the extension has a secret (_bemi.signing_key), for superusers and
- * whom they let read it.  With it the source signs its messages about tables,
- * which would else be anybody's to write, and the worker hashes the values that
- * are to be redacted but told apart (decode/rules.c).  It stays in the memory of the
- * worker; the destination does not store it.
+ * Each source with the extension has a secret (_bemi.signing_key), for
+ * superusers and whom they let read it.  With it the source signs its messages
+ * about tables, which would else be anybody's to write, and the worker hashes
+ * the values that are to be redacted but told apart (decode/rules.c).  It
+ * stays in the memory of the worker; the destination does not store it.
  *
- * Each use of the secret has a key of its own (extension/hmac.c).  Otherwise, a role that can
- * write a value and read its hash could sign messages.
+ * Each use of the secret has a key of its own (extension/hmac.c).  Otherwise,
+ * a role that can write a value and read its hash could sign messages.
  *
- * Anybody can write a message with a wrong signature.  Such a message changes nothing,
- * unless the source has another secret than the worker knows.  The worker finds that
- * out by asking, and asks at most once in SECRET_INTERVAL_MS, and never about messages
- * that are older than the last answer.  While it may not ask, it takes note that a
- * message was refused unseen, and asks before it relies on what the source has told.
- * The destination keeps a hash of the secret (_bemi.note_secret()), so that a change
- * between two connections is noticed, too.
+ * Anybody can write a message with a wrong signature.  Such a message changes
+ * nothing, unless the source has another secret than the worker knows.  The
+ * worker finds that out by asking, and asks at most once in
+ * SECRET_INTERVAL_MS, and never about messages that are older than the last
+ * answer.  While it may not ask, it takes note that a message was refused
+ * unseen, and asks before it relies on what the source has told.  The
+ * destination keeps a hash of the secret (_bemi.note_secret()), so that a
+ * change between two connections is noticed, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,8 +35,8 @@
 
 /*
  * A message that is longer is not one of track/message.c, which leaves out the
- * description then.  A table of 1600 columns, each of a composite type of its own
- * with 100 fields, is described in two thirds of this.
+ * description then.  A table of 1600 columns, each of a composite type of its
+ * own with 100 fields, is described in two thirds of this.
  */
 #define LONGEST_MESSAGE	(16 * 1024 * 1024)
 
@@ -43,9 +44,9 @@
 #define SECRET_INTERVAL_MS	1000
 
 /*
- * Remembers the secret, in the memory that the stream lives in.  The row's identity
- * goes with it, so that a secret that was replaced and put back is noticed.  The one
- * before still verifies what was written until now.
+ * Remembers the secret, in the memory that the stream lives in.  The row's
+ * identity goes with it, so that a secret that was replaced and put back is
+ * noticed.  The one before still verifies what was written until now.
  */
 static void
 remember_secret(BemiStream *stream, const char *secret, const char *row)
@@ -69,15 +70,17 @@ remember_secret(BemiStream *stream, const char *secret, const char *row)
 }
 
 /*
- * Takes down the end of the source's WAL.  The secret must be read after that, since
- * then it is the newest that can have signed what comes before that position.
+ * Takes down the end of the source's WAL.  The secret must be read after that,
+ * since then it is the newest that can have signed what comes before that
+ * position.
  */
 static void
 record_time_of_reading(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
-										   " THEN pg_last_wal_replay_lsn()"
-										   " ELSE pg_current_wal_insert_lsn() END");
+	PGresult   *result =
+		bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
+						  " THEN pg_last_wal_replay_lsn()"
+						  " ELSE pg_current_wal_insert_lsn() END");
 
 	stream->secret_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
 	stream->secret_read_at = GetCurrentTimestamp();
@@ -85,8 +88,8 @@ record_time_of_reading(BemiStream *stream)
 }
 
 /*
- * Asks whether the source has a secret that can be read, and whether it can describe
- * its tables.
+ * Asks whether the source has a secret that can be read, and whether it can
+ * describe its tables.
  */
 static bool
 secret_is_readable(BemiStream *stream)
@@ -94,14 +97,17 @@ secret_is_readable(BemiStream *stream)
 	PGresult   *result;
 	bool		readable;
 
-	result = bemi_stream_query(stream, "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
-							   " to_regprocedure('_bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
-							   " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
-							   " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
-							   " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'signing_key' AND c.relkind = 'r'"
-							   " WHERE e.extname = 'bemi'");
+	result =
+		bemi_stream_query(stream,
+						  "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
+						  " to_regprocedure('_bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
+						  " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
+						  " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
+						  " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'signing_key' AND c.relkind = 'r'"
+						  " WHERE e.extname = 'bemi'");
 	readable = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 0);
-	stream->describes = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
+	stream->describes =
+		PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
 	PQclear(result);
 	return readable;
 }
@@ -110,9 +116,9 @@ secret_is_readable(BemiStream *stream)
  * Asks the source for its secret.  One that was readable before is kept, since
  * messages that it has signed may still come.
  *
- * A message that was refused unseen may have been signed with a new secret.  What it
- * said is lost, so the process ends, and the next connection compares the tables.  (If
- * this is the first secret, worker/worker.c sees to that.)
+ * A message that was refused unseen may have been signed with a new secret.
+ * What it said is lost, so the process ends, and the next connection compares
+ * the tables.  (If this is the first secret, worker/worker.c sees to that.)
  */
 void
 bemi_stream_read_secret(BemiStream *stream)
@@ -125,9 +131,12 @@ bemi_stream_read_secret(BemiStream *stream)
 	if (!secret_is_readable(stream))
 		return;
 
-	result = bemi_stream_query(stream, "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM _bemi.signing_key");
+	result =
+		bemi_stream_query(stream,
+						  "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM _bemi.signing_key");
 	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
-		remember_secret(stream, bemi_answer_text(result, 0, 0), bemi_answer_text(result, 0, 1));
+		remember_secret(stream, bemi_answer_text(result, 0, 0),
+						bemi_answer_text(result, 0, 1));
 	PQclear(result);
 	if (unsettled && stream->secret_is_new)
 		ereport(ERROR,
@@ -137,8 +146,8 @@ bemi_stream_read_secret(BemiStream *stream)
 }
 
 /*
- * Hash of the secret and its row, palloc'd; NULL if there is no secret.  Needs a
- * transaction, as all hashes do.
+ * Hash of the secret and its row, palloc'd; NULL if there is no secret.  Needs
+ * a transaction, as all hashes do.
  */
 char *
 bemi_stream_secret_version(const BemiStream *stream)
@@ -164,12 +173,14 @@ bemi_stream_secret_is_new(BemiStream *stream)
 static bool
 may_reread_secret(const BemiStream *stream)
 {
-	return TimestampDifferenceExceeds(stream->secret_read_at, GetCurrentTimestamp(),
+	return TimestampDifferenceExceeds(stream->secret_read_at,
+									  GetCurrentTimestamp(),
 									  SECRET_INTERVAL_MS);
 }
 
 /*
- * If a message was refused without asking for the secret, asks now; or when it may.
+ * If a message was refused without asking for the secret, asks now; or when it
+ * may.
  */
 void
 bemi_stream_settle_secret(BemiStream *stream, bool now)
@@ -179,8 +190,8 @@ bemi_stream_settle_secret(BemiStream *stream, bool now)
 }
 
 /*
- * If no secret is known, asks whether one can be read by now: the right may have been
- * granted, or the extension made, after the last time.
+ * If no secret is known, asks whether one can be read by now: the right may
+ * have been granted, or the extension made, after the last time.
  */
 void
 bemi_stream_look_for_secret(BemiStream *stream)
@@ -190,7 +201,8 @@ bemi_stream_look_for_secret(BemiStream *stream)
 }
 
 /*
- * Whether the source tells which tables it tracks, in a way that can be believed.
+ * Whether the source tells which tables it tracks, in a way that can be
+ * believed.
  */
 bool
 bemi_stream_has_secret(const BemiStream *stream)
@@ -227,8 +239,8 @@ is_signed(const BemiStream *stream, const char *content, int len)
 }
 
 /*
- * Whether to ask the source for its secret because of a message that the known one has
- * not signed.  The extension may have been made after the last time.
+ * Whether to ask the source for its secret because of a message that the known
+ * one has not signed.  The extension may have been made after the last time.
  */
 static bool
 should_reread_secret(BemiStream *stream)
@@ -242,8 +254,8 @@ should_reread_secret(BemiStream *stream)
 }
 
 /*
- * The part of a tracking message that is signed, as a palloc'd
- * string in this database's encoding; NULL if the signature is not the source's.
+ * The part of a tracking message that is signed, as a palloc'd string in this
+ * database's encoding; NULL if the signature is not the source's.
  */
 char *
 bemi_stream_verify(BemiStream *stream, const char *content, int len)
@@ -252,7 +264,8 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 	bool		verified;
 
 	Assert(IsTransactionState());
-	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE || memchr(content, '\0', len) != NULL)
+	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE ||
+		memchr(content, '\0', len) != NULL)
 		return NULL;
 	verified = is_signed(stream, content, len);
 	if (!verified && should_reread_secret(stream))

@@ -286,7 +286,8 @@ find_page_size(BemiStream *stream)
 {
 	PGresult   *result =
 		bemi_stream_query(stream, "SELECT current_setting('wal_block_size')");
-	uint32		size = PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
+	uint32		size =
+		PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
 
 	PQclear(result);
 	if (size < sizeof(XLogLongPageHeaderData) || (size & (size - 1)) != 0)

@@ -53,7 +53,8 @@ bemi_function(const char *name, int nargs, const Oid *types)
 bool
 bemi_may_track(Oid role, Oid owner)
 {
-	static const Oid types[] = {REGCLASSOID, NAMEARRAYOID, NAMEARRAYOID, NAMEARRAYOID};
+	static const Oid types[] = {REGCLASSOID, NAMEARRAYOID, NAMEARRAYOID,
+	NAMEARRAYOID};
 	Oid			track = bemi_function("track", lengthof(types), types);
 
 	return OidIsValid(track) && has_privs_of_role(role, owner) &&

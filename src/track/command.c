@@ -3,16 +3,16 @@
  * command.c
  *		What a DDL command has done, for the event triggers that are written in C.
  *
- * The server keeps the list of objects that a command has made, altered or dropped
- * in event_trigger.c, and gives it out by one way only: the set-returning functions
- * pg_event_trigger_ddl_commands() and pg_event_trigger_dropped_objects().  They are
- * called here directly, not in a query, so their caller's rights and search_path are
- * of no consequence: a REVOKE of their EXECUTE privilege must not make other
- * people's DDL fail.
+ * The server keeps the list of objects that a command has made, altered or
+ * dropped in event_trigger.c, and gives it out by one way only: the
+ * set-returning functions pg_event_trigger_ddl_commands() and
+ * pg_event_trigger_dropped_objects().  They are called here directly, not in a
+ * query, so their caller's rights and search_path are of no consequence: a
+ * REVOKE of their EXECUTE privilege must not make other people's DDL fail.
  *
- * Each row of the first one has the collected command itself, with its parse tree
- * and, for ALTER TABLE, the subcommands.  So it is known which table a command has
- * attached or detached.
+ * Each row of the first one has the collected command itself, with its parse
+ * tree and, for ALTER TABLE, the subcommands.  So it is known which table a
+ * command has attached or detached.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,16 +75,20 @@ open_rows(Oid oid, ResultRows *rows)
 	rows->result.allowedModes = SFRM_Materialize;
 	rows->result.returnMode = SFRM_Materialize;
 
-	fmgr_info_cxt(oid, &function, rows->result.econtext->ecxt_per_query_memory);
-	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, (Node *) &rows->result);
+	fmgr_info_cxt(oid, &function,
+				  rows->result.econtext->ecxt_per_query_memory);
+	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL,
+							 (Node *) &rows->result);
 	(void) FunctionCallInvoke(fcinfo);
-	rows->row = MakeSingleTupleTableSlot(rows->result.setDesc, &TTSOpsMinimalTuple);
+	rows->row =
+		MakeSingleTupleTableSlot(rows->result.setDesc, &TTSOpsMinimalTuple);
 }
 
 static bool
 next_row(ResultRows *rows)
 {
-	return tuplestore_gettupleslot(rows->result.setResult, true, false, rows->row);
+	return tuplestore_gettupleslot(rows->result.setResult, true, false,
+								   rows->row);
 }
 
 static void
@@ -107,12 +111,17 @@ read_command(TupleTableSlot *row)
 	slot_getallattrs(row);
 	if (!row->tts_isnull[COMMAND_CLASSID - 1])
 	{
-		command->catalog = DatumGetObjectId(slot_getattr(row, COMMAND_CLASSID, &is_null));
-		command->object = DatumGetObjectId(slot_getattr(row, COMMAND_OBJID, &is_null));
-		command->subobject = DatumGetInt32(slot_getattr(row, COMMAND_OBJSUBID, &is_null));
+		command->catalog =
+			DatumGetObjectId(slot_getattr(row, COMMAND_CLASSID, &is_null));
+		command->object =
+			DatumGetObjectId(slot_getattr(row, COMMAND_OBJID, &is_null));
+		command->subobject =
+			DatumGetInt32(slot_getattr(row, COMMAND_OBJSUBID, &is_null));
 	}
-	command->in_extension = DatumGetBool(slot_getattr(row, COMMAND_IN_EXTENSION, &is_null));
-	command->collected = (CollectedCommand *) DatumGetPointer(slot_getattr(row, COMMAND_COMMAND, &is_null));
+	command->in_extension =
+		DatumGetBool(slot_getattr(row, COMMAND_IN_EXTENSION, &is_null));
+	command->collected = (CollectedCommand *) DatumGetPointer(
+															  slot_getattr(row, COMMAND_COMMAND, &is_null));
 	return command;
 }
 
@@ -134,7 +143,8 @@ bemi_collected_commands(void)
 }
 
 /*
- * OIDs of the objects of one catalog that the command has dropped (at sql_drop).
+ * OIDs of the objects of one catalog that the command has dropped (at
+ * sql_drop).
  */
 List *
 bemi_dropped_objects(Oid catalog)
@@ -147,8 +157,13 @@ bemi_dropped_objects(Oid catalog)
 	{
 		bool		is_null;
 
-		if (DatumGetObjectId(slot_getattr(rows.row, DROPPED_CLASSID, &is_null)) == catalog)
-			objects = lappend_oid(objects, DatumGetObjectId(slot_getattr(rows.row, DROPPED_OBJID, &is_null)));
+		if (DatumGetObjectId(slot_getattr(rows.row, DROPPED_CLASSID,
+										  &is_null)) == catalog)
+			objects =
+				lappend_oid(objects,
+							DatumGetObjectId(slot_getattr(rows.row,
+														  DROPPED_OBJID,
+														  &is_null)));
 	}
 	close_rows(&rows);
 	return objects;
@@ -168,19 +183,23 @@ text_of(TupleTableSlot *row, int column, int element)
 
 	if (is_null)
 		return NULL;
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, &nulls, &count);
-	return element < count && !nulls[element] ? TextDatumGetCString(elements[element]) : NULL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &count);
+	return element < count && !nulls[element] ?
+		TextDatumGetCString(elements[element]) :
+		NULL;
 }
 
 /*
- * Whether a row is about a table that can have been a partition of a tracked one.
+ * Whether a row is about a table that can have been a partition of a tracked
+ * one.
  */
 static bool
 is_lasting_table(TupleTableSlot *row)
 {
 	bool		is_null;
-	char	   *type = TextDatumGetCString(slot_getattr(row, DROPPED_OBJECT_TYPE, &is_null));
+	char	   *type =
+		TextDatumGetCString(slot_getattr(row, DROPPED_OBJECT_TYPE, &is_null));
 
 	return !DatumGetBool(slot_getattr(row, DROPPED_IS_TEMPORARY, &is_null)) &&
 		(strcmp(type, "table") == 0 || strcmp(type, "foreign table") == 0);
@@ -193,7 +212,8 @@ static BemiDropped *
 read_dropped(TupleTableSlot *row)
 {
 	bool		is_null;
-	Oid			catalog = DatumGetObjectId(slot_getattr(row, DROPPED_CLASSID, &is_null));
+	Oid			catalog =
+		DatumGetObjectId(slot_getattr(row, DROPPED_CLASSID, &is_null));
 	Datum		identity = slot_getattr(row, DROPPED_IDENTITY, &is_null);
 	BemiDropped *dropped;
 
@@ -202,7 +222,8 @@ read_dropped(TupleTableSlot *row)
 		return NULL;
 	dropped = palloc0(sizeof(BemiDropped));
 	dropped->catalog = catalog;
-	dropped->object = DatumGetObjectId(slot_getattr(row, DROPPED_OBJID, &is_null));
+	dropped->object =
+		DatumGetObjectId(slot_getattr(row, DROPPED_OBJID, &is_null));
 	dropped->identity = TextDatumGetCString(identity);
 	if (catalog == PublicationRelRelationId)
 	{
@@ -214,8 +235,8 @@ read_dropped(TupleTableSlot *row)
 }
 
 /*
- * The tables and places in publications that the command has dropped (at sql_drop), as
- * BemiDropped.
+ * The tables and places in publications that the command has dropped (at
+ * sql_drop), as BemiDropped.
  */
 List *
 bemi_dropped_tables(void)
@@ -236,8 +257,8 @@ bemi_dropped_tables(void)
 }
 
 /*
- * The row of a catalog that this transaction has deleted; NULL if there is none.  The
- * index finds it by the OID in its first column.
+ * The row of a catalog that this transaction has deleted; NULL if there is
+ * none.  The index finds it by the OID in its first column.
  */
 HeapTuple
 bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid)
@@ -250,7 +271,8 @@ bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid)
 		HeapTuple	row = lfirst(cell);
 
 		if ((row->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
-			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(row->t_data)))
+			TransactionIdIsCurrentTransactionId(
+												HeapTupleHeaderGetUpdateXid(row->t_data)))
 			deleted = row;
 	}
 	return deleted;
@@ -266,7 +288,8 @@ concerns_partition(const AlterTableCmd *subcommand, bool attached)
 }
 
 /*
- * Has this transaction locked the relation as who attaches or detaches it does?
+ * Has this transaction locked the relation as who attaches or detaches it
+ * does?
  */
 static bool
 is_locked(Oid oid)
@@ -282,14 +305,16 @@ is_locked(Oid oid)
 }
 
 /*
- * The table that a subcommand has attached or detached.  Before PostgreSQL 16 the
- * server gives its name only, which could mean another table by now.  That one
- * is not locked.
+ * The table that a subcommand has attached or detached.  Before PostgreSQL 16
+ * the server gives its name only, which could mean another table by now.  That
+ * one is not locked.
  */
 static Oid
 concerned_partition(const CollectedATSubcmd *subcommand)
 {
-	const RangeVar *name = ((PartitionCmd *) ((AlterTableCmd *) subcommand->parsetree)->def)->name;
+	const RangeVar *name =
+		((PartitionCmd *) ((AlterTableCmd *) subcommand->parsetree)->def)
+		->name;
 	Oid			partition = subcommand->address.objectId;
 
 	if (OidIsValid(partition))
@@ -298,14 +323,16 @@ concerned_partition(const CollectedATSubcmd *subcommand)
 	if (!OidIsValid(partition) || !is_locked(partition))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("partition \"%s\" was renamed while a command was at work on it", name->relname),
+				 errmsg("partition \"%s\" was renamed while a command was at work on it",
+						name->relname),
 				 errhint("Try the command again.")));
 	return partition;
 }
 
 /*
- * OIDs of the tables that a command has attached as partitions, or detached.  To be
- * called with the rights of the user, on whom the meaning of names depends.
+ * OIDs of the tables that a command has attached as partitions, or detached.
+ * To be called with the rights of the user, on whom the meaning of names
+ * depends.
  */
 List *
 bemi_command_partitions(const CollectedCommand *command, bool attached)
@@ -320,8 +347,10 @@ bemi_command_partitions(const CollectedCommand *command, bool attached)
 		const CollectedATSubcmd *subcommand = lfirst(cell);
 
 		if (IsA(subcommand->parsetree, AlterTableCmd) &&
-			concerns_partition((AlterTableCmd *) subcommand->parsetree, attached))
-			partitions = lappend_oid(partitions, concerned_partition(subcommand));
+			concerns_partition((AlterTableCmd *) subcommand->parsetree,
+							   attached))
+			partitions =
+				lappend_oid(partitions, concerned_partition(subcommand));
 	}
 	return partitions;
 }

@@ -5,29 +5,31 @@
  *
  * An event trigger function at the end of each such command tracks the new
  * partitions of tracked tables and the new tables of tracked schemas, goes on
- * with or gives up partitions that were detached, and has the worker learn what has
- * changed.  It runs for every command of every user, so it leaves early if the
- * command does not concern bemi: a temporary table, or one that is neither
- * published, nor with a published root, nor in a tracked schema.  That takes a few
- * look-ups by key, which do not grow with the database, and no lock.
+ * with or gives up partitions that were detached, and has the worker learn
+ * what has changed.  It runs for every command of every user, so it leaves
+ * early if the command does not concern bemi: a temporary table, or one that
+ * is neither published, nor with a published root, nor in a tracked schema.
+ * That takes a few look-ups by key, which do not grow with the database, and
+ * no lock.
  *
  * What a command has attached or detached is read from the command itself, and
- * the root of a partition from the catalog.  What a trigger says in its arguments
- * counts only for the table that the command has detached.
+ * the root of a partition from the catalog.  What a trigger says in its
+ * arguments counts only for the table that the command has detached.
  *
- * Nothing but the table that the command was about, and what it has attached or
- * detached, is locked or changed.  All these are locked by the command already,
- * except for what lies below a detached table, and for the partitions of a table
- * that comes into a tracked schema.
+ * Nothing but the table that the command was about, and what it has attached
+ * or detached, is locked or changed.  All these are locked by the command
+ * already, except for what lies below a detached table, and for the partitions
+ * of a table that comes into a tracked schema.
  *
- * Whoever makes a table need not be allowed to track.  bemi does to the table what
- * the root's or the schema's owner has asked for, with the rights of the
+ * Whoever makes a table need not be allowed to track. bemi does to the table
+ * what the root's or the schema's owner has asked for, with the rights of the
  * extension's owner, and with the server's functions only.
  *
- * What can be expected to fail is looked at before, and is a warning: somebody's
- * trigger of the same name, an owner of the extension who is no superuser.  Any other error is the command's error, because a
- * table that is made and not tracked would have a false history: lock time-outs,
- * deadlocks, a full lock table, cancellation.
+ * What can be expected to fail is looked at before, and is a warning:
+ * somebody's trigger of the same name, an owner of the extension who is no
+ * superuser.  Any other error is the command's error, because a table that is
+ * made and not tracked would have a false history: lock time-outs, deadlocks,
+ * a full lock table, cancellation.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,8 +63,8 @@
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);
 
 /*
- * Why a table that can be tracked cannot be tracked now, NULL if it can: what the
- * server's functions would fail with.
+ * Why a table that can be tracked cannot be tracked now, NULL if it can: what
+ * the server's functions would fail with.
  */
 static const char *
 obstacle(const BemiTable *table)
@@ -71,7 +73,8 @@ obstacle(const BemiTable *table)
 
 	bemi_table_trigger(table->oid, &trigger);
 	if (OidIsValid(trigger.oid) && !trigger.ours)
-		return psprintf("Its trigger \"%s\" does not execute bemi.emit_context().", BEMI_TRIGGER);
+		return psprintf("Its trigger \"%s\" does not execute bemi.emit_context().",
+						BEMI_TRIGGER);
 	if (!bemi_table_ownercheck(table->oid, GetUserId()))
 		return "The owner of extension bemi is no superuser.";
 	return NULL;
@@ -82,16 +85,18 @@ warn_of_obstacle(const BemiTable *table, const char *obstacle)
 {
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("could not track table \"%s\"", bemi_relation_name(table->oid)),
+			 errmsg("could not track table \"%s\"",
+					bemi_relation_name(table->oid)),
 			 errdetail("%s", obstacle),
 			 errhint("SELECT bemi.track(%s);",
 					 quote_literal_cstr(bemi_relation_name(table->oid)))));
 }
 
 /*
- * Prepares a table that is published with its root, unless it has bemi's trigger
- * already: other choices of identity are the user's.  Without a replica identity
- * updates of it would fail, so it gets that where it cannot have the trigger.
+ * Prepares a table that is published with its root, unless it has bemi's
+ * trigger already: other choices of identity are the user's.  Without a
+ * replica identity updates of it would fail, so it gets that where it cannot
+ * have the trigger.
  */
 static void
 prepare_published(const BemiTable *table)
@@ -125,7 +130,8 @@ follow_attached(Oid relation)
 		bemi_track_attached(relation);
 	else if (bemi_table_look_up(relation, &table) &&
 			 bemi_table_untrackable(&table) == NULL &&
-			 bemi_table_can_be_full(&table) && table.identity != REPLICA_IDENTITY_FULL)
+			 bemi_table_can_be_full(&table) &&
+			 table.identity != REPLICA_IDENTITY_FULL)
 		bemi_table_set_identity(relation, REPLICA_IDENTITY_FULL, NULL);
 	bemi_table_invalidate(relation);
 }
@@ -139,13 +145,15 @@ follow_attached_tree(Oid relation)
 	if (!bemi_table_look_up(relation, &table))
 		return;
 	foreach(cell, bemi_table_tree(&table))
+	{
 		follow_attached(lfirst_oid(cell));
+	}
 }
 
 /*
- * Is a detached table to be tracked by itself from now on?  One that was tracked
- * before it was attached is; but whether it was, its owner may have written into
- * the trigger himself.
+ * Is a detached table to be tracked by itself from now on?  One that was
+ * tracked before it was attached is; but whether it was, its owner may have
+ * written into the trigger himself.
  */
 static bool
 stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
@@ -154,18 +162,20 @@ stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
 
 	if (bemi_table_untrackable(table) != NULL)
 		return false;
-	return (strcmp(membership, BEMI_AS_ATTACHED) == 0 && bemi_may_track(table->owner, table->owner)) ||
+	return (strcmp(membership, BEMI_AS_ATTACHED) == 0 &&
+			bemi_may_track(table->owner, table->owner)) ||
 		bemi_schema_is_tracked(table->schema);
 }
 
 /*
- * A detached table that stays tracked.  If it had its rules from the root, it must
- * not be without.
+ * A detached table that stays tracked.  If it had its rules from the root, it
+ * must not be without.
  */
 static void
 track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
 {
-	ListCell   *membership = list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP);
+	ListCell   *membership =
+		list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP);
 
 	if (strcmp(lfirst(membership), BEMI_AS_PARTITION) == 0)
 	{
@@ -174,8 +184,9 @@ track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
 		bemi_table_trigger(root, &of_root);
 		trigger->arguments = list_truncate(trigger->arguments, BEMI_RULES);
 		if (list_length(of_root.arguments) > BEMI_RULES)
-			trigger->arguments = lappend(trigger->arguments,
-										 list_nth(of_root.arguments, BEMI_RULES));
+			trigger->arguments =
+				lappend(trigger->arguments,
+						list_nth(of_root.arguments, BEMI_RULES));
 	}
 	lfirst(list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP)) = BEMI_AS_TABLE;
 	bemi_table_set_trigger(table->oid, trigger->arguments);
@@ -199,7 +210,9 @@ follow_detached(Oid relation, Oid root)
 		track_detached(&table, &trigger, root);
 	else
 		foreach(cell, bemi_table_tree(&table))
-			bemi_table_restore(lfirst_oid(cell));
+	{
+		bemi_table_restore(lfirst_oid(cell));
+	}
 	bemi_table_invalidate_tree(&table);
 }
 
@@ -217,23 +230,27 @@ follow_virtual_column(const BemiTable *table)
 	if (reason == NULL)
 	{
 		ereport(WARNING,
-				(errmsg("before is no longer whole in changes of table \"%s\"", NameStr(table->name)),
+				(errmsg("before is no longer whole in changes of table \"%s\"",
+						NameStr(table->name)),
 				 errdetail("It has a virtual generated column, which no replica identity can have.")));
 		bemi_table_prepare(table->oid, table->root);
 		return true;
 	}
-	ereport(WARNING,
-			(errmsg("table \"%s\" is no longer tracked", bemi_relation_name(table->root)),
-			 errdetail("%s", reason)));
+	ereport(WARNING, (errmsg("table \"%s\" is no longer tracked",
+							 bemi_relation_name(table->root)),
+					  errdetail("%s", reason)));
 	bemi_unpublish_table(table->root);
 	if (bemi_table_look_up(table->root, &root))
 		foreach(cell, bemi_table_tree(&root))
-			bemi_table_restore(lfirst_oid(cell));
+	{
+		bemi_table_restore(lfirst_oid(cell));
+	}
 	return false;
 }
 
 /*
- * Does a subcommand change what a partition sends of itself, or whether it does?
+ * Does a subcommand change what a partition sends of itself, or whether it
+ * does?
  */
 static bool
 is_change_of_root(AlterTableType subcommand)
@@ -243,8 +260,9 @@ is_change_of_root(AlterTableType subcommand)
 }
 
 /*
- * Did the command change what the stream sends of the root with the changes of its
- * partitions, and does not invalidate there: its name or its replica identity?
+ * Did the command change what the stream sends of the root with the changes of
+ * its partitions, and does not invalidate there: its name or its replica
+ * identity?
  */
 static bool
 changes_root(const CollectedCommand *command)
@@ -259,7 +277,8 @@ changes_root(const CollectedCommand *command)
 		const CollectedATSubcmd *subcommand = lfirst(cell);
 
 		if (IsA(subcommand->parsetree, AlterTableCmd) &&
-			is_change_of_root(((AlterTableCmd *) subcommand->parsetree)->subtype))
+			is_change_of_root(
+							  ((AlterTableCmd *) subcommand->parsetree)->subtype))
 			return true;
 	}
 	return false;
@@ -276,12 +295,13 @@ warn_of_missing_values(Oid relation)
 	Datum		values[] = {ObjectIdGetDatum(relation)};
 
 	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types, values);
+		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types,
+						   values);
 }
 
 /*
- * Does the schema's tracking include a table?  Partitions are tracked with their
- * root, tables of extensions one by one only.
+ * Does the schema's tracking include a table?  Partitions are tracked with
+ * their root, tables of extensions one by one only.
  */
 static bool
 is_tracked_with_schema(const BemiTable *table)
@@ -300,20 +320,29 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 {
 	ListCell   *cell;
 
-	if (table->identity == REPLICA_IDENTITY_FULL && !bemi_table_can_be_full(table) &&
-		!follow_virtual_column(table))
+	if (table->identity == REPLICA_IDENTITY_FULL &&
+		!bemi_table_can_be_full(table) && !follow_virtual_column(table))
 		return;
-	if (table->oid != table->root || table->kind == RELKIND_PARTITIONED_TABLE ||
+	if (table->oid != table->root ||
+		table->kind == RELKIND_PARTITIONED_TABLE ||
 		is_tracked_with_schema(table))
 		prepare_published(table);
 	foreach(cell, attached)
+	{
 		bemi_emit_moved_rows(table->root, lfirst_oid(cell), true);
+	}
 	foreach(cell, attached)
+	{
 		follow_attached_tree(lfirst_oid(cell));
+	}
 	foreach(cell, detached)
+	{
 		bemi_emit_moved_rows(table->root, lfirst_oid(cell), false);
+	}
 	foreach(cell, detached)
+	{
 		follow_detached(lfirst_oid(cell), table->root);
+	}
 
 	/* The message says whether all partitions are FULL, and logged. */
 	if (table->oid == table->root || attached != NIL || detached != NIL ||
@@ -368,8 +397,11 @@ follow_heirs(const BemiTable *table)
 	if (table->kind != RELKIND_RELATION || !table->has_children)
 		return;
 	foreach(cell, find_all_inheritors(table->oid, NoLock, NULL))
-		if (lfirst_oid(cell) != table->oid && bemi_is_published(lfirst_oid(cell)))
+	{
+		if (lfirst_oid(cell) != table->oid &&
+			bemi_is_published(lfirst_oid(cell)))
 			bemi_emit_membership(lfirst_oid(cell));
+	}
 }
 
 /*
@@ -386,7 +418,8 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 	/* Its rows are not in the stream. */
 	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
 		bemi_emit_membership(table->root);
-	if ((table->kind != RELKIND_RELATION && table->kind != RELKIND_PARTITIONED_TABLE) ||
+	if ((table->kind != RELKIND_RELATION &&
+		 table->kind != RELKIND_PARTITIONED_TABLE) ||
 		table->persistence == RELPERSISTENCE_TEMP)
 		return;
 	if (is_published)
@@ -408,8 +441,8 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 }
 
 /*
- * Types and tables that depend on a type: OIDs of the types, and of the row types
- * of the tables.
+ * Types and tables that depend on a type: OIDs of the types, and of the row
+ * types of the tables.
  */
 static List *
 add_users(List *types, Oid type)
@@ -419,11 +452,12 @@ add_users(List *types, Oid type)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(type));
-	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2, keys);
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(type));
+	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2,
+							  keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
@@ -442,14 +476,16 @@ add_users(List *types, Oid type)
 }
 
 /*
- * What a composite type is made of belongs to the description of each tracked table
- * that has such a column, an array of it, a domain over it, or a composite with it.
- * The worker learns the descriptions without a lock on these tables.
+ * What a composite type is made of belongs to the description of each tracked
+ * table that has such a column, an array of it, a domain over it, or a
+ * composite with it.  The worker learns the descriptions without a lock on
+ * these tables.
  */
 static void
 follow_row_type(const BemiTable *table)
 {
-	List	   *types = OidIsValid(table->row_type) ? list_make1_oid(table->row_type) : NIL;
+	List	   *types =
+		OidIsValid(table->row_type) ? list_make1_oid(table->row_type) : NIL;
 
 	for (int i = 0; i < list_length(types); i++)
 	{
@@ -466,9 +502,9 @@ follow_row_type(const BemiTable *table)
 }
 
 /*
- * May the rules of some table have to follow the new name of a column?  The columns
- * of inheriting tables are renamed with it, and those of typed tables with their
- * type's attribute.
+ * May the rules of some table have to follow the new name of a column?  The
+ * columns of inheriting tables are renamed with it, and those of typed tables
+ * with their type's attribute.
  */
 static bool
 may_have_rules(const BemiTable *table)
@@ -491,7 +527,8 @@ follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
 	BemiRights	former;
 
 	if (command->type != SCT_Simple || !IsA(rename, RenameStmt) ||
-		(rename->renameType != OBJECT_COLUMN && rename->renameType != OBJECT_ATTRIBUTE) ||
+		(rename->renameType != OBJECT_COLUMN &&
+		 rename->renameType != OBJECT_ATTRIBUTE) ||
 		!may_have_rules(table))
 		return;
 	bemi_act_as_owner(&former);
@@ -508,14 +545,17 @@ follow_trigger(Oid oid)
 	FormData_pg_trigger trigger;
 	BemiTable	table;
 
-	if (!bemi_trigger_look_up(oid, &trigger) || trigger.tgfoid != bemi_emit_context_oid())
+	if (!bemi_trigger_look_up(oid, &trigger) ||
+		trigger.tgfoid != bemi_emit_context_oid())
 		return;
 	bemi_check_trigger_kind(&trigger);
-	if (strcmp(NameStr(trigger.tgname), BEMI_TRIGGER) != 0 || trigger.tgnargs <= BEMI_MEMBERSHIP)
+	if (strcmp(NameStr(trigger.tgname), BEMI_TRIGGER) != 0 ||
+		trigger.tgnargs <= BEMI_MEMBERSHIP)
 		return;
 	if (trigger.tgnargs > BEMI_RULES)
 		bemi_check_rules(trigger.tgrelid);
-	if (bemi_is_published(trigger.tgrelid) && bemi_table_look_up(trigger.tgrelid, &table))
+	if (bemi_is_published(trigger.tgrelid) &&
+		bemi_table_look_up(trigger.tgrelid, &table))
 	{
 		bemi_emit_membership(trigger.tgrelid);
 		bemi_table_invalidate_tree(&table);
@@ -530,13 +570,15 @@ follow_command(const BemiCommand *command)
 
 	if (command->catalog == TriggerRelationId)
 		follow_trigger(command->object);
-	if (command->catalog != RelationRelationId || !bemi_table_look_up(command->object, &table))
+	if (command->catalog != RelationRelationId ||
+		!bemi_table_look_up(command->object, &table))
 		return;
 	if (IsA(collected->parsetree, CreateStmt) && !command->in_extension)
 		bemi_restore_privileges(&table);
 	follow_renamed_column(&table, collected);
 	follow_table(&table, collected);
-	if (collected->type == SCT_AlterTable || IsA(collected->parsetree, RenameStmt))
+	if (collected->type == SCT_AlterTable ||
+		IsA(collected->parsetree, RenameStmt))
 		follow_row_type(&table);
 }
 
@@ -568,6 +610,8 @@ bemi_follow_ddl(PG_FUNCTION_ARGS)
 	if (is_temporary(((EventTriggerData *) fcinfo->context)->parsetree))
 		PG_RETURN_VOID();
 	foreach(cell, bemi_collected_commands())
+	{
 		follow_command(lfirst(cell));
+	}
 	PG_RETURN_VOID();
 }

@@ -9,17 +9,18 @@
  *	 "types": [["16402", "d", "23", null], ...]}
  *
  * with the rules of the table, or of its root if it is a partition; and what
- * stream/descriptions.c explains, whose query asks the same of a source without the
- * extension.  "rules": "unknown" means that the trigger is gone, so that the worker
- * keeps the rules that it knows.  "stale": true means a partition that is published
- * by its own name, which hears nothing of what happens to its root.
+ * stream/descriptions.c explains, whose query asks the same of a source
+ * without the extension.  "rules": "unknown" means that the trigger is gone,
+ * so that the worker keeps the rules that it knows.  "stale": true means a
+ * partition that is published by its own name, which hears nothing of what
+ * happens to its root.
  *
- * Everything comes from the catalogs, as a snapshot sees them: the worker asks what
- * tables were like at the position of a new slot.  The server's caches know the present
- * only, so they are used where the present is asked for, and for the server's own types,
- * which never change.
- * No table is locked and no SQL runs, because this happens within DDL of any user, with
- * the rights of the superuser.
+ * Everything comes from the catalogs, as a snapshot sees them: the worker asks
+ * what tables were like at the position of a new slot.  The server's caches
+ * know the present only, so they are used where the present is asked for, and
+ * for the server's own types, which never change.  No table is locked and no
+ * SQL runs, because this happens within DDL of any user, with the rights of
+ * the superuser.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,11 +58,12 @@ typedef struct Column
 } Column;
 
 /*
- * Copies of the rows of a catalog that an index finds by an OID in its first column.
- * A snapshot that is NULL stands for the present.
+ * Copies of the rows of a catalog that an index finds by an OID in its first
+ * column.  A snapshot that is NULL stands for the present.
  */
 List *
-bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot snapshot)
+bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
+				  Snapshot snapshot)
 {
 	Relation	relation = table_open(catalog, AccessShareLock);
 	List	   *rows = NIL;
@@ -69,7 +71,8 @@ bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot s
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(oid));
 	scan = systable_beginscan(relation, index, true, snapshot, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		rows = lappend(rows, heap_copytuple(tuple));
@@ -82,9 +85,11 @@ bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot s
  * The one row that is found so, NULL if there is none.
  */
 static HeapTuple
-catalog_row(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot snapshot)
+catalog_row(Oid catalog, Oid index, AttrNumber column, Oid oid,
+			Snapshot snapshot)
 {
-	List	   *rows = bemi_catalog_rows(catalog, index, column, oid, snapshot);
+	List	   *rows =
+		bemi_catalog_rows(catalog, index, column, oid, snapshot);
 
 	return rows == NIL ? NULL : linitial(rows);
 }
@@ -92,9 +97,11 @@ catalog_row(Oid catalog, Oid index, AttrNumber column, Oid oid, Snapshot snapsho
 static Form_pg_class
 class_row(Oid relation, Snapshot snapshot)
 {
-	HeapTuple	tuple = snapshot == NULL ?
+	HeapTuple	tuple =
+		snapshot == NULL ?
 		SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relation)) :
-		catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relation, snapshot);
+		catalog_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+					relation, snapshot);
 
 	return HeapTupleIsValid(tuple) ? (Form_pg_class) GETSTRUCT(tuple) : NULL;
 }
@@ -102,9 +109,11 @@ class_row(Oid relation, Snapshot snapshot)
 static Form_pg_type
 type_row(Oid type, Snapshot snapshot)
 {
-	HeapTuple	tuple = snapshot == NULL || type < FirstGenbkiObjectId ?
+	HeapTuple	tuple =
+		snapshot == NULL || type < FirstGenbkiObjectId ?
 		SearchSysCacheCopy1(TYPEOID, ObjectIdGetDatum(type)) :
-		catalog_row(TypeRelationId, TypeOidIndexId, Anum_pg_type_oid, type, snapshot);
+		catalog_row(TypeRelationId, TypeOidIndexId, Anum_pg_type_oid, type,
+					snapshot);
 
 	return HeapTupleIsValid(tuple) ? (Form_pg_type) GETSTRUCT(tuple) : NULL;
 }
@@ -118,10 +127,12 @@ columns_of(Oid relation, Snapshot snapshot)
 	List	   *columns = NIL;
 	ListCell   *cell;
 
-	foreach(cell, bemi_catalog_rows(AttributeRelationId, AttributeRelidNumIndexId,
-									Anum_pg_attribute_attrelid, relation, snapshot))
+	foreach(cell,
+			bemi_catalog_rows(AttributeRelationId, AttributeRelidNumIndexId,
+							  Anum_pg_attribute_attrelid, relation, snapshot))
 	{
-		Form_pg_attribute row = (Form_pg_attribute) GETSTRUCT((HeapTuple) lfirst(cell));
+		Form_pg_attribute row =
+			(Form_pg_attribute) GETSTRUCT((HeapTuple) lfirst(cell));
 		Column	   *column;
 
 		if (row->attnum <= 0 || row->attisdropped)
@@ -145,10 +156,12 @@ root_of(Oid relation, Snapshot snapshot)
 
 	while (row != NULL && row->relispartition)
 	{
-		HeapTuple	parent = catalog_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
-										 Anum_pg_inherits_inhrelid, relation, snapshot);
+		HeapTuple	parent =
+			catalog_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
+						Anum_pg_inherits_inhrelid, relation, snapshot);
 
-		if (parent == NULL || ((Form_pg_inherits) GETSTRUCT(parent))->inhdetachpending)
+		if (parent == NULL ||
+			((Form_pg_inherits) GETSTRUCT(parent))->inhdetachpending)
 			break;
 		relation = ((Form_pg_inherits) GETSTRUCT(parent))->inhparent;
 		row = class_row(relation, snapshot);
@@ -186,7 +199,9 @@ append_columns(StringInfo text, const List *columns)
 	append_key(text, "columns");
 	appendStringInfoChar(text, '[');
 	foreach(cell, columns)
+	{
 		append_name(text, ((Column *) lfirst(cell))->name);
+	}
 	appendStringInfoChar(text, ']');
 }
 
@@ -196,25 +211,30 @@ append_column_of_key(StringInfo text, const List *columns, AttrNumber number)
 	ListCell   *cell;
 
 	foreach(cell, columns)
+	{
 		if (((Column *) lfirst(cell))->number == number)
 			append_name(text, ((Column *) lfirst(cell))->name);
+	}
 }
 
 /*
- * The primary key's columns, in key order.  Columns that the index only includes
- * are no part of the key.
+ * The primary key's columns, in key order.  Columns that the index only
+ * includes are no part of the key.
  */
 static void
-append_primary_key(StringInfo text, Oid relation, const List *columns, Snapshot snapshot)
+append_primary_key(StringInfo text, Oid relation, const List *columns,
+				   Snapshot snapshot)
 {
 	ListCell   *cell;
 
 	append_key(text, "key");
 	appendStringInfoChar(text, '[');
-	foreach(cell, bemi_catalog_rows(IndexRelationId, IndexIndrelidIndexId,
-									Anum_pg_index_indrelid, relation, snapshot))
+	foreach(cell,
+			bemi_catalog_rows(IndexRelationId, IndexIndrelidIndexId,
+							  Anum_pg_index_indrelid, relation, snapshot))
 	{
-		Form_pg_index index = (Form_pg_index) GETSTRUCT((HeapTuple) lfirst(cell));
+		Form_pg_index index =
+			(Form_pg_index) GETSTRUCT((HeapTuple) lfirst(cell));
 
 		for (int i = 0; index->indisprimary && i < index->indnkeyatts; i++)
 			append_column_of_key(text, columns, index->indkey.values[i]);
@@ -223,8 +243,8 @@ append_primary_key(StringInfo text, Oid relation, const List *columns, Snapshot 
 }
 
 /*
- * Whether a table, or some of its partitions, have another replica identity than FULL.
- * Partitioned tables have no rows, so theirs does not matter.
+ * Whether a table, or some of its partitions, have another replica identity
+ * than FULL.  Partitioned tables have no rows, so theirs does not matter.
  */
 static bool
 is_partly_full(Oid relation, Snapshot snapshot)
@@ -237,12 +257,15 @@ is_partly_full(Oid relation, Snapshot snapshot)
 		return false;
 	if (row->relkind != RELKIND_PARTITIONED_TABLE)
 		return row->relreplident != REPLICA_IDENTITY_FULL;
-	foreach(cell, bemi_catalog_rows(InheritsRelationId, InheritsParentIndexId,
-									Anum_pg_inherits_inhparent, relation, snapshot))
+	foreach(cell,
+			bemi_catalog_rows(InheritsRelationId, InheritsParentIndexId,
+							  Anum_pg_inherits_inhparent, relation, snapshot))
 	{
-		Form_pg_inherits child = (Form_pg_inherits) GETSTRUCT((HeapTuple) lfirst(cell));
+		Form_pg_inherits child =
+			(Form_pg_inherits) GETSTRUCT((HeapTuple) lfirst(cell));
 
-		if (!child->inhdetachpending && is_partly_full(child->inhrelid, snapshot))
+		if (!child->inhdetachpending &&
+			is_partly_full(child->inhrelid, snapshot))
 			return true;
 	}
 	return false;
@@ -262,7 +285,9 @@ add_types_of(List *types, const List *columns)
 	ListCell   *cell;
 
 	foreach(cell, columns)
+	{
 		types = list_append_unique_oid(types, ((Column *) lfirst(cell))->type);
+	}
 	return types;
 }
 
@@ -345,18 +370,22 @@ append_json_cast(StringInfo text, Oid type, Snapshot snapshot)
 									Anum_pg_cast_castsource, type, snapshot))
 	{
 		Form_pg_cast cast = (Form_pg_cast) GETSTRUCT((HeapTuple) lfirst(cell));
-		HeapTuple	function = cast->casttarget == JSONOID ?
-			catalog_row(ProcedureRelationId, ProcedureOidIndexId, Anum_pg_proc_oid,
-						cast->castfunc, snapshot) : NULL;
+		HeapTuple	function =
+			cast->casttarget == JSONOID ?
+			catalog_row(ProcedureRelationId, ProcedureOidIndexId,
+						Anum_pg_proc_oid, cast->castfunc, snapshot) :
+			NULL;
 
-		if (function != NULL && ((Form_pg_proc) GETSTRUCT(function))->prolang == ClanguageId)
+		if (function != NULL &&
+			((Form_pg_proc) GETSTRUCT(function))->prolang == ClanguageId)
 			append_part(text, type, 'j', cast->castfunc, NULL);
 	}
 }
 
 /*
- * Whether the worker knows a type without being told: one of the server's own that
- * has nothing to do with composites, whose columns may differ between versions.
+ * Whether the worker knows a type without being told: one of the server's own
+ * that has nothing to do with composites, whose columns may differ between
+ * versions.
  */
 static bool
 is_well_known(Oid type, Form_pg_type row, Form_pg_type element)
@@ -369,16 +398,23 @@ static void
 append_type(StringInfo text, Oid type, Snapshot snapshot)
 {
 	Form_pg_type row = type_row(type, snapshot);
-	Form_pg_type element = row && OidIsValid(row->typelem) ? type_row(row->typelem, snapshot) : NULL;
+	Form_pg_type element = row && OidIsValid(row->typelem) ?
+		type_row(row->typelem, snapshot) :
+		NULL;
 
 	if (row == NULL || is_well_known(type, row, element))
 		return;
 	append_part(text, type, 'b', InvalidOid, NULL);
 	if (row->typtype == TYPTYPE_DOMAIN)
 		append_part(text, type, 'd', row->typbasetype, NULL);
-	/* A type that can be subscripted need not be the array type of its elements. */
+
+	/*
+	 * A type that can be subscripted need not be the array type of its
+	 * elements.
+	 */
 	if (element != NULL && element->typarray == type)
-		append_part(text, type, 'a', row->typelem, psprintf("%c", element->typdelim));
+		append_part(text, type, 'a', row->typelem,
+					psprintf("%c", element->typdelim));
 	if (row->typtype == TYPTYPE_COMPOSITE)
 		append_fields(text, type, columns_of(row->typrelid, snapshot));
 	if (row->typtype == TYPTYPE_BASE)
@@ -412,14 +448,16 @@ append_relation(StringInfo text, Oid relation, Snapshot snapshot)
 	append_columns(text, columns);
 	append_key(text, "partly");
 	appendStringInfoString(text, is_partitioned(relation, snapshot) &&
-						   is_partly_full(relation, snapshot) ? "true" : "false");
+						   is_partly_full(relation, snapshot) ?
+						   "true" :
+						   "false");
 	append_types(text, columns, snapshot);
 }
 
 /*
- * Describes a table, see the top of this file.  A snapshot that is NULL stands for the
- * present.  The memory that this takes is the caller's until he resets his context,
- * so it has one of its own.
+ * Describes a table, see the top of this file.  A snapshot that is NULL stands
+ * for the present.  The memory that this takes is the caller's until he resets
+ * his context, so it has one of its own.
  */
 char *
 bemi_describe(Oid relation, Snapshot snapshot)
@@ -457,13 +495,14 @@ bemi_describe(Oid relation, Snapshot snapshot)
 }
 
 /*
- * _bemi.describe(target regclass) returns jsonb: for workers, where the stream has told
- * nothing yet, as the caller's snapshot sees the table.
+ * _bemi.describe(target regclass) returns jsonb: for workers, where the stream
+ * has told nothing yet, as the caller's snapshot sees the table.
  */
 Datum
 bemi_describe_table(PG_FUNCTION_ARGS)
 {
-	char	   *description = bemi_describe(PG_GETARG_OID(0), GetActiveSnapshot());
+	char	   *description =
+		bemi_describe(PG_GETARG_OID(0), GetActiveSnapshot());
 
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(description));
 }

@@ -3,18 +3,19 @@
  * listing.c
  *		Tells the worker which tables the publication "bemi" lists.
  *
- * What the publication lists decides what is in the history.  So each change of it
- * becomes a tracking message (message.c): tables that are added or dropped,
- * options that concern all of its tables, and its own name.
+ * What the publication lists decides what is in the history.  So each change
+ * of it becomes a tracking message (message.c): tables that are added or
+ * dropped, options that concern all of its tables, and its own name.
  *
- * In flow the events of two event triggers.  The one for dropped objects fires for
- * every command that drops something, because a table can be dropped by way of
- * anything that it depends on: a schema, a type, a function, an extension, a role.
- * It looks at the list of dropped objects and at nothing else, unless a table of the
- * publication is among them.
+ * In flow the events of two event triggers.  The one for dropped objects fires
+ * for every command that drops something, because a table can be dropped by
+ * way of anything that it depends on: a schema, a type, a function, an
+ * extension, a role.  It looks at the list of dropped objects and at nothing
+ * else, unless a table of the publication is among them.
  *
- * Everything is found by OID.  A table that is dropped, or no longer published, is
- * found by the row of pg_publication_rel that the command has deleted.
+ * Everything is found by OID.  A table that is dropped, or no longer
+ * published, is found by the row of pg_publication_rel that the command has
+ * deleted.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +40,8 @@ refuse_all_tables(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("publication \"%s\" must list its tables", BEMI_PUBLICATION),
+			 errmsg("publication \"%s\" must list its tables",
+					BEMI_PUBLICATION),
 			 errdetail("The history itself would be among all tables."),
 			 errhint("SELECT bemi.track_schema('public'); tracks all tables of a schema, also those made later.")));
 }
@@ -49,13 +51,15 @@ refuse_schema(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("publication \"%s\" must list its tables one by one", BEMI_PUBLICATION),
+			 errmsg("publication \"%s\" must list its tables one by one",
+					BEMI_PUBLICATION),
 			 errdetail("Tables of a schema that are published so come without context, and nothing tells from when on they are."),
 			 errhint("SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.")));
 }
 
 /*
- * The publication has got other options, or its name: that concerns all its tables.
+ * The publication has got other options, or its name: that concerns all its
+ * tables.
  */
 static void
 emit_all_memberships(Oid publication)
@@ -65,7 +69,9 @@ emit_all_memberships(Oid publication)
 	if (GetPublication(publication)->alltables)
 		refuse_all_tables();
 	foreach(cell, GetPublicationRelations(publication, PUBLICATION_PART_ROOT))
+	{
 		bemi_emit_membership(lfirst_oid(cell));
+	}
 }
 
 /*
@@ -80,7 +86,8 @@ emit_all_ended(Oid publication)
 	{
 		Oid			relation = lfirst_oid(cell);
 
-		bemi_emit_ended(relation, get_namespace_name(get_rel_namespace(relation)),
+		bemi_emit_ended(relation,
+						get_namespace_name(get_rel_namespace(relation)),
 						get_rel_name(relation));
 	}
 }
@@ -93,7 +100,8 @@ loses_name(const Node *command)
 {
 	const RenameStmt *rename = (const RenameStmt *) command;
 
-	return IsA(command, RenameStmt) && rename->renameType == OBJECT_PUBLICATION &&
+	return IsA(command, RenameStmt) &&
+		rename->renameType == OBJECT_PUBLICATION &&
 		strcmp(strVal(rename->object), BEMI_PUBLICATION) == 0;
 }
 
@@ -115,9 +123,9 @@ emit_added(Oid row, Oid publication)
 }
 
 /*
- * Event trigger function for CREATE PUBLICATION and ALTER PUBLICATION.  Listed are the
- * tables and schemas that were added, or the publication itself if it was made or
- * altered.
+ * Event trigger function for CREATE PUBLICATION and ALTER PUBLICATION.  Listed
+ * are the tables and schemas that were added, or the publication itself if it
+ * was made or altered.
  */
 Datum
 bemi_follow_publication(PG_FUNCTION_ARGS)
@@ -133,7 +141,8 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 		if (command->catalog == PublicationRelRelationId)
 			emit_added(command->object, publication);
 		else if (OidIsValid(publication) &&
-				 bemi_publication_of_schema(command->catalog, command->object) == publication)
+				 bemi_publication_of_schema(command->catalog,
+											command->object) == publication)
 			refuse_schema();
 		else if (command->catalog != PublicationRelationId)
 			continue;
@@ -146,26 +155,31 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 }
 
 /*
- * The table that a deleted row of pg_publication_rel stood for; InvalidOid if the row
- * cannot be found.
+ * The table that a deleted row of pg_publication_rel stood for; InvalidOid if
+ * the row cannot be found.
  */
 static Oid
 table_of_deleted_row(Oid row)
 {
-	HeapTuple	tuple = bemi_deleted_row(PublicationRelRelationId, PublicationRelObjectIndexId,
-										 Anum_pg_publication_rel_oid, row);
+	HeapTuple	tuple =
+		bemi_deleted_row(PublicationRelRelationId, PublicationRelObjectIndexId,
+						 Anum_pg_publication_rel_oid, row);
 
-	return tuple ? ((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid : InvalidOid;
+	return tuple ? ((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid :
+		InvalidOid;
 }
 
 /*
- * A table was dropped from a publication, or with the publication, or was dropped.
+ * A table was dropped from a publication, or with the publication, or was
+ * dropped.
  */
 static void
 follow_removed(const BemiDropped *dropped)
 {
-	if (dropped->publication != NULL && strcmp(dropped->publication, BEMI_PUBLICATION) == 0)
-		bemi_emit_ended(table_of_deleted_row(dropped->object), dropped->schema, dropped->table);
+	if (dropped->publication != NULL &&
+		strcmp(dropped->publication, BEMI_PUBLICATION) == 0)
+		bemi_emit_ended(table_of_deleted_row(dropped->object), dropped->schema,
+						dropped->table);
 }
 
 /*

@@ -3,23 +3,23 @@
  * message.c
  *		Tells the worker, through the write-ahead log, which tables are tracked.
  *
- * In flow a table and what has happened to it; out flows a transactional logical
- * message, prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits that sign the
- * rest, which is a JSON object:
+ * In flow a table and what has happened to it; out flows a transactional
+ * logical message, prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits
+ * that sign the rest, which is a JSON object:
  *
  *	{"event": "began", "relation": 16385, "schema": "public", "table": "todo",
  *	 "description": {...}, "detail": null, "transaction": "733"}
  *
- * The worker meets the message in its place between the changes and applies it with
- * the transaction's other changes.  Anybody can write logical messages, also copies
- * of ours; hence the signature and the transaction's id.
+ * The worker meets the message in its place between the changes and applies it
+ * with the transaction's other changes.  Anybody can write logical messages,
+ * also copies of ours; hence the signature and the transaction's id.
  *
- * The signing key is the row of _bemi.signing_key.  Nobody but a superuser can read that
- * table, so it is read here, in C, by whoever executes DDL.  Nothing of it leaves
- * this file but signatures.
+ * The signing key is the row of _bemi.signing_key.  Nobody but a superuser can
+ * read that table, so it is read here, in C, by whoever executes DDL.  Nothing
+ * of it leaves this file but signatures.
  *
- * What must never happen: a message that an error takes back although the DDL stays.
- * So no caller may catch errors around these functions.
+ * What must never happen: a message that an error takes back although the DDL
+ * stays.  So no caller may catch errors around these functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -89,7 +89,9 @@ static char *
 read_secret(void)
 {
 	Oid			schema = get_namespace_oid(BEMI_INTERNAL_SCHEMA, true);
-	Oid			relation = OidIsValid(schema) ? get_relname_relid("signing_key", schema) : InvalidOid;
+	Oid			relation = OidIsValid(schema) ?
+		get_relname_relid("signing_key", schema) :
+		InvalidOid;
 	Relation	secret;
 	char	   *value = NULL;
 
@@ -108,9 +110,10 @@ read_secret(void)
 /*
  * Signs a message and writes it.
  *
- * A row that comes next in another subtransaction could overtake the message (see
- * capture/message.c): an event trigger function may run in one of its own, or the
- * client may begin one.  So a record without meaning is put behind it.
+ * A row that comes next in another subtransaction could overtake the message
+ * (see capture/message.c): an event trigger function may run in one of its
+ * own, or the client may begin one.  So a record without meaning is put behind
+ * it.
  */
 static void
 write_signed(const char *secret, const char *message)
@@ -121,7 +124,8 @@ write_signed(const char *secret, const char *message)
 	initStringInfo(&content);
 	appendStringInfoString(&content, bemi_hmac(key, message, strlen(message)));
 	appendStringInfoString(&content, message);
-	(void) bemi_log_message(BEMI_TRACKING_PREFIX, content.data, content.len, true);
+	(void) bemi_log_message(BEMI_TRACKING_PREFIX, content.data, content.len,
+							true);
 	XLogBeginInsert();
 	(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
 }
@@ -143,7 +147,8 @@ append_text(StringInfo message, const char *key, const char *text)
  */
 void
 bemi_emit_tracking(const char *event, Oid relation, const char *schema,
-				   const char *table, const char *description, const char *detail)
+				   const char *table, const char *description,
+				   const char *detail)
 {
 	char	   *secret = XLogLogicalInfoActive() ? read_secret() : NULL;
 	StringInfoData message;
@@ -157,15 +162,18 @@ bemi_emit_tracking(const char *event, Oid relation, const char *schema,
 	append_text(&message, "schema", schema);
 	append_text(&message, "table", table);
 	append_text(&message, "detail", detail);
-	appendStringInfo(&message, "\"transaction\": \"%u\", ", GetTopTransactionId());
+	appendStringInfo(&message, "\"transaction\": \"%u\", ",
+					 GetTopTransactionId());
 	appendStringInfo(&message, "\"description\": %s}",
-					 description && strlen(description) < LONGEST_DESCRIPTION ? description : "null");
+					 description && strlen(description) < LONGEST_DESCRIPTION ?
+					 description :
+					 "null");
 	write_signed(secret, message.data);
 }
 
 /*
- * The first partition whose rows are not in the write-ahead log of this server, or
- * InvalidOid.
+ * The first partition whose rows are not in the write-ahead log of this
+ * server, or InvalidOid.
  */
 static Oid
 find_unlogged_partition(Oid root)
@@ -197,7 +205,9 @@ describe_unlogged_partition(Oid root)
 	if (!OidIsValid(partition))
 		return NULL;
 	return psprintf("%s is %s", bemi_relation_name(partition),
-					get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE ? "a foreign table" : "unlogged");
+					get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE ?
+					"a foreign table" :
+					"unlogged");
 }
 
 /*
@@ -214,18 +224,21 @@ bemi_unstored_partition(PG_FUNCTION_ARGS)
 }
 
 /*
- * Why not all changes of a published table are in the stream, palloc'd; NULL if all
- * are.
+ * Why not all changes of a published table are in the stream, palloc'd; NULL
+ * if all are.
  */
 static char *
 why_incomplete(HeapTuple published, const Publication *publication)
 {
-	Oid			relation = ((Form_pg_publication_rel) GETSTRUCT(published))->prrelid;
+	Oid			relation =
+		((Form_pg_publication_rel) GETSTRUCT(published))->prrelid;
 	const PublicationActions *actions = &publication->pubactions;
-	bool		is_partitioned = get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE;
+	bool		is_partitioned =
+		get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE;
 	char	   *unlogged;
 
-	if (!actions->pubinsert || !actions->pubupdate || !actions->pubdelete || !actions->pubtruncate)
+	if (!actions->pubinsert || !actions->pubupdate || !actions->pubdelete ||
+		!actions->pubtruncate)
 		return pstrdup("The publication does not publish all operations.");
 	if (is_partitioned && !publication->pubviaroot)
 		return pstrdup("The publication does not publish by way of the partition root.");
@@ -236,16 +249,17 @@ why_incomplete(HeapTuple published, const Publication *publication)
 }
 
 /*
- * Tells what a table that the publication lists is called and what it is like, and
- * whether all changes of it are published.  A partition is published with its root,
- * or by a name of its own, whose history is not kept as complete.
+ * Tells what a table that the publication lists is called and what it is like,
+ * and whether all changes of it are published.  A partition is published with
+ * its root, or by a name of its own, whose history is not kept as complete.
  */
 void
 bemi_emit_membership(Oid relation)
 {
 	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
-	HeapTuple	published = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relation),
-											ObjectIdGetDatum(publication));
+	HeapTuple	published =
+		SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relation),
+						ObjectIdGetDatum(publication));
 	char	   *table = get_rel_name(relation);
 	char	   *detail;
 
@@ -254,21 +268,23 @@ bemi_emit_membership(Oid relation)
 	if (table != NULL && !get_rel_relispartition(relation))
 	{
 		detail = why_incomplete(published, GetPublication(publication));
-		bemi_emit_tracking(detail ? BEMI_EVENT_ENDED : BEMI_EVENT_BEGAN, relation,
-						   get_namespace_name(get_rel_namespace(relation)), table,
-						   bemi_describe(relation, NULL), detail);
+		bemi_emit_tracking(detail ? BEMI_EVENT_ENDED : BEMI_EVENT_BEGAN,
+						   relation,
+						   get_namespace_name(get_rel_namespace(relation)),
+						   table, bemi_describe(relation, NULL), detail);
 	}
 	ReleaseSysCache(published);
 }
 
 /*
- * Tells that a table is no longer published, or is gone.  Others may have been writing
- * to it at that time and commit later, so its description goes along.
+ * Tells that a table is no longer published, or is gone.  Others may have been
+ * writing to it at that time and commit later, so its description goes along.
  */
 void
 bemi_emit_ended(Oid relation, const char *schema, const char *table)
 {
-	bool		is_there = OidIsValid(relation) && get_rel_relkind(relation) != '\0';
+	bool		is_there =
+		OidIsValid(relation) && get_rel_relkind(relation) != '\0';
 
 	bemi_emit_tracking(BEMI_EVENT_ENDED, relation, schema, table,
 					   is_there ? bemi_describe(relation, NULL) : NULL, NULL);

@@ -3,14 +3,15 @@
  * publication.c
  *		A table's place in the publication "bemi".
  *
- * ALTER PUBLICATION takes a name, and locks the publication until the transaction
- * ends, so that two sessions that make tables would wait for each other.  The
- * functions here work by OID, and share a lock with each other.  It conflicts
- * with the one that ALTER PUBLICATION and DROP PUBLICATION take.
+ * ALTER PUBLICATION takes a name, and locks the publication until the
+ * transaction ends, so that two sessions that make tables would wait for each
+ * other.  The functions here work by OID, and share a lock with each other.
+ * It conflicts with the one that ALTER PUBLICATION and DROP PUBLICATION take.
  *
  * pgoutput caches whether a relation is published, and under which root.
- * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 renews this
- * only when the publication is invalidated, see bemi_publication_invalidate().
+ * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 renews
+ * this only when the publication is invalidated, see
+ * bemi_publication_invalidate().
  *
  *-------------------------------------------------------------------------
  */
@@ -35,12 +36,14 @@
 #include "track/track.h"
 
 /*
- * Is the publication there, and does it have generated columns where that can be?
+ * Is the publication there, and does it have generated columns where that can
+ * be?
  */
 static bool
 is_usable(Oid publication)
 {
-	HeapTuple	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
+	HeapTuple	tuple =
+		SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
 	bool		is_usable = HeapTupleIsValid(tuple) &&
 		!bemi_lacks_generated_columns((Form_pg_publication) GETSTRUCT(tuple));
 
@@ -63,13 +66,16 @@ lock_publication(void)
 		CHECK_FOR_INTERRUPTS();
 		if (!is_usable(publication))
 		{
-			bemi_call_as_owner("SELECT _bemi.ensure_publication()", 0, NULL, NULL);
+			bemi_call_as_owner("SELECT _bemi.ensure_publication()", 0, NULL,
+							   NULL);
 			publication = get_publication_oid(BEMI_PUBLICATION, false);
 		}
-		LockDatabaseObject(PublicationRelationId, publication, 0, AccessShareLock);
+		LockDatabaseObject(PublicationRelationId, publication, 0,
+						   AccessShareLock);
 		if (get_publication_oid(BEMI_PUBLICATION, true) == publication)
 			return publication;
-		UnlockDatabaseObject(PublicationRelationId, publication, 0, AccessShareLock);
+		UnlockDatabaseObject(PublicationRelationId, publication, 0,
+							 AccessShareLock);
 	}
 }
 
@@ -81,18 +87,20 @@ check_publication(Oid publication)
 {
 	bemi_check_publication_owner();
 	if (!bemi_publication_ownercheck(publication, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION, BEMI_PUBLICATION);
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION,
+					   BEMI_PUBLICATION);
 	if (GetPublication(publication)->alltables)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("publication \"%s\" must list its tables", BEMI_PUBLICATION),
+				 errmsg("publication \"%s\" must list its tables",
+						BEMI_PUBLICATION),
 				 errdetail("The history itself would be among all tables."),
 				 errhint("DROP PUBLICATION %s;", BEMI_PUBLICATION)));
 }
 
 /*
- * Puts a table into the publication.  The caller has checked who asks for that,
- * and acts as the extension's owner.
+ * Puts a table into the publication.  The caller has checked who asks for
+ * that, and acts as the extension's owner.
  */
 void
 bemi_publish_table(Oid relation)
@@ -130,7 +138,8 @@ bemi_unpublish_table(Oid relation)
 	publication = lock_publication();
 	check_publication(publication);
 	ObjectAddressSet(address, PublicationRelRelationId,
-					 GetSysCacheOid2(PUBLICATIONRELMAP, Anum_pg_publication_rel_oid,
+					 GetSysCacheOid2(PUBLICATIONRELMAP,
+									 Anum_pg_publication_rel_oid,
 									 ObjectIdGetDatum(relation),
 									 ObjectIdGetDatum(publication)));
 	if (!OidIsValid(address.objectId))
@@ -143,9 +152,9 @@ bemi_unpublish_table(Oid relation)
 }
 
 /*
- * Sends the invalidation that an update of the root's row in pg_publication_rel would
- * send.  The row itself stays as it is, because two sessions that attach partitions
- * to one root must not wait for each other.
+ * Sends the invalidation that an update of the root's row in
+ * pg_publication_rel would send.  The row itself stays as it is, because two
+ * sessions that attach partitions to one root must not wait for each other.
  */
 void
 bemi_publication_invalidate(Oid root)
@@ -156,7 +165,9 @@ bemi_publication_invalidate(Oid root)
 	if (BEMI_RELATION_RENEWS_PUBLICATION)
 		return;
 	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(root),
-							ObjectIdGetDatum(get_publication_oid(BEMI_PUBLICATION, true)));
+							ObjectIdGetDatum(
+											 get_publication_oid(BEMI_PUBLICATION,
+																 true)));
 	if (!HeapTupleIsValid(tuple))
 		return;
 	catalog = table_open(PublicationRelRelationId, AccessShareLock);

@@ -14,9 +14,10 @@
  *   publication like any other, so a role with CREATE on the database could make
  *   it before bemi does, rename one of its own to it, or be given it.
  *
- * The event triggers here run with the rights of the user who runs the command,
- * because it is about these.  They fire for commands that bemi has nothing to do
- * with, so they call no SQL function and need no privilege (see catalog.c).
+ * The event triggers here run with the rights of the user who runs the
+ * command, because it is about these.  They fire for commands that bemi has
+ * nothing to do with, so they call no SQL function and need no privilege (see
+ * catalog.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -127,7 +128,8 @@ sets_rules(Oid relation, int argument_count)
 void
 bemi_check_rule_setter(Oid relation, Oid owner, int argument_count)
 {
-	if (!sets_rules(relation, argument_count) || bemi_may_track(GetUserId(), owner))
+	if (!sets_rules(relation, argument_count) ||
+		bemi_may_track(GetUserId(), owner))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -135,12 +137,13 @@ bemi_check_rule_setter(Oid relation, Oid owner, int argument_count)
 					bemi_relation_name(relation)),
 			 errdetail("It takes the owner, and the right to call bemi.track()."),
 			 errhint("GRANT EXECUTE ON FUNCTION bemi.track TO %s;",
-					 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+					 quote_identifier(
+									  GetUserNameFromId(GetUserId(), false)))));
 }
 
 /*
- * Error if bemi.emit_context() cannot work in a trigger of this kind: it would fail
- * with the application's first write.
+ * Error if bemi.emit_context() cannot work in a trigger of this kind: it would
+ * fail with the application's first write.
  */
 void
 bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
@@ -148,14 +151,17 @@ bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
 	const char *name = NameStr(trigger->tgname);
 	const char *table = bemi_relation_name(trigger->tgrelid);
 
-	if (!TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype))
+	if (!TRIGGER_FOR_ROW(trigger->tgtype) &&
+		TRIGGER_FOR_BEFORE(trigger->tgtype))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-			 errmsg("trigger \"%s\" of table \"%s\" cannot execute bemi.emit_context()", name, table),
+			 errmsg("trigger \"%s\" of table \"%s\" cannot execute bemi.emit_context()",
+					name, table),
 			 errdetail("The context must be written before the rows, once a statement."),
 			 errhint("CREATE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT"
-					 " EXECUTE FUNCTION bemi.emit_context();", quote_identifier(name), table)));
+					 " EXECUTE FUNCTION bemi.emit_context();",
+					 quote_identifier(name), table)));
 }
 
 /*
@@ -176,7 +182,8 @@ check_trigger(const BemiCommand *command, Oid emit_context)
 	FormData_pg_trigger trigger;
 	FormData_pg_class table;
 
-	if (!bemi_trigger_look_up(command->object, &trigger) || !find_relation(trigger.tgrelid, &table))
+	if (!bemi_trigger_look_up(command->object, &trigger) ||
+		!find_relation(trigger.tgrelid, &table))
 		return;
 	refuse_trigger_on_bemi(&table);
 	if (trigger.tgfoid != emit_context)
@@ -192,12 +199,13 @@ bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo, const char *name)
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called by event trigger manager", name)));
+				 errmsg("function \"%s\" was not called by event trigger manager",
+						name)));
 }
 
 /*
- * _bemi.refuse_triggers(): event trigger at the end of CREATE TRIGGER and CREATE
- * SCHEMA, which may have triggers in it.
+ * _bemi.refuse_triggers(): event trigger at the end of CREATE TRIGGER and
+ * CREATE SCHEMA, which may have triggers in it.
  */
 Datum
 bemi_refuse_triggers(PG_FUNCTION_ARGS)
@@ -223,7 +231,8 @@ bemi_refuse_triggers(PG_FUNCTION_ARGS)
 static Oid
 publication_owner(Oid publication)
 {
-	HeapTuple	tuple = SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
+	HeapTuple	tuple =
+		SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
 	Oid			owner = InvalidOid;
 
 	if (HeapTupleIsValid(tuple))
@@ -235,9 +244,9 @@ publication_owner(Oid publication)
 }
 
 /*
- * Error if publication "bemi" belongs to somebody who has not the rights of the
- * extension's owner anyhow.  Superusers have them: pg_restore --no-owner leaves the
- * publication to whoever restores.
+ * Error if publication "bemi" belongs to somebody who has not the rights of
+ * the extension's owner anyhow.  Superusers have them: pg_restore --no-owner
+ * leaves the publication to whoever restores.
  */
 void
 bemi_check_publication_owner(void)
@@ -245,7 +254,8 @@ bemi_check_publication_owner(void)
 	Oid			owner = publication_owner(get_publication_oid("bemi", true));
 	Oid			rightful = bemi_extension_owner();
 
-	if (!OidIsValid(owner) || !OidIsValid(rightful) || has_privs_of_role(owner, rightful))
+	if (!OidIsValid(owner) || !OidIsValid(rightful) ||
+		has_privs_of_role(owner, rightful))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -257,8 +267,8 @@ bemi_check_publication_owner(void)
 }
 
 /*
- * _bemi.refuse_publication(): event trigger at the end of CREATE PUBLICATION and
- * ALTER PUBLICATION.
+ * _bemi.refuse_publication(): event trigger at the end of CREATE PUBLICATION
+ * and ALTER PUBLICATION.
  */
 Datum
 bemi_refuse_publication(PG_FUNCTION_ARGS)
@@ -272,7 +282,8 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 	{
 		BemiCommand *command = lfirst(cell);
 
-		if (command->catalog == PublicationRelationId && command->object == publication)
+		if (command->catalog == PublicationRelationId &&
+			command->object == publication)
 			bemi_check_publication_owner();
 	}
 	PG_RETURN_NULL();

@@ -4,22 +4,24 @@
  *		What pg_restore does not bring back.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
- * identity, but not the table's place in the publication.  Without that, none of
- * its changes are stored.  So the event trigger that sees the trigger being made
- * publishes the table, if whoever restores it may track it, and else warns.
+ * identity, but not the table's place in the publication.  Without that, none
+ * of its changes are stored.  So the event trigger that sees the trigger being
+ * made publishes the table, if whoever restores it may track it, and else
+ * warns.
  *
  * A dump of the whole database has the same trigger, and adds the table to the
- * publication later, which fails if it is there already.  Such a dump is restored
- * into a database that nobody reads yet: it has no slot of bemi.  There, the
- * function does not publish.  It warns only if there is a publication, as that of the
- * dump may yet come; bemi.start() warns of the tables that it has not brought.
+ * publication later, which fails if it is there already.  Such a dump is
+ * restored into a database that nobody reads yet: it has no slot of bemi.
+ * There, the function does not publish.  It warns only if there is a
+ * publication, as that of the dump may yet come; bemi.start() warns of the
+ * tables that it has not brought.
  *
  * pg_restore shows a warning of the server with --verbose only, so the
  * warning is not enough where more can be done.
  *
- * A partition of bemi.changes gives no rights to others.  In a dump, that is the
- * same as the server's default, so the dump does not state it, and a partition
- * that is restored gets what default privileges give.
+ * A partition of bemi.changes gives no rights to others.  In a dump, that is
+ * the same as the server's default, so the dump does not state it, and a
+ * partition that is restored gets what default privileges give.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,8 +39,8 @@
 #include "worker/worker.h"
 
 /*
- * Whether the trigger is one that bemi.track() has made, on a table that is tracked
- * by itself and not published.  A partition follows its root.
+ * Whether the trigger is one that bemi.track() has made, on a table that is
+ * tracked by itself and not published.  A partition follows its root.
  */
 static bool
 needs_publication(const FormData_pg_trigger *trigger, const BemiTable *table)
@@ -49,8 +51,8 @@ needs_publication(const FormData_pg_trigger *trigger, const BemiTable *table)
 }
 
 /*
- * Whether the table and all its partitions have the identity without which updates
- * of a published table fail.
+ * Whether the table and all its partitions have the identity without which
+ * updates of a published table fail.
  */
 static bool
 has_identities(const BemiTable *table)
@@ -61,7 +63,8 @@ has_identities(const BemiTable *table)
 	{
 		BemiTable	part;
 
-		if (bemi_table_look_up(lfirst_oid(cell), &part) && part.kind == RELKIND_RELATION &&
+		if (bemi_table_look_up(lfirst_oid(cell), &part) &&
+			part.kind == RELKIND_RELATION &&
 			part.identity != REPLICA_IDENTITY_FULL)
 			return false;
 	}
@@ -83,13 +86,15 @@ warn_of_unpublished(const BemiTable *table)
 
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table \"%s\" is not in publication \"%s\"", name, BEMI_PUBLICATION),
+			 errmsg("table \"%s\" is not in publication \"%s\"", name,
+					BEMI_PUBLICATION),
 			 errdetail("Its changes are not stored. A dump of single tables does not contain the publication."),
 			 errhint("SELECT bemi.track(%s);", quote_literal_cstr(name))));
 }
 
 /*
- * Called for each trigger that CREATE TRIGGER has made to run bemi.emit_context().
+ * Called for each trigger that CREATE TRIGGER has made to run
+ * bemi.emit_context().
  */
 void
 bemi_track_restored(const FormData_pg_trigger *trigger)
@@ -97,7 +102,8 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 	BemiTable	table;
 	BemiRights	former;
 
-	if (!bemi_table_look_up(trigger->tgrelid, &table) || !needs_publication(trigger, &table) ||
+	if (!bemi_table_look_up(trigger->tgrelid, &table) ||
+		!needs_publication(trigger, &table) ||
 		!OidIsValid(get_publication_oid(BEMI_PUBLICATION, true)))
 		return;
 	if (!can_publish(&table))
@@ -108,8 +114,8 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 	bemi_act_as_owner(&former);
 	bemi_publish_table(table.oid);
 	bemi_act_as_before(&former);
-	ereport(NOTICE,
-			(errmsg("table \"%s\" is tracked again", bemi_relation_name(table.oid))));
+	ereport(NOTICE, (errmsg("table \"%s\" is tracked again",
+							bemi_relation_name(table.oid))));
 }
 
 /*
@@ -123,5 +129,6 @@ bemi_restore_privileges(const BemiTable *table)
 	Datum		values[] = {ObjectIdGetDatum(table->oid)};
 
 	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true))
-		bemi_call_as_owner("SELECT _bemi.make_private($1)", lengthof(types), types, values);
+		bemi_call_as_owner("SELECT _bemi.make_private($1)", lengthof(types),
+						   types, values);
 }

@@ -3,19 +3,19 @@
  * rights.c
  *		What tracking does with the rights of the extension's owner, and for whom.
  *
- * A table's owner may be allowed to track it without owning the publication
- * or the list of tracked schemas.  The functions of tracking check the rights of
+ * A table's owner may be allowed to track it without owning the publication or
+ * the list of tracked schemas.  The functions of tracking check the rights of
  * whoever calls them and then act as the owner of the extension.
  *
  * They are not SECURITY DEFINER functions, because those cannot tell who calls
  * them: the role that the session has set is not it, when the call comes from
  * somebody else's index expression or function that a superuser's session
- * happens to run.  The current user at the time of the call is what counts, and
- * only C can look at that first and change it then.
+ * happens to run.  The current user at the time of the call is what counts,
+ * and only C can look at that first and change it then.
  *
- * All SQL here calls functions by qualified names, without operators, and those
- * pin their search_path.  An error takes the user back, as the server resets it
- * with the (sub)transaction.
+ * All SQL here calls functions by qualified names, without operators, and
+ * those pin their search_path.  An error takes the user back, as the server
+ * resets it with the (sub)transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,7 +52,8 @@ bemi_extension_owner(void)
 	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(extension));
 	catalog = table_open(ExtensionRelationId, AccessShareLock);
-	scan = systable_beginscan(catalog, ExtensionOidIndexId, true, NULL, 1, &key);
+	scan =
+		systable_beginscan(catalog, ExtensionOidIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
@@ -85,7 +86,8 @@ bemi_act_as_before(const BemiRights *former)
 static void
 call(const char *command, int count, Oid *types, Datum *values)
 {
-	if (SPI_execute_with_args(command, count, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(command, count, types, values, NULL, false, 0) !=
+		SPI_OK_SELECT)
 		elog(ERROR, "could not run \"%s\"", command);
 }
 
@@ -110,7 +112,8 @@ bemi_check_tracker(const BemiTable *table)
 	if (!bemi_may_track(GetUserId(), table->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to track table \"%s\"", NameStr(table->name)),
+				 errmsg("permission denied to track table \"%s\"",
+						NameStr(table->name)),
 				 errdetail("It takes the owner, and the right to call bemi.track().")));
 }
 
@@ -124,8 +127,10 @@ bemi_mark_schema(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 
 	SPI_connect();
-	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types, values);
+	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types,
+		 values);
 	SPI_finish();
-	bemi_call_as_owner("SELECT _bemi.set_marked($1, $2)", lengthof(types), types, values);
+	bemi_call_as_owner("SELECT _bemi.set_marked($1, $2)", lengthof(types),
+					   types, values);
 	PG_RETURN_VOID();
 }

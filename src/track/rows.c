@@ -3,11 +3,12 @@
  * rows.c
  *		Commands that change the rows of a tracked table without a change for each.
  *
- * A partition that is attached brings its rows along, and one that is detached or
- * dropped takes them away.  ALTER TABLE computes new values for whole columns.  None
- * of this is in the stream, so the worker writes a gap into bemi.gaps, at the commit
- * of the command.  In flow the events of event triggers and what capture/capture.c knows of
- * TRUNCATE; out flow tracking messages (message.c) about the root.
+ * A partition that is attached brings its rows along, and one that is detached
+ * or dropped takes them away.  ALTER TABLE computes new values for whole
+ * columns.  None of this is in the stream, so the worker writes a gap into
+ * bemi.gaps, at the commit of the command.  In flow the events of event
+ * triggers and what capture/capture.c knows of TRUNCATE; out flow tracking
+ * messages (message.c) about the root.
  *
  *	command							gap, if there are rows
  *	-------							----------------------
@@ -24,9 +25,9 @@
  *	ATTACH, CREATE of a foreign or	the root's history is not complete for as long as
  *	unlogged partition				it has that partition, see bemi_emit_membership()
  *
- * An empty table makes no gap.  What must never happen: a wait for somebody's lock on
- * a table that the command has not locked itself.  Where such a table may have rows,
- * it counts as if it had.
+ * An empty table makes no gap.  What must never happen: a wait for somebody's
+ * lock on a table that the command has not locked itself.  Where such a table
+ * may have rows, it counts as if it had.
  *
  *-------------------------------------------------------------------------
  */
@@ -53,8 +54,8 @@
 PG_FUNCTION_INFO_V1(bemi_follow_rewrite);
 
 /*
- * The table under whose name the changes of a relation are published: its root, or
- * itself; InvalidOid if neither is.
+ * The table under whose name the changes of a relation are published: its
+ * root, or itself; InvalidOid if neither is.
  */
 static Oid
 published_as(Oid relation)
@@ -67,8 +68,8 @@ published_as(Oid relation)
 }
 
 /*
- * Tells that rows of a published table have changed without changes.  "detail" is a
- * sentence for bemi.gaps.
+ * Tells that rows of a published table have changed without changes.  "detail"
+ * is a sentence for bemi.gaps.
  */
 static void
 emit_rows_changed(Oid published, const char *detail)
@@ -77,8 +78,8 @@ emit_rows_changed(Oid published, const char *detail)
 
 	if (table != NULL)
 		bemi_emit_tracking(BEMI_EVENT_ROWS_CHANGED, published,
-						   get_namespace_name(get_rel_namespace(published)), table,
-						   NULL, detail);
+						   get_namespace_name(get_rel_namespace(published)),
+						   table, NULL, detail);
 }
 
 /*
@@ -90,7 +91,8 @@ has_visible_row(Relation table)
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(table, NULL);
 	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
-	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	bool		found =
+		table_scan_getnextslot(scan, ForwardScanDirection, slot);
 
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -131,14 +133,16 @@ tree_may_have_rows(Oid relation)
 	foreach(cell, find_all_inheritors(relation, NoLock, NULL))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION && may_have_rows(lfirst_oid(cell)))
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION &&
+			may_have_rows(lfirst_oid(cell)))
 			return true;
 	}
 	return false;
 }
 
 /*
- * A partition was attached to a published root or a table below it, or detached.
+ * A partition was attached to a published root or a table below it, or
+ * detached.
  */
 void
 bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
@@ -150,8 +154,8 @@ bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
 }
 
 /*
- * Event trigger function for commands that are about to rewrite a table, which they
- * have locked.  Values change only if new ones are computed.
+ * Event trigger function for commands that are about to rewrite a table, which
+ * they have locked.  Values change only if new ones are computed.
  */
 Datum
 bemi_follow_rewrite(PG_FUNCTION_ARGS)
@@ -161,14 +165,17 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 	Oid			published;
 
 	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_rewrite");
-	table = DatumGetObjectId(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_OID));
-	reason = DatumGetInt32(OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_REASON));
+	table = DatumGetObjectId(
+							 OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_OID));
+	reason = DatumGetInt32(
+						   OidFunctionCall0(F_PG_EVENT_TRIGGER_TABLE_REWRITE_REASON));
 	if ((reason & (AT_REWRITE_DEFAULT_VAL | AT_REWRITE_COLUMN_REWRITE)) == 0)
 		PG_RETURN_VOID();
 	published = published_as(table);
 	if (OidIsValid(published) && may_have_rows(table))
 		emit_rows_changed(published,
-						  psprintf("Table %s was rewritten: %s.", bemi_relation_name(table),
+						  psprintf("Table %s was rewritten: %s.",
+								   bemi_relation_name(table),
 								   reason & AT_REWRITE_COLUMN_REWRITE ?
 								   "the type of a column has changed" :
 								   "a column was computed for each row"));
@@ -176,20 +183,24 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 }
 
 /*
- * The parent that a partition had until this transaction, InvalidOid if it was none.
+ * The parent that a partition had until this transaction, InvalidOid if it was
+ * none.
  */
 static Oid
 former_parent(Oid partition)
 {
-	HeapTuple	tuple = bemi_deleted_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
-										 Anum_pg_inherits_inhrelid, partition);
+	HeapTuple	tuple =
+		bemi_deleted_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
+						 Anum_pg_inherits_inhrelid, partition);
 
-	return tuple ? ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent : InvalidOid;
+	return tuple ? ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent :
+		InvalidOid;
 }
 
 /*
- * The table under whose name the changes of a dropped partition were published, and
- * still are those of its siblings.  Other partitions above it may be gone, too.
+ * The table under whose name the changes of a dropped partition were
+ * published, and still are those of its siblings.  Other partitions above it
+ * may be gone, too.
  */
 static Oid
 formerly_published_as(Oid partition)
@@ -206,21 +217,26 @@ formerly_published_as(Oid partition)
 }
 
 /*
- * Whether the storage of a dropped table, which goes at commit, has any blocks.
+ * Whether the storage of a dropped table, which goes at commit, has any
+ * blocks.
  */
 static bool
 storage_has_blocks(Form_pg_class table)
 {
 	bemi_storage_id storage = {OidIsValid(table->reltablespace) ?
-	table->reltablespace : MyDatabaseTableSpace, MyDatabaseId, table->relfilenode};
+		table->reltablespace :
+		MyDatabaseTableSpace,
+	MyDatabaseId, table->relfilenode};
 
 	if (table->relam != HEAP_TABLE_AM_OID || !OidIsValid(table->relfilenode))
 		return true;
-	return smgrnblocks(smgropen(storage, INVALID_PROC_NUMBER), MAIN_FORKNUM) > 0;
+	return smgrnblocks(smgropen(storage, INVALID_PROC_NUMBER), MAIN_FORKNUM) >
+		0;
 }
 
 /*
- * A table was dropped, which may have been a partition of a table that is still there.
+ * A table was dropped, which may have been a partition of a table that is
+ * still there.
  */
 void
 bemi_follow_dropped_table(const BemiDropped *dropped)
@@ -234,28 +250,31 @@ bemi_follow_dropped_table(const BemiDropped *dropped)
 	if (!OidIsValid(published))
 		return;
 	if (form->relkind == RELKIND_RELATION && storage_has_blocks(form))
-		emit_rows_changed(published, psprintf("Partition %s was dropped with its rows.",
-										  dropped->identity));
-	if (form->relkind == RELKIND_FOREIGN_TABLE || form->relpersistence == RELPERSISTENCE_UNLOGGED)
+		emit_rows_changed(published,
+						  psprintf("Partition %s was dropped with its rows.",
+								   dropped->identity));
+	if (form->relkind == RELKIND_FOREIGN_TABLE ||
+		form->relpersistence == RELPERSISTENCE_UNLOGGED)
 		bemi_emit_membership(published);
 }
 
 /*
- * TRUNCATE is about to empty a table, which it has locked.  Whether that table is a
- * partition with rows whose root is published, which does not need to be named by the
- * statement.
+ * TRUNCATE is about to empty a table, which it has locked.  Whether that table
+ * is a partition with rows whose root is published, which does not need to be
+ * named by the statement.
  */
 bool
 bemi_truncates_published_rows(Relation table)
 {
-	return table->rd_rel->relispartition && table->rd_rel->relkind == RELKIND_RELATION &&
+	return table->rd_rel->relispartition &&
+		table->rd_rel->relkind == RELKIND_RELATION &&
 		bemi_is_published(bemi_partition_root(RelationGetRelid(table))) &&
 		may_have_rows(RelationGetRelid(table));
 }
 
 /*
- * TRUNCATE has emptied partitions.  It is in the stream where it has emptied their
- * root, too.
+ * TRUNCATE has emptied partitions.  It is in the stream where it has emptied
+ * their root, too.
  */
 void
 bemi_follow_truncated(const List *partitions, const List *truncated)
@@ -267,7 +286,8 @@ bemi_follow_truncated(const List *partitions, const List *truncated)
 		Oid			root = bemi_partition_root(lfirst_oid(cell));
 
 		if (!list_member_oid(truncated, root))
-			emit_rows_changed(root, psprintf("Partition %s was truncated.",
-											 bemi_relation_name(lfirst_oid(cell))));
+			emit_rows_changed(root,
+							  psprintf("Partition %s was truncated.",
+									   bemi_relation_name(lfirst_oid(cell))));
 	}
 }

@@ -4,15 +4,16 @@
  *		The rules for a tracked table's columns, as its trigger keeps them.
  *
  * Rules are lists of column names, and a name that ends in "*" stands for all
- * columns that begin so: {"ignore": [...], "redact": [...], "redact_hash": [...]}.
- * They are the last argument of the trigger that bemi.track() makes, so they are
- * dumped, restored and dropped with the table.
+ * columns that begin so: {"ignore": [...], "redact": [...], "redact_hash":
+ * [...]}.  They are the last argument of the trigger that bemi.track() makes,
+ * so they are dumped, restored and dropped with the table.
  *
- * In flows a table's OID; out flow its rules, in the current memory context.  The
- * functions that set rules write the trigger, with the rights of the extension's owner;
- * their callers have checked who asks for that, and locked the table.  Nothing here throws because of what the trigger holds: the owner of a
- * table can make a trigger with any arguments.  What must never happen: rules that
- * cannot be read count as none.  They redact all columns.
+ * In flows a table's OID; out flow its rules, in the current memory context.
+ * The functions that set rules write the trigger, with the rights of the
+ * extension's owner; their callers have checked who asks for that, and locked
+ * the table.  Nothing here throws because of what the trigger holds: the owner
+ * of a table can make a trigger with any arguments.  What must never happen:
+ * rules that cannot be read count as none.  They redact all columns.
  *
  *-------------------------------------------------------------------------
  */
@@ -53,12 +54,14 @@ list_of_kind(BemiRules *rules, const JsonbValue *kind)
 	{
 		const char *name;
 		List	  **list;
-	}			kinds[] = {{"ignore", &rules->ignore}, {"redact", &rules->redact},
+	}			kinds[] = {{"ignore", &rules->ignore},
+	{"redact", &rules->redact},
 	{"redact_hash", &rules->redact_hash}};
 
 	for (int i = 0; i < lengthof(kinds); i++)
 		if (kind->val.string.len == strlen(kinds[i].name) &&
-			memcmp(kind->val.string.val, kinds[i].name, kind->val.string.len) == 0)
+			memcmp(kind->val.string.val, kinds[i].name,
+				   kind->val.string.len) == 0)
 			return kinds[i].list;
 	return NULL;
 }
@@ -71,7 +74,8 @@ append_names(List **names, const JsonbValue *array)
 {
 	JsonbContainer *elements;
 
-	if (array->type != jbvBinary || !JsonContainerIsArray(array->val.binary.data))
+	if (array->type != jbvBinary ||
+		!JsonContainerIsArray(array->val.binary.data))
 		return false;
 	elements = array->val.binary.data;
 	for (uint32 i = 0; i < JsonContainerSize(elements); i++)
@@ -80,13 +84,15 @@ append_names(List **names, const JsonbValue *array)
 
 		if (element->type != jbvString)
 			return false;
-		*names = lappend(*names, pnstrdup(element->val.string.val, element->val.string.len));
+		*names = lappend(*names, pnstrdup(element->val.string.val,
+										  element->val.string.len));
 	}
 	return true;
 }
 
 /*
- * Reads rules from their text; false if it is not a list of names for each kind.
+ * Reads rules from their text; false if it is not a list of names for each
+ * kind.
  */
 static bool
 parse_rules(const char *text, BemiRules *rules)
@@ -97,7 +103,8 @@ parse_rules(const char *text, BemiRules *rules)
 
 	if (!bemi_is_json_object(text, strlen(text)))
 		return false;
-	object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	object =
+		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	iterator = JsonbIteratorInit(&object->root);
 	(void) JsonbIteratorNext(&iterator, &value, true);
 	while (JsonbIteratorNext(&iterator, &value, true) == WJB_KEY)
@@ -124,8 +131,10 @@ bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules)
 	bemi_table_trigger_at(relation, snapshot, &trigger);
 	count = list_length(trigger.arguments);
 	rules->known = count > 0;
-	rules->readable = count <= BEMI_RULES ||
-		(count == BEMI_RULES + 1 && parse_rules(list_nth(trigger.arguments, BEMI_RULES), rules));
+	rules->readable =
+		count <= BEMI_RULES ||
+		(count == BEMI_RULES + 1 &&
+		 parse_rules(list_nth(trigger.arguments, BEMI_RULES), rules));
 	if (rules->readable)
 		return;
 	rules->ignore = rules->redact_hash = NIL;
@@ -143,7 +152,10 @@ joined(const List *names)
 
 	initStringInfo(&text);
 	foreach(cell, names)
-		appendStringInfo(&text, "%s%s", cell == list_head(names) ? "" : ", ", (char *) lfirst(cell));
+	{
+		appendStringInfo(&text, "%s%s", cell == list_head(names) ? "" : ", ",
+						 (char *) lfirst(cell));
+	}
 	return text.data;
 }
 
@@ -206,7 +218,8 @@ write_rules(const BemiTable *table, const BemiRules *rules)
 	if (list_length(trigger.arguments) == BEMI_RULES + 1 &&
 		strcmp(list_nth(trigger.arguments, BEMI_RULES), text) == 0)
 		return;
-	trigger.arguments = lappend(list_truncate(trigger.arguments, BEMI_RULES), text);
+	trigger.arguments =
+		lappend(list_truncate(trigger.arguments, BEMI_RULES), text);
 	bemi_table_set_trigger(table->oid, trigger.arguments);
 	if (bemi_is_published(table->oid))
 	{
@@ -242,8 +255,10 @@ first_match(const List *columns, const List *rules)
 	ListCell   *cell;
 
 	foreach(cell, columns)
+	{
 		if (bemi_rules_match(lfirst(cell), rules))
 			return lfirst(cell);
+	}
 	return NULL;
 }
 
@@ -255,15 +270,18 @@ report_null_name(const BemiTable *table, const char *kind)
 			 errmsg("column name in rule \"%s\" must not be null", kind),
 			 errdetail("The rule is a list of column names."),
 			 errhint("To take it back: SELECT bemi.track(%s, %s => '{}');",
-					 quote_literal_cstr(bemi_relation_name(table->oid)), kind)));
+					 quote_literal_cstr(bemi_relation_name(table->oid)),
+					 kind)));
 }
 
 static void
-report_unknown_column(const BemiTable *table, const char *kind, const char *rule)
+report_unknown_column(const BemiTable *table, const char *kind,
+					  const char *rule)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("column \"%s\" of table \"%s\" does not exist", rule, NameStr(table->name)),
+			 errmsg("column \"%s\" of table \"%s\" does not exist", rule,
+					NameStr(table->name)),
 			 errdetail("It cannot be in the rule \"%s\".", kind),
 			 errhint("Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.")));
 }
@@ -274,8 +292,10 @@ is_listed(const List *names, const char *name)
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (strcmp(lfirst(cell), name) == 0)
 			return true;
+	}
 	return false;
 }
 
@@ -295,7 +315,8 @@ checked_names(const BemiTable *table, const char *kind, ArrayType *array)
 					  &elements, &nulls, &count);
 	for (int i = 0; i < count; i++)
 	{
-		char	   *name = nulls[i] ? NULL : NameStr(*DatumGetName(elements[i]));
+		char	   *name =
+			nulls[i] ? NULL : NameStr(*DatumGetName(elements[i]));
 
 		if (name == NULL)
 			report_null_name(table, kind);
@@ -313,22 +334,28 @@ checked_names(const BemiTable *table, const char *kind, ArrayType *array)
 static char *
 array_text(const List *names, const char *without)
 {
-	ArrayBuildState *state = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	ArrayBuildState *state =
+		initArrayResult(TEXTOID, CurrentMemoryContext, false);
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (without == NULL || !bemi_rule_matches(without, lfirst(cell)))
-			state = accumArrayResult(state, CStringGetTextDatum(lfirst(cell)), false,
-									 TEXTOID, CurrentMemoryContext);
-	return quote_literal_cstr(OidOutputFunctionCall(F_ARRAY_OUT,
-													makeArrayResult(state, CurrentMemoryContext)));
+			state = accumArrayResult(state, CStringGetTextDatum(lfirst(cell)),
+									 false, TEXTOID, CurrentMemoryContext);
+	}
+	return quote_literal_cstr(
+							  OidOutputFunctionCall(F_ARRAY_OUT,
+													makeArrayResult(state,
+																	CurrentMemoryContext)));
 }
 
 /*
  * Error if a column is to be both redacted and hashed.  "kind" was given last.
  */
 static void
-check_redacted_once(const BemiTable *table, const BemiRules *rules, const char *kind)
+check_redacted_once(const BemiTable *table, const BemiRules *rules,
+					const char *kind)
 {
 	ListCell   *cell;
 
@@ -348,17 +375,24 @@ check_redacted_once(const BemiTable *table, const BemiRules *rules, const char *
 				 errdetail("It is in the rule \"%s\" already.", other),
 				 errhint("Give both lists: SELECT bemi.track(%s, %s => %s, %s => %s);",
 						 quote_literal_cstr(bemi_relation_name(table->oid)),
-						 kind, array_text(is_hash ? rules->redact_hash : rules->redact, NULL),
-						 other, array_text(is_hash ? rules->redact : rules->redact_hash, column))));
+						 kind,
+						 array_text(is_hash ? rules->redact_hash :
+									rules->redact,
+									NULL),
+						 other,
+						 array_text(is_hash ? rules->redact :
+									rules->redact_hash,
+									column))));
 	}
 }
 
 /*
- * Sets the kinds of rules that are given; NULL leaves a kind as it is, and an empty
- * list takes it back.
+ * Sets the kinds of rules that are given; NULL leaves a kind as it is, and an
+ * empty list takes it back.
  */
 void
-bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact, ArrayType *redact_hash)
+bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
+			   ArrayType *redact_hash)
 {
 	BemiRules	rules;
 	BemiTable	table;
@@ -369,9 +403,12 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact, ArrayType *re
 	if (!rules.known)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot keep rules for table \"%s\"", NameStr(table.name)),
-				 errdetail("Its trigger \"%s\" was not made by bemi.track().", BEMI_TRIGGER),
-				 errhint("DROP TRIGGER %s ON %s;", BEMI_TRIGGER, bemi_relation_name(relation))));
+				 errmsg("cannot keep rules for table \"%s\"",
+						NameStr(table.name)),
+				 errdetail("Its trigger \"%s\" was not made by bemi.track().",
+						   BEMI_TRIGGER),
+				 errhint("DROP TRIGGER %s ON %s;", BEMI_TRIGGER,
+						 bemi_relation_name(relation))));
 	if (ignore != NULL)
 		rules.ignore = checked_names(&table, "ignore", ignore);
 	if (redact != NULL)
@@ -379,8 +416,11 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact, ArrayType *re
 	if (redact_hash != NULL)
 		rules.redact_hash = checked_names(&table, "redact_hash", redact_hash);
 	check_redacted_once(&table, &rules,
-						redact_hash != NULL && ArrayGetNItems(ARR_NDIM(redact_hash), ARR_DIMS(redact_hash)) > 0 ?
-						"redact_hash" : "redact");
+						redact_hash != NULL &&
+						ArrayGetNItems(ARR_NDIM(redact_hash),
+									   ARR_DIMS(redact_hash)) > 0 ?
+						"redact_hash" :
+						"redact");
 	write_rules(&table, &rules);
 }
 
@@ -395,8 +435,10 @@ carry_list(List *names, const char *former, const char *present)
 	ListCell   *cell;
 
 	foreach(cell, names)
+	{
 		if (strcmp(lfirst(cell), former) != 0)
 			carried = lappend(carried, lfirst(cell));
+	}
 	if (list_length(carried) < list_length(names) ||
 		(bemi_rules_match(former, names) && !bemi_rules_match(present, names)))
 		carried = lappend(carried, pstrdup(present));
@@ -412,7 +454,8 @@ carry_rules(const BemiTable *table, const char *former, const char *present)
 	BemiRules	rules;
 
 	bemi_read_rules(table->oid, NULL, &rules);
-	if (!rules.readable || (rules.ignore == NIL && rules.redact == NIL && rules.redact_hash == NIL))
+	if (!rules.readable || (rules.ignore == NIL && rules.redact == NIL &&
+							rules.redact_hash == NIL))
 		return;
 	rules.ignore = carry_list(rules.ignore, former, present);
 	rules.redact = carry_list(rules.redact, former, present);
@@ -435,8 +478,8 @@ type_of_table(Oid relation)
 }
 
 /*
- * The tables OF a composite type.  pg_class has no index for them, but they depend on
- * the type.
+ * The tables OF a composite type. pg_class has no index for them, but they
+ * depend on the type.
  */
 static List *
 typed_tables(Oid type)
@@ -447,16 +490,18 @@ typed_tables(Oid type)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(type));
-	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2, keys);
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(type));
+	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2,
+							  keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_depend row = (Form_pg_depend) GETSTRUCT(tuple);
 
-		if (row->classid == RelationRelationId && type_of_table(row->objid) == type)
+		if (row->classid == RelationRelationId &&
+			type_of_table(row->objid) == type)
 			tables = list_append_unique_oid(tables, row->objid);
 	}
 	systable_endscan(scan);
@@ -465,32 +510,39 @@ typed_tables(Oid type)
 }
 
 /*
- * A column of a table, or an attribute of a composite type, was renamed, and with it
- * the columns of inheriting and of typed tables.  They take their rules along.  Which
- * of these tables are tracked need not be known: the others have no rules.
+ * A column of a table, or an attribute of a composite type, was renamed, and
+ * with it the columns of inheriting and of typed tables.  They take their
+ * rules along.  Which of these tables are tracked need not be known: the
+ * others have no rules.
  */
 void
-bemi_carry_rules(const BemiTable *table, const char *former, const char *present)
+bemi_carry_rules(const BemiTable *table, const char *former,
+				 const char *present)
 {
-	List	   *roots = OidIsValid(table->row_type) && table->kind == RELKIND_COMPOSITE_TYPE ?
-		typed_tables(table->row_type) : list_make1_oid(table->oid);
+	List	   *roots =
+		OidIsValid(table->row_type) && table->kind == RELKIND_COMPOSITE_TYPE ?
+		typed_tables(table->row_type) :
+		list_make1_oid(table->oid);
 	ListCell   *root;
 	ListCell   *cell;
 
 	foreach(root, roots)
+	{
 		foreach(cell, find_all_inheritors(lfirst_oid(root), NoLock, NULL))
 		{
 			BemiTable	renamed;
 
 			CHECK_FOR_INTERRUPTS();
 			if (!bemi_table_look_up(lfirst_oid(cell), &renamed) ||
-				(renamed.kind != RELKIND_RELATION && renamed.kind != RELKIND_PARTITIONED_TABLE))
+				(renamed.kind != RELKIND_RELATION &&
+				 renamed.kind != RELKIND_PARTITIONED_TABLE))
 				continue;
 			carry_rules(&renamed, former, present);
 			/* The column may be of the primary key. */
 			if (renamed.oid != table->oid)
 				bemi_emit_membership(renamed.oid);
 		}
+	}
 }
 
 /*
@@ -506,20 +558,23 @@ bemi_check_rules(Oid relation)
 	bemi_table_trigger(relation, &trigger);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("rules of table \"%s\" are not valid", bemi_relation_name(relation)),
-			 errdetail("They are: %s", joined(list_copy_tail(trigger.arguments, BEMI_RULES))),
+			 errmsg("rules of table \"%s\" are not valid",
+					bemi_relation_name(relation)),
+			 errdetail("They are: %s",
+					   joined(list_copy_tail(trigger.arguments, BEMI_RULES))),
 			 errhint("They are set by bemi.track(), not by arguments of the trigger.")));
 }
 
 static bool
 is_redacted(const BemiRules *rules, const char *column)
 {
-	return bemi_rules_match(column, rules->redact) || bemi_rules_match(column, rules->redact_hash);
+	return bemi_rules_match(column, rules->redact) ||
+		bemi_rules_match(column, rules->redact_hash);
 }
 
 /*
- * Warns where a table that was attached was redacted by rules of its own, and is not by
- * those of its root.
+ * Warns where a table that was attached was redacted by rules of its own, and
+ * is not by those of its root.
  */
 void
 bemi_warn_of_lost_redaction(const BemiTable *table)
@@ -540,7 +595,8 @@ bemi_warn_of_lost_redaction(const BemiTable *table)
 							column, bemi_relation_name(table->oid)),
 					 errdetail("The rules are those of the partitioned table now."),
 					 errhint("SELECT bemi.track(%s, redact => ...);",
-							 quote_literal_cstr(bemi_relation_name(table->root)))));
+							 quote_literal_cstr(
+												bemi_relation_name(table->root)))));
 	}
 }
 
@@ -553,7 +609,8 @@ bemi_rules(PG_FUNCTION_ARGS)
 	BemiRules	rules;
 
 	bemi_read_rules(PG_GETARG_OID(0), NULL, &rules);
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(bemi_rules_text(&rules)));
+	return DirectFunctionCall1(jsonb_in,
+							   CStringGetDatum(bemi_rules_text(&rules)));
 }
 
 /*
@@ -566,9 +623,9 @@ bemi_has_bad_rules(PG_FUNCTION_ARGS)
 }
 
 /*
- * _bemi.columnless_rules(target regclass, source regclass) returns text, for bemi.tracked:
- * names in rules of the source that match no column of the target, NULL if there are
- * none.
+ * _bemi.columnless_rules(target regclass, source regclass) returns text, for
+ * bemi.tracked: names in rules of the source that match no column of the
+ * target, NULL if there are none.
  */
 Datum
 bemi_columnless_rules(PG_FUNCTION_ARGS)
@@ -584,10 +641,14 @@ bemi_columnless_rules(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	bemi_read_rules(PG_GETARG_OID(1), NULL, &rules);
 	columns = column_names(&table);
-	names = list_concat(list_concat(rules.ignore, rules.redact), rules.redact_hash);
+	names = list_concat(list_concat(rules.ignore, rules.redact),
+						rules.redact_hash);
 	foreach(cell, names)
-		if (first_match(columns, list_make1(lfirst(cell))) == NULL && !is_listed(unmatched, lfirst(cell)))
+	{
+		if (first_match(columns, list_make1(lfirst(cell))) == NULL &&
+			!is_listed(unmatched, lfirst(cell)))
 			unmatched = lappend(unmatched, lfirst(cell));
+	}
 	if (unmatched == NIL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(joined(unmatched)));

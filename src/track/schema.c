@@ -3,10 +3,11 @@
  * schema.c
  *		Schemas whose tables are all tracked: bemi.tracked_schemas.
  *
- * A row counts only in the database in which it was made, because a dump carries
- * the table.  It is found by the schema's OID, with an index.  The event triggers
- * here keep the schema's name in it up to date, and remove it with the schema.
- * Who renames or drops a schema that is not in the table pays for one look-up.
+ * A row counts only in the database in which it was made, because a dump
+ * carries the table.  It is found by the schema's OID, with an index.  The
+ * event triggers here keep the schema's name in it up to date, and remove it
+ * with the schema.  Who renames or drops a schema that is not in the table
+ * pays for one look-up.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,10 +47,12 @@ static bool
 is_of_this_database(HeapTuple tuple, TupleDesc columns)
 {
 	bool		is_null;
-	Datum		awake_in = heap_getattr(tuple, AWAKE_IN_COLUMN, columns, &is_null);
+	Datum		awake_in =
+		heap_getattr(tuple, AWAKE_IN_COLUMN, columns, &is_null);
 
 	return strcmp(TextDatumGetCString(awake_in),
-				  psprintf(INT64_FORMAT "/%u", (int64) GetSystemIdentifier(), MyDatabaseId)) == 0;
+				  psprintf(INT64_FORMAT "/%u", (int64) GetSystemIdentifier(),
+						   MyDatabaseId)) == 0;
 }
 
 /*
@@ -71,7 +74,8 @@ has_row(const char *index_name, ScanKey key, bool of_any_database)
 	rows = table_open(table, AccessShareLock);
 	scan = systable_beginscan(rows, index, OidIsValid(index), NULL, 1, key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		found = of_any_database || is_of_this_database(tuple, RelationGetDescr(rows));
+		found = of_any_database ||
+			is_of_this_database(tuple, RelationGetDescr(rows));
 	systable_endscan(scan);
 	table_close(rows, AccessShareLock);
 	return found;
@@ -100,13 +104,14 @@ is_name_tracked(const char *schema)
 	NameData	name;
 
 	namestrcpy(&name, schema);
-	ScanKeyInit(&key, SCHEMA_COLUMN, BTEqualStrategyNumber, F_NAMEEQ, NameGetDatum(&name));
+	ScanKeyInit(&key, SCHEMA_COLUMN, BTEqualStrategyNumber, F_NAMEEQ,
+				NameGetDatum(&name));
 	return has_row("tracked_schemas_pkey", &key, true);
 }
 
 /*
- * Has the worker learn the new name of the schema's tables.  Partitions of other
- * schemas are stored under the name of their root, too.
+ * Has the worker learn the new name of the schema's tables.  Partitions of
+ * other schemas are stored under the name of their root, too.
  */
 static void
 emit_new_names(Oid schema)
@@ -120,7 +125,8 @@ emit_new_names(Oid schema)
 	{
 		BemiTable	table;
 
-		if (!bemi_table_look_up(lfirst_oid(cell), &table) || table.schema != schema)
+		if (!bemi_table_look_up(lfirst_oid(cell), &table) ||
+			table.schema != schema)
 			continue;
 		bemi_emit_membership(table.oid);
 		bemi_table_invalidate_tree(&table);
@@ -143,14 +149,15 @@ bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
 	rename = (const RenameStmt *) event->parsetree;
 	schema = get_namespace_oid(rename->newname, true);
 	if (bemi_schema_is_tracked(schema) || is_name_tracked(rename->newname))
-		bemi_call_as_owner("SELECT _bemi.rename_tracked_schemas()", 0, NULL, NULL);
+		bemi_call_as_owner("SELECT _bemi.rename_tracked_schemas()", 0, NULL,
+						   NULL);
 	emit_new_names(schema);
 	PG_RETURN_VOID();
 }
 
 /*
- * _bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later may get
- * the OID of a dropped one.
+ * _bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later
+ * may get the OID of a dropped one.
  */
 Datum
 bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
@@ -164,7 +171,8 @@ bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
 		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(cell))};
 
 		if (bemi_schema_is_tracked(lfirst_oid(cell)))
-			bemi_call_as_owner("SELECT _bemi.forget_tracked_schema($1)", 1, types, values);
+			bemi_call_as_owner("SELECT _bemi.forget_tracked_schema($1)", 1,
+							   types, values);
 	}
 	PG_RETURN_VOID();
 }

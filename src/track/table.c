@@ -12,20 +12,20 @@
  * partition, and of which root, is therefore read from the catalog.
  *
  * Everything here acts on an OID.  A name that is looked up again after a lock
- * was waited for can belong to another table by then, and the caller often has a
- * superuser's rights.  So a table is locked by OID, looked up again under the
- * lock, and then changed through the server's functions that take an OID:
- * CreateTrigger(), AlterTableInternal(), performDeletion().  CreateTrigger() and
- * AlterTableInternal() check the rights of the current user.  For what only
- * looks, no lock is taken.
+ * was waited for can belong to another table by then, and the caller often has
+ * a superuser's rights.  So a table is locked by OID, looked up again under
+ * the lock, and then changed through the server's functions that take an OID:
+ * CreateTrigger(), AlterTableInternal(), performDeletion().  CreateTrigger()
+ * and AlterTableInternal() check the rights of the current user.  For what
+ * only looks, no lock is taken.
  *
- * Event triggers of others do not see these changes as commands, just as they do
- * not see what the server does by itself.  AlterTableInternal() would crash
+ * Event triggers of others do not see these changes as commands, just as they
+ * do not see what the server does by itself.  AlterTableInternal() would crash
  * inside of an event trigger if the collection of commands were not inhibited.
  *
- * What must never happen: a lock on a table that neither the command at hand nor
- * the caller of bemi.track() has named; and an error of a lock, of resources or
- * of cancellation that does not reach the user.
+ * What must never happen: a lock on a table that neither the command at hand
+ * nor the caller of bemi.track() has named; and an error of a lock, of
+ * resources or of cancellation that does not reach the user.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,8 +65,8 @@
 PG_FUNCTION_INFO_V1(bemi_untrackable);
 
 /*
- * What the catalog has about a relation; false if it is gone.  Takes no lock on
- * the relation.
+ * What the catalog has about a relation; false if it is gone.  Takes no lock
+ * on the relation.
  */
 bool
 bemi_table_look_up(Oid relation, BemiTable *table)
@@ -89,13 +89,15 @@ bemi_table_look_up(Oid relation, BemiTable *table)
 	table->natts = form->relnatts;
 	table->name = form->relname;
 	ReleaseSysCache(tuple);
-	table->root = table->is_partition ? bemi_partition_root(relation) : relation;
+	table->root =
+		table->is_partition ? bemi_partition_root(relation) : relation;
 	return true;
 }
 
 /*
- * Locks a relation until the end of the transaction, and looks it up then; false
- * if it is gone.  The caller has checked before that the current user may lock it.
+ * Locks a relation until the end of the transaction, and looks it up then;
+ * false if it is gone.  The caller has checked before that the current user
+ * may lock it.
  */
 bool
 bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table)
@@ -108,8 +110,8 @@ bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table)
 }
 
 /*
- * OIDs of the table and of all its partitions, parents first, without a lock on
- * any of them.
+ * OIDs of the table and of all its partitions, parents first, without a lock
+ * on any of them.
  */
 List *
 bemi_table_tree(const BemiTable *table)
@@ -131,13 +133,15 @@ bemi_table_can_be_full(const BemiTable *table)
 
 	for (AttrNumber number = 1; number <= count; number++)
 	{
-		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(table->oid),
-											Int16GetDatum(number));
+		HeapTuple	tuple =
+			SearchSysCache2(ATTNUM, ObjectIdGetDatum(table->oid),
+							Int16GetDatum(number));
 		bool		is_virtual;
 
 		if (!HeapTupleIsValid(tuple))
 			continue;
-		is_virtual = ((Form_pg_attribute) GETSTRUCT(tuple))->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL &&
+		is_virtual = ((Form_pg_attribute) GETSTRUCT(tuple))->attgenerated ==
+			ATTRIBUTE_GENERATED_VIRTUAL &&
 			!((Form_pg_attribute) GETSTRUCT(tuple))->attisdropped;
 		ReleaseSysCache(tuple);
 		if (is_virtual)
@@ -160,12 +164,15 @@ index_with(Oid relation, AttrNumber property)
 
 	ScanKeyInit(&key, Anum_pg_index_indrelid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relation));
-	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1, &key);
-	while (!OidIsValid(index) && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	scan =
+		systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1, &key);
+	while (!OidIsValid(index) &&
+		   HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		is_null;
 
-		if (DatumGetBool(heap_getattr(tuple, property, RelationGetDescr(catalog), &is_null)))
+		if (DatumGetBool(heap_getattr(tuple, property,
+									  RelationGetDescr(catalog), &is_null)))
 			index = ((Form_pg_index) GETSTRUCT(tuple))->indexrelid;
 	}
 	systable_endscan(scan);
@@ -183,7 +190,8 @@ bemi_table_untrackable(const BemiTable *table)
 		return "The rows of a foreign table are written on another server; track them there.";
 	if (table->kind == RELKIND_VIEW || table->kind == RELKIND_MATVIEW)
 		return "A view has no rows of its own; track the tables below it.";
-	if (table->kind != RELKIND_RELATION && table->kind != RELKIND_PARTITIONED_TABLE)
+	if (table->kind != RELKIND_RELATION &&
+		table->kind != RELKIND_PARTITIONED_TABLE)
 		return "It is not a table.";
 	if (IsCatalogNamespace(table->schema) || IsToastNamespace(table->schema) ||
 		table->schema == get_namespace_oid("information_schema", true))
@@ -225,7 +233,8 @@ static List *
 arguments_of(HeapTuple tuple, TupleDesc columns)
 {
 	bool		is_null;
-	Datum		bytes = heap_getattr(tuple, Anum_pg_trigger_tgargs, columns, &is_null);
+	Datum		bytes =
+		heap_getattr(tuple, Anum_pg_trigger_tgargs, columns, &is_null);
 	const char *argument = VARDATA_ANY(DatumGetByteaPP(bytes));
 	List	   *arguments = NIL;
 
@@ -238,8 +247,8 @@ arguments_of(HeapTuple tuple, TupleDesc columns)
 }
 
 /*
- * Finds the table's trigger of the name that bemi.track() gives, as a snapshot sees
- * it.
+ * Finds the table's trigger of the name that bemi.track() gives, as a snapshot
+ * sees it.
  */
 void
 bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
@@ -250,11 +259,12 @@ bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 	HeapTuple	tuple;
 
 	memset(trigger, 0, sizeof(BemiTrigger));
-	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relation));
-	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum(BEMI_TRIGGER));
-	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot, 2, keys);
+	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relation));
+	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(BEMI_TRIGGER));
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot,
+							  2, keys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -264,7 +274,8 @@ bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 		trigger->ours = form->tgfoid == bemi_emit_context_oid();
 		trigger->enabled = form->tgenabled;
 		if (trigger->ours && form->tgnargs > BEMI_MEMBERSHIP)
-			trigger->arguments = arguments_of(tuple, RelationGetDescr(catalog));
+			trigger->arguments =
+				arguments_of(tuple, RelationGetDescr(catalog));
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
@@ -294,24 +305,31 @@ bemi_table_set_trigger(Oid relation, const List *arguments)
 	bemi_table_trigger(relation, &trigger);
 	statement->replace = trigger.ours;
 	statement->trigname = BEMI_TRIGGER;
-	statement->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relation)),
-									   get_rel_name(relation), -1);
-	statement->funcname = list_make2(makeString("bemi"), makeString("emit_context"));
+	statement->relation =
+		makeRangeVar(get_namespace_name(get_rel_namespace(relation)),
+					 get_rel_name(relation), -1);
+	statement->funcname =
+		list_make2(makeString("bemi"), makeString("emit_context"));
 	statement->timing = TRIGGER_TYPE_BEFORE;
 	statement->events = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
 		TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
 	foreach(cell, arguments)
+	{
 		statement->args = lappend(statement->args, makeString(lfirst(cell)));
+	}
 
-	(void) CreateTriggerFiringOn(statement, NULL, relation, InvalidOid, InvalidOid,
-								 InvalidOid, bemi_emit_context_oid(), InvalidOid,
-								 NULL, false, false,
-								 trigger.ours ? trigger.enabled : TRIGGER_FIRES_ON_ORIGIN);
+	(void) CreateTriggerFiringOn(statement, NULL, relation, InvalidOid,
+								 InvalidOid, InvalidOid,
+								 bemi_emit_context_oid(), InvalidOid, NULL,
+								 false, false,
+								 trigger.ours ? trigger.enabled :
+								 TRIGGER_FIRES_ON_ORIGIN);
 	CommandCounterIncrement();
 }
 
 /*
- * Gives a table a replica identity, as ALTER TABLE ONLY ... REPLICA IDENTITY does.
+ * Gives a table a replica identity, as ALTER TABLE ONLY ... REPLICA IDENTITY
+ * does.
  */
 void
 bemi_table_set_identity(Oid relation, char identity, char *index)
@@ -365,17 +383,20 @@ static List *
 first_arguments(const BemiTable *table)
 {
 	char	   *index = table->identity == REPLICA_IDENTITY_INDEX ?
-		get_rel_name(index_with(table->oid, Anum_pg_index_indisreplident)) : NULL;
+		get_rel_name(index_with(table->oid,
+								Anum_pg_index_indisreplident)) :
+		NULL;
 
 	return list_make3(psprintf("%c", table->identity), index ? index : "",
 					  table->is_partition ? BEMI_AS_PARTITION : BEMI_AS_TABLE);
 }
 
 /*
- * Gives a table bemi's trigger and, if it can have that, REPLICA IDENTITY FULL.
- * Both under the stronger lock, because an upgrade could deadlock with the
- * application.  Nothing happens if the table is gone, or no longer belongs to
- * this root, once the lock is there.  Returns whether there was anything to do.
+ * Gives a table bemi's trigger and, if it can have that, REPLICA IDENTITY
+ * FULL.  Both under the stronger lock, because an upgrade could deadlock with
+ * the application.  Nothing happens if the table is gone, or no longer belongs
+ * to this root, once the lock is there.  Returns whether there was anything to
+ * do.
  */
 bool
 bemi_table_prepare(Oid relation, Oid root)
@@ -386,7 +407,8 @@ bemi_table_prepare(Oid relation, Oid root)
 	if (!bemi_table_look_up(relation, &table) || is_prepared(&table))
 		return false;
 	check_owner(&table);
-	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) || table.root != root)
+	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) ||
+		table.root != root)
 		return false;
 	check_owner(&table);
 
@@ -398,7 +420,8 @@ bemi_table_prepare(Oid relation, Oid root)
 		if (table.identity != REPLICA_IDENTITY_FULL)
 			bemi_table_set_identity(relation, REPLICA_IDENTITY_FULL, NULL);
 	}
-	else if (table.identity == REPLICA_IDENTITY_FULL || table.identity == REPLICA_IDENTITY_NOTHING)
+	else if (table.identity == REPLICA_IDENTITY_FULL ||
+			 table.identity == REPLICA_IDENTITY_NOTHING)
 		bemi_table_set_identity(relation, REPLICA_IDENTITY_DEFAULT, NULL);
 	return true;
 }
@@ -411,9 +434,11 @@ has_certain_columns(const Form_pg_index index)
 {
 	for (int i = 0; i < index->indnkeyatts; i++)
 	{
-		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(index->indrelid),
-											Int16GetDatum(index->indkey.values[i]));
-		bool		is_certain = HeapTupleIsValid(tuple) && index->indkey.values[i] > 0 &&
+		HeapTuple	tuple =
+			SearchSysCache2(ATTNUM, ObjectIdGetDatum(index->indrelid),
+							Int16GetDatum(index->indkey.values[i]));
+		bool		is_certain = HeapTupleIsValid(tuple) &&
+			index->indkey.values[i] > 0 &&
 			((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
 
 		if (HeapTupleIsValid(tuple))
@@ -431,8 +456,11 @@ has_certain_columns(const Form_pg_index index)
 static bool
 can_be_identity(Oid relation, const char *name)
 {
-	HeapTuple	tuple = SearchSysCache1(INDEXRELID,
-										ObjectIdGetDatum(get_relname_relid(name, get_rel_namespace(relation))));
+	HeapTuple	tuple =
+		SearchSysCache1(INDEXRELID,
+						ObjectIdGetDatum(
+										 get_relname_relid(name, get_rel_namespace(
+																				   relation))));
 	Form_pg_index index;
 	bool		can_be;
 
@@ -464,7 +492,8 @@ restore_identity(const BemiTable *table, const BemiTrigger *trigger)
 	index = list_nth(trigger->arguments, BEMI_FORMER_INDEX);
 	if (former == REPLICA_IDENTITY_FULL)
 		return;
-	if (former == REPLICA_IDENTITY_INDEX && !can_be_identity(table->oid, index))
+	if (former == REPLICA_IDENTITY_INDEX &&
+		!can_be_identity(table->oid, index))
 	{
 		ereport(NOTICE,
 				(errmsg("index \"%s\" of table \"%s\" is gone, its replica identity becomes DEFAULT",
@@ -529,5 +558,7 @@ bemi_table_invalidate_tree(const BemiTable *table)
 	ListCell   *cell;
 
 	foreach(cell, bemi_table_tree(table))
+	{
 		bemi_table_invalidate(lfirst_oid(cell));
+	}
 }

@@ -3,11 +3,11 @@
  * track.c
  *		bemi.track() and bemi.untrack().
  *
- * Both check a table before they lock it and once more under the lock, which may
- * have been waited for.  Triggers and identities are set with the rights of the
- * current user, who must own the table and all partitions that are changed.  The
- * table's place in the publication, and the rules for its columns, are set with
- * the rights of the extension's owner.
+ * Both check a table before they lock it and once more under the lock, which
+ * may have been waited for.  Triggers and identities are set with the rights
+ * of the current user, who must own the table and all partitions that are
+ * changed.  The table's place in the publication, and the rules for its
+ * columns, are set with the rights of the extension's owner.
  *
  * A partition that has all that it needs is not locked.
  *
@@ -49,19 +49,24 @@ check_trackable(const BemiTable *table)
 	const char *reason = bemi_table_untrackable(table);
 
 	if (reason != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot track \"%s\"", NameStr(table->name)),
-				 errdetail("%s", reason),
-				 table->kind == RELKIND_RELATION && table->persistence == RELPERSISTENCE_UNLOGGED ?
-				 errhint("ALTER TABLE %s SET LOGGED;", bemi_relation_name(table->oid)) : 0));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("cannot track \"%s\"", NameStr(table->name)),
+						errdetail("%s", reason),
+						table->kind == RELKIND_RELATION &&
+						table->persistence == RELPERSISTENCE_UNLOGGED ?
+						errhint("ALTER TABLE %s SET LOGGED;",
+								bemi_relation_name(table->oid)) :
+						0));
 	/* Triggers of a partition do not fire when its root is written to. */
 	if (table->root != table->oid && !has_trigger(table->root))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot track partition \"%s\" alone", NameStr(table->name)),
+				 errmsg("cannot track partition \"%s\" alone",
+						NameStr(table->name)),
 				 errdetail("Rows that are written by way of its root would come without context."),
-				 errhint("SELECT bemi.track(%s);", quote_literal_cstr(bemi_relation_name(table->root)))));
+				 errhint("SELECT bemi.track(%s);",
+						 quote_literal_cstr(
+											bemi_relation_name(table->root)))));
 }
 
 /*
@@ -87,12 +92,13 @@ check_rules_allowed(const BemiTable *table)
 						bemi_relation_name(table->oid)),
 				 errdetail("Changes of partitions are stored under the name of their root."),
 				 errhint("SELECT bemi.track(%s, ...);",
-						 quote_literal_cstr(bemi_relation_name(table->root)))));
+						 quote_literal_cstr(
+											bemi_relation_name(table->root)))));
 }
 
 /*
- * A table that was tracked by itself is now published with its root, whose rules
- * count.  Its trigger remembers that, for when it is detached.
+ * A table that was tracked by itself is now published with its root, whose
+ * rules count.  Its trigger remembers that, for when it is detached.
  */
 void
 bemi_track_attached(Oid relation)
@@ -103,16 +109,19 @@ bemi_track_attached(Oid relation)
 	bemi_table_trigger(relation, &trigger);
 	if (trigger.arguments != NIL)
 	{
-		if (list_length(trigger.arguments) > BEMI_RULES && bemi_table_look_up(relation, &table))
+		if (list_length(trigger.arguments) > BEMI_RULES &&
+			bemi_table_look_up(relation, &table))
 			bemi_warn_of_lost_redaction(&table);
-		lfirst(list_nth_cell(trigger.arguments, BEMI_MEMBERSHIP)) = BEMI_AS_ATTACHED;
+		lfirst(list_nth_cell(trigger.arguments, BEMI_MEMBERSHIP)) =
+			BEMI_AS_ATTACHED;
 		bemi_table_set_trigger(relation, trigger.arguments);
 	}
 	bemi_unpublish_table(relation);
 }
 
 /*
- * Prepares one table of the target's tree.  Returns whether there was anything to do.
+ * Prepares one table of the target's tree.  Returns whether there was anything
+ * to do.
  */
 static bool
 track_partition(Oid relation, const BemiTable *target)
@@ -127,9 +136,9 @@ track_partition(Oid relation, const BemiTable *target)
 	reason = bemi_table_untrackable(&partition);
 	if (reason != NULL)
 	{
-		ereport(NOTICE,
-				(errmsg("partition \"%s\" is not tracked", bemi_relation_name(relation)),
-				 errdetail("%s", reason)));
+		ereport(NOTICE, (errmsg("partition \"%s\" is not tracked",
+								bemi_relation_name(relation)),
+						 errdetail("%s", reason)));
 		return false;
 	}
 	changed = bemi_table_prepare(relation, target->root);
@@ -147,8 +156,8 @@ track_partition(Oid relation, const BemiTable *target)
  * Prepares the table and its partitions, and publishes it.  If it is published
  * already, the worker learns what has changed.
  *
- * Somebody may be attaching a table to a partition.  It is in the tree only once
- * the partition has been locked, which waits for that.
+ * Somebody may be attaching a table to a partition.  It is in the tree only
+ * once the partition has been locked, which waits for that.
  */
 static void
 track_tree(const BemiTable *target)
@@ -162,7 +171,9 @@ track_tree(const BemiTable *target)
 	while ((more = list_difference_oid(bemi_table_tree(target), done)) != NIL)
 	{
 		foreach(cell, more)
+		{
 			changed |= track_partition(lfirst_oid(cell), target);
+		}
 		done = list_concat(done, more);
 	}
 	bemi_act_as_owner(&former);
@@ -191,15 +202,15 @@ set_rules(FunctionCallInfo fcinfo)
 	BemiRights	former;
 
 	bemi_act_as_owner(&former);
-	bemi_set_rules(PG_GETARG_OID(0), array_argument(fcinfo, 1), array_argument(fcinfo, 2),
-				   array_argument(fcinfo, 3));
+	bemi_set_rules(PG_GETARG_OID(0), array_argument(fcinfo, 1),
+				   array_argument(fcinfo, 2), array_argument(fcinfo, 3));
 	bemi_act_as_before(&former);
 }
 
 /*
- * Waits for who is writing to the table or its partitions, so that all who commit
- * later have written under the new rules.  The lock is the one that CREATE TRIGGER
- * takes.
+ * Waits for who is writing to the table or its partitions, so that all who
+ * commit later have written under the new rules.  The lock is the one that
+ * CREATE TRIGGER takes.
  */
 static void
 lock_for_rules(Oid relation)
@@ -210,8 +221,8 @@ lock_for_rules(Oid relation)
 }
 
 /*
- * PostgreSQL 14 decodes the old row of a partition with the columns of the root,
- * and then knows no value for a column that was added with a default.
+ * PostgreSQL 14 decodes the old row of a partition with the columns of the
+ * root, and then knows no value for a column that was added with a default.
  */
 static void
 warn_of_missing_values(Oid relation)
@@ -220,12 +231,13 @@ warn_of_missing_values(Oid relation)
 	Datum		values[] = {ObjectIdGetDatum(relation)};
 
 	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types, values);
+		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types,
+						   values);
 }
 
 /*
- * The lock that bemi.track() needs on the table itself: none if there is nothing
- * left to do with it.
+ * The lock that bemi.track() needs on the table itself: none if there is
+ * nothing left to do with it.
  */
 static LOCKMODE
 lock_to_track(const BemiTable *table)
@@ -235,17 +247,21 @@ lock_to_track(const BemiTable *table)
 	bemi_table_trigger(table->oid, &trigger);
 	if (!trigger.ours || table->identity != REPLICA_IDENTITY_FULL)
 		return AccessExclusiveLock;
-	return table->is_partition || bemi_is_published(table->oid) ? NoLock : ShareUpdateExclusiveLock;
+	return table->is_partition || bemi_is_published(table->oid) ?
+		NoLock :
+		ShareUpdateExclusiveLock;
 }
 
 /*
- * bemi.track(target regclass, ignore name[], redact name[], redact_hash name[])
+ * bemi.track(target regclass, ignore name[], redact name[], redact_hash
+ * name[])
  */
 Datum
 bemi_track(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
-	bool		has_rules = !PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3);
+	bool		has_rules =
+		!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3);
 	BemiTable	table;
 	LOCKMODE	mode;
 
@@ -283,16 +299,21 @@ check_untrackable_alone(const BemiTable *table)
 	if (bemi_schema_is_tracked(table->schema))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot untrack table \"%s\" alone", NameStr(table->name)),
+				 errmsg("cannot untrack table \"%s\" alone",
+						NameStr(table->name)),
 				 errdetail("All tables of its schema are tracked, and it would be again with its next ALTER TABLE."),
 				 errhint("SELECT bemi.untrack_schema(%s);",
-						 quote_literal_cstr(quote_identifier(get_namespace_name(table->schema))))));
+						 quote_literal_cstr(quote_identifier(
+															 get_namespace_name(table->schema))))));
 	if (table->root != table->oid && has_trigger(table->root))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot untrack partition \"%s\" alone", NameStr(table->name)),
+				 errmsg("cannot untrack partition \"%s\" alone",
+						NameStr(table->name)),
 				 errdetail("It is published with its root, and updates of a published table fail without a replica identity."),
-				 errhint("SELECT bemi.untrack(%s);", quote_literal_cstr(bemi_relation_name(table->root)))));
+				 errhint("SELECT bemi.untrack(%s);",
+						 quote_literal_cstr(
+											bemi_relation_name(table->root)))));
 }
 
 static void
@@ -327,6 +348,8 @@ bemi_untrack(PG_FUNCTION_ARGS)
 		bemi_act_as_before(&former);
 	}
 	foreach(cell, bemi_table_tree(&table))
+	{
 		bemi_table_restore(lfirst_oid(cell));
+	}
 	PG_RETURN_VOID();
 }

@@ -72,7 +72,8 @@ typedef struct BemiTable
 /* Rules for the columns of a table: lists of names (char *), in order. */
 typedef struct BemiRules
 {
-	bool		known;			/* false: bemi.track() did not make the trigger */
+	bool		known;			/* false: bemi.track() did not make the
+								 * trigger */
 	bool		readable;		/* false: they redact all columns */
 	List	   *ignore;
 	List	   *redact;
@@ -80,8 +81,8 @@ typedef struct BemiRules
 } BemiRules;
 
 /*
- * A table that the DDL command of an event trigger has dropped, but for temporary ones,
- * or a table's place in a publication.
+ * A table that the DDL command of an event trigger has dropped, but for
+ * temporary ones, or a table's place in a publication.
  */
 typedef struct BemiDropped
 {
@@ -114,7 +115,8 @@ extern List *bemi_table_tree(const BemiTable *table);
 extern const char *bemi_table_untrackable(const BemiTable *table);
 extern bool bemi_table_can_be_full(const BemiTable *table);
 extern void bemi_table_trigger(Oid relation, BemiTrigger *trigger);
-extern void bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger);
+extern void bemi_table_trigger_at(Oid relation, Snapshot snapshot,
+								  BemiTrigger *trigger);
 extern void bemi_table_set_trigger(Oid relation, const List *arguments);
 extern void bemi_table_set_identity(Oid relation, char identity, char *index);
 extern bool bemi_table_prepare(Oid relation, Oid root);
@@ -138,8 +140,8 @@ extern void bemi_check_rules(Oid relation);
 extern void bemi_warn_of_lost_redaction(const BemiTable *table);
 
 /* describe.c */
-extern List *bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
-							   Snapshot snapshot);
+extern List *bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column,
+							   Oid oid, Snapshot snapshot);
 extern char *bemi_describe(Oid relation, Snapshot snapshot);
 
 /* message.c */
@@ -148,21 +150,23 @@ extern char *bemi_describe(Oid relation, Snapshot snapshot);
 #define BEMI_EVENT_ROWS_CHANGED	"rows changed"
 
 /*
- * These call no SQL, take no lock but AccessShareLock on catalogs and on _bemi.signing_key,
- * and need no rights.  The caller has made its own changes of catalogs visible
- * (CommandCounterIncrement()).
+ * These call no SQL, take no lock but AccessShareLock on catalogs and on
+ * _bemi.signing_key, and need no rights.  The caller has made its own changes
+ * of catalogs visible (CommandCounterIncrement()).
  */
 extern void bemi_emit_membership(Oid relation);
-extern void bemi_emit_ended(Oid relation, const char *schema, const char *table);
-extern void bemi_emit_tracking(const char *event, Oid relation, const char *schema,
-							   const char *table, const char *description,
-							   const char *detail);
+extern void bemi_emit_ended(Oid relation, const char *schema,
+							const char *table);
+extern void bemi_emit_tracking(const char *event, Oid relation,
+							   const char *schema, const char *table,
+							   const char *description, const char *detail);
 
 /* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
 extern void bemi_follow_dropped_table(const BemiDropped *dropped);
 extern bool bemi_truncates_published_rows(Relation table);
-extern void bemi_follow_truncated(const List *partitions, const List *truncated);
+extern void bemi_follow_truncated(const List *partitions,
+								  const List *truncated);
 
 /* track.c */
 extern void bemi_track_attached(Oid relation);
@@ -178,7 +182,8 @@ extern bool bemi_schema_is_tracked(Oid schema);
 extern List *bemi_collected_commands(void);
 extern List *bemi_dropped_objects(Oid catalog);
 extern List *bemi_dropped_tables(void);
-extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid);
+extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column,
+								  Oid oid);
 extern List *bemi_command_partitions(const CollectedCommand *command,
 									 bool attached);
 
@@ -194,7 +199,8 @@ extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
 extern void bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo,
 											   const char *name);
 extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
-extern void bemi_check_rule_setter(Oid relation, Oid owner, int argument_count);
+extern void bemi_check_rule_setter(Oid relation, Oid owner,
+								   int argument_count);
 extern void bemi_check_publication_owner(void);
 
 /* rights.c, also for others */

@@ -4,11 +4,11 @@
  *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
  *		sessions speak to the worker.
  *
- * Start, stop and drop write what is wanted into bemi.sources and let the workers
- * know at commit; the workers do the rest.  So all can be part of a larger
- * transaction, a migration for instance.  To wait for the effect, they must
- * commit by themselves: the publication has to be there before the slot is
- * made, and the slot waits for all running transactions, its own caller's
+ * Start, stop and drop write what is wanted into bemi.sources and let the
+ * workers know at commit; the workers do the rest.  So all can be part of a
+ * larger transaction, a migration for instance.  To wait for the effect, they
+ * must commit by themselves: the publication has to be there before the slot
+ * is made, and the slot waits for all running transactions, its own caller's
  * among them.  Hence procedures, which may commit, where functions may not.
  *
  * Every wait is on the condition variable of entry.c and serves
@@ -53,7 +53,8 @@ PG_FUNCTION_INFO_V1(bemi_sync);
 static void
 require_preload(void)
 {
-	const char *libraries = GetConfigOption("shared_preload_libraries", true, false);
+	const char *libraries =
+		GetConfigOption("shared_preload_libraries", true, false);
 
 	if (bemi_shared != NULL)
 		return;
@@ -83,10 +84,10 @@ require_workers(const char *function, const char *hint)
 {
 	if (IsUnderPostmaster)
 		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("%s cannot wait for a worker in single-user mode", function),
-			 errhint("%s", hint)));
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("%s cannot wait for a worker in single-user mode",
+						   function),
+					errhint("%s", hint)));
 }
 
 /*
@@ -117,8 +118,9 @@ copy_entry(const char *source, BemiWorker *copy)
 }
 
 /*
- * Number of the last attempt that was begun by any worker.  With the sources locked, it
- * is the last one that does not know what this session is about to change.
+ * Number of the last attempt that was begun by any worker.  With the sources
+ * locked, it is the last one that does not know what this session is about to
+ * change.
  */
 static int64
 last_attempt(void)
@@ -176,16 +178,18 @@ static void
 was_taken_back(BemiWorker *worker)
 {
 	worker->state = BEMI_STATE_FAILED;
-	strlcpy(worker->error, "another session has stopped the source", BEMI_ERROR_LEN);
+	strlcpy(worker->error, "another session has stopped the source",
+			BEMI_ERROR_LEN);
 	worker->hint[0] = '\0';
 }
 
 /*
- * Waits until the source's worker streams.  False if an attempt fails that was begun
- * after "since_attempt"; *worker then has the error.
+ * Waits until the source's worker streams.  False if an attempt fails that was
+ * begun after "since_attempt"; *worker then has the error.
  */
 static bool
-wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker)
+wait_until_streaming(const char *source, int64 since_attempt,
+					 BemiWorker *worker)
 {
 	TimestampTz since = GetCurrentTimestamp();
 
@@ -193,7 +197,8 @@ wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker
 	for (;;)
 	{
 		if (!copy_entry(source, worker) ||
-			(worker->state == BEMI_STATE_STOPPED && !worker->wake && !worker->launched))
+			(worker->state == BEMI_STATE_STOPPED && !worker->wake &&
+			 !worker->launched))
 		{
 			was_taken_back(worker);
 			break;
@@ -211,11 +216,12 @@ wait_until_streaming(const char *source, int64 since_attempt, BemiWorker *worker
 
 /*
  * Waits until the source's worker is gone, and with "entry" the source itself.
- * False if an attempt fails that was begun after "since_attempt"; *worker then has
- * the error.
+ * False if an attempt fails that was begun after "since_attempt"; *worker then
+ * has the error.
  */
 static bool
-wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker *worker)
+wait_until_gone(const char *source, bool entry, int64 since_attempt,
+				BemiWorker *worker)
 {
 	TimestampTz since = GetCurrentTimestamp();
 	bool		failed = false;
@@ -225,7 +231,8 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker 
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
-		failed = worker->failed_attempt > since_attempt || no_launcher(since, worker);
+		failed = worker->failed_attempt > since_attempt ||
+			no_launcher(since, worker);
 		if (!failed)
 			wait_for_news(LOOK_MS);
 	}
@@ -234,13 +241,15 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt, BemiWorker 
 }
 
 /*
- * Calls one of the functions of bemi--1.0.sql that do what start and stop do to
- * the tables, with text parameters, some of which may be NULL.  It is called
- * as the owner of the extension: check_controller() comes first, and says
- * whether the caller may have that done.  Returns its value as text, or NULL.
+ * Calls one of the functions of bemi--1.0.sql that do what start and stop do
+ * to the tables, with text parameters, some of which may be NULL.  It is
+ * called as the owner of the extension: check_controller() comes first, and
+ * says whether the caller may have that done.  Returns its value as text, or
+ * NULL.
  */
 static char *
-call_source_function(const char *statement, int count, const char *const *parameters)
+call_source_function(const char *statement, int count,
+					 const char *const *parameters)
 {
 	Oid			types[4];
 	Datum		values[4];
@@ -252,13 +261,15 @@ call_source_function(const char *statement, int count, const char *const *parame
 	for (int i = 0; i < count; i++)
 	{
 		types[i] = TEXTOID;
-		values[i] = parameters[i] ? CStringGetTextDatum(parameters[i]) : (Datum) 0;
+		values[i] =
+			parameters[i] ? CStringGetTextDatum(parameters[i]) : (Datum) 0;
 		nulls[i] = parameters[i] ? ' ' : 'n';
 	}
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(bemi_extension_owner(),
 						   security | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_execute_with_args(statement, count, types, values, nulls, false, 0) < 0)
+	if (SPI_execute_with_args(statement, count, types, values, nulls, false,
+							  0) < 0)
 		elog(ERROR, "could not run \"%s\"", statement);
 	SetUserIdAndSecContext(user, security);
 	if (SPI_processed == 0 || SPI_tuptable == NULL)
@@ -280,7 +291,9 @@ give_up(const char *source, const BemiWorker *worker)
 
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_attempt();
-	forgotten = call_source_function("SELECT _bemi.unregister_source($1)::pg_catalog.text", 1, &source);
+	forgotten =
+		call_source_function("SELECT _bemi.unregister_source($1)::pg_catalog.text",
+							 1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -289,7 +302,8 @@ give_up(const char *source, const BemiWorker *worker)
 			(void) wait_until_gone(source, true, since_attempt, &ignored);
 	}
 	else if (hint == NULL)
-		hint = "It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
+		hint =
+			"It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not start source \"%s\"", source),
@@ -301,13 +315,16 @@ give_up(const char *source, const BemiWorker *worker)
  * Error unless the caller may start and stop the source.
  */
 static void
-check_controller(const char *source, const char *conninfo, const char *procedure)
+check_controller(const char *source, const char *conninfo,
+				 const char *procedure)
 {
 	const char *const parameters[] = {source, conninfo,
 		GetUserNameFromId(GetUserId(), false),
 	procedure};
 
-	(void) call_source_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)", 4, parameters);
+	(void)
+		call_source_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)",
+							 4, parameters);
 }
 
 /*
@@ -341,7 +358,9 @@ register_source(const char *source, const char *conninfo)
 	const char *const parameters[] = {source, conninfo,
 	GetUserNameFromId(GetUserId(), false)};
 
-	(void) call_source_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)", 3, parameters);
+	(void)
+		call_source_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)",
+							 3, parameters);
 }
 
 static char *
@@ -370,7 +389,8 @@ bemi_start(PG_FUNCTION_ARGS)
 	/* First, because up to PostgreSQL 14 this mode preloads nothing. */
 	if (wait)
 		require_workers("bemi.start()",
-						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);", source));
+						psprintf("Let it take effect with the server's next start: CALL bemi.start('%s', wait => false);",
+								 source));
 	require_preload();
 	PreventCommandDuringRecovery("bemi.start()");
 	conninfo = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -383,7 +403,8 @@ bemi_start(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("bemi.start() cannot wait inside a transaction block"),
 				 errdetail("The slot waits for every running transaction, this one included."),
-				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);", source)));
+				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);",
+						 source)));
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	check_controller(source, conninfo, "bemi.start");
@@ -414,13 +435,15 @@ report_not_ended(const char *source, bool drop, const BemiWorker *worker)
 			 errmsg("could not stop source \"%s\" yet", source),
 			 errdetail("The worker reports: %s", worker->error),
 			 drop ?
-			 errhint("It is tried again. If the source is gone for good: CALL bemi.drop_source('%s', force => true);", source) :
+			 errhint("It is tried again. If the source is gone for good: CALL bemi.drop_source('%s', force => true);",
+					 source) :
 			 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
 }
 
 /*
- * Sets what is desired of a source, and waits until its worker has done it.  In an
- * atomic context there is no commit to wait after, so it takes effect with the caller's.
+ * Sets what is desired of a source, and waits until its worker has done it.
+ * In an atomic context there is no commit to wait after, so it takes effect
+ * with the caller's.
  */
 static void
 end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
@@ -442,7 +465,9 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	since_attempt = last_attempt();
 	parameters[0] = source;
 	parameters[1] = wanted;
-	found = call_source_function("SELECT _bemi.want_source($1, $2)::pg_catalog.text", 2, parameters);
+	found =
+		call_source_function("SELECT _bemi.want_source($1, $2)::pg_catalog.text",
+							 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -502,8 +527,9 @@ timeout_of(FunctionCallInfo fcinfo)
 
 /*
  * Writes the marker and returns its position.  It is not transactional, so it
- * is sent in WAL order: behind everything that was committed before.  The workers
- * must know that somebody waits for it before it can reach them, so the lock is held.
+ * is sent in WAL order: behind everything that was committed before.  The
+ * workers must know that somebody waits for it before it can reach them, so
+ * the lock is held.
  */
 static XLogRecPtr
 write_marker(void)
@@ -516,7 +542,8 @@ write_marker(void)
 	{
 		BemiWorker *worker = &bemi_shared->workers[i];
 
-		if (!worker->in_use || worker->database != MyDatabaseId || worker->is_remote)
+		if (!worker->in_use || worker->database != MyDatabaseId ||
+			worker->is_remote)
 			continue;
 		if (worker->awaited <= worker->stored)
 			worker->awaited = position;
@@ -542,7 +569,8 @@ is_shutting_down(void)
 
 	if (file == NULL)
 		return false;
-	for (int i = 1; i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file); i++)
+	for (int i = 1;
+		 i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file); i++)
 		stopping = i == LOCK_FILE_LINE_PM_STATUS &&
 			strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
 	FreeFile(file);
@@ -575,7 +603,8 @@ is_started(void)
 	bool		started;
 
 	SPI_connect();
-	value = call_source_function("SELECT _bemi.is_started()::pg_catalog.text", 0, NULL);
+	value = call_source_function("SELECT _bemi.is_started()::pg_catalog.text",
+								 0, NULL);
 	started = value != NULL && strcmp(value, "true") == 0;
 	SPI_finish();
 	return started;
@@ -587,7 +616,8 @@ is_started(void)
  * Counts also the others, which read other servers.
  */
 static bool
-find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources, int *elsewhere)
+find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources,
+				   int *elsewhere)
 {
 	bool		found = false;
 
@@ -635,7 +665,9 @@ find_laggard(XLogRecPtr position, BemiWorker *laggard)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no source of this database is started"),
-				 elsewhere > 0 ? errdetail("Sources on other servers are not waited for.") : 0,
+				 elsewhere > 0 ?
+				 errdetail("Sources on other servers are not waited for.") :
+				 0,
 				 errhint("CALL bemi.start();")));
 	memset(laggard, 0, sizeof(BemiWorker));
 	strlcpy(laggard->source, "?", BEMI_SOURCE_NAME_LEN);
@@ -645,8 +677,8 @@ find_laggard(XLogRecPtr position, BemiWorker *laggard)
 /*
  * bemi.sync(timeout)
  *
- * Before the marker come all commits that have returned, and if none takes too long,
- * all that have a time from before the call.
+ * Before the marker come all commits that have returned, and if none takes too
+ * long, all that have a time from before the call.
  */
 Datum
 bemi_sync(PG_FUNCTION_ARGS)
@@ -674,8 +706,11 @@ bemi_sync(PG_FUNCTION_ARGS)
 					 errmsg("bemi.sync() timed out"),
 					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
 							   laggard.source, bemi_state_name(laggard.state),
-							   LSN_FORMAT_ARGS(laggard.stored), LSN_FORMAT_ARGS(position)),
-					 laggard.error[0] ? errhint("Its last error was: %s", laggard.error) : 0));
+							   LSN_FORMAT_ARGS(laggard.stored),
+							   LSN_FORMAT_ARGS(position)),
+					 laggard.error[0] ?
+					 errhint("Its last error was: %s", laggard.error) :
+					 0));
 		check_shutdown(&laggard);
 		wait_for_news(timeout_ms - waited_ms);
 	}

@@ -3,17 +3,17 @@
  * database_ddl.c
  *		How workers give way to commands that want a database for themselves.
  *
- * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ... RENAME
- * are refused while anybody is connected to the database, and the first of them
- * also while a slot of it is read.  Autovacuum's workers are stopped for them by
- * the server, and so must ours be: nobody who drops a database should have to
- * know who reads it.
+ * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ...
+ * RENAME are refused while anybody is connected to the database, and the first
+ * of them also while a slot of it is read.  Autovacuum's workers are stopped
+ * for them by the server, and so must ours be: nobody who drops a database
+ * should have to know who reads it.
  *
- * A hook around these commands looks whether the command can succeed at all, so
- * that nobody disturbs workers who could not have the command anyway.  Then it
- * pauses the database, see pause.c, lets the command run, and cleans up
- * after DROP DATABASE.  If the command fails, or leaves the database there, the
- * end of the pause is all it takes for the workers to go on.
+ * A hook around these commands looks whether the command can succeed at all,
+ * so that nobody disturbs workers who could not have the command anyway.  Then
+ * it pauses the database, see pause.c, lets the command run, and cleans up
+ * after DROP DATABASE.  If the command fails, or leaves the database there,
+ * the end of the pause is all it takes for the workers to go on.
  *
  * After DROP DATABASE the entries in shared memory go with the commit, and the
  * origins in a transaction of their own after it: an origin's progress is
@@ -23,11 +23,11 @@
  * A worker elsewhere that reads this database by a connection string is a
  * client like any other, and stays.
  *
- * Nor does a worker give way to ALTER DATABASE ... SET TABLESPACE.  The WAL names
- * tables by tablespace and file, so the server cannot decode what was written
- * before the move and not yet read: the source would fail for good.  Refusing
- * is the better answer, and what the server does; where it does not, because
- * the source is stopped, we warn.
+ * Nor does a worker give way to ALTER DATABASE ... SET TABLESPACE.  The WAL
+ * names tables by tablespace and file, so the server cannot decode what was
+ * written before the move and not yet read: the source would fail for good.
+ * Refusing is the better answer, and what the server does; where it does not,
+ * because the source is stopped, we warn.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,7 +73,8 @@ may_create_databases(void)
 	if (superuser())
 		return true;
 	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	may = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb;
+	may = HeapTupleIsValid(role) &&
+		((Form_pg_authid) GETSTRUCT(role))->rolcreatedb;
 	if (HeapTupleIsValid(role))
 		ReleaseSysCache(role);
 	return may;
@@ -82,10 +83,12 @@ may_create_databases(void)
 static bool
 database_is_template(Oid database)
 {
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	HeapTuple	tuple =
+		SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	bool		template;
 
-	template = HeapTupleIsValid(tuple) && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	template = HeapTupleIsValid(tuple) &&
+		((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
 	return template;
@@ -148,7 +151,8 @@ database_to_copy(const CreatedbStmt *create, bool top_level)
 	if (!OidIsValid(database) || !may_create_databases() ||
 		OidIsValid(get_database_oid(create->dbname, true)))
 		return InvalidOid;
-	if (!database_is_template(database) && !bemi_database_ownercheck(database, GetUserId()))
+	if (!database_is_template(database) &&
+		!bemi_database_ownercheck(database, GetUserId()))
 		return InvalidOid;
 	PreventInTransactionBlock(top_level, "CREATE DATABASE");
 	return database;
@@ -197,7 +201,8 @@ slots_elsewhere(Oid database)
 		ReplicationSlot *slot;
 
 		LWLockAcquire(bemi_shared->lock, LW_SHARED);
-		if (worker->in_use && worker->database == database && worker->slot_elsewhere)
+		if (worker->in_use && worker->database == database &&
+			worker->slot_elsewhere)
 			strlcpy(name, bemi_slot_of_worker(worker), sizeof(name));
 		LWLockRelease(bemi_shared->lock);
 		if (name[0] == '\0')
@@ -234,7 +239,9 @@ drop_origins(List *names)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(cell, names)
+	{
 		replorigin_drop_by_name(lfirst(cell), true, true);
+	}
 	PopActiveSnapshot();
 }
 
@@ -252,7 +259,8 @@ forget_database(const Errand *errand)
 	/* The files are deleted: nothing must come between now and the commit. */
 	HOLD_INTERRUPTS();
 	CommandCounterIncrement();
-	gone = !SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(errand->dropped));
+	gone =
+		!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(errand->dropped));
 	RESUME_INTERRUPTS();
 	if (!gone)
 		return;
@@ -264,6 +272,7 @@ forget_database(const Errand *errand)
 		drop_origins(errand->origins);
 	}
 	foreach(cell, errand->slots)
+	{
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("replication slot \"%s\" stays at the source that the dropped database has read",
@@ -271,6 +280,7 @@ forget_database(const Errand *errand)
 				 errdetail("It keeps the source's write-ahead log until it is dropped."),
 				 errhint("Run this there: SELECT pg_drop_replication_slot('%s');",
 						 (char *) lfirst(cell))));
+	}
 }
 
 /* ---------- after SET TABLESPACE ---------- */
@@ -278,7 +288,8 @@ forget_database(const Errand *errand)
 static Oid
 tablespace_of(Oid database)
 {
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	HeapTuple	tuple =
+		SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	Oid			tablespace;
 
 	if (!HeapTupleIsValid(tuple))
@@ -318,7 +329,8 @@ warn_of_move(Oid database)
 							(char *) lfirst(cell)),
 					 errdetail("What was written before the database moved and was not yet read cannot be decoded."),
 					 errhint("If bemi.status shows an error, begin anew: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
-							 source_of(lfirst(cell)), source_of(lfirst(cell)))));
+							 source_of(lfirst(cell)),
+							 source_of(lfirst(cell)))));
 	}
 }
 
@@ -336,7 +348,8 @@ prepare_command(Node *command, bool top_level, Errand *errand)
 
 	if (IsA(command, AlterDatabaseStmt))
 	{
-		errand->moved = get_database_oid(((AlterDatabaseStmt *) command)->dbname, true);
+		errand->moved =
+			get_database_oid(((AlterDatabaseStmt *) command)->dbname, true);
 		errand->tablespace = tablespace_of(errand->moved);
 		return;
 	}
@@ -364,12 +377,14 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only,
 		standard_ProcessUtility;
 	Errand		errand;
 
-	prepare_command(statement->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL, &errand);
-	next(statement, query, read_only, context, parameters, environment, receiver,
-		 completion);
+	prepare_command(statement->utilityStmt,
+					context == PROCESS_UTILITY_TOPLEVEL, &errand);
+	next(statement, query, read_only, context, parameters, environment,
+		 receiver, completion);
 	if (OidIsValid(errand.dropped))
 		forget_database(&errand);
-	if (OidIsValid(errand.moved) && tablespace_of(errand.moved) != errand.tablespace)
+	if (OidIsValid(errand.moved) &&
+		tablespace_of(errand.moved) != errand.tablespace)
 		warn_of_move(errand.moved);
 }
 

@@ -49,7 +49,8 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static Size
 memory_size(void)
 {
-	return add_size(offsetof(BemiShared, workers), mul_size(sizeof(BemiWorker), bemi_max_sources));
+	return add_size(offsetof(BemiShared, workers),
+					mul_size(sizeof(BemiWorker), bemi_max_sources));
 }
 
 static void
@@ -125,8 +126,8 @@ bemi_add_worker(Oid database, const char *source)
 }
 
 /*
- * Error unless there is room for a source, or it has an entry.  Another session may
- * take the last place before this one commits; then the log tells.
+ * Error unless there is room for a source, or it has an entry.  Another
+ * session may take the last place before this one commits; then the log tells.
  */
 void
 bemi_require_place(const char *source)
@@ -142,7 +143,8 @@ bemi_require_place(const char *source)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("cannot start source \"%s\"", source),
-				 errdetail("This server has %d sources already, in all its databases.", bemi_max_sources),
+				 errdetail("This server has %d sources already, in all its databases.",
+						   bemi_max_sources),
 				 errhint("Put this line into postgresql.conf and restart the server: bemi.max_sources = %d",
 						 bemi_max_sources * 2)));
 }
@@ -154,7 +156,8 @@ void
 bemi_report_no_place(const char *source)
 {
 	ereport(LOG,
-			(errmsg("bemi: source \"%s\" is not started, %d others are", source, bemi_max_sources),
+			(errmsg("bemi: source \"%s\" is not started, %d others are",
+					source, bemi_max_sources),
 			 errhint("Put this line into postgresql.conf and restart the server: bemi.max_sources = %d",
 					 bemi_max_sources * 2)));
 }
@@ -180,9 +183,9 @@ bemi_remove_worker(Oid database, const char *source)
 }
 
 /*
- * Name of a source's slot; of one that no worker has looked at since the server
- * started, as if it were on this server.  The caller holds the lock, or is the
- * worker itself.  Palloc'd.
+ * Name of a source's slot; of one that no worker has looked at since the
+ * server started, as if it were on this server.  The caller holds the lock, or
+ * is the worker itself.  Palloc'd.
  */
 const char *
 bemi_slot_of_worker(const BemiWorker *worker)
@@ -207,14 +210,16 @@ bemi_set_state(BemiWorker *worker, BemiState state)
 static void
 copy_text(char *to, const char *text)
 {
-	strlcpy(to, text, pg_mbcliplen(text, strlen(text), BEMI_ERROR_LEN - 1) + 1);
+	strlcpy(to, text,
+			pg_mbcliplen(text, strlen(text), BEMI_ERROR_LEN - 1) + 1);
 }
 
 /*
- * A worker begins to do what its row asks for, or the launcher tries to start one.  Called
- * whenever a worker reads its row, with the sources locked.  A session that changes the row
- * notes the number of attempts while it holds that lock, so that it can tell the errors of
- * later attempts from those of workers that have not seen the change.
+ * A worker begins to do what its row asks for, or the launcher tries to start
+ * one.  Called whenever a worker reads its row, with the sources locked.  A
+ * session that changes the row notes the number of attempts while it holds
+ * that lock, so that it can tell the errors of later attempts from those of
+ * workers that have not seen the change.
  */
 void
 bemi_begin_attempt(BemiWorker *worker)
@@ -275,8 +280,9 @@ bemi_set_progress(BemiWorker *worker, XLogRecPtr received, XLogRecPtr stored)
 
 /*
  * The workers of this database that have stored all up to a position have all
- * that was committed before this time.  That may have been some time ago, when they
- * know more by now, unless what they know is still to come: the clock was set back.
+ * that was committed before this time.  That may have been some time ago, when
+ * they know more by now, unless what they know is still to come: the clock was
+ * set back.
  */
 void
 bemi_record_synced(XLogRecPtr position, TimestampTz time)
@@ -300,13 +306,14 @@ bemi_record_synced(XLogRecPtr position, TimestampTz time)
 }
 
 /*
- * Adds to what a worker has counted, with the time that it has found out last, 0 for
- * none.  A worker reads a clock again and again: if the time is earlier than the last
- * one, the clock was set back, and what bemi.sync() has found out before that may be
- * committed yet.
+ * Adds to what a worker has counted, with the time that it has found out last,
+ * 0 for none.  A worker reads a clock again and again: if the time is earlier
+ * than the last one, the clock was set back, and what bemi.sync() has found
+ * out before that may be committed yet.
  */
 void
-bemi_add_counts(BemiWorker *worker, const BemiCounts *counts, const BemiUntil *until)
+bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
+				const BemiUntil *until)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	worker->counts.changes += counts->changes;
@@ -403,8 +410,10 @@ add_workers(void)
 	ListCell   *cell;
 
 	foreach(cell, add_at_commit)
+	{
 		if (!bemi_add_worker(MyDatabaseId, lfirst(cell)))
 			bemi_report_no_place(lfirst(cell));
+	}
 }
 
 static void
@@ -454,7 +463,8 @@ bemi_state_name(BemiState state)
 }
 
 /*
- * Fills the columns of what a slot on another server costs, and returns their number.
+ * Fills the columns of what a slot on another server costs, and returns their
+ * number.
  */
 static int
 fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
@@ -567,7 +577,9 @@ why_no_worker(void)
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	launcher = bemi_shared->launcher_pid != 0;
 	LWLockRelease(bemi_shared->lock);
-	return launcher ? NULL : "bemi's launcher is not running, raise max_worker_processes and restart the server";
+	return launcher ?
+		NULL :
+		"bemi's launcher is not running, raise max_worker_processes and restart the server";
 }
 
 /*
@@ -596,8 +608,8 @@ bemi_worker_state_init(void)
 	DefineCustomIntVariable("bemi.max_sources",
 							"Sets how many sources the server can read, in all its databases.",
 							"Each takes a background worker, and 5 kB of shared memory.",
-							&bemi_max_sources, 64, 1, 1000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							&bemi_max_sources, 64, 1, 1000, PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_memory;

@@ -3,22 +3,24 @@
  * horizon.c
  *		Up to which time every commit has its place in the WAL.
  *
- * A transaction takes the time of its commit first and writes its commit record
- * then.  In between, it may wait for whatever the WAL waits for.  So a worker that
- * has stored all WAL up to now may still receive a commit of an earlier time, and
- * what bemi.status and bemi.complete() promise of a time needs a proof: a time and a
- * position such that each commit of an earlier time has its record before the
- * position.
+ * A transaction takes the time of its commit first and writes its commit
+ * record then.  In between, it may wait for whatever the WAL waits for.  So a
+ * worker that has stored all WAL up to now may still receive a commit of an
+ * earlier time, and what bemi.status and bemi.complete() promise of a time
+ * needs a proof: a time and a position such that each commit of an earlier
+ * time has its record before the position.
  *
- * The server marks a process as committing before the process takes the time, and
- * takes the mark away after the record is written, because checkpoints need that,
- * too.  So: note who is marked at some time; when the last of them is done, the end
- * of the WAL is the position.  Who is marked later takes a later time.
+ * The server marks a process as committing before the process takes the time,
+ * and takes the mark away after the record is written, because checkpoints
+ * need that, too.  So: note who is marked at some time; when the last of them
+ * is done, the end of the WAL is the position.  Who is marked later takes a
+ * later time.
  *
- * Two things blur this by less than SETTLE_MS.  The mark is set without a memory
- * barrier, so that others see it somewhat later, and COMMIT PREPARED takes the time
- * a few instructions before its mark.  Commits that a subscription applies have the
- * time of their publisher, which nothing here can know.
+ * Two things blur this by less than SETTLE_MS.  The mark is set without a
+ * memory barrier, so that others see it somewhat later, and COMMIT PREPARED
+ * takes the time a few instructions before its mark.  Commits that a
+ * subscription applies have the time of their publisher, which nothing here
+ * can know.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +46,8 @@ PG_FUNCTION_INFO_V1(bemi_commit_horizon);
 #define LOOK_MS			2
 
 /*
- * Begins to look for the position of a time that is at least SETTLE_MS old.  What it
- * remembers is in the current memory context.
+ * Begins to look for the position of a time that is at least SETTLE_MS old.
+ * What it remembers is in the current memory context.
  */
 void
 bemi_horizon_begin(BemiHorizon *horizon, TimestampTz time)
@@ -63,7 +65,8 @@ bemi_horizon_is_settled(BemiHorizon *horizon)
 {
 	if (!XLogRecPtrIsInvalid(horizon->position))
 		return true;
-	if (horizon->count > 0 && bemi_are_committing(horizon->committing, horizon->count))
+	if (horizon->count > 0 &&
+		bemi_are_committing(horizon->committing, horizon->count))
 		return false;
 
 	horizon->position = GetXLogInsertRecPtr();
@@ -86,13 +89,14 @@ sleep_ms(long milliseconds)
 }
 
 /*
- * Waits for the position of a time that has just been, though not longer than so many
- * milliseconds.  False if some commit takes longer.
+ * Waits for the position of a time that has just been, though not longer than
+ * so many milliseconds.  False if some commit takes longer.
  */
 bool
 bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 {
-	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz give_up =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 
 	while (!TimestampDifferenceExceeds(time, GetCurrentTimestamp(), SETTLE_MS))
 		sleep_ms(SETTLE_MS);
@@ -107,8 +111,8 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 }
 
 /*
- * _bemi.commit_horizon(timeout_ms): now, and the position; NULLs if commits take
- * longer than the timeout, and on a standby, where nobody commits.
+ * _bemi.commit_horizon(timeout_ms): now, and the position; NULLs if commits
+ * take longer than the timeout, and on a standby, where nobody commits.
  */
 Datum
 bemi_commit_horizon(PG_FUNCTION_ARGS)
@@ -128,5 +132,6 @@ bemi_commit_horizon(PG_FUNCTION_ARGS)
 		values[1] = LSNGetDatum(horizon.position);
 		nulls[0] = nulls[1] = false;
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(columns, values, nulls)));
+	PG_RETURN_DATUM(
+					HeapTupleGetDatum(heap_form_tuple(columns, values, nulls)));
 }

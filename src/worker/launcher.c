@@ -7,21 +7,22 @@
  * background process can connect once in its life, and to stay connected would
  * keep that database from being dropped.  So it sends out scouts: short-lived
  * processes that connect to one database each, make entries in shared memory
- * for the sources they find there, and exit.  They are sent out when the server
- * has started, or was promoted, or has recovered from a crash; after that,
- * bemi.start() makes the entries by itself.
+ * for the sources they find there, and exit.  They are sent out when the
+ * server has started, or was promoted, or has recovered from a crash; after
+ * that, bemi.start() makes the entries by itself.
  *
- * A source counts if its replication origin exists, bemi_<database OID>_<name>.
- * A row without one came with a dump, or with a template database, and is not
- * read here unless somebody calls bemi.start().
+ * A source counts if its replication origin exists, bemi_<database
+ * OID>_<name>.  A row without one came with a dump, or with a template
+ * database, and is not read here unless somebody calls bemi.start().
  *
  * A worker that fails is started again after a delay that doubles from one
  * second to a minute.  A worker that stopped because it was told to is started
  * again when somebody says that its row has changed.
  *
- * A process that is sent to a database that takes nobody in (ALLOW_CONNECTIONS is
- * false, or DROP DATABASE was interrupted) fails before it can say why.  So none is sent
- * there; the launcher itself notes the error, and looks again later.
+ * A process that is sent to a database that takes nobody in (ALLOW_CONNECTIONS
+ * is false, or DROP DATABASE was interrupted) fails before it can say why.  So
+ * none is sent there; the launcher itself notes the error, and looks again
+ * later.
  *
  * The launcher sleeps on its latch: scouts and workers set it when they exit,
  * sessions when they have changed bemi.sources.
@@ -67,8 +68,8 @@ typedef enum DatabaseState
 
 /*
  * Databases that the launcher has yet to send a scout to, and those that take
- * nobody in for the time being; the scout that is on its way, and where to; how
- * many in a row have failed, and when the next one may go.
+ * nobody in for the time being; the scout that is on its way, and where to;
+ * how many in a row have failed, and when the next one may go.
  */
 static List *to_discover = NIL;
 static List *closed = NIL;
@@ -90,7 +91,8 @@ list_databases(void)
 	HeapTuple	tuple;
 
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-		databases = lappend_oid(databases, ((Form_pg_database) GETSTRUCT(tuple))->oid);
+		databases =
+			lappend_oid(databases, ((Form_pg_database) GETSTRUCT(tuple))->oid);
 	table_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	return databases;
@@ -121,16 +123,19 @@ parse_origin(const char *name, Oid *database, const char **source)
 List *
 bemi_list_origins(Oid database)
 {
-	Relation	catalog = table_open(ReplicationOriginRelationId, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	Relation	catalog =
+		table_open(ReplicationOriginRelationId, AccessShareLock);
+	SysScanDesc scan =
+		systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
 	List	   *names = NIL;
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		is_null;
-		Datum		value = heap_getattr(tuple, Anum_pg_replication_origin_roname,
-										 RelationGetDescr(catalog), &is_null);
+		Datum		value =
+			heap_getattr(tuple, Anum_pg_replication_origin_roname,
+						 RelationGetDescr(catalog), &is_null);
 		char	   *name = TextDatumGetCString(value);
 		const char *source;
 		Oid			owner;
@@ -194,10 +199,12 @@ bemi_discovery_main(Datum arg)
  * What the launcher's processes have in common.
  */
 static void
-describe_process(BackgroundWorker *process, const char *kind, const char *function)
+describe_process(BackgroundWorker *process, const char *kind,
+				 const char *function)
 {
 	memset(process, 0, sizeof(BackgroundWorker));
-	process->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	process->bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	process->bgw_start_time = BgWorkerStart_RecoveryFinished;
 	process->bgw_restart_time = BGW_NEVER_RESTART;
 	process->bgw_notify_pid = MyProcPid;
@@ -233,8 +240,8 @@ state_of(Form_pg_database database, NameData *name)
 }
 
 /*
- * The same of a database that may be gone.  A process that is sent to one that is
- * not open fails before it can say anything.
+ * The same of a database that may be gone.  A process that is sent to one that
+ * is not open fails before it can say anything.
  */
 static DatabaseState
 check_database(Oid oid, NameData *name)
@@ -263,19 +270,25 @@ check_database(Oid oid, NameData *name)
  * Why a database cannot be connected to, and the statement that mends it.
  */
 static void
-explain_closed(DatabaseState state, const NameData *name, char **error, char **hint)
+explain_closed(DatabaseState state, const NameData *name, char **error,
+			   char **hint)
 {
 	const char *database = quote_identifier(NameStr(*name));
 
 	if (state == DATABASE_INVALID)
 	{
-		*error = psprintf("database \"%s\" is invalid, because DROP DATABASE was interrupted", NameStr(*name));
+		*error =
+			psprintf("database \"%s\" is invalid, because DROP DATABASE was interrupted",
+					 NameStr(*name));
 		*hint = psprintf("Run it again: DROP DATABASE %s;", database);
 	}
 	else
 	{
-		*error = psprintf("database \"%s\" does not accept connections", NameStr(*name));
-		*hint = psprintf("Run this in another database: ALTER DATABASE %s ALLOW_CONNECTIONS true;", database);
+		*error = psprintf("database \"%s\" does not accept connections",
+						  NameStr(*name));
+		*hint =
+			psprintf("Run this in another database: ALTER DATABASE %s ALLOW_CONNECTIONS true;",
+					 database);
 	}
 }
 
@@ -287,7 +300,8 @@ delay_after(int failures)
 {
 	if (failures == 0)
 		return 0;
-	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10), LONGEST_DELAY_MS);
+	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10),
+			   LONGEST_DELAY_MS);
 }
 
 /*
@@ -311,9 +325,9 @@ bemi_database_has_slot(Oid database)
 }
 
 /*
- * Puts a database on the list of those to send a scout to, or of those that take
- * nobody in; in the latter case, the log hears of it if a slot keeps WAL there.
- * True if a scout is to go there.
+ * Puts a database on the list of those to send a scout to, or of those that
+ * take nobody in; in the latter case, the log hears of it if a slot keeps WAL
+ * there.  True if a scout is to go there.
  */
 static bool
 plan_discovery(Oid database)
@@ -329,7 +343,8 @@ plan_discovery(Oid database)
 	else if (state != DATABASE_GONE)
 		closed = lappend_oid(closed, database);
 	MemoryContextSwitchTo(caller);
-	if (state == DATABASE_OPEN || state == DATABASE_GONE || !bemi_database_has_slot(database))
+	if (state == DATABASE_OPEN || state == DATABASE_GONE ||
+		!bemi_database_has_slot(database))
 		return state == DATABASE_OPEN;
 
 	explain_closed(state, &name, &error, &hint);
@@ -350,7 +365,8 @@ recheck_closed(void)
 	ListCell   *cell;
 	NameData	name;
 
-	if (!TimestampDifferenceExceeds(closed_seen_at, GetCurrentTimestamp(), LONGEST_DELAY_MS))
+	if (!TimestampDifferenceExceeds(closed_seen_at, GetCurrentTimestamp(),
+									LONGEST_DELAY_MS))
 		return;
 	closed_seen_at = GetCurrentTimestamp();
 	foreach(cell, closed)
@@ -378,7 +394,8 @@ receive_discovery(void)
 	pid_t		pid;
 	bool		done;
 
-	if (discovery == NULL || GetBackgroundWorkerPid(discovery, &pid) != BGWH_STOPPED)
+	if (discovery == NULL ||
+		GetBackgroundWorkerPid(discovery, &pid) != BGWH_STOPPED)
 		return;
 	pfree(discovery);
 	discovery = NULL;
@@ -392,8 +409,9 @@ receive_discovery(void)
 		next_discovery = 0;
 		return;
 	}
-	next_discovery = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 delay_after(++discovery_failures));
+	next_discovery =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									delay_after(++discovery_failures));
 }
 
 /*
@@ -407,15 +425,17 @@ next_to_discover(void)
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	foreach(cell, to_discover)
+	{
 		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
 			next = lfirst_oid(cell);
+	}
 	LWLockRelease(bemi_shared->lock);
 	return next;
 }
 
 /*
- * Sends the next scout once the one before is back.  Returns for how long there
- * is nothing to do about it.
+ * Sends the next scout once the one before is back.  Returns for how long
+ * there is nothing to do about it.
  */
 static long
 start_discovery(void)
@@ -430,7 +450,8 @@ start_discovery(void)
 	discovering = next_to_discover();
 	if (!OidIsValid(discovering))
 		return LONGEST_DELAY_MS;
-	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_discovery);
+	left =
+		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_discovery);
 	if (left > 0)
 		return left;
 
@@ -462,7 +483,8 @@ launch_worker(int i)
 		return;
 
 	bemi_begin_attempt(&bemi_shared->workers[i]);
-	bemi_set_error(&bemi_shared->workers[i], "could not start a worker process",
+	bemi_set_error(&bemi_shared->workers[i],
+				   "could not start a worker process",
 				   psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
 							max_worker_processes + 4));
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -484,8 +506,8 @@ forget_worker(int i)
 }
 
 /*
- * Does not start a worker that could not connect.  It is tried again, but the log
- * hears of it once.
+ * Does not start a worker that could not connect.  It is tried again, but the
+ * log hears of it once.
  */
 static void
 delay_worker(int i, DatabaseState state, const NameData *name)
@@ -504,21 +526,23 @@ delay_worker(int i, DatabaseState state, const NameData *name)
 	bemi_begin_attempt(worker);
 	bemi_set_error(worker, error, hint);
 	if (is_news)
-		ereport(LOG,
-				(errmsg("bemi: source \"%s\" is not read: %s", worker->source, error),
-				 errdetail("Its replication slot keeps write-ahead log."),
-				 errhint("%s", hint)));
+		ereport(LOG, (errmsg("bemi: source \"%s\" is not read: %s",
+							 worker->source, error),
+					  errdetail("Its replication slot keeps write-ahead log."),
+					  errhint("%s", hint)));
 	bemi_wake_launcher();		/* for the time of the next try */
 }
 
 /*
- * Starts a worker that is due, if it can connect to its database, which may be gone.
+ * Starts a worker that is due, if it can connect to its database, which may be
+ * gone.
  */
 static void
 launch_if_possible(int i)
 {
 	NameData	name;
-	DatabaseState state = check_database(bemi_shared->workers[i].database, &name);
+	DatabaseState state =
+		check_database(bemi_shared->workers[i].database, &name);
 
 	if (state == DATABASE_GONE)
 		forget_worker(i);
@@ -563,13 +587,15 @@ worker_is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 {
 	long		left;
 
-	if (!worker->in_use || worker->launched || bemi_is_paused(worker->database))
+	if (!worker->in_use || worker->launched ||
+		bemi_is_paused(worker->database))
 		return false;
 	if (worker->state == BEMI_STATE_STOPPED && !worker->wake)
 		return false;
 
 	if (worker->failures > 0 && worker->next_start == 0 && !worker->wake)
-		worker->next_start = TimestampTzPlusMilliseconds(now, delay_after(worker->failures));
+		worker->next_start =
+			TimestampTzPlusMilliseconds(now, delay_after(worker->failures));
 	left = TimestampDifferenceMilliseconds(now, worker->next_start);
 	if (left > 0 && !worker->wake)
 	{
@@ -600,7 +626,8 @@ start_due_workers(void)
 
 		reap_worker(i);
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		due = worker_is_due(&bemi_shared->workers[i], GetCurrentTimestamp(), &timeout_ms);
+		due = worker_is_due(&bemi_shared->workers[i], GetCurrentTimestamp(),
+							&timeout_ms);
 		LWLockRelease(bemi_shared->lock);
 
 		if (due)
@@ -641,7 +668,9 @@ discover_all_databases(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	foreach(cell, databases)
+	{
 		(void) plan_discovery(lfirst_oid(cell));
+	}
 	list_free(databases);
 	closed_seen_at = GetCurrentTimestamp();
 }
@@ -683,7 +712,8 @@ bemi_launcher_main(Datum arg)
 
 	register_launcher();
 	handles = MemoryContextAllocZero(TopMemoryContext,
-									 sizeof(BackgroundWorkerHandle *) * bemi_max_sources);
+									 sizeof(BackgroundWorkerHandle *) *
+									 bemi_max_sources);
 	forget_unborn_workers();
 	discover_all_databases();
 
@@ -706,7 +736,8 @@ bemi_launcher_main(Datum arg)
 		bemi_limit_local_slots(&timeout_ms);
 		timeout_ms = Min(timeout_ms, start_discovery());
 		pgstat_report_activity(STATE_IDLE, NULL);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout_ms, wait_event);
 		ResetLatch(MyLatch);
 	}

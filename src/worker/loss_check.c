@@ -4,30 +4,30 @@
  *		Has anything been lost?  What a worker finds out before it goes on.
  *
  * The destination knows how far it has come (the origin) and what the source
- * was when it connected last (the row of bemi.sources); the source says what it
- * is now, and what has become of the slot.  Where the two do not fit together,
- * changes may be missing.  That is written into bemi.gaps first, flushed, and
- * only then is the slot made anew, or the origin moved: a worker that dies in
- * between leaves a gap that is open, which the next one closes, but never a
- * slot that is new with nothing said about it.
+ * was when it connected last (the row of bemi.sources); the source says what
+ * it is now, and what has become of the slot.  Where the two do not fit
+ * together, changes may be missing.  That is written into bemi.gaps first,
+ * flushed, and only then is the slot made anew, or the origin moved: a worker
+ * that dies in between leaves a gap that is open, which the next one closes,
+ * but never a slot that is new with nothing said about it.
  *
- * A transaction that the source cannot decode (unreadable.c) is skipped,
- * and nothing else: the source sends no transaction whose commit record starts
- * before the position that the stream is started from.  So the origin moves one
- * byte beyond that record's start, and the slot stays.  Its gap is a closed one,
- * as short as the transaction; to write it twice changes nothing.
+ * A transaction that the source cannot decode (unreadable.c) is skipped, and
+ * nothing else: the source sends no transaction whose commit record starts
+ * before the position that the stream is started from.  So the origin moves
+ * one byte beyond that record's start, and the slot stays.  Its gap is a
+ * closed one, as short as the transaction; to write it twice changes nothing.
  *
- * Whether the source has gone back is found out apart from whether a new slot is
- * needed: by its timelines (timeline.c), by the end of its WAL, by the
+ * Whether the source has gone back is found out apart from whether a new slot
+ * is needed: by its timelines (timeline.c), by the end of its WAL, by the
  * transactions that it sends again (witness.c), and by its WAL (trace.c) if
- * there is no slot, or if the slot is ahead of the history.  Where none of them proves
- * anything, the gap begins with the history.
+ * there is no slot, or if the slot is ahead of the history.  Where none of
+ * them proves anything, the gap begins with the history.
  *
- * The slot is never confirmed beyond the origin (see bemi_store_advance()),
- * so one that is ahead of it shows that the destination has lost something,
- * being restored from a backup for instance.  A history that came with a dump
- * has no slot and no origin, but it has the identity of its source and the
- * last transaction (_bemi.source_progress), so it is compared with the source, too.
+ * The slot is never confirmed beyond the origin (see bemi_store_advance()), so
+ * one that is ahead of it shows that the destination has lost something, being
+ * restored from a backup for instance.  A history that came with a dump has no
+ * slot and no origin, but it has the identity of its source and the last
+ * transaction (_bemi.source_progress), so it is compared with the source, too.
  *
  * Which tables are tracked comes with the stream, and at its beginning from
  * the source's catalog; for a source without the extension from there with
@@ -59,12 +59,14 @@ typedef struct Finding
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
 	const char *detail;			/* sentence for people; NULL: that of the code */
 	const char *doubt;			/* what is not proven, and how to go on */
-	XLogRecPtr	proven;			/* up to here the slot proves that the source has what
-								 * is stored; InvalidXLogRecPtr: it proves nothing */
+	XLogRecPtr	proven;			/* up to here the slot proves that the source
+								 * has what is stored; InvalidXLogRecPtr: it
+								 * proves nothing */
 	bool		history_is_old; /* the reason is on this side, and stays */
 	XLogRecPtr	resume;			/* from where to read on with this slot;
 								 * InvalidXLogRecPtr: make another one */
-	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was read */
+	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was
+								 * read */
 	bool		went_back;		/* and what is stored from there on is undone */
 	BemiWitness witness;		/* to be met, if nothing was lost */
 	bool		skips;			/* one transaction only */
@@ -90,7 +92,8 @@ is_another_source(const Finding *finding, const BemiSourceRow *row)
 	if (row->system_identifier != NULL &&
 		strcmp(row->system_identifier, finding->system_identifier) != 0)
 		return true;
-	return finding->slot.exists ? !finding->slot.here : is_renamed(finding, row);
+	return finding->slot.exists ? !finding->slot.here :
+		is_renamed(finding, row);
 }
 
 /*
@@ -104,8 +107,8 @@ record_way_back(Finding *finding, XLogRecPtr position)
 }
 
 /*
- * The first position at which the source's WAL is known to be other than what was
- * read, by its timelines or because it ends before.
+ * The first position at which the source's WAL is known to be other than what
+ * was read, by its timelines or because it ends before.
  */
 static XLogRecPtr
 find_divergence(const Finding *finding, const BemiSourceRow *row)
@@ -114,21 +117,25 @@ find_divergence(const Finding *finding, const BemiSourceRow *row)
 
 	return Min(identity->position,
 			   bemi_timelines_part_at(row->timeline, row->ancestors,
-									  identity->timeline, identity->ancestors));
+									  identity->timeline,
+									  identity->ancestors));
 }
 
 /*
- * The source may have gone back.  Its slot sends again what has committed since the
- * slot's position: the last of these transactions that is stored is where to read on.
+ * The source may have gone back.  Its slot sends again what has committed
+ * since the slot's position: the last of these transactions that is stored is
+ * where to read on.
  */
 static void
 compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
 	XLogRecPtr	end = Min(finding->origin, finding->identity->position);
-	XLogRecPtr	common = bemi_find_last_common(stream, finding->slot.confirmed, end);
+	XLogRecPtr	common =
+		bemi_find_last_common(stream, finding->slot.confirmed, end);
 	bool		undone;
 
-	finding->resume = XLogRecPtrIsInvalid(common) ? finding->slot.confirmed : common + 1;
+	finding->resume =
+		XLogRecPtrIsInvalid(common) ? finding->slot.confirmed : common + 1;
 	undone = bemi_stores_undone(finding->resume, finding->origin);
 	if (undone)
 	{
@@ -146,7 +153,8 @@ find_witness(Finding *finding)
 {
 	BemiStored *stored = &finding->witness.stored;
 
-	bemi_find_witness(finding->slot.confirmed, finding->origin, &finding->witness);
+	bemi_find_witness(finding->slot.confirmed, finding->origin,
+					  &finding->witness);
 	finding->resume = XLogRecPtrIsInvalid(stored->commit_lsn) ?
 		finding->slot.confirmed : stored->commit_lsn + 1;
 }
@@ -156,7 +164,8 @@ find_witness(Finding *finding)
  * destination, has gone back in time.
  */
 static void
-compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+compare_positions(BemiStream *stream, Finding *finding,
+				  const BemiSourceRow *row)
 {
 	XLogRecPtr	confirmed = finding->slot.confirmed;
 
@@ -171,9 +180,11 @@ compare_positions(BemiStream *stream, Finding *finding, const BemiSourceRow *row
 		finding->reason = "history_went_back";
 		finding->resume = confirmed;
 		finding->history_is_old = true;
-		finding->detail = "This database was restored, or moved on, without what it had confirmed to the source.";
+		finding->detail =
+			"This database was restored, or moved on, without what it had confirmed to the source.";
 	}
-	else if (finding->parted_at < finding->origin || bemi_my_worker->must_compare)
+	else if (finding->parted_at < finding->origin ||
+			 bemi_my_worker->must_compare)
 		compare_commits(stream, finding, row);
 	else
 		find_witness(finding);
@@ -217,25 +228,32 @@ keep_slot(void)
 }
 
 /*
- * The source has failed again and again.  What is lost is one transaction, if it
- * can be found, or else what the slot has yet to send.
+ * The source has failed again and again.  What is lost is one transaction, if
+ * it can be found, or else what the slot has yet to send.
  */
 static void
-find_failed_commit(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
+find_failed_commit(BemiStream *stream, Finding *finding,
+				   const BemiSourceRow *row)
 {
 	XLogRecPtr	at_row = bemi_my_worker->unreadable.row;
 
 	finding->reason = "slot_unreadable";
-	finding->detail = psprintf("The source fails to decode its write-ahead log: %s.", bemi_my_worker->error);
+	finding->detail =
+		psprintf("The source fails to decode its write-ahead log: %s.",
+				 bemi_my_worker->error);
 	if (bemi_my_worker->unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
 		!finding->slot.made || finding->slot.lost)
 		return;
 	/* Others may have committed since the row was written, and be stored. */
-	finding->resume = bemi_stream_find_commit(stream, bemi_slot_name, at_row, finding->origin,
-											  finding->identity->position);
+	finding->resume =
+		bemi_stream_find_commit(stream, bemi_slot_name, at_row,
+								finding->origin, finding->identity->position);
 	if (finding->resume == finding->origin)
 	{
-		/* It fails no longer, or only at what is stored: so no witness is asked for. */
+		/*
+		 * It fails no longer, or only at what is stored: so no witness is
+		 * asked for.
+		 */
 		keep_slot();
 		finding->reason = finding->detail = NULL;
 		finding->resume = InvalidXLogRecPtr;
@@ -259,8 +277,9 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	if (is_another_source(finding, row))
 	{
 		finding->reason = "server_changed";
-		finding->detail = psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
-								   row->database, row->system_identifier, bemi_slot_name);
+		finding->detail =
+			psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
+					 row->database, row->system_identifier, bemi_slot_name);
 	}
 	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "max_slot_lag";
@@ -273,13 +292,17 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * The source has no longer what was stored last.  How much of what is stored does it have?
+ * The source has no longer what was stored last.  How much of what is stored
+ * does it have?
  */
 static void
-find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLogRecPtr gone)
+find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row,
+			XLogRecPtr gone)
 {
-	XLogRecPtr	common = bemi_trace_common(stream, finding->identity, finding->proven, gone);
-	XLogRecPtr	parted_at = XLogRecPtrIsInvalid(common) ? finding->proven : common + 1;
+	XLogRecPtr	common =
+		bemi_trace_common(stream, finding->identity, finding->proven, gone);
+	XLogRecPtr	parted_at =
+		XLogRecPtrIsInvalid(common) ? finding->proven : common + 1;
 
 	if (!bemi_stores_undone(parted_at, finding->origin))
 		return;
@@ -288,36 +311,43 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row, XLog
 	finding->parted_at = parted_at;
 	if (!XLogRecPtrIsInvalid(parted_at))
 		return;
-	finding->doubt = psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
-							  LSN_FORMAT_ARGS(gone));
+	finding->doubt =
+		psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
+				 LSN_FORMAT_ARGS(gone));
 }
 
 /*
- * The source has removed the WAL that would show whether it went back.  A server that was
- * not restarted did not.  One that has taken another timeline shows by that where it
- * parted from what was read.  What the slot proves is not in doubt.
+ * The source has removed the WAL that would show whether it went back.  A
+ * server that was not restarted did not.  One that has taken another timeline
+ * shows by that where it parted from what was read.  What the slot proves is
+ * not in doubt.
  */
 static void
-find_no_proof(Finding *finding, const BemiSourceRow *row, const BemiStored *last,
-			  const char *refusal)
+find_no_proof(Finding *finding, const BemiSourceRow *row,
+			  const BemiStored *last, const char *refusal)
 {
 	if (is_on_other_path(finding, row) ||
-		(row->started_at != 0 && row->started_at == finding->identity->started_at))
+		(row->started_at != 0 &&
+		 row->started_at == finding->identity->started_at))
 		return;
 	if (finding->parted_at < finding->origin)
 		record_way_back(finding, finding->parted_at);
-	finding->doubt = psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
-							  XLogRecPtrIsInvalid(finding->proven) ? "" :
-							  psprintf(" after %X/%X", LSN_FORMAT_ARGS(finding->proven)),
-							  last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal,
-							  XLogRecPtrIsInvalid(finding->proven) ? " If it has them:" : "");
+	finding->doubt =
+		psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
+				 XLogRecPtrIsInvalid(finding->proven) ?
+				 "" :
+				 psprintf(" after %X/%X",
+						  LSN_FORMAT_ARGS(finding->proven)),
+				 last->xid, LSN_FORMAT_ARGS(last->commit_lsn), refusal,
+				 XLogRecPtrIsInvalid(finding->proven) ? " If it has them:" :
+				 "");
 }
 
 /*
- * Neither a new slot nor one that is ahead of the history shows whether the source still has
- * what is stored, so its WAL is read.  Not for what the former slot has confirmed: its state
- * is as old as the WAL.  And not on the same server, which takes the history back with the
- * source.
+ * Neither a new slot nor one that is ahead of the history shows whether the
+ * source still has what is stored, so its WAL is read.  Not for what the
+ * former slot has confirmed: its state is as old as the WAL.  And not on the
+ * same server, which takes the history back with the source.
  */
 static void
 trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
@@ -330,7 +360,8 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 		return;
 	if (row->slot_made && finding->slot.confirmed <= finding->origin)
 		finding->proven = finding->slot.confirmed;
-	switch (bemi_trace_last(stream, finding->identity, finding->proven, to, &last, &refusal))
+	switch (bemi_trace_last(stream, finding->identity, finding->proven, to,
+							&last, &refusal))
 	{
 		case BEMI_TRACE_FOUND:
 			break;
@@ -347,12 +378,15 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
  * Opens a gap, unless one is open, within the current transaction.
  */
 static void
-open_gap(const char *reason, XLogRecPtr from, const char *detail, bool goes_back,
-		 bool proven)
+open_gap(const char *reason, XLogRecPtr from, const char *detail,
+		 bool goes_back, bool proven)
 {
-	const BemiUntil *until = bemi_my_worker->synced.time > bemi_my_worker->until.time ?
-		&bemi_my_worker->synced : &bemi_my_worker->until;
-	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID, LSNOID, BOOLOID, BOOLOID};
+	const BemiUntil *until =
+		bemi_my_worker->synced.time > bemi_my_worker->until.time ?
+		&bemi_my_worker->synced :
+		&bemi_my_worker->until;
+	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID,
+	LSNOID, BOOLOID, BOOLOID};
 	char		nulls[] = "       ";
 	Datum		values[] = {CStringGetTextDatum(reason), LSNGetDatum(from),
 		detail ? CStringGetTextDatum(detail) : (Datum) 0,
@@ -379,22 +413,27 @@ describe_loss(const Finding *finding)
 	if (finding->detail != NULL)
 		appendStringInfoString(&detail, finding->detail);
 	if (finding->went_back && !XLogRecPtrIsInvalid(finding->parted_at))
-		appendStringInfo(&detail, "%sThe source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
-						 detail.len > 0 ? " " : "", LSN_FORMAT_ARGS(finding->parted_at));
+		appendStringInfo(&detail,
+						 "%sThe source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
+						 detail.len > 0 ? " " : "",
+						 LSN_FORMAT_ARGS(finding->parted_at));
 	if (finding->doubt != NULL)
-		appendStringInfo(&detail, "%s%s", detail.len > 0 ? " " : "", finding->doubt);
+		appendStringInfo(&detail, "%s%s", detail.len > 0 ? " " : "",
+						 finding->doubt);
 	return detail.len > 0 ? detail.data : NULL;
 }
 
 /*
- * Writes down what was lost, so that it stays whatever comes next.  Without a proof, the gap
- * begins where the slot's proof ends, or with the history.
+ * Writes down what was lost, so that it stays whatever comes next.  Without a
+ * proof, the gap begins where the slot's proof ends, or with the history.
  */
 static void
 record_loss(const Finding *finding)
 {
-	bool		from_slot = finding->doubt != NULL && !XLogRecPtrIsInvalid(finding->proven);
-	XLogRecPtr	from = finding->went_back ? finding->parted_at : finding->origin;
+	bool		from_slot =
+		finding->doubt != NULL && !XLogRecPtrIsInvalid(finding->proven);
+	XLogRecPtr	from =
+		finding->went_back ? finding->parted_at : finding->origin;
 
 	ereport(LOG,
 			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
@@ -402,8 +441,9 @@ record_loss(const Finding *finding)
 			 errhint("bemi.gaps shows from when to when.")));
 
 	bemi_begin_transaction();
-	open_gap(finding->reason, from_slot ? finding->proven : from, describe_loss(finding),
-			 finding->went_back || from_slot, finding->doubt == NULL || from_slot);
+	open_gap(finding->reason, from_slot ? finding->proven : from,
+			 describe_loss(finding), finding->went_back || from_slot,
+			 finding->doubt == NULL || from_slot);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -412,10 +452,11 @@ record_loss(const Finding *finding)
 }
 
 /*
- * Makes a slot and returns the position from which it sees every commit, and what the
- * tables were like there.  One that is there may have been given up, and to read on
- * with it could store again what is stored; or an earlier worker came just so far, and
- * nobody knows any more what the tables were like.
+ * Makes a slot and returns the position from which it sees every commit, and
+ * what the tables were like there.  One that is there may have been given up,
+ * and to read on with it could store again what is stored; or an earlier
+ * worker came just so far, and nobody knows any more what the tables were
+ * like.
  */
 static XLogRecPtr
 make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
@@ -447,23 +488,28 @@ update_identity(const Finding *finding)
 
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
 					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
-					   lengthof(types), types, values, ancestors ? NULL : "   n");
+					   lengthof(types), types, values,
+					   ancestors ? NULL : "   n");
 	bemi_run_on_source("UPDATE _bemi.source_progress SET system_identifier = $2,"
 					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE source = $1",
-					   lengthof(types), types, values, ancestors ? NULL : "   n");
+					   lengthof(types), types, values,
+					   ancestors ? NULL : "   n");
 	bemi_run_on_source("UPDATE _bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
-					   " WHERE source = $1", 3, types, values, NULL);
+					   " WHERE source = $1",
+					   3, types, values, NULL);
 }
 
 /*
- * Notes when the source's server was started, within the current transaction.  Not in
- * bemi.sources, whose row a session may have locked, since it changes with each restart.
+ * Notes when the source's server was started, within the current transaction.
+ * Not in bemi.sources, whose row a session may have locked, since it changes
+ * with each restart.
  */
 static void
 note_start_time(const Finding *finding)
 {
 	Oid			types[] = {TIMESTAMPTZOID};
-	Datum		values[] = {TimestampTzGetDatum(finding->identity->started_at)};
+	Datum		values[] = {
+	TimestampTzGetDatum(finding->identity->started_at)};
 
 	bemi_run_on_source("UPDATE _bemi.source_progress SET server_started_at = $2 WHERE source = $1",
 					   lengthof(types), types, values, NULL);
@@ -477,17 +523,18 @@ update_secret(BemiStream *stream)
 {
 	char	   *version = bemi_stream_secret_version(stream);
 	Oid			types[] = {TEXTOID};
-	Datum		values[] = {version ? CStringGetTextDatum(version) : (Datum) 0};
+	Datum		values[] = {version ? CStringGetTextDatum(version) :
+	(Datum) 0};
 
-	bemi_run_on_source("SELECT _bemi.note_secret($1, $2)", lengthof(types), types, values,
-					   version ? NULL : "n");
+	bemi_run_on_source("SELECT _bemi.note_secret($1, $2)", lengthof(types),
+					   types, values, version ? NULL : "n");
 	(void) bemi_stream_secret_is_new(stream);
 }
 
 /*
- * Positions stored so far may mean nothing any more, within the current transaction.
- * What is lost from here on is either younger than what was complete, or in the gap that
- * ends now.
+ * Positions stored so far may mean nothing any more, within the current
+ * transaction.  What is lost from here on is either younger than what was
+ * complete, or in the gap that ends now.
  */
 static void
 forget_positions(XLogRecPtr position, TimestampTz now)
@@ -509,25 +556,30 @@ forget_positions(XLogRecPtr position, TimestampTz now)
 
 /*
  * From "position" on, everything is read: closes the gap and moves the origin
- * there, which is no part of the transaction and so comes last.  With a new slot it
- * is known what the tables were like there.
+ * there, which is no part of the transaction and so comes last.  With a new
+ * slot it is known what the tables were like there.
  */
 static void
-begin_reading_at(BemiStream *stream, const Finding *finding, XLogRecPtr position,
-		 const char *descriptions)
+begin_reading_at(BemiStream *stream, const Finding *finding,
+				 XLogRecPtr position, const char *descriptions)
 {
-	char	   *server = psprintf("%s/%s", finding->system_identifier, finding->identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, JSONOID, JSONOID, JSONOID};
+	char	   *server = psprintf("%s/%s", finding->system_identifier,
+								  finding->identity->database);
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID,
+	JSONOID, JSONOID, JSONOID};
 	Datum		values[6];
 	int			n = 0;
 	TimestampTz now;
 
 	values[n++] = CStringGetTextDatum(server);
-	values[n++] = LSNGetDatum(finding->went_back ? Max(finding->origin, position) : position);
+	values[n++] = LSNGetDatum(finding->went_back ?
+							  Max(finding->origin, position) :
+							  position);
 	values[n] = (Datum) 0;
 	values[n + 1] = CStringGetTextDatum(finding->published);
 	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
-	values[n + 3] = descriptions ? CStringGetTextDatum(descriptions) : (Datum) 0;
+	values[n + 3] =
+		descriptions ? CStringGetTextDatum(descriptions) : (Datum) 0;
 	/* The list first, so that what it lists is tracked at that time. */
 	now = bemi_stream_now(stream);
 	values[n] = TimestampTzGetDatum(now);
@@ -535,7 +587,8 @@ begin_reading_at(BemiStream *stream, const Finding *finding, XLogRecPtr position
 	bemi_begin_transaction();
 	update_secret(stream);
 	bemi_run_on_source("SELECT _bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
-					   lengthof(types), types, values, descriptions ? NULL : "     n");
+					   lengthof(types), types, values,
+					   descriptions ? NULL : "     n");
 	update_identity(finding);
 	note_start_time(finding);
 	forget_positions(position, now);
@@ -555,18 +608,21 @@ begin_reading_at(BemiStream *stream, const Finding *finding, XLogRecPtr position
 }
 
 /*
- * Compares the tables with those of the publication now, if the source does not tell
- * by itself, or has another secret than at the last connection: messages that it has
- * signed with the former one cannot be verified any more.  For the same reason, what
- * it has told so far need not be all, and becomes stale.  "always": also otherwise.
+ * Compares the tables with those of the publication now, if the source does
+ * not tell by itself, or has another secret than at the last connection:
+ * messages that it has signed with the former one cannot be verified any more.
+ * For the same reason, what it has told so far need not be all, and becomes
+ * stale.  "always": also otherwise.
  */
 static void
 compare_published(BemiStream *stream, const Finding *finding, bool always)
 {
 	char	   *version;
 	const BemiSourceIdentity *identity = finding->identity;
-	char	   *server = psprintf("%s/%s", finding->system_identifier, identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID, TIMESTAMPTZOID, JSONOID, TEXTOID};
+	char	   *server =
+		psprintf("%s/%s", finding->system_identifier, identity->database);
+	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID,
+	TIMESTAMPTZOID, JSONOID, TEXTOID};
 	TimestampTz until = bemi_my_worker->until.time;
 	Datum		values[] = {CStringGetTextDatum(server),
 		LSNGetDatum(finding->origin),
@@ -585,16 +641,18 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 						   0, NULL, NULL, NULL);
 	bemi_run_on_source("SELECT _bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
 					   " WHERE _bemi.note_secret($1, $8)",
-					   lengthof(types), types, values, version ? NULL : "      n");
+					   lengthof(types), types, values,
+					   version ? NULL : "      n");
 	bemi_end_transaction();
 	(void) bemi_stream_secret_is_new(stream);
 }
 
 /*
- * Sets the origin back to the last transaction with changes, or to where the slot stands
- * if that is later.  What the source has sent from there on had nothing to store; if the
- * source was restored in the meantime, what it sends now may have.  A transaction from
- * there on that the worker remembers is one that the source does not have any more.
+ * Sets the origin back to the last transaction with changes, or to where the
+ * slot stands if that is later.  What the source has sent from there on had
+ * nothing to store; if the source was restored in the meantime, what it sends
+ * now may have.  A transaction from there on that the worker remembers is one
+ * that the source does not have any more.
  */
 static void
 set_origin_back(const Finding *finding)
@@ -617,15 +675,18 @@ identity_is_known(const Finding *finding, const BemiSourceRow *row)
 {
 	const char *ancestors = finding->identity->ancestors;
 
-	return row->timeline == finding->identity->timeline && !is_renamed(finding, row) &&
-		(ancestors == NULL || (row->ancestors != NULL && strcmp(ancestors, row->ancestors) == 0));
+	return row->timeline == finding->identity->timeline &&
+		!is_renamed(finding, row) &&
+		(ancestors == NULL || (row->ancestors != NULL &&
+							   strcmp(ancestors, row->ancestors) == 0));
 }
 
 /*
  * Nothing was lost.
  */
 static void
-continue_stream(BemiStream *stream, const Finding *finding, const BemiSourceRow *row)
+continue_stream(BemiStream *stream, const Finding *finding,
+				const BemiSourceRow *row)
 {
 	compare_published(stream, finding, false);
 	if (!identity_is_known(finding, row))
@@ -634,7 +695,8 @@ continue_stream(BemiStream *stream, const Finding *finding, const BemiSourceRow 
 		update_identity(finding);
 		bemi_end_transaction();
 	}
-	if (row->started_at != finding->identity->started_at && !bemi_my_worker->is_local)
+	if (row->started_at != finding->identity->started_at &&
+		!bemi_my_worker->is_local)
 	{
 		bemi_begin_transaction();
 		note_start_time(finding);
@@ -652,19 +714,23 @@ describe_skipped(const BemiUnreadable *skipped)
 	StringInfoData detail;
 
 	initStringInfo(&detail);
-	appendStringInfo(&detail, "Transaction %u, committed at %X/%X, has failed %d times. %s.",
-					 skipped->xid, LSN_FORMAT_ARGS(skipped->commit_lsn), skipped->tries,
-					 bemi_my_worker->error);
+	appendStringInfo(&detail,
+					 "Transaction %u, committed at %X/%X, has failed %d times. %s.",
+					 skipped->xid, LSN_FORMAT_ARGS(skipped->commit_lsn),
+					 skipped->tries, bemi_my_worker->error);
 	if (skipped->tables[0] != '\0')
-		appendStringInfo(&detail, " Tables that it was known to change before that: %s.", skipped->tables);
+		appendStringInfo(&detail,
+						 " Tables that it was known to change before that: %s.",
+						 skipped->tables);
 	if (skipped->at_new_table)
-		appendStringInfoString(&detail, " It failed at a row of the last of them.");
+		appendStringInfoString(&detail,
+							   " It failed at a row of the last of them.");
 	return detail.data;
 }
 
 /*
- * Writes the gap of a skipped transaction.  Its ends are a microsecond before and
- * after the commit.
+ * Writes the gap of a skipped transaction.  Its ends are a microsecond before
+ * and after the commit.
  */
 static void
 record_skipped(const Finding *finding, XLogRecPtr resume)
@@ -672,15 +738,21 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 	const BemiUnreadable *skipped = &bemi_my_worker->unreadable;
 	TimestampTz before = skipped->committed_at - 1;
 	TimestampTz after = skipped->committed_at + 1;
-	Oid			types[] = {LSNOID, LSNOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+	Oid			types[] = {LSNOID, LSNOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	TEXTOID};
 	Datum		values[] = {LSNGetDatum(finding->origin), LSNGetDatum(resume),
-		TimestampTzGetDatum(IS_VALID_TIMESTAMP(before) ? before : skipped->committed_at),
-		TimestampTzGetDatum(IS_VALID_TIMESTAMP(after) ? after : skipped->committed_at),
+		TimestampTzGetDatum(IS_VALID_TIMESTAMP(before) ?
+							before :
+							skipped->committed_at),
+		TimestampTzGetDatum(IS_VALID_TIMESTAMP(after) ?
+							after :
+							skipped->committed_at),
 	CStringGetTextDatum(describe_skipped(skipped))};
 
 	ereport(LOG,
 			(errmsg("bemi: transaction %u of source \"%s\", committed at %X/%X, is skipped",
-					skipped->xid, bemi_my_worker->source, LSN_FORMAT_ARGS(skipped->commit_lsn)),
+					skipped->xid, bemi_my_worker->source,
+					LSN_FORMAT_ARGS(skipped->commit_lsn)),
 			 errdetail("%s", bemi_my_worker->error),
 			 errhint("bemi.gaps shows what is known of it.")));
 	bemi_begin_transaction();
@@ -691,8 +763,8 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 }
 
 /*
- * Whether the source still has the WAL that it failed at.  After a failover, others may
- * have committed at these positions.
+ * Whether the source still has the WAL that it failed at.  After a failover,
+ * others may have committed at these positions.
  */
 static bool
 is_same_wal(const Finding *finding)
@@ -701,8 +773,8 @@ is_same_wal(const Finding *finding)
 }
 
 /*
- * Skips the transaction that the source cannot decode.  It may have begun or ended
- * to track tables, so the worker looks which are tracked now.
+ * Skips the transaction that the source cannot decode.  It may have begun or
+ * ended to track tables, so the worker looks which are tracked now.
  */
 static void
 skip_transaction(BemiStream *stream, const Finding *finding)
@@ -721,8 +793,8 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 }
 
 /*
- * A history that has come with a dump has no origin.  It reaches as far as the last
- * transaction that it has.
+ * A history that has come with a dump has no origin.  It reaches as far as the
+ * last transaction that it has.
  */
 static void
 find_reach(Finding *finding)
@@ -737,8 +809,8 @@ find_reach(Finding *finding)
 }
 
 /*
- * Decides what was lost, for a source that has no slot yet, or for which it was given up
- * before.  A source that was never read has lost nothing.
+ * Decides what was lost, for a source that has no slot yet, or for which it
+ * was given up before.  A source that was never read has lost nothing.
  */
 static void
 find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
@@ -751,9 +823,11 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 	{
 		finding->reason = "history_moved";
 		finding->history_is_old = true;
-		finding->detail = "The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
+		finding->detail =
+			"The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
 	}
-	else if (row->system_identifier != NULL && !is_another_source(finding, row))
+	else if (row->system_identifier != NULL &&
+			 !is_another_source(finding, row))
 		find_lost_slot(finding, row);
 }
 
@@ -763,8 +837,10 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 static bool
 is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
 {
-	return row->system_identifier != NULL && !is_another_source(finding, row) &&
-		(XLogRecPtrIsInvalid(finding->resume) || finding->slot.confirmed > finding->origin);
+	return row->system_identifier != NULL &&
+		!is_another_source(finding, row) &&
+		(XLogRecPtrIsInvalid(finding->resume) ||
+		 finding->slot.confirmed > finding->origin);
 }
 
 /*
@@ -773,7 +849,8 @@ is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
 static void
 examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 {
-	finding->system_identifier = psprintf(UINT64_FORMAT, finding->identity->system_identifier);
+	finding->system_identifier =
+		psprintf(UINT64_FORMAT, finding->identity->system_identifier);
 	finding->published = bemi_stream_published(stream);
 	bemi_stream_find_slot(stream, bemi_slot_name, &finding->slot);
 	bemi_begin_transaction();
@@ -797,8 +874,8 @@ examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 
 /*
  * Sees to it that there is a slot that everything after the origin can be read
- * from, and that it is written down if anything before may be missing.  The stream
- * must begin with *witness, if there is one.
+ * from, and that it is written down if anything before may be missing.  The
+ * stream must begin with *witness, if there is one.
  */
 void
 bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
@@ -822,7 +899,8 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		continue_stream(stream, &finding, row);
 
 	*witness = finding.witness;
-	if (finding.reason != NULL || bemi_my_worker->give_up != BEMI_GIVE_UP_TRANSACTION)
+	if (finding.reason != NULL ||
+		bemi_my_worker->give_up != BEMI_GIVE_UP_TRANSACTION)
 		return;
 	if (is_same_wal(&finding))
 	{

@@ -5,10 +5,10 @@
  *
  * A session that needs a database for itself marks it as paused, in shared
  * memory: the launcher starts nothing there, and a worker that was just being
- * started leaves again.  Workers that run get a SIGTERM; when they are gone, so
- * do the walsenders that served them, which would notice too late.  A scout is
- * not stopped: it is gone in a few milliseconds, for which the server waits,
- * and what it was sent for would not be found.
+ * started leaves again.  Workers that run get a SIGTERM; when they are gone,
+ * so do the walsenders that served them, which would notice too late.  A scout
+ * is not stopped: it is gone in a few milliseconds, for which the server
+ * waits, and what it was sent for would not be found.
  *
  * The pause ends with the transaction, however that ends: the session's end,
  * too, aborts it, and a crash empties shared memory.  It must not end sooner,
@@ -39,7 +39,9 @@
 /* How long workers are waited for; then the server says what is in the way. */
 #define GIVE_WAY_MS		10000
 
-/* How often it is looked whether they are gone: a walsender's end is silent. */
+/*
+ * How often it is looked whether they are gone: a walsender's end is silent.
+ */
 #define LOOK_MS			20
 
 /* Whether this session has paused any database. */
@@ -91,8 +93,8 @@ bemi_pause_database(Oid database)
 
 /*
  * Gives up the entries of a database that is gone.  A process that was
- * registered for one and comes now finds it unused; until then "launched" keeps
- * others from taking it.
+ * registered for one and comes now finds it unused; until then "launched"
+ * keeps others from taking it.
  */
 static void
 forget_entries(Oid database)
@@ -265,8 +267,10 @@ bemi_stop_readers(Oid database)
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
 	while ((stop_workers(database, told) || stop_walsenders(database)) &&
-		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GIVE_WAY_MS))
-		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS, wait_event);
+		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
+									   GIVE_WAY_MS))
+		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS,
+									wait_event);
 	ConditionVariableCancelSleep();
 	pfree(told);
 }
@@ -285,8 +289,8 @@ bemi_has_other_readers(Oid database)
 }
 
 /*
- * The running transaction has dropped a database; if it commits, the entries of
- * its sources go, before the pause does.
+ * The running transaction has dropped a database; if it commits, the entries
+ * of its sources go, before the pause does.
  */
 void
 bemi_forget_entries_at_commit(Oid database)

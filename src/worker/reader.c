@@ -3,31 +3,35 @@
  * reader.c
  *		May this server read sources of other servers, and use their slots?
  *
- * A slot has one reader: what one server has confirmed, another never gets.  A copy of
- * the history's server has the same rows, the same origins and the same names of slots,
- * so it would take changes away from its original.  bemi.sources.reader remembers
- * which server reads the source, and the worker compares that with its own server
- * before it connects.
+ * A slot has one reader: what one server has confirmed, another never gets.  A
+ * copy of the history's server has the same rows, the same origins and the
+ * same names of slots, so it would take changes away from its original.
+ * bemi.sources.reader remembers which server reads the source, and the worker
+ * compares that with its own server before it connects.
  *
- * A copy has all files of the original, so a server is identified by what is in none of
- * them: the path of the data directory, the inode of pg_control (which PostgreSQL
- * overwrites in place and never replaces), and the name of the host.  A server that differs
- * in these is a copy, and does not read, with two exceptions:
+ * A copy has all files of the original, so a server is identified by what is
+ * in none of them: the path of the data directory, the inode of pg_control
+ * (which PostgreSQL overwrites in place and never replaces), and the name of
+ * the host.  A server that differs in these is a copy, and does not read, with
+ * two exceptions:
  *
  * - A standby that was promoted: standby.signal was there when the postmaster started,
  *   and recovery has ended since.  (A restored backup has recovery.signal.)
  * - A server at the same path that differs in one of the others only: its host has another
  *   name (a new container, a cluster that moves a disk), or its files were put back.
  *
- * These go on by themselves if nobody reads the slot.  Each of them can be a clone whose
- * original is alive, and then the original's walsender keeps the slot active.  If it is
- * still active after the source would have given up a reader that is gone, its reader is
- * alive.  Then this server renounces the source, in its row, so that it does not read either
- * while the original is restarted.
+ * These go on by themselves if nobody reads the slot.  Each of them can be a
+ * clone whose original is alive, and then the original's walsender keeps the
+ * slot active.  If it is still active after the source would have given up a
+ * reader that is gone, its reader is alive.  Then this server renounces the
+ * source, in its row, so that it does not read either while the original is
+ * restarted.
  *
- * bemi.start() makes this server the reader, in the same way: if nobody else reads.
+ * bemi.start() makes this server the reader, in the same way: if nobody else
+ * reads.
  *
- * What must never happen: that this server reads or drops a slot whose reader is alive.
+ * What must never happen: that this server reads or drops a slot whose reader
+ * is alive.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,7 +77,10 @@ typedef enum Relationship
 /* The setting bemi.read_sources. */
 static bool read_sources = true;
 
-/* This server was started as a standby.  Set in the postmaster, so in all its children. */
+/*
+ * This server was started as a standby.  Set in the postmaster, so in all its
+ * children.
+ */
 static bool was_standby = false;
 
 /*
@@ -103,7 +110,8 @@ this_directory(void)
 {
 	char		path[PATH_MAX];
 
-	return make_printable(pstrdup(realpath(DataDir, path) ? path : DataDir), true);
+	return make_printable(pstrdup(realpath(DataDir, path) ? path : DataDir),
+						  true);
 }
 
 /*
@@ -118,8 +126,9 @@ this_reader(void)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat file \"%s\": %m", XLOG_CONTROL_FILE)));
-	return psprintf(UINT64_FORMAT " " UINT64_FORMAT " %s %s", GetSystemIdentifier(),
-					(uint64) file.st_ino, this_host(), this_directory());
+	return psprintf(UINT64_FORMAT " " UINT64_FORMAT " %s %s",
+					GetSystemIdentifier(), (uint64) file.st_ino, this_host(),
+					this_directory());
 }
 
 /*
@@ -157,8 +166,8 @@ parse_reader(const char *text, Reader *reader)
 }
 
 /*
- * What this server is to the one that reads the source.  If none is known, the first that
- * comes may read it.
+ * What this server is to the one that reads the source.  If none is known, the
+ * first that comes may read it.
  */
 static Relationship
 compare_readers(const BemiSourceRow *row)
@@ -180,11 +189,14 @@ compare_readers(const BemiSourceRow *row)
 		return COPY;
 	if (same_file && same_host && same_directory)
 		return THE_READER;
-	return was_standby || (same_directory && (same_file || same_host)) ? SUCCESSOR : COPY;
+	return was_standby || (same_directory && (same_file || same_host)) ?
+		SUCCESSOR :
+		COPY;
 }
 
 /*
- * Detail of an error: which server the source was started for, if that is known.
+ * Detail of an error: which server the source was started for, if that is
+ * known.
  */
 static int
 reader_detail(const BemiSourceRow *row)
@@ -210,8 +222,8 @@ bemi_is_copy(const BemiSourceRow *row)
 }
 
 /*
- * Error if this server is not to touch slots of other servers, which may belong to the
- * server that this one is a copy of.
+ * Error if this server is not to touch slots of other servers, which may
+ * belong to the server that this one is a copy of.
  */
 void
 bemi_check_reading(const BemiSourceRow *row)
@@ -250,9 +262,10 @@ set_reader(BemiSourceRow *row, const char *reader)
 }
 
 /*
- * Whether the slot has been active for so long that its reader must be alive: the source
- * gives up one that is silent.  Without such a time-out that is never known.  Not by the
- * time of day: if that were set forward, this server would renounce the source.
+ * Whether the slot has been active for so long that its reader must be alive:
+ * the source gives up one that is silent.  Without such a time-out that is
+ * never known.  Not by the time of day: if that were set forward, this server
+ * would renounce the source.
  */
 static bool
 is_reader_alive(BemiStream *stream)
@@ -266,7 +279,8 @@ is_reader_alive(BemiStream *stream)
 		bemi_my_worker->contested_at = contested;
 	INSTR_TIME_SUBTRACT(contested, bemi_my_worker->contested_at);
 	LWLockRelease(bemi_shared->lock);
-	return patience_ms > 0 && INSTR_TIME_GET_MILLISEC(contested) > patience_ms * 1.5;
+	return patience_ms > 0 &&
+		INSTR_TIME_GET_MILLISEC(contested) > patience_ms * 1.5;
 }
 
 static void
@@ -299,7 +313,8 @@ leave_to_reader(BemiStream *stream, BemiSourceRow *row)
 }
 
 /*
- * Makes this server the reader, if it is not.  Error if the slot has another one.
+ * Makes this server the reader, if it is not.  Error if the slot has another
+ * one.
  */
 void
 bemi_claim_source(BemiStream *stream, BemiSourceRow *row)
@@ -328,6 +343,6 @@ bemi_worker_reader_init(void)
 	DefineCustomBoolVariable("bemi.read_sources",
 							 "Whether sources on other servers are read, and their slots used.",
 							 "Turn it off on a copy of a server that reads them.",
-							 &read_sources, true,
-							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+							 &read_sources, true, PGC_SIGHUP, 0, NULL, NULL,
+							 NULL);
 }

@@ -37,7 +37,9 @@
 /* How often slots are looked at. */
 #define LOOK_MS			5000
 
-/* And those of other servers: if no limit is set, and if there is nothing new. */
+/*
+ * And those of other servers: if no limit is set, and if there is nothing new.
+ */
 #define REMOTE_LOOK_MS	15000
 #define QUIET_LOOK_MS	60000
 
@@ -73,12 +75,13 @@ typedef struct Laggard
 static bool
 exceeds_limit(int64 kept)
 {
-	return max_slot_lag_mb >= 0 && kept > (int64) max_slot_lag_mb * 1024 * 1024;
+	return max_slot_lag_mb >= 0 &&
+		kept > (int64) max_slot_lag_mb * 1024 * 1024;
 }
 
 /*
- * What is done about a slot that keeps too much.  True if it is to be given up;
- * otherwise the log hears of it, once until it has recovered.
+ * What is done about a slot that keeps too much.  True if it is to be given
+ * up; otherwise the log hears of it, once until it has recovered.
  */
 static bool
 report_excess(BemiWorker *worker, int64 kept)
@@ -92,7 +95,8 @@ report_excess(BemiWorker *worker, int64 kept)
 	worker->warned = true;
 	if (give_up && worker->give_up != BEMI_GIVE_UP_LAG)
 	{
-		give_up = TimestampDifferenceExceeds(worker->given_up_at, now, AGAIN_MS);
+		give_up =
+			TimestampDifferenceExceeds(worker->given_up_at, now, AGAIN_MS);
 		if (give_up)
 		{
 			worker->give_up = BEMI_GIVE_UP_LAG;
@@ -106,7 +110,8 @@ report_excess(BemiWorker *worker, int64 kept)
 		ereport(LOG,
 				(errmsg("bemi: slot of source \"%s\" keeps %lld MB of WAL, more than \"bemi.max_slot_lag\"",
 						worker->source, (long long) (kept / (1024 * 1024))),
-				 give_up ? errdetail("It is given up, and a gap written into bemi.gaps.") :
+				 give_up ?
+				 errdetail("It is given up, and a gap written into bemi.gaps.") :
 				 errhint("SELECT * FROM bemi.status; shows what keeps its worker from storing changes.")));
 	return give_up;
 }
@@ -210,7 +215,8 @@ bemi_limit_local_slots(long *timeout_ms)
 		BemiWorker *worker;
 
 		LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-		if (!check_slot(&ReplicationSlotCtl->replication_slots[i], now_at, &laggard))
+		if (!check_slot(&ReplicationSlotCtl->replication_slots[i], now_at,
+						&laggard))
 			laggard.name[0] = '\0';
 		LWLockRelease(ReplicationSlotControlLock);
 		worker = laggard.name[0] ? worker_of_slot(laggard.name) : NULL;
@@ -278,14 +284,16 @@ report_blindness(MemoryContext memory)
 }
 
 /*
- * Looks at the slot, at the election of its walsender, and at whatever else of a source
- * elsewhere changes now and then.  False if the slot could not be found.
+ * Looks at the slot, at the election of its walsender, and at whatever else of
+ * a source elsewhere changes now and then.  False if the slot could not be
+ * found.
  */
 static bool
 check_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext memory = AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
+	MemoryContext memory =
+		AllocSetContextCreate(caller, "bemi slot cost", ALLOCSET_SMALL_SIZES);
 	volatile bool found = false;
 
 	*failing = true;
@@ -321,7 +329,8 @@ bemi_limit_slot(BemiStream *stream)
 	static bool failing = false;
 	BemiSlotCost cost;
 
-	if (!check_is_due(stream, failing) || !check_source(stream, &cost, &failing))
+	if (!check_is_due(stream, failing) ||
+		!check_source(stream, &cost, &failing))
 		return;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
@@ -333,7 +342,8 @@ bemi_limit_slot(BemiStream *stream)
 	else if (report_excess(bemi_my_worker, cost.wal_kept))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("slot \"%s\" keeps more WAL than \"bemi.max_slot_lag\"", bemi_slot_name)));
+				 errmsg("slot \"%s\" keeps more WAL than \"bemi.max_slot_lag\"",
+						bemi_slot_name)));
 }
 
 void
@@ -341,9 +351,9 @@ bemi_slot_limit_init(void)
 {
 	DefineCustomIntVariable("bemi.max_slot_lag",
 							"WAL that the slot of a source may keep before something is done about it.",
-							"-1 means no limit.",
-							&max_slot_lag_mb, -1, -1, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+							"-1 means no limit.", &max_slot_lag_mb, -1, -1,
+							INT_MAX, PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL,
+							NULL);
 	DefineCustomEnumVariable("bemi.max_slot_lag_action",
 							 "What is done about a slot that keeps more than bemi.max_slot_lag.",
 							 "\"warn\" writes to the server's log; \"drop\" gives up the slot and writes a gap into bemi.gaps.",

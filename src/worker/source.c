@@ -44,7 +44,10 @@ char	   *bemi_slot_name = NULL;
 /* For how long to wait for the walsender that has just served us. */
 #define RELEASE_TIMEOUT_MS	10000
 
-/* What bemi_begin_transaction() has left, and bemi_end_transaction() goes back to. */
+/*
+ * What bemi_begin_transaction() has left, and bemi_end_transaction() goes back
+ * to.
+ */
 static MemoryContext around_transaction = NULL;
 
 /*
@@ -87,7 +90,8 @@ bemi_end_transaction(void)
  * A column's text in "memory", or NULL.
  */
 static char *
-copy_value(HeapTuple tuple, TupleDesc columns, int column, MemoryContext memory)
+copy_value(HeapTuple tuple, TupleDesc columns, int column,
+		   MemoryContext memory)
 {
 	char	   *value = SPI_getvalue(tuple, columns, column);
 
@@ -109,8 +113,8 @@ value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
 /*
  * Reads the worker's row, whose texts go into "memory", within a transaction
  * that has locked the sources.  The row is missing if the source was dropped,
- * and with it the table if the extension was.  What the source was is not in the
- * row of a history that came with a dump, but in its progress.
+ * and with it the table if the extension was.  What the source was is not in
+ * the row of a history that came with a dump, but in its progress.
  */
 static void
 read_row(BemiSourceRow *row, MemoryContext memory)
@@ -119,7 +123,8 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
 
 	memset(row, 0, sizeof(BemiSourceRow));
-	if (!OidIsValid(bemi_own_table("sources")) || !OidIsValid(bemi_own_table("gaps")))
+	if (!OidIsValid(bemi_own_table("sources")) ||
+		!OidIsValid(bemi_own_table("gaps")))
 		return;
 
 	SPI_connect();
@@ -134,7 +139,8 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 							  " AND g.\"table\" IS NULL)::text"
 							  " FROM bemi.sources s LEFT JOIN _bemi.source_progress p ON p.source = s.name"
 							  " WHERE name = $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+							  1, types, values, NULL, true,
+							  1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.sources");
 	if (SPI_processed == 1)
 	{
@@ -144,8 +150,10 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 
 		row->exists = true;
 		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-		row->force = strcmp(SPI_getvalue(tuple, columns, 1), "force_drop") == 0;
-		row->drop = row->force || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
+		row->force =
+			strcmp(SPI_getvalue(tuple, columns, 1), "force_drop") == 0;
+		row->drop =
+			row->force || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
 		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
 		row->conninfo = copy_value(tuple, columns, 3, memory);
 		row->system_identifier = copy_value(tuple, columns, 4, memory);
@@ -194,8 +202,8 @@ bemi_run_on_source(const char *statement, int count, const Oid *types,
 		all_nulls[i + 1] = nulls ? nulls[i] : ' ';
 	}
 	SPI_connect();
-	if (SPI_execute_with_args(statement, count + 1, all_types, all_values, all_nulls,
-							  false, 0) < 0)
+	if (SPI_execute_with_args(statement, count + 1, all_types, all_values,
+							  all_nulls, false, 0) < 0)
 		elog(ERROR, "could not run \"%s\"", statement);
 	SPI_finish();
 }
@@ -218,7 +226,8 @@ bemi_load_progress(void)
 	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
 							  " changed_lsn, changed_at, changed_xid"
 							  " FROM _bemi.source_progress WHERE source = $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+							  1, types, values, NULL, true,
+							  1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read _bemi.source_progress");
 	if (SPI_processed == 1)
 	{
@@ -254,9 +263,11 @@ bemi_count_gaps(void)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT pg_catalog.count(*)::int4 FROM bemi.gaps"
 							  " WHERE source = $1 AND \"table\" IS NULL",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+							  1, types, values, NULL, true,
+							  1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.gaps");
-	count = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+	count = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 1, &is_null));
 	SPI_finish();
 	return count;
 }
@@ -268,7 +279,8 @@ bemi_count_gaps(void)
 static void
 wait_for_release(const char *name)
 {
-	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RELEASE_TIMEOUT_MS);
+	TimestampTz give_up =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RELEASE_TIMEOUT_MS);
 	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
 	uint32		wait_event = bemi_wait_event("BemiSlotRelease");
 
@@ -330,8 +342,8 @@ drop_remote_slot(BemiSourceRow *row)
  * that a failure in between leaves the rest to the next try.  A source whose
  * row is gone already can only have its local slot dropped.
  *
- * Returns false, and leaves the row as it is now in *row, if meanwhile somebody
- * has started the source anew.
+ * Returns false, and leaves the row as it is now in *row, if meanwhile
+ * somebody has started the source anew.
  */
 bool
 bemi_remove_source(BemiSourceRow *row)
@@ -354,14 +366,15 @@ bemi_remove_source(BemiSourceRow *row)
 		if (row->exists && row->slot_made)
 			bemi_record_stop();
 		if (row->exists)
-			bemi_run_on_source("SELECT _bemi.forget_source($1)", 0, NULL, NULL, NULL);
+			bemi_run_on_source("SELECT _bemi.forget_source($1)", 0, NULL, NULL,
+							   NULL);
 		drop_origin();
 
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 		bemi_my_worker->in_use = false;
 		LWLockRelease(bemi_shared->lock);
-		ereport(LOG,
-				(errmsg("bemi: source \"%s\" was dropped", bemi_my_worker->source)));
+		ereport(LOG, (errmsg("bemi: source \"%s\" was dropped",
+							 bemi_my_worker->source)));
 	}
 	bemi_end_transaction();
 	return dropped;
@@ -373,7 +386,8 @@ bemi_remove_source(BemiSourceRow *row)
 XLogRecPtr
 bemi_origin_position(void)
 {
-	return replorigin_get_progress(replorigin_by_name(bemi_origin_name, false), false);
+	return replorigin_get_progress(replorigin_by_name(bemi_origin_name, false),
+								   false);
 }
 
 /*
@@ -404,6 +418,9 @@ bemi_acquire_origin(void)
 	replorigin_session_origin = origin;
 	bemi_end_transaction();
 
-	/* What is committed, but not flushed, must not be confirmed to the source. */
+	/*
+	 * What is committed, but not flushed, must not be confirmed to the
+	 * source.
+	 */
 	return replorigin_session_get_progress(true);
 }

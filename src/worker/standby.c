@@ -4,26 +4,28 @@
  *		Keeps the worker's walsender from passing for a synchronous standby.
  *
  * A server elects its synchronous standbys among all walsenders whose
- * application_name matches synchronous_standby_names.  '*' matches the worker's
- * walsender, too.  Commits then wait until the history has them, and are
- * acknowledged although no standby has them.
+ * application_name matches synchronous_standby_names.  '*' matches the
+ * worker's walsender, too.  Commits then wait until the history has them, and
+ * are acknowledged although no standby has them.
  *
  * The client of a walsender cannot decline.  The server passes over walsenders
- * without a flush position, but that position is also what moves a logical slot.
- * A reply that takes it back comes too late: the one before has released the
- * commits that waited.  pg_replication_slot_advance() refuses a slot that is
- * streaming.
+ * without a flush position, but that position is also what moves a logical
+ * slot.  A reply that takes it back comes too late: the one before has
+ * released the commits that waited. pg_replication_slot_advance() refuses a
+ * slot that is streaming.
  *
- * So the walsender declines.  The server computes a walsender's priority in the
- * walsender's own process, from that process's synchronous_standby_names, when
- * streaming begins and after each reload.  Before it streams, the worker sends
- * SET bemi.asynchronous = on.  A hook in the walsender then makes
- * synchronous_standby_names empty, in that process alone.  The priority is 0 from
- * the first frame on.  The hook obeys that statement only, not the setting: who may
- * set it for a database or a role must not decide about other walsenders.
+ * So the walsender declines.  The server computes a walsender's priority in
+ * the walsender's own process, from that process's synchronous_standby_names,
+ * when streaming begins and after each reload.  Before it streams, the worker
+ * sends SET bemi.asynchronous = on.  A hook in the walsender then makes
+ * synchronous_standby_names empty, in that process alone.  The priority is 0
+ * from the first frame on.  The hook obeys that statement only, not the
+ * setting: who may set it for a database or a role must not decide about other
+ * walsenders.
  *
- * An administrator who wants commits to wait for the history gives the connection
- * an application_name of its own.  The worker then does not decline.
+ * An administrator who wants commits to wait for the history gives the
+ * connection an application_name of its own.  The worker then does not
+ * decline.
  *
  * A source whose server does not preload the library has no such hook.  There
  * the worker looks whether its walsender may be elected.  If so, it confirms
@@ -74,13 +76,14 @@ process_utility(PlannedStmt *planned, const char *query, bool read_only_tree,
 		prev_ProcessUtility(planned, query, read_only_tree, context, params,
 							environment, receiver, completion);
 	else
-		standard_ProcessUtility(planned, query, read_only_tree, context, params,
-								environment, receiver, completion);
+		standard_ProcessUtility(planned, query, read_only_tree, context,
+								params, environment, receiver, completion);
 
 	/* PGC_S_OVERRIDE, so that a reload of the configuration does not undo it. */
 	if (am_db_walsender && IsA(planned->utilityStmt, VariableSetStmt) &&
 		declines_election((VariableSetStmt *) planned->utilityStmt))
-		SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP, PGC_S_OVERRIDE);
+		SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP,
+						PGC_S_OVERRIDE);
 }
 
 /* ---------- in the worker ---------- */
@@ -111,7 +114,8 @@ may_be_elected(pid_t pid)
 static void
 update_election(const BemiElection *election)
 {
-	bool		is_news = election->advice[0] != '\0' && bemi_my_worker->advice[0] == '\0';
+	bool		is_news =
+		election->advice[0] != '\0' && bemi_my_worker->advice[0] == '\0';
 
 	bemi_set_election(bemi_my_worker, election->possible, election->advice);
 	if (is_news)
@@ -130,7 +134,8 @@ bemi_ask_for_election(BemiStream *stream)
 {
 	BemiElection election;
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext memory = AllocSetContextCreate(caller, "bemi election", ALLOCSET_SMALL_SIZES);
+	MemoryContext memory =
+		AllocSetContextCreate(caller, "bemi election", ALLOCSET_SMALL_SIZES);
 
 	MemoryContextSwitchTo(memory);
 	bemi_stream_election(stream, &election);
@@ -140,8 +145,8 @@ bemi_ask_for_election(BemiStream *stream)
 }
 
 /*
- * The same for a source on this server, now and then.  Shared memory tells whether
- * there is anything to ask.
+ * The same for a source on this server, now and then.  Shared memory tells
+ * whether there is anything to ask.
  */
 void
 bemi_watch_election(BemiStream *stream)
@@ -151,7 +156,8 @@ bemi_watch_election(BemiStream *stream)
 	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_MS))
 		return;
 	looked_at = GetCurrentTimestamp();
-	if (may_be_elected(bemi_stream_walsender(stream)) || bemi_my_worker->is_elected)
+	if (may_be_elected(bemi_stream_walsender(stream)) ||
+		bemi_my_worker->is_elected)
 		bemi_ask_for_election(stream);
 }
 
@@ -165,7 +171,8 @@ bemi_worker_standby_init(void)
 	DefineCustomBoolVariable("bemi.asynchronous",
 							 "Whether a walsender is to be no synchronous standby; for bemi's own, before they stream.",
 							 NULL, &asynchronous, false, PGC_USERSET,
-							 GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
+							 GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+							 NULL, NULL);
 	prev_ProcessUtility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

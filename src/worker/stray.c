@@ -3,17 +3,19 @@
  * stray.c
  *		Slots that nobody reads, at a source on another server.
  *
- * A history that was dumped and restored elsewhere makes a slot of its own.  The slot
- * of the former server stays at the source and keeps write-ahead log until somebody
- * drops it.  No server can know that it is left for good: it may belong to a history
- * that is only stopped, or whose server is down.  So the worker names such slots, in
- * bemi.status and in the log, with the line to type, and drops none.
+ * A history that was dumped and restored elsewhere makes a slot of its own.
+ * The slot of the former server stays at the source and keeps write-ahead log
+ * until somebody drops it.  No server can know that it is left for good: it
+ * may belong to a history that is only stopped, or whose server is down.  So
+ * the worker names such slots, in bemi.status and in the log, with the line to
+ * type, and drops none.
  *
- * The worker asks when it connects, and when it looks at its own slot (slot_limit.c).
- * Slots that sources of this server have, in any database, are left out: bemi.status
- * shows these by themselves.  A source has an origin from before it has a slot, but an
- * entry in shared memory only when a scout has been to its database, which may be long
- * after a restart, or never while nobody can connect there.
+ * The worker asks when it connects, and when it looks at its own slot
+ * (slot_limit.c).  Slots that sources of this server have, in any database,
+ * are left out: bemi.status shows these by themselves.  A source has an origin
+ * from before it has a slot, but an entry in shared memory only when a scout
+ * has been to its database, which may be long after a restart, or never while
+ * nobody can connect there.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,12 +27,15 @@
 #include "stream/stream.h"
 #include "worker/worker.h"
 
-/* Room for the longest name, what the slot keeps, and the number of those left out. */
+/*
+ * Room for the longest name, what the slot keeps, and the number of those left
+ * out.
+ */
 #define LONGEST_ENTRY	(NAMEDATALEN + 40)
 
 /*
- * The origins of all sources of this server, in the current memory context.  The worker
- * may be in the middle of storing a transaction.
+ * The origins of all sources of this server, in the current memory context.
+ * The worker may be in the middle of storing a transaction.
  */
 static List *
 list_origins(void)
@@ -48,9 +53,9 @@ list_origins(void)
 }
 
 /*
- * Whether a slot is that of the source with this origin.  While no worker has looked at
- * the source since the server started, only the beginning of the slot's name is known.
- * Caller holds the lock.
+ * Whether a slot is that of the source with this origin.  While no worker has
+ * looked at the source since the server started, only the beginning of the
+ * slot's name is known.  Caller holds the lock.
  */
 static bool
 is_slot_of(const char *origin, const char *slot)
@@ -62,11 +67,14 @@ is_slot_of(const char *origin, const char *slot)
 		BemiWorker *worker = &bemi_shared->workers[i];
 		char		name[NAMEDATALEN];
 
-		snprintf(name, NAMEDATALEN, "bemi_%u_%s", worker->database, worker->source);
-		if (worker->in_use && worker->slot[0] != '\0' && strcmp(name, origin) == 0)
+		snprintf(name, NAMEDATALEN, "bemi_%u_%s", worker->database,
+				 worker->source);
+		if (worker->in_use && worker->slot[0] != '\0' &&
+			strcmp(name, origin) == 0)
 			return strcmp(worker->slot, slot) == 0;
 	}
-	return strncmp(origin, slot, len) == 0 && (slot[len] == '_' || slot[len] == '\0');
+	return strncmp(origin, slot, len) == 0 &&
+		(slot[len] == '_' || slot[len] == '\0');
 }
 
 /*
@@ -80,7 +88,9 @@ is_known_here(const char *slot, const List *origins)
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	foreach(cell, origins)
+	{
 		found = found || is_slot_of(lfirst(cell), slot);
+	}
 	LWLockRelease(bemi_shared->lock);
 	return found;
 }
@@ -106,7 +116,8 @@ list_strays(const List *slots)
 		if (list.len + LONGEST_ENTRY > BEMI_STRAYS_LEN)
 			left_out++;
 		else
-			appendStringInfo(&list, "%s%s (%s)", list.len > 0 ? ", " : "", slot->name, slot->kept);
+			appendStringInfo(&list, "%s%s (%s)", list.len > 0 ? ", " : "",
+							 slot->name, slot->kept);
 	}
 	if (left_out > 0)
 		appendStringInfo(&list, " and %d more", left_out);
@@ -114,12 +125,14 @@ list_strays(const List *slots)
 }
 
 /*
- * Asks the source for such slots.  The log hears of them when there were none before.
+ * Asks the source for such slots.  The log hears of them when there were none
+ * before.
  */
 void
 bemi_look_for_strays(BemiStream *stream)
 {
-	char	   *strays = list_strays(bemi_stream_idle_slots(stream, bemi_slot_name));
+	char	   *strays =
+		list_strays(bemi_stream_idle_slots(stream, bemi_slot_name));
 	bool		is_news;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);

@@ -3,11 +3,11 @@
  * timeline.c
  *		Where the source's WAL parts from the WAL that was read.
  *
- * A server's WAL is a path through timelines: each was left at a position for the
- * next one.  The worker remembers the path of its last connection
- * (bemi.sources.timeline and timeline_ancestors) and compares it with today's.  The
- * number of a timeline alone proves nothing: a backup that is promoted twice makes
- * two timelines of the same number.
+ * A server's WAL is a path through timelines: each was left at a position for
+ * the next one.  The worker remembers the path of its last connection
+ * (bemi.sources.timeline and timeline_ancestors) and compares it with today's.
+ * The number of a timeline alone proves nothing: a backup that is promoted
+ * twice makes two timelines of the same number.
  *
  * In flow two paths, each as the number of its last timeline and the lines of
  * BemiSourceIdentity.ancestors; out flows a position.
@@ -22,7 +22,8 @@
  * Takes the next timeline off a path.  The last one has not been left.
  */
 static void
-parse_timeline(const char **ancestors, uint32 last, uint32 *timeline, XLogRecPtr *left_at)
+parse_timeline(const char **ancestors, uint32 last, uint32 *timeline,
+			   XLogRecPtr *left_at)
 {
 	uint32		high;
 	uint32		low;
@@ -58,8 +59,8 @@ bemi_timeline_at(uint32 today, const char *ancestors, XLogRecPtr position)
 }
 
 /*
- * The position up to which both paths have the same WAL.  BEMI_SAME_TIMELINE if they
- * do not part, InvalidXLogRecPtr if that is not known.
+ * The position up to which both paths have the same WAL.  BEMI_SAME_TIMELINE
+ * if they do not part, InvalidXLogRecPtr if that is not known.
  */
 XLogRecPtr
 bemi_timelines_part_at(uint32 former, const char *former_ancestors,

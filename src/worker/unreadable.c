@@ -3,32 +3,33 @@
  * unreadable.c
  *		A transaction that the source cannot send.
  *
- * Some rows make the source's walsender fail whenever it decodes them: the text
- * of a value or of a whole row exceeds 1 GB, or the output function of a type or
- * a row filter raises an error.  Each new worker fails at the same place, and
- * nothing of this source would ever be stored again.  So the worker counts the
- * failures at one place.  When there are enough of them, the next worker skips
- * the transaction and writes a gap (loss_check.c).
+ * Some rows make the source's walsender fail whenever it decodes them: the
+ * text of a value or of a whole row exceeds 1 GB, or the output function of a
+ * type or a row filter raises an error.  Each new worker fails at the same
+ * place, and nothing of this source would ever be stored again.  So the worker
+ * counts the failures at one place.  When there are enough of them, the next
+ * worker skips the transaction and writes a gap (loss_check.c).
  *
  * In flow events of the stream, and the error that ends the worker.  The place
  * is the commit position of the transaction that was being received, as its
- * BEGIN tells it.  The place of an error that comes without a BEGIN is the origin.
- * The next worker then has to search where the transaction ends
- * (stream/probe.c).  If it has none, because the WAL itself cannot be decoded, it
- * makes a new slot, which is a gap up to now.
+ * BEGIN tells it.  The place of an error that comes without a BEGIN is the
+ * origin.  The next worker then has to search where the transaction ends
+ * (stream/probe.c).  If it has none, because the WAL itself cannot be decoded,
+ * it makes a new slot, which is a gap up to now.
  *
  * stream/connection.c decides by its SQLSTATE whether an error is likely to
- * come again.  Lack of memory, disk or connections, locks, shutdowns and rights
- * do not count, and neither does any error of this database, such as a CHECK on
- * bemi.changes: they are mended, and then nothing is lost.
+ * come again.  Lack of memory, disk or connections, locks, shutdowns and
+ * rights do not count, and neither does any error of this database, such as a
+ * CHECK on bemi.changes: they are mended, and then nothing is lost.
  *
  * What must never happen: that a transaction is skipped together with others.
  * Transactions before it may share a destination transaction with it and be
  * rolled back.  From the first failure on, the worker therefore commits each
- * source transaction by itself, so that at the second failure everything before
- * the place is stored.
+ * source transaction by itself, so that at the second failure everything
+ * before the place is stored.
  *
- * The count is in shared memory.  A restart of the server begins to count anew.
+ * The count is in shared memory.  A restart of the server begins to count
+ * anew.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +41,9 @@
 #include "decode/decode.h"
 #include "worker/worker.h"
 
-/* A transaction is skipped after so many failures, and not before this time. */
+/*
+ * A transaction is skipped after so many failures, and not before this time.
+ */
 #define SKIP_TRIES		4
 #define SKIP_MS			5000
 
@@ -81,8 +84,8 @@ is_expected(void)
 }
 
 /*
- * Whether a transaction of this commit position comes after the place where the
- * source has failed.  If that is not known, whatever comes is after it.
+ * Whether a transaction of this commit position comes after the place where
+ * the source has failed.  If that is not known, whatever comes is after it.
  */
 static bool
 is_beyond(XLogRecPtr position)
@@ -129,8 +132,8 @@ add_table(const BemiRelation *relation)
 }
 
 /*
- * Looks at an event before it is stored.  True if the history is to be committed
- * after it, because the source may fail at the next transaction.
+ * Looks at an event before it is stored.  True if the history is to be
+ * committed after it, because the source may fail at the next transaction.
  */
 bool
 bemi_watch_event(const BemiEvent *event)
@@ -154,7 +157,9 @@ bemi_watch_event(const BemiEvent *event)
 	if (event->relation != NULL)
 		add_table(event->relation);
 	foreach(cell, event->truncated)
+	{
 		add_table(lfirst(cell));
+	}
 	if (event->kind == BEMI_EVENT_COMMIT && is_beyond(event->commit_lsn))
 		bemi_forget_unreadable();
 	return event->kind == BEMI_EVENT_COMMIT;
@@ -166,7 +171,8 @@ bemi_watch_event(const BemiEvent *event)
 void
 bemi_watch_progress(XLogRecPtr stored)
 {
-	if (is_expected() && !XLogRecPtrIsInvalid(bemi_my_worker->unreadable.commit_lsn) &&
+	if (is_expected() &&
+		!XLogRecPtrIsInvalid(bemi_my_worker->unreadable.commit_lsn) &&
 		stored > bemi_my_worker->unreadable.commit_lsn)
 		bemi_forget_unreadable();
 }
@@ -180,7 +186,8 @@ count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
 	/* Where the transaction is known, others before it may yet be stored. */
 	if (!XLogRecPtrIsInvalid(receiving.commit_lsn))
 		stored = InvalidXLogRecPtr;
-	if (unreadable->tries == 0 || unreadable->commit_lsn != receiving.commit_lsn ||
+	if (unreadable->tries == 0 ||
+		unreadable->commit_lsn != receiving.commit_lsn ||
 		unreadable->stored != stored)
 	{
 		unreadable->tries = 0;
@@ -202,7 +209,8 @@ count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
 static bool
 is_at_row(const BemiUnreadable *unreadable)
 {
-	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) || !XLogRecPtrIsInvalid(unreadable->row);
+	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) ||
+		!XLogRecPtrIsInvalid(unreadable->row);
 }
 
 /*
@@ -222,8 +230,9 @@ was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
 
 /*
  * The source has failed with an error that is likely to come again at the same
- * place.  "stored" is where the origin stands, "row" the position of the row, if
- * known, "row_at_fault" whether only the values of a row cause such an error.
+ * place.  "stored" is where the origin stands, "row" the position of the row,
+ * if known, "row_at_fault" whether only the values of a row cause such an
+ * error.
  */
 void
 bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
@@ -233,9 +242,12 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	count_failure(unreadable, stored, row);
-	hurry = row_at_fault && is_at_row(unreadable) && unreadable->skipped_at != 0 &&
-		!TimestampDifferenceExceeds(unreadable->skipped_at, GetCurrentTimestamp(), SKIP_AGAIN_MS);
-	if (bemi_my_worker->give_up == BEMI_KEEP_SLOT && was_tried_enough(unreadable, hurry))
+	hurry = row_at_fault && is_at_row(unreadable) &&
+		unreadable->skipped_at != 0 &&
+		!TimestampDifferenceExceeds(unreadable->skipped_at,
+									GetCurrentTimestamp(), SKIP_AGAIN_MS);
+	if (bemi_my_worker->give_up == BEMI_KEEP_SLOT &&
+		was_tried_enough(unreadable, hurry))
 		bemi_my_worker->give_up = XLogRecPtrIsInvalid(unreadable->commit_lsn) ?
 			BEMI_GIVE_UP_UNREADABLE : BEMI_GIVE_UP_TRANSACTION;
 	if (hurry || bemi_my_worker->give_up != BEMI_KEEP_SLOT)

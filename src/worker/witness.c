@@ -3,33 +3,37 @@
  * witness.c
  *		Is the source still the one whose changes are stored?
  *
- * A source that was put back to a snapshot, with its slot and on the same timeline,
- * looks like one that has crashed.  If it has written past the position of the
- * origin since, its new transactions up to there would be passed over, and those
- * that the restore has undone would stay in the history.
+ * A source that was put back to a snapshot, with its slot and on the same
+ * timeline, looks like one that has crashed.  If it has written past the
+ * position of the origin since, its new transactions up to there would be
+ * passed over, and those that the restore has undone would stay in the
+ * history.
  *
- * The witness is the last transaction with changes.  The worker starts the stream so that
- * the source sends this transaction again, compares commit position, commit time and
- * xid, and drops its changes.  WAL is linear: a source that has this very commit has
- * everything before it, and everything after it is read from there.  So the
- * worker also sets the origin back to the witness.
+ * The witness is the last transaction with changes.  The worker starts the
+ * stream so that the source sends this transaction again, compares commit
+ * position, commit time and xid, and drops its changes.  WAL is linear: a
+ * source that has this very commit has everything before it, and everything
+ * after it is read from there.  So the worker also sets the origin back to the
+ * witness.
  *
- * The source sends a transaction again only if its slot has not confirmed it.  If
- * the slot has confirmed the last stored transaction, no witness is needed: the
- * state of the slot is part of the snapshot, and is older than the snapshot's WAL.
- * Then the stream starts at the slot's position, and nothing that comes is stored.
+ * The source sends a transaction again only if its slot has not confirmed it.
+ * If the slot has confirmed the last stored transaction, no witness is needed:
+ * the state of the slot is part of the snapshot, and is older than the
+ * snapshot's WAL.  Then the stream starts at the slot's position, and nothing
+ * that comes is stored.
  *
- * This needs no write at the source, so it costs an idle source nothing and works
- * with standbys, without the extension, and with every version.
+ * This needs no write at the source, so it costs an idle source nothing and
+ * works with standbys, without the extension, and with every version.
  *
- * If the witness is not there, the worker ends, because nothing can be read from that
- * stream.  The next one compares all transactions that the slot can send with those
- * that are stored (bemi_find_last_common()), and writes a gap (loss_check.c).
+ * If the witness is not there, the worker ends, because nothing can be read
+ * from that stream.  The next one compares all transactions that the slot can
+ * send with those that are stored (bemi_find_last_common()), and writes a gap
+ * (loss_check.c).
  *
- * The worker remembers the last transaction with changes in shared memory, and once a
- * second in _bemi.source_progress.  The history alone does not tell: rows are deleted,
- * and partitions detached.  It does tell what was stored in the second before the server
- * crashed.
+ * The worker remembers the last transaction with changes in shared memory, and
+ * once a second in _bemi.source_progress.  The history alone does not tell:
+ * rows are deleted, and partitions detached.  It does tell what was stored in
+ * the second before the server crashed.
  *
  * What must never happen: that a transaction is stored twice.  The stream
  * starts at the last transaction with changes, or later.
@@ -53,28 +57,31 @@
 #include "worker/worker.h"
 
 /*
- * Finds the last transaction with changes whose commit position is in this range, from
- * where the slot stands to the origin: the one that the worker remembers, or a later one
- * that is stored.
+ * Finds the last transaction with changes whose commit position is in this
+ * range, from where the slot stands to the origin: the one that the worker
+ * remembers, or a later one that is stored.
  */
 void
 bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
 {
 	const BemiStored *changed = &bemi_my_worker->counts.changed;
-	bool		remembers = changed->commit_lsn >= from && changed->commit_lsn < to &&
+	bool		remembers = changed->commit_lsn >= from &&
+		changed->commit_lsn < to &&
 		!XLogRecPtrIsInvalid(changed->commit_lsn);
 
 	memset(witness, 0, sizeof(BemiWitness));
 	bemi_begin_transaction();
-	if (!bemi_find_last_stored(bemi_my_worker->source, remembers ? changed->commit_lsn + 1 : from,
-							   to, &witness->stored) && remembers)
+	if (!bemi_find_last_stored(bemi_my_worker->source,
+							   remembers ? changed->commit_lsn + 1 : from, to,
+							   &witness->stored) &&
+		remembers)
 		witness->stored = *changed;
 	bemi_end_transaction();
 }
 
 /*
- * The stream does not have the witness where it must be.  Nothing can be read from it;
- * the next worker finds out what the source has.
+ * The stream does not have the witness where it must be.  Nothing can be read
+ * from it; the next worker finds out what the source has.
  */
 static void
 exit_to_compare(const BemiWitness *witness)
@@ -83,7 +90,8 @@ exit_to_compare(const BemiWitness *witness)
 			(errmsg("bemi: source \"%s\" no longer has the transaction that was stored last",
 					bemi_my_worker->source),
 			 errdetail("Transaction %u was committed at %X/%X.",
-					   witness->stored.xid, LSN_FORMAT_ARGS(witness->stored.commit_lsn))));
+					   witness->stored.xid,
+					   LSN_FORMAT_ARGS(witness->stored.commit_lsn))));
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->must_compare = true;
 	bemi_my_worker->wake = true;
@@ -93,9 +101,9 @@ exit_to_compare(const BemiWitness *witness)
 }
 
 /*
- * Takes an event that comes while the witness is expected.  True if the event is
- * to be processed: the frame of the witness, and the descriptions of tables, on which
- * later transactions rely.  Its changes are stored already.
+ * Takes an event that comes while the witness is expected.  True if the event
+ * is to be processed: the frame of the witness, and the descriptions of
+ * tables, on which later transactions rely.  Its changes are stored already.
  */
 bool
 bemi_witness_event(BemiWitness *witness, const BemiEvent *event)
@@ -103,14 +111,16 @@ bemi_witness_event(BemiWitness *witness, const BemiEvent *event)
 	if (event->kind == BEMI_EVENT_BEGIN)
 	{
 		if (event->commit_lsn != witness->stored.commit_lsn ||
-			event->committed_at != witness->stored.committed_at || event->xid != witness->stored.xid)
+			event->committed_at != witness->stored.committed_at ||
+			event->xid != witness->stored.xid)
 			exit_to_compare(witness);
 		witness->begun = true;
 		return true;
 	}
 	if (event->kind == BEMI_EVENT_COMMIT)
 		memset(witness, 0, sizeof(BemiWitness));
-	return event->kind == BEMI_EVENT_COMMIT || event->kind == BEMI_EVENT_RELATION;
+	return event->kind == BEMI_EVENT_COMMIT ||
+		event->kind == BEMI_EVENT_RELATION;
 }
 
 /*
@@ -134,8 +144,8 @@ is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
 	BemiStored	transaction = {commit_lsn, committed_at, xid};
 	bool		stored;
 
-	if (commit_lsn == changed->commit_lsn && committed_at == changed->committed_at &&
-		xid == changed->xid)
+	if (commit_lsn == changed->commit_lsn &&
+		committed_at == changed->committed_at && xid == changed->xid)
 		return true;
 	bemi_begin_transaction();
 	stored = bemi_is_stored(bemi_my_worker->source, &transaction);
@@ -144,19 +154,21 @@ is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
 }
 
 /*
- * Commit position of the last transaction in this range that is stored, and that the
- * source can still send; InvalidXLogRecPtr if there is none.
+ * Commit position of the last transaction in this range that is stored, and
+ * that the source can still send; InvalidXLogRecPtr if there is none.
  */
 XLogRecPtr
 bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 {
 	if (from >= to)
 		return InvalidXLogRecPtr;
-	return bemi_stream_last_common(stream, bemi_slot_name, from, to, is_stored);
+	return bemi_stream_last_common(stream, bemi_slot_name, from, to,
+								   is_stored);
 }
 
 /*
- * The times of all gaps of the source, as arrays, within a transaction with SPI.
+ * The times of all gaps of the source, as arrays, within a transaction with
+ * SPI.
  */
 static void
 load_gaps(Datum *from_times, Datum *to_times)
@@ -168,17 +180,21 @@ load_gaps(Datum *from_times, Datum *to_times)
 	if (SPI_execute_with_args("SELECT pg_catalog.array_agg(from_time),"
 							  " pg_catalog.array_agg(coalesce(to_time, 'infinity'))"
 							  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
-							  lengthof(types), types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  lengthof(types), types, values, NULL, true,
+							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read bemi.gaps");
-	*from_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
-	*to_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null);
+	*from_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								1, &is_null);
+	*to_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2,
+							  &is_null);
 	if (is_null)
-		*from_times = *to_times = PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
+		*from_times = *to_times =
+			PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
 }
 
 /*
- * Finds the last transaction that is stored, that committed in this range, and that no gap
- * covers yet.  Within a transaction.
+ * Finds the last transaction that is stored, that committed in this range, and
+ * that no gap covers yet.  Within a transaction.
  */
 bool
 bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
@@ -189,13 +205,15 @@ bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 
 	SPI_connect();
 	load_gaps(&from_times, &to_times);
-	found = bemi_find_stored_outside(bemi_my_worker->source, from, to, from_times, to_times, stored);
+	found = bemi_find_stored_outside(bemi_my_worker->source, from, to,
+									 from_times, to_times, stored);
 	SPI_finish();
 	return found;
 }
 
 /*
- * Whether a transaction is stored that committed in this range, and that no gap covers yet.
+ * Whether a transaction is stored that committed in this range, and that no
+ * gap covers yet.
  */
 bool
 bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)

@@ -3,10 +3,10 @@
  * worker.c
  *		The process that reads one source: owner of the loop and the faults.
  *
- * Frames flow from stream/replication.c through decode/protocol.c and decode/stitch.c into store/writer.c.
- * The worker drains what is at hand, commits when the stream pauses or when a
- * transaction has grown enough, tells the source what it may forget, and
- * sleeps.
+ * Frames flow from stream/replication.c through decode/protocol.c and
+ * decode/stitch.c into store/writer.c.  The worker drains what is at hand,
+ * commits when the stream pauses or when a transaction has grown enough, tells
+ * the source what it may forget, and sleeps.
  *
  * There is one answer to a fault, the process's end: the error is noted for
  * bemi.status, the destination transaction is rolled back by the exit, and the
@@ -50,7 +50,9 @@
 /* Who commits at a time is seen this much later, see horizon.c. */
 #define HORIZON_MARGIN_MS	10
 
-/* For so long, keepalives are no reason for a round; then another one is due. */
+/*
+ * For so long, keepalives are no reason for a round; then another one is due.
+ */
 #define QUIET_MS		5000
 
 /* A worker that streams so long, or stores a change, has recovered. */
@@ -62,7 +64,7 @@ typedef struct Pipeline
 	BemiStream *stream;
 	BemiProtocol *protocol;
 	BemiStitch *stitch;
-	BemiStore *store;
+	BemiStore  *store;
 
 	MemoryContext event_memory;
 	TimestampTz started_at;
@@ -115,28 +117,31 @@ record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->is_local = is_local;
 	bemi_my_worker->is_remote = !bemi_my_worker->is_local;
-	bemi_my_worker->walsender = bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
+	bemi_my_worker->walsender =
+		bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
 	LWLockRelease(bemi_shared->lock);
 }
 
 /*
  * Notes of the row what others must know without reading it: the slot, whether
- * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it, as
- * far as can be told before there is a connection.
+ * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it,
+ * as far as can be told before there is a connection.
  */
 static void
 record_row(const BemiSourceRow *row)
 {
-	bool		slot_elsewhere = row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
+	bool		slot_elsewhere =
+		row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->slot_elsewhere = slot_elsewhere;
 	if (row->exists)
 	{
 		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
-		bemi_my_worker->is_remote = row->conninfo != NULL &&
-			(row->system_identifier == NULL ||
-			 strtoull(row->system_identifier, NULL, 10) != GetSystemIdentifier());
+		bemi_my_worker->is_remote =
+			row->conninfo != NULL && (row->system_identifier == NULL ||
+									  strtoull(row->system_identifier, NULL,
+											   10) != GetSystemIdentifier());
 		bemi_slot_name = row->slot_name;
 	}
 	LWLockRelease(bemi_shared->lock);
@@ -154,9 +159,9 @@ record_slot(const BemiSourceRow *row)
 }
 
 /*
- * Whether this is a message that bemi.sync() waits for.  Anybody can write markers, so
- * one counts only if a session waits for its position: else a flood of them would
- * end each source transaction in a commit of its own.
+ * Whether this is a message that bemi.sync() waits for.  Anybody can write
+ * markers, so one counts only if a session waits for its position: else a
+ * flood of them would end each source transaction in a commit of its own.
  */
 static bool
 is_awaited_marker(const BemiEvent *event)
@@ -184,14 +189,16 @@ process_message(Pipeline *pipeline, StringInfo message)
 	bool		single = false;
 	bool		commit;
 
-	bemi_protocol_read(pipeline->protocol, bemi_stream_position(pipeline->stream),
-					   message, &event);
+	bemi_protocol_read(pipeline->protocol,
+					   bemi_stream_position(pipeline->stream), message,
+					   &event);
 	if (XLogRecPtrIsInvalid(pipeline->witness.stored.commit_lsn))
 		single = bemi_watch_event(&event);
 	else if (!bemi_witness_event(&pipeline->witness, &event))
 		event.kind = BEMI_EVENT_NOTHING;
 	bemi_stitch_event(pipeline->stitch, &event);
-	commit = single || is_awaited_marker(&event) || bemi_store_is_due(pipeline->store);
+	commit = single || is_awaited_marker(&event) ||
+		bemi_store_is_due(pipeline->store);
 	if (commit)
 		bemi_store_commit(pipeline->store);
 
@@ -201,8 +208,8 @@ process_message(Pipeline *pipeline, StringInfo message)
 }
 
 /*
- * Reads until the witness is met and whole.  Until then it is not known whether
- * what comes next is what was not stored yet.
+ * Reads until the witness is met and whole.  Until then it is not known
+ * whether what comes next is what was not stored yet.
  */
 static void
 await_witness(Pipeline *pipeline)
@@ -217,7 +224,8 @@ await_witness(Pipeline *pipeline)
 			CHECK_FOR_INTERRUPTS();
 			continue;
 		}
-		bemi_check_witness(&pipeline->witness, bemi_stream_received(pipeline->stream));
+		bemi_check_witness(&pipeline->witness,
+						   bemi_stream_received(pipeline->stream));
 		if (bemi_stream_reply_requested(pipeline->stream))
 			bemi_stream_confirm(pipeline->stream, InvalidXLogRecPtr);
 		bemi_stream_wait(pipeline->stream, UNCONFIRMED_MS);
@@ -240,8 +248,9 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
 	bemi_check_reading(row);
-	pipeline->stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
-										   bemi_slot_name, bemi_leave_if_woken);
+	pipeline->stream =
+		bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+							bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	record_connection(pipeline->stream, &identity);
 	bemi_claim_source(pipeline->stream, row);
@@ -258,14 +267,18 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
 				   identity.timeline, gaps, bemi_my_worker->source);
 	pipeline->protocol = bemi_protocol_create(pipeline->stream);
-	pipeline->store = bemi_store_create(bemi_my_worker->source, &identity, origin);
-	pipeline->stitch = bemi_stitch_create(tag, pipeline->stream, pipeline->store);
+	pipeline->store =
+		bemi_store_create(bemi_my_worker->source, &identity, origin);
+	pipeline->stitch =
+		bemi_stitch_create(tag, pipeline->stream, pipeline->store);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
 	(void) bemi_stream_read_timeout(pipeline->stream);
 	bemi_stream_start(pipeline->stream, bemi_slot_name,
-					  pipeline->witness.stored.commit_lsn ? pipeline->witness.stored.commit_lsn : origin);
+					  pipeline->witness.stored.commit_lsn ?
+					  pipeline->witness.stored.commit_lsn :
+					  origin);
 	await_witness(pipeline);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
@@ -287,8 +300,9 @@ forget_failures(void)
 }
 
 /*
- * Takes a time and the position that must be stored for the history to be complete up
- * to that time.  A source elsewhere is asked when its slot is looked at.
+ * Takes a time and the position that must be stored for the history to be
+ * complete up to that time.  A source elsewhere is asked when its slot is
+ * looked at.
  */
 static void
 record_horizon(Pipeline *pipeline)
@@ -296,18 +310,20 @@ record_horizon(Pipeline *pipeline)
 	BemiHorizon *horizon = &pipeline->horizon;
 
 	if (!bemi_my_worker->is_local)
-		horizon->time = bemi_stream_horizon(pipeline->stream, &horizon->position);
+		horizon->time =
+			bemi_stream_horizon(pipeline->stream, &horizon->position);
 	else if (bemi_has_passed(pipeline->horizon_at, HORIZON_MS))
 	{
 		pipeline->horizon_at = GetCurrentTimestamp();
-		bemi_horizon_begin(horizon, TimestampTzPlusMilliseconds(pipeline->horizon_at,
-																-HORIZON_MARGIN_MS));
+		bemi_horizon_begin(horizon,
+						   TimestampTzPlusMilliseconds(pipeline->horizon_at,
+													   -HORIZON_MARGIN_MS));
 	}
 }
 
 /*
- * All up to this position of the source is stored: up to which time is the history
- * complete?
+ * All up to this position of the source is stored: up to which time is the
+ * history complete?
  */
 static void
 reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
@@ -316,9 +332,11 @@ reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
 
 	if (horizon->time == 0)
 		record_horizon(pipeline);
-	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) || stored < horizon->position)
+	if (horizon->time == 0 || !bemi_horizon_is_settled(horizon) ||
+		stored < horizon->position)
 		return;
-	bemi_store_is_complete_until(pipeline->store, horizon->time, horizon->position);
+	bemi_store_is_complete_until(pipeline->store, horizon->time,
+								 horizon->position);
 	horizon->time = 0;
 }
 
@@ -343,10 +361,12 @@ show_progress(Pipeline *pipeline)
 	/* Read without the lock: nobody else writes it while this process runs. */
 	if (bemi_my_worker->failures > 0 &&
 		(counts.changes > 0 ||
-		 TimestampDifferenceExceeds(pipeline->started_at, GetCurrentTimestamp(), RECOVERED_MS)))
+		 TimestampDifferenceExceeds(pipeline->started_at,
+									GetCurrentTimestamp(), RECOVERED_MS)))
 		forget_failures();
 	bemi_add_counts(bemi_my_worker, &counts, &until);
-	bemi_set_progress(bemi_my_worker, received, all ? received : bemi_my_worker->stored);
+	bemi_set_progress(bemi_my_worker, received,
+					  all ? received : bemi_my_worker->stored);
 }
 
 /*
@@ -362,9 +382,11 @@ report_progress(Pipeline *pipeline)
 
 	show_progress(pipeline);
 	bemi_stream_rest(pipeline->stream);
-	if (asked || (bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
+	if (asked ||
+		(bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
 		bemi_has_passed(pipeline->confirmed_at,
-						flushed != pipeline->confirmed ? UNCONFIRMED_MS : IDLE_MS))
+						flushed != pipeline->confirmed ? UNCONFIRMED_MS :
+						IDLE_MS))
 	{
 		pipeline->asked |= asked;
 		bemi_stream_confirm(pipeline->stream, flushed);
@@ -374,15 +396,17 @@ report_progress(Pipeline *pipeline)
 }
 
 /*
- * Whether commits at the source wait for what was received and holds nothing to
- * store.  On the own server, to note that makes more of it, so not too often.
+ * Whether commits at the source wait for what was received and holds nothing
+ * to store.  On the own server, to note that makes more of it, so not too
+ * often.
  */
 static bool
 is_awaited(const Pipeline *pipeline)
 {
 	return bemi_my_worker->is_elected &&
 		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
-		bemi_has_passed(pipeline->confirmed_at, bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
+		bemi_has_passed(pipeline->confirmed_at,
+						bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
 }
 
 /*
@@ -391,18 +415,23 @@ is_awaited(const Pipeline *pipeline)
 static long
 idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
 {
-	if (flushed != pipeline->confirmed || bemi_store_awaits_flush(pipeline->store) ||
-		(bemi_my_worker->is_elected && bemi_stream_received(pipeline->stream) > flushed))
+	if (flushed != pipeline->confirmed ||
+		bemi_store_awaits_flush(pipeline->store) ||
+		(bemi_my_worker->is_elected &&
+		 bemi_stream_received(pipeline->stream) > flushed))
 		return UNCONFIRMED_MS;
-	return bemi_my_worker->is_local && bemi_store_awaits_time(pipeline->store) ?
-		UNCONFIRMED_MS : IDLE_MS;
+	return bemi_my_worker->is_local &&
+		bemi_store_awaits_time(pipeline->store) ?
+		UNCONFIRMED_MS :
+		IDLE_MS;
 }
 
 /*
- * Whether nothing but keepalives has come since the last round, and that round has left
- * nothing to be done.  Each commit at the source sends a keepalive to all of its
- * readers, so most of what wakes a worker that has little to store are these.  (Whoever
- * sets "wake" without our seeing it sets the latch afterwards.)
+ * Whether nothing but keepalives has come since the last round, and that round
+ * has left nothing to be done.  Each commit at the source sends a keepalive to
+ * all of its readers, so most of what wakes a worker that has little to store
+ * are these.  (Whoever sets "wake" without our seeing it sets the latch
+ * afterwards.)
  */
 static bool
 stream_is_quiet(const Pipeline *pipeline)
@@ -410,7 +439,9 @@ stream_is_quiet(const Pipeline *pipeline)
 	return pipeline->settled && !pipeline->drained && !bemi_my_worker->wake &&
 		!bemi_my_worker->is_elected &&
 		!bemi_stream_reply_requested(pipeline->stream) &&
-		!bemi_store_may_advance(pipeline->store, bemi_stream_received(pipeline->stream), false) &&
+		!bemi_store_may_advance(pipeline->store,
+								bemi_stream_received(pipeline->stream),
+								false) &&
 		!bemi_has_passed(pipeline->round_at, QUIET_MS);
 }
 
@@ -425,7 +456,7 @@ wait_for_stream(Pipeline *pipeline)
 	long		timeout_ms;
 
 	if (bemi_store_may_advance(pipeline->store, received,
-								 pipeline->asked || is_awaited(pipeline)))
+							   pipeline->asked || is_awaited(pipeline)))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 
@@ -502,8 +533,9 @@ wake_again(void)
 }
 
 /*
- * The server stops, or somebody ends the process, while nothing is half done.  That is
- * no error, and takes no lines in the log: a server may have many sources.
+ * The server stops, or somebody ends the process, while nothing is half done.
+ * That is no error, and takes no lines in the log: a server may have many
+ * sources.
  */
 static void
 exit_quietly(Pipeline *pipeline)
@@ -513,8 +545,8 @@ exit_quietly(Pipeline *pipeline)
 }
 
 /*
- * The source lets its secret be read now.  What it has told of its tables so far was not
- * heard, so the next worker begins with a comparison.
+ * The source lets its secret be read now.  What it has told of its tables so
+ * far was not heard, so the next worker begins with a comparison.
  */
 static void
 connect_with_secret(Pipeline *pipeline)
@@ -528,7 +560,8 @@ connect_with_secret(Pipeline *pipeline)
 }
 
 /*
- * Looks now and then at what else the source does with the slot and the stream.
+ * Looks now and then at what else the source does with the slot and the
+ * stream.
  */
 static void
 watch_source(Pipeline *pipeline)
@@ -570,7 +603,8 @@ stream_changes(BemiSourceRow *row)
 		if (stream_is_quiet(&pipeline))
 		{
 			show_progress(&pipeline);
-			bemi_stream_wait(pipeline.stream, idle_ms(&pipeline, pipeline.confirmed));
+			bemi_stream_wait(pipeline.stream,
+							 idle_ms(&pipeline, pipeline.confirmed));
 			continue;
 		}
 		pipeline.round_at = GetCurrentTimestamp();
@@ -605,7 +639,7 @@ load_progress(void)
 static void
 run_worker(void)
 {
-	BemiSourceRow	row;
+	BemiSourceRow row;
 
 	(void) worker_was_woken();
 	bemi_read_source(&row);
@@ -636,7 +670,8 @@ record_error(void)
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
-	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+	text = error->detail ? psprintf("%s (%s)", error->message, error->detail) :
+		error->message;
 
 	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
 	{
@@ -645,8 +680,9 @@ record_error(void)
 	}
 	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
 			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
-		bemi_record_unreadable(replorigin_session_get_progress(false), bemi_stream_failed_at(),
-							 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
+		bemi_record_unreadable(replorigin_session_get_progress(false),
+							   bemi_stream_failed_at(),
+							   error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
 	bemi_set_error(bemi_my_worker, text, error->hint);
 }
 
@@ -672,10 +708,12 @@ worker_onexit(int code, Datum arg)
 	bemi_my_worker->launched = false;
 	bemi_my_worker->pid = 0;
 	bemi_my_worker->latch = NULL;
-	if (bemi_my_worker->told_to_leave && bemi_my_worker->state != BEMI_STATE_STOPPED &&
+	if (bemi_my_worker->told_to_leave &&
+		bemi_my_worker->state != BEMI_STATE_STOPPED &&
 		bemi_my_worker->state != BEMI_STATE_FAILED)
 		yield_to_command();
-	else if (bemi_my_worker->in_use && bemi_my_worker->state != BEMI_STATE_STOPPED)
+	else if (bemi_my_worker->in_use &&
+			 bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
 		bemi_my_worker->failures++;
 		bemi_my_worker->next_start = 0;
@@ -685,7 +723,8 @@ worker_onexit(int code, Datum arg)
 			bemi_my_worker->failed_attempt = bemi_my_worker->attempt;
 			bemi_my_worker->error_count++;
 			bemi_my_worker->error_at = GetCurrentTimestamp();
-			strlcpy(bemi_my_worker->error, "worker was terminated", BEMI_ERROR_LEN);
+			strlcpy(bemi_my_worker->error, "worker was terminated",
+					BEMI_ERROR_LEN);
 			bemi_my_worker->hint[0] = '\0';
 		}
 	}
@@ -721,9 +760,10 @@ worker_enter(int entry)
 	before_shmem_exit(worker_onexit, (Datum) 0);
 	bemi_begin_attempt(bemi_my_worker);
 
-	bemi_origin_name = MemoryContextStrdup(TopMemoryContext,
-									  psprintf("bemi_%u_%s", bemi_my_worker->database,
-											   bemi_my_worker->source));
+	bemi_origin_name =
+		MemoryContextStrdup(TopMemoryContext,
+							psprintf("bemi_%u_%s", bemi_my_worker->database,
+									 bemi_my_worker->source));
 	bemi_slot_name = bemi_origin_name;
 }
 
@@ -738,10 +778,12 @@ bemi_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	worker_enter(DatumGetInt32(arg));
-	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database, InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database,
+											  InvalidOid, 0);
 	bemi_pin_settings();
 
-	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "bemi worker",
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext,
+												"bemi worker",
 												ALLOCSET_DEFAULT_SIZES));
 	PG_TRY();
 	{

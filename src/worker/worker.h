@@ -19,7 +19,10 @@
 #include "store/store.h"
 #include "stream/stream.h"
 
-/* Sources that one server can read into its databases: setting bemi.max_sources. */
+/*
+ * Sources that one server can read into its databases: setting
+ * bemi.max_sources.
+ */
 extern int	bemi_max_sources;
 
 /* Sessions that can have workers give way at a time. */
@@ -103,11 +106,12 @@ typedef struct BemiWorker
 	bool		is_remote;		/* another one; neither: not known yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
-	XLogRecPtr	awaited;		/* markers that sessions wait for in bemi.sync(): the
-								 * first that is not stored, and the last */
+	XLogRecPtr	awaited;		/* markers that sessions wait for in
+								 * bemi.sync(): the first that is not stored,
+								 * and the last */
 	XLogRecPtr	awaited_last;
-	BemiUntil	until;			/* all committed before is stored, as the worker
-								 * has found out ... */
+	BemiUntil	until;			/* all committed before is stored, as the
+								 * worker has found out ... */
 	BemiUntil	synced;			/* ... and as bemi.sync() has */
 	BemiCounts	counts;
 	bool		counted;		/* until and counts are up to date */
@@ -115,14 +119,17 @@ typedef struct BemiWorker
 	BemiGiveUp	give_up;
 	TimestampTz given_up_at;	/* not again within a while */
 	BemiUnreadable unreadable;
-	bool		must_compare;		/* the source lacks a transaction that is stored */
-	instr_time	contested_at;	/* another server has been seen to read the slot;
-								 * zero: none */
+	bool		must_compare;	/* the source lacks a transaction that is
+								 * stored */
+	instr_time	contested_at;	/* another server has been seen to read the
+								 * slot; zero: none */
 	bool		warned;			/* of what the slot costs */
 	bool		is_elected;		/* commits at the source may wait for it */
-	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a reader */
+	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a
+											 * reader */
 	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
-	int64		attempt;		/* number of the last, see bemi_begin_attempt() */
+	int64		attempt;		/* number of the last, see
+								 * bemi_begin_attempt() */
 	int64		failed_attempt; /* that the error below is of */
 	int64		error_count;
 	TimestampTz error_at;
@@ -146,7 +153,7 @@ typedef struct BemiShared
 	Oid			discovered;		/* database that a scout has been through */
 	int64		attempts;		/* of all workers, since the server started */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
-	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER];	/* bemi_max_sources */
+	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER]; /* bemi_max_sources */
 } BemiShared;
 
 /* NULL unless the library is in shared_preload_libraries. */
@@ -188,11 +195,12 @@ typedef struct BemiSourceRow
 	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
 	uint32		timeline;
 	char	   *ancestors;		/* of the timeline; NULL: not known */
-	TimestampTz started_at;		/* the source's server, at the last connection;
-								 * 0: not known */
+	TimestampTz started_at;		/* the source's server, at the last
+								 * connection; 0: not known */
 	char	   *database;
 	char	   *slot_name;
-	char	   *reader;			/* server that reads it; NULL: the next to come */
+	char	   *reader;			/* server that reads it; NULL: the next to
+								 * come */
 	bool		gap_open;		/* that concerns all tables */
 	bool		was_read;		/* by this history, here or elsewhere */
 } BemiSourceRow;
@@ -233,13 +241,16 @@ typedef struct BemiWitness
 
 extern uint32 bemi_timeline_at(uint32 today, const char *ancestors,
 							   XLogRecPtr position);
-extern XLogRecPtr bemi_timelines_part_at(uint32 former, const char *former_ancestors,
+extern XLogRecPtr bemi_timelines_part_at(uint32 former,
+										 const char *former_ancestors,
 										 uint32 today, const char *ancestors);
 
 /* witness.c */
-extern void bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness);
+extern void bemi_find_witness(XLogRecPtr from, XLogRecPtr to,
+							  BemiWitness *witness);
 extern bool bemi_witness_event(BemiWitness *witness, const BemiEvent *event);
-extern void bemi_check_witness(const BemiWitness *witness, XLogRecPtr received);
+extern void bemi_check_witness(const BemiWitness *witness,
+							   XLogRecPtr received);
 extern XLogRecPtr bemi_find_last_common(BemiStream *stream, XLogRecPtr from,
 										XLogRecPtr to);
 extern bool bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to,
@@ -266,7 +277,7 @@ extern void bemi_record_given_up(void);
 extern bool bemi_watch_event(const BemiEvent *event);
 extern void bemi_watch_progress(XLogRecPtr stored);
 extern void bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row,
-								 bool row_at_fault);
+								   bool row_at_fault);
 extern void bemi_forget_unreadable(void);
 extern void bemi_record_skipped_transaction(void);
 
