@@ -44,11 +44,11 @@ endif
 
 # What "make check-quick" runs: all but most TAP tests. Of these a few, so that each room of the code
 # runs for some seconds: capture, tracking, stream, decoding, storing, the worker's ways to fail.
-QUICK = $(call names,sql,sql) $(call names,specs,spec) \
+QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
 	001_first_light 002_trailing_comment 003_copy 006_failing_worker 007_dump_restore 008_encoding_size \
 	010_hostile 015_owner 020_random 022_memory 023_other_writers 034_hijack 035_pg_upgrade 043_redaction \
 	048_unreadable 052_stall
-lost = $(filter-out $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl),$(QUICK))
+lost = $(filter-out format $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl),$(QUICK))
 
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
 # specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under
