@@ -16,7 +16,7 @@ use File::Temp;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw($history $source $conninfo $last_id $has_clock start_restores set_clock start_source
+our @EXPORT = qw($history $source $conninfo $last_id $has_clock start_restores with_clock set_clock start_source
   put wait_until_stored wait_until_known stop_worker start_worker origin write_past
   take_snapshot put_back new_gaps faults lost);
 
@@ -29,7 +29,9 @@ my $library = "$clock.so";
 our $has_clock = $^O eq 'linux'
   && system("cc -shared -fPIC -o '$library' test/clock.c >'$clock.log' 2>&1") == 0;
 
-# Runs something that starts the source.
+append_to_file($clock, pack('q', 0));
+
+# Runs something that starts the source, or another server whose clock is to be set.
 sub with_clock
 {
 	my ($start) = @_;
@@ -54,7 +56,6 @@ sub start_restores
 {
 	my ($conf) = @_;
 
-	append_to_file($clock, pack('q', 0));
 	$history = bemi_node('history');
 	$source = with_clock(sub { bemi_node('source', conf => "restore_command = 'false'\n" . ($conf // '')) });
 	$conninfo = $source->connstr('postgres') =~ s/'/''/gr;

@@ -11,6 +11,7 @@ use strict;
 use warnings;
 
 use Bemi;
+use BemiRestores qw($has_clock with_clock set_clock);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -153,12 +154,22 @@ $copy->stop;
 # A standby is promoted while the original lives
 #
 
-$copy = start_copy('drill', 'base', has_streaming => 1);
+$source->safe_psql('postgres', q{ALTER SYSTEM SET wal_sender_timeout = '1h'; SELECT pg_reload_conf()});
+$copy = with_clock(sub { start_copy('drill', 'base', has_streaming => 1) });
 $original->wait_for_catchup($copy);
 $copy->promote;
 ok($copy->poll_query_until('postgres', q{SELECT last_error LIKE 'another server reads slot%' FROM bemi.status}),
 	'a promoted standby does not read what its primary reads');
+SKIP:
+{
+	skip 'no clock that can be set', 1 unless $has_clock;
+	set_clock(7200);
+	like(start_error($copy, q{CALL bemi.start('s')}), qr/another server reads slot/,
+		'and does not take it for alive because the clock was set forward');
+}
+$source->safe_psql('postgres', q{ALTER SYSTEM RESET wal_sender_timeout; SELECT pg_reload_conf()});
 refuses($copy, $for_another, 'a standby whose primary is known to be alive');
+set_clock(0);
 $copy->stop;
 
 #
