@@ -137,7 +137,7 @@ $node->safe_psql(
 	CREATE ROLE operator LOGIN REPLICATION;
 	GRANT USAGE ON SCHEMA bemi, _bemi TO operator;
 	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text), bemi.drop_source(text, boolean) TO operator});
-is(as_role('operator', 'CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.drop_source('main')', 'restored'),
+is(as_role('operator', q{CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.drop_source('main')}, 'restored'),
 	'', 'an operator starts and stops a source');
 
 # The worker elsewhere has to be given by name what it needs.
