@@ -11,6 +11,10 @@ MODULE_big = bemi
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA = $(sort $(wildcard bemi--*.sql))
 
+# The script is made of sql/, in the order of the file names, and committed, so that an installation
+# needs nothing but a copy. A test compares the two.
+SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
+
 # The worker is a libpq client.
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(libpq)
@@ -74,6 +78,11 @@ all install installcheck clean:
 endif
 
 .DEFAULT_GOAL := all
+
+$(SCRIPT): $(sort $(wildcard sql/*.sql))
+	cat $^ >$@
+
+all: $(SCRIPT)
 
 # PGXS tracks no headers on Debian, where it is built without dependency tracking.
 $(OBJS): $(sort $(wildcard src/*.h src/*/*.h)) bemi.control

@@ -1,4 +1,4 @@
-/* bemi--1.0.sql */
+/* bemi--1.0.sql: make puts it together from the files in sql/, so change those */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION bemi" to load this file. \quit
@@ -81,6 +81,236 @@ COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change
 -- What users neither call nor read.
 CREATE SCHEMA _bemi;
 COMMENT ON SCHEMA _bemi IS 'internals of extension bemi; names in it change without notice';
+
+--
+-- Tables: the state of the extension. The functions are in the files after this one.
+--
+
+-- A row that came with a dump sleeps until bemi.start() or bemi.track_schema(): the
+-- rest of the dump brings triggers, identities and publication by itself, and would
+-- meet what the event trigger had done before it. By name and OID, as a dump carries
+-- the one and a rename the other. (pg_upgrade refuses columns of type regnamespace.)
+CREATE TABLE bemi.tracked_schemas (
+	schema name PRIMARY KEY,
+	schema_oid oid NOT NULL,
+	enabled_in text NOT NULL
+);
+CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
+COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
+COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
+COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
+COMMENT ON COLUMN bemi.tracked_schemas.enabled_in IS 'database in which the row was made, see _bemi.this_database()';
+SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
+
+-- What the publication lists decides what is in the history, so each change of it
+-- goes into the write-ahead log, where the worker meets it in its place between the
+-- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
+-- which anybody can write; unlike a context, it is signed.
+CREATE TABLE _bemi.signing_key (
+	value text NOT NULL
+);
+COMMENT ON TABLE _bemi.signing_key IS 'key that signs the messages about tables, so that nobody else can write them';
+COMMENT ON COLUMN _bemi.signing_key.value IS 'made by CREATE EXTENSION; a dump does not carry it';
+INSERT INTO _bemi.signing_key VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
+
+CREATE TABLE bemi.changes (
+	id uuid NOT NULL,
+	database text COLLATE "C" NOT NULL,
+	schema text COLLATE "C" NOT NULL,
+	"table" text COLLATE "C" NOT NULL,
+	primary_key text COLLATE "C",
+	operation text COLLATE "C" NOT NULL,
+	before jsonb NOT NULL,
+	after jsonb NOT NULL,
+	context jsonb NOT NULL,
+	committed_at timestamptz NOT NULL,
+	queued_at timestamptz NOT NULL,
+	created_at timestamptz NOT NULL,
+	transaction_id bigint NOT NULL,
+	position bigint NOT NULL,
+	source text COLLATE "C" NOT NULL
+) PARTITION BY RANGE (committed_at);
+COMMENT ON TABLE bemi.changes IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
+COMMENT ON COLUMN bemi.changes.id IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
+COMMENT ON COLUMN bemi.changes.database IS 'database of the changed table';
+COMMENT ON COLUMN bemi.changes.schema IS 'schema of the changed table';
+COMMENT ON COLUMN bemi.changes."table" IS 'changed table, the root if it is partitioned';
+COMMENT ON COLUMN bemi.changes.primary_key IS 'primary key as text; several columns: JSON array of texts in key order; none: NULL';
+COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
+COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
+COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
+COMMENT ON COLUMN bemi.changes.context IS 'context of the statement, {} if there was none; of a large one, later changes of a transaction have its small members, see bemi.full_context()';
+COMMENT ON COLUMN bemi.changes.committed_at IS 'when the transaction committed at the source';
+COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change';
+COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
+COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
+COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the source''s write-ahead log';
+COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
+
+CREATE TABLE bemi.holds (
+	from_time timestamptz NOT NULL,
+	to_time timestamptz NOT NULL,
+	reason text,
+	held_by text NOT NULL DEFAULT session_user,
+	held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (from_time, to_time),
+	CHECK (from_time < to_time)
+);
+COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold() and bemi.hold_partition(), ended by bemi.release() and bemi.release_partition()';
+COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
+COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason given with the hold';
+COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when the hold was made';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was made';
+SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
+
+CREATE TABLE bemi.gaps (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	source text COLLATE "C",
+	schema text COLLATE "C",
+	"table" text COLLATE "C",
+	reason text COLLATE "C" NOT NULL,
+	from_lsn pg_lsn,
+	to_lsn pg_lsn,
+	from_time timestamptz NOT NULL,
+	to_time timestamptz,
+	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	detail text NOT NULL,
+	CHECK (from_time <= to_time),
+	-- Each of these has its row in the README, and its sentence in _bemi.default_detail().
+	CONSTRAINT gaps_reason_check CHECK (reason IN (
+		'source_started',
+		'source_dropped',
+		'slot_dropped',
+		'slot_lost',
+		'max_slot_lag',
+		'slot_unreadable',
+		'transaction_unreadable',
+		'server_changed',
+		'history_moved',
+		'timeline_changed',
+		'source_went_back',
+		'history_went_back',
+		'tracking_began',
+		'tracking_ended',
+		'rows_changed_by_ddl',
+		'retention'))
+);
+CREATE INDEX ON bemi.gaps (source, schema, "table");
+CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
+CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
+COMMENT ON TABLE bemi.gaps IS 'where history may be missing; bemi.complete() and bemi.completeness() read it';
+COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
+COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
+COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
+COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
+COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
+COMMENT ON COLUMN bemi.gaps.reason IS 'why; a code, see the constraint gaps_reason_check, and detail for what it means';
+COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
+COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
+COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
+COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
+COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
+COMMENT ON COLUMN bemi.gaps.detail IS 'sentences that explain the reason, and what else is known of the gap';
+SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
+SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
+
+-- Of the tables that no change has been seen of, this tells tracked from untracked.
+CREATE TABLE _bemi.source_tables (
+	source text COLLATE "C",
+	schema text COLLATE "C",
+	"table" text COLLATE "C",
+	relation oid NOT NULL,
+	server text NOT NULL,
+	PRIMARY KEY (source, schema, "table")
+);
+CREATE INDEX ON _bemi.source_tables (relation);
+COMMENT ON TABLE _bemi.source_tables IS 'tables that the sources track, as far as the workers have read';
+COMMENT ON COLUMN _bemi.source_tables.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_tables.schema IS 'schema of the table';
+COMMENT ON COLUMN _bemi.source_tables."table" IS 'tracked table';
+COMMENT ON COLUMN _bemi.source_tables.relation IS 'its OID at the source';
+COMMENT ON COLUMN _bemi.source_tables.server IS 'system identifier and database of the source';
+SELECT pg_catalog.pg_extension_config_dump('_bemi.source_tables', '');
+
+-- As the sources tell it in the stream, so of the time of the changes that come next;
+-- not in a dump, since each source that is started gives all of it anew.
+CREATE TABLE _bemi.source_relations (
+	source text COLLATE "C",
+	relation oid,
+	description jsonb NOT NULL,
+	PRIMARY KEY (source, relation)
+);
+COMMENT ON TABLE _bemi.source_relations IS 'what published tables are like, as far as the workers have read';
+COMMENT ON COLUMN _bemi.source_relations.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_relations.relation IS 'OID of the table at the source';
+COMMENT ON COLUMN _bemi.source_relations.description IS 'as _bemi.describe() says it: names of the primary key''s columns, parts of types, and the rules for columns';
+
+CREATE TABLE bemi.sources (
+	name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),
+	owner name NOT NULL,
+	conninfo text,
+	slot_name name NOT NULL,
+	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'force_drop')),
+	slot_made boolean NOT NULL DEFAULT false,
+	system_identifier text,
+	timeline bigint,
+	timeline_ancestors text,
+	database text,
+	reader text
+);
+COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
+COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
+COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
+COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
+COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
+COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
+COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
+COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
+COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
+COMMENT ON COLUMN bemi.sources.timeline_ancestors IS 'former timelines of that one, a line each: number, and position at which it was left; NULL: not known';
+COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
+COMMENT ON COLUMN bemi.sources.reader IS 'server that reads a source on another server, as _bemi.this_reader() names it; NULL: the next one that finds the slot without a reader';
+-- Connection strings are for superusers only, whom row security does not concern, and
+-- so are not in a dump, which others may make and read. What is restored is started anew.
+ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
+
+-- Apart from bemi.sources, whose rows a session may hold locked for as long as its
+-- transaction lasts: the worker must not wait for that.
+CREATE TABLE _bemi.source_progress (
+	source text COLLATE "C" PRIMARY KEY,
+	changes bigint NOT NULL,
+	transactions bigint NOT NULL,
+	invalid_messages bigint NOT NULL,
+	stored_until timestamptz,
+	secret_version text,
+	stored_lsn pg_lsn,
+	changed_lsn pg_lsn,
+	changed_at timestamptz,
+	changed_xid bigint,
+	server_started_at timestamptz,
+	system_identifier text,
+	timeline bigint,
+	timeline_ancestors text,
+	database text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
+COMMENT ON COLUMN _bemi.source_progress.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.source_progress.changes IS 'changes stored';
+COMMENT ON COLUMN _bemi.source_progress.transactions IS 'source transactions with changes that were stored';
+COMMENT ON COLUMN _bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
+COMMENT ON COLUMN _bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
+COMMENT ON COLUMN _bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log before which all commits of times before stored_until are';
+COMMENT ON COLUMN _bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
+COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'commit time of that transaction';
+COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'its transaction id at the source';
+COMMENT ON COLUMN _bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
+COMMENT ON COLUMN _bemi.source_progress.system_identifier IS 'as in bemi.sources, which is not in a dump: of the server that is read';
+COMMENT ON COLUMN _bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
+COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
+COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
+COMMENT ON COLUMN _bemi.source_progress.secret_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
+SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');
 
 --
 -- Context: what the application says about its own statements
@@ -240,22 +470,6 @@ COMMENT ON FUNCTION bemi.untrack(regclass)
 -- Automatic tracking: what follows the tables as they come, move and go
 --
 
--- A row that came with a dump sleeps until bemi.start() or bemi.track_schema(): the
--- rest of the dump brings triggers, identities and publication by itself, and would
--- meet what the event trigger had done before it. By name and OID, as a dump carries
--- the one and a rename the other. (pg_upgrade refuses columns of type regnamespace.)
-CREATE TABLE bemi.tracked_schemas (
-	schema name PRIMARY KEY,
-	schema_oid oid NOT NULL,
-	awake_in text NOT NULL
-);
-CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
-COMMENT ON TABLE bemi.tracked_schemas IS 'schemas whose tables are all tracked, also those made later';
-COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
-COMMENT ON COLUMN bemi.tracked_schemas.schema_oid IS 'its OID in the database in which the row was made';
-COMMENT ON COLUMN bemi.tracked_schemas.awake_in IS 'database in which the row was made, see _bemi.this_database()';
-SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
-
 CREATE FUNCTION _bemi.this_server()
 	RETURNS text
 	LANGUAGE sql STABLE
@@ -276,11 +490,11 @@ $$;
 COMMENT ON FUNCTION _bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
 
 -- Whoever may untrack a table need not be able to read the list.
-CREATE FUNCTION _bemi.is_marked(target regnamespace)
+CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION _bemi.is_marked(regnamespace) IS 'internal: are all tables of the schema tracked?';
+COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
 CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, wanted boolean)
 	RETURNS void
@@ -296,7 +510,7 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
 
-CREATE FUNCTION _bemi.set_marked(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, wanted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -305,20 +519,20 @@ BEGIN
 	IF wanted THEN
 		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, _bemi.this_database()
 			FROM pg_namespace n WHERE n.oid = target
-			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, awake_in = excluded.awake_in;
+			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, enabled_in = excluded.enabled_in;
 	ELSE
 		DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.awake_in = _bemi.this_database());
+			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.enabled_in = _bemi.this_database());
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.set_marked(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
+COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
 
-CREATE FUNCTION _bemi.mark_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.enter_schema(target regnamespace, wanted boolean)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
-COMMENT ON FUNCTION _bemi.mark_schema(regnamespace, boolean)
+COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
 	IS 'internal: set_marked() for the owner of the schema, who must have been granted bemi.track()';
 
 CREATE FUNCTION _bemi.is_of_extension(target regclass)
@@ -351,7 +565,7 @@ BEGIN
 
 	-- First, or a table made meanwhile could be missed. Tables that are tracked already, as far
 	-- as can be told from all of them at once, take no lock and next to no time.
-	PERFORM _bemi.mark_schema(target, true);
+	PERFORM _bemi.enter_schema(target, true);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 			AND NOT (c.relkind = 'r' AND c.relreplident = 'f'
@@ -377,7 +591,7 @@ AS $$
 DECLARE
 	relation regclass;
 BEGIN
-	PERFORM _bemi.mark_schema(target, false);
+	PERFORM _bemi.enter_schema(target, false);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 			AND _bemi.has_trigger(c.oid)
@@ -415,6 +629,10 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_missing_values(regclass)
 	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
+
+--
+-- Event triggers that follow DDL
+--
 
 CREATE FUNCTION _bemi.follow_ddl()
 	RETURNS event_trigger
@@ -462,9 +680,9 @@ AS $$
 BEGIN
 	-- One that came with a dump, and sleeps, may have the new name.
 	DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.awake_in <> _bemi.this_database());
+		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.enabled_in <> _bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
-		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.awake_in = _bemi.this_database();
+		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.enabled_in = _bemi.this_database();
 END
 $$;
 COMMENT ON FUNCTION _bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
@@ -485,7 +703,7 @@ CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.awake_in = _bemi.this_database()
+	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.enabled_in = _bemi.this_database()
 $$;
 COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
 
@@ -499,16 +717,9 @@ CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP 
 COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 
--- What the publication lists decides what is in the history, so each change of it
--- goes into the write-ahead log, where the worker meets it in its place between the
--- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
--- which anybody can write; unlike a context, it is signed.
-CREATE TABLE _bemi.signing_key (
-	value text NOT NULL
-);
-COMMENT ON TABLE _bemi.signing_key IS 'key that signs the messages about tables, so that nobody else can write them';
-COMMENT ON COLUMN _bemi.signing_key.value IS 'made by CREATE EXTENSION; a dump does not carry it';
-INSERT INTO _bemi.signing_key VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text);
+--
+-- What the workers are told of tables
+--
 
 CREATE FUNCTION _bemi.describe(target regclass)
 	RETURNS jsonb
@@ -546,6 +757,10 @@ COMMENT ON FUNCTION _bemi.follow_rewrite()
 CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION _bemi.follow_rewrite();
 COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
 ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
+
+--
+-- bemi.tracked: which tables are tracked, and what is wrong with them
+--
 
 CREATE FUNCTION _bemi.rules(target regclass)
 	RETURNS jsonb
@@ -633,7 +848,7 @@ CREATE VIEW bemi.tracked AS
 		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
 					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid
-		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.awake_in = _bemi.this_database(),
+		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.enabled_in = _bemi.this_database(),
 		LATERAL (SELECT CASE WHEN c.relispartition THEN _bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
 		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
 				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
@@ -668,40 +883,6 @@ COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; emp
 -- them twice. Text is compared by bytes, which is what look-ups by key need and
 -- is cheaper to index.
 --
-
-CREATE TABLE bemi.changes (
-	id uuid NOT NULL,
-	database text COLLATE "C" NOT NULL,
-	schema text COLLATE "C" NOT NULL,
-	"table" text COLLATE "C" NOT NULL,
-	primary_key text COLLATE "C",
-	operation text COLLATE "C" NOT NULL,
-	before jsonb NOT NULL,
-	after jsonb NOT NULL,
-	context jsonb NOT NULL,
-	committed_at timestamptz NOT NULL,
-	queued_at timestamptz NOT NULL,
-	created_at timestamptz NOT NULL,
-	transaction_id bigint NOT NULL,
-	position bigint NOT NULL,
-	source text COLLATE "C" NOT NULL
-) PARTITION BY RANGE (committed_at);
-COMMENT ON TABLE bemi.changes IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
-COMMENT ON COLUMN bemi.changes.id IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
-COMMENT ON COLUMN bemi.changes.database IS 'database of the changed table';
-COMMENT ON COLUMN bemi.changes.schema IS 'schema of the changed table';
-COMMENT ON COLUMN bemi.changes."table" IS 'changed table, the root if it is partitioned';
-COMMENT ON COLUMN bemi.changes.primary_key IS 'primary key as text; several columns: JSON array of texts in key order; none: NULL';
-COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
-COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
-COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
-COMMENT ON COLUMN bemi.changes.context IS 'context of the statement, {} if there was none; of a large one, later changes of a transaction have its small members, see bemi.full_context()';
-COMMENT ON COLUMN bemi.changes.committed_at IS 'when the transaction committed at the source';
-COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change';
-COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
-COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
-COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s record in the source''s write-ahead log';
-COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
 
 -- Of a large context, only the first change of a transaction has all of it, see
 -- src/decode/stitch_context.c. Without that change (somebody has deleted it), what is left.
@@ -914,23 +1095,6 @@ COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi wi
 -- first: so a hold either comes before, or finds the partition gone.
 --
 
-CREATE TABLE bemi.holds (
-	from_time timestamptz NOT NULL,
-	to_time timestamptz NOT NULL,
-	reason text,
-	held_by text NOT NULL DEFAULT session_user,
-	held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	PRIMARY KEY (from_time, to_time),
-	CHECK (from_time < to_time)
-);
-COMMENT ON TABLE bemi.holds IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold() and bemi.hold_partition(), ended by bemi.release() and bemi.release_partition()';
-COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
-COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
-COMMENT ON COLUMN bemi.holds.reason IS 'reason given with the hold';
-COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when the hold was made';
-COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was made';
-SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
-
 -- The range of a partition, for hold_partition() and release_partition(). A partition of a partition
 -- goes with it, and is not held alone.
 CREATE FUNCTION _bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
@@ -1133,57 +1297,6 @@ COMMENT ON FUNCTION _bemi.needs_analyze()
 -- down in their place among the changes.
 --
 
-CREATE TABLE bemi.gaps (
-	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	source text COLLATE "C",
-	schema text COLLATE "C",
-	"table" text COLLATE "C",
-	reason text COLLATE "C" NOT NULL,
-	from_lsn pg_lsn,
-	to_lsn pg_lsn,
-	from_time timestamptz NOT NULL,
-	to_time timestamptz,
-	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	detail text NOT NULL,
-	CHECK (from_time <= to_time),
-	-- Each of these has its row in the README, and its sentence in _bemi.default_detail().
-	CONSTRAINT gaps_reason_check CHECK (reason IN (
-		'source_started',
-		'source_dropped',
-		'slot_dropped',
-		'slot_lost',
-		'max_slot_lag',
-		'slot_unreadable',
-		'transaction_unreadable',
-		'server_changed',
-		'history_moved',
-		'timeline_changed',
-		'source_went_back',
-		'history_went_back',
-		'tracking_began',
-		'tracking_ended',
-		'rows_changed_by_ddl',
-		'retention'))
-);
-CREATE INDEX ON bemi.gaps (source, schema, "table");
-CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
-CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
-COMMENT ON TABLE bemi.gaps IS 'where history may be missing; bemi.complete() and bemi.completeness() read it';
-COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
-COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
-COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
-COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
-COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
-COMMENT ON COLUMN bemi.gaps.reason IS 'why; a code, see the constraint gaps_reason_check, and detail for what it means';
-COMMENT ON COLUMN bemi.gaps.from_lsn IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
-COMMENT ON COLUMN bemi.gaps.to_lsn IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
-COMMENT ON COLUMN bemi.gaps.from_time IS 'changes committed after this time may be missing; -infinity: all before to_time';
-COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
-COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
-COMMENT ON COLUMN bemi.gaps.detail IS 'sentences that explain the reason, and what else is known of the gap';
-SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
-SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
-
 -- For a gap of which nothing else is known.
 CREATE FUNCTION _bemi.default_detail(reason text)
 	RETURNS text
@@ -1215,38 +1328,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION _bemi.default_detail(text) IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if there is no such reason';
 
--- Of the tables that no change has been seen of, this tells tracked from untracked.
-CREATE TABLE _bemi.source_tables (
-	source text COLLATE "C",
-	schema text COLLATE "C",
-	"table" text COLLATE "C",
-	relation oid NOT NULL,
-	server text NOT NULL,
-	PRIMARY KEY (source, schema, "table")
-);
-CREATE INDEX ON _bemi.source_tables (relation);
-COMMENT ON TABLE _bemi.source_tables IS 'tables that the sources track, as far as the workers have read';
-COMMENT ON COLUMN _bemi.source_tables.source IS 'name of the source';
-COMMENT ON COLUMN _bemi.source_tables.schema IS 'schema of the table';
-COMMENT ON COLUMN _bemi.source_tables."table" IS 'tracked table';
-COMMENT ON COLUMN _bemi.source_tables.relation IS 'its OID at the source';
-COMMENT ON COLUMN _bemi.source_tables.server IS 'system identifier and database of the source';
-SELECT pg_catalog.pg_extension_config_dump('_bemi.source_tables', '');
-
--- As the sources tell it in the stream, so of the time of the changes that come next;
--- not in a dump, since each source that is started gives all of it anew.
-CREATE TABLE _bemi.source_relations (
-	source text COLLATE "C",
-	relation oid,
-	description jsonb NOT NULL,
-	PRIMARY KEY (source, relation)
-);
-COMMENT ON TABLE _bemi.source_relations IS 'what published tables are like, as far as the workers have read';
-COMMENT ON COLUMN _bemi.source_relations.source IS 'name of the source';
-COMMENT ON COLUMN _bemi.source_relations.relation IS 'OID of the table at the source';
-COMMENT ON COLUMN _bemi.source_relations.description IS 'as _bemi.describe() says it: names of the primary key''s columns, parts of types, and the rules for columns';
-
-CREATE FUNCTION _bemi.note_description(source text, relation oid, description jsonb)
+CREATE FUNCTION _bemi.record_description(source text, relation oid, description jsonb)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
@@ -1257,16 +1339,16 @@ AS $$
 			|| CASE WHEN excluded.description ? 'rules' THEN (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}')
 				FROM jsonb_each(r.description) e WHERE e.key IN ('ignore', 'redact', 'redact_hash')) ELSE '{}' END;
 $$;
-COMMENT ON FUNCTION _bemi.note_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
+COMMENT ON FUNCTION _bemi.record_description(text, oid, jsonb) IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
 
-CREATE FUNCTION _bemi.doubt_descriptions(source text)
+CREATE FUNCTION _bemi.mark_descriptions_stale(source text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE _bemi.source_relations r SET description = r.description || '{"stale": true}' WHERE r.source = $1
 $$;
-COMMENT ON FUNCTION _bemi.doubt_descriptions(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
+COMMENT ON FUNCTION _bemi.mark_descriptions_stale(text) IS 'internal: the worker is to ask the source about its tables, beside what it has told, until it tells it anew';
 
 CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 		OUT commit_lsn pg_lsn, OUT committed_at timestamptz, OUT transaction_id bigint)
@@ -1355,7 +1437,7 @@ COMMENT ON FUNCTION _bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn
 
 -- The gap of one transaction. The worker may die before its origin has moved, and then
 -- comes here again.
-CREATE FUNCTION _bemi.note_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, from_time timestamptz, to_time timestamptz, detail text)
+CREATE FUNCTION _bemi.record_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn, from_time timestamptz, to_time timestamptz, detail text)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
@@ -1365,7 +1447,7 @@ AS $$
 		WHERE NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema IS NULL AND g."table" IS NULL
 			AND g.reason = 'transaction_unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
 $$;
-COMMENT ON FUNCTION _bemi.note_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
+COMMENT ON FUNCTION _bemi.record_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
 	IS 'internal: the worker skips a transaction that the source cannot decode';
 
 -- A table whose name is known goes on. One that was dropped and made again has a gap
@@ -1503,7 +1585,7 @@ COMMENT ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamp
 
 -- The worker has seen to it that the source has written the message (see src/stream/verify.c);
 -- anybody may have copied it, though, into a transaction of his own.
-CREATE FUNCTION _bemi.take_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
+CREATE FUNCTION _bemi.apply_tracking(source text, server text, transaction xid, message jsonb, at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -1516,7 +1598,7 @@ BEGIN
 		PERFORM _bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn, at_time, message ->> 'detail');
 		RETURN true;
 	END IF;
-	PERFORM _bemi.note_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
+	PERFORM _bemi.record_description(source, (message ->> 'relation')::oid, nullif(message -> 'description', 'null'));
 	IF _bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table', at_lsn, at_time) THEN
 		RETURN true;
 	ELSIF message ->> 'event' = 'began' THEN
@@ -1524,13 +1606,13 @@ BEGIN
 	ELSE
 		-- Under whatever name it was known.
 		PERFORM _bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time, message ->> 'detail') FROM _bemi.source_tables t
-			WHERE t.source = take_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
-				OR t.server = take_tracking.server AND t.relation = (message ->> 'relation')::oid);
+			WHERE t.source = apply_tracking.source AND (t.schema = message ->> 'schema' AND t."table" = message ->> 'table'
+				OR t.server = apply_tracking.server AND t.relation = (message ->> 'relation')::oid);
 	END IF;
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION _bemi.take_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
+COMMENT ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
 	IS 'internal: the worker has met a tracking message, see src/track/message.c; false if it was not written in this transaction';
 
 -- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
@@ -1615,7 +1697,7 @@ BEGIN
 
 	-- What is read on with is of a time when tables may have been other than they are.
 	IF descriptions IS NULL THEN
-		PERFORM _bemi.doubt_descriptions(source);
+		PERFORM _bemi.mark_descriptions_stale(source);
 	ELSE
 		DELETE FROM _bemi.source_relations r WHERE r.source = close_gap.source;
 		INSERT INTO _bemi.source_relations SELECT close_gap.source, d.relation, d.description
@@ -1630,73 +1712,7 @@ COMMENT ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json,
 -- Sources: what is read into the history
 --
 
-CREATE TABLE bemi.sources (
-	name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),
-	owner name NOT NULL,
-	conninfo text,
-	slot_name name NOT NULL,
-	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'force_drop')),
-	slot_made boolean NOT NULL DEFAULT false,
-	system_identifier text,
-	timeline bigint,
-	timeline_ancestors text,
-	database text,
-	reader text
-);
-COMMENT ON TABLE bemi.sources IS 'sources that bemi.start() was called for; bemi.status shows how they are';
-COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
-COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
-COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
-COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
-COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
-COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
-COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
-COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
-COMMENT ON COLUMN bemi.sources.timeline_ancestors IS 'former timelines of that one, a line each: number, and position at which it was left; NULL: not known';
-COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
-COMMENT ON COLUMN bemi.sources.reader IS 'server that reads a source on another server, as _bemi.this_reader() names it; NULL: the next one that finds the slot without a reader';
--- Connection strings are for superusers only, whom row security does not concern, and
--- so are not in a dump, which others may make and read. What is restored is started anew.
-ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
-
--- Apart from bemi.sources, whose rows a session may hold locked for as long as its
--- transaction lasts: the worker must not wait for that.
-CREATE TABLE _bemi.source_progress (
-	source text COLLATE "C" PRIMARY KEY,
-	changes bigint NOT NULL,
-	transactions bigint NOT NULL,
-	invalid_messages bigint NOT NULL,
-	stored_until timestamptz,
-	secret_version text,
-	stored_lsn pg_lsn,
-	changed_lsn pg_lsn,
-	changed_at timestamptz,
-	changed_xid bigint,
-	server_started_at timestamptz,
-	system_identifier text,
-	timeline bigint,
-	timeline_ancestors text,
-	database text
-) WITH (fillfactor = 50);
-COMMENT ON TABLE _bemi.source_progress IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
-COMMENT ON COLUMN _bemi.source_progress.source IS 'name of the source';
-COMMENT ON COLUMN _bemi.source_progress.changes IS 'changes stored';
-COMMENT ON COLUMN _bemi.source_progress.transactions IS 'source transactions with changes that were stored';
-COMMENT ON COLUMN _bemi.source_progress.invalid_messages IS 'messages under bemi''s prefixes that were not valid';
-COMMENT ON COLUMN _bemi.source_progress.stored_until IS 'everything committed at the source before this time is stored';
-COMMENT ON COLUMN _bemi.source_progress.stored_lsn IS 'position in the source''s write-ahead log before which all commits of times before stored_until are';
-COMMENT ON COLUMN _bemi.source_progress.changed_lsn IS 'where the last transaction with changes has committed, in the source''s write-ahead log; NULL: none is known';
-COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'commit time of that transaction';
-COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'its transaction id at the source';
-COMMENT ON COLUMN _bemi.source_progress.server_started_at IS 'when the source''s server was started, as of the last connection';
-COMMENT ON COLUMN _bemi.source_progress.system_identifier IS 'as in bemi.sources, which is not in a dump: of the server that is read';
-COMMENT ON COLUMN _bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
-COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
-COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
-COMMENT ON COLUMN _bemi.source_progress.secret_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
-SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');
-
-CREATE FUNCTION _bemi.note_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
+CREATE FUNCTION _bemi.update_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
 		changed_lsn pg_lsn, changed_at timestamptz, changed_xid bigint)
 	RETURNS void
 	LANGUAGE sql
@@ -1712,26 +1728,26 @@ AS $$
 			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn), changed_at = coalesce(excluded.changed_at, p.changed_at),
 			changed_xid = coalesce(excluded.changed_xid, p.changed_xid)
 $$;
-COMMENT ON FUNCTION _bemi.note_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
 
 -- Messages that were signed with a secret that the worker has never read are refused, though
 -- they may be the source's own. Without a secret, that holds for all messages.
-CREATE FUNCTION _bemi.note_secret(source text, version text)
+CREATE FUNCTION _bemi.record_key_version(source text, version text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = note_secret.source AND p.secret_version = version) THEN
+	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.secret_version = version) THEN
 		RETURN false;
 	END IF;
 	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
 		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
-	PERFORM _bemi.doubt_descriptions(source);
+	PERFORM _bemi.mark_descriptions_stale(source);
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION _bemi.note_secret(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
+COMMENT ON FUNCTION _bemi.record_key_version(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
 
 CREATE FUNCTION _bemi.forget_source(source text)
 	RETURNS void
@@ -1833,7 +1849,7 @@ BEGIN
 	PERFORM _bemi.ensure_publication();
 	-- What came with a dump and has slept since, see bemi.tracked_schemas.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
-		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.awake_in <> _bemi.this_database();
+		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.enabled_in <> _bemi.this_database();
 	PERFORM _bemi.warn_of_unpublished();
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
@@ -1871,25 +1887,25 @@ $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
 	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
 
-CREATE FUNCTION _bemi.want_source(source text, wanted text)
+CREATE FUNCTION _bemi.set_desired_state(source text, wanted text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
-	IF want_source.wanted IN ('drop', 'force_drop') THEN
+	IF set_desired_state.wanted IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
 	END IF;
-	UPDATE bemi.sources s SET wanted = want_source.wanted WHERE s.name = source;
+	UPDATE bemi.sources s SET wanted = set_desired_state.wanted WHERE s.name = source;
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION _bemi.want_source(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+COMMENT ON FUNCTION _bemi.set_desired_state(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
 
 -- Whoever starts a source chooses what the server connects to, with the rights of the
 -- account that it runs under. So only a superuser gives connection strings.
@@ -1974,6 +1990,10 @@ CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.sync(interval)
 	IS 'waits until everything committed before the call is in bemi.changes; error after the timeout, NULL waits for ever';
+
+--
+-- bemi.status: how sources and workers are
+--
 
 CREATE FUNCTION _bemi.source_status(
 		OUT source text, OUT state text, OUT pid integer,
@@ -2107,6 +2127,10 @@ COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of write-ahead log that the sou
 COMMENT ON COLUMN bemi.status.wal_status IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
 COMMENT ON COLUMN bemi.status.catalog_xmin_age IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
 COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works, and why no worker runs; several are separated by "; "';
+
+--
+-- Completeness: what the gaps mean for a table and a time
+--
 
 -- Is this table's history from this source whole in this time? What is found against it.
 CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
@@ -2365,9 +2389,9 @@ GRANT EXECUTE ON FUNCTION
 	_bemi.check_schema_tracker(regnamespace, boolean),
 	_bemi.check_tracker(oid, text),
 	_bemi.has_trigger(regclass),
-	_bemi.is_marked(regnamespace),
+	_bemi.is_tracked_schema(regnamespace),
 	_bemi.is_of_extension(regclass),
-	_bemi.mark_schema(regnamespace, boolean),
+	_bemi.enter_schema(regnamespace, boolean),
 	_bemi.untrackable(regclass)
 	TO PUBLIC;
 

@@ -403,7 +403,7 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 		LSNGetDatum(at_lsn),
 	TimestampTzGetDatum(at_time)};
 
-	return call_source_function("SELECT _bemi.take_tracking($1, $2, $3, $4, $5, $6)",
+	return call_source_function("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
 								lengthof(types), types, values, NULL);
 }
 
@@ -418,7 +418,7 @@ bemi_store_record_secret(BemiStore *store, const char *version)
 	Datum		values[] = {CStringGetTextDatum(store->source),
 	CStringGetTextDatum(version)};
 
-	(void) call_source_function("SELECT _bemi.note_secret($1, $2)",
+	(void) call_source_function("SELECT _bemi.record_key_version($1, $2)",
 								lengthof(types), types, values, NULL);
 }
 
@@ -571,7 +571,7 @@ update_progress(BemiStore *store)
 	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
 		nulls[6] = nulls[7] = nulls[8] = 'n';
 	(void)
-		call_source_function("SELECT _bemi.note_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+		call_source_function("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 							 lengthof(types), types, values, nulls);
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
 	store->progress_at = GetCurrentTimestamp();

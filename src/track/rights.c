@@ -118,7 +118,7 @@ bemi_check_tracker(const BemiTable *table)
 }
 
 /*
- * _bemi.mark_schema(target regnamespace, wanted boolean)
+ * _bemi.enter_schema(target regnamespace, wanted boolean)
  */
 Datum
 bemi_mark_schema(PG_FUNCTION_ARGS)
@@ -130,7 +130,7 @@ bemi_mark_schema(PG_FUNCTION_ARGS)
 	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types,
 		 values);
 	SPI_finish();
-	bemi_call_as_owner("SELECT _bemi.set_marked($1, $2)", lengthof(types),
+	bemi_call_as_owner("SELECT _bemi.set_tracked_schema($1, $2)", lengthof(types),
 					   types, values);
 	PG_RETURN_VOID();
 }

@@ -47,10 +47,10 @@ static bool
 is_of_this_database(HeapTuple tuple, TupleDesc columns)
 {
 	bool		is_null;
-	Datum		awake_in =
+	Datum		enabled_in =
 		heap_getattr(tuple, AWAKE_IN_COLUMN, columns, &is_null);
 
-	return strcmp(TextDatumGetCString(awake_in),
+	return strcmp(TextDatumGetCString(enabled_in),
 				  psprintf(INT64_FORMAT "/%u", (int64) GetSystemIdentifier(),
 						   MyDatabaseId)) == 0;
 }
@@ -178,7 +178,7 @@ bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
 }
 
 /*
- * _bemi.is_marked(target regnamespace)
+ * _bemi.is_tracked_schema(target regnamespace)
  */
 Datum
 bemi_is_schema_tracked(PG_FUNCTION_ARGS)

@@ -466,7 +466,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	parameters[0] = source;
 	parameters[1] = wanted;
 	found =
-		call_source_function("SELECT _bemi.want_source($1, $2)::pg_catalog.text",
+		call_source_function("SELECT _bemi.set_desired_state($1, $2)::pg_catalog.text",
 							 2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,

@@ -526,7 +526,7 @@ update_secret(BemiStream *stream)
 	Datum		values[] = {version ? CStringGetTextDatum(version) :
 	(Datum) 0};
 
-	bemi_run_on_source("SELECT _bemi.note_secret($1, $2)", lengthof(types),
+	bemi_run_on_source("SELECT _bemi.record_key_version($1, $2)", lengthof(types),
 					   types, values, version ? NULL : "n");
 	(void) bemi_stream_secret_is_new(stream);
 }
@@ -637,10 +637,10 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 		values[6] = CStringGetTextDatum(version);
 	/* As if the secret were another one. */
 	if (always)
-		bemi_run_on_source("SELECT _bemi.note_secret($1, NULL)",
+		bemi_run_on_source("SELECT _bemi.record_key_version($1, NULL)",
 						   0, NULL, NULL, NULL);
 	bemi_run_on_source("SELECT _bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
-					   " WHERE _bemi.note_secret($1, $8)",
+					   " WHERE _bemi.record_key_version($1, $8)",
 					   lengthof(types), types, values,
 					   version ? NULL : "      n");
 	bemi_end_transaction();
@@ -756,7 +756,7 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 			 errdetail("%s", bemi_my_worker->error),
 			 errhint("bemi.gaps shows what is known of it.")));
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT _bemi.note_skipped($1, $2, $3, $4, $5, $6)",
+	bemi_run_on_source("SELECT _bemi.record_skipped($1, $2, $3, $4, $5, $6)",
 					   lengthof(types), types, values, NULL);
 	ForceSyncCommit();
 	bemi_end_transaction();

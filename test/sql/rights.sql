@@ -84,8 +84,8 @@ SELECT bemi.track('other');
 SELECT bemi.untrack('todo');
 SELECT bemi.track_schema('shop');
 SELECT bemi.untrack_schema('shop');
-SELECT _bemi.mark_schema('shop', true);
-SELECT _bemi.mark_schema('shop', false);
+SELECT _bemi.enter_schema('shop', true);
+SELECT _bemi.enter_schema('shop', false);
 SELECT _bemi.check_tracker(10, 'anything');
 SELECT * FROM _bemi.source_status();
 SELECT bemi.sync();
@@ -119,7 +119,7 @@ SELECT count(*) FROM bemi.sources;
 --
 SET ROLE regress_bemi_owner;
 SELECT bemi.track('shop.item');
-SELECT _bemi.mark_schema('shop', true);
+SELECT _bemi.enter_schema('shop', true);
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack,
 	bemi.track_schema(regnamespace), bemi.untrack_schema(regnamespace) TO regress_bemi_owner, regress_bemi_keeper;
@@ -132,14 +132,14 @@ CREATE TABLE shop.order (id integer);
 SELECT bemi.track('other');
 SELECT bemi.untrack('todo');
 SELECT bemi.track_schema('public');
-SELECT _bemi.mark_schema('public', true);
+SELECT _bemi.enter_schema('public', true);
 RESET ROLE;
 SELECT "table", triggers, problems FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 SELECT schema FROM bemi.tracked_schemas;
 -- somebody else who was granted it: not for this owner's table
 SET ROLE regress_bemi_keeper;
 SELECT bemi.untrack('shop.item');
-SELECT _bemi.mark_schema('shop', false);
+SELECT _bemi.enter_schema('shop', false);
 RESET ROLE;
 -- unless he is a member of the owner
 GRANT regress_bemi_owner TO regress_bemi_keeper;
@@ -169,7 +169,7 @@ DROP TABLE bait;
 DROP FUNCTION pg_temp.harmless(integer);
 REVOKE EXECUTE ON FUNCTION bemi.untrack FROM regress_bemi_bare;
 -- and what does not exist cannot be noted
-SELECT _bemi.mark_schema(99999::oid::regnamespace, true);
+SELECT _bemi.enter_schema(99999::oid::regnamespace, true);
 
 --
 -- Monitoring sees how the sources are, not what they store

@@ -178,7 +178,7 @@ CALL bemi.stop();
 SELECT bemi.sync();
 SELECT _bemi.source_status();
 SELECT _bemi.register_source('main', NULL, 'regress_bemi_owner');
-SELECT _bemi.want_source('main', 'stop');
+SELECT _bemi.set_desired_state('main', 'stop');
 SELECT _bemi.ensure_publication();
 SELECT _bemi.make_partition(now());
 RESET ROLE;

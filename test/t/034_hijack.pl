@@ -152,7 +152,7 @@ plant(qq{
 	END \$do\$;
 	CREATE VIEW evil.changes AS SELECT evil.catch('changes');
 	CREATE VIEW evil.sources AS SELECT 'main'::text AS name, CASE WHEN evil.catch('sources') THEN 'run' END AS wanted;
-	CREATE VIEW evil.tracked_schemas AS SELECT 'public'::regnamespace AS schema, ''::text AS awake_in WHERE evil.catch('tracked_schemas');
+	CREATE VIEW evil.tracked_schemas AS SELECT 'public'::regnamespace AS schema, ''::text AS enabled_in WHERE evil.catch('tracked_schemas');
 	GRANT SELECT ON ALL TABLES IN SCHEMA evil TO PUBLIC;
 
 	-- a table of his own whose parts call him
@@ -391,10 +391,10 @@ is( $node->safe_psql(
 	_bemi.check_tracker(oid,text)
 	_bemi.commit_horizon(integer)
 	_bemi.describe(regclass)
+	_bemi.enter_schema(regnamespace,boolean)
 	_bemi.has_trigger(regclass)
-	_bemi.is_marked(regnamespace)
 	_bemi.is_of_extension(regclass)
-	_bemi.mark_schema(regnamespace,boolean)
+	_bemi.is_tracked_schema(regnamespace)
 	_bemi.untrackable(regclass)
 	bemi.current_context()
 	bemi.emit_context()

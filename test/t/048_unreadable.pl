@@ -167,7 +167,7 @@ is( $node->safe_psql('postgres', q{
 #
 
 is( $node->safe_psql('postgres', q{
-		SELECT _bemi.note_skipped(source, from_lsn, to_lsn, from_time, to_time, 'again') FROM bemi.gaps
+		SELECT _bemi.record_skipped(source, from_lsn, to_lsn, from_time, to_time, 'again') FROM bemi.gaps
 			WHERE reason = 'transaction_unreadable';
 		SELECT count(*) FROM bemi.gaps WHERE reason = 'transaction_unreadable'}) =~ s/^\n+//r,
 	'7', 'a gap that is written again is the same');

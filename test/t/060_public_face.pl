@@ -128,6 +128,8 @@ my $made = join ' ', map { $_->[0] } @calls;
 my @uncalled = grep { $made !~ /bemi\.$_\b/ } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
 is("@uncalled", '', 'no public function or procedure is without its call here');
 
+is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } sort glob 'sql/*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
+
 my $readme = slurp_file('README.md');
 my @undocumented = grep { $readme !~ /^\|[^|]*\bbemi\.$_\(/m } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
 is("@undocumented", '', 'nor without its row in the reference');

@@ -1,0 +1,32 @@
+
+--
+-- Context: what the application says about its own statements
+--
+
+CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_set_context'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.set_context(jsonb, boolean)
+	IS 'sets the context of the statements that follow, in this transaction or, if not local, in this session';
+
+CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_merge_context'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.merge_context(jsonb, boolean)
+	IS 'adds keys to the setting bemi.context, or replaces them, in this transaction or, if not local, in this session';
+
+CREATE FUNCTION bemi.current_context()
+	RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'bemi_current_context'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION bemi.current_context()
+	IS 'context that a row written by this statement would get, {} if there is none';
+
+CREATE FUNCTION bemi.emit_context()
+	RETURNS trigger
+	AS 'MODULE_PATHNAME', 'bemi_emit_context'
+	LANGUAGE C;
+COMMENT ON FUNCTION bemi.emit_context()
+	IS 'trigger function (BEFORE ... FOR EACH STATEMENT): writes the context to the write-ahead log, before the rows of the statement';

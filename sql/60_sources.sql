@@ -1,0 +1,283 @@
+
+--
+-- Sources: what is read into the history
+--
+
+CREATE FUNCTION _bemi.update_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
+		changed_lsn pg_lsn, changed_at timestamptz, changed_xid bigint)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO _bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn,
+			changed_lsn, changed_at, changed_xid)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
+			transactions = p.transactions + excluded.transactions,
+			invalid_messages = p.invalid_messages + excluded.invalid_messages,
+			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = coalesce(excluded.stored_lsn, p.stored_lsn),
+			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn), changed_at = coalesce(excluded.changed_at, p.changed_at),
+			changed_xid = coalesce(excluded.changed_xid, p.changed_xid)
+$$;
+COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
+
+-- Messages that were signed with a secret that the worker has never read are refused, though
+-- they may be the source's own. Without a secret, that holds for all messages.
+CREATE FUNCTION _bemi.record_key_version(source text, version text)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.secret_version = version) THEN
+		RETURN false;
+	END IF;
+	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
+		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
+	PERFORM _bemi.mark_descriptions_stale(source);
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION _bemi.record_key_version(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
+
+CREATE FUNCTION _bemi.forget_source(source text)
+	RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM _bemi.source_progress p WHERE p.source = forget_source.source;
+	DELETE FROM _bemi.source_relations r WHERE r.source = forget_source.source;
+	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
+$$;
+COMMENT ON FUNCTION _bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+
+-- Not taken from the row: one that came with a dump or a template database names the
+-- original's, which may be alive on this very server.
+CREATE FUNCTION _bemi.origin_of(source text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION _bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
+
+-- A copy of this server has the same files, so it is told by the inode of one, by the host,
+-- and by the directory.
+CREATE FUNCTION _bemi.this_reader()
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_this_reader'
+	LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION _bemi.this_reader() IS 'internal: this server, as bemi.sources names the one that reads a source: system identifier, inode of pg_control, host, data directory';
+
+-- On another server, slots of several histories may meet, those of copies among them.
+CREATE FUNCTION _bemi.slot_of(source text, conninfo text)
+	RETURNS name
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN conninfo IS NULL THEN _bemi.origin_of(source)
+		ELSE (_bemi.origin_of(source) || '_' || left(md5(_bemi.this_reader()), 8))::name END
+$$;
+COMMENT ON FUNCTION _bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
+
+-- A dump of single tables brings their triggers, but not the publication.
+CREATE FUNCTION _bemi.warn_of_unpublished()
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tables regclass[] := ARRAY(SELECT c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
+			AND NOT c.relispartition AND NOT _bemi.is_published(c.oid)
+		ORDER BY c.oid::regclass::text COLLATE "C");
+BEGIN
+	IF tables <> '{}' THEN
+		RAISE WARNING 'tables with the trigger of bemi.track() are not in publication "bemi"'
+			USING DETAIL = format('The changes of %s tables are not stored. A dump of single tables does not contain the publication.', cardinality(tables)),
+				HINT = (SELECT string_agg(format('SELECT bemi.track(%L);', t.name), ' ') FROM unnest(tables[:10]) t(name));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION _bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
+
+CREATE FUNCTION _bemi.register_source(source text, conninfo text, caller name)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	origin name := _bemi.origin_of(source);
+	slot name := _bemi.slot_of(source, conninfo);
+	known record;
+	fresh boolean := pg_replication_origin_oid(origin) IS NULL;
+BEGIN
+	IF source IS NULL OR source !~ '^[a-z0-9_]{1,32}$' THEN
+		RAISE EXCEPTION 'source name "%" is not valid', source
+			USING ERRCODE = 'invalid_name',
+				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
+	END IF;
+
+	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	-- A row without an origin came with a dump: its source was never started here.
+	IF FOUND AND known.wanted <> 'stop' AND NOT fresh AND known.reads_here THEN
+		RAISE EXCEPTION 'source "%" is already started', source
+			USING ERRCODE = 'object_in_use',
+				DETAIL = format('Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
+				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
+	END IF;
+
+	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
+		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
+			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL) THEN
+		RAISE EXCEPTION 'this database is already read by another source'
+			USING ERRCODE = 'object_in_use',
+				DETAIL = 'Every change would be stored twice.',
+				HINT = 'SELECT source, state FROM bemi.status;';
+	END IF;
+
+	PERFORM _bemi.ensure_publication();
+	-- What came with a dump and has slept since, see bemi.tracked_schemas.
+	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
+		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.enabled_in <> _bemi.this_database();
+	PERFORM _bemi.warn_of_unpublished();
+	IF fresh THEN
+		PERFORM pg_replication_origin_create(origin);
+	END IF;
+	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, wanted)
+		VALUES (source, caller, register_source.conninfo, slot, 'run')
+		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
+			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
+			wanted = 'run', slot_made = s.slot_made AND NOT fresh,
+			-- Else the worker is to become the reader.
+			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
+END
+$$;
+COMMENT ON FUNCTION _bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
+
+CREATE FUNCTION _bemi.unregister_source(source text)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	slot name;
+BEGIN
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.wanted = 'run'
+		RETURNING s.slot_name INTO slot;
+	IF FOUND THEN
+		PERFORM pg_replication_origin_drop(_bemi.origin_of(source));
+		-- The worker may have failed just after it had made the slot.
+		PERFORM pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots s
+			WHERE s.slot_name = slot AND s.database = current_database() AND NOT s.active;
+	END IF;
+	RETURN slot IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION _bemi.unregister_source(text)
+	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
+
+CREATE FUNCTION _bemi.set_desired_state(source text, wanted text)
+	RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Without an origin no worker knows of the row: it came with a dump.
+	IF set_desired_state.wanted IN ('drop', 'force_drop') THEN
+		DELETE FROM bemi.sources s WHERE s.name = source
+			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
+		IF FOUND THEN
+			RETURN true;
+		END IF;
+	END IF;
+	UPDATE bemi.sources s SET wanted = set_desired_state.wanted WHERE s.name = source;
+	RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION _bemi.set_desired_state(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+
+-- Whoever starts a source chooses what the server connects to, with the rights of the
+-- account that it runs under. So only a superuser gives connection strings.
+CREATE FUNCTION _bemi.check_controller(source text, conninfo text, caller name, procedure text)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	owner name;
+	role pg_roles;
+BEGIN
+	SELECT r.* INTO STRICT role FROM pg_roles r WHERE r.rolname = caller;
+	SELECT s.owner INTO owner FROM bemi.sources s WHERE s.name = source;
+	IF role.rolsuper OR role.rolreplication AND conninfo IS NULL
+		AND (owner IS NULL OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = owner AND pg_has_role(caller, r.oid, 'USAGE'))) THEN
+		RETURN;
+	END IF;
+	RAISE EXCEPTION 'permission denied to call %()', procedure
+		USING ERRCODE = 'insufficient_privilege',
+			DETAIL = CASE WHEN conninfo IS NOT NULL THEN 'Only a superuser may give a connection string.'
+				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.', source) END,
+			HINT = CASE WHEN conninfo IS NOT NULL THEN format('A superuser can start it, and then: SELECT bemi.set_source_owner(%L, %L);', source, caller)
+				WHEN NOT role.rolreplication THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
+				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);', source, caller) END;
+END
+$$;
+COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
+
+CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE bemi.sources s SET owner = r.rolname FROM pg_roles r
+		WHERE s.name = source AND r.oid = set_source_owner.owner;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'source "%" or its new owner does not exist', source
+			USING ERRCODE = 'undefined_object',
+				HINT = 'SELECT source, state FROM bemi.status; lists the sources.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
+	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), bemi.stop() and bemi.drop_source()';
+
+CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL, wait boolean DEFAULT true)
+	AS 'MODULE_PATHNAME', 'bemi_start'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.start(text, text, boolean)
+	IS 'begins to read a source, this database by default; when it returns, every later commit is captured (wait => false: once this transaction has committed and the slot is made)';
+
+CREATE PROCEDURE bemi.stop(name text DEFAULT 'main')
+	AS 'MODULE_PATHNAME', 'bemi_stop'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.stop(text)
+	IS 'stops reading a source; its slot keeps the write-ahead log for the next start';
+
+CREATE PROCEDURE bemi.drop_source(name text, force boolean DEFAULT false)
+	AS 'MODULE_PATHNAME', 'bemi_drop_source'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
+	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves the slot of a source on another server, which may be gone';
+
+-- For bemi.sync(): after a restart, a source is known from its row before the
+-- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
+CREATE FUNCTION _bemi.is_started()
+	RETURNS boolean
+	LANGUAGE sql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM bemi.sources s
+		WHERE s.wanted = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION _bemi.is_started() IS 'internal: is any source of this database meant to be read?';
+
+CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_sync'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION bemi.sync(interval)
+	IS 'waits until everything committed before the call is in bemi.changes; error after the timeout, NULL waits for ever';

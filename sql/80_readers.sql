@@ -1,0 +1,90 @@
+
+--
+-- Reading: what a role needs for it, as a whole
+--
+
+-- A view calls its functions with the rights of whoever reads it.
+CREATE FUNCTION _bemi.set_monitoring(reader regrole, granted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+BEGIN
+	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
+	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'EXECUTE ON FUNCTION
+		bemi.complete(regclass, timestamptz, timestamptz),
+		bemi.completeness(regclass, timestamptz, timestamptz),
+		bemi.source_complete(text, text, text, timestamptz, timestamptz),
+		bemi.source_completeness(text, text, text, timestamptz, timestamptz),
+		bemi.sync(interval),
+		_bemi.is_started(),
+		-- bemi.status
+		_bemi.history_warning(),
+		_bemi.local_slots(),
+		_bemi.lock_wait(integer),
+		_bemi.origin_of(text),
+		_bemi.source_status(),
+		_bemi.why_no_worker(),
+		-- bemi.tracked
+		_bemi.columnless_rules(regclass, regclass),
+		_bemi.has_bad_rules(regclass),
+		_bemi.has_trigger(regclass),
+		_bemi.is_of_extension(regclass),
+		_bemi.rules(regclass),
+		_bemi.this_database(),
+		_bemi.tracked_with_root(regclass),
+		_bemi.unstored_partition(regclass),
+		_bemi.untrackable(regclass)', reader);
+END
+$$;
+COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
+	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes it';
+
+CREATE FUNCTION _bemi.check_reader(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
+		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
+	-- A GRANT that has no effect is a warning only.
+	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE') FROM pg_extension e WHERE e.extname = 'bemi') THEN
+		RAISE EXCEPTION 'permission denied to grant or revoke reading'
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION _bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
+
+CREATE FUNCTION bemi.grant_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM _bemi.check_reader(reader);
+	PERFORM _bemi.set_monitoring(reader, true);
+	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.grant_read(regrole)
+	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), completeness(), sync()';
+
+CREATE FUNCTION bemi.revoke_read(reader regrole)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM _bemi.check_reader(reader);
+	PERFORM _bemi.set_monitoring(reader, false);
+	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
+	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+END
+$$;
+COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
