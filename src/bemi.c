@@ -6,61 +6,56 @@
  *
  * bemi is a logical-replication subscriber that keeps the history instead of
  * the state, plus the triggers that put the application's context into the
- * write-ahead log (WAL).  The way of one change, one file for each step:
+ * write-ahead log (WAL).  The way of one change:
  *
- *	application         source database             destination database
- *	-----------         ---------------             --------------------
- *	SET bemi.context -> context/context.c  checks it
- *	INSERT, UPDATE.. -> capture/capture.c  writes the
+ *	application         source database           destination database
+ *	-----------         ---------------           --------------------
+ *	SET bemi.context -> context/  checks it
+ *	INSERT, UPDATE.. -> capture/  writes the
  *	                    context message, then
  *	                    the row's own WAL
- *	                    walsender  decodes it   ->  stream/replication.c    connection
- *	                    with pgoutput               decode/protocol.c  bytes -> events
- *	                                                decode/stitch.c    + context
- *	                                                decode/row_json.c  values -> jsonb
- *	                                                store/writer.c   -> bemi.changes
+ *	                    walsender decodes it  ->  stream/  connection
+ *	                    with pgoutput             decode/  bytes -> changes
+ *	                                              store/   -> bemi.changes
  *
- * worker/worker.c owns the loop of the right-hand side and its faults.  Around
- * it are worker/source.c (its row, slot and origin), worker/reader.c (is this
- * the server that may read the source, or a copy of it?), worker/loss_check.c
- * (has anything been lost?) with worker/witness.c and worker/timeline.c (has
- * the source gone back?), worker/unreadable.c (what the source cannot decode),
- * worker/slot_limit.c (slots that keep too much), worker/stray.c (slots that
- * nobody reads), worker/launcher.c (keeps the workers running), worker/entry.c
- * (what they say of themselves, in shared memory), worker/control.c
- * (bemi.start(), bemi.stop(), bemi.drop_source(), bemi.sync()),
- * worker/horizon.c (up to which time the history is complete),
- * worker/standby.c (why they are no synchronous standbys), and
- * worker/database_ddl.c with worker/pause.c (how they give way to DROP
- * DATABASE).
+ * The rooms, each with one public header:
  *
- * Other steps have second files, too: context/comment.c (the comment behind a
- * statement), context/server_fields.c (bemi.include, bemi.require_context),
- * capture/statement.c (how statements nest), capture/message.c (which message
- * stands), decode/stitch_context.c (what is kept of a context),
- * stream/connection.c (libpq), stream/hint.c (what to type when a source
- * refuses), stream/encoding.c (texts in other encodings),
- * stream/source_queries.c (what else is asked of a source), stream/answer.c
- * (takes values out of the answers), stream/descriptions.c (what a table is
- * like beside its columns), stream/probe.c (where a transaction ends that the
- * source cannot send), stream/verify.c (what it signs that with),
- * decode/description.c (applies that), decode/types.c (what types are made
- * of), decode/rules.c (what is ignored or redacted), store/partition.c (where
- * rows go), store/index.c (how they are found), store/stored.c (what the
- * worker reads there), store/user_code.c (what users have put on the history,
- * and as whom it runs), store/maintenance.c (how long they stay),
- * store/drop_protection.c (DROP EXTENSION).  Which tables are tracked:
- * track/track.c (bemi.track()), track/table.c (trigger and replica identity of
- * one table), track/publication.c (its place in the publication),
- * track/schema.c (schemas that are tracked), track/ddl.c (follows commands),
- * track/command.c (what a command has done), track/listing.c (what the
- * publication lists), track/rows.c (rows that change without a change),
- * track/message.c (tells the worker, signed by extension/hmac.c),
- * track/describe.c (what a table is like), track/rules.c (rules for its
- * columns), track/refuse.c (commands that are refused), track/restore.c
- * (tables that are restored alone), track/rights.c and track/catalog.c (for
- * whom, and look-ups).  Gaps, the tables and the views are in bemi--1.0.sql.
- * compat.h knows the versions of PostgreSQL.
+ *	extension/	Ground floor.  settings.c pins settings, hmac.c signs.
+ *	context/	context.c checks the setting, comment.c finds the comment behind
+ *				a statement, server_fields.c adds what bemi.include asks for.
+ *	capture/	capture.c has the hooks, statement.c how statements nest,
+ *				message.c which message is valid.
+ *	track/		track.c is bemi.track(); table.c has trigger and replica identity
+ *				of one table, publication.c its place in the publication,
+ *				schema.c the tracked schemas.  ddl.c follows commands, which
+ *				command.c lists; listing.c follows the publication, rows.c rows
+ *				that change without DML.  message.c and describe.c write what
+ *				the worker must know; rules.c has the rules for columns.
+ *				refuse.c refuses commands, restore.c is for tables that are
+ *				restored alone, rights.c and catalog.c check and look up.
+ *	stream/		connection.c is libpq, replication.c the stream,
+ *				source_queries.c and answer.c ask the source, descriptions.c
+ *				asks it for tables, encoding.c converts, probe.c finds where an
+ *				undecodable transaction ends, wal.c reads WAL bytes, verify.c
+ *				checks signatures, hint.c knows what to type.
+ *	decode/		protocol.c reads pgoutput, types.c and row_json.c make JSON,
+ *				description.c and rules.c apply what is known of a table,
+ *				stitch.c joins change and context, stitch_context.c shortens it.
+ *	store/		writer.c writes bemi.changes, partition.c and index.c know where,
+ *				user_code.c as whom users' code runs, stored.c reads back,
+ *				maintenance.c drops old partitions, drop_protection.c guards
+ *				DROP EXTENSION.
+ *	worker/		worker.c is the loop, entry.c its place in shared memory,
+ *				launcher.c starts it, source.c has its row, slot and origin,
+ *				control.c is bemi.start() and its like.  loss_check.c finds what
+ *				was lost, with witness.c, trace.c and timeline.c; reader.c finds
+ *				out whether this server is a copy, stray.c slots without a
+ *				reader, slot_limit.c slots that keep too much, unreadable.c
+ *				what the source cannot decode, horizon.c up to which time the
+ *				history is complete, standby.c why the worker is no synchronous
+ *				standby.  database_ddl.c and pause.c give way to DROP DATABASE.
+ *
+ * The SQL is in sql/, by room, too. compat.h knows the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *

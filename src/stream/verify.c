@@ -18,8 +18,8 @@
  * SECRET_INTERVAL_MS, and never about messages that are older than the last
  * answer.  While it may not ask, it takes note that a message was refused
  * unseen, and asks before it relies on what the source has told.  The
- * destination keeps a hash of the secret (_bemi.record_key_version()), so that a
- * change between two connections is noticed, too.
+ * destination keeps a hash of the secret (_bemi.record_key_version()), so that
+ * a change between two connections is noticed, too.
  *
  *-------------------------------------------------------------------------
  */

@@ -130,7 +130,7 @@ bemi_mark_schema(PG_FUNCTION_ARGS)
 	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types,
 		 values);
 	SPI_finish();
-	bemi_call_as_owner("SELECT _bemi.set_tracked_schema($1, $2)", lengthof(types),
-					   types, values);
+	bemi_call_as_owner("SELECT _bemi.set_tracked_schema($1, $2)",
+					   lengthof(types), types, values);
 	PG_RETURN_VOID();
 }

@@ -526,8 +526,8 @@ update_secret(BemiStream *stream)
 	Datum		values[] = {version ? CStringGetTextDatum(version) :
 	(Datum) 0};
 
-	bemi_run_on_source("SELECT _bemi.record_key_version($1, $2)", lengthof(types),
-					   types, values, version ? NULL : "n");
+	bemi_run_on_source("SELECT _bemi.record_key_version($1, $2)",
+					   lengthof(types), types, values, version ? NULL : "n");
 	(void) bemi_stream_secret_is_new(stream);
 }
 
