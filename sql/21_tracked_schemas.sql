@@ -66,7 +66,7 @@ CREATE FUNCTION _bemi.enter_schema(target regnamespace, wanted boolean)
 	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
-	IS 'internal: set_marked() for the owner of the schema, who must have been granted bemi.track()';
+	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been granted bemi.track()';
 
 CREATE FUNCTION _bemi.is_of_extension(target regclass)
 	RETURNS boolean

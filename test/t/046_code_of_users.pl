@@ -137,7 +137,7 @@ is(sql(q{SELECT string_agg(DISTINCT (after - 'id')::text, chr(10)) FROM bemi.cha
 my $trigger = 'CREATE OR REPLACE TRIGGER tr AFTER INSERT ON bemi.changes FOR EACH ROW';
 sub as_aud { return sql("SET SESSION AUTHORIZATION aud; $_[0]"); }
 
-sql('GRANT ALL ON ALL TABLES IN SCHEMA bemi TO aud');
+sql('GRANT ALL ON ALL TABLES IN SCHEMA bemi, _bemi TO aud');
 as_aud(qq{
 	CREATE FUNCTION aud.f() RETURNS trigger LANGUAGE plpgsql AS \$\$
 		BEGIN $rise INSERT INTO public.seen VALUES ('trigger', current_user, TG_NAME); RETURN NEW; END \$\$;
@@ -149,13 +149,14 @@ as_aud(qq{
 	CREATE TRIGGER st AFTER INSERT ON bemi.changes EXECUTE FUNCTION aud.f();
 	CREATE CONSTRAINT TRIGGER de AFTER INSERT ON bemi.changes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION aud.f()});
 store('triggers of somebody who may make them');
-for my $table ('gaps', 'holds', 'sources', 'source_progress', 'source_tables', 'source_relations', 'tracked_schemas', 'secret')
+for my $table ('bemi.gaps', 'bemi.holds', 'bemi.sources', 'bemi.tracked_schemas',
+	'_bemi.source_progress', '_bemi.source_tables', '_bemi.source_relations', '_bemi.signing_key')
 {
 	my ($status, $stdout, $stderr) = $node->psql('postgres', qq{
 		SET SESSION AUTHORIZATION aud;
-		CREATE TRIGGER tr AFTER INSERT OR UPDATE OR DELETE ON bemi.$table FOR EACH ROW EXECUTE FUNCTION aud.f()});
+		CREATE TRIGGER tr AFTER INSERT OR UPDATE OR DELETE ON $table FOR EACH ROW EXECUTE FUNCTION aud.f()});
 
-	like($stderr, qr/permission denied to create trigger on table "bemi\.$table"/, "none on bemi.$table");
+	like($stderr, qr/permission denied to create trigger on table "\Q$table\E"/, "none on $table");
 }
 is(sql('SELECT count(*) FROM seen'), 0, 'none of them has fired');
 like(warning(), qr/trigger tr of bemi\.changes does not fire: ALTER TABLE bemi\.changes ENABLE ALWAYS TRIGGER tr;/, 'and bemi.status says so');

@@ -68,9 +68,10 @@ my @calls = (
 	[ q{SELECT bemi.complete('todo', '2026-11-01', '2026-11-23')}, qr/^[tf]$/ ],
 	[ q{SELECT bemi.complete('todo', from_time => '2026-11-01', to_time => '2026-11-23')}, qr/^[tf]$/ ],
 	[ q{SELECT bemi.complete(target => 'todo', from_time => committed_at, to_time => committed_at) FROM bemi.changes WHERE source = 'main'}, 't' ],
-	[ q{SELECT bool_or(complete), string_agg(reason, ',' ORDER BY reason), bool_and(source = 'main' AND missing_from = '-infinity' AND missing_to < now() AND detail LIKE '%.')
-		FROM bemi.completeness('todo')},
-		'f|source_started|t' ],
+	[ q{BEGIN; SELECT bemi.sync(); SELECT bool_or(complete), string_agg(reason, ',' ORDER BY reason),
+			bool_and(source = 'main' AND missing_from = '-infinity' AND missing_to < now() AND detail LIKE '%.')
+		FROM bemi.completeness('todo'); COMMIT},
+		"\nf|source_started|t" ],
 	[ q{SELECT x.* FROM bemi.changes, bemi.completeness(target => 'todo', from_time => committed_at, to_time => committed_at) x WHERE changes.source = 'main'}, qr/^t\|(main|orders)\|\|\|\|$/ ],
 	[ q{SELECT bemi.source_complete('orders', 'public', 'todo')}, 'f' ],
 	[ q{SELECT bemi.source_complete(source_name => 'orders', schema_name => 'public', table_name => 'todo', from_time => '2001-01-01', to_time => '2001-01-02')}, 'f' ],

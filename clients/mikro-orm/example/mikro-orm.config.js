@@ -17,5 +17,5 @@ export default defineConfig({
   // All that the application needs to pass its context:
   onQuery,
   // Whoever lets MikroORM compare the database with the entities keeps it from what bemi has made:
-  schemaGenerator: { ignoreSchema: ['bemi'], ignoreTriggers: true },
+  schemaGenerator: { ignoreSchema: ['bemi', '_bemi'], ignoreTriggers: true },
 });

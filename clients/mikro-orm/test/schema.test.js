@@ -7,7 +7,7 @@ import test, { before } from 'node:test';
 import { withBemiContext } from 'bemi-mikro-orm';
 import { changes, connect, isVersion7, Todo, trackedDatabase } from './setup.js';
 
-const DOCUMENTED = { ignoreSchema: ['bemi'], ignoreTriggers: true };
+const DOCUMENTED = { ignoreSchema: ['bemi', '_bemi'], ignoreTriggers: true };
 const { ignoreSchema } = DOCUMENTED;
 
 let orm;
@@ -38,7 +38,7 @@ const NO_TRIGGER = /^no trigger: changes come without context/;
 test('the second step of the installation and the example name both settings', async () => {
   const readme = readFileSync(new URL('../node_modules/bemi-mikro-orm/README.md', import.meta.url), 'utf8');
   const [, step] = /^## Installation$.*?^2\. (.*?)^3\. /ms.exec(readme);
-  assert.match(step, /^ +schemaGenerator: \{ ignoreSchema: \['bemi'\], ignoreTriggers: true \},$/m);
+  assert.match(step, /^ +schemaGenerator: \{ ignoreSchema: \['bemi', '_bemi'\], ignoreTriggers: true \},$/m);
   const { default: example } = await import('../example/mikro-orm.config.js');
   assert.deepEqual(example.schemaGenerator, DOCUMENTED);
 });
