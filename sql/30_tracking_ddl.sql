@@ -81,7 +81,7 @@ CREATE FUNCTION _bemi.forget_dropped_schemas()
 	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
-CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED')
+CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
 	EXECUTE FUNCTION _bemi.forget_dropped_schemas();
 COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;

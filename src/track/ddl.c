@@ -56,6 +56,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "capture/capture.h"
 #include "track/track.h"
@@ -227,13 +228,21 @@ follow_virtual_column(const BemiTable *table)
 	BemiTable	root;
 	ListCell   *cell;
 
+	/* Its partitions have got the column, too, and are locked by the command. */
 	if (reason == NULL)
 	{
 		ereport(WARNING,
 				(errmsg("before is no longer whole in changes of table \"%s\"",
 						NameStr(table->name)),
 				 errdetail("It has a virtual generated column, which no replica identity can have.")));
-		bemi_table_prepare(table->oid, table->root);
+		foreach(cell, bemi_table_tree(table))
+		{
+			BemiTable	part;
+
+			if (bemi_table_look_up(lfirst_oid(cell), &part) &&
+				bemi_table_untrackable(&part) == NULL)
+				bemi_table_prepare(part.oid, table->root);
+		}
 		return true;
 	}
 	ereport(WARNING, (errmsg("table \"%s\" is no longer tracked",
@@ -605,13 +614,26 @@ Datum
 bemi_follow_ddl(PG_FUNCTION_ARGS)
 {
 	ListCell   *cell;
+	bool		pushed = false;
 
 	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_ddl");
 	if (is_temporary(((EventTriggerData *) fcinfo->context)->parsetree))
 		PG_RETURN_VOID();
+
+	/*
+	 * The second transaction of DETACH CONCURRENTLY has no snapshot, without
+	 * which long values of a deleted catalog row cannot be deleted.
+	 */
+	if (!ActiveSnapshotSet())
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		pushed = true;
+	}
 	foreach(cell, bemi_collected_commands())
 	{
 		follow_command(lfirst(cell));
 	}
+	if (pushed)
+		PopActiveSnapshot();
 	PG_RETURN_VOID();
 }
