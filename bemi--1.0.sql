@@ -251,7 +251,7 @@ CREATE TABLE bemi.sources (
 	owner name NOT NULL,
 	conninfo text,
 	slot_name name NOT NULL,
-	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'force_drop')),
+	desired text COLLATE "C" NOT NULL CHECK (desired IN ('run', 'stop', 'drop', 'force_drop')),
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
@@ -264,7 +264,7 @@ COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
 COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
-COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
+COMMENT ON COLUMN bemi.sources.desired IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
@@ -283,7 +283,7 @@ CREATE TABLE _bemi.source_progress (
 	transactions bigint NOT NULL,
 	invalid_messages bigint NOT NULL,
 	stored_until timestamptz,
-	secret_version text,
+	signing_key_version text,
 	stored_lsn pg_lsn,
 	changed_lsn pg_lsn,
 	changed_at timestamptz,
@@ -309,7 +309,7 @@ COMMENT ON COLUMN _bemi.source_progress.system_identifier IS 'as in bemi.sources
 COMMENT ON COLUMN _bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
 COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
 COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
-COMMENT ON COLUMN _bemi.source_progress.secret_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
+COMMENT ON COLUMN _bemi.source_progress.signing_key_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');
 
 --
@@ -496,7 +496,7 @@ CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
-CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -510,13 +510,13 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
 
-CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, desired boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF wanted THEN
+	IF desired THEN
 		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, _bemi.this_database()
 			FROM pg_namespace n WHERE n.oid = target
 			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, enabled_in = excluded.enabled_in;
@@ -528,9 +528,9 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
 
-CREATE FUNCTION _bemi.enter_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
 	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
+	AS 'MODULE_PATHNAME', 'bemi_enter_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
 	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been granted bemi.track()';
@@ -828,7 +828,7 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
 			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL OR rel.identity = 'FULL' THEN NULL
 				WHEN rel.identity = 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
-				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
+				ELSE 'replica identity is not FULL: before is not complete, nor after where large values stay as they were' END,
 			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			'partition ' || rel.unstored || ': its changes are not stored',
@@ -866,7 +866,7 @@ CREATE VIEW bemi.tracked AS
 COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
-COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a whole "before"';
+COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a complete "before"';
 COMMENT ON COLUMN bemi.tracked.published IS 'whether it is in the publication "bemi", itself or by its partition root';
 COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates, alone, leave no change; see bemi.track()';
 COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';
@@ -901,7 +901,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
-	IS 'the whole context of a change, also where a large one is stored with an earlier change of the same transaction';
+	IS 'the complete context of a change, also where a large one is stored with an earlier change of the same transaction';
 
 CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
 	RETURNS void
@@ -1661,11 +1661,11 @@ CREATE FUNCTION _bemi.compare_published(source text, server text, end_lsn pg_lsn
 AS $$
 	SELECT _bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
 		FROM _bemi.source_tables t WHERE t.source = $1
-			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean)
-				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, complete boolean)
+				WHERE p.schema = t.schema AND p."table" = t."table" AND p.complete
 					AND (p.relation = t.relation OR t.server <> $2));
 	SELECT _bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
-		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
+		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, complete boolean) WHERE p.complete;
 $$;
 COMMENT ON FUNCTION _bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	IS 'internal: the worker has looked which tables the publication lists';
@@ -1690,8 +1690,8 @@ BEGIN
 			VALUES (close_gap.source, 'source_started', '-infinity', at_lsn, at_time, _bemi.default_detail('source_started'));
 	END IF;
 
-	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
-		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, whole boolean) WHERE b.relation = p.relation AND b.whole);
+	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, complete boolean)
+		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, complete boolean) WHERE b.relation = p.relation AND b.complete);
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 
@@ -1738,11 +1738,11 @@ CREATE FUNCTION _bemi.record_key_version(source text, version text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.secret_version = version) THEN
+	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.signing_key_version = version) THEN
 		RETURN false;
 	END IF;
 	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
-		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
+		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET signing_key_version = excluded.signing_key_version;
 	PERFORM _bemi.mark_descriptions_stale(source);
 	RETURN true;
 END
@@ -1828,9 +1828,9 @@ BEGIN
 				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.desired, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
-	IF FOUND AND known.wanted <> 'stop' AND NOT fresh AND known.reads_here THEN
+	IF FOUND AND known.desired <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
 				DETAIL = format('Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
@@ -1838,7 +1838,7 @@ BEGIN
 	END IF;
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
-		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
+		WHERE s.conninfo IS NULL AND s.desired = 'run' AND s.name <> source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
@@ -1854,11 +1854,11 @@ BEGIN
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
 	END IF;
-	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, wanted)
+	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, desired)
 		VALUES (source, caller, register_source.conninfo, slot, 'run')
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
-			wanted = 'run', slot_made = s.slot_made AND NOT fresh,
+			desired = 'run', slot_made = s.slot_made AND NOT fresh,
 			-- Else the worker is to become the reader.
 			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
@@ -1873,7 +1873,7 @@ AS $$
 DECLARE
 	slot name;
 BEGIN
-	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.wanted = 'run'
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.desired = 'run'
 		RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
 		PERFORM pg_replication_origin_drop(_bemi.origin_of(source));
@@ -1887,21 +1887,21 @@ $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
 	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
 
-CREATE FUNCTION _bemi.set_desired_state(source text, wanted text)
+CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
-	IF set_desired_state.wanted IN ('drop', 'force_drop') THEN
+	IF set_desired_state.desired IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
 	END IF;
-	UPDATE bemi.sources s SET wanted = set_desired_state.wanted WHERE s.name = source;
+	UPDATE bemi.sources s SET desired = set_desired_state.desired WHERE s.name = source;
 	RETURN FOUND;
 END
 $$;
@@ -1980,7 +1980,7 @@ CREATE FUNCTION _bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
+		WHERE s.desired = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION _bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 
@@ -2061,7 +2061,7 @@ COMMENT ON FUNCTION _bemi.lock_wait(integer) IS 'internal: which lock a process 
 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
-		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
+		coalesce(w.state, CASE s.desired WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
 		w.pid, CASE WHEN starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		CASE WHEN l.slot_name IS NOT NULL OR w.state = 'streaming'
 			THEN greatest(pg_wal_lsn_diff(n.source_lsn, w.stored_lsn), 0)::bigint END AS lag_bytes,
@@ -2090,8 +2090,8 @@ CREATE VIEW bemi.status AS
 			CASE WHEN w.stray_slots IS NOT NULL THEN
 				format('slots without a reader keep write-ahead log at the source: %s; each may belong to a former server of this history, or to a history that is only stopped; to drop one, at the source: SELECT pg_drop_replication_slot(%L);', w.stray_slots, split_part(w.stray_slots, ' ', 1))
 			END,
-			CASE WHEN s.wanted = 'run' THEN _bemi.why_no_worker() END,
-			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
+			CASE WHEN s.desired = 'run' THEN _bemi.why_no_worker() END,
+			CASE WHEN s.desired = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
 				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
@@ -2132,7 +2132,7 @@ COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker 
 -- Completeness: what the gaps mean for a table and a time
 --
 
--- Is this table's history from this source whole in this time? What is found against it.
+-- Is this table's history from this source complete in this time? What is found against it.
 CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
 	RETURNS SETOF bemi.gaps
 	LANGUAGE sql VOLATILE
@@ -2210,7 +2210,7 @@ BEGIN
 	-- last, and speaks for all if none has everything.
 	FOR candidate IN
 		SELECT l.source FROM (
-				SELECT s.name, s.wanted = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
+				SELECT s.name, s.desired = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
 				UNION ALL SELECT t.source, false FROM _bemi.source_tables t WHERE t.server = _bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP

@@ -168,7 +168,7 @@ CREATE TABLE bemi.sources (
 	owner name NOT NULL,
 	conninfo text,
 	slot_name name NOT NULL,
-	wanted text COLLATE "C" NOT NULL CHECK (wanted IN ('run', 'stop', 'drop', 'force_drop')),
+	desired text COLLATE "C" NOT NULL CHECK (desired IN ('run', 'stop', 'drop', 'force_drop')),
 	slot_made boolean NOT NULL DEFAULT false,
 	system_identifier text,
 	timeline bigint,
@@ -181,7 +181,7 @@ COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
 COMMENT ON COLUMN bemi.sources.conninfo IS 'connection string of the source, NULL for this database; may hold secrets';
 COMMENT ON COLUMN bemi.sources.slot_name IS 'its replication slot; the replication origin that keeps its progress has the same name';
-COMMENT ON COLUMN bemi.sources.wanted IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
+COMMENT ON COLUMN bemi.sources.desired IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made IS 'whether the slot was made; one that is missing then is a gap';
 COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
 COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
@@ -200,7 +200,7 @@ CREATE TABLE _bemi.source_progress (
 	transactions bigint NOT NULL,
 	invalid_messages bigint NOT NULL,
 	stored_until timestamptz,
-	secret_version text,
+	signing_key_version text,
 	stored_lsn pg_lsn,
 	changed_lsn pg_lsn,
 	changed_at timestamptz,
@@ -226,5 +226,5 @@ COMMENT ON COLUMN _bemi.source_progress.system_identifier IS 'as in bemi.sources
 COMMENT ON COLUMN _bemi.source_progress.timeline IS 'the same: that the server was on when the worker connected last';
 COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors IS 'the same: former timelines of that one';
 COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
-COMMENT ON COLUMN _bemi.source_progress.secret_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
+COMMENT ON COLUMN _bemi.source_progress.signing_key_version IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has none that the worker may read';
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');

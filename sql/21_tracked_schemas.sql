@@ -29,7 +29,7 @@ CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace) IS 'internal: are all tables of the schema tracked?';
 
-CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -43,13 +43,13 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
 
-CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, desired boolean)
 	RETURNS void
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF wanted THEN
+	IF desired THEN
 		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, _bemi.this_database()
 			FROM pg_namespace n WHERE n.oid = target
 			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, enabled_in = excluded.enabled_in;
@@ -61,9 +61,9 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
 
-CREATE FUNCTION _bemi.enter_schema(target regnamespace, wanted boolean)
+CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
 	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_mark_schema'
+	AS 'MODULE_PATHNAME', 'bemi_enter_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
 	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been granted bemi.track()';

@@ -69,7 +69,7 @@ CREATE VIEW bemi.tracked AS
 			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
 			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL OR rel.identity = 'FULL' THEN NULL
 				WHEN rel.identity = 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
-				ELSE 'replica identity is not FULL: before is not whole, nor after where large values stay as they were' END,
+				ELSE 'replica identity is not FULL: before is not complete, nor after where large values stay as they were' END,
 			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			'partition ' || rel.unstored || ': its changes are not stored',
@@ -107,7 +107,7 @@ CREATE VIEW bemi.tracked AS
 COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
-COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a whole "before"';
+COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a complete "before"';
 COMMENT ON COLUMN bemi.tracked.published IS 'whether it is in the publication "bemi", itself or by its partition root';
 COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates, alone, leave no change; see bemi.track()';
 COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';

@@ -26,7 +26,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
-	IS 'the whole context of a change, also where a large one is stored with an earlier change of the same transaction';
+	IS 'the complete context of a change, also where a large one is stored with an earlier change of the same transaction';
 
 CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
 	RETURNS void

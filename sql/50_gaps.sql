@@ -371,11 +371,11 @@ CREATE FUNCTION _bemi.compare_published(source text, server text, end_lsn pg_lsn
 AS $$
 	SELECT _bemi.end_tracking(t.source, t.schema, t."table", $3, $4, 'It was no longer in the publication.')
 		FROM _bemi.source_tables t WHERE t.source = $1
-			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean)
-				WHERE p.schema = t.schema AND p."table" = t."table" AND p.whole
+			AND NOT EXISTS (SELECT FROM json_to_recordset($7) p(relation oid, schema text, "table" text, complete boolean)
+				WHERE p.schema = t.schema AND p."table" = t."table" AND p.complete
 					AND (p.relation = t.relation OR t.server <> $2));
 	SELECT _bemi.begin_tracking($1, $2, p.relation, p.schema, p."table", $5, $6, $8)
-		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, whole boolean) WHERE p.whole;
+		FROM json_to_recordset($7) p(relation oid, schema text, "table" text, complete boolean) WHERE p.complete;
 $$;
 COMMENT ON FUNCTION _bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	IS 'internal: the worker has looked which tables the publication lists';
@@ -400,8 +400,8 @@ BEGIN
 			VALUES (close_gap.source, 'source_started', '-infinity', at_lsn, at_time, _bemi.default_detail('source_started'));
 	END IF;
 
-	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, whole boolean)
-		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, whole boolean) WHERE b.relation = p.relation AND b.whole);
+	SELECT coalesce(json_agg(p), '[]') INTO still FROM json_to_recordset(published) p(relation oid, schema text, "table" text, complete boolean)
+		WHERE EXISTS (SELECT FROM json_to_recordset(before) b(relation oid, complete boolean) WHERE b.relation = p.relation AND b.complete);
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, still, is_first);
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time, published, false);
 

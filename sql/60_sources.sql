@@ -29,11 +29,11 @@ CREATE FUNCTION _bemi.record_key_version(source text, version text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.secret_version = version) THEN
+	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.signing_key_version = version) THEN
 		RETURN false;
 	END IF;
 	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
-		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET secret_version = excluded.secret_version;
+		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET signing_key_version = excluded.signing_key_version;
 	PERFORM _bemi.mark_descriptions_stale(source);
 	RETURN true;
 END
@@ -119,9 +119,9 @@ BEGIN
 				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.wanted, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.desired, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
-	IF FOUND AND known.wanted <> 'stop' AND NOT fresh AND known.reads_here THEN
+	IF FOUND AND known.desired <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
 				DETAIL = format('Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
@@ -129,7 +129,7 @@ BEGIN
 	END IF;
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
-		WHERE s.conninfo IS NULL AND s.wanted = 'run' AND s.name <> source
+		WHERE s.conninfo IS NULL AND s.desired = 'run' AND s.name <> source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
 			USING ERRCODE = 'object_in_use',
@@ -145,11 +145,11 @@ BEGIN
 	IF fresh THEN
 		PERFORM pg_replication_origin_create(origin);
 	END IF;
-	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, wanted)
+	INSERT INTO bemi.sources AS s (name, owner, conninfo, slot_name, desired)
 		VALUES (source, caller, register_source.conninfo, slot, 'run')
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
-			wanted = 'run', slot_made = s.slot_made AND NOT fresh,
+			desired = 'run', slot_made = s.slot_made AND NOT fresh,
 			-- Else the worker is to become the reader.
 			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
@@ -164,7 +164,7 @@ AS $$
 DECLARE
 	slot name;
 BEGIN
-	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.wanted = 'run'
+	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.desired = 'run'
 		RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
 		PERFORM pg_replication_origin_drop(_bemi.origin_of(source));
@@ -178,21 +178,21 @@ $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
 	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
 
-CREATE FUNCTION _bemi.set_desired_state(source text, wanted text)
+CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	-- Without an origin no worker knows of the row: it came with a dump.
-	IF set_desired_state.wanted IN ('drop', 'force_drop') THEN
+	IF set_desired_state.desired IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
 		IF FOUND THEN
 			RETURN true;
 		END IF;
 	END IF;
-	UPDATE bemi.sources s SET wanted = set_desired_state.wanted WHERE s.name = source;
+	UPDATE bemi.sources s SET desired = set_desired_state.desired WHERE s.name = source;
 	RETURN FOUND;
 END
 $$;
@@ -271,7 +271,7 @@ CREATE FUNCTION _bemi.is_started()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
-		WHERE s.wanted = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
+		WHERE s.desired = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION _bemi.is_started() IS 'internal: is any source of this database meant to be read?';
 

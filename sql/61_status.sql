@@ -69,7 +69,7 @@ COMMENT ON FUNCTION _bemi.lock_wait(integer) IS 'internal: which lock a process 
 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
-		coalesce(w.state, CASE s.wanted WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
+		coalesce(w.state, CASE s.desired WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
 		w.pid, CASE WHEN starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
 		CASE WHEN l.slot_name IS NOT NULL OR w.state = 'streaming'
 			THEN greatest(pg_wal_lsn_diff(n.source_lsn, w.stored_lsn), 0)::bigint END AS lag_bytes,
@@ -98,8 +98,8 @@ CREATE VIEW bemi.status AS
 			CASE WHEN w.stray_slots IS NOT NULL THEN
 				format('slots without a reader keep write-ahead log at the source: %s; each may belong to a former server of this history, or to a history that is only stopped; to drop one, at the source: SELECT pg_drop_replication_slot(%L);', w.stray_slots, split_part(w.stray_slots, ' ', 1))
 			END,
-			CASE WHEN s.wanted = 'run' THEN _bemi.why_no_worker() END,
-			CASE WHEN s.wanted = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
+			CASE WHEN s.desired = 'run' THEN _bemi.why_no_worker() END,
+			CASE WHEN s.desired = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
 				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),

@@ -3,7 +3,7 @@
 -- Completeness: what the gaps mean for a table and a time
 --
 
--- Is this table's history from this source whole in this time? What is found against it.
+-- Is this table's history from this source complete in this time? What is found against it.
 CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
 	RETURNS SETOF bemi.gaps
 	LANGUAGE sql VOLATILE
@@ -81,7 +81,7 @@ BEGIN
 	-- last, and speaks for all if none has everything.
 	FOR candidate IN
 		SELECT l.source FROM (
-				SELECT s.name, s.wanted = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
+				SELECT s.name, s.desired = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
 				UNION ALL SELECT t.source, false FROM _bemi.source_tables t WHERE t.server = _bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP

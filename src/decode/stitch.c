@@ -279,7 +279,8 @@ check_secret(BemiStitch *stitch)
 	bemi_stream_settle_secret(stitch->stream, true);
 	if (bemi_stream_secret_is_new(stitch->stream))
 		bemi_store_record_secret(stitch->store,
-								 bemi_stream_secret_version(stitch->stream));
+								 bemi_stream_signing_key_version(
+																 stitch->stream));
 }
 
 /*

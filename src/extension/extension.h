@@ -17,7 +17,7 @@
 /* What a key is derived for; no two uses of the signing key share one. */
 #define BEMI_KEY_TRACKING		"bemi tracking message"
 #define BEMI_KEY_REDACT_HASH	"bemi redact_hash"
-#define BEMI_KEY_VERSION		"bemi secret version"
+#define BEMI_KEY_VERSION		"bemi signing key version"
 
 extern char *bemi_hmac(const char *key, const char *bytes, int len);
 extern char *bemi_derive_key(const char *secret, const char *purpose);

@@ -319,8 +319,8 @@ bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 
 /*
  * What the publication lists, as a JSON array of objects with OID, schema and
- * table, and whether all changes of it are published ("whole"; row filters and
- * column lists came with PostgreSQL 15).  Not all are if the rows of a
+ * table, and whether all changes of it are published ("complete"; row filters
+ * and column lists came with PostgreSQL 15).  Not all are if the rows of a
  * partition are not in the source's WAL: it is a foreign table, or unlogged.
  */
 char *
@@ -330,7 +330,7 @@ bemi_stream_published(BemiStream *stream)
 		bemi_stream_query(stream,
 						  "SELECT (SELECT coalesce(json_agg(json_build_object("
 						  "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
-						  " 'whole', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
+						  " 'complete', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
 						  " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
 						  " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL"
 						  " AND NOT (c.relkind = 'p' AND EXISTS (WITH RECURSIVE below(oid) AS ("

@@ -150,7 +150,7 @@ bemi_stream_read_secret(BemiStream *stream)
  * a transaction, as all hashes do.
  */
 char *
-bemi_stream_secret_version(const BemiStream *stream)
+bemi_stream_signing_key_version(const BemiStream *stream)
 {
 	if (stream->secret == NULL)
 		return NULL;

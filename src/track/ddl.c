@@ -232,7 +232,7 @@ follow_virtual_column(const BemiTable *table)
 	if (reason == NULL)
 	{
 		ereport(WARNING,
-				(errmsg("before is no longer whole in changes of table \"%s\"",
+				(errmsg("before is no longer complete in changes of table \"%s\"",
 						NameStr(table->name)),
 				 errdetail("It has a virtual generated column, which no replica identity can have.")));
 		foreach(cell, bemi_table_tree(table))

@@ -34,7 +34,7 @@
 
 #include "track/track.h"
 
-PG_FUNCTION_INFO_V1(bemi_mark_schema);
+PG_FUNCTION_INFO_V1(bemi_enter_schema);
 
 /*
  * Owner of the extension, InvalidOid if it is not there.
@@ -118,10 +118,10 @@ bemi_check_tracker(const BemiTable *table)
 }
 
 /*
- * _bemi.enter_schema(target regnamespace, wanted boolean)
+ * _bemi.enter_schema(target regnamespace, desired boolean)
  */
 Datum
-bemi_mark_schema(PG_FUNCTION_ARGS)
+bemi_enter_schema(PG_FUNCTION_ARGS)
 {
 	Oid			types[] = {REGNAMESPACEOID, BOOLOID};
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};

@@ -4,7 +4,7 @@
  *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
  *		sessions speak to the worker.
  *
- * Start, stop and drop write what is wanted into bemi.sources and let the
+ * Start, stop and drop write what is desired into bemi.sources and let the
  * workers know at commit; the workers do the rest.  So all can be part of a
  * larger transaction, a migration for instance.  To wait for the effect, they
  * must commit by themselves: the publication has to be there before the slot
@@ -446,9 +446,9 @@ report_not_ended(const char *source, bool drop, const BemiWorker *worker)
  * with the caller's.
  */
 static void
-end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
+end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 {
-	bool		drop = strcmp(wanted, "stop") != 0;
+	bool		drop = strcmp(desired, "stop") != 0;
 	const char *parameters[2];
 	char	   *source;
 	char	   *found;
@@ -464,7 +464,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *wanted)
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_attempt();
 	parameters[0] = source;
-	parameters[1] = wanted;
+	parameters[1] = desired;
 	found =
 		call_source_function("SELECT _bemi.set_desired_state($1, $2)::pg_catalog.text",
 							 2, parameters);

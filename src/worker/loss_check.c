@@ -521,7 +521,7 @@ note_start_time(const Finding *finding)
 static void
 update_secret(BemiStream *stream)
 {
-	char	   *version = bemi_stream_secret_version(stream);
+	char	   *version = bemi_stream_signing_key_version(stream);
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {version ? CStringGetTextDatum(version) :
 	(Datum) 0};
@@ -632,7 +632,7 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 	CStringGetTextDatum(finding->published), (Datum) 0};
 
 	bemi_begin_transaction();
-	version = bemi_stream_secret_version(stream);
+	version = bemi_stream_signing_key_version(stream);
 	if (version != NULL)
 		values[6] = CStringGetTextDatum(version);
 	/* As if the secret were another one. */

@@ -3,7 +3,7 @@
  * source.c
  *		What a worker owns of its source: row, slot and origin.
  *
- * The row of bemi.sources says what is wanted; it is read, and changed, under
+ * The row of bemi.sources says what is desired; it is read, and changed, under
  * the lock that sessions hold who change it.  The slot is the source's record
  * of how far the worker has come, the origin the destination's; both have the
  * same name.  They are made in the order row, origin (both by bemi.start()),
@@ -128,7 +128,7 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		return;
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT wanted, slot_made::text, conninfo,"
+	if (SPI_execute_with_args("SELECT desired, slot_made::text, conninfo,"
 							  " coalesce(s.system_identifier, p.system_identifier),"
 							  " (CASE WHEN s.system_identifier IS NULL THEN p.timeline ELSE s.timeline END)::text,"
 							  " coalesce(s.database, p.database), slot_name::text,"

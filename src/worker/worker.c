@@ -84,7 +84,7 @@ typedef struct Pipeline
 
 /*
  * To make a slot may take as long as others' transactions last.  If meanwhile
- * the row has changed, leave, and let the next worker see what is wanted.
+ * the row has changed, leave, and let the next worker see what is desired.
  */
 void
 bemi_leave_if_woken(BemiStream *stream)

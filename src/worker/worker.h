@@ -187,8 +187,8 @@ extern const char *bemi_state_name(BemiState state);
 typedef struct BemiSourceRow
 {
 	bool		exists;
-	bool		run;			/* wanted */
-	bool		drop;			/* wanted */
+	bool		run;			/* desired */
+	bool		drop;			/* desired */
 	bool		force;			/* the same, without its slot elsewhere */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */

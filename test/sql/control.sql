@@ -70,7 +70,7 @@ DO $$ BEGIN CALL bemi.start(); CALL bemi.drop_source('main'); END $$;
 -- wait => false: rolled back, nothing was; committed, it comes.
 BEGIN;
 CALL bemi.start(wait => false);
-SELECT name, wanted, slot_made FROM bemi.sources;
+SELECT name, desired, slot_made FROM bemi.sources;
 ROLLBACK;
 SELECT count(*) FROM bemi.sources;
 SELECT count(*) FROM left_behind;
@@ -81,7 +81,7 @@ SELECT wait_until('(SELECT count(*) = 2 FROM left_behind)');
 SELECT bemi.sync('1 minute');
 SELECT source, state, pid IS NOT NULL AS runs, slot_name LIKE 'bemi\_%\_main' AS slot, invalid_messages, restarts,
 	last_error, stored_lsn <= received_lsn AS lsn FROM bemi.status;
-SELECT name, conninfo, wanted, slot_made FROM bemi.sources;
+SELECT name, conninfo, desired, slot_made FROM bemi.sources;
 
 -- Twice, in whatever way.
 CALL bemi.start();
@@ -91,7 +91,7 @@ CALL bemi.start(wait => false);
 INSERT INTO todo VALUES (1);
 CALL bemi.stop();
 SELECT state, pid IS NULL AS gone FROM bemi.status;
-SELECT wanted, slot_made FROM bemi.sources;
+SELECT desired, slot_made FROM bemi.sources;
 INSERT INTO todo VALUES (2);
 SELECT bemi.sync('1 minute');
 CALL bemi.stop();
@@ -109,7 +109,7 @@ SELECT bemi.sync();
 SELECT state FROM bemi.status;
 BEGIN;
 CALL bemi.stop();
-SELECT wanted FROM bemi.sources;
+SELECT desired FROM bemi.sources;
 COMMIT;
 SELECT wait_until($$(SELECT state = 'stopped' AND pid IS NULL FROM bemi.status)$$);
 INSERT INTO todo VALUES (5);

@@ -120,7 +120,7 @@ $session->query_until(qr/begun/, q{
 	CALL bemi.stop();
 	\echo ended
 });
-$node->poll_query_until('postgres', q{SELECT wanted = 'stop' FROM bemi.sources})
+$node->poll_query_until('postgres', q{SELECT desired = 'stop' FROM bemi.sources})
   or die 'bemi.stop() has not committed';
 kill 'TERM', $worker;
 kill 'CONT', $worker;

@@ -160,7 +160,7 @@ $node->safe_psql(
 	CREATE SCHEMA bemi;
 	CREATE FUNCTION bemi.trap() RETURNS text LANGUAGE plpgsql AS
 		$$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN 'run'; END $$;
-	CREATE VIEW bemi.sources AS SELECT 'main'::text AS name, bemi.trap() AS wanted,
+	CREATE VIEW bemi.sources AS SELECT 'main'::text AS name, bemi.trap() AS desired,
 		true AS slot_made, NULL::text AS conninfo},
 	extra_params => [ '-U', 'mallory' ]);
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'bemi'");

@@ -151,7 +151,7 @@ plant(qq{
 		END LOOP;
 	END \$do\$;
 	CREATE VIEW evil.changes AS SELECT evil.catch('changes');
-	CREATE VIEW evil.sources AS SELECT 'main'::text AS name, CASE WHEN evil.catch('sources') THEN 'run' END AS wanted;
+	CREATE VIEW evil.sources AS SELECT 'main'::text AS name, CASE WHEN evil.catch('sources') THEN 'run' END AS desired;
 	CREATE VIEW evil.tracked_schemas AS SELECT 'public'::regnamespace AS schema, ''::text AS enabled_in WHERE evil.catch('tracked_schemas');
 	GRANT SELECT ON ALL TABLES IN SCHEMA evil TO PUBLIC;
 

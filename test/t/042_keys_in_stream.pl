@@ -668,9 +668,9 @@ sub kill_worker
 
 sub start_again
 {
-	my $wanted = $node->safe_psql('postgres', 'SELECT wanted FROM bemi.sources');
+	my $desired = $node->safe_psql('postgres', 'SELECT desired FROM bemi.sources');
 
-	$node->safe_psql('postgres', 'CALL bemi.start()') if $wanted eq 'stop';
+	$node->safe_psql('postgres', 'CALL bemi.start()') if $desired eq 'stop';
 	return;
 }
 

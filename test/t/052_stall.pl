@@ -165,8 +165,8 @@ is( $node->safe_psql('postgres', q{SELECT reason FROM bemi.gaps WHERE "table" = 
 	'tracking_ended', 'nor the end of a table');
 reconnect();
 my ($secret, $row) = split(/\|/, $node->safe_psql('postgres', q{SELECT value, tableoid || ' ' || xmin FROM _bemi.signing_key}));
-is( $node->safe_psql('postgres', 'SELECT DISTINCT secret_version FROM _bemi.source_progress'),
-	derived_hmac($secret, 'bemi secret version', $row),
+is( $node->safe_psql('postgres', 'SELECT DISTINCT signing_key_version FROM _bemi.source_progress'),
+	derived_hmac($secret, 'bemi signing key version', $row),
 	'the history keeps a code of the secret, from which nobody can tell the secret');
 
 # Amid wrong signatures, when the worker must not ask: it connects again.

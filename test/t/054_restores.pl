@@ -276,7 +276,7 @@ SKIP:
 # Both are the same to the source, so the copy is told before it starts.
 stop_worker();
 put('for production', 1);
-$history->safe_psql('postgres', q{UPDATE bemi.sources SET wanted = 'run'});
+$history->safe_psql('postgres', q{UPDATE bemi.sources SET desired = 'run'});
 $history->stop;
 $history->backup_fs_cold('copy');
 my $copy = PostgreSQL::Test::Cluster->new('copy');

@@ -15,7 +15,7 @@ my $source = bemi_node('source');
 # With a limit, the worker looks at the source every five seconds.
 my $history = bemi_node('history', conf => "bemi.max_slot_lag = '10GB'\n");
 my $conninfo = $source->connstr('postgres') =~ s/'/''/gr;
-my $version = q{SELECT secret_version FROM _bemi.source_progress WHERE source = 's'};
+my $version = q{SELECT signing_key_version FROM _bemi.source_progress WHERE source = 's'};
 my $tracked = q{SELECT string_agg("table", ',' ORDER BY "table") FROM _bemi.source_tables WHERE source = 's'};
 
 $source->safe_psql('postgres', q{
@@ -44,7 +44,7 @@ my $pid = $history->safe_psql('postgres', 'SELECT pid FROM bemi.status');
 
 $source->safe_psql('postgres', 'GRANT SELECT ON _bemi.signing_key TO reader');
 stores(3);
-ok($history->poll_query_until('postgres', "SELECT EXISTS ($version AND secret_version IS NOT NULL)"),
+ok($history->poll_query_until('postgres', "SELECT EXISTS ($version AND signing_key_version IS NOT NULL)"),
 	'it is known soon after the right was granted');
 is($history->safe_psql('postgres', $tracked), 'later,t', 'and so is what is tracked');
 stores(4);
