@@ -84,9 +84,9 @@
 
 #include "capture/capture.h"
 #include "context/context.h"
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "store/store.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 PG_MODULE_MAGIC;
 

@@ -41,7 +41,7 @@
 
 #include "capture/capture_internal.h"
 #include "context/context.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
 

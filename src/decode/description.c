@@ -24,7 +24,7 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "stream/stream.h"
 
 /*

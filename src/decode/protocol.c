@@ -32,7 +32,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "stream/stream.h"
 
 struct BemiProtocol

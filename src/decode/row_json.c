@@ -39,7 +39,7 @@
 #include "utils/resowner.h"
 #include "utils/typcache.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 
 /* Rows longer than this may come near the limits of jsonb. */
 #define LONG_ROW	(16 * 1024 * 1024)

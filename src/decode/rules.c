@@ -23,7 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/varlena.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "extension/extension.h"
 
 /* So many digits of a hash tell values apart. */

@@ -38,7 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "store/store.h"
 #include "stream/stream.h"
 

@@ -34,7 +34,7 @@
 #include "utils/fmgrprotos.h"
 
 #include "context/context.h"
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "stream/stream.h"
 
 /*

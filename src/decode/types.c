@@ -47,7 +47,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "stream/stream.h"
 
 /*

@@ -18,8 +18,8 @@
 #include "utils/acl.h"
 
 #include "store/store.h"
-#include "track/track.h"
-#include "worker/worker.h"
+#include "track/track_internal.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_protect_history);
 

@@ -52,7 +52,7 @@
 #include "utils/timestamp.h"
 
 #include "store/store_internal.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* How often the worker looks, reports its statistics, analyzes at most. */
 #define VISIT_INTERVAL_MS		60000

@@ -8,7 +8,7 @@
 #ifndef BEMI_STORE_H
 #define BEMI_STORE_H
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "stream/stream.h"
 
 /* writer.c */

@@ -34,7 +34,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "store/store_internal.h"
 #include "stream/stream.h"
 

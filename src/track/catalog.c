@@ -24,7 +24,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 /*
  * OID of a function of bemi with exactly these arguments, InvalidOid if it is

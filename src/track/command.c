@@ -36,7 +36,7 @@
 #include "utils/relcache.h"
 #include "utils/snapmgr.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 /* The columns of pg_event_trigger_ddl_commands() that are of use here. */
 #define COMMAND_CLASSID			1

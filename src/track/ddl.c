@@ -59,7 +59,7 @@
 #include "utils/snapmgr.h"
 
 #include "capture/capture.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);
 

@@ -45,7 +45,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_describe_table);
 

@@ -47,7 +47,7 @@
 #include "utils/syscache.h"
 
 #include "extension/extension.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 

@@ -33,7 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 /*
  * Is the publication there, and does it have generated columns where that can

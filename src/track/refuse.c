@@ -42,7 +42,7 @@
 #include "utils/syscache.h"
 
 #include "capture/capture.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_refuse_triggers);
 PG_FUNCTION_INFO_V1(bemi_refuse_publication);

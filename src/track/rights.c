@@ -32,7 +32,7 @@
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_enter_schema);
 

@@ -49,7 +49,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_follow_rewrite);
 

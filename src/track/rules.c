@@ -37,8 +37,8 @@
 #include "utils/syscache.h"
 
 #include "context/context.h"
-#include "decode/decode.h"
-#include "track/track.h"
+#include "decode/decode_internal.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_rules);
 PG_FUNCTION_INFO_V1(bemi_has_bad_rules);

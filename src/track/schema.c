@@ -29,7 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_is_schema_tracked);
 PG_FUNCTION_INFO_V1(bemi_follow_renamed_schemas);

@@ -6,10 +6,11 @@
  * A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
  * place in the publication (publication.c).  The arguments of the trigger
  * remember the replica identity that the table had before, how it came to be
- * tracked, and the rules for its columns, see track.h.  So all of this travels
- * with the table: into a dump, through a rename, and away with DROP TABLE.  A
- * table's owner can make a trigger with any arguments.  Whether a table is a
- * partition, and of which root, is therefore read from the catalog.
+ * tracked, and the rules for its columns, see track_internal.h.  So all of
+ * this travels with the table: into a dump, through a rename, and away with
+ * DROP TABLE.  A table's owner can make a trigger with any arguments.  Whether
+ * a table is a partition, and of which root, is therefore read from the
+ * catalog.
  *
  * Everything here acts on an OID.  A name that is looked up again after a lock
  * was waited for can belong to another table by then, and the caller often has
@@ -60,7 +61,7 @@
 #include "utils/syscache.h"
 
 #include "capture/capture.h"
-#include "track/track.h"
+#include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_untrackable);
 

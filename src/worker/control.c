@@ -30,8 +30,8 @@
 #include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
-#include "track/track.h"
-#include "worker/worker.h"
+#include "track/track_internal.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_start);
 PG_FUNCTION_INFO_V1(bemi_stop);

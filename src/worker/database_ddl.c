@@ -47,7 +47,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* What a command is about to do to a database, or has done. */
 typedef struct Errand

@@ -28,7 +28,7 @@
 
 #include "store/store.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_source_status);
 PG_FUNCTION_INFO_V1(bemi_why_no_worker);

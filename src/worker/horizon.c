@@ -35,7 +35,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_commit_horizon);
 

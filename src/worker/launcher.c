@@ -49,7 +49,7 @@
 #include "utils/timestamp.h"
 
 #include "extension/extension.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 #define FIRST_DELAY_MS		1000
 #define LONGEST_DELAY_MS	60000

@@ -45,7 +45,7 @@
 
 #include "store/store.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* What a connection has shown. */
 typedef struct Finding

@@ -34,7 +34,7 @@
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* How long workers are waited for; then the server says what is in the way. */
 #define GIVE_WAY_MS		10000

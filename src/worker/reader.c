@@ -49,7 +49,7 @@
 #include "utils/guc.h"
 
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_this_reader);
 

@@ -32,7 +32,7 @@
 
 #include "store/store.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* How often slots are looked at. */
 #define LOOK_MS			5000

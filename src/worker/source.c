@@ -30,7 +30,7 @@
 #include "store/store.h"
 #include "store/store_internal.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* The entry of this process. */
 BemiWorker *bemi_my_worker = NULL;

@@ -44,7 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* How often the worker looks at its own walsender on this server. */
 #define LOOK_MS		5000

@@ -25,7 +25,7 @@
 #include "lib/stringinfo.h"
 
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /*
  * Room for the longest name, what the slot keeps, and the number of those left

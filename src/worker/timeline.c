@@ -16,7 +16,7 @@
  */
 #include "postgres.h"
 
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /*
  * Takes the next timeline off a path.  The last one has not been left.

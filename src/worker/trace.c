@@ -25,7 +25,7 @@
 #include "miscadmin.h"
 
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /*
  * Finds the last transaction with changes in this range that is in no gap;

@@ -38,8 +38,8 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode.h"
-#include "worker/worker.h"
+#include "decode/decode_internal.h"
+#include "worker/worker_internal.h"
 
 /*
  * A transaction is skipped after so many failures, and not before this time.

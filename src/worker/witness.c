@@ -51,10 +51,10 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "store/store.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /*
  * Finds the last transaction with changes whose commit position is in this

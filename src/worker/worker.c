@@ -33,12 +33,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "extension/extension.h"
 #include "store/store.h"
 #include "store/store_internal.h"
 #include "stream/stream.h"
-#include "worker/worker.h"
+#include "worker/worker_internal.h"
 
 /* The longest sleep; and the one while the source waits for a confirmation. */
 #define IDLE_MS			10000

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * track.h
+ * track_internal.h
  *		What the files of tracking share.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_TRACK_H
-#define BEMI_TRACK_H
+#ifndef BEMI_TRACK_INTERNAL_H
+#define BEMI_TRACK_INTERNAL_H
 
 #include "catalog/pg_trigger.h"
 #include "nodes/pg_list.h"
@@ -206,4 +206,4 @@ extern void bemi_check_publication_owner(void);
 /* rights.c, also for others */
 extern Oid	bemi_extension_owner(void);
 
-#endif							/* BEMI_TRACK_H */
+#endif							/* BEMI_TRACK_INTERNAL_H */

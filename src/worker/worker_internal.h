@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * worker.h
+ * worker_internal.h
  *		What the worker, the launcher and the sessions know of each other.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_WORKER_H
-#define BEMI_WORKER_H
+#ifndef BEMI_WORKER_INTERNAL_H
+#define BEMI_WORKER_INTERNAL_H
 
 #include "portability/instr_time.h"
 #include "storage/condition_variable.h"
@@ -15,7 +15,7 @@
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 
-#include "decode/decode.h"
+#include "decode/decode_internal.h"
 #include "store/store.h"
 #include "stream/stream.h"
 
@@ -332,4 +332,4 @@ extern bool bemi_database_has_slot(Oid database);
 extern void bemi_leave_if_woken(BemiStream *stream);
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);
 
-#endif							/* BEMI_WORKER_H */
+#endif							/* BEMI_WORKER_INTERNAL_H */

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * decode.h
+ * decode_internal.h
  *		Messages of pgoutput become changes.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef BEMI_DECODE_H
-#define BEMI_DECODE_H
+#ifndef BEMI_DECODE_INTERNAL_H
+#define BEMI_DECODE_INTERNAL_H
 
 #include "stream/stream.h"
 
@@ -217,4 +217,4 @@ extern BemiStitch *bemi_stitch_create(const char *tag, BemiStream *stream,
 									  BemiStore *store);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
-#endif							/* BEMI_DECODE_H */
+#endif							/* BEMI_DECODE_INTERNAL_H */
