@@ -101,7 +101,7 @@ is_our_trigger(const Trigger *trigger)
  * the server does not fire because the statement named the table's parent.
  */
 static bool
-is_enabled(const Trigger *trigger)
+trigger_is_enabled(const Trigger *trigger)
 {
 	if (trigger->tgenabled == TRIGGER_DISABLED)
 		return false;
@@ -125,7 +125,8 @@ has_our_trigger(const ResultRelInfo *table, bool enabled)
 	{
 		const Trigger *trigger = &triggers->triggers[i];
 
-		if (is_our_trigger(trigger) && (!enabled || is_enabled(trigger)))
+		if (is_our_trigger(trigger) &&
+			(!enabled || trigger_is_enabled(trigger)))
 			return true;
 	}
 	return false;
@@ -156,7 +157,7 @@ has_tracked_child(const ModifyTableState *modification)
  * both.
  */
 static void
-request_message(BemiStatement *statement, const BemiSourcePlan *fired)
+request_context_message(BemiStatement *statement, const BemiSourcePlan *fired)
 {
 	slist_iter	iter;
 
@@ -253,7 +254,7 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 {
 	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
-	if (!statement->said)
+	if (!statement->emitted)
 	{
 		bemi_require_context(statement->context,
 							 source_plan->modification->rootResultRelInfo
@@ -261,11 +262,11 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 		statement->context =
 			bemi_context_with_server_fields(statement->context);
 	}
-	if (!statement->said && !statement->triggers_skipped)
+	if (!statement->emitted && !statement->triggers_skipped)
 		bemi_message_for_statement(statement->context);
 	else
 		bemi_reemit_message(statement->context, statement->nest_level);
-	statement->said = true;
+	statement->emitted = true;
 	source_plan->running = true;
 	MemoryContextSwitchTo(caller);
 }
@@ -315,7 +316,7 @@ bemi_executor_end(QueryDesc *queryDesc)
  * Whether a utility command changes rows, and fires our triggers for it.
  */
 static bool
-changes_rows(const Node *command)
+command_changes_rows(const Node *command)
 {
 	return IsA(command, TruncateStmt) ||
 		(IsA(command, CopyStmt) && ((const CopyStmt *) command)->is_from);
@@ -326,10 +327,10 @@ changes_rows(const Node *command)
  * PG_TRY().
  */
 static void
-process_utility(PlannedStmt *pstmt, const char *queryString,
-				bool readOnlyTree, ProcessUtilityContext context,
-				ParamListInfo params, QueryEnvironment *queryEnv,
-				DestReceiver *dest, QueryCompletion *qc)
+call_process_utility(PlannedStmt *pstmt, const char *queryString,
+					 bool readOnlyTree, ProcessUtilityContext context,
+					 ParamListInfo params, QueryEnvironment *queryEnv,
+					 DestReceiver *dest, QueryCompletion *qc)
 {
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
@@ -352,9 +353,9 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 	BemiStatement entry = {0};
 
 	bemi_utility_begins(pstmt->utilityStmt);
-	if (!changes_rows(pstmt->utilityStmt))
-		process_utility(pstmt, queryString, readOnlyTree, context, params,
-						queryEnv, dest, qc);
+	if (!command_changes_rows(pstmt->utilityStmt))
+		call_process_utility(pstmt, queryString, readOnlyTree, context, params,
+							 queryEnv, dest, qc);
 	else
 	{
 		entry.is_utility = true;
@@ -364,8 +365,8 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		bemi_link_statement(&entry);
 		PG_TRY();
 		{
-			process_utility(pstmt, queryString, readOnlyTree, context, params,
-							queryEnv, dest, qc);
+			call_process_utility(pstmt, queryString, readOnlyTree, context,
+								 params, queryEnv, dest, qc);
 		}
 		PG_CATCH();
 		{
@@ -384,7 +385,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
  * for each table, which share one message.
  */
 static void
-emit_at_once(Relation table)
+emit_context_at_once(Relation table)
 {
 	BemiStatement *statement = bemi_running_utility();
 	const char *context;
@@ -399,7 +400,7 @@ emit_at_once(Relation table)
 
 	bemi_snapshot_context(statement);
 	bemi_require_context(statement->context, table);
-	if (statement->said)
+	if (statement->emitted)
 		bemi_reemit_message(statement->context, statement->nest_level);
 	else
 	{
@@ -410,7 +411,7 @@ emit_at_once(Relation table)
 		MemoryContextSwitchTo(caller);
 		bemi_message_for_statement(statement->context);
 	}
-	statement->said = true;
+	statement->emitted = true;
 }
 
 /*
@@ -418,7 +419,7 @@ emit_at_once(Relation table)
  * tables it empties is known at its end.
  */
 static void
-note_truncated(BemiStatement *statement, Relation table)
+record_truncated(BemiStatement *statement, Relation table)
 {
 	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
@@ -461,12 +462,12 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 
 	source_plan = bemi_source_plan_that_fires(trigger->tg_trigger, &statement);
 	if (source_plan != NULL)
-		request_message(statement, source_plan);
+		request_context_message(statement, source_plan);
 	else
-		emit_at_once(trigger->tg_relation);
+		emit_context_at_once(trigger->tg_relation);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
 		bemi_running_utility() != NULL)
-		note_truncated(bemi_running_utility(), trigger->tg_relation);
+		record_truncated(bemi_running_utility(), trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
 }

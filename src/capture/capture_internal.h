@@ -46,7 +46,7 @@ typedef struct BemiStatement
 									 * kind */
 	bool		has_snapshot;
 	const char *context;		/* of its beginning; NULL: none */
-	bool		said;			/* the message was written */
+	bool		emitted;		/* the message was written */
 	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has
 								 * fired */
 	List	   *truncated_partitions;	/* those of published roots, with rows */

@@ -88,7 +88,7 @@ remember_message(const char *context, XLogRecPtr end)
  * in any order.
  */
 static bool
-may_be_overtaken(void)
+message_may_be_overtaken(void)
 {
 	return latest->subtransaction != GetCurrentSubTransactionId() &&
 		latest->end == GetXLogInsertRecPtr();
@@ -102,13 +102,13 @@ message_is_valid(const char *context)
 {
 	if (latest == NULL)
 		return context == NULL;
-	if (may_be_overtaken())
+	if (message_may_be_overtaken())
 		return false;
 	return strcmp(latest->context, context ? context : "{}") == 0;
 }
 
 static void
-write_message(const char *context)
+write_context_message(const char *context)
 {
 	if (context == NULL)
 		context = "{}";
@@ -135,7 +135,7 @@ bemi_message_for_statement(const char *context)
 	if (emit_mode == EMIT_CHANGED && !bemi_server_fields_are_included() &&
 		message_is_valid(context))
 		return;
-	write_message(context);
+	write_context_message(context);
 }
 
 /*
@@ -144,24 +144,24 @@ bemi_message_for_statement(const char *context)
  * the statement's.
  *
  * The inner statement's subtransaction may not have ended yet.  Then a row of
- * the outer one could overtake the message, see may_be_overtaken(); but not
- * two messages.
+ * the outer one could overtake the message, see message_may_be_overtaken();
+ * but not two messages.
  */
 void
 bemi_reemit_message(const char *context, int nest_level)
 {
 	if (!XLogLogicalInfoActive() || message_is_valid(context))
 		return;
-	write_message(context);
+	write_context_message(context);
 	if (GetCurrentTransactionNestLevel() > nest_level)
-		write_message(context);
+		write_context_message(context);
 }
 
 /*
  * The end of the transaction, in whatever way, ends its messages' reach.
  */
 static void
-at_transaction_end(XactEvent event, void *arg)
+messages_at_transaction_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
@@ -212,8 +212,8 @@ hand_over_message(int nest_level)
 }
 
 static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
-					  SubTransactionId parentSubid, void *arg)
+messages_at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+							   SubTransactionId parentSubid, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		forget_messages(GetCurrentTransactionNestLevel());
@@ -230,6 +230,6 @@ bemi_capture_message_init(void)
 							 &emit_mode, EMIT_STATEMENT, emit_modes,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 
-	RegisterXactCallback(at_transaction_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterXactCallback(messages_at_transaction_end, NULL);
+	RegisterSubXactCallback(messages_at_subtransaction_end, NULL);
 }

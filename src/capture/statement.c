@@ -95,15 +95,15 @@ hand_over_statements(int nest_level)
 }
 
 static void
-at_transaction_end(XactEvent event, void *arg)
+statements_at_transaction_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_ABORT)
 		disarm_failed_statement(0);
 }
 
 static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
-					  SubTransactionId parentSubid, void *arg)
+statements_at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+								 SubTransactionId parentSubid, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		disarm_failed_statement(GetCurrentTransactionNestLevel());
@@ -183,12 +183,12 @@ bemi_source_plan_at_node(const PlanState *node, BemiStatement **statement)
  * Whether the statement may write more rows.
  */
 static bool
-is_writing(BemiStatement *statement)
+statement_is_writing(BemiStatement *statement)
 {
 	slist_iter	iter;
 
 	if (statement->is_utility)
-		return statement->said;
+		return statement->emitted;
 
 	slist_foreach(iter, &statement->source_plans)
 	{
@@ -219,7 +219,7 @@ bemi_reemit_outer(void)
 		BemiStatement *statement =
 			dlist_container(BemiStatement, link, iter.cur);
 
-		if (is_writing(statement))
+		if (statement_is_writing(statement))
 		{
 			bemi_reemit_message(statement->context, statement->nest_level);
 			return;
@@ -282,6 +282,6 @@ bemi_running_utility(void)
 void
 bemi_capture_statement_init(void)
 {
-	RegisterXactCallback(at_transaction_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterXactCallback(statements_at_transaction_end, NULL);
+	RegisterSubXactCallback(statements_at_subtransaction_end, NULL);
 }

@@ -65,7 +65,7 @@ typedef struct ClientMessage
 	bool		conforming_strings; /* when its text was parsed */
 	bool		sets_constraints;
 	bool		searched;		/* for a mark */
-	bool		marked;			/* and it has one */
+	bool		has_mark;		/* and it has one */
 	bool		looked;
 	const char *context;		/* found then; NULL: none */
 	bool		warned;
@@ -115,7 +115,7 @@ warn_of_comment(const char *detail)
  * Whether the mark that opens a comment of ours is anywhere in the text.
  */
 static bool
-has_mark(const char *text, int len)
+has_comment_mark(const char *text, int len)
 {
 	const char *end = text + len;
 
@@ -236,7 +236,7 @@ comment_is_ours(const char *start, int len)
  * that begins here, between two tokens.  Returns the end of the run.
  */
 static const char *
-find_in_run(const char *p, Comment *found)
+find_comment_in_run(const char *p, Comment *found)
 {
 	found->start = NULL;
 	for (;;)
@@ -266,7 +266,7 @@ find_in_run(const char *p, Comment *found)
  * Length of a statement's own part of the text.
  */
 static int
-own_length(const BemiStatementText *statement)
+statement_length(const BemiStatementText *statement)
 {
 	return statement->len > 0 ? statement->len :
 		strlen(statement->text + statement->location);
@@ -281,14 +281,14 @@ find_comment(const BemiStatementText *statement, bool conforming_strings,
 			 Comment *found)
 {
 	const char *start = statement->text + statement->location;
-	int			len = own_length(statement);
+	int			len = statement_length(statement);
 	int			end = len;
 
-	if (has_mark(start, len))
+	if (has_comment_mark(start, len))
 		end = end_of_last_token(start, len, conforming_strings);
 	if (end < 0)
 		return false;
-	(void) find_in_run(start + end, found);
+	(void) find_comment_in_run(start + end, found);
 	return found->start != NULL;
 }
 
@@ -361,7 +361,7 @@ set_client_statement(BemiStatementText statement)
  * there is none: in a background worker of somebody else's, say.
  */
 static bool
-knows_message(void)
+has_client_message(void)
 {
 	BemiStatementText whole = {.text = debug_query_string};
 
@@ -378,7 +378,7 @@ knows_message(void)
  * the whole text; its length may then be that of another text.
  */
 static BemiStatementText
-place_in_text(const char *text, int location, int len)
+statement_in_text(const char *text, int location, int len)
 {
 	BemiStatementText place = {.text = text};
 
@@ -393,7 +393,8 @@ place_in_text(const char *text, int location, int len)
 BemiStatementText
 bemi_statement_text(const char *text, const PlannedStmt *statement)
 {
-	return place_in_text(text, statement->stmt_location, statement->stmt_len);
+	return statement_in_text(text, statement->stmt_location,
+							 statement->stmt_len);
 }
 
 /*
@@ -420,46 +421,50 @@ record_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
 	if (debug_query_string != NULL &&
 		pstate->p_sourcetext == debug_query_string && MessageContext != NULL &&
 		!is_part_of_message(query))
-		set_client_statement(place_in_text(debug_query_string,
-										   query->stmt_location,
-										   query->stmt_len));
+		set_client_statement(statement_in_text(debug_query_string,
+											   query->stmt_location,
+											   query->stmt_len));
 }
 
 /*
  * Whether the client's statement may have a comment of ours.
  */
 static bool
-message_has_mark(void)
+message_has_comment_mark(void)
 {
 	if (!message->searched)
 	{
 		const BemiStatementText *statement = &message->statement;
-		int			len = own_length(statement);
+		int			len = statement_length(statement);
 		Comment		comment;
 
 		message->searched = true;
-		message->marked = has_mark(statement->text + statement->location, len);
-		if (!message->marked && statement->len > 0)
+		message->has_mark =
+			has_comment_mark(statement->text + statement->location, len);
+		if (!message->has_mark && statement->len > 0)
 		{
-			(void) find_in_run(statement->text + statement->location + len,
-							   &comment);
-			message->marked = (comment.start != NULL);
+			(void) find_comment_in_run(statement->text + statement->location +
+									   len,
+									   &comment);
+			message->has_mark = (comment.start != NULL);
 		}
 	}
-	return message->marked;
+	return message->has_mark;
 }
 
 /*
  * Keeps the text of the client's statement, with the comments behind it.
  */
 static void
-keep_text(void)
+keep_client_text(void)
 {
 	const char *start = message->statement.text + message->statement.location;
 	int			nest_level = GetCurrentTransactionNestLevel();
 	Comment		comment;
 	int			len =
-		find_in_run(start + own_length(&message->statement), &comment) - start;
+		find_comment_in_run(start + statement_length(&message->statement),
+							&comment) -
+		start;
 	KeptText   *text =
 		MemoryContextAllocZero(TopTransactionContext,
 							   offsetof(KeptText, text) + len + 1);
@@ -483,17 +488,18 @@ keep_text(void)
  * another one.
  */
 static bool
-is_worth_keeping(void)
+text_is_worth_keeping(void)
 {
 	Comment		comment;
 
-	if (!knows_message() || !message_has_mark() ||
+	if (!has_client_message() || !message_has_comment_mark() ||
 		(kept != NULL && kept->serial == message->serial))
 		return false;
 	if (kept != NULL)
-		message->marked = find_comment(&message->statement,
-									   message->conforming_strings, &comment);
-	return message->marked;
+		message->has_mark =
+			find_comment(&message->statement, message->conforming_strings,
+						 &comment);
+	return message->has_mark;
 }
 
 /*
@@ -502,8 +508,8 @@ is_worth_keeping(void)
 void
 bemi_statement_begins(void)
 {
-	if (read_comments && IsTransactionState() && is_worth_keeping())
-		keep_text();
+	if (read_comments && IsTransactionState() && text_is_worth_keeping())
+		keep_client_text();
 }
 
 /*
@@ -514,7 +520,7 @@ void
 bemi_utility_begins(const Node *command)
 {
 	bemi_statement_begins();
-	if (IsA(command, ConstraintsSetStmt) && knows_message())
+	if (IsA(command, ConstraintsSetStmt) && has_client_message())
 		message->sets_constraints = true;
 }
 
@@ -546,7 +552,7 @@ context_of_message(void)
 {
 	BemiStatementText whole = {.text = debug_query_string};
 
-	if (!knows_message())
+	if (!has_client_message())
 		return debug_query_string ?
 			context_in_comment(&whole, standard_conforming_strings) : NULL;
 	if (!message->looked)
@@ -582,13 +588,13 @@ context_of_client(void)
  * text was prepared there, and EXECUTE, the client's statement, runs it.
  */
 static bool
-is_of_client(const BemiStatementText *statement)
+is_client_statement(const BemiStatementText *statement)
 {
 	if (debug_query_string == NULL ||
 		(statement->text != debug_query_string &&
 		 strcmp(statement->text, debug_query_string) != 0))
 		return false;
-	return statement->len == 0 || !knows_message() ||
+	return statement->len == 0 || !has_client_message() ||
 		statement->location == message->statement.location;
 }
 
@@ -605,7 +611,7 @@ bemi_context_in_comment(const BemiStatementText *statement)
 	if (!read_comments)
 		return NULL;
 	if (statement != NULL && statement->text != NULL &&
-		!is_of_client(statement))
+		!is_client_statement(statement))
 		context = context_in_comment(statement, standard_conforming_strings);
 	return context ? context : context_of_client();
 }
@@ -614,7 +620,7 @@ bemi_context_in_comment(const BemiStatementText *statement)
  * The end of a transaction takes its memory along.
  */
 static void
-at_transaction_end(XactEvent event, void *arg)
+comment_at_transaction_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
@@ -626,8 +632,8 @@ at_transaction_end(XactEvent event, void *arg)
  * the parent.
  */
 static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
-					  SubTransactionId parentSubid, void *arg)
+comment_at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
+							  SubTransactionId parentSubid, void *arg)
 {
 	int			nest_level = GetCurrentTransactionNestLevel();
 	KeptText   *gone = NULL;
@@ -664,6 +670,6 @@ bemi_context_comment_init(void)
 
 	prev_post_parse_analyze = post_parse_analyze_hook;
 	post_parse_analyze_hook = record_client_statement;
-	RegisterXactCallback(at_transaction_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterXactCallback(comment_at_transaction_end, NULL);
+	RegisterSubXactCallback(comment_at_subtransaction_end, NULL);
 }

@@ -65,7 +65,7 @@ typedef struct JsonExtent
  * JSON takes any number, jsonb only those that numeric holds.
  */
 static bemi_json_action_result
-check_number(void *state, char *token, JsonTokenType type)
+check_json_number(void *state, char *token, JsonTokenType type)
 {
 	if (type == JSON_TOKEN_NUMBER)
 		return bemi_check_json_number(token);
@@ -82,7 +82,7 @@ check_number(void *state, char *token, JsonTokenType type)
  * that it is safe to go on without a subtransaction.
  */
 static int
-parse_without_error(JsonLexContext *lexer, JsonSemAction *actions)
+parse_json_without_error(JsonLexContext *lexer, JsonSemAction *actions)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile int result = JSON_SUCCESS;
@@ -113,7 +113,7 @@ parse_without_error(JsonLexContext *lexer, JsonSemAction *actions)
 	return result;
 }
 #else
-#define parse_without_error(lexer, actions) ((int) pg_parse_json(lexer, actions))
+#define parse_json_without_error(lexer, actions) ((int) pg_parse_json(lexer, actions))
 #endif
 
 /*
@@ -208,7 +208,7 @@ is_valid_object(const char *json, int len, char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext scratch;
-	JsonSemAction actions = {.scalar = check_number};
+	JsonSemAction actions = {.scalar = check_json_number};
 	JsonLexContext *lexer;
 	int			error;
 
@@ -218,7 +218,7 @@ is_valid_object(const char *json, int len, char **detail)
 
 	/* The lexer unescapes strings, or it would let \u0000 pass. */
 	lexer = bemi_json_lexer(json, len);
-	error = parse_without_error(lexer, &actions);
+	error = parse_json_without_error(lexer, &actions);
 
 	MemoryContextSwitchTo(caller);
 	if (error == JSON_SUCCESS && json[strspn(json, " \t\r\n")] != '{')
@@ -330,7 +330,7 @@ context_argument(FunctionCallInfo fcinfo, const char *function)
  * Whether an expression is a call of the function that is being called.
  */
 static bool
-is_this_call(const Node *expr, FunctionCallInfo fcinfo)
+expression_is_this_call(const Node *expr, FunctionCallInfo fcinfo)
 {
 	return IsA(expr, FuncExpr) &&
 		((const FuncExpr *) expr)->funcid == fcinfo->flinfo->fn_oid;
@@ -341,7 +341,7 @@ is_this_call(const Node *expr, FunctionCallInfo fcinfo)
  * FROM f().
  */
 static bool
-is_only_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
+query_is_only_this_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
 {
 	const Plan *plan = query->planTree;
 	const Node *column;
@@ -355,10 +355,10 @@ is_only_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
 		const RangeTblFunction *function =
 			linitial(((const FunctionScan *) plan)->functions);
 
-		return is_this_call(function->funcexpr, fcinfo);
+		return expression_is_this_call(function->funcexpr, fcinfo);
 	}
 	return IsA(plan, Result) && outerPlan(plan) == NULL &&
-		is_this_call(column, fcinfo);
+		expression_is_this_call(column, fcinfo);
 }
 
 /*
@@ -370,7 +370,9 @@ warn_of_no_transaction(FunctionCallInfo fcinfo, const char *function)
 {
 	if (IsTransactionBlock() || ActivePortal == NULL ||
 		list_length(ActivePortal->stmts) != 1 ||
-		!is_only_call(linitial_node(PlannedStmt, ActivePortal->stmts), fcinfo))
+		!query_is_only_this_call(linitial_node(PlannedStmt,
+											   ActivePortal->stmts),
+								 fcinfo))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),

@@ -35,7 +35,7 @@
 #define ROOM_FOR_OTHERS	4096
 
 /* Gives a fact as text, palloc'd or longer lived; NULL if there is none. */
-typedef const char *(*Fact) (void);
+typedef const char *(*FieldReader) (void);
 
 static const char *
 session_user_name(void)
@@ -79,7 +79,7 @@ backend_pid(void)
  * room bytes.
  */
 static int
-length_within(const char *text, int len, int room)
+escaped_length_within(const char *text, int len, int room)
 {
 	int			i;
 
@@ -105,9 +105,10 @@ client_query(void)
 	if (debug_query_string == NULL)
 		return NULL;
 	len = strlen(debug_query_string);
-	limit = length_within(debug_query_string,
-						  Min(len, pgstat_track_activity_query_size - 1),
-						  BEMI_SERVER_FIELDS_SIZE - ROOM_FOR_OTHERS);
+	limit =
+		escaped_length_within(debug_query_string,
+							  Min(len, pgstat_track_activity_query_size - 1),
+							  BEMI_SERVER_FIELDS_SIZE - ROOM_FOR_OTHERS);
 	return pnstrdup(debug_query_string,
 					pg_mbcliplen(debug_query_string, len, limit));
 }
@@ -115,9 +116,9 @@ client_query(void)
 static const struct
 {
 	const char *name;
-	Fact		fact;
+	FieldReader read_field;
 	bool		is_number;
-}			facts[] = {
+}			server_fields[] = {
 	{"session_user", session_user_name, false},
 	{"current_user", current_user_name, false},
 	{"application_name", client_application, false},
@@ -127,7 +128,7 @@ static const struct
 };
 
 static char *include_setting = NULL;
-static uint32 included = 0;		/* bit n for facts[n] */
+static uint32 included_fields = 0;	/* bit n for facts[n] */
 
 static const struct config_enum_entry require_modes[] = {
 	{"off", 0, false},
@@ -158,9 +159,10 @@ check_include(char **newval, void **extra, GucSource source)
 	{
 		int			n = 0;
 
-		while (n < lengthof(facts) && strcmp(facts[n].name, lfirst(cell)) != 0)
+		while (n < lengthof(server_fields) &&
+			   strcmp(server_fields[n].name, lfirst(cell)) != 0)
 			n++;
-		if (n == lengthof(facts))
+		if (n == lengthof(server_fields))
 		{
 			GUC_check_errdetail("\"%s\" is not a fact.",
 								(char *) lfirst(cell));
@@ -182,7 +184,7 @@ check_include(char **newval, void **extra, GucSource source)
 static void
 assign_include(const char *newval, void *extra)
 {
-	memcpy(&included, extra, sizeof(uint32));
+	memcpy(&included_fields, extra, sizeof(uint32));
 }
 
 /*
@@ -204,17 +206,18 @@ append_server_fields(StringInfo buffer)
 {
 	const char *separator = "{";
 
-	for (int n = 0; n < lengthof(facts); n++)
+	for (int n = 0; n < lengthof(server_fields); n++)
 	{
 		const char *value;
 
-		if ((included & (uint32) 1 << n) == 0)
+		if ((included_fields & (uint32) 1 << n) == 0)
 			continue;
-		value = facts[n].fact();
-		appendStringInfo(buffer, "%s\"%s\": ", separator, facts[n].name);
+		value = server_fields[n].read_field();
+		appendStringInfo(buffer, "%s\"%s\": ", separator,
+						 server_fields[n].name);
 		if (value == NULL)
 			appendStringInfoString(buffer, "null");
-		else if (facts[n].is_number)
+		else if (server_fields[n].is_number)
 			appendStringInfoString(buffer, value);
 		else
 			escape_json(buffer, value);
@@ -226,7 +229,7 @@ append_server_fields(StringInfo buffer)
 bool
 bemi_server_fields_are_included(void)
 {
-	return included != 0;
+	return included_fields != 0;
 }
 
 /*
@@ -238,7 +241,7 @@ bemi_context_with_server_fields(const char *context)
 {
 	StringInfoData buffer;
 
-	if (included == 0)
+	if (included_fields == 0)
 		return context;
 
 	initStringInfo(&buffer);

@@ -31,7 +31,7 @@
  * The array that an object has under a key, or NULL.
  */
 static JsonbContainer *
-array_of(const Jsonb *object, const char *key, JsonbValue *value)
+json_array_of(const Jsonb *object, const char *key, JsonbValue *value)
 {
 	if (!JB_ROOT_IS_OBJECT(object) ||
 		getKeyJsonValueFromContainer((JsonbContainer *) &object->root, key,
@@ -46,7 +46,7 @@ array_of(const Jsonb *object, const char *key, JsonbValue *value)
  * A text in an array, palloc'd; NULL if there is none.
  */
 static char *
-text_at(JsonbContainer *array, uint32 place)
+json_text_at(JsonbContainer *array, uint32 place)
 {
 	JsonbValue *value = getIthJsonbValueFromContainer(array, place);
 
@@ -59,15 +59,15 @@ text_at(JsonbContainer *array, uint32 place)
  * The names that an array in the description lists.
  */
 static List *
-names_of(const Jsonb *description, const char *key)
+listed_names(const Jsonb *description, const char *key)
 {
 	JsonbValue	value;
-	JsonbContainer *array = array_of(description, key, &value);
+	JsonbContainer *array = json_array_of(description, key, &value);
 	List	   *names = NIL;
 
 	for (uint32 i = 0; array != NULL && i < JsonContainerSize(array); i++)
 	{
-		char	   *name = text_at(array, i);
+		char	   *name = json_text_at(array, i);
 
 		if (name != NULL)
 			names = lappend(names, name);
@@ -82,9 +82,9 @@ names_of(const Jsonb *description, const char *key)
 static List *
 redacted_names(const Jsonb *description, const char *key)
 {
-	List	   *names = names_of(description, key);
+	List	   *names = listed_names(description, key);
 	JsonbValue	value;
-	JsonbContainer *array = array_of(description, key, &value);
+	JsonbContainer *array = json_array_of(description, key, &value);
 	bool		exists =
 		JB_ROOT_IS_OBJECT(description) &&
 		getKeyJsonValueFromContainer((JsonbContainer *) &description->root,
@@ -97,7 +97,7 @@ redacted_names(const Jsonb *description, const char *key)
 }
 
 static bool
-is_true(const Jsonb *description, const char *key)
+json_is_true(const Jsonb *description, const char *key)
 {
 	JsonbValue	value;
 
@@ -111,10 +111,10 @@ is_true(const Jsonb *description, const char *key)
  * The parts of types that the description lists.
  */
 static List *
-type_parts_of(const Jsonb *description)
+listed_type_parts(const Jsonb *description)
 {
 	JsonbValue	value;
-	JsonbContainer *array = array_of(description, "types", &value);
+	JsonbContainer *array = json_array_of(description, "types", &value);
 	List	   *parts = NIL;
 
 	for (uint32 i = 0; array != NULL && i < JsonContainerSize(array); i++)
@@ -125,9 +125,9 @@ type_parts_of(const Jsonb *description)
 			JsonContainerIsArray(element->val.binary.data) ?
 			element->val.binary.data :
 			NULL;
-		char	   *type = fields ? text_at(fields, 0) : NULL;
-		char	   *kind = fields ? text_at(fields, 1) : NULL;
-		char	   *other = fields ? text_at(fields, 2) : NULL;
+		char	   *type = fields ? json_text_at(fields, 0) : NULL;
+		char	   *kind = fields ? json_text_at(fields, 1) : NULL;
+		char	   *other = fields ? json_text_at(fields, 2) : NULL;
 		BemiTypePart *part;
 
 		if (type == NULL || kind == NULL || other == NULL)
@@ -136,7 +136,7 @@ type_parts_of(const Jsonb *description)
 		part->type = strtoul(type, NULL, 10);
 		part->kind = kind[0];
 		part->other = strtoul(other, NULL, 10);
-		part->name = text_at(fields, 3);
+		part->name = json_text_at(fields, 3);
 		parts = lappend(parts, part);
 	}
 	return parts;
@@ -146,7 +146,7 @@ type_parts_of(const Jsonb *description)
  * Place of a column, -1 if the stream does not carry it.
  */
 static int
-find_column(const BemiRelation *relation, const char *name)
+find_relation_column(const BemiRelation *relation, const char *name)
 {
 	for (int i = 0; i < relation->column_count; i++)
 		if (strcmp(relation->columns[i].name, name) == 0)
@@ -164,7 +164,7 @@ has_columns(const BemiRelation *relation, const List *names)
 
 	foreach(cell, names)
 	{
-		if (find_column(relation, lfirst(cell)) < 0 &&
+		if (find_relation_column(relation, lfirst(cell)) < 0 &&
 			!bemi_rule_is_prefix(lfirst(cell)))
 			return false;
 	}
@@ -214,10 +214,10 @@ bool
 bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 {
 	Assert(IsTransactionState());
-	return !is_true(description, "stale") &&
-		has_columns(relation, names_of(description, "key")) &&
-		lists_columns(relation, names_of(description, "columns")) &&
-		has_types(relation, bemi_types_create(type_parts_of(description)));
+	return !json_is_true(description, "stale") &&
+		has_columns(relation, listed_names(description, "key")) &&
+		lists_columns(relation, listed_names(description, "columns")) &&
+		has_types(relation, bemi_types_create(listed_type_parts(description)));
 }
 
 /*
@@ -233,7 +233,7 @@ apply_key(BemiRelation *relation, const List *names)
 	relation->keys = palloc(sizeof(int) * Max(list_length(names), 1));
 	foreach(cell, names)
 	{
-		int			column = find_column(relation, lfirst(cell));
+		int			column = find_relation_column(relation, lfirst(cell));
 
 		if (column < 0)
 		{
@@ -263,9 +263,9 @@ apply_types(BemiRelation *relation, BemiTypes *types)
  * database.
  */
 static BemiTypes *
-types_of(const Jsonb *description, bool is_local)
+described_types(const Jsonb *description, bool is_local)
 {
-	List	   *parts = type_parts_of(description);
+	List	   *parts = listed_type_parts(description);
 
 	return bemi_types_create(is_local ? parts :
 							 bemi_type_parts_elsewhere(parts));
@@ -287,30 +287,30 @@ bemi_description_apply(BemiRelation *relation, const Jsonb *first,
 					   bool is_local)
 {
 	MemoryContext caller;
-	List	   *key = names_of(first, "key");
+	List	   *key = listed_names(first, "key");
 	List	   *redact = redacted_names(first, "redact");
 	List	   *redact_hash = redacted_names(first, "redact_hash");
 	BemiTypes  *types;
 
 	Assert(IsTransactionState());
-	types = types_of(first, is_local);
+	types = described_types(first, is_local);
 	if (second != NULL)
 	{
 		redact = list_concat(redact, redacted_names(second, "redact"));
 		redact_hash =
 			list_concat(redact_hash, redacted_names(second, "redact_hash"));
 		if (!has_columns(relation, key))
-			key = names_of(second, "key");
+			key = listed_names(second, "key");
 		if (!has_types(relation, types))
-			types = types_of(second, is_local);
+			types = described_types(second, is_local);
 	}
 
 	caller = MemoryContextSwitchTo(relation->memory);
-	relation->identity_is_partial = is_true(first, "partly");
+	relation->identity_is_partial = json_is_true(first, "partly");
 	bemi_row_order(relation);
 	apply_key(relation, key);
 	apply_types(relation, types);
-	bemi_rules_apply(relation, names_of(first, "ignore"), redact, redact_hash,
-					 names_of(first, "columns"), hash_key);
+	bemi_rules_apply(relation, listed_names(first, "ignore"), redact,
+					 redact_hash, listed_names(first, "columns"), hash_key);
 	MemoryContextSwitchTo(caller);
 }

@@ -197,7 +197,7 @@ read_message(StringInfo bytes, BemiEvent *event)
  * as only a broken source sends it, becomes infinite.
  */
 static TimestampTz
-valid_time(TimestampTz time)
+valid_timestamp(TimestampTz time)
 {
 	if (IS_VALID_TIMESTAMP(time))
 		return time;
@@ -211,7 +211,7 @@ read_begin(StringInfo bytes, BemiEvent *event)
 
 	logicalrep_read_begin(bytes, &begin);
 	event->commit_lsn = begin.final_lsn;
-	event->committed_at = valid_time(begin.committime);
+	event->committed_at = valid_timestamp(begin.committime);
 	event->xid = begin.xid;
 }
 
@@ -230,7 +230,7 @@ read_commit(StringInfo bytes, BemiEvent *event)
  * Converts the values of a row.
  */
 static void
-convert_row(BemiProtocol *protocol, LogicalRepTupleData *row)
+convert_row_encoding(BemiProtocol *protocol, LogicalRepTupleData *row)
 {
 	for (int i = 0; i < row->ncols; i++)
 	{
@@ -273,9 +273,9 @@ read_row(BemiProtocol *protocol, char action, StringInfo bytes,
 	}
 	event->relation = find_relation(protocol, oid);
 	if (event->has_before)
-		convert_row(protocol, &event->before);
+		convert_row_encoding(protocol, &event->before);
 	if (event->kind != BEMI_EVENT_DELETE)
-		convert_row(protocol, &event->after);
+		convert_row_encoding(protocol, &event->after);
 }
 
 /*

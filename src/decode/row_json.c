@@ -196,7 +196,7 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
  * that types.c lists.
  */
 static void
-forget_call(FmgrInfo *call)
+forget_function_cache(FmgrInfo *call)
 {
 	if (call->fn_extra != NULL)
 		pfree(call->fn_extra);
@@ -216,7 +216,7 @@ parse_value(const BemiType *type, const char *text)
 	fmgr_info_copy(&call, (FmgrInfo *) &type->input, CurrentMemoryContext);
 	value = InputFunctionCall(&call, (char *) text, type->input_parameter,
 							  type->input_typmod);
-	forget_call(&call);
+	forget_function_cache(&call);
 	return value;
 }
 
@@ -233,7 +233,7 @@ element_text(const BemiType *type, Datum element)
 		return TextDatumGetCString(element);
 	fmgr_info_copy(&call, (FmgrInfo *) &type->output, CurrentMemoryContext);
 	result = OutputFunctionCall(&call, element);
-	forget_call(&call);
+	forget_function_cache(&call);
 	return result;
 }
 
@@ -248,7 +248,7 @@ cast_to_json(const BemiType *type, const char *literal)
 
 	fmgr_info_copy(&call, (FmgrInfo *) &type->output, CurrentMemoryContext);
 	json = FunctionCall1(&call, parse_value(type, literal));
-	forget_call(&call);
+	forget_function_cache(&call);
 	return TextDatumGetCString(json);
 }
 
@@ -511,8 +511,8 @@ type_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
  * Converts the value of a column that is not NULL, or what is kept instead.
  */
 static void
-column_value(const BemiColumn *column, const StringInfoData *datum,
-			 Fidelity fidelity, JsonbValue *value)
+column_json_value(const BemiColumn *column, const StringInfoData *datum,
+				  Fidelity fidelity, JsonbValue *value)
 {
 	if (column->redaction != BEMI_KEEP)
 	{
@@ -545,7 +545,8 @@ old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
  * does not hold it.
  */
 static const LogicalRepTupleData *
-holder_of(const BemiRelation *relation, const BemiImage *image, int column)
+row_with_value(const BemiRelation *relation, const BemiImage *image,
+			   int column)
 {
 	if (image->is_old)
 		return old_row_holds(relation, image->row, image->is_key, column) ?
@@ -602,7 +603,7 @@ bemi_row_order(BemiRelation *relation)
  * Builds the jsonb of a row; a Conversion.
  */
 static Jsonb *
-convert_row(const void *arg, Fidelity fidelity)
+row_to_jsonb(const void *arg, Fidelity fidelity)
 {
 	const RowToConvert *work = arg;
 	const BemiRelation *relation = work->relation;
@@ -614,7 +615,7 @@ convert_row(const void *arg, Fidelity fidelity)
 		int			i = relation->order[n];
 		const BemiColumn *column = &relation->columns[i];
 		const LogicalRepTupleData *holder =
-			holder_of(relation, work->image, i);
+			row_with_value(relation, work->image, i);
 		JsonbValue	value;
 
 		if (holder == NULL)
@@ -626,7 +627,7 @@ convert_row(const void *arg, Fidelity fidelity)
 		if (holder->colstatus[i] == LOGICALREP_COLUMN_NULL)
 			value.type = jbvNull;
 		else
-			column_value(column, &holder->colvalues[i], fidelity, &value);
+			column_json_value(column, &holder->colvalues[i], fidelity, &value);
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
@@ -702,7 +703,7 @@ text_is_long(const BemiRelation *relation, const BemiImage *image)
 
 	for (int i = 0; i < Min(image->row->ncols, relation->column_count); i++)
 	{
-		const LogicalRepTupleData *holder = holder_of(relation, image, i);
+		const LogicalRepTupleData *holder = row_with_value(relation, image, i);
 
 		if (holder != NULL && holder->colstatus[i] == LOGICALREP_COLUMN_TEXT)
 			total += holder->colvalues[i].len;
@@ -731,14 +732,14 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 
 	Assert(IsTransactionState());
 	if (!relation->risky && !text_is_long(relation, image))
-		return convert_row(&work, EXACT);
+		return row_to_jsonb(&work, EXACT);
 
 	StaticAssertStmt((uint64) MaxTupleAttributeNumber * SHORT_TEXT <
 					 JENTRY_OFFLENMASK / 2,
 					 "a row of shortened texts fits into a jsonb");
 	for (Fidelity fidelity = EXACT; fidelity < FIDELITIES && result == NULL;
 		 fidelity++)
-		result = try_conversion(convert_row, &work, fidelity);
+		result = try_conversion(row_to_jsonb, &work, fidelity);
 
 	return result ? result : row_placeholder();
 }
@@ -806,7 +807,7 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 	{
 		const BemiColumn *column = &relation->columns[relation->keys[i]];
 		const LogicalRepTupleData *holder =
-			holder_of(relation, image, relation->keys[i]);
+			row_with_value(relation, image, relation->keys[i]);
 		const StringInfoData *datum;
 		char	   *text;
 		JsonbValue	value;

@@ -140,7 +140,7 @@ bemi_rules_apply(BemiRelation *relation, const List *ignore,
 }
 
 static bool
-is_ignored_everywhere(const char *column)
+column_is_ignored_everywhere(const char *column)
 {
 	if (ignored_everywhere == NULL)
 		return false;
@@ -156,8 +156,8 @@ is_ignored_everywhere(const char *column)
  * is not in the new row's WAL was not changed.
  */
 static bool
-is_changed(const LogicalRepTupleData *before, const LogicalRepTupleData *after,
-		   int column)
+column_is_changed(const LogicalRepTupleData *before,
+				  const LogicalRepTupleData *after, int column)
 {
 	const StringInfoData *old = &before->colvalues[column];
 	const StringInfoData *new = &after->colvalues[column];
@@ -190,9 +190,9 @@ bemi_rules_keep_update(const BemiRelation *relation,
 	{
 		const BemiColumn *column = &relation->columns[i];
 
-		if (!is_changed(before, after, i))
+		if (!column_is_changed(before, after, i))
 			continue;
-		if (!column->ignored && !is_ignored_everywhere(column->name))
+		if (!column->ignored && !column_is_ignored_everywhere(column->name))
 			return true;
 		changed = true;
 	}

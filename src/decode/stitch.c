@@ -133,7 +133,7 @@ bemi_stitch_create(const char *tag, BemiStream *stream, BemiStore *store)
  * No change of the transaction at hand holds the whole context.
  */
 static void
-forget_holder(BemiStitch *stitch)
+forget_context_holder(BemiStitch *stitch)
 {
 	if (stitch->small_members != NULL)
 		pfree(stitch->small_members);
@@ -145,12 +145,12 @@ forget_holder(BemiStitch *stitch)
  * Replaces the context of the changes that follow.
  */
 static void
-set_context(BemiStitch *stitch, const char *content, int len,
-			const Jsonb *context)
+stitch_set_context(BemiStitch *stitch, const char *content, int len,
+				   const Jsonb *context)
 {
 	MemoryContext caller;
 
-	forget_holder(stitch);
+	forget_context_holder(stitch);
 	MemoryContextReset(stitch->memory);
 	caller = MemoryContextSwitchTo(stitch->memory);
 	stitch->context = palloc(VARSIZE(context));
@@ -174,7 +174,7 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 	stitch->xid = event->xid;
 	stitch->ordinal = 0;
 	stitch->stands = false;
-	forget_holder(stitch);
+	forget_context_holder(stitch);
 	if (stitch->content_len > LONGEST_REMEMBERED)
 	{
 		MemoryContextReset(stitch->memory);
@@ -204,7 +204,8 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 	context = bemi_context_of_message(stitch->stream, event->content,
 									  event->content_len);
 	if (context != NULL)
-		set_context(stitch, event->content, event->content_len, context);
+		stitch_set_context(stitch, event->content, event->content_len,
+						   context);
 	else
 	{
 		bemi_store_count_invalid(stitch->store);
@@ -223,7 +224,7 @@ apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 		bemi_stream_verify(stitch->stream, event->content, event->content_len);
 	Jsonb	   *message;
 
-	if (!bemi_stream_has_secret(stitch->stream))
+	if (!bemi_stream_has_signing_key(stitch->stream))
 		return;
 	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
 	if (message == NULL || !JB_ROOT_IS_OBJECT(message) ||
@@ -274,13 +275,13 @@ ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
  * stale.
  */
 static void
-check_secret(BemiStitch *stitch)
+check_signing_key(BemiStitch *stitch)
 {
-	bemi_stream_settle_secret(stitch->stream, true);
-	if (bemi_stream_secret_is_new(stitch->stream))
-		bemi_store_record_secret(stitch->store,
-								 bemi_stream_signing_key_version(
-																 stitch->stream));
+	bemi_stream_settle_signing_key(stitch->stream, true);
+	if (bemi_stream_signing_key_is_new(stitch->stream))
+		bemi_store_record_signing_key(stitch->store,
+									  bemi_stream_signing_key_version(
+																	  stitch->stream));
 }
 
 /*
@@ -292,21 +293,23 @@ check_secret(BemiStitch *stitch)
 static void
 apply_relation(BemiStitch *stitch, BemiRelation *relation)
 {
-	bool		is_believed;
-	Jsonb	   *told;
+	bool		is_verified;
+	Jsonb	   *described;
 	Jsonb	   *today = NULL;
 	Jsonb	   *first;
 
-	check_secret(stitch);
-	is_believed = bemi_stream_has_secret(stitch->stream);
-	told = bemi_store_description(stitch->store, relation);
-	if (!is_believed)
+	check_signing_key(stitch);
+	is_verified = bemi_stream_has_signing_key(stitch->stream);
+	described = bemi_store_description(stitch->store, relation);
+	if (!is_verified)
 		bemi_store_begin_tracking(stitch->store, relation,
 								  stitch->commit_lsn, stitch->committed_at);
-	if (!is_believed || told == NULL || !bemi_description_fits(relation, told))
+	if (!is_verified || described == NULL ||
+		!bemi_description_fits(relation, described))
 		today = ask_for_description(stitch, relation);
-	first = is_believed && told ? told : today;
-	bemi_description_apply(relation, first, first == told ? today : told,
+	first = is_verified && described ? described : today;
+	bemi_description_apply(relation, first,
+						   first == described ? today : described,
 						   bemi_stream_hash_key(stitch->stream),
 						   bemi_stream_is_here(stitch->stream));
 }
@@ -417,7 +420,7 @@ end_transaction(BemiStitch *stitch, const BemiEvent *event)
  * one.
  */
 static void
-check_place(const BemiStitch *stitch, const BemiEvent *event)
+check_event_place(const BemiStitch *stitch, const BemiEvent *event)
 {
 	bool		anywhere = event->kind == BEMI_EVENT_NOTHING ||
 		(event->kind == BEMI_EVENT_MESSAGE && !event->transactional);
@@ -445,7 +448,7 @@ bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)
 
 	if (event->has_before)
 		after.old = &event->before;
-	check_place(stitch, event);
+	check_event_place(stitch, event);
 	switch (event->kind)
 	{
 		case BEMI_EVENT_BEGIN:

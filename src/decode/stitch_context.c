@@ -42,7 +42,7 @@
  * bemi.include.
  */
 #define WHOLE_KEY		"_whole"
-#define FACTS_KEY		"_db"
+#define SERVER_FIELDS_KEY		"_db"
 
 /*
  * A context that takes more bytes as jsonb is stored once in a transaction.
@@ -115,7 +115,7 @@ bemi_context_is_large(const Jsonb *context)
  * Bytes of a value that is a part of a jsonb.
  */
 static int
-size_of(const JsonbValue *value)
+json_value_size(const JsonbValue *value)
 {
 	switch (value->type)
 	{
@@ -134,7 +134,7 @@ size_of(const JsonbValue *value)
  * Takes the room for a member; false if there is not enough.
  */
 static bool
-reserve_room(SmallMembers *members, const JsonbValue *key, int size)
+reserve_member_room(SmallMembers *members, const JsonbValue *key, int size)
 {
 	int			needed = key->val.string.len + size + MEMBER_OVERHEAD;
 
@@ -152,12 +152,13 @@ static void push_object(SmallMembers *members, JsonbContainer *object);
 static void
 push_member(SmallMembers *members, JsonbValue *key, JsonbValue *value)
 {
-	bool		is_small = size_of(value) <= SMALL_VALUE;
+	bool		is_small = json_value_size(value) <= SMALL_VALUE;
 	bool		is_object = value->type == jbvBinary &&
 		JsonContainerIsObject(value->val.binary.data);
 
 	if ((!is_small && !is_object) ||
-		!reserve_room(members, key, is_small ? size_of(value) : 0))
+		!reserve_member_room(members, key,
+							 is_small ? json_value_size(value) : 0))
 		return;
 	(void) pushJsonbValue(&members->state, WJB_KEY, key);
 	if (is_small)
@@ -182,9 +183,10 @@ push_members(SmallMembers *members, JsonbContainer *object, bool scalars)
 		   (token = JsonbIteratorNext(&iterator, &key, true)) == WJB_KEY)
 	{
 		(void) JsonbIteratorNext(&iterator, &value, true);
-		if (key.val.string.len == strlen(FACTS_KEY) &&
+		if (key.val.string.len == strlen(SERVER_FIELDS_KEY) &&
 			members->state->next == NULL &&
-			memcmp(key.val.string.val, FACTS_KEY, strlen(FACTS_KEY)) == 0)
+			memcmp(key.val.string.val, SERVER_FIELDS_KEY,
+				   strlen(SERVER_FIELDS_KEY)) == 0)
 			continue;			/* it came first */
 		if ((value.type != jbvBinary) == scalars)
 			push_member(members, &key, &value);
@@ -226,7 +228,7 @@ bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
 {
 	SmallMembers members = {NULL, ROOM};
 	JsonbContainer *root = (JsonbContainer *) &context->root;
-	JsonbValue	facts;
+	JsonbValue	fields;
 	JsonbValue	id = {.type = jbvString};
 
 	Assert(JB_ROOT_IS_OBJECT(context));
@@ -237,12 +239,12 @@ bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)
 	(void) pushJsonbValue(&members.state, WJB_BEGIN_OBJECT, NULL);
 	push_text_key(&members, WHOLE_KEY);
 	(void) pushJsonbValue(&members.state, WJB_VALUE, &id);
-	if (find_member(context, FACTS_KEY, &facts) != NULL &&
-		facts.type == jbvBinary &&
-		JsonContainerIsObject(facts.val.binary.data))
+	if (find_member(context, SERVER_FIELDS_KEY, &fields) != NULL &&
+		fields.type == jbvBinary &&
+		JsonContainerIsObject(fields.val.binary.data))
 	{
-		push_text_key(&members, FACTS_KEY);
-		push_object(&members, facts.val.binary.data);
+		push_text_key(&members, SERVER_FIELDS_KEY);
+		push_object(&members, fields.val.binary.data);
 		members.room = ROOM;
 	}
 	push_members(&members, root, true);

@@ -305,7 +305,7 @@ describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
  * Whether a function is in C and this one.
  */
 static bool
-is_function(Oid oid, const KnownFunction *known)
+is_known_function(Oid oid, const KnownFunction *known)
 {
 	HeapTuple	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
 	Datum		library;
@@ -354,8 +354,8 @@ static bool
 is_known_json_type(Oid input, Oid cast)
 {
 	for (int i = 0; i < lengthof(known_json_types); i++)
-		if (is_function(input, &known_json_types[i].input) &&
-			is_function(cast, &known_json_types[i].to_json))
+		if (is_known_function(input, &known_json_types[i].input) &&
+			is_known_function(cast, &known_json_types[i].to_json))
 			return true;
 	return false;
 }

@@ -20,7 +20,7 @@
 #define BEMI_KEY_VERSION		"bemi signing key version"
 
 extern char *bemi_hmac(const char *key, const char *bytes, int len);
-extern char *bemi_derive_key(const char *secret, const char *purpose);
+extern char *bemi_derive_key(const char *signing_key, const char *purpose);
 
 /* settings.c */
 

@@ -56,7 +56,7 @@ bemi_hmac(const char *key, const char *bytes, int len)
  * The key for one purpose (BEMI_KEY_...), palloc'd.
  */
 char *
-bemi_derive_key(const char *secret, const char *purpose)
+bemi_derive_key(const char *signing_key, const char *purpose)
 {
-	return bemi_hmac(secret, purpose, strlen(purpose));
+	return bemi_hmac(signing_key, purpose, strlen(purpose));
 }

@@ -114,7 +114,7 @@ static const PinnedSetting pinned_settings[] = {
  * them.
  */
 static bool
-is_known(const PinnedSetting *setting)
+setting_is_known(const PinnedSetting *setting)
 {
 	return GetConfigOption(setting->name, true, false) != NULL;
 }
@@ -146,7 +146,7 @@ bemi_pin_settings(void)
 	{
 		const PinnedSetting *setting = &pinned_settings[i];
 
-		if (setting->in_process != NULL && is_known(setting))
+		if (setting->in_process != NULL && setting_is_known(setting))
 			SetConfigOption(setting->name, setting->in_process, PGC_SUSET,
 							PGC_S_OVERRIDE);
 	}
@@ -170,7 +170,7 @@ bemi_settings_as_options(const char *options)
 	{
 		const PinnedSetting *setting = &pinned_settings[i];
 
-		if (setting->in_session == NULL || !is_known(setting))
+		if (setting->in_session == NULL || !setting_is_known(setting))
 			continue;
 		appendStringInfo(&result, " -c %s=", setting->name);
 		for (const char *c = setting->in_session; *c; c++)
@@ -219,7 +219,7 @@ bemi_settings_as_commands(int server_version, const char *datestyle,
 		const PinnedSetting *setting = &pinned_settings[i];
 
 		if (setting->in_session != NULL && setting->since <= server_version &&
-			!(arrived && is_known(setting)))
+			!(arrived && setting_is_known(setting)))
 			appendStringInfo(&result, "SET %s = '%s';", setting->name,
 							 setting->in_session);
 	}

@@ -92,7 +92,8 @@ history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
  * The way for one index; notes which columns it is on.
  */
 static IndexWay
-choose_way(Relation table, HistoryIndex *index, const AttrNumber *attnums)
+choose_index_way(Relation table, HistoryIndex *index,
+				 const AttrNumber *attnums)
 {
 	const IndexInfo *info = index->info;
 
@@ -143,7 +144,7 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate,
 		Assert(target->ri_TrigDesc != NULL ||
 			   index->unique == UNIQUE_CHECK_NO ||
 			   index->relation->rd_index->indimmediate);
-		index->way = choose_way(target->ri_RelationDesc, index, attnums);
+		index->way = choose_index_way(target->ri_RelationDesc, index, attnums);
 	}
 	return indexes;
 }
@@ -152,8 +153,8 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate,
  * The executor makes the entries of the n-th index.
  */
 static void
-insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots,
-				   int count)
+insert_index_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots,
+						 int count)
 {
 	ResultRelInfo one_index = *indexes->target;
 
@@ -170,8 +171,9 @@ insert_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots,
 }
 
 static void
-insert_by_row(BemiIndexes *indexes, HistoryIndex *index,
-			  TupleTableSlot **slots, const BemiStoreRow *rows, int count)
+insert_index_by_row(BemiIndexes *indexes, HistoryIndex *index,
+					TupleTableSlot **slots, const BemiStoreRow *rows,
+					int count)
 {
 	Relation	table = indexes->target->ri_RelationDesc;
 	Datum		values[INDEX_MAX_KEYS];
@@ -200,7 +202,7 @@ compare_places(const void *a, const void *b)
  * The places of rows, in the order that a GIN index wants; palloc'd.
  */
 static ItemPointerData *
-places_of(TupleTableSlot **slots, int count)
+row_places(TupleTableSlot **slots, int count)
 {
 	ItemPointerData *places = palloc(sizeof(ItemPointerData) * count);
 
@@ -214,10 +216,10 @@ places_of(TupleTableSlot **slots, int count)
  * Enters the keys of a context for all of the rows that share it.
  */
 static void
-insert_shared(BemiIndexes *indexes, HistoryIndex *index,
-			  TupleTableSlot **slots, Datum context, int count)
+insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
+					  TupleTableSlot **slots, Datum context, int count)
 {
-	ItemPointerData *places = places_of(slots, count);
+	ItemPointerData *places = row_places(slots, count);
 	GinNullCategory *categories;
 	Datum	   *keys;
 	int32		key_count;
@@ -245,8 +247,9 @@ insert_shared(BemiIndexes *indexes, HistoryIndex *index,
  * shared_context() in writer.c.
  */
 static void
-insert_by_context(BemiIndexes *indexes, HistoryIndex *index,
-				  TupleTableSlot **slots, const BemiStoreRow *rows, int count)
+insert_index_by_context(BemiIndexes *indexes, HistoryIndex *index,
+						TupleTableSlot **slots, const BemiStoreRow *rows,
+						int count)
 {
 	int			first = 0;
 
@@ -258,10 +261,11 @@ insert_by_context(BemiIndexes *indexes, HistoryIndex *index,
 		while (end < count && rows[end].values[BEMI_STORE_CONTEXT] == context)
 			end++;
 		if (end - first >= SHARED_ROWS)
-			insert_shared(indexes, index, &slots[first], context, end - first);
+			insert_shared_context(indexes, index, &slots[first], context,
+								  end - first);
 		else
-			insert_by_row(indexes, index, &slots[first], &rows[first],
-						  end - first);
+			insert_index_by_row(indexes, index, &slots[first], &rows[first],
+								end - first);
 		first = end;
 	}
 }
@@ -281,13 +285,13 @@ bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
 		switch (index->way)
 		{
 			case BY_EXECUTOR:
-				insert_by_executor(indexes, n, slots, count);
+				insert_index_by_executor(indexes, n, slots, count);
 				break;
 			case BY_ROW:
-				insert_by_row(indexes, index, slots, rows, count);
+				insert_index_by_row(indexes, index, slots, rows, count);
 				break;
 			case BY_CONTEXT:
-				insert_by_context(indexes, index, slots, rows, count);
+				insert_index_by_context(indexes, index, slots, rows, count);
 				break;
 		}
 	}

@@ -55,7 +55,7 @@
 #include "worker/worker_internal.h"
 
 /* How often the worker looks, reports its statistics, analyzes at most. */
-#define VISIT_INTERVAL_MS		60000
+#define MAINTENANCE_INTERVAL_MS		60000
 #define STATISTICS_INTERVAL_MS	1000
 #define ANALYZE_INTERVAL_MS		86400000
 
@@ -77,7 +77,7 @@ typedef struct Refusal
 } Refusal;
 
 /* A piece of work; returns whether it did anything. */
-typedef bool (*Work) (Oid table);
+typedef bool (*MaintenanceStep) (Oid table);
 
 static const struct config_enum_entry partition_intervals[] = {
 	{"day", 0, false},
@@ -93,17 +93,17 @@ static char *retention_setting = NULL;
 static Interval *retention = NULL;
 
 /* Whether the setting has changed, or nobody has ever looked. */
-static bool visit_now = true;
+static bool maintenance_is_due = true;
 
 /* The setting has changed: what stands in the way of it is logged again. */
-static bool log_again = false;
+static bool log_refusals_again = false;
 
-static TimestampTz visited_at = 0;
+static TimestampTz maintained_at = 0;
 static TimestampTz statistics_sent_at = 0;
 static TimestampTz analyze_tried_at = 0;
 
 /* What lasts for a visit: partitions to drop, and the name of one that was. */
-static MemoryContext visit_memory = NULL;
+static MemoryContext maintenance_memory = NULL;
 static List *expired = NIL;
 static char *dropped_name = NULL;
 
@@ -184,9 +184,9 @@ assign_retention(const char *newval, void *extra)
 {
 	if (retention_setting == NULL || newval == NULL ||
 		strcmp(newval, retention_setting) != 0)
-		log_again = true;
+		log_refusals_again = true;
 	retention = extra;
-	visit_now = true;
+	maintenance_is_due = true;
 }
 
 /*
@@ -305,7 +305,7 @@ report_failure(const char *what, Oid partition)
  * did anything; what fails is logged.
  */
 static bool
-attempt_work(Work work, Oid table, const char *what)
+attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
 {
 	bool volatile done = false;
 
@@ -314,18 +314,18 @@ attempt_work(Work work, Oid table, const char *what)
 		Oid			changes = begin_maintenance();
 
 		if (OidIsValid(changes))
-			done = work(OidIsValid(table) ? table : changes);
+			done = step(OidIsValid(table) ? table : changes);
 		end_maintenance();
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(visit_memory);
+		MemoryContextSwitchTo(maintenance_memory);
 		report_failure(what, table);
 		done = false;
 	}
 	PG_END_TRY();
 	disarm_lock_timeout();
-	MemoryContextSwitchTo(visit_memory);
+	MemoryContextSwitchTo(maintenance_memory);
 	return done;
 }
 
@@ -350,7 +350,7 @@ find_expired(Oid changes)
 		Datum		partition =
 			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1,
 						  &is_null);
-		MemoryContext caller = MemoryContextSwitchTo(visit_memory);
+		MemoryContext caller = MemoryContextSwitchTo(maintenance_memory);
 
 		expired = lappend_oid(expired, DatumGetObjectId(partition));
 		MemoryContextSwitchTo(caller);
@@ -378,7 +378,7 @@ drop_partition(Oid partition)
 				 errmsg("partition \"%s\" is in use", name)));
 	/* In the order of readers, bemi.changes comes first. */
 	UnlockRelationOid(partition, AccessExclusiveLock);
-	dropped_name = MemoryContextStrdup(visit_memory, name);
+	dropped_name = MemoryContextStrdup(maintenance_memory, name);
 
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
@@ -402,22 +402,22 @@ drop_expired(void)
 
 	expired = NIL;
 	if (retention == NULL ||
-		!attempt_work(find_expired, InvalidOid,
-					  "look for partitions older than bemi.retention"))
+		!attempt_maintenance_step(find_expired, InvalidOid,
+								  "look for partitions older than bemi.retention"))
 		return;
-	forget_refusals(log_again ? NIL : expired);
-	log_again = false;
+	forget_refusals(log_refusals_again ? NIL : expired);
+	log_refusals_again = false;
 	foreach(cell, expired)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (attempt_work(drop_partition, lfirst_oid(cell),
-						 "drop a partition older than bemi.retention"))
+		if (attempt_maintenance_step(drop_partition, lfirst_oid(cell),
+									 "drop a partition older than bemi.retention"))
 			ereport(LOG,
 					(errmsg("bemi: partition \"%s\" of bemi.changes was dropped",
 							dropped_name),
 					 errdetail("All of it was older than bemi.retention, \"%s\".",
 							   retention_setting)));
-		if (TimestampDifferenceExceeds(visited_at, GetCurrentTimestamp(),
+		if (TimestampDifferenceExceeds(maintained_at, GetCurrentTimestamp(),
 									   LONGEST_VISIT_MS))
 			break;
 	}
@@ -488,18 +488,18 @@ run_maintenance(TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
-	visit_memory = AllocSetContextCreate(caller, "bemi house-keeping",
-										 ALLOCSET_SMALL_SIZES);
-	MemoryContextSwitchTo(visit_memory);
+	maintenance_memory = AllocSetContextCreate(caller, "bemi maintenance",
+											   ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(maintenance_memory);
 	pgstat_report_activity(STATE_RUNNING, "keeping house");
 	drop_expired();
-	(void) attempt_work(forget_gone_tables, InvalidOid,
-						"forget tables that are gone");
+	(void) attempt_maintenance_step(forget_gone_tables, InvalidOid,
+									"forget tables that are gone");
 	if (TimestampDifferenceExceeds(analyze_tried_at, now, ANALYZE_INTERVAL_MS))
-		(void) attempt_work(analyze_changes, InvalidOid,
-							"analyze bemi.changes");
+		(void) attempt_maintenance_step(analyze_changes, InvalidOid,
+										"analyze bemi.changes");
 	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(visit_memory);
+	MemoryContextDelete(maintenance_memory);
 }
 
 /*
@@ -514,10 +514,11 @@ bemi_store_maintain(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (visit_now || interval_is_over(&visited_at, now, VISIT_INTERVAL_MS))
+	if (maintenance_is_due ||
+		interval_is_over(&maintained_at, now, MAINTENANCE_INTERVAL_MS))
 	{
-		visit_now = false;
-		visited_at = now;
+		maintenance_is_due = false;
+		maintained_at = now;
 		run_maintenance(now);
 	}
 	if (interval_is_over(&statistics_sent_at, now, STATISTICS_INTERVAL_MS))

@@ -136,7 +136,8 @@ owner_of_table(Oid oid)
  * Index of the last bound that is not above this time, -1 if there is none.
  */
 static int
-last_bound(Relation parent, PartitionDesc partitions, TimestampTz time)
+last_partition_bound(Relation parent, PartitionDesc partitions,
+					 TimestampTz time)
 {
 	PartitionKey key = RelationGetPartitionKey(parent);
 	Datum		value = TimestampTzGetDatum(time);
@@ -161,7 +162,7 @@ partition_at(TimestampTz committed_at, bool omit_detached)
 
 	if (partitions->nparts > 0)
 	{
-		int			i = last_bound(parent, partitions, committed_at);
+		int			i = last_partition_bound(parent, partitions, committed_at);
 
 		i = partitions->boundinfo->indexes[i + 1];
 		if (i < 0)
@@ -184,7 +185,7 @@ find_partition(TimestampTz committed_at)
  * side, if it is none of the finite ones: no such bound, MINVALUE or MAXVALUE.
  */
 static bool
-time_of_bound(PartitionBoundInfo bounds, int i, Datum *time)
+partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
 {
 	bool		below = i < 0;
 
@@ -206,7 +207,7 @@ time_of_bound(PartitionBoundInfo bounds, int i, Datum *time)
  * parameters for SPI: 'n' where there is no neighbour.
  */
 static void
-find_hole(TimestampTz committed_at, Datum *values, char *nulls)
+find_partition_hole(TimestampTz committed_at, Datum *values, char *nulls)
 {
 	Relation	parent = table_open(changes_oid, RowExclusiveLock);
 	PartitionDesc partitions = RelationGetPartitionDesc(parent, false);
@@ -214,11 +215,11 @@ find_hole(TimestampTz committed_at, Datum *values, char *nulls)
 	memset(nulls, 'n', 2);
 	if (partitions->nparts > 0)
 	{
-		int			i = last_bound(parent, partitions, committed_at);
+		int			i = last_partition_bound(parent, partitions, committed_at);
 
-		if (time_of_bound(partitions->boundinfo, i, &values[0]))
+		if (partition_bound_time(partitions->boundinfo, i, &values[0]))
 			nulls[0] = ' ';
-		if (time_of_bound(partitions->boundinfo, i + 1, &values[1]))
+		if (partition_bound_time(partitions->boundinfo, i + 1, &values[1]))
 			nulls[1] = ' ';
 	}
 	table_close(parent, NoLock);
@@ -228,14 +229,14 @@ find_hole(TimestampTz committed_at, Datum *values, char *nulls)
  * Makes the partition for this commit time.
  */
 static void
-make_partition(TimestampTz committed_at)
+create_partition(TimestampTz committed_at)
 {
 	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 	Datum		values[3] = {TimestampTzGetDatum(committed_at)};
 	char		nulls[4] = "   ";
 	BemiDdl		ddl;
 
-	find_hole(committed_at, values + 1, nulls + 1);
+	find_partition_hole(committed_at, values + 1, nulls + 1);
 	bemi_ddl_enter(&ddl);
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3,
@@ -248,7 +249,7 @@ make_partition(TimestampTz committed_at)
 
 /*
  * _bemi.attach_partition(partition regclass, bounds text): the last step of
- * _bemi.make_partition().  With the rights of the owner of both tables,
+ * _bemi.create_partition().  With the rights of the owner of both tables,
  * because it computes what it can of the CHECK constraints and index
  * expressions.
  */
@@ -279,7 +280,7 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
  * running away.
  */
 static void
-finish_detach(Oid partition)
+finish_partition_detach(Oid partition)
 {
 	char	   *name = get_rel_name(partition);
 	BemiDdl		ddl;
@@ -308,7 +309,7 @@ finish_detach(Oid partition)
  * cannot: the lock is the one that ATTACH PARTITION takes.
  */
 static Oid
-find_or_make_partition(TimestampTz committed_at)
+find_or_create_partition(TimestampTz committed_at)
 {
 	Oid			oid = find_partition(committed_at);
 
@@ -320,8 +321,8 @@ find_or_make_partition(TimestampTz committed_at)
 		return oid;
 	oid = partition_at(committed_at, false);
 	if (OidIsValid(oid))
-		finish_detach(oid);
-	make_partition(committed_at);
+		finish_partition_detach(oid);
+	create_partition(committed_at);
 	return find_partition(committed_at);
 }
 
@@ -330,7 +331,8 @@ find_or_make_partition(TimestampTz committed_at)
  * _bemi.partition_ranges().
  */
 static void
-append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
+append_partition_range(ReturnSetInfo *result, PartitionDesc partitions,
+					   int upper)
 {
 	PartitionBoundInfo bounds = partitions->boundinfo;
 	int			partition = bounds->indexes[upper];
@@ -340,8 +342,8 @@ append_range(ReturnSetInfo *result, PartitionDesc partitions, int upper)
 	if (partition < 0)
 		return;
 	values[0] = ObjectIdGetDatum(partitions->oids[partition]);
-	(void) time_of_bound(bounds, upper - 1, &values[1]);
-	(void) time_of_bound(bounds, upper, &values[2]);
+	(void) partition_bound_time(bounds, upper - 1, &values[1]);
+	(void) partition_bound_time(bounds, upper, &values[2]);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -363,7 +365,8 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
 	partitions = RelationGetPartitionDesc(parent, true);
 	for (int i = 1;
 		 partitions->nparts > 0 && i < partitions->boundinfo->ndatums; i++)
-		append_range((ReturnSetInfo *) fcinfo->resultinfo, partitions, i);
+		append_partition_range((ReturnSetInfo *) fcinfo->resultinfo,
+							   partitions, i);
 	table_close(parent, AccessShareLock);
 	return (Datum) 0;
 }
@@ -373,7 +376,7 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
  * columns, and a partition may have dropped ones.
  */
 static void
-find_columns(BemiPartition *partition)
+find_partition_columns(BemiPartition *partition)
 {
 	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 	{
@@ -394,7 +397,7 @@ find_columns(BemiPartition *partition)
  * Whether a column is one of ours.
  */
 static bool
-is_written(const BemiPartition *partition, AttrNumber attnum)
+column_is_written(const BemiPartition *partition, AttrNumber attnum)
 {
 	for (int i = 0; i < BEMI_STORE_COLUMNS; i++)
 		if (partition->attnums[i] == attnum)
@@ -406,7 +409,7 @@ is_written(const BemiPartition *partition, AttrNumber attnum)
  * Prepares the defaults of columns that users have added.
  */
 static void
-find_defaults(BemiPartition *partition)
+find_column_defaults(BemiPartition *partition)
 {
 	TupleDesc	columns = RelationGetDescr(partition->relation);
 
@@ -418,7 +421,7 @@ find_defaults(BemiPartition *partition)
 		Expr	   *expression;
 
 		if (column->attisdropped || column->attgenerated ||
-			is_written(partition, attnum))
+			column_is_written(partition, attnum))
 			continue;
 		expression =
 			(Expr *) build_column_default(partition->relation, attnum);
@@ -459,8 +462,8 @@ open_partition(Oid oid)
 	partition->estate->es_opened_result_relations =
 		lappend(partition->estate->es_opened_result_relations,
 				partition->target);
-	find_columns(partition);
-	find_defaults(partition);
+	find_partition_columns(partition);
+	find_column_defaults(partition);
 	partition->indexes =
 		bemi_indexes_create(partition->target, partition->estate,
 							partition->attnums);
@@ -509,14 +512,14 @@ bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
 		return open;
 
 	bemi_partition_close(open);
-	return open_partition(find_or_make_partition(committed_at));
+	return open_partition(find_or_create_partition(committed_at));
 }
 
 /*
  * Puts a row into the i-th slot, whose first use may be now.
  */
 static void
-fill_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
+fill_partition_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 {
 	TupleTableSlot *slot;
 
@@ -555,7 +558,8 @@ fill_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
  * Writes the filled slots with one multi-insert and then their index entries.
  */
 static void
-insert_together(BemiPartition *partition, const BemiStoreRow *rows, int count)
+insert_rows_together(BemiPartition *partition, const BemiStoreRow *rows,
+					 int count)
 {
 	EState	   *estate = partition->estate;
 	TupleConstr *constraints = partition->relation->rd_att->constr;
@@ -580,7 +584,7 @@ insert_together(BemiPartition *partition, const BemiStoreRow *rows, int count)
  * Writes the filled slots one by one, firing triggers.
  */
 static void
-insert_singly(BemiPartition *partition, int count)
+insert_rows_singly(BemiPartition *partition, int count)
 {
 	AfterTriggerBeginQuery();
 	for (int i = 0; i < count; i++)
@@ -601,11 +605,11 @@ bemi_partition_insert(BemiPartition *partition, const BemiStoreRow *rows,
 {
 	bemi_code_enter(partition->code);
 	for (int i = 0; i < count; i++)
-		fill_slot(partition, i, &rows[i]);
+		fill_partition_slot(partition, i, &rows[i]);
 	if (partition->target->ri_TrigDesc == NULL)
-		insert_together(partition, rows, count);
+		insert_rows_together(partition, rows, count);
 	else
-		insert_singly(partition, count);
+		insert_rows_singly(partition, count);
 	bemi_code_leave(partition->code);
 
 	ResetPerTupleExprContext(partition->estate);

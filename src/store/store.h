@@ -56,7 +56,8 @@ extern void bemi_store_begin_tracking(BemiStore *store,
 extern bool bemi_store_apply_tracking(BemiStore *store,
 									  const Jsonb *message, TransactionId xid,
 									  XLogRecPtr at_lsn, TimestampTz at_time);
-extern void bemi_store_record_secret(BemiStore *store, const char *version);
+extern void bemi_store_record_signing_key(BemiStore *store,
+										  const char *version);
 extern Jsonb *bemi_store_description(BemiStore *store,
 									 const BemiRelation *relation);
 extern void bemi_store_count_invalid(BemiStore *store);

@@ -41,7 +41,7 @@ PG_FUNCTION_INFO_V1(bemi_last_stored_time);
  * lower id: see make_id() in decode/stitch.c.
  */
 static Datum
-first_id(XLogRecPtr commit_lsn)
+first_change_id(XLogRecPtr commit_lsn)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 	uint64		high = (commit_lsn >> 16 << 16) | UINT64CONST(8) << 12 |
@@ -91,7 +91,7 @@ query_as_owner(const char *query, int count, const Oid *types,
 }
 
 static Datum
-column_value(int column)
+stored_column(int column)
 {
 	bool		is_null;
 
@@ -103,11 +103,11 @@ column_value(int column)
  * Takes a transaction from the row that a query has found: id, time and xid.
  */
 static void
-take_stored(BemiStored *stored)
+read_stored(BemiStored *stored)
 {
-	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(column_value(1)));
-	stored->committed_at = DatumGetTimestampTz(column_value(2));
-	stored->xid = (TransactionId) DatumGetInt64(column_value(3));
+	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(stored_column(1)));
+	stored->committed_at = DatumGetTimestampTz(stored_column(2));
+	stored->xid = (TransactionId) DatumGetInt64(stored_column(3));
 }
 
 /*
@@ -119,8 +119,8 @@ bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
 					  BemiStored *stored)
 {
 	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(from),
-	first_id(to)};
+	Datum		values[] = {CStringGetTextDatum(source), first_change_id(from),
+	first_change_id(to)};
 	bool		found;
 
 	memset(stored, 0, sizeof(BemiStored));
@@ -130,7 +130,7 @@ bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
 					   " ORDER BY id DESC LIMIT 1",
 					   lengthof(types), types, values);
 	if (found)
-		take_stored(stored);
+		read_stored(stored);
 	SPI_finish();
 	return found;
 }
@@ -145,8 +145,8 @@ bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
 {
 	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID,
 	TIMESTAMPTZARRAYOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_id(from),
-	first_id(to), from_times, to_times};
+	Datum		values[] = {CStringGetTextDatum(source), first_change_id(from),
+	first_change_id(to), from_times, to_times};
 	bool		found;
 
 	memset(stored, 0, sizeof(BemiStored));
@@ -158,7 +158,7 @@ bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
 					   " ORDER BY id DESC LIMIT 1",
 					   lengthof(types), types, values);
 	if (found)
-		take_stored(stored);
+		read_stored(stored);
 	SPI_finish();
 	return found;
 }
@@ -171,8 +171,8 @@ bemi_is_stored(const char *source, const BemiStored *stored)
 {
 	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID};
 	Datum		values[] = {CStringGetTextDatum(source),
-		first_id(stored->commit_lsn),
-		first_id(stored->commit_lsn + 1),
+		first_change_id(stored->commit_lsn),
+		first_change_id(stored->commit_lsn + 1),
 		TimestampTzGetDatum(stored->committed_at),
 	Int64GetDatum((int64) stored->xid)};
 	bool		found;
@@ -222,7 +222,8 @@ Datum
 bemi_last_stored_time(PG_FUNCTION_ARGS)
 {
 	Oid			types[] = {TEXTOID, UUIDOID};
-	Datum		values[] = {PG_GETARG_DATUM(0), first_id(PG_GETARG_LSN(1))};
+	Datum		values[] = {PG_GETARG_DATUM(0),
+	first_change_id(PG_GETARG_LSN(1))};
 	bool		is_null;
 	Datum		time;
 

@@ -138,7 +138,7 @@ type_owner(Oid type)
 }
 
 static void
-check_owner(Functions *functions, Oid owner, Oid function, Oid domain)
+check_function_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
 	if (OidIsValid(functions->other) ||
 		owner_is_trusted(owner, functions->owner))
@@ -155,7 +155,8 @@ static bool
 check_function(Oid function, void *functions)
 {
 	if (function >= FirstNormalObjectId)
-		check_owner(functions, function_owner(function), function, InvalidOid);
+		check_function_owner(functions, function_owner(function), function,
+							 InvalidOid);
 	return false;
 }
 
@@ -165,7 +166,7 @@ static bool check_functions(Node *node, void *functions);
  * The constraints of a domain, as trees of expressions.
  */
 static List *
-constraints_of(Oid domain)
+domain_constraints(Oid domain)
 {
 	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -220,8 +221,8 @@ check_domain(Oid type, Functions *functions)
 {
 	for (; get_typtype(type) == TYPTYPE_DOMAIN; type = base_type_of(type))
 	{
-		check_owner(functions, type_owner(type), InvalidOid, type);
-		(void) check_functions((Node *) constraints_of(type), functions);
+		check_function_owner(functions, type_owner(type), InvalidOid, type);
+		(void) check_functions((Node *) domain_constraints(type), functions);
 	}
 }
 
@@ -355,7 +356,7 @@ check_expressions(Relation table, Functions *functions)
  * Whether a trigger is one that the worker's inserts could fire.
  */
 static bool
-is_for_inserts(const Trigger *trigger)
+trigger_is_for_inserts(const Trigger *trigger)
 {
 	return TRIGGER_FOR_ROW(trigger->tgtype) &&
 		TRIGGER_FOR_INSERT(trigger->tgtype);
@@ -432,7 +433,7 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 	Functions	functions = {0};
 
 	trigger->tgdeferrable = trigger->tginitdeferred = false;
-	if (!is_for_inserts(trigger))
+	if (!trigger_is_for_inserts(trigger))
 		return false;
 	if (trigger_is_constraint(trigger))
 	{
@@ -517,7 +518,7 @@ bemi_check_history_code(PG_FUNCTION_ARGS)
  * state, and what is no error has no hint either.
  */
 static bool
-may_be_of_code(int sqlerrcode)
+error_may_be_of_user_code(int sqlerrcode)
 {
 	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
@@ -533,13 +534,13 @@ may_be_of_code(int sqlerrcode)
  * at fault, since nothing else would say that it is code of users.
  */
 static void
-code_error(void *arg)
+user_code_error_callback(void *arg)
 {
 	BemiCode   *code = arg;
 
 	errcontext("storing changes in partition \"%s\" with the rights of its owner",
 			   code->partition);
-	if (!may_be_of_code(geterrcode()))
+	if (!error_may_be_of_user_code(geterrcode()))
 		return;
 	if (code->triggers.len > 0)
 		errhint("Triggers of bemi.changes have run: %s. To go on without one: ALTER TABLE bemi.changes DISABLE TRIGGER ...;",
@@ -604,7 +605,7 @@ bemi_code_enter(BemiCode *code)
 	if (code == NULL)
 		return;
 	bemi_become(code->role, &code->caller);
-	code->context.callback = code_error;
+	code->context.callback = user_code_error_callback;
 	code->context.arg = code;
 	code->context.previous = error_context_stack;
 	error_context_stack = &code->context;
@@ -648,11 +649,11 @@ event_triggers_of_others(void)
  * Error context callback: an event trigger may be at fault.
  */
 static void
-ddl_error(void *arg)
+event_trigger_error_callback(void *arg)
 {
 	BemiDdl    *ddl = arg;
 
-	if (may_be_of_code(geterrcode()))
+	if (error_may_be_of_user_code(geterrcode()))
 		errhint("Event triggers have run with the worker's DDL: %s. To go on without one: ALTER EVENT TRIGGER ... ENABLE;",
 				ddl->event_triggers);
 }
@@ -665,7 +666,7 @@ void
 bemi_ddl_enter(BemiDdl *ddl)
 {
 	ddl->event_triggers = event_triggers_of_others();
-	ddl->context.callback = ddl_error;
+	ddl->context.callback = event_trigger_error_callback;
 	ddl->context.arg = ddl;
 	ddl->context.previous = error_context_stack;
 	if (ddl->event_triggers != NULL)

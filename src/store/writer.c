@@ -178,7 +178,7 @@ bemi_store_begin_transaction(BemiStore *store)
  * Commit time of a row in the buffer.
  */
 static TimestampTz
-committed_at(const BemiStore *store, int i)
+row_committed_at(const BemiStore *store, int i)
 {
 	return DatumGetTimestampTz(
 							   store->buffer[i].values[BEMI_STORE_COMMITTED_AT]);
@@ -189,14 +189,14 @@ committed_at(const BemiStore *store, int i)
  * partition.
  */
 static int
-end_of_run(const BemiStore *store, int first)
+end_of_partition_run(const BemiStore *store, int first)
 {
 	int			end = first + 1;
 
 	while (end < store->buffered &&
-		   (committed_at(store, end) == committed_at(store, end - 1) ||
+		   (row_committed_at(store, end) == row_committed_at(store, end - 1) ||
 			bemi_partition_contains(store->partition,
-									committed_at(store, end))))
+									row_committed_at(store, end))))
 		end++;
 	return end;
 }
@@ -215,8 +215,8 @@ write_rows(BemiStore *store)
 		int			end;
 
 		store->partition = bemi_partition_for(store->partition,
-											  committed_at(store, first));
-		end = end_of_run(store, first);
+											  row_committed_at(store, first));
+		end = end_of_partition_run(store, first);
 		now = TimestampTzGetDatum(GetCurrentTimestamp());
 		for (int i = first; i < end; i++)
 			store->buffer[i].values[BEMI_STORE_CREATED_AT] = now;
@@ -282,7 +282,7 @@ shared_context(BemiStore *store, const BemiChange *change)
  * time when it is stored.
  */
 static void
-fill_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
+fill_store_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
 {
 	Datum	   *values = row->values;
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
@@ -325,7 +325,7 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
 	Assert(store->open && !store->whole);
 
 	caller = MemoryContextSwitchTo(store->buffer_memory);
-	fill_row(store, &store->buffer[store->buffered], change);
+	fill_store_row(store, &store->buffer[store->buffered], change);
 	MemoryContextSwitchTo(caller);
 
 	store->buffered++;
@@ -342,8 +342,8 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
  * True if it returns true.
  */
 static bool
-call_source_function(const char *statement, int count, Oid *types,
-					 Datum *values, const char *nulls)
+call_store_function(const char *statement, int count, Oid *types,
+					Datum *values, const char *nulls)
 {
 	bool		is_null;
 	bool		result;
@@ -380,9 +380,9 @@ bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
 	TimestampTzGetDatum(at_time)};
 
 	(void)
-		call_source_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
-							 " THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
-							 lengthof(types), types, values, NULL);
+		call_store_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
+							" THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
+							lengthof(types), types, values, NULL);
 }
 
 /*
@@ -403,8 +403,8 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 		LSNGetDatum(at_lsn),
 	TimestampTzGetDatum(at_time)};
 
-	return call_source_function("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
-								lengthof(types), types, values, NULL);
+	return call_store_function("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
+							   lengthof(types), types, values, NULL);
 }
 
 /*
@@ -412,14 +412,14 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
  * stale.
  */
 void
-bemi_store_record_secret(BemiStore *store, const char *version)
+bemi_store_record_signing_key(BemiStore *store, const char *version)
 {
 	Oid			types[] = {TEXTOID, TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(store->source),
 	CStringGetTextDatum(version)};
 
-	(void) call_source_function("SELECT _bemi.record_key_version($1, $2)",
-								lengthof(types), types, values, NULL);
+	(void) call_store_function("SELECT _bemi.record_key_version($1, $2)",
+							   lengthof(types), types, values, NULL);
 }
 
 /*
@@ -536,7 +536,7 @@ bemi_store_is_stored(const BemiStore *store)
 }
 
 static void
-add_counts(BemiCounts *to, const BemiCounts *counts)
+add_message_counts(BemiCounts *to, const BemiCounts *counts)
 {
 	to->changes += counts->changes;
 	to->transactions += counts->transactions;
@@ -571,8 +571,8 @@ update_progress(BemiStore *store)
 	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
 		nulls[6] = nulls[7] = nulls[8] = 'n';
 	(void)
-		call_source_function("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-							 lengthof(types), types, values, nulls);
+		call_store_function("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+							lengthof(types), types, values, nulls);
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
 	store->progress_at = GetCurrentTimestamp();
 }
@@ -633,8 +633,8 @@ bemi_store_commit(BemiStore *store)
 	write_rows(store);
 	bemi_partition_close(store->partition);
 	store->partition = NULL;
-	add_counts(&store->uncounted, counts);
-	add_counts(&store->news, counts);
+	add_message_counts(&store->uncounted, counts);
+	add_message_counts(&store->news, counts);
 	memset(counts, 0, sizeof(BemiCounts));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
 		bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))

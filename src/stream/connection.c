@@ -172,7 +172,7 @@ errcode_of_stream(const PGresult *result, const char *message)
  * as its last word, whatever its language; InvalidXLogRecPtr if there is none.
  */
 static XLogRecPtr
-position_in_context(const PGresult *result)
+failed_row_position(const PGresult *result)
 {
 	const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
 	const char *slash = context ? strrchr(context, '/') : NULL;
@@ -231,7 +231,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 
 	if (hint == NULL)
 		hint = stream_hint(code);
-	failed_at = position_in_context(result);
+	failed_at = failed_row_position(result);
 	PQclear(result);
 	ereport(ERROR, (errcode(code), errmsg("source reports: %s", message),
 					detail ? errdetail("%s", detail) : 0,
@@ -286,7 +286,7 @@ join_directories(List *directories)
  * The options that a connection string has, or NULL.
  */
 static char *
-options_of(const char *conninfo)
+connection_options(const char *conninfo)
 {
 	PQconninfoOption *all = PQconninfoParse(conninfo, NULL);
 	char	   *options = NULL;
@@ -302,7 +302,7 @@ options_of(const char *conninfo)
  * The directories of this server's Unix sockets, as libpq takes them.
  */
 static char *
-own_sockets(const char *database)
+own_socket_directories(const char *database)
 {
 	char	   *sockets = pstrdup(Unix_socket_directories);
 	List	   *directories;
@@ -327,7 +327,7 @@ static char *
 session_options(const BemiStream *stream, bool replication)
 {
 	char	   *options =
-		stream->conninfo ? options_of(stream->conninfo) : NULL;
+		stream->conninfo ? connection_options(stream->conninfo) : NULL;
 
 	if (!stream->refuses_options)
 		options = bemi_settings_as_options(options);
@@ -364,7 +364,8 @@ begin_connection(BemiStream *stream, bool replication)
 	else
 	{
 		keys[n] = "dbname", values[n++] = stream->database;
-		keys[n] = "host", values[n++] = own_sockets(stream->database);
+		keys[n] = "host",
+			values[n++] = own_socket_directories(stream->database);
 		keys[n] = "port", values[n++] = psprintf("%d", PostPortNumber);
 		keys[n] = "user", values[n++] = stream->user;
 	}
@@ -426,7 +427,7 @@ complete_connection(BemiStream *stream, PGconn *conn)
  * No command but those around slots takes long, unless something hangs.
  */
 static void
-check_patience(TimestampTz begun_at)
+check_query_timeout(TimestampTz begun_at)
 {
 	if (wal_receiver_timeout > 0 &&
 		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(),
@@ -456,7 +457,7 @@ bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 			if (stream->on_wait)
 				stream->on_wait(stream);
 			if (!stream->patient)
-				check_patience(begun_at);
+				check_query_timeout(begun_at);
 			if (!PQconsumeInput(conn))
 				bemi_stream_report_failure(stream, conn,
 										   "lost the connection to source");

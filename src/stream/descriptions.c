@@ -84,7 +84,7 @@ static const char *const description_query =
 " ORDER BY part.oid, part.place, part.kind), '[]') FROM part))";
 
 static char *
-query_for(const char *relation)
+description_query_of(const char *relation)
 {
 	return psprintf(description_query, relation, FirstGenbkiObjectId,
 					relation, relation, relation);
@@ -101,7 +101,7 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 {
 	char	   *command = stream->describes ?
 		psprintf("SELECT _bemi.describe(%u)", relation) :
-		query_for(psprintf("%u", relation));
+		description_query_of(psprintf("%u", relation));
 	PGresult   *result = bemi_stream_query(stream, command);
 	char	   *description = bemi_answer_is_null(result, 0, 0) ? NULL :
 		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
@@ -122,7 +122,7 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 	PGresult   *result;
 	char	   *descriptions;
 
-	if (stream->secret == NULL)
+	if (stream->signing_key == NULL)
 		return pstrdup("[]");
 
 	/*

@@ -40,7 +40,7 @@
  * worker has pinned.
  */
 static void
-find_conversion(FmgrInfo *conversion, int from, int to)
+find_encoding_conversion(FmgrInfo *conversion, int from, int to)
 {
 	Oid			function = FindDefaultConversionProc(from, to);
 
@@ -62,13 +62,14 @@ bemi_stream_learn_encoding(BemiStream *stream)
 	stream->encoding = name ? pg_char_to_encoding(name) : PG_SQL_ASCII;
 	if (!PG_VALID_BE_ENCODING(stream->encoding))
 		stream->encoding = PG_SQL_ASCII;
-	find_conversion(&stream->to_utf8, stream->encoding, PG_UTF8);
-	find_conversion(&stream->from_utf8, PG_UTF8, GetDatabaseEncoding());
+	find_encoding_conversion(&stream->to_utf8, stream->encoding, PG_UTF8);
+	find_encoding_conversion(&stream->from_utf8, PG_UTF8,
+							 GetDatabaseEncoding());
 	stream->encoding_known = true;
 }
 
 static bool
-is_ascii(const char *text, int len)
+text_is_ascii(const char *text, int len)
 {
 	for (int i = 0; i < len; i++)
 		if (IS_HIGHBIT_SET(text[i]))
@@ -127,7 +128,8 @@ append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
  * and becomes that of the result.
  */
 static char *
-convert(FmgrInfo *conversion, int from, int to, const char *text, int *len)
+convert_encoding(FmgrInfo *conversion, int from, int to, const char *text,
+				 int *len)
 {
 	StringInfoData result;
 	int			done = 0;
@@ -171,7 +173,7 @@ bemi_stream_text(BemiStream *stream, char *text, int *len)
 	int			here = GetDatabaseEncoding();
 
 	if (stream->conninfo == NULL || here == PG_SQL_ASCII ||
-		is_ascii(text, *len))
+		text_is_ascii(text, *len))
 		return text;
 
 	/*
@@ -180,12 +182,13 @@ bemi_stream_text(BemiStream *stream, char *text, int *len)
 	 */
 	if (!stream->encoding_known || stream->encoding == here ||
 		(stream->encoding != PG_UTF8 && !OidIsValid(stream->to_utf8.fn_oid)))
-		return convert(NULL, here, here, text, len);
+		return convert_encoding(NULL, here, here, text, len);
 
 	if (stream->encoding != PG_UTF8)
-		text = convert(&stream->to_utf8, stream->encoding, PG_UTF8, text, len);
+		text = convert_encoding(&stream->to_utf8, stream->encoding, PG_UTF8,
+								text, len);
 	if (here != PG_UTF8 && OidIsValid(stream->from_utf8.fn_oid))
-		text = convert(&stream->from_utf8, PG_UTF8, here, text, len);
+		text = convert_encoding(&stream->from_utf8, PG_UTF8, here, text, len);
 	return text;
 }
 

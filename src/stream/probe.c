@@ -46,7 +46,8 @@
  * *begin, or to "end"; then it returns false.  An error is thrown.
  */
 static bool
-next_begin(BemiStream *probe, XLogRecPtr end, LogicalRepBeginData *begin)
+next_probed_begin(BemiStream *probe, XLogRecPtr end,
+				  LogicalRepBeginData *begin)
 {
 	StringInfoData message;
 	TimestampTz asked_at = GetCurrentTimestamp();
@@ -114,8 +115,8 @@ catch_repeatable_error(MemoryContext caller)
  * Any error but one that is likely to come again is thrown.
  */
 static bool
-fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
-		 XLogRecPtr row, XLogRecPtr end)
+decoding_fails_at(const BemiStream *stream, const char *slot,
+				  XLogRecPtr position, XLogRecPtr row, XLogRecPtr end)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	BemiStream *probe = bemi_stream_open_probe(stream);
@@ -125,7 +126,7 @@ fails_at(const BemiStream *stream, const char *slot, XLogRecPtr position,
 	PG_TRY();
 	{
 		bemi_stream_start(probe, slot, position);
-		(void) next_begin(probe, end, &begin);
+		(void) next_probed_begin(probe, end, &begin);
 	}
 	PG_CATCH();
 	{
@@ -154,15 +155,15 @@ bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
 	XLogRecPtr	passes = end;
 
 	MemoryContextSwitchTo(memory);
-	if (begin >= end || !fails_at(stream, slot, begin, row, end))
+	if (begin >= end || !decoding_fails_at(stream, slot, begin, row, end))
 		passes = begin;
-	else if (fails_at(stream, slot, end, row, end))
+	else if (decoding_fails_at(stream, slot, end, row, end))
 		passes = InvalidXLogRecPtr;
 	while (!XLogRecPtrIsInvalid(passes) && passes > fails + RECORD_ALIGNMENT)
 	{
 		XLogRecPtr	middle = fails + (passes - fails) / 2;
 
-		if (fails_at(stream, slot, middle, row, end))
+		if (decoding_fails_at(stream, slot, middle, row, end))
 			fails = middle;
 		else
 			passes = middle;
@@ -193,7 +194,7 @@ bemi_stream_last_common(BemiStream *stream, const char *slot, XLogRecPtr from,
 	PG_TRY();
 	{
 		bemi_stream_start(probe, slot, from);
-		while (next_begin(probe, end, &begin) && begin.final_lsn < end)
+		while (next_probed_begin(probe, end, &begin) && begin.final_lsn < end)
 			if (is_stored(begin.final_lsn, begin.committime, begin.xid))
 				common = begin.final_lsn;
 	}

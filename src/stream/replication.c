@@ -79,7 +79,7 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
  * The stream has ended, by the source's word or by its silence.
  */
 static void
-report_end(BemiStream *stream)
+report_stream_end(BemiStream *stream)
 {
 	PGresult   *result = PQgetResult(stream->replication);
 
@@ -98,7 +98,7 @@ report_end(BemiStream *stream)
  * the source cannot go on, it would be sent again and again, and never stored.
  */
 static int
-next_frame(BemiStream *stream)
+next_stream_frame(BemiStream *stream)
 {
 	int			len;
 
@@ -106,7 +106,7 @@ next_frame(BemiStream *stream)
 		PQfreemem(stream->frame);
 	stream->frame = NULL;
 	if (stream->ended)
-		report_end(stream);
+		report_stream_end(stream);
 
 	len = PQgetCopyData(stream->replication, &stream->frame, true);
 	if (len == 0)
@@ -130,7 +130,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 	int			len;
 
 	bemi_stream_tend(stream);
-	while ((len = next_frame(stream)) > 0)
+	while ((len = next_stream_frame(stream)) > 0)
 	{
 		StringInfoData frame = {.data = stream->frame,.len = len,.maxlen = -1};
 		char		kind = pq_getmsgbyte(&frame);
@@ -194,7 +194,7 @@ bemi_stream_reply_requested(const BemiStream *stream)
  * Sends the source what was received, and what it may forget.
  */
 static void
-send_reply(BemiStream *stream, bool answer_wanted)
+send_stream_reply(BemiStream *stream, bool answer_wanted)
 {
 	StringInfoData reply;
 
@@ -226,7 +226,7 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
 	/* Never backwards: some servers would take that at its word. */
 	stream->flushed = Max(stream->flushed, flushed);
-	send_reply(stream, false);
+	send_stream_reply(stream, false);
 	stream->reply_requested = false;
 }
 
@@ -236,7 +236,7 @@ bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 void
 bemi_stream_ask(BemiStream *stream)
 {
-	send_reply(stream, true);
+	send_stream_reply(stream, true);
 }
 
 /*
@@ -245,7 +245,7 @@ bemi_stream_ask(BemiStream *stream)
  * replication does.
  */
 static void
-check_silence(BemiStream *stream)
+check_stream_silence(BemiStream *stream)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -262,7 +262,7 @@ check_silence(BemiStream *stream)
 	else if (TimestampDifferenceExceeds(stream->heard_at, now,
 										wal_receiver_timeout / 2))
 	{
-		send_reply(stream, true);
+		send_stream_reply(stream, true);
 		stream->asked_at = now;
 	}
 }
@@ -297,7 +297,7 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		return;
 	if (wal_receiver_timeout > 0)
 	{
-		check_silence(stream);
+		check_stream_silence(stream);
 		timeout_ms = Min(timeout_ms, Max(wal_receiver_timeout / 4, 1));
 	}
 	bemi_stream_rest(stream);

@@ -229,7 +229,7 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 	identity->ancestors = read_ancestors(stream, identity->timeline);
 	identity->started_at = read_start_time(stream);
 
-	bemi_stream_read_secret(stream);
+	bemi_stream_read_signing_key(stream);
 }
 
 /*
@@ -462,7 +462,7 @@ bemi_stream_election(BemiStream *stream, BemiElection *election)
 }
 
 static bool
-is_standby(BemiStream *stream)
+source_is_standby(BemiStream *stream)
 {
 	PGresult   *result = bemi_stream_query(stream, "SELECT pg_is_in_recovery()");
 	bool		standby = bemi_answer_bool(result, 0, 0);
@@ -484,7 +484,7 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 {
 	bool		failover =
 		PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
-		!is_standby(stream);
+		!source_is_standby(stream);
 	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
 								   quote_identifier(slot),
 								   failover ? "(SNAPSHOT 'export', FAILOVER true)" :

@@ -165,11 +165,11 @@ extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);
 extern char *bemi_stream_string(BemiStream *stream, const char *string);
 
 /* verify.c */
-extern bool bemi_stream_has_secret(const BemiStream *stream);
-extern void bemi_stream_look_for_secret(BemiStream *stream);
+extern bool bemi_stream_has_signing_key(const BemiStream *stream);
+extern void bemi_stream_look_for_signing_key(BemiStream *stream);
 extern char *bemi_stream_signing_key_version(const BemiStream *stream);
-extern bool bemi_stream_secret_is_new(BemiStream *stream);
-extern void bemi_stream_settle_secret(BemiStream *stream, bool now);
+extern bool bemi_stream_signing_key_is_new(BemiStream *stream);
+extern void bemi_stream_settle_signing_key(BemiStream *stream, bool now);
 extern char *bemi_stream_hash_key(const BemiStream *stream);
 extern char *bemi_stream_verify(BemiStream *stream, const char *content,
 								int len);

@@ -35,14 +35,14 @@ struct BemiStream
 	FmgrInfo	to_utf8;
 	FmgrInfo	from_utf8;
 
-	char	   *secret;			/* of its messages about tables, or NULL */
-	char	   *secret_row;		/* identifies the row that it was in */
-	bool		secret_is_new;	/* nobody has asked since it changed */
-	char	   *former_secret;	/* the one before, or NULL */
+	char	   *signing_key;	/* of its messages about tables, or NULL */
+	char	   *signing_key_row;	/* identifies the row that it was in */
+	bool		signing_key_is_new; /* nobody has asked since it changed */
+	char	   *former_signing_key; /* the one before, or NULL */
 	XLogRecPtr	former_until;	/* signs what was written before this position */
-	XLogRecPtr	secret_read_lsn;	/* end of the source's WAL, and when, as
-									 * the */
-	TimestampTz secret_read_at; /* secret was read last */
+	XLogRecPtr	signing_key_read_lsn;	/* end of the source's WAL, and when,
+										 * as the */
+	TimestampTz signing_key_read_at;	/* secret was read last */
 	bool		unsettled;		/* a message was refused without asking */
 	bool		describes;		/* it has _bemi.describe() */
 
@@ -114,7 +114,7 @@ extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									  const char *command);
 
 /* verify.c */
-extern void bemi_stream_read_secret(BemiStream *stream);
+extern void bemi_stream_read_signing_key(BemiStream *stream);
 
 /* encoding.c */
 extern void bemi_stream_learn_encoding(BemiStream *stream);

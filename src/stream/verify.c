@@ -41,7 +41,7 @@
 #define LONGEST_MESSAGE	(16 * 1024 * 1024)
 
 /* Limits how often forged messages can make the worker query the source. */
-#define SECRET_INTERVAL_MS	1000
+#define SIGNING_KEY_INTERVAL_MS	1000
 
 /*
  * Remembers the secret, in the memory that the stream lives in.  The row's
@@ -49,23 +49,25 @@
  * noticed.  The one before still verifies what was written until now.
  */
 static void
-remember_secret(BemiStream *stream, const char *secret, const char *row)
+remember_signing_key(BemiStream *stream, const char *signing_key,
+					 const char *row)
 {
 	MemoryContext caller;
 
-	if (stream->secret != NULL && strcmp(secret, stream->secret) == 0 &&
-		strcmp(row, stream->secret_row) == 0)
+	if (stream->signing_key != NULL &&
+		strcmp(signing_key, stream->signing_key) == 0 &&
+		strcmp(row, stream->signing_key_row) == 0)
 		return;
 	caller = MemoryContextSwitchTo(GetMemoryChunkContext(stream));
-	if (stream->former_secret != NULL)
-		pfree(stream->former_secret);
-	if (stream->secret_row != NULL)
-		pfree(stream->secret_row);
-	stream->former_secret = stream->secret;
-	stream->former_until = stream->secret_read_lsn;
-	stream->secret = pstrdup(secret);
-	stream->secret_row = pstrdup(row);
-	stream->secret_is_new = true;
+	if (stream->former_signing_key != NULL)
+		pfree(stream->former_signing_key);
+	if (stream->signing_key_row != NULL)
+		pfree(stream->signing_key_row);
+	stream->former_signing_key = stream->signing_key;
+	stream->former_until = stream->signing_key_read_lsn;
+	stream->signing_key = pstrdup(signing_key);
+	stream->signing_key_row = pstrdup(row);
+	stream->signing_key_is_new = true;
 	MemoryContextSwitchTo(caller);
 }
 
@@ -82,8 +84,8 @@ record_time_of_reading(BemiStream *stream)
 						  " THEN pg_last_wal_replay_lsn()"
 						  " ELSE pg_current_wal_insert_lsn() END");
 
-	stream->secret_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
-	stream->secret_read_at = GetCurrentTimestamp();
+	stream->signing_key_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
+	stream->signing_key_read_at = GetCurrentTimestamp();
 	PQclear(result);
 }
 
@@ -92,7 +94,7 @@ record_time_of_reading(BemiStream *stream)
  * describe its tables.
  */
 static bool
-secret_is_readable(BemiStream *stream)
+signing_key_is_readable(BemiStream *stream)
 {
 	PGresult   *result;
 	bool		readable;
@@ -121,24 +123,24 @@ secret_is_readable(BemiStream *stream)
  * the tables.  (If this is the first secret, worker/worker.c sees to that.)
  */
 void
-bemi_stream_read_secret(BemiStream *stream)
+bemi_stream_read_signing_key(BemiStream *stream)
 {
-	bool		unsettled = stream->unsettled && stream->secret != NULL;
+	bool		unsettled = stream->unsettled && stream->signing_key != NULL;
 	PGresult   *result;
 
 	record_time_of_reading(stream);
 	stream->unsettled = false;
-	if (!secret_is_readable(stream))
+	if (!signing_key_is_readable(stream))
 		return;
 
 	result =
 		bemi_stream_query(stream,
 						  "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM _bemi.signing_key");
 	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
-		remember_secret(stream, bemi_answer_text(result, 0, 0),
-						bemi_answer_text(result, 0, 1));
+		remember_signing_key(stream, bemi_answer_text(result, 0, 0),
+							 bemi_answer_text(result, 0, 1));
 	PQclear(result);
-	if (unsettled && stream->secret_is_new)
+	if (unsettled && stream->signing_key_is_new)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("source has got another secret amid messages with wrong signatures"),
@@ -152,30 +154,30 @@ bemi_stream_read_secret(BemiStream *stream)
 char *
 bemi_stream_signing_key_version(const BemiStream *stream)
 {
-	if (stream->secret == NULL)
+	if (stream->signing_key == NULL)
 		return NULL;
-	return bemi_hmac(bemi_derive_key(stream->secret, BEMI_KEY_VERSION),
-					 stream->secret_row, strlen(stream->secret_row));
+	return bemi_hmac(bemi_derive_key(stream->signing_key, BEMI_KEY_VERSION),
+					 stream->signing_key_row, strlen(stream->signing_key_row));
 }
 
 /*
  * Whether the secret is another one than at the last call.
  */
 bool
-bemi_stream_secret_is_new(BemiStream *stream)
+bemi_stream_signing_key_is_new(BemiStream *stream)
 {
-	bool		is_new = stream->secret_is_new;
+	bool		is_new = stream->signing_key_is_new;
 
-	stream->secret_is_new = false;
+	stream->signing_key_is_new = false;
 	return is_new;
 }
 
 static bool
-may_reread_secret(const BemiStream *stream)
+may_reread_signing_key(const BemiStream *stream)
 {
-	return TimestampDifferenceExceeds(stream->secret_read_at,
+	return TimestampDifferenceExceeds(stream->signing_key_read_at,
 									  GetCurrentTimestamp(),
-									  SECRET_INTERVAL_MS);
+									  SIGNING_KEY_INTERVAL_MS);
 }
 
 /*
@@ -183,10 +185,10 @@ may_reread_secret(const BemiStream *stream)
  * may.
  */
 void
-bemi_stream_settle_secret(BemiStream *stream, bool now)
+bemi_stream_settle_signing_key(BemiStream *stream, bool now)
 {
-	if (stream->unsettled && (now || may_reread_secret(stream)))
-		bemi_stream_read_secret(stream);
+	if (stream->unsettled && (now || may_reread_signing_key(stream)))
+		bemi_stream_read_signing_key(stream);
 }
 
 /*
@@ -194,10 +196,10 @@ bemi_stream_settle_secret(BemiStream *stream, bool now)
  * have been granted, or the extension made, after the last time.
  */
 void
-bemi_stream_look_for_secret(BemiStream *stream)
+bemi_stream_look_for_signing_key(BemiStream *stream)
 {
-	if (stream->secret == NULL)
-		bemi_stream_read_secret(stream);
+	if (stream->signing_key == NULL)
+		bemi_stream_read_signing_key(stream);
 }
 
 /*
@@ -205,9 +207,9 @@ bemi_stream_look_for_secret(BemiStream *stream)
  * believed.
  */
 bool
-bemi_stream_has_secret(const BemiStream *stream)
+bemi_stream_has_signing_key(const BemiStream *stream)
 {
-	return stream->secret != NULL;
+	return stream->signing_key != NULL;
 }
 
 /*
@@ -216,26 +218,26 @@ bemi_stream_has_secret(const BemiStream *stream)
 char *
 bemi_stream_hash_key(const BemiStream *stream)
 {
-	if (stream->secret == NULL)
+	if (stream->signing_key == NULL)
 		return NULL;
-	return bemi_derive_key(stream->secret, BEMI_KEY_REDACT_HASH);
+	return bemi_derive_key(stream->signing_key, BEMI_KEY_REDACT_HASH);
 }
 
 static bool
-is_signed_with(const char *secret, const char *content, int len)
+message_is_signed_with(const char *signing_key, const char *content, int len)
 {
-	return secret != NULL &&
-		memcmp(bemi_hmac(bemi_derive_key(secret, BEMI_KEY_TRACKING),
+	return signing_key != NULL &&
+		memcmp(bemi_hmac(bemi_derive_key(signing_key, BEMI_KEY_TRACKING),
 						 content + BEMI_HMAC_LEN, len - BEMI_HMAC_LEN),
 			   content, BEMI_HMAC_LEN) == 0;
 }
 
 static bool
-is_signed(const BemiStream *stream, const char *content, int len)
+message_is_signed(const BemiStream *stream, const char *content, int len)
 {
-	return is_signed_with(stream->secret, content, len) ||
+	return message_is_signed_with(stream->signing_key, content, len) ||
 		(stream->position < stream->former_until &&
-		 is_signed_with(stream->former_secret, content, len));
+		 message_is_signed_with(stream->former_signing_key, content, len));
 }
 
 /*
@@ -243,11 +245,11 @@ is_signed(const BemiStream *stream, const char *content, int len)
  * one has not signed.  The extension may have been made after the last time.
  */
 static bool
-should_reread_secret(BemiStream *stream)
+should_reread_signing_key(BemiStream *stream)
 {
-	if (stream->position < stream->secret_read_lsn)
+	if (stream->position < stream->signing_key_read_lsn)
 		return false;
-	if (may_reread_secret(stream))
+	if (may_reread_signing_key(stream))
 		return true;
 	stream->unsettled = true;
 	return false;
@@ -267,11 +269,11 @@ bemi_stream_verify(BemiStream *stream, const char *content, int len)
 	if (len <= BEMI_HMAC_LEN || len > LONGEST_MESSAGE ||
 		memchr(content, '\0', len) != NULL)
 		return NULL;
-	verified = is_signed(stream, content, len);
-	if (!verified && should_reread_secret(stream))
+	verified = message_is_signed(stream, content, len);
+	if (!verified && should_reread_signing_key(stream))
 	{
-		bemi_stream_read_secret(stream);
-		verified = is_signed(stream, content, len);
+		bemi_stream_read_signing_key(stream);
+		verified = message_is_signed(stream, content, len);
 	}
 	if (!verified)
 		return NULL;

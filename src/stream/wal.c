@@ -59,7 +59,7 @@ typedef struct WalReader
  * lost WAL.
  */
 static bool
-is_passing(const char *sqlstate)
+error_is_passing(const char *sqlstate)
 {
 	static const char *const classes[] = {"08", "40", "53", "55", "57"};
 
@@ -74,12 +74,12 @@ is_passing(const char *sqlstate)
  * otherwise at the next try is thrown.
  */
 static void
-note_refusal(WalReader *reader, PGresult *result)
+record_wal_refusal(WalReader *reader, PGresult *result)
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
-	if (sqlstate == NULL || message == NULL || is_passing(sqlstate))
+	if (sqlstate == NULL || message == NULL || error_is_passing(sqlstate))
 		bemi_stream_report_refusal(reader->probe, result);
 	reader->refusal = bemi_stream_string(reader->probe, message);
 	PQclear(result);
@@ -89,7 +89,7 @@ note_refusal(WalReader *reader, PGresult *result)
  * Waits for the next frame, for a moment.  Time-outs are as for each stream.
  */
 static void
-wait_for_frame(BemiStream *probe)
+wait_for_wal_frame(BemiStream *probe)
 {
 	bemi_stream_wait(probe, LOOK_MS);
 	CHECK_FOR_INTERRUPTS();
@@ -102,7 +102,7 @@ wait_for_frame(BemiStream *probe)
  * cannot send it.
  */
 static bool
-receive_frame(WalReader *reader)
+receive_wal_frame(WalReader *reader)
 {
 	BemiStream *probe = reader->probe;
 
@@ -111,11 +111,12 @@ receive_frame(WalReader *reader)
 	{
 		if (probe->ended)
 		{
-			note_refusal(reader,
-						 bemi_stream_await_result(probe, probe->replication));
+			record_wal_refusal(reader,
+							   bemi_stream_await_result(probe,
+														probe->replication));
 			return false;
 		}
-		wait_for_frame(probe);
+		wait_for_wal_frame(probe);
 	}
 	if (bemi_stream_position(probe) != reader->position)
 		ereport(ERROR,
@@ -131,7 +132,7 @@ receive_frame(WalReader *reader)
  * or not so many.
  */
 static bool
-take_bytes(WalReader *reader, void *to, uint64 count)
+read_wal_bytes(WalReader *reader, void *to, uint64 count)
 {
 	char	   *next = to;
 	StringInfo	frame = &reader->frame;
@@ -142,7 +143,7 @@ take_bytes(WalReader *reader, void *to, uint64 count)
 	{
 		int			n = Min(count, (uint64) (frame->len - frame->cursor));
 
-		if (n == 0 && !receive_frame(reader))
+		if (n == 0 && !receive_wal_frame(reader))
 			return false;
 		if (next != NULL)
 		{
@@ -160,12 +161,12 @@ take_bytes(WalReader *reader, void *to, uint64 count)
  * Takes the header of a page, which must be one.
  */
 static bool
-take_page_header(WalReader *reader)
+read_page_header(WalReader *reader)
 {
 	XLogRecPtr	page = reader->position;
 	XLogPageHeaderData header;
 
-	if (!take_bytes(reader, &header, sizeof(header)))
+	if (!read_wal_bytes(reader, &header, sizeof(header)))
 		return false;
 	if ((header.xlp_magic & MAGIC_BYTE) != (XLOG_PAGE_MAGIC & MAGIC_BYTE) ||
 		header.xlp_pageaddr != page)
@@ -173,15 +174,15 @@ take_page_header(WalReader *reader)
 		reader->refusal = pstrdup("the WAL has another layout");
 		return false;
 	}
-	return take_bytes(reader, NULL,
-					  XLogPageHeaderSize(&header) - sizeof(header));
+	return read_wal_bytes(reader, NULL,
+						  XLogPageHeaderSize(&header) - sizeof(header));
 }
 
 /*
  * Takes bytes of a record, which goes on after the headers of pages.
  */
 static bool
-take(WalReader *reader, void *to, uint64 count)
+read_record_bytes(WalReader *reader, void *to, uint64 count)
 {
 	char	   *next = to;
 
@@ -190,11 +191,11 @@ take(WalReader *reader, void *to, uint64 count)
 		uint64		n;
 
 		if (reader->position % reader->page_size == 0 &&
-			!take_page_header(reader))
+			!read_page_header(reader))
 			return false;
 		n = Min(count,
 				reader->page_size - reader->position % reader->page_size);
-		if (!take_bytes(reader, next, n))
+		if (!read_wal_bytes(reader, next, n))
 			return false;
 		if (next != NULL)
 			next += n;
@@ -208,25 +209,29 @@ take(WalReader *reader, void *to, uint64 count)
  * the length of the data; 0 if this is something else.
  */
 static uint32
-take_up_to_data(WalReader *reader)
+skip_to_commit_data(WalReader *reader)
 {
 	uint8		id;
 	uint8		short_length;
 	uint32		length;
 
-	while (take(reader, &id, sizeof(id)))
+	while (read_record_bytes(reader, &id, sizeof(id)))
 	{
 		if (id == XLR_BLOCK_ID_DATA_SHORT)
-			return take(reader, &short_length, sizeof(short_length)) ?
+			return read_record_bytes(reader, &short_length,
+									 sizeof(short_length)) ?
 				short_length :
 				0;
 		if (id == XLR_BLOCK_ID_DATA_LONG)
-			return take(reader, &length, sizeof(length)) ? length : 0;
+			return read_record_bytes(reader, &length, sizeof(length)) ?
+				length :
+				0;
 		if (id != XLR_BLOCK_ID_ORIGIN && id != XLR_BLOCK_ID_TOPLEVEL_XID)
 			return 0;
-		if (!take(reader, NULL,
-				  id == XLR_BLOCK_ID_ORIGIN ? sizeof(RepOriginId) :
-				  sizeof(TransactionId)))
+		if (!read_record_bytes(reader, NULL,
+							   id == XLR_BLOCK_ID_ORIGIN ?
+							   sizeof(RepOriginId) :
+							   sizeof(TransactionId)))
 			return 0;
 	}
 	return 0;
@@ -237,24 +242,28 @@ take_up_to_data(WalReader *reader)
  * logical stream tells the time at the publisher, with which the data ends.
  */
 static bool
-has_time(WalReader *reader, uint8 info, TimestampTz time)
+commit_has_time(WalReader *reader, uint8 info, TimestampTz time)
 {
-	uint32		length = take_up_to_data(reader);
-	TimestampTz taken;
+	uint32		length = skip_to_commit_data(reader);
+	TimestampTz commit_time;
 	uint32		xinfo;
 
-	if (length < sizeof(taken) || !take(reader, &taken, sizeof(taken)))
+	if (length < sizeof(commit_time) ||
+		!read_record_bytes(reader, &commit_time, sizeof(commit_time)))
 		return false;
-	if (taken == time)
+	if (commit_time == time)
 		return true;
 	if (!(info & XLOG_XACT_HAS_INFO) ||
-		length < sizeof(taken) + sizeof(xinfo) + sizeof(xl_xact_origin) ||
-		!take(reader, &xinfo, sizeof(xinfo)) ||
+		length <
+		sizeof(commit_time) + sizeof(xinfo) + sizeof(xl_xact_origin) ||
+		!read_record_bytes(reader, &xinfo, sizeof(xinfo)) ||
 		!(xinfo & XACT_XINFO_HAS_ORIGIN))
 		return false;
-	return take(reader, NULL,
-				length - sizeof(taken) - sizeof(xinfo) - sizeof(taken)) &&
-		take(reader, &taken, sizeof(taken)) && taken == time;
+	return read_record_bytes(reader, NULL,
+							 length - sizeof(commit_time) - sizeof(xinfo) -
+							 sizeof(commit_time)) &&
+		read_record_bytes(reader, &commit_time, sizeof(commit_time)) &&
+		commit_time == time;
 }
 
 /*
@@ -268,14 +277,14 @@ is_commit_of(WalReader *reader, const BemiStored *transaction)
 	XLogRecord	record;
 	uint8		operation;
 
-	if (!take(reader, &record, SizeOfXLogRecord) ||
+	if (!read_record_bytes(reader, &record, SizeOfXLogRecord) ||
 		record.xl_rmid != RM_XACT_ID)
 		return false;
 	operation = record.xl_info & XLOG_XACT_OPMASK;
 	if (operation == XLOG_XACT_COMMIT ? record.xl_xid != transaction->xid :
 		operation != XLOG_XACT_COMMIT_PREPARED)
 		return false;
-	return has_time(reader, record.xl_info, transaction->committed_at);
+	return commit_has_time(reader, record.xl_info, transaction->committed_at);
 }
 
 /*
@@ -302,7 +311,7 @@ find_page_size(BemiStream *stream)
  * refuses.
  */
 static bool
-start_reading(WalReader *reader, uint32 timeline)
+start_reading_wal(WalReader *reader, uint32 timeline)
 {
 	BemiStream *probe = reader->probe;
 	PGresult   *result =
@@ -313,7 +322,7 @@ start_reading(WalReader *reader, uint32 timeline)
 
 	if (PQresultStatus(result) != PGRES_COPY_BOTH)
 	{
-		note_refusal(reader, result);
+		record_wal_refusal(reader, result);
 		return false;
 	}
 	PQclear(result);
@@ -326,7 +335,7 @@ start_reading(WalReader *reader, uint32 timeline)
  * lost client.
  */
 static void
-end_reading(BemiStream *probe)
+end_reading_wal(BemiStream *probe)
 {
 	StringInfoData frame;
 
@@ -338,7 +347,7 @@ end_reading(BemiStream *probe)
 		if (bemi_stream_receive(probe, &frame))
 			CHECK_FOR_INTERRUPTS();
 		else if (!probe->ended)
-			wait_for_frame(probe);
+			wait_for_wal_frame(probe);
 	PQclear(bemi_stream_await_result(probe, probe->replication));
 }
 
@@ -360,12 +369,14 @@ bemi_stream_trace(BemiStream *stream, uint32 timeline, XLogRecPtr end,
 	if (reader.position >= end)
 		return BEMI_TRACE_GONE;
 	reader.probe = bemi_stream_open_probe(stream);
-	found = start_reading(&reader, timeline) && take_page_header(&reader) &&
+	found = start_reading_wal(&reader, timeline) &&
+		read_page_header(&reader) &&
 		reader.position <= transaction->commit_lsn &&
-		take_bytes(&reader, NULL, transaction->commit_lsn - reader.position) &&
+		read_wal_bytes(&reader, NULL,
+					   transaction->commit_lsn - reader.position) &&
 		is_commit_of(&reader, transaction);
 	if (reader.refusal == NULL)
-		end_reading(reader.probe);
+		end_reading_wal(reader.probe);
 	bemi_stream_close(reader.probe);
 	*refusal = reader.refusal;
 	if (found)

@@ -64,7 +64,7 @@ typedef struct ResultRows
  * Calls a function of the server that takes nothing and returns a set.
  */
 static void
-open_rows(Oid oid, ResultRows *rows)
+open_command_rows(Oid oid, ResultRows *rows)
 {
 	LOCAL_FCINFO(fcinfo, 0);
 	FmgrInfo	function;
@@ -85,14 +85,14 @@ open_rows(Oid oid, ResultRows *rows)
 }
 
 static bool
-next_row(ResultRows *rows)
+next_command_row(ResultRows *rows)
 {
 	return tuplestore_gettupleslot(rows->result.setResult, true, false,
 								   rows->row);
 }
 
 static void
-close_rows(ResultRows *rows)
+close_command_rows(ResultRows *rows)
 {
 	ExecDropSingleTupleTableSlot(rows->row);
 	tuplestore_end(rows->result.setResult);
@@ -135,10 +135,10 @@ bemi_collected_commands(void)
 	List	   *commands = NIL;
 	ResultRows	rows;
 
-	open_rows(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &rows);
-	while (next_row(&rows))
+	open_command_rows(F_PG_EVENT_TRIGGER_DDL_COMMANDS, &rows);
+	while (next_command_row(&rows))
 		commands = lappend(commands, read_command(rows.row));
-	close_rows(&rows);
+	close_command_rows(&rows);
 	return commands;
 }
 
@@ -152,8 +152,8 @@ bemi_dropped_objects(Oid catalog)
 	List	   *objects = NIL;
 	ResultRows	rows;
 
-	open_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
-	while (next_row(&rows))
+	open_command_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
+	while (next_command_row(&rows))
 	{
 		bool		is_null;
 
@@ -165,7 +165,7 @@ bemi_dropped_objects(Oid catalog)
 														  DROPPED_OBJID,
 														  &is_null)));
 	}
-	close_rows(&rows);
+	close_command_rows(&rows);
 	return objects;
 }
 
@@ -173,7 +173,7 @@ bemi_dropped_objects(Oid catalog)
  * An element of an array of texts, palloc'd; NULL if there is none.
  */
 static char *
-text_of(TupleTableSlot *row, int column, int element)
+command_text(TupleTableSlot *row, int column, int element)
 {
 	bool		is_null;
 	Datum		array = slot_getattr(row, column, &is_null);
@@ -227,9 +227,9 @@ read_dropped(TupleTableSlot *row)
 	dropped->identity = TextDatumGetCString(identity);
 	if (catalog == PublicationRelRelationId)
 	{
-		dropped->publication = text_of(row, DROPPED_ADDRESS_ARGS, 0);
-		dropped->schema = text_of(row, DROPPED_ADDRESS_NAMES, 0);
-		dropped->table = text_of(row, DROPPED_ADDRESS_NAMES, 1);
+		dropped->publication = command_text(row, DROPPED_ADDRESS_ARGS, 0);
+		dropped->schema = command_text(row, DROPPED_ADDRESS_NAMES, 0);
+		dropped->table = command_text(row, DROPPED_ADDRESS_NAMES, 1);
 	}
 	return dropped;
 }
@@ -244,15 +244,15 @@ bemi_dropped_tables(void)
 	List	   *objects = NIL;
 	ResultRows	rows;
 
-	open_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
-	while (next_row(&rows))
+	open_command_rows(F_PG_EVENT_TRIGGER_DROPPED_OBJECTS, &rows);
+	while (next_command_row(&rows))
 	{
 		BemiDropped *dropped = read_dropped(rows.row);
 
 		if (dropped != NULL)
 			objects = lappend(objects, dropped);
 	}
-	close_rows(&rows);
+	close_command_rows(&rows);
 	return objects;
 }
 
@@ -292,16 +292,17 @@ concerns_partition(const AlterTableCmd *subcommand, bool attached)
  * does?
  */
 static bool
-is_locked(Oid oid)
+is_locked_as_child(Oid oid)
 {
 	Relation	relation = RelationIdGetRelation(oid);
-	bool		is_locked;
+	bool		is_locked_as_child;
 
 	if (!RelationIsValid(relation))
 		return false;
-	is_locked = CheckRelationLockedByMe(relation, AccessExclusiveLock, true);
+	is_locked_as_child =
+		CheckRelationLockedByMe(relation, AccessExclusiveLock, true);
 	RelationClose(relation);
-	return is_locked;
+	return is_locked_as_child;
 }
 
 /*
@@ -320,7 +321,7 @@ concerned_partition(const CollectedATSubcmd *subcommand)
 	if (OidIsValid(partition))
 		return partition;
 	partition = RangeVarGetRelid(name, NoLock, true);
-	if (!OidIsValid(partition) || !is_locked(partition))
+	if (!OidIsValid(partition) || !is_locked_as_child(partition))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("partition \"%s\" was renamed while a command was at work on it",

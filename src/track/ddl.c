@@ -68,7 +68,7 @@ PG_FUNCTION_INFO_V1(bemi_follow_ddl);
  * the server's functions would fail with.
  */
 static const char *
-obstacle(const BemiTable *table)
+tracking_obstacle(const BemiTable *table)
 {
 	BemiTrigger trigger;
 
@@ -111,7 +111,7 @@ prepare_published(const BemiTable *table)
 		bemi_table_prepare(table->oid, table->root);
 	else if (!trigger.ours && table->identity != REPLICA_IDENTITY_FULL)
 	{
-		warn_of_obstacle(table, obstacle(table));
+		warn_of_obstacle(table, tracking_obstacle(table));
 		bemi_table_set_identity(table->oid, REPLICA_IDENTITY_FULL, NULL);
 	}
 }
@@ -157,7 +157,7 @@ follow_attached_tree(Oid relation)
  * written into the trigger himself.
  */
 static bool
-stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
+table_stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
 {
 	const char *membership = list_nth(trigger->arguments, BEMI_MEMBERSHIP);
 
@@ -207,7 +207,7 @@ follow_detached(Oid relation, Oid root)
 	if (!bemi_table_look_up(relation, &table) || table.is_partition)
 		return;
 	bemi_table_trigger(relation, &trigger);
-	if (trigger.arguments != NIL && stays_tracked(&table, &trigger))
+	if (trigger.arguments != NIL && table_stays_tracked(&table, &trigger))
 		track_detached(&table, &trigger, root);
 	else
 		foreach(cell, bemi_table_tree(&table))
@@ -356,7 +356,7 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 	/* The message says whether all partitions are FULL, and logged. */
 	if (table->oid == table->root || attached != NIL || detached != NIL ||
 		table->persistence == RELPERSISTENCE_UNLOGGED || changes_root(command))
-		bemi_emit_membership(table->root);
+		bemi_emit_tracked(table->root);
 	if (table->oid == table->root && changes_root(command))
 		bemi_table_invalidate_tree(table);
 	if (table->is_partition || table->kind == RELKIND_PARTITIONED_TABLE)
@@ -369,7 +369,7 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 static void
 track_with_schema(const BemiTable *table)
 {
-	const char *reason = obstacle(table);
+	const char *reason = tracking_obstacle(table);
 	List	   *done = NIL;
 	List	   *more;
 	ListCell   *cell;
@@ -409,7 +409,7 @@ follow_heirs(const BemiTable *table)
 	{
 		if (lfirst_oid(cell) != table->oid &&
 			bemi_is_published(lfirst_oid(cell)))
-			bemi_emit_membership(lfirst_oid(cell));
+			bemi_emit_tracked(lfirst_oid(cell));
 	}
 }
 
@@ -426,7 +426,7 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 
 	/* Its rows are not in the stream. */
 	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
-		bemi_emit_membership(table->root);
+		bemi_emit_tracked(table->root);
 	if ((table->kind != RELKIND_RELATION &&
 		 table->kind != RELKIND_PARTITIONED_TABLE) ||
 		table->persistence == RELPERSISTENCE_TEMP)
@@ -454,7 +454,7 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
  * types of the tables.
  */
 static List *
-add_users(List *types, Oid type)
+add_type_users(List *types, Oid type)
 {
 	Relation	catalog = table_open(DependRelationId, AccessShareLock);
 	ScanKeyData keys[2];
@@ -501,10 +501,10 @@ follow_row_type(const BemiTable *table)
 		Oid			user = get_typ_typrelid(list_nth_oid(types, i));
 
 		CHECK_FOR_INTERRUPTS();
-		types = add_users(types, list_nth_oid(types, i));
+		types = add_type_users(types, list_nth_oid(types, i));
 		if (i > 0 && OidIsValid(user) && bemi_is_published(user))
 		{
-			bemi_emit_membership(user);
+			bemi_emit_tracked(user);
 			bemi_table_invalidate(user);
 		}
 	}
@@ -566,7 +566,7 @@ follow_trigger(Oid oid)
 	if (bemi_is_published(trigger.tgrelid) &&
 		bemi_table_look_up(trigger.tgrelid, &table))
 	{
-		bemi_emit_membership(trigger.tgrelid);
+		bemi_emit_tracked(trigger.tgrelid);
 		bemi_table_invalidate_tree(&table);
 	}
 }
@@ -596,7 +596,7 @@ follow_command(const BemiCommand *command)
  * temporary by its schema is found out later.
  */
 static bool
-is_temporary(const Node *command)
+command_is_temporary(const Node *command)
 {
 	const RangeVar *table = NULL;
 
@@ -617,7 +617,8 @@ bemi_follow_ddl(PG_FUNCTION_ARGS)
 	bool		pushed = false;
 
 	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_ddl");
-	if (is_temporary(((EventTriggerData *) fcinfo->context)->parsetree))
+	if (command_is_temporary(
+							 ((EventTriggerData *) fcinfo->context)->parsetree))
 		PG_RETURN_VOID();
 
 	/*

@@ -122,7 +122,7 @@ type_row(Oid type, Snapshot snapshot)
  * The columns of a relation, in their order, without those that are dropped.
  */
 static List *
-columns_of(Oid relation, Snapshot snapshot)
+described_columns(Oid relation, Snapshot snapshot)
 {
 	List	   *columns = NIL;
 	ListCell   *cell;
@@ -150,7 +150,7 @@ columns_of(Oid relation, Snapshot snapshot)
  * As bemi_partition_root(), at the time of the snapshot.
  */
 static Oid
-root_of(Oid relation, Snapshot snapshot)
+described_root(Oid relation, Snapshot snapshot)
 {
 	Form_pg_class row = class_row(relation, snapshot);
 
@@ -272,7 +272,7 @@ is_partly_full(Oid relation, Snapshot snapshot)
 }
 
 static bool
-is_partitioned(Oid relation, Snapshot snapshot)
+is_partitioned_table(Oid relation, Snapshot snapshot)
 {
 	Form_pg_class row = class_row(relation, snapshot);
 
@@ -306,7 +306,8 @@ add_types_within(List *types, Oid type, Snapshot snapshot)
 	if (OidIsValid(row->typelem))
 		types = list_append_unique_oid(types, row->typelem);
 	if (OidIsValid(row->typrelid))
-		types = add_types_of(types, columns_of(row->typrelid, snapshot));
+		types =
+			add_types_of(types, described_columns(row->typrelid, snapshot));
 	return types;
 }
 
@@ -416,7 +417,7 @@ append_type(StringInfo text, Oid type, Snapshot snapshot)
 		append_part(text, type, 'a', row->typelem,
 					psprintf("%c", element->typdelim));
 	if (row->typtype == TYPTYPE_COMPOSITE)
-		append_fields(text, type, columns_of(row->typrelid, snapshot));
+		append_fields(text, type, described_columns(row->typrelid, snapshot));
 	if (row->typtype == TYPTYPE_BASE)
 		append_json_cast(text, type, snapshot);
 }
@@ -442,12 +443,12 @@ append_types(StringInfo text, const List *columns, Snapshot snapshot)
 static void
 append_relation(StringInfo text, Oid relation, Snapshot snapshot)
 {
-	List	   *columns = columns_of(relation, snapshot);
+	List	   *columns = described_columns(relation, snapshot);
 
 	append_primary_key(text, relation, columns, snapshot);
 	append_columns(text, columns);
 	append_key(text, "partly");
-	appendStringInfoString(text, is_partitioned(relation, snapshot) &&
+	appendStringInfoString(text, is_partitioned_table(relation, snapshot) &&
 						   is_partly_full(relation, snapshot) ?
 						   "true" :
 						   "false");
@@ -471,7 +472,7 @@ bemi_describe(Oid relation, Snapshot snapshot)
 	char	   *description;
 
 	MemoryContextSwitchTo(scratch);
-	root = root_of(relation, snapshot);
+	root = described_root(relation, snapshot);
 	bemi_read_rules(root, snapshot, &rules);
 	initStringInfo(&text);
 	appendStringInfoString(&text, bemi_rules_text(&rules));

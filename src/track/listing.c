@@ -62,7 +62,7 @@ refuse_schema(void)
  * tables.
  */
 static void
-emit_all_memberships(Oid publication)
+emit_all_tracked(Oid publication)
 {
 	ListCell   *cell;
 
@@ -70,7 +70,7 @@ emit_all_memberships(Oid publication)
 		refuse_all_tables();
 	foreach(cell, GetPublicationRelations(publication, PUBLICATION_PART_ROOT))
 	{
-		bemi_emit_membership(lfirst_oid(cell));
+		bemi_emit_tracked(lfirst_oid(cell));
 	}
 }
 
@@ -78,7 +78,7 @@ emit_all_memberships(Oid publication)
  * The publication has lost its name.  The worker asks for that name.
  */
 static void
-emit_all_ended(Oid publication)
+emit_all_tracking_ended(Oid publication)
 {
 	ListCell   *cell;
 
@@ -86,9 +86,10 @@ emit_all_ended(Oid publication)
 	{
 		Oid			relation = lfirst_oid(cell);
 
-		bemi_emit_ended(relation,
-						get_namespace_name(get_rel_namespace(relation)),
-						get_rel_name(relation));
+		bemi_emit_tracking_ended(relation,
+								 get_namespace_name(
+													get_rel_namespace(relation)),
+								 get_rel_name(relation));
 	}
 }
 
@@ -96,7 +97,7 @@ emit_all_ended(Oid publication)
  * Whether the command has taken the name from the publication.
  */
 static bool
-loses_name(const Node *command)
+command_removes_name(const Node *command)
 {
 	const RenameStmt *rename = (const RenameStmt *) command;
 
@@ -109,7 +110,7 @@ loses_name(const Node *command)
  * A table was added to a publication.
  */
 static void
-emit_added(Oid row, Oid publication)
+emit_added_table(Oid row, Oid publication)
 {
 	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(row));
 	Form_pg_publication_rel form;
@@ -118,7 +119,7 @@ emit_added(Oid row, Oid publication)
 		return;
 	form = (Form_pg_publication_rel) GETSTRUCT(tuple);
 	if (form->prpubid == publication)
-		bemi_emit_membership(form->prrelid);
+		bemi_emit_tracked(form->prrelid);
 	ReleaseSysCache(tuple);
 }
 
@@ -139,7 +140,7 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 		const BemiCommand *command = lfirst(cell);
 
 		if (command->catalog == PublicationRelRelationId)
-			emit_added(command->object, publication);
+			emit_added_table(command->object, publication);
 		else if (OidIsValid(publication) &&
 				 bemi_publication_of_schema(command->catalog,
 											command->object) == publication)
@@ -147,9 +148,11 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 		else if (command->catalog != PublicationRelationId)
 			continue;
 		else if (command->object == publication)
-			emit_all_memberships(publication);
-		else if (loses_name(((EventTriggerData *) fcinfo->context)->parsetree))
-			emit_all_ended(command->object);
+			emit_all_tracked(publication);
+		else if (command_removes_name(
+									  ((EventTriggerData *) fcinfo->context)
+									  ->parsetree))
+			emit_all_tracking_ended(command->object);
 	}
 	PG_RETURN_VOID();
 }
@@ -178,8 +181,8 @@ follow_removed(const BemiDropped *dropped)
 {
 	if (dropped->publication != NULL &&
 		strcmp(dropped->publication, BEMI_PUBLICATION) == 0)
-		bemi_emit_ended(table_of_deleted_row(dropped->object), dropped->schema,
-						dropped->table);
+		bemi_emit_tracking_ended(table_of_deleted_row(dropped->object),
+								 dropped->schema, dropped->table);
 }
 
 /*

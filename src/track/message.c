@@ -61,11 +61,11 @@ PG_FUNCTION_INFO_V1(bemi_unstored_partition);
  * The value in _bemi.signing_key, palloc'd; NULL if there is none.
  */
 static char *
-read_value(Relation secret)
+read_signing_key_value(Relation signing_key)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(secret, NULL);
-	TableScanDesc scan = table_beginscan(secret, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(signing_key, NULL);
+	TableScanDesc scan = table_beginscan(signing_key, snapshot, 0, NULL);
 	char	   *value = NULL;
 
 	if (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -86,24 +86,24 @@ read_value(Relation secret)
  * The secret that messages are signed with, palloc'd; NULL if there is none.
  */
 static char *
-read_secret(void)
+read_signing_key(void)
 {
 	Oid			schema = get_namespace_oid(BEMI_INTERNAL_SCHEMA, true);
 	Oid			relation = OidIsValid(schema) ?
 		get_relname_relid("signing_key", schema) :
 		InvalidOid;
-	Relation	secret;
+	Relation	signing_key;
 	char	   *value = NULL;
 
 	if (!OidIsValid(relation) || get_rel_relkind(relation) != RELKIND_RELATION)
 		return NULL;
-	secret = try_table_open(relation, AccessShareLock);
-	if (secret == NULL)
+	signing_key = try_table_open(relation, AccessShareLock);
+	if (signing_key == NULL)
 		return NULL;
-	if (RelationGetDescr(secret)->natts > 0 &&
-		TupleDescAttr(RelationGetDescr(secret), 0)->atttypid == TEXTOID)
-		value = read_value(secret);
-	table_close(secret, AccessShareLock);
+	if (RelationGetDescr(signing_key)->natts > 0 &&
+		TupleDescAttr(RelationGetDescr(signing_key), 0)->atttypid == TEXTOID)
+		value = read_signing_key_value(signing_key);
+	table_close(signing_key, AccessShareLock);
 	return value;
 }
 
@@ -116,9 +116,9 @@ read_secret(void)
  * it.
  */
 static void
-write_signed(const char *secret, const char *message)
+write_signed_message(const char *signing_key, const char *message)
 {
-	char	   *key = bemi_derive_key(secret, BEMI_KEY_TRACKING);
+	char	   *key = bemi_derive_key(signing_key, BEMI_KEY_TRACKING);
 	StringInfoData content;
 
 	initStringInfo(&content);
@@ -131,7 +131,7 @@ write_signed(const char *secret, const char *message)
 }
 
 static void
-append_text(StringInfo message, const char *key, const char *text)
+append_message_text(StringInfo message, const char *key, const char *text)
 {
 	appendStringInfo(message, "\"%s\": ", key);
 	if (text != NULL)
@@ -146,29 +146,30 @@ append_text(StringInfo message, const char *key, const char *text)
  * "detail" is a sentence for bemi.gaps, or NULL.
  */
 void
-bemi_emit_tracking(const char *event, Oid relation, const char *schema,
-				   const char *table, const char *description,
-				   const char *detail)
+bemi_emit_tracking_message(const char *event, Oid relation, const char *schema,
+						   const char *table, const char *description,
+						   const char *detail)
 {
-	char	   *secret = XLogLogicalInfoActive() ? read_secret() : NULL;
+	char	   *signing_key =
+		XLogLogicalInfoActive() ? read_signing_key() : NULL;
 	StringInfoData message;
 
-	if (secret == NULL)
+	if (signing_key == NULL)
 		return;					/* nobody could ever read it, or believe it */
 	initStringInfo(&message);
 	appendStringInfoChar(&message, '{');
-	append_text(&message, "event", event);
+	append_message_text(&message, "event", event);
 	appendStringInfo(&message, "\"relation\": \"%u\", ", relation);
-	append_text(&message, "schema", schema);
-	append_text(&message, "table", table);
-	append_text(&message, "detail", detail);
+	append_message_text(&message, "schema", schema);
+	append_message_text(&message, "table", table);
+	append_message_text(&message, "detail", detail);
 	appendStringInfo(&message, "\"transaction\": \"%u\", ",
 					 GetTopTransactionId());
 	appendStringInfo(&message, "\"description\": %s}",
 					 description && strlen(description) < LONGEST_DESCRIPTION ?
 					 description :
 					 "null");
-	write_signed(secret, message.data);
+	write_signed_message(signing_key, message.data);
 }
 
 /*
@@ -228,7 +229,7 @@ bemi_unstored_partition(PG_FUNCTION_ARGS)
  * if all are.
  */
 static char *
-why_incomplete(HeapTuple published, const Publication *publication)
+why_stream_is_incomplete(HeapTuple published, const Publication *publication)
 {
 	Oid			relation =
 		((Form_pg_publication_rel) GETSTRUCT(published))->prrelid;
@@ -254,7 +255,7 @@ why_incomplete(HeapTuple published, const Publication *publication)
  * its root, or by a name of its own, whose history is not kept as complete.
  */
 void
-bemi_emit_membership(Oid relation)
+bemi_emit_tracked(Oid relation)
 {
 	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
 	HeapTuple	published =
@@ -267,11 +268,16 @@ bemi_emit_membership(Oid relation)
 		return;
 	if (table != NULL && !get_rel_relispartition(relation))
 	{
-		detail = why_incomplete(published, GetPublication(publication));
-		bemi_emit_tracking(detail ? BEMI_EVENT_ENDED : BEMI_EVENT_BEGAN,
-						   relation,
-						   get_namespace_name(get_rel_namespace(relation)),
-						   table, bemi_describe(relation, NULL), detail);
+		detail =
+			why_stream_is_incomplete(published, GetPublication(publication));
+		bemi_emit_tracking_message(detail ? BEMI_EVENT_ENDED :
+								   BEMI_EVENT_BEGAN,
+								   relation,
+								   get_namespace_name(
+													  get_rel_namespace(relation)),
+								   table,
+								   bemi_describe(relation, NULL),
+								   detail);
 	}
 	ReleaseSysCache(published);
 }
@@ -281,11 +287,12 @@ bemi_emit_membership(Oid relation)
  * writing to it at that time and commit later, so its description goes along.
  */
 void
-bemi_emit_ended(Oid relation, const char *schema, const char *table)
+bemi_emit_tracking_ended(Oid relation, const char *schema, const char *table)
 {
 	bool		is_there =
 		OidIsValid(relation) && get_rel_relkind(relation) != '\0';
 
-	bemi_emit_tracking(BEMI_EVENT_ENDED, relation, schema, table,
-					   is_there ? bemi_describe(relation, NULL) : NULL, NULL);
+	bemi_emit_tracking_message(BEMI_EVENT_ENDED, relation, schema, table,
+							   is_there ? bemi_describe(relation, NULL) : NULL,
+							   NULL);
 }

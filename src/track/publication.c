@@ -40,16 +40,16 @@
  * be?
  */
 static bool
-is_usable(Oid publication)
+publication_is_usable(Oid publication)
 {
 	HeapTuple	tuple =
 		SearchSysCache1(PUBLICATIONOID, ObjectIdGetDatum(publication));
-	bool		is_usable = HeapTupleIsValid(tuple) &&
+	bool		publication_is_usable = HeapTupleIsValid(tuple) &&
 		!bemi_lacks_generated_columns((Form_pg_publication) GETSTRUCT(tuple));
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
-	return is_usable;
+	return publication_is_usable;
 }
 
 /*
@@ -64,7 +64,7 @@ lock_publication(void)
 		Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!is_usable(publication))
+		if (!publication_is_usable(publication))
 		{
 			bemi_call_as_owner("SELECT _bemi.ensure_publication()", 0, NULL,
 							   NULL);
@@ -118,7 +118,7 @@ bemi_publish_table(Oid relation)
 	{
 		(void) bemi_publication_add(publication, table);
 		CommandCounterIncrement();
-		bemi_emit_membership(relation);
+		bemi_emit_tracked(relation);
 	}
 	table_close(table, NoLock);
 }
@@ -147,8 +147,9 @@ bemi_unpublish_table(Oid relation)
 	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
 	/* Who was writing to it at that time may commit later. */
-	bemi_emit_ended(relation, get_namespace_name(get_rel_namespace(relation)),
-					get_rel_name(relation));
+	bemi_emit_tracking_ended(relation,
+							 get_namespace_name(get_rel_namespace(relation)),
+							 get_rel_name(relation));
 }
 
 /*

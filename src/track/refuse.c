@@ -79,7 +79,7 @@ bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form)
  * Copies the fixed part of a relation's row, false if it is gone.
  */
 static bool
-find_relation(Oid oid, FormData_pg_class *form)
+copy_relation_form(Oid oid, FormData_pg_class *form)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(oid));
 
@@ -115,7 +115,7 @@ refuse_trigger_on_bemi(const FormData_pg_class *table)
  * those that another one had.
  */
 static bool
-sets_rules(Oid relation, int argument_count)
+trigger_sets_rules(Oid relation, int argument_count)
 {
 	return argument_count > ARGUMENTS_WITHOUT_RULES ||
 		(argument_count == ARGUMENTS_WITHOUT_RULES &&
@@ -128,7 +128,7 @@ sets_rules(Oid relation, int argument_count)
 void
 bemi_check_rule_setter(Oid relation, Oid owner, int argument_count)
 {
-	if (!sets_rules(relation, argument_count) ||
+	if (!trigger_sets_rules(relation, argument_count) ||
 		bemi_may_track(GetUserId(), owner))
 		return;
 	ereport(ERROR,
@@ -168,7 +168,7 @@ bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
  * A trigger that CREATE OR REPLACE has made is not from a dump.
  */
 static bool
-is_replaced(const BemiCommand *command)
+trigger_is_replaced(const BemiCommand *command)
 {
 	Node	   *parsetree = command->collected->parsetree;
 
@@ -183,13 +183,13 @@ check_trigger(const BemiCommand *command, Oid emit_context)
 	FormData_pg_class table;
 
 	if (!bemi_trigger_look_up(command->object, &trigger) ||
-		!find_relation(trigger.tgrelid, &table))
+		!copy_relation_form(trigger.tgrelid, &table))
 		return;
 	refuse_trigger_on_bemi(&table);
 	if (trigger.tgfoid != emit_context)
 		return;
 	bemi_check_rule_setter(table.oid, table.relowner, trigger.tgnargs);
-	if (!is_replaced(command))
+	if (!trigger_is_replaced(command))
 		bemi_track_restored(&trigger);
 }
 

@@ -84,7 +84,7 @@ bemi_act_as_before(const BemiRights *former)
  * Runs a query that calls a function, and has no use for its result.
  */
 static void
-call(const char *command, int count, Oid *types, Datum *values)
+call_function(const char *command, int count, Oid *types, Datum *values)
 {
 	if (SPI_execute_with_args(command, count, types, values, NULL, false, 0) !=
 		SPI_OK_SELECT)
@@ -98,7 +98,7 @@ bemi_call_as_owner(const char *command, int count, Oid *types, Datum *values)
 
 	SPI_connect();
 	bemi_act_as_owner(&former);
-	call(command, count, types, values);
+	call_function(command, count, types, values);
 	bemi_act_as_before(&former);
 	SPI_finish();
 }
@@ -127,8 +127,8 @@ bemi_enter_schema(PG_FUNCTION_ARGS)
 	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 
 	SPI_connect();
-	call("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types), types,
-		 values);
+	call_function("SELECT _bemi.check_schema_tracker($1, $2)", lengthof(types),
+				  types, values);
 	SPI_finish();
 	bemi_call_as_owner("SELECT _bemi.set_tracked_schema($1, $2)",
 					   lengthof(types), types, values);

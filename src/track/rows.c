@@ -23,7 +23,7 @@
  *	DROP COLUMN, RENAME				no, no value of a remaining column changes
  *	SET LOGGED, CLUSTER, VACUUM		no, the rows stay as they are
  *	ATTACH, CREATE of a foreign or	the root's history is not complete for as long as
- *	unlogged partition				it has that partition, see bemi_emit_membership()
+ *	unlogged partition				it has that partition, see bemi_emit_tracked()
  *
  * An empty table makes no gap.  What must never happen: a wait for somebody's
  * lock on a table that the command has not locked itself.  Where such a table
@@ -77,9 +77,10 @@ emit_rows_changed(Oid published, const char *detail)
 	char	   *table = get_rel_name(published);
 
 	if (table != NULL)
-		bemi_emit_tracking(BEMI_EVENT_ROWS_CHANGED, published,
-						   get_namespace_name(get_rel_namespace(published)),
-						   table, NULL, detail);
+		bemi_emit_tracking_message(BEMI_EVENT_ROWS_CHANGED, published,
+								   get_namespace_name(
+													  get_rel_namespace(published)),
+								   table, NULL, detail);
 }
 
 /*
@@ -255,7 +256,7 @@ bemi_follow_dropped_table(const BemiDropped *dropped)
 								   dropped->identity));
 	if (form->relkind == RELKIND_FOREIGN_TABLE ||
 		form->relpersistence == RELPERSISTENCE_UNLOGGED)
-		bemi_emit_membership(published);
+		bemi_emit_tracked(published);
 }
 
 /*

@@ -48,7 +48,7 @@ PG_FUNCTION_INFO_V1(bemi_columnless_rules);
  * The list for one kind of rule, NULL if there is no such kind.
  */
 static List **
-list_of_kind(BemiRules *rules, const JsonbValue *kind)
+rule_list_of_kind(BemiRules *rules, const JsonbValue *kind)
 {
 	struct
 	{
@@ -70,7 +70,7 @@ list_of_kind(BemiRules *rules, const JsonbValue *kind)
  * Appends the names in a JSON array; false if something else is among them.
  */
 static bool
-append_names(List **names, const JsonbValue *array)
+append_rule_names(List **names, const JsonbValue *array)
 {
 	JsonbContainer *elements;
 
@@ -109,10 +109,10 @@ parse_rules(const char *text, BemiRules *rules)
 	(void) JsonbIteratorNext(&iterator, &value, true);
 	while (JsonbIteratorNext(&iterator, &value, true) == WJB_KEY)
 	{
-		List	  **list = list_of_kind(rules, &value);
+		List	  **list = rule_list_of_kind(rules, &value);
 
 		(void) JsonbIteratorNext(&iterator, &value, true);
-		if (list == NULL || !append_names(list, &value))
+		if (list == NULL || !append_rule_names(list, &value))
 			return false;
 	}
 	return true;
@@ -145,7 +145,7 @@ bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules)
  * The names of a list, separated by commas.
  */
 static char *
-joined(const List *names)
+joined_names(const List *names)
 {
 	StringInfoData text;
 	ListCell   *cell;
@@ -172,7 +172,7 @@ has_bad_rules(Oid relation)
 }
 
 static void
-append_list(StringInfo text, const char *kind, const List *names)
+append_rule_list(StringInfo text, const char *kind, const List *names)
 {
 	ListCell   *cell;
 
@@ -198,9 +198,9 @@ bemi_rules_text(const BemiRules *rules)
 
 	initStringInfo(&text);
 	appendStringInfoChar(&text, '{');
-	append_list(&text, "ignore", rules->ignore);
-	append_list(&text, "redact", rules->redact);
-	append_list(&text, "redact_hash", rules->redact_hash);
+	append_rule_list(&text, "ignore", rules->ignore);
+	append_rule_list(&text, "redact", rules->redact);
+	append_rule_list(&text, "redact_hash", rules->redact_hash);
 	appendStringInfoChar(&text, '}');
 	return text.data;
 }
@@ -223,7 +223,7 @@ write_rules(const BemiTable *table, const BemiRules *rules)
 	bemi_table_set_trigger(table->oid, trigger.arguments);
 	if (bemi_is_published(table->oid))
 	{
-		bemi_emit_membership(table->oid);
+		bemi_emit_tracked(table->oid);
 		bemi_table_invalidate_tree(table);
 	}
 }
@@ -232,7 +232,7 @@ write_rules(const BemiTable *table, const BemiRules *rules)
  * Names of a table's columns.
  */
 static List *
-column_names(const BemiTable *table)
+table_column_names(const BemiTable *table)
 {
 	List	   *names = NIL;
 
@@ -250,7 +250,7 @@ column_names(const BemiTable *table)
  * The first column that matches some rule, NULL if none does.
  */
 static char *
-first_match(const List *columns, const List *rules)
+first_matching_column(const List *columns, const List *rules)
 {
 	ListCell   *cell;
 
@@ -287,7 +287,7 @@ report_unknown_column(const BemiTable *table, const char *kind,
 }
 
 static bool
-is_listed(const List *names, const char *name)
+name_is_listed(const List *names, const char *name)
 {
 	ListCell   *cell;
 
@@ -303,9 +303,9 @@ is_listed(const List *names, const char *name)
  * The names that a rule was given, each once.
  */
 static List *
-checked_names(const BemiTable *table, const char *kind, ArrayType *array)
+checked_rule_names(const BemiTable *table, const char *kind, ArrayType *array)
 {
-	List	   *columns = column_names(table);
+	List	   *columns = table_column_names(table);
 	List	   *names = NIL;
 	Datum	   *elements;
 	bool	   *nulls;
@@ -320,9 +320,9 @@ checked_names(const BemiTable *table, const char *kind, ArrayType *array)
 
 		if (name == NULL)
 			report_null_name(table, kind);
-		if (first_match(columns, list_make1(name)) == NULL)
+		if (first_matching_column(columns, list_make1(name)) == NULL)
 			report_unknown_column(table, kind, name);
-		if (!is_listed(names, name))
+		if (!name_is_listed(names, name))
 			names = lappend(names, pstrdup(name));
 	}
 	return names;
@@ -332,7 +332,7 @@ checked_names(const BemiTable *table, const char *kind, ArrayType *array)
  * A list of names as an array's text, without those that a column matches.
  */
 static char *
-array_text(const List *names, const char *without)
+rule_array_text(const List *names, const char *without)
 {
 	ArrayBuildState *state =
 		initArrayResult(TEXTOID, CurrentMemoryContext, false);
@@ -359,7 +359,7 @@ check_redacted_once(const BemiTable *table, const BemiRules *rules,
 {
 	ListCell   *cell;
 
-	foreach(cell, column_names(table))
+	foreach(cell, table_column_names(table))
 	{
 		const char *column = lfirst(cell);
 		bool		is_hash = strcmp(kind, "redact_hash") == 0;
@@ -376,13 +376,13 @@ check_redacted_once(const BemiTable *table, const BemiRules *rules,
 				 errhint("Give both lists: SELECT bemi.track(%s, %s => %s, %s => %s);",
 						 quote_literal_cstr(bemi_relation_name(table->oid)),
 						 kind,
-						 array_text(is_hash ? rules->redact_hash :
-									rules->redact,
-									NULL),
+						 rule_array_text(is_hash ? rules->redact_hash :
+										 rules->redact,
+										 NULL),
 						 other,
-						 array_text(is_hash ? rules->redact :
-									rules->redact_hash,
-									column))));
+						 rule_array_text(is_hash ? rules->redact :
+										 rules->redact_hash,
+										 column))));
 	}
 }
 
@@ -410,11 +410,12 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
 				 errhint("DROP TRIGGER %s ON %s;", BEMI_TRIGGER,
 						 bemi_relation_name(relation))));
 	if (ignore != NULL)
-		rules.ignore = checked_names(&table, "ignore", ignore);
+		rules.ignore = checked_rule_names(&table, "ignore", ignore);
 	if (redact != NULL)
-		rules.redact = checked_names(&table, "redact", redact);
+		rules.redact = checked_rule_names(&table, "redact", redact);
 	if (redact_hash != NULL)
-		rules.redact_hash = checked_names(&table, "redact_hash", redact_hash);
+		rules.redact_hash =
+			checked_rule_names(&table, "redact_hash", redact_hash);
 	check_redacted_once(&table, &rules,
 						redact_hash != NULL &&
 						ArrayGetNItems(ARR_NDIM(redact_hash),
@@ -429,7 +430,7 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
  * beginning only, and none matches the present name, that name is added.
  */
 static List *
-carry_list(List *names, const char *former, const char *present)
+carry_rule_list(List *names, const char *former, const char *present)
 {
 	List	   *carried = NIL;
 	ListCell   *cell;
@@ -457,9 +458,9 @@ carry_rules(const BemiTable *table, const char *former, const char *present)
 	if (!rules.readable || (rules.ignore == NIL && rules.redact == NIL &&
 							rules.redact_hash == NIL))
 		return;
-	rules.ignore = carry_list(rules.ignore, former, present);
-	rules.redact = carry_list(rules.redact, former, present);
-	rules.redact_hash = carry_list(rules.redact_hash, former, present);
+	rules.ignore = carry_rule_list(rules.ignore, former, present);
+	rules.redact = carry_rule_list(rules.redact, former, present);
+	rules.redact_hash = carry_rule_list(rules.redact_hash, former, present);
 	write_rules(table, &rules);
 }
 
@@ -540,7 +541,7 @@ bemi_carry_rules(const BemiTable *table, const char *former,
 			carry_rules(&renamed, former, present);
 			/* The column may be of the primary key. */
 			if (renamed.oid != table->oid)
-				bemi_emit_membership(renamed.oid);
+				bemi_emit_tracked(renamed.oid);
 		}
 	}
 }
@@ -561,12 +562,13 @@ bemi_check_rules(Oid relation)
 			 errmsg("rules of table \"%s\" are not valid",
 					bemi_relation_name(relation)),
 			 errdetail("They are: %s",
-					   joined(list_copy_tail(trigger.arguments, BEMI_RULES))),
+					   joined_names(list_copy_tail(trigger.arguments,
+												   BEMI_RULES))),
 			 errhint("They are set by bemi.track(), not by arguments of the trigger.")));
 }
 
 static bool
-is_redacted(const BemiRules *rules, const char *column)
+column_is_redacted(const BemiRules *rules, const char *column)
 {
 	return bemi_rules_match(column, rules->redact) ||
 		bemi_rules_match(column, rules->redact_hash);
@@ -585,11 +587,12 @@ bemi_warn_of_lost_redaction(const BemiTable *table)
 
 	bemi_read_rules(table->oid, NULL, &own);
 	bemi_read_rules(table->root, NULL, &of_root);
-	foreach(cell, column_names(table))
+	foreach(cell, table_column_names(table))
 	{
 		const char *column = lfirst(cell);
 
-		if (is_redacted(&own, column) && !is_redacted(&of_root, column))
+		if (column_is_redacted(&own, column) &&
+			!column_is_redacted(&of_root, column))
 			ereport(WARNING,
 					(errmsg("column \"%s\" of partition \"%s\" is no longer redacted",
 							column, bemi_relation_name(table->oid)),
@@ -640,16 +643,16 @@ bemi_columnless_rules(PG_FUNCTION_ARGS)
 	if (!bemi_table_look_up(PG_GETARG_OID(0), &table))
 		PG_RETURN_NULL();
 	bemi_read_rules(PG_GETARG_OID(1), NULL, &rules);
-	columns = column_names(&table);
+	columns = table_column_names(&table);
 	names = list_concat(list_concat(rules.ignore, rules.redact),
 						rules.redact_hash);
 	foreach(cell, names)
 	{
-		if (first_match(columns, list_make1(lfirst(cell))) == NULL &&
-			!is_listed(unmatched, lfirst(cell)))
+		if (first_matching_column(columns, list_make1(lfirst(cell))) == NULL &&
+			!name_is_listed(unmatched, lfirst(cell)))
 			unmatched = lappend(unmatched, lfirst(cell));
 	}
 	if (unmatched == NIL)
 		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(joined(unmatched)));
+	PG_RETURN_TEXT_P(cstring_to_text(joined_names(unmatched)));
 }

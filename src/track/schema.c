@@ -59,7 +59,7 @@ is_of_this_database(HeapTuple tuple, TupleDesc columns)
  * Is there a row with this key, of this database or of any?
  */
 static bool
-has_row(const char *index_name, ScanKey key, bool of_any_database)
+has_schema_row(const char *index_name, ScanKey key, bool of_any_database)
 {
 	Oid			own_schema = get_namespace_oid(BEMI_SCHEMA, true);
 	Oid			table = get_relname_relid("tracked_schemas", own_schema);
@@ -91,7 +91,7 @@ bemi_schema_is_tracked(Oid schema)
 
 	ScanKeyInit(&key, SCHEMA_OID_COLUMN, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(schema));
-	return has_row("tracked_schemas_schema_oid_idx", &key, false);
+	return has_schema_row("tracked_schemas_schema_oid_idx", &key, false);
 }
 
 /*
@@ -106,7 +106,7 @@ is_name_tracked(const char *schema)
 	namestrcpy(&name, schema);
 	ScanKeyInit(&key, SCHEMA_COLUMN, BTEqualStrategyNumber, F_NAMEEQ,
 				NameGetDatum(&name));
-	return has_row("tracked_schemas_pkey", &key, true);
+	return has_schema_row("tracked_schemas_pkey", &key, true);
 }
 
 /*
@@ -128,7 +128,7 @@ emit_new_names(Oid schema)
 		if (!bemi_table_look_up(lfirst_oid(cell), &table) ||
 			table.schema != schema)
 			continue;
-		bemi_emit_membership(table.oid);
+		bemi_emit_tracked(table.oid);
 		bemi_table_invalidate_tree(&table);
 	}
 }

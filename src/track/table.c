@@ -155,7 +155,7 @@ bemi_table_can_be_full(const BemiTable *table)
  * Index of the table that has this property: a column of pg_index, true.
  */
 static Oid
-index_with(Oid relation, AttrNumber property)
+index_with_property(Oid relation, AttrNumber property)
 {
 	Relation	catalog = table_open(IndexRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -205,7 +205,8 @@ bemi_table_untrackable(const BemiTable *table)
 	if (table->persistence == RELPERSISTENCE_UNLOGGED)
 		return "An unlogged table is not written to the write-ahead log.";
 	if (!bemi_table_can_be_full(table) &&
-		!OidIsValid(index_with(table->oid, Anum_pg_index_indisprimary)))
+		!OidIsValid(index_with_property(table->oid,
+										Anum_pg_index_indisprimary)))
 		return "It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.";
 	return NULL;
 }
@@ -231,7 +232,7 @@ bemi_untrackable(PG_FUNCTION_ARGS)
  * ended by a zero byte.
  */
 static List *
-arguments_of(HeapTuple tuple, TupleDesc columns)
+trigger_arguments(HeapTuple tuple, TupleDesc columns)
 {
 	bool		is_null;
 	Datum		bytes =
@@ -276,7 +277,7 @@ bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 		trigger->enabled = form->tgenabled;
 		if (trigger->ours && form->tgnargs > BEMI_MEMBERSHIP)
 			trigger->arguments =
-				arguments_of(tuple, RelationGetDescr(catalog));
+				trigger_arguments(tuple, RelationGetDescr(catalog));
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
@@ -357,7 +358,7 @@ bemi_table_set_identity(Oid relation, char identity, char *index)
 }
 
 static void
-check_owner(const BemiTable *table)
+check_table_owner(const BemiTable *table)
 {
 	if (!bemi_table_ownercheck(table->oid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->kind),
@@ -368,7 +369,7 @@ check_owner(const BemiTable *table)
  * Does a table have all that bemi_table_prepare() gives it?
  */
 static bool
-is_prepared(const BemiTable *table)
+table_is_prepared(const BemiTable *table)
 {
 	BemiTrigger trigger;
 
@@ -381,11 +382,11 @@ is_prepared(const BemiTable *table)
  * The arguments of the trigger of a table that was not tracked before.
  */
 static List *
-first_arguments(const BemiTable *table)
+first_trigger_arguments(const BemiTable *table)
 {
 	char	   *index = table->identity == REPLICA_IDENTITY_INDEX ?
-		get_rel_name(index_with(table->oid,
-								Anum_pg_index_indisreplident)) :
+		get_rel_name(index_with_property(table->oid,
+										 Anum_pg_index_indisreplident)) :
 		NULL;
 
 	return list_make3(psprintf("%c", table->identity), index ? index : "",
@@ -405,17 +406,17 @@ bemi_table_prepare(Oid relation, Oid root)
 	BemiTable	table;
 	BemiTrigger trigger;
 
-	if (!bemi_table_look_up(relation, &table) || is_prepared(&table))
+	if (!bemi_table_look_up(relation, &table) || table_is_prepared(&table))
 		return false;
-	check_owner(&table);
+	check_table_owner(&table);
 	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) ||
 		table.root != root)
 		return false;
-	check_owner(&table);
+	check_table_owner(&table);
 
 	bemi_table_trigger(relation, &trigger);
 	if (!trigger.ours)
-		bemi_table_set_trigger(relation, first_arguments(&table));
+		bemi_table_set_trigger(relation, first_trigger_arguments(&table));
 	if (bemi_table_can_be_full(&table))
 	{
 		if (table.identity != REPLICA_IDENTITY_FULL)
@@ -521,10 +522,10 @@ bemi_table_restore(Oid relation)
 	bemi_table_trigger(relation, &trigger);
 	if (!trigger.ours || !bemi_table_look_up(relation, &table))
 		return;
-	check_owner(&table);
+	check_table_owner(&table);
 	if (!bemi_table_lock(relation, AccessExclusiveLock, &table))
 		return;
-	check_owner(&table);
+	check_table_owner(&table);
 	bemi_table_trigger(relation, &trigger);
 	if (!trigger.ours)
 		return;

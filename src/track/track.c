@@ -32,7 +32,7 @@ PG_FUNCTION_INFO_V1(bemi_track);
 PG_FUNCTION_INFO_V1(bemi_untrack);
 
 static bool
-has_trigger(Oid relation)
+has_tracking_trigger(Oid relation)
 {
 	BemiTrigger trigger;
 
@@ -58,7 +58,7 @@ check_trackable(const BemiTable *table)
 								bemi_relation_name(table->oid)) :
 						0));
 	/* Triggers of a partition do not fire when its root is written to. */
-	if (table->root != table->oid && !has_trigger(table->root))
+	if (table->root != table->oid && !has_tracking_trigger(table->root))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot track partition \"%s\" alone",
@@ -181,14 +181,14 @@ track_tree(const BemiTable *target)
 		bemi_publish_table(target->oid);
 	else if (changed)
 	{
-		bemi_emit_membership(target->root);
+		bemi_emit_tracked(target->root);
 		bemi_table_invalidate_tree(target);
 	}
 	bemi_act_as_before(&former);
 }
 
 static ArrayType *
-array_argument(FunctionCallInfo fcinfo, int argument)
+name_array_argument(FunctionCallInfo fcinfo, int argument)
 {
 	return PG_ARGISNULL(argument) ? NULL : PG_GETARG_ARRAYTYPE_P(argument);
 }
@@ -202,8 +202,9 @@ set_rules(FunctionCallInfo fcinfo)
 	BemiRights	former;
 
 	bemi_act_as_owner(&former);
-	bemi_set_rules(PG_GETARG_OID(0), array_argument(fcinfo, 1),
-				   array_argument(fcinfo, 2), array_argument(fcinfo, 3));
+	bemi_set_rules(PG_GETARG_OID(0), name_array_argument(fcinfo, 1),
+				   name_array_argument(fcinfo, 2),
+				   name_array_argument(fcinfo, 3));
 	bemi_act_as_before(&former);
 }
 
@@ -305,7 +306,7 @@ check_untrackable_alone(const BemiTable *table)
 				 errhint("SELECT bemi.untrack_schema(%s);",
 						 quote_literal_cstr(quote_identifier(
 															 get_namespace_name(table->schema))))));
-	if (table->root != table->oid && has_trigger(table->root))
+	if (table->root != table->oid && has_tracking_trigger(table->root))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot untrack partition \"%s\" alone",
@@ -339,7 +340,7 @@ bemi_untrack(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 
 	look_up_untrackable(relation, &table);
-	if (has_trigger(relation) || bemi_is_published(relation))
+	if (has_tracking_trigger(relation) || bemi_is_published(relation))
 	{
 		LockRelationOid(relation, AccessExclusiveLock);
 		look_up_untrackable(relation, &table);

@@ -154,12 +154,13 @@ extern char *bemi_describe(Oid relation, Snapshot snapshot);
  * _bemi.signing_key, and need no rights.  The caller has made its own changes
  * of catalogs visible (CommandCounterIncrement()).
  */
-extern void bemi_emit_membership(Oid relation);
-extern void bemi_emit_ended(Oid relation, const char *schema,
-							const char *table);
-extern void bemi_emit_tracking(const char *event, Oid relation,
-							   const char *schema, const char *table,
-							   const char *description, const char *detail);
+extern void bemi_emit_tracked(Oid relation);
+extern void bemi_emit_tracking_ended(Oid relation, const char *schema,
+									 const char *table);
+extern void bemi_emit_tracking_message(const char *event, Oid relation,
+									   const char *schema, const char *table,
+									   const char *description,
+									   const char *detail);
 
 /* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);

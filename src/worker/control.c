@@ -95,7 +95,7 @@ require_workers(const char *function, const char *hint)
  * block, or from a function.
  */
 static bool
-is_atomic(FunctionCallInfo fcinfo)
+call_is_atomic(FunctionCallInfo fcinfo)
 {
 	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic;
@@ -105,7 +105,7 @@ is_atomic(FunctionCallInfo fcinfo)
  * A copy of the source's entry; false if it has none.
  */
 static bool
-copy_entry(const char *source, BemiWorker *copy)
+copy_source_entry(const char *source, BemiWorker *copy)
 {
 	BemiWorker *worker;
 
@@ -123,7 +123,7 @@ copy_entry(const char *source, BemiWorker *copy)
  * change.
  */
 static int64
-last_attempt(void)
+last_worker_attempt(void)
 {
 	int64		attempt;
 
@@ -152,7 +152,7 @@ wait_for_news(int64 timeout_ms)
  * error into *worker, as if the worker had reported it.
  */
 static bool
-no_launcher(TimestampTz since, BemiWorker *worker)
+launcher_is_missing(TimestampTz since, BemiWorker *worker)
 {
 	bool		missing;
 
@@ -175,7 +175,7 @@ no_launcher(TimestampTz since, BemiWorker *worker)
  * Another session has stopped or dropped the source that is being started.
  */
 static void
-was_taken_back(BemiWorker *worker)
+report_taken_back(BemiWorker *worker)
 {
 	worker->state = BEMI_STATE_FAILED;
 	strlcpy(worker->error, "another session has stopped the source",
@@ -196,17 +196,17 @@ wait_until_streaming(const char *source, int64 since_attempt,
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
 	for (;;)
 	{
-		if (!copy_entry(source, worker) ||
+		if (!copy_source_entry(source, worker) ||
 			(worker->state == BEMI_STATE_STOPPED && !worker->wake &&
 			 !worker->launched))
 		{
-			was_taken_back(worker);
+			report_taken_back(worker);
 			break;
 		}
 		if (worker->state == BEMI_STATE_STREAMING ||
 			worker->failed_attempt > since_attempt)
 			break;
-		if (no_launcher(since, worker))
+		if (launcher_is_missing(since, worker))
 			break;
 		wait_for_news(LOOK_MS);
 	}
@@ -227,12 +227,12 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt,
 	bool		failed = false;
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while (!failed && copy_entry(source, worker))
+	while (!failed && copy_source_entry(source, worker))
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
 		failed = worker->failed_attempt > since_attempt ||
-			no_launcher(since, worker);
+			launcher_is_missing(since, worker);
 		if (!failed)
 			wait_for_news(LOOK_MS);
 	}
@@ -248,8 +248,8 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt,
  * NULL.
  */
 static char *
-call_source_function(const char *statement, int count,
-					 const char *const *parameters)
+call_control_function(const char *statement, int count,
+					  const char *const *parameters)
 {
 	Oid			types[4];
 	Datum		values[4];
@@ -282,7 +282,7 @@ call_source_function(const char *statement, int count,
  * caller can mend the mistake and call again.
  */
 static void
-give_up(const char *source, const BemiWorker *worker)
+forget_failed_source(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
 	int64		since_attempt;
@@ -290,10 +290,10 @@ give_up(const char *source, const BemiWorker *worker)
 	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_attempt();
+	since_attempt = last_worker_attempt();
 	forgotten =
-		call_source_function("SELECT _bemi.unregister_source($1)::pg_catalog.text",
-							 1, &source);
+		call_control_function("SELECT _bemi.unregister_source($1)::pg_catalog.text",
+							  1, &source);
 	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
 	{
 		bemi_wake_workers_at_commit();
@@ -323,8 +323,8 @@ check_controller(const char *source, const char *conninfo,
 	procedure};
 
 	(void)
-		call_source_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)",
-							 4, parameters);
+		call_control_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)",
+							  4, parameters);
 }
 
 /*
@@ -359,8 +359,8 @@ register_source(const char *source, const char *conninfo)
 	GetUserNameFromId(GetUserId(), false)};
 
 	(void)
-		call_source_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)",
-							 3, parameters);
+		call_control_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)",
+							  3, parameters);
 }
 
 static char *
@@ -398,7 +398,7 @@ bemi_start(PG_FUNCTION_ARGS)
 		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
-	if (wait && is_atomic(fcinfo))
+	if (wait && call_is_atomic(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("bemi.start() cannot wait inside a transaction block"),
@@ -406,10 +406,10 @@ bemi_start(PG_FUNCTION_ARGS)
 				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);",
 						 source)));
 
-	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	SPI_connect_ext(call_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	check_controller(source, conninfo, "bemi.start");
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_attempt();
+	since_attempt = last_worker_attempt();
 	bemi_require_place(source);
 	register_source(source, conninfo);
 	bemi_add_worker_at_commit(source);
@@ -417,7 +417,7 @@ bemi_start(PG_FUNCTION_ARGS)
 	{
 		SPI_commit();
 		if (!wait_until_streaming(source, since_attempt, &worker))
-			give_up(source, &worker);
+			forget_failed_source(source, &worker);
 	}
 	SPI_finish();
 	PG_RETURN_NULL();
@@ -459,22 +459,22 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 	PreventCommandDuringRecovery(psprintf("%s()", procedure));
 	source = source_argument(fcinfo);
 
-	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	SPI_connect_ext(call_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	check_controller(source, NULL, procedure);
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_attempt();
+	since_attempt = last_worker_attempt();
 	parameters[0] = source;
 	parameters[1] = desired;
 	found =
-		call_source_function("SELECT _bemi.set_desired_state($1, $2)::pg_catalog.text",
-							 2, parameters);
+		call_control_function("SELECT _bemi.set_desired_state($1, $2)::pg_catalog.text",
+							  2, parameters);
 	if (found == NULL || strcmp(found, "true") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", source),
 				 errhint("SELECT source, state FROM bemi.status; lists those that do.")));
 	bemi_wake_workers_at_commit();
-	if (!is_atomic(fcinfo))
+	if (!call_is_atomic(fcinfo))
 	{
 		SPI_commit();
 		if (!wait_until_gone(source, drop, since_attempt, &worker))
@@ -509,7 +509,7 @@ bemi_drop_source(PG_FUNCTION_ARGS)
  * An interval in milliseconds; NULL for ever.
  */
 static int64
-timeout_of(FunctionCallInfo fcinfo)
+timeout_argument(FunctionCallInfo fcinfo)
 {
 	Interval   *timeout;
 	int64		days;
@@ -582,15 +582,15 @@ is_shutting_down(void)
  * the server is started again.
  */
 static void
-check_shutdown(const BemiWorker *laggard)
+check_shutdown(const BemiWorker *lagging)
 {
-	if (laggard->state == BEMI_STATE_STREAMING || !is_shutting_down())
+	if (lagging->state == BEMI_STATE_STREAMING || !is_shutting_down())
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 			 errmsg("bemi.sync() cannot finish because the server is shutting down"),
 			 errdetail("Source \"%s\" is %s, and its worker cannot connect before the server is started again.",
-					   laggard->source, bemi_state_name(laggard->state))));
+					   lagging->source, bemi_state_name(lagging->state))));
 }
 
 /*
@@ -603,8 +603,8 @@ is_started(void)
 	bool		started;
 
 	SPI_connect();
-	value = call_source_function("SELECT _bemi.is_started()::pg_catalog.text",
-								 0, NULL);
+	value = call_control_function("SELECT _bemi.is_started()::pg_catalog.text",
+								  0, NULL);
 	started = value != NULL && strcmp(value, "true") == 0;
 	SPI_finish();
 	return started;
@@ -616,7 +616,7 @@ is_started(void)
  * Counts also the others, which read other servers.
  */
 static bool
-find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources,
+find_lagging_entry(XLogRecPtr position, BemiWorker *lagging, int *sources,
 				   int *elsewhere)
 {
 	bool		found = false;
@@ -638,7 +638,7 @@ find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources,
 		(*sources)++;
 		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
 		{
-			*laggard = *worker;
+			*lagging = *worker;
 			found = true;
 		}
 	}
@@ -651,12 +651,12 @@ find_laggard_entry(XLogRecPtr position, BemiWorker *laggard, int *sources,
  * restart of the server, the launcher takes a moment to come to it.
  */
 static bool
-find_laggard(XLogRecPtr position, BemiWorker *laggard)
+find_lagging_source(XLogRecPtr position, BemiWorker *lagging)
 {
 	int			sources;
 	int			elsewhere;
 
-	if (find_laggard_entry(position, laggard, &sources, &elsewhere))
+	if (find_lagging_entry(position, lagging, &sources, &elsewhere))
 		return true;
 	if (sources > 0)
 		return false;
@@ -669,8 +669,8 @@ find_laggard(XLogRecPtr position, BemiWorker *laggard)
 				 errdetail("Sources on other servers are not waited for.") :
 				 0,
 				 errhint("CALL bemi.start();")));
-	memset(laggard, 0, sizeof(BemiWorker));
-	strlcpy(laggard->source, "?", BEMI_SOURCE_NAME_LEN);
+	memset(lagging, 0, sizeof(BemiWorker));
+	strlcpy(lagging->source, "?", BEMI_SOURCE_NAME_LEN);
 	return true;
 }
 
@@ -683,12 +683,12 @@ find_laggard(XLogRecPtr position, BemiWorker *laggard)
 Datum
 bemi_sync(PG_FUNCTION_ARGS)
 {
-	int64		timeout_ms = timeout_of(fcinfo);
+	int64		timeout_ms = timeout_argument(fcinfo);
 	TimestampTz since = GetCurrentTimestamp();
 	BemiHorizon horizon;
 	bool		settled;
 	XLogRecPtr	position;
-	BemiWorker	laggard;
+	BemiWorker	lagging;
 
 	require_workers("bemi.sync()", "Start the server as usual.");
 	require_preload();
@@ -696,7 +696,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
 	position = write_marker();
 
-	while (find_laggard(position, &laggard))
+	while (find_lagging_source(position, &lagging))
 	{
 		int64		waited_ms = (GetCurrentTimestamp() - since) / 1000;
 
@@ -705,13 +705,13 @@ bemi_sync(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("bemi.sync() timed out"),
 					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
-							   laggard.source, bemi_state_name(laggard.state),
-							   LSN_FORMAT_ARGS(laggard.stored),
+							   lagging.source, bemi_state_name(lagging.state),
+							   LSN_FORMAT_ARGS(lagging.stored),
 							   LSN_FORMAT_ARGS(position)),
-					 laggard.error[0] ?
-					 errhint("Its last error was: %s", laggard.error) :
+					 lagging.error[0] ?
+					 errhint("Its last error was: %s", lagging.error) :
 					 0));
-		check_shutdown(&laggard);
+		check_shutdown(&lagging);
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();

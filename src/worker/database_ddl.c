@@ -50,7 +50,7 @@
 #include "worker/worker_internal.h"
 
 /* What a command is about to do to a database, or has done. */
-typedef struct Errand
+typedef struct DatabaseCommand
 {
 	Oid			paused;
 	Oid			dropped;
@@ -58,7 +58,7 @@ typedef struct Errand
 	List	   *slots;			/* that they have elsewhere */
 	Oid			moved;
 	Oid			tablespace;		/* where it was */
-} Errand;
+} DatabaseCommand;
 
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
@@ -112,7 +112,7 @@ own_other_database(const char *name)
  * The value of an option, or NULL.
  */
 static char *
-find_option(List *options, const char *name)
+find_command_option(List *options, const char *name)
 {
 	ListCell   *cell;
 
@@ -145,7 +145,7 @@ database_to_drop(const DropdbStmt *drop, bool top_level)
 static Oid
 database_to_copy(const CreatedbStmt *create, bool top_level)
 {
-	const char *template = find_option(create->options, "template");
+	const char *template = find_command_option(create->options, "template");
 	Oid			database = get_database_oid(template ? template : "template1", true);
 
 	if (!OidIsValid(database) || !may_create_databases() ||
@@ -168,7 +168,7 @@ database_to_rename(const RenameStmt *rename)
 }
 
 static Oid
-database_wanted_by(Node *command, bool top_level)
+database_concerned_by(Node *command, bool top_level)
 {
 	switch (nodeTag(command))
 	{
@@ -251,7 +251,7 @@ drop_origins(List *names)
  * swapped two databases' names before the command took its lock.
  */
 static void
-forget_database(const Errand *errand)
+forget_database(const DatabaseCommand *database_command)
 {
 	bool		gone;
 	ListCell   *cell;
@@ -259,19 +259,19 @@ forget_database(const Errand *errand)
 	/* The files are deleted: nothing must come between now and the commit. */
 	HOLD_INTERRUPTS();
 	CommandCounterIncrement();
-	gone =
-		!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(errand->dropped));
+	gone = !SearchSysCacheExists1(DATABASEOID,
+								  ObjectIdGetDatum(database_command->dropped));
 	RESUME_INTERRUPTS();
 	if (!gone)
 		return;
 
-	bemi_forget_entries_at_commit(errand->dropped);
-	if (errand->origins != NIL)
+	bemi_forget_entries_at_commit(database_command->dropped);
+	if (database_command->origins != NIL)
 	{
 		commit_and_begin();
-		drop_origins(errand->origins);
+		drop_origins(database_command->origins);
 	}
-	foreach(cell, errand->slots)
+	foreach(cell, database_command->slots)
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
@@ -303,7 +303,7 @@ tablespace_of(Oid database)
  * The source that a slot or origin of that name belongs to.
  */
 static const char *
-source_of(const char *name)
+source_of_name(const char *name)
 {
 	return strchr(name + strlen("bemi_"), '_') + 1;
 }
@@ -329,8 +329,8 @@ warn_of_move(Oid database)
 							(char *) lfirst(cell)),
 					 errdetail("What was written before the database moved and was not yet read cannot be decoded."),
 					 errhint("If bemi.status shows an error, begin anew: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
-							 source_of(lfirst(cell)),
-							 source_of(lfirst(cell)))));
+							 source_of_name(lfirst(cell)),
+							 source_of_name(lfirst(cell)))));
 	}
 }
 
@@ -340,52 +340,56 @@ warn_of_move(Oid database)
  * What is done before the command, and must be known after it.
  */
 static void
-prepare_command(Node *command, bool top_level, Errand *errand)
+prepare_database_command(Node *command, bool top_level,
+						 DatabaseCommand *database_command)
 {
-	memset(errand, 0, sizeof(Errand));
+	memset(database_command, 0, sizeof(DatabaseCommand));
 	if (bemi_shared == NULL || RecoveryInProgress())
 		return;
 
 	if (IsA(command, AlterDatabaseStmt))
 	{
-		errand->moved =
+		database_command->moved =
 			get_database_oid(((AlterDatabaseStmt *) command)->dbname, true);
-		errand->tablespace = tablespace_of(errand->moved);
+		database_command->tablespace = tablespace_of(database_command->moved);
 		return;
 	}
 
-	errand->paused = database_wanted_by(command, top_level);
-	if (!OidIsValid(errand->paused))
+	database_command->paused = database_concerned_by(command, top_level);
+	if (!OidIsValid(database_command->paused))
 		return;
-	if (bemi_pause_database(errand->paused))
-		bemi_stop_readers(errand->paused);
+	if (bemi_pause_database(database_command->paused))
+		bemi_stop_readers(database_command->paused);
 	if (IsA(command, DropdbStmt))
 	{
-		errand->dropped = errand->paused;
-		errand->origins = bemi_list_origins(errand->dropped);
-		errand->slots = slots_elsewhere(errand->dropped);
+		database_command->dropped = database_command->paused;
+		database_command->origins =
+			bemi_list_origins(database_command->dropped);
+		database_command->slots = slots_elsewhere(database_command->dropped);
 	}
 }
 
 static void
-process_utility(PlannedStmt *statement, const char *query, bool read_only,
-				ProcessUtilityContext context, ParamListInfo parameters,
-				QueryEnvironment *environment, DestReceiver *receiver,
-				QueryCompletion *completion)
+database_process_utility(PlannedStmt *statement, const char *query,
+						 bool read_only, ProcessUtilityContext context,
+						 ParamListInfo parameters,
+						 QueryEnvironment *environment, DestReceiver *receiver,
+						 QueryCompletion *completion)
 {
 	ProcessUtility_hook_type next = prev_ProcessUtility ? prev_ProcessUtility :
 		standard_ProcessUtility;
-	Errand		errand;
+	DatabaseCommand database_command;
 
-	prepare_command(statement->utilityStmt,
-					context == PROCESS_UTILITY_TOPLEVEL, &errand);
+	prepare_database_command(statement->utilityStmt,
+							 context == PROCESS_UTILITY_TOPLEVEL,
+							 &database_command);
 	next(statement, query, read_only, context, parameters, environment,
 		 receiver, completion);
-	if (OidIsValid(errand.dropped))
-		forget_database(&errand);
-	if (OidIsValid(errand.moved) &&
-		tablespace_of(errand.moved) != errand.tablespace)
-		warn_of_move(errand.moved);
+	if (OidIsValid(database_command.dropped))
+		forget_database(&database_command);
+	if (OidIsValid(database_command.moved) &&
+		tablespace_of(database_command.moved) != database_command.tablespace)
+		warn_of_move(database_command.moved);
 }
 
 /*
@@ -397,5 +401,5 @@ bemi_database_ddl_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	prev_ProcessUtility = ProcessUtility_hook;
-	ProcessUtility_hook = process_utility;
+	ProcessUtility_hook = database_process_utility;
 }

@@ -47,25 +47,25 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 #endif
 
 static Size
-memory_size(void)
+shared_memory_size(void)
 {
 	return add_size(offsetof(BemiShared, workers),
 					mul_size(sizeof(BemiWorker), bemi_max_sources));
 }
 
 static void
-request_memory(void)
+request_shared_memory(void)
 {
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 #endif
-	RequestAddinShmemSpace(MAXALIGN(memory_size()));
+	RequestAddinShmemSpace(MAXALIGN(shared_memory_size()));
 	RequestNamedLWLockTranche("bemi", 1);
 }
 
 static void
-attach_memory(void)
+attach_shared_memory(void)
 {
 	bool		found;
 
@@ -73,10 +73,10 @@ attach_memory(void)
 		prev_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	bemi_shared = ShmemInitStruct("bemi", memory_size(), &found);
+	bemi_shared = ShmemInitStruct("bemi", shared_memory_size(), &found);
 	if (!found)
 	{
-		memset(bemi_shared, 0, memory_size());
+		memset(bemi_shared, 0, shared_memory_size());
 		bemi_shared->lock = &GetNamedLWLockTranche("bemi")->lock;
 		ConditionVariableInit(&bemi_shared->changed);
 	}
@@ -417,7 +417,7 @@ add_workers(void)
 }
 
 static void
-at_transaction_end(XactEvent event, void *arg)
+entries_at_transaction_end(XactEvent event, void *arg)
 {
 	if (!wake_at_commit)
 		return;
@@ -467,7 +467,7 @@ bemi_state_name(BemiState state)
  * number.
  */
 static int
-fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
+fill_slot_cost(const BemiWorker *worker, Datum *values, bool *nulls)
 {
 	const BemiSlotCost *cost = &worker->cost;
 	bool		unknown = XLogRecPtrIsInvalid(cost->source_lsn);
@@ -488,7 +488,7 @@ fill_cost(const BemiWorker *worker, Datum *values, bool *nulls)
  * Puts one row of _bemi.source_status() into the result.
  */
 static void
-put_status(ReturnSetInfo *result, const BemiWorker *worker)
+put_source_status(ReturnSetInfo *result, const BemiWorker *worker)
 {
 	Datum		values[22];
 	bool		nulls[22] = {0};
@@ -520,7 +520,7 @@ put_status(ReturnSetInfo *result, const BemiWorker *worker)
 
 	nulls[n] = (worker->pid == 0 || worker->walsender == 0);
 	values[n++] = Int32GetDatum(worker->walsender);
-	n += fill_cost(worker, &values[n], &nulls[n]);
+	n += fill_slot_cost(worker, &values[n], &nulls[n]);
 	nulls[n] = (worker->advice[0] == '\0');
 	values[n++] = CStringGetTextDatum(worker->advice);
 
@@ -555,7 +555,7 @@ bemi_source_status(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < bemi_max_sources; i++)
 		if (copy[i].in_use && copy[i].database == MyDatabaseId)
-			put_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
+			put_source_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
 	return (Datum) 0;
 }
 
@@ -601,7 +601,7 @@ bemi_why_no_worker(PG_FUNCTION_ARGS)
 void
 bemi_worker_state_init(void)
 {
-	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterXactCallback(entries_at_transaction_end, NULL);
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;
@@ -612,10 +612,10 @@ bemi_worker_state_init(void)
 							NULL, NULL, NULL);
 #if BEMI_HAS_SHMEM_REQUEST_HOOK
 	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
+	shmem_request_hook = request_shared_memory;
 #else
-	request_memory();
+	request_shared_memory();
 #endif
 	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = attach_memory;
+	shmem_startup_hook = attach_shared_memory;
 }

@@ -76,7 +76,7 @@ bemi_horizon_is_settled(BemiHorizon *horizon)
 }
 
 static void
-sleep_ms(long milliseconds)
+sleep_until_settled(long milliseconds)
 {
 	static uint32 wait_event = 0;
 
@@ -99,13 +99,13 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 
 	while (!TimestampDifferenceExceeds(time, GetCurrentTimestamp(), SETTLE_MS))
-		sleep_ms(SETTLE_MS);
+		sleep_until_settled(SETTLE_MS);
 	bemi_horizon_begin(horizon, time);
 	while (!bemi_horizon_is_settled(horizon))
 	{
 		if (GetCurrentTimestamp() >= give_up)
 			return false;
-		sleep_ms(LOOK_MS);
+		sleep_until_settled(LOOK_MS);
 	}
 	return true;
 }

@@ -102,7 +102,7 @@ list_databases(void)
  * Reads an origin's name.  False if it is not one of ours.
  */
 static bool
-parse_origin(const char *name, Oid *database, const char **source)
+parse_origin_name(const char *name, Oid *database, const char **source)
 {
 	char	   *end;
 
@@ -140,7 +140,7 @@ bemi_list_origins(Oid database)
 		const char *source;
 		Oid			owner;
 
-		if (parse_origin(name, &owner, &source) &&
+		if (parse_origin_name(name, &owner, &source) &&
 			(!OidIsValid(database) || database == owner))
 			names = lappend(names, name);
 	}
@@ -178,7 +178,7 @@ bemi_discovery_main(Datum arg)
 		const char *source;
 		Oid			database;
 
-		if (!parse_origin(lfirst(cell), &database, &source))
+		if (!parse_origin_name(lfirst(cell), &database, &source))
 			continue;
 		if (!list_member_oid(databases, database))
 			replorigin_drop_by_name(lfirst(cell), true, true);
@@ -231,7 +231,7 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
  * What a row of pg_database says of connections, and the database's name.
  */
 static DatabaseState
-state_of(Form_pg_database database, NameData *name)
+database_state_of(Form_pg_database database, NameData *name)
 {
 	*name = database->datname;
 	if (database->datconnlimit == DATCONNLIMIT_INVALID_DB)
@@ -258,7 +258,8 @@ check_database(Oid oid, NameData *name)
 	scan = table_beginscan_catalog(catalog, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 		if (((Form_pg_database) GETSTRUCT(tuple))->oid == oid)
-			state = state_of((Form_pg_database) GETSTRUCT(tuple), name);
+			state =
+				database_state_of((Form_pg_database) GETSTRUCT(tuple), name);
 	table_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	CommitTransactionCommand();
@@ -270,8 +271,8 @@ check_database(Oid oid, NameData *name)
  * Why a database cannot be connected to, and the statement that mends it.
  */
 static void
-explain_closed(DatabaseState state, const NameData *name, char **error,
-			   char **hint)
+explain_closed_database(DatabaseState state, const NameData *name,
+						char **error, char **hint)
 {
 	const char *database = quote_identifier(NameStr(*name));
 
@@ -296,7 +297,7 @@ explain_closed(DatabaseState state, const NameData *name, char **error,
  * Milliseconds to wait after so many failures in a row.
  */
 static long
-delay_after(int failures)
+delay_after_failures(int failures)
 {
 	if (failures == 0)
 		return 0;
@@ -347,7 +348,7 @@ plan_discovery(Oid database)
 		!bemi_database_has_slot(database))
 		return state == DATABASE_OPEN;
 
-	explain_closed(state, &name, &error, &hint);
+	explain_closed_database(state, &name, &error, &hint);
 	ereport(LOG,
 			(errmsg("bemi: sources are not read: %s", error),
 			 errdetail("Their replication slots keep write-ahead log."),
@@ -411,7 +412,8 @@ receive_discovery(void)
 	}
 	next_discovery =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									delay_after(++discovery_failures));
+									delay_after_failures(
+														 ++discovery_failures));
 }
 
 /*
@@ -459,7 +461,7 @@ start_discovery(void)
 	bemi_shared->discovered = InvalidOid;
 	LWLockRelease(bemi_shared->lock);
 
-	describe_process(&process, "bemi scout", "bemi_discovery_main");
+	describe_process(&process, "bemi discovery worker", "bemi_discovery_main");
 	process.bgw_main_arg = ObjectIdGetDatum(discovering);
 	if (!register_process(&process, &discovery))
 		return FIRST_DELAY_MS;
@@ -517,7 +519,7 @@ delay_worker(int i, DatabaseState state, const NameData *name)
 	char	   *hint;
 	bool		is_news;
 
-	explain_closed(state, name, &error, &hint);
+	explain_closed_database(state, name, &error, &hint);
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	is_news = strcmp(worker->error, error) != 0;
 	worker->launched = false;
@@ -595,7 +597,8 @@ worker_is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 
 	if (worker->failures > 0 && worker->next_start == 0 && !worker->wake)
 		worker->next_start =
-			TimestampTzPlusMilliseconds(now, delay_after(worker->failures));
+			TimestampTzPlusMilliseconds(now, delay_after_failures(
+																  worker->failures));
 	left = TimestampDifferenceMilliseconds(now, worker->next_start);
 	if (left > 0 && !worker->wake)
 	{

@@ -58,7 +58,7 @@ typedef struct Finding
 
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
 	const char *detail;			/* sentence for people; NULL: that of the code */
-	const char *doubt;			/* what is not proven, and how to go on */
+	const char *unproven;		/* what is not proven, and how to go on */
 	XLogRecPtr	proven;			/* up to here the slot proves that the source
 								 * has what is stored; InvalidXLogRecPtr: it
 								 * proves nothing */
@@ -311,7 +311,7 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row,
 	finding->parted_at = parted_at;
 	if (!XLogRecPtrIsInvalid(parted_at))
 		return;
-	finding->doubt =
+	finding->unproven =
 		psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
 				 LSN_FORMAT_ARGS(gone));
 }
@@ -332,7 +332,7 @@ find_no_proof(Finding *finding, const BemiSourceRow *row,
 		return;
 	if (finding->parted_at < finding->origin)
 		record_way_back(finding, finding->parted_at);
-	finding->doubt =
+	finding->unproven =
 		psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
 				 XLogRecPtrIsInvalid(finding->proven) ?
 				 "" :
@@ -378,8 +378,8 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
  * Opens a gap, unless one is open, within the current transaction.
  */
 static void
-open_gap(const char *reason, XLogRecPtr from, const char *detail,
-		 bool goes_back, bool proven)
+record_gap(const char *reason, XLogRecPtr from, const char *detail,
+		   bool goes_back, bool proven)
 {
 	const BemiUntil *until =
 		bemi_my_worker->synced.time > bemi_my_worker->until.time ?
@@ -417,9 +417,9 @@ describe_loss(const Finding *finding)
 						 "%sThe source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
 						 detail.len > 0 ? " " : "",
 						 LSN_FORMAT_ARGS(finding->parted_at));
-	if (finding->doubt != NULL)
+	if (finding->unproven != NULL)
 		appendStringInfo(&detail, "%s%s", detail.len > 0 ? " " : "",
-						 finding->doubt);
+						 finding->unproven);
 	return detail.len > 0 ? detail.data : NULL;
 }
 
@@ -431,7 +431,7 @@ static void
 record_loss(const Finding *finding)
 {
 	bool		from_slot =
-		finding->doubt != NULL && !XLogRecPtrIsInvalid(finding->proven);
+		finding->unproven != NULL && !XLogRecPtrIsInvalid(finding->proven);
 	XLogRecPtr	from =
 		finding->went_back ? finding->parted_at : finding->origin;
 
@@ -441,9 +441,9 @@ record_loss(const Finding *finding)
 			 errhint("bemi.gaps shows from when to when.")));
 
 	bemi_begin_transaction();
-	open_gap(finding->reason, from_slot ? finding->proven : from,
-			 describe_loss(finding), finding->went_back || from_slot,
-			 finding->doubt == NULL || from_slot);
+	record_gap(finding->reason, from_slot ? finding->proven : from,
+			   describe_loss(finding), finding->went_back || from_slot,
+			   finding->unproven == NULL || from_slot);
 	if (XLogRecPtrIsInvalid(finding->resume))
 		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 						   0, NULL, NULL, NULL);
@@ -459,7 +459,7 @@ record_loss(const Finding *finding)
  * like.
  */
 static XLogRecPtr
-make_slot(BemiStream *stream, const Finding *finding, char **descriptions)
+create_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 {
 	XLogRecPtr	position;
 	char	   *snapshot;
@@ -505,7 +505,7 @@ update_identity(const Finding *finding)
  * with each restart.
  */
 static void
-note_start_time(const Finding *finding)
+record_start_time(const Finding *finding)
 {
 	Oid			types[] = {TIMESTAMPTZOID};
 	Datum		values[] = {
@@ -519,7 +519,7 @@ note_start_time(const Finding *finding)
  * Notes which secret the source has, within the current transaction.
  */
 static void
-update_secret(BemiStream *stream)
+update_signing_key(BemiStream *stream)
 {
 	char	   *version = bemi_stream_signing_key_version(stream);
 	Oid			types[] = {TEXTOID};
@@ -528,7 +528,7 @@ update_secret(BemiStream *stream)
 
 	bemi_run_on_source("SELECT _bemi.record_key_version($1, $2)",
 					   lengthof(types), types, values, version ? NULL : "n");
-	(void) bemi_stream_secret_is_new(stream);
+	(void) bemi_stream_signing_key_is_new(stream);
 }
 
 /*
@@ -585,12 +585,12 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 	values[n] = TimestampTzGetDatum(now);
 
 	bemi_begin_transaction();
-	update_secret(stream);
+	update_signing_key(stream);
 	bemi_run_on_source("SELECT _bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
 					   lengthof(types), types, values,
 					   descriptions ? NULL : "     n");
 	update_identity(finding);
-	note_start_time(finding);
+	record_start_time(finding);
 	forget_positions(position, now);
 	bemi_set_origin(position);
 	ForceSyncCommit();
@@ -644,7 +644,7 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 					   lengthof(types), types, values,
 					   version ? NULL : "      n");
 	bemi_end_transaction();
-	(void) bemi_stream_secret_is_new(stream);
+	(void) bemi_stream_signing_key_is_new(stream);
 }
 
 /*
@@ -699,7 +699,7 @@ continue_stream(BemiStream *stream, const Finding *finding,
 		!bemi_my_worker->is_local)
 	{
 		bemi_begin_transaction();
-		note_start_time(finding);
+		record_start_time(finding);
 		bemi_end_transaction();
 	}
 	set_origin_back(finding);
@@ -890,7 +890,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		begin_reading_at(stream, &finding, finding.resume, NULL);
 	else if (finding.reason != NULL || !row->slot_made)
 	{
-		position = make_slot(stream, &finding, &descriptions);
+		position = create_slot(stream, &finding, &descriptions);
 		begin_reading_at(stream, &finding, position, descriptions);
 	}
 	else if (row->gap_open)		/* an earlier worker came just so far */
@@ -917,7 +917,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 void
 bemi_record_stop(void)
 {
-	open_gap("source_dropped", bemi_origin_position(), NULL, false, true);
+	record_gap("source_dropped", bemi_origin_position(), NULL, false, true);
 }
 
 /*
@@ -927,7 +927,7 @@ void
 bemi_record_given_up(void)
 {
 	bemi_begin_transaction();
-	open_gap("max_slot_lag", bemi_origin_position(), NULL, false, true);
+	record_gap("max_slot_lag", bemi_origin_position(), NULL, false, true);
 	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 					   0, NULL, NULL, NULL);
 	ForceSyncCommit();

@@ -108,7 +108,7 @@ forget_entries(Oid database)
  * The transaction ends, and with it the pauses.
  */
 static void
-at_transaction_end(XactEvent event, void *arg)
+pause_at_transaction_end(XactEvent event, void *arg)
 {
 	if ((!pausing && !OidIsValid(dropped)) ||
 		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
@@ -147,7 +147,7 @@ is_connected(pid_t pid, Oid database)
  * before the process has gone.
  */
 static bool
-stop_workers(Oid database, pid_t *told)
+stop_workers(Oid database, pid_t *signalled)
 {
 	bool		found = false;
 
@@ -159,12 +159,12 @@ stop_workers(Oid database, pid_t *told)
 		if (worker->database == database && worker->pid != 0)
 		{
 			/* It clears its pid under this lock, so it is still this process. */
-			worker->told_to_leave = true;
+			worker->asked_to_leave = true;
 			kill(worker->pid, SIGTERM);
-			told[i] = worker->pid;
+			signalled[i] = worker->pid;
 			found = true;
 		}
-		found |= is_connected(told[i], database);
+		found |= is_connected(signalled[i], database);
 	}
 	LWLockRelease(bemi_shared->lock);
 	return found;
@@ -203,7 +203,7 @@ is_our_slot(const ReplicationSlot *slot, Oid database)
  * walsender reads for one of our workers; they are told to leave if "stop".
  */
 static void
-look_at_slots(Oid database, bool stop, bool *ours, bool *others)
+find_slots_in_use(Oid database, bool stop, bool *ours, bool *others)
 {
 	*ours = *others = false;
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
@@ -241,7 +241,7 @@ stop_walsenders(Oid database)
 	bool		found;
 	bool		others;
 
-	look_at_slots(database, true, &found, &others);
+	find_slots_in_use(database, true, &found, &others);
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
 	for (int i = 0; i < bemi_max_sources; i++)
 		if (bemi_shared->workers[i].database == database)
@@ -260,19 +260,19 @@ bemi_stop_readers(Oid database)
 {
 	static uint32 wait_event = 0;
 	TimestampTz since = GetCurrentTimestamp();
-	pid_t	   *told = palloc0(sizeof(pid_t) * bemi_max_sources);
+	pid_t	   *signalled = palloc0(sizeof(pid_t) * bemi_max_sources);
 
 	if (wait_event == 0)
 		wait_event = bemi_wait_event("BemiMakeWay");
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while ((stop_workers(database, told) || stop_walsenders(database)) &&
+	while ((stop_workers(database, signalled) || stop_walsenders(database)) &&
 		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
 									   GIVE_WAY_MS))
 		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS,
 									wait_event);
 	ConditionVariableCancelSleep();
-	pfree(told);
+	pfree(signalled);
 }
 
 /*
@@ -284,7 +284,7 @@ bemi_has_other_readers(Oid database)
 	bool		ours;
 	bool		others;
 
-	look_at_slots(database, false, &ours, &others);
+	find_slots_in_use(database, false, &ours, &others);
 	return others;
 }
 
@@ -302,5 +302,5 @@ void
 bemi_worker_pause_init(void)
 {
 	if (process_shared_preload_libraries_in_progress)
-		RegisterXactCallback(at_transaction_end, NULL);
+		RegisterXactCallback(pause_at_transaction_end, NULL);
 }

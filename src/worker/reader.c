@@ -144,7 +144,7 @@ bemi_this_reader(PG_FUNCTION_ARGS)
  * Cuts the next word off a text.  What is missing is "".
  */
 static const char *
-next_word(char **text)
+next_reader_word(char **text)
 {
 	char	   *word = *text;
 	int			len = strcspn(word, " ");
@@ -159,9 +159,9 @@ parse_reader(const char *text, Reader *reader)
 {
 	char	   *rest = pstrdup(text);
 
-	reader->system_identifier = next_word(&rest);
-	reader->inode = next_word(&rest);
-	reader->host = next_word(&rest);
+	reader->system_identifier = next_reader_word(&rest);
+	reader->inode = next_reader_word(&rest);
+	reader->host = next_reader_word(&rest);
 	reader->directory = rest;
 }
 

@@ -65,15 +65,15 @@ static int	max_slot_lag_mb = -1;
 static int	max_slot_lag_action = LAG_WARN;
 
 /* A slot of this server that keeps too much. */
-typedef struct Laggard
+typedef struct LaggingSlot
 {
 	char		name[NAMEDATALEN];
 	int64		kept;
 	pid_t		reader;			/* 0: nobody reads from it */
-} Laggard;
+} LaggingSlot;
 
 static bool
-exceeds_limit(int64 kept)
+kept_exceeds_limit(int64 kept)
 {
 	return max_slot_lag_mb >= 0 &&
 		kept > (int64) max_slot_lag_mb * 1024 * 1024;
@@ -129,7 +129,7 @@ report_recovery(BemiWorker *worker)
  * it is for the next time.
  */
 static void
-drop_slot(const char *name)
+drop_excessive_slot(const char *name)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
@@ -153,16 +153,17 @@ drop_slot(const char *name)
  * Looks at one slot in shared memory; false if it is not bemi's.
  */
 static bool
-check_slot(ReplicationSlot *slot, XLogRecPtr now_at, Laggard *laggard)
+check_local_slot(ReplicationSlot *slot, XLogRecPtr now_at,
+				 LaggingSlot *lagging)
 {
 	bool		ours;
 
 	SpinLockAcquire(&slot->mutex);
 	ours = slot->in_use && slot->data.database != InvalidOid &&
 		strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
-	strlcpy(laggard->name, NameStr(slot->data.name), NAMEDATALEN);
-	laggard->reader = slot->active_pid;
-	laggard->kept = XLogRecPtrIsInvalid(slot->data.restart_lsn) ? 0 :
+	strlcpy(lagging->name, NameStr(slot->data.name), NAMEDATALEN);
+	lagging->reader = slot->active_pid;
+	lagging->kept = XLogRecPtrIsInvalid(slot->data.restart_lsn) ? 0 :
 		(int64) (now_at - slot->data.restart_lsn);
 	SpinLockRelease(&slot->mutex);
 	return ours;
@@ -211,26 +212,26 @@ bemi_limit_local_slots(long *timeout_ms)
 	now_at = GetXLogWriteRecPtr();
 	for (int i = 0; i < max_replication_slots; i++)
 	{
-		Laggard		laggard;
+		LaggingSlot lagging;
 		BemiWorker *worker;
 
 		LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-		if (!check_slot(&ReplicationSlotCtl->replication_slots[i], now_at,
-						&laggard))
-			laggard.name[0] = '\0';
+		if (!check_local_slot(&ReplicationSlotCtl->replication_slots[i],
+							  now_at, &lagging))
+			lagging.name[0] = '\0';
 		LWLockRelease(ReplicationSlotControlLock);
-		worker = laggard.name[0] ? worker_of_slot(laggard.name) : NULL;
+		worker = lagging.name[0] ? worker_of_slot(lagging.name) : NULL;
 		if (worker == NULL)
 			continue;
 
-		if (!exceeds_limit(laggard.kept))
+		if (!kept_exceeds_limit(lagging.kept))
 			report_recovery(worker);
-		else if (report_excess(worker, laggard.kept))
+		else if (report_excess(worker, lagging.kept))
 		{
-			if (laggard.reader != 0)
-				(void) kill(laggard.reader, SIGTERM);
+			if (lagging.reader != 0)
+				(void) kill(lagging.reader, SIGTERM);
 			else
-				drop_slot(laggard.name);
+				drop_excessive_slot(lagging.name);
 			*timeout_ms = Min(*timeout_ms, RELEASE_MS);
 		}
 	}
@@ -289,7 +290,7 @@ report_blindness(MemoryContext memory)
  * found.
  */
 static bool
-check_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
+check_remote_slot(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext memory =
@@ -304,7 +305,7 @@ check_source(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 		bemi_ask_for_election(stream);
 		bemi_stream_look_at_horizon(stream);
 		bemi_look_for_strays(stream);
-		bemi_stream_look_for_secret(stream);
+		bemi_stream_look_for_signing_key(stream);
 		*failing = false;
 	}
 	PG_CATCH();
@@ -330,14 +331,14 @@ bemi_limit_slot(BemiStream *stream)
 	BemiSlotCost cost;
 
 	if (!check_is_due(stream, failing) ||
-		!check_source(stream, &cost, &failing))
+		!check_remote_slot(stream, &cost, &failing))
 		return;
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->cost = cost;
 	LWLockRelease(bemi_shared->lock);
 
-	if (!exceeds_limit(cost.wal_kept))
+	if (!kept_exceeds_limit(cost.wal_kept))
 		report_recovery(bemi_my_worker);
 	else if (report_excess(bemi_my_worker, cost.wal_kept))
 		ereport(ERROR,

@@ -90,8 +90,8 @@ bemi_end_transaction(void)
  * A column's text in "memory", or NULL.
  */
 static char *
-copy_value(HeapTuple tuple, TupleDesc columns, int column,
-		   MemoryContext memory)
+copy_column_text(HeapTuple tuple, TupleDesc columns, int column,
+				 MemoryContext memory)
 {
 	char	   *value = SPI_getvalue(tuple, columns, column);
 
@@ -102,7 +102,7 @@ copy_value(HeapTuple tuple, TupleDesc columns, int column,
  * A column of eight bytes: a number, a time or a position; 0 for NULL.
  */
 static int64
-value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
+column_or_zero(HeapTuple tuple, TupleDesc columns, int column)
 {
 	bool		is_null;
 	Datum		value = SPI_getbinval(tuple, columns, column, &is_null);
@@ -117,7 +117,7 @@ value_or_zero(HeapTuple tuple, TupleDesc columns, int column)
  * the row of a history that came with a dump, but in its progress.
  */
 static void
-read_row(BemiSourceRow *row, MemoryContext memory)
+read_source_row(BemiSourceRow *row, MemoryContext memory)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
@@ -155,15 +155,15 @@ read_row(BemiSourceRow *row, MemoryContext memory)
 		row->drop =
 			row->force || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
 		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
-		row->conninfo = copy_value(tuple, columns, 3, memory);
-		row->system_identifier = copy_value(tuple, columns, 4, memory);
+		row->conninfo = copy_column_text(tuple, columns, 3, memory);
+		row->system_identifier = copy_column_text(tuple, columns, 4, memory);
 		row->timeline = timeline ? strtoul(timeline, NULL, 10) : 0;
-		row->database = copy_value(tuple, columns, 6, memory);
-		row->slot_name = copy_value(tuple, columns, 7, memory);
+		row->database = copy_column_text(tuple, columns, 6, memory);
+		row->slot_name = copy_column_text(tuple, columns, 7, memory);
 		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
-		row->ancestors = copy_value(tuple, columns, 9, memory);
-		row->reader = copy_value(tuple, columns, 10, memory);
-		row->started_at = value_or_zero(tuple, columns, 11);
+		row->ancestors = copy_column_text(tuple, columns, 9, memory);
+		row->reader = copy_column_text(tuple, columns, 10, memory);
+		row->started_at = column_or_zero(tuple, columns, 11);
 		row->was_read = strcmp(SPI_getvalue(tuple, columns, 12), "true") == 0;
 	}
 	SPI_finish();
@@ -178,7 +178,7 @@ bemi_read_source(BemiSourceRow *row)
 	MemoryContext caller = CurrentMemoryContext;
 
 	begin_locked_transaction(ShareLock);
-	read_row(row, caller);
+	read_source_row(row, caller);
 	bemi_end_transaction();
 }
 
@@ -234,14 +234,14 @@ bemi_load_progress(void)
 		HeapTuple	tuple = SPI_tuptable->vals[0];
 		TupleDesc	columns = SPI_tuptable->tupdesc;
 
-		counts.changes = value_or_zero(tuple, columns, 1);
-		counts.transactions = value_or_zero(tuple, columns, 2);
-		counts.invalid_messages = value_or_zero(tuple, columns, 3);
-		until.time = value_or_zero(tuple, columns, 4);
-		until.position = value_or_zero(tuple, columns, 5);
-		counts.changed.commit_lsn = value_or_zero(tuple, columns, 6);
-		counts.changed.committed_at = value_or_zero(tuple, columns, 7);
-		counts.changed.xid = (TransactionId) value_or_zero(tuple, columns, 8);
+		counts.changes = column_or_zero(tuple, columns, 1);
+		counts.transactions = column_or_zero(tuple, columns, 2);
+		counts.invalid_messages = column_or_zero(tuple, columns, 3);
+		until.time = column_or_zero(tuple, columns, 4);
+		until.position = column_or_zero(tuple, columns, 5);
+		counts.changed.commit_lsn = column_or_zero(tuple, columns, 6);
+		counts.changed.committed_at = column_or_zero(tuple, columns, 7);
+		counts.changed.xid = (TransactionId) column_or_zero(tuple, columns, 8);
 	}
 	SPI_finish();
 	bemi_add_counts(bemi_my_worker, &counts, &until);
@@ -357,7 +357,7 @@ bemi_remove_source(BemiSourceRow *row)
 	wait_for_release(bemi_origin_name);
 
 	begin_locked_transaction(ExclusiveLock);
-	read_row(row, caller);
+	read_source_row(row, caller);
 	dropped = row->drop || !row->exists;
 	if (dropped)
 	{

@@ -67,10 +67,10 @@ declines_election(const VariableSetStmt *statement)
 }
 
 static void
-process_utility(PlannedStmt *planned, const char *query, bool read_only_tree,
-				ProcessUtilityContext context, ParamListInfo params,
-				QueryEnvironment *environment, DestReceiver *receiver,
-				QueryCompletion *completion)
+standby_process_utility(PlannedStmt *planned, const char *query,
+						bool read_only_tree, ProcessUtilityContext context,
+						ParamListInfo params, QueryEnvironment *environment,
+						DestReceiver *receiver, QueryCompletion *completion)
 {
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(planned, query, read_only_tree, context, params,
@@ -174,5 +174,5 @@ bemi_worker_standby_init(void)
 							 GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
 							 NULL, NULL);
 	prev_ProcessUtility = ProcessUtility_hook;
-	ProcessUtility_hook = process_utility;
+	ProcessUtility_hook = standby_process_utility;
 }

@@ -33,7 +33,7 @@
  * all gaps.
  */
 static bool
-find_last(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
+find_last_stored(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 {
 	const BemiStored *changed = &bemi_my_worker->counts.changed;
 	bool		remembers = !XLogRecPtrIsInvalid(changed->commit_lsn) &&
@@ -53,8 +53,9 @@ find_last(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
  * Looks for a transaction in the source's WAL.
  */
 static BemiTrace
-trace(BemiStream *stream, const BemiSourceIdentity *identity,
-	  const BemiStored *stored, char **refusal)
+trace_stored_transaction(BemiStream *stream,
+						 const BemiSourceIdentity *identity,
+						 const BemiStored *stored, char **refusal)
 {
 	uint32		timeline =
 		bemi_timeline_at(identity->timeline, identity->ancestors,
@@ -73,9 +74,9 @@ bemi_trace_last(BemiStream *stream, const BemiSourceIdentity *identity,
 				XLogRecPtr from, XLogRecPtr to, BemiStored *stored,
 				char **refusal)
 {
-	if (from >= to || !find_last(from, to, stored))
+	if (from >= to || !find_last_stored(from, to, stored))
 		return BEMI_TRACE_FOUND;
-	return trace(stream, identity, stored, refusal);
+	return trace_stored_transaction(stream, identity, stored, refusal);
 }
 
 /*
@@ -97,8 +98,9 @@ bemi_trace_common(BemiStream *stream, const BemiSourceIdentity *identity,
 		BemiTrace	found = BEMI_TRACE_UNKNOWN;
 
 		CHECK_FOR_INTERRUPTS();
-		if (find_last(from, middle + 1, &stored))
-			found = trace(stream, identity, &stored, &refusal);
+		if (find_last_stored(from, middle + 1, &stored))
+			found =
+				trace_stored_transaction(stream, identity, &stored, &refusal);
 		if (found == BEMI_TRACE_FOUND)
 			common = stored.commit_lsn;
 		if (found == BEMI_TRACE_GONE)

@@ -78,7 +78,7 @@ static Receiving receiving;
  * Read without the lock: nobody else writes it while this process runs.
  */
 static bool
-is_expected(void)
+failure_is_expected(void)
 {
 	return bemi_my_worker->unreadable.tries > 0;
 }
@@ -88,7 +88,7 @@ is_expected(void)
  * the source has failed.  If that is not known, whatever comes is after it.
  */
 static bool
-is_beyond(XLogRecPtr position)
+is_beyond_failure(XLogRecPtr position)
 {
 	return position >= bemi_my_worker->unreadable.commit_lsn;
 }
@@ -113,7 +113,7 @@ bemi_forget_unreadable(void)
  * Adds a table to those that the transaction is known to change.
  */
 static void
-add_table(const BemiRelation *relation)
+add_unreadable_table(const BemiRelation *relation)
 {
 	const char *name;
 	int			used = strlen(receiving.names);
@@ -151,16 +151,17 @@ bemi_watch_event(const BemiEvent *event)
 		receiving.last = event->kind;
 	if (event->kind == BEMI_EVENT_COMMIT)
 		receiving.commit_lsn = InvalidXLogRecPtr;
-	if (!is_expected())
+	if (!failure_is_expected())
 		return false;
 
 	if (event->relation != NULL)
-		add_table(event->relation);
+		add_unreadable_table(event->relation);
 	foreach(cell, event->truncated)
 	{
-		add_table(lfirst(cell));
+		add_unreadable_table(lfirst(cell));
 	}
-	if (event->kind == BEMI_EVENT_COMMIT && is_beyond(event->commit_lsn))
+	if (event->kind == BEMI_EVENT_COMMIT &&
+		is_beyond_failure(event->commit_lsn))
 		bemi_forget_unreadable();
 	return event->kind == BEMI_EVENT_COMMIT;
 }
@@ -171,7 +172,7 @@ bemi_watch_event(const BemiEvent *event)
 void
 bemi_watch_progress(XLogRecPtr stored)
 {
-	if (is_expected() &&
+	if (failure_is_expected() &&
 		!XLogRecPtrIsInvalid(bemi_my_worker->unreadable.commit_lsn) &&
 		stored > bemi_my_worker->unreadable.commit_lsn)
 		bemi_forget_unreadable();
@@ -207,7 +208,7 @@ count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
  * Whether the failure is at a row, so that one transaction is at fault.
  */
 static bool
-is_at_row(const BemiUnreadable *unreadable)
+failure_is_at_row(const BemiUnreadable *unreadable)
 {
 	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) ||
 		!XLogRecPtrIsInvalid(unreadable->row);
@@ -219,7 +220,7 @@ is_at_row(const BemiUnreadable *unreadable)
 static bool
 was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
 {
-	bool		known = is_at_row(unreadable);
+	bool		known = failure_is_at_row(unreadable);
 
 	if (hurry)
 		return unreadable->tries >= SKIP_AGAIN_TRIES;
@@ -242,7 +243,7 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	count_failure(unreadable, stored, row);
-	hurry = row_at_fault && is_at_row(unreadable) &&
+	hurry = row_at_fault && failure_is_at_row(unreadable) &&
 		unreadable->skipped_at != 0 &&
 		!TimestampDifferenceExceeds(unreadable->skipped_at,
 									GetCurrentTimestamp(), SKIP_AGAIN_MS);

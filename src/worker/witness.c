@@ -138,7 +138,8 @@ bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
  * Whether this transaction is stored, or was, as far as the worker remembers.
  */
 static bool
-is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at, TransactionId xid)
+transaction_is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at,
+					  TransactionId xid)
 {
 	const BemiStored *changed = &bemi_my_worker->counts.changed;
 	BemiStored	transaction = {commit_lsn, committed_at, xid};
@@ -163,7 +164,7 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 	if (from >= to)
 		return InvalidXLogRecPtr;
 	return bemi_stream_last_common(stream, bemi_slot_name, from, to,
-								   is_stored);
+								   transaction_is_stored);
 }
 
 /*
@@ -171,7 +172,7 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
  * SPI.
  */
 static void
-load_gaps(Datum *from_times, Datum *to_times)
+load_gap_times(Datum *from_times, Datum *to_times)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
@@ -204,7 +205,7 @@ bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 	bool		found;
 
 	SPI_connect();
-	load_gaps(&from_times, &to_times);
+	load_gap_times(&from_times, &to_times);
 	found = bemi_find_stored_outside(bemi_my_worker->source, from, to,
 									 from_times, to_times, stored);
 	SPI_finish();

@@ -71,7 +71,8 @@ typedef struct Pipeline
 	TimestampTz confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
-	bool		has_secret;		/* the source's was known from the beginning */
+	bool		has_signing_key;	/* the source's was known from the
+									 * beginning */
 	BemiWitness witness;		/* that the stream begins with */
 
 	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
@@ -282,7 +283,7 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	await_witness(pipeline);
 	bemi_stream_on_wait(pipeline->stream, NULL);
 	pipeline->started_at = GetCurrentTimestamp();
-	pipeline->has_secret = bemi_stream_has_secret(pipeline->stream);
+	pipeline->has_signing_key = bemi_stream_has_signing_key(pipeline->stream);
 	if (!bemi_my_worker->is_local)
 		bemi_limit_slot(pipeline->stream);
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
@@ -401,7 +402,7 @@ report_progress(Pipeline *pipeline)
  * often.
  */
 static bool
-is_awaited(const Pipeline *pipeline)
+progress_is_awaited(const Pipeline *pipeline)
 {
 	return bemi_my_worker->is_elected &&
 		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
@@ -413,7 +414,7 @@ is_awaited(const Pipeline *pipeline)
  * For how long the worker may sleep if nothing comes.
  */
 static long
-idle_ms(Pipeline *pipeline, XLogRecPtr flushed)
+idle_time_ms(Pipeline *pipeline, XLogRecPtr flushed)
 {
 	if (flushed != pipeline->confirmed ||
 		bemi_store_awaits_flush(pipeline->store) ||
@@ -456,7 +457,8 @@ wait_for_stream(Pipeline *pipeline)
 	long		timeout_ms;
 
 	if (bemi_store_may_advance(pipeline->store, received,
-							   pipeline->asked || is_awaited(pipeline)))
+							   pipeline->asked ||
+							   progress_is_awaited(pipeline)))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pipeline->event_memory);
 
@@ -467,10 +469,10 @@ wait_for_stream(Pipeline *pipeline)
 		report_progress(pipeline);
 	}
 	if (bemi_store_is_stored(pipeline->store))
-		bemi_stream_settle_secret(pipeline->stream, false);
+		bemi_stream_settle_signing_key(pipeline->stream, false);
 	flushed = bemi_store_flushed(pipeline->store);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	timeout_ms = idle_ms(pipeline, flushed);
+	timeout_ms = idle_time_ms(pipeline, flushed);
 	pipeline->settled = (timeout_ms == IDLE_MS);
 	pipeline->drained = false;
 	bemi_stream_wait(pipeline->stream, timeout_ms);
@@ -525,7 +527,7 @@ worker_was_woken(void)
  * Lets the launcher start another worker for this source.
  */
 static void
-wake_again(void)
+request_next_worker(void)
 {
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	bemi_my_worker->wake = true;
@@ -549,12 +551,12 @@ exit_quietly(Pipeline *pipeline)
  * far was not heard, so the next worker begins with a comparison.
  */
 static void
-connect_with_secret(Pipeline *pipeline)
+connect_with_signing_key(Pipeline *pipeline)
 {
 	ereport(LOG,
 			(errmsg("bemi: the worker of source \"%s\" can read \"_bemi.signing_key\" now and connects again",
 					bemi_my_worker->source)));
-	wake_again();
+	request_next_worker();
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
 	exit_quietly(pipeline);
 }
@@ -571,9 +573,9 @@ watch_source(Pipeline *pipeline)
 	else
 		bemi_limit_slot(pipeline->stream);
 	bemi_store_flush_commits(pipeline->store, bemi_my_worker->is_elected);
-	if (bemi_stream_has_secret(pipeline->stream) && !pipeline->has_secret &&
-		bemi_store_is_stored(pipeline->store))
-		connect_with_secret(pipeline);
+	if (bemi_stream_has_signing_key(pipeline->stream) &&
+		!pipeline->has_signing_key && bemi_store_is_stored(pipeline->store))
+		connect_with_signing_key(pipeline);
 }
 
 /*
@@ -604,7 +606,7 @@ stream_changes(BemiSourceRow *row)
 		{
 			show_progress(&pipeline);
 			bemi_stream_wait(pipeline.stream,
-							 idle_ms(&pipeline, pipeline.confirmed));
+							 idle_time_ms(&pipeline, pipeline.confirmed));
 			continue;
 		}
 		pipeline.round_at = GetCurrentTimestamp();
@@ -656,7 +658,7 @@ run_worker(void)
 
 	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
 	if (row.run)
-		wake_again();
+		request_next_worker();
 }
 
 /*
@@ -691,7 +693,7 @@ record_error(void)
  * holds the lock.
  */
 static void
-yield_to_command(void)
+pause_for_command(void)
 {
 	bemi_my_worker->launched = false;
 	bemi_my_worker->wake = true;
@@ -708,10 +710,10 @@ worker_onexit(int code, Datum arg)
 	bemi_my_worker->launched = false;
 	bemi_my_worker->pid = 0;
 	bemi_my_worker->latch = NULL;
-	if (bemi_my_worker->told_to_leave &&
+	if (bemi_my_worker->asked_to_leave &&
 		bemi_my_worker->state != BEMI_STATE_STOPPED &&
 		bemi_my_worker->state != BEMI_STATE_FAILED)
-		yield_to_command();
+		pause_for_command();
 	else if (bemi_my_worker->in_use &&
 			 bemi_my_worker->state != BEMI_STATE_STOPPED)
 	{
@@ -748,12 +750,12 @@ worker_enter(int entry)
 	}
 	if (bemi_is_paused(bemi_my_worker->database))
 	{
-		yield_to_command();
+		pause_for_command();
 		LWLockRelease(bemi_shared->lock);
 		proc_exit(0);
 	}
 	bemi_my_worker->launched = true;
-	bemi_my_worker->told_to_leave = false;
+	bemi_my_worker->asked_to_leave = false;
 	bemi_my_worker->pid = MyProcPid;
 	bemi_my_worker->latch = MyLatch;
 	LWLockRelease(bemi_shared->lock);

@@ -96,7 +96,7 @@ typedef struct BemiWorker
 	TimestampTz next_start;		/* not before, after a failure */
 	int			failures;		/* in a row */
 	int64		restarts;
-	bool		told_to_leave;	/* its end is no failure */
+	bool		asked_to_leave; /* its end is no failure */
 	pid_t		walsender;		/* that serves it here, 0 if it is elsewhere */
 	bool		slot_elsewhere; /* it has made one over a connection string */
 

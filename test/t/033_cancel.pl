@@ -387,7 +387,7 @@ for my $kind ('cancel', 'terminate')
 	$node->restart;
 	for (1 .. $node->safe_psql('postgres', 'SELECT count(*) FROM pg_database WHERE datallowconn'))
 	{
-		my $is_scout = q{backend_type = 'bemi scout' AND wait_event_type = 'Lock'};
+		my $is_scout = q{backend_type = 'bemi discovery worker' AND wait_event_type = 'Lock'};
 
 		$node->poll_query_until('postgres',
 			"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $is_scout)")
