@@ -250,7 +250,7 @@ SELECT count(DISTINCT "table") AS tables, count(*) AS changes, count(key) AS key
 SELECT "table", string_agg(primary_key, ' | ' ORDER BY id) AS keys FROM bemi.changes
 	WHERE operation = 'CREATE' AND substr("table", 4) IN ('numeric', 'real', 'boolean', 'uuid', 'text', 'character(5)', '"char"', 'bytea', 'timestamptz',
 		'inet', 'mood', 'text[]', 'pair', 'timestamptz and text', 'boolean and text', 'bytea and text', 'pair and text') GROUP BY 1 ORDER BY 1;
--- Looked up as the README says, a row's whole life is there.
+-- Looked up as docs/how-to/read-the-history.md says, a row's whole life is there.
 SELECT operation, before, after FROM bemi.changes
 	WHERE schema = 'public' AND "table" = 'of uuid' AND primary_key = 'ffffffff-ffff-4fff-8fff-ffffffffffff' ORDER BY id;
 

@@ -148,7 +148,7 @@ $node->safe_psql('shop', q{
 $node->safe_psql('elsewhere', q{CALL bemi.start('shop')});
 synced_elsewhere();
 is(as_role('reader', q{SELECT _bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
-is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what README names, and goes on');
+is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what docs/how-to/read-other-servers.md names, and goes on');
 
 $node->stop;
 done_testing();

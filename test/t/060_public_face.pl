@@ -2,10 +2,10 @@
 # reason for a gap is a code that is documented.
 #
 # The names of functions, of their arguments and the codes of bemi.gaps are an interface
-# that cannot change after a release. A call in the README with an argument whose name
+# that cannot change after a release. A call in a document with an argument whose name
 # is a reserved word fails only for the reader who copies it; so each call is made here
 # once, with all its arguments by name, and the lists are compared with those that the
-# catalog has. The reasons are also compared with the README's table and with the strings
+# catalog has. The reasons are also compared with docs/reference/gap-reasons.md and with the strings
 # in the C code, because a reason that is missing in one of them is noticed only on the
 # day when something is lost.
 
@@ -131,9 +131,9 @@ is("@uncalled", '', 'no public function or procedure is without its call here');
 
 is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } sort glob 'sql/*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
 
-my $readme = slurp_file('README.md');
-my @undocumented = grep { $readme !~ /^\|[^|]*\bbemi\.$_\(/m } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
-is("@undocumented", '', 'nor without its row in the reference');
+my $functions = slurp_file('docs/reference/functions.md');
+my @undocumented = grep { $functions !~ /^### bemi\.$_\(\)$/m } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
+is("@undocumented", '', 'nor without its heading in the reference');
 
 # Category U and T may name arguments without quotes, all others may not.
 is( sql(qq{
@@ -156,13 +156,12 @@ is($node->safe_psql('bare', q{SELECT bemi.complete('t'); SELECT * FROM bemi.comp
 # Reasons
 #
 
-my ($section) = $readme =~ /^### Is it whole\?\n(.*?)^### /ms;
-my @documented = sort grep { $_ ne 'reason' } $section =~ /^\| `([a-z_]+)` \|/mg;
+my @documented = sort grep { $_ ne 'reason' } slurp_file('docs/reference/gap-reasons.md') =~ /^\| `([a-z_]+)` \|/mg;
 my @storable = split /\n/, sql(q{
 	SELECT m[1] FROM regexp_matches((SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'gaps_reason_check'), '''(\w+)''', 'g') m});
 my @computed = qw(not_stored_yet not_tracked no_source);
 
-is("@documented", join(' ', sort @storable, @computed), 'the README has a row for each reason, and for no other');
+is("@documented", join(' ', sort @storable, @computed), 'the reference has a row for each reason, and for no other');
 my %storable = map { $_ => 1 } @storable;
 
 # Every reason has its own sentence.
