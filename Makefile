@@ -35,13 +35,15 @@ ifneq ($(origin with_llvm),command line)
 override with_llvm = no
 endif
 
-# The tests of all three kinds; TESTS="name ..." selects among them. Assigned with := because PGXS
-# asks ifdef, which takes a list that only expands to nothing for a list of tests.
+# The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name, a room or a subject; it may
+# have a "%" in it. REGRESS and the like are assigned with := because PGXS asks ifdef, which takes a list that only
+# expands to nothing for a list of tests.
 TESTS = %
 names = $(patsubst test/$(1)/%,%,$(basename $(sort $(wildcard test/$(1)/*.$(2)))))
-REGRESS := $(filter $(TESTS),$(call names,sql,sql))
-ISOLATION := $(filter $(TESTS),$(call names,specs,spec))
-PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(TESTS),$(call names,t,pl)))
+chosen = $(filter $(foreach t,$(TESTS),$(t) %_$(t) $(if $(findstring _,$(t)),,$(t)_%)),$(1))
+REGRESS := $(call chosen,$(call names,sql,sql))
+ISOLATION := $(call chosen,$(call names,specs,spec))
+PROVE_TESTS := $(patsubst %,test/t/%.pl,$(call chosen,$(call names,t,pl)))
 ifneq ($(PROVE_TESTS),)
 TAP_TESTS = 1
 endif
@@ -49,9 +51,9 @@ endif
 # What "make check-quick" runs: all but most TAP tests. Of these a few, so that each room of the code
 # runs for some seconds: capture, tracking, stream, decoding, storing, the worker's ways to fail.
 QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
-	001_first_light 002_trailing_comment 003_copy 006_failing_worker 007_dump_restore 008_encoding_size \
-	010_hostile 015_owner 020_random 022_memory 023_other_writers 034_hijack 035_pg_upgrade 043_redaction \
-	048_unreadable 052_stall
+	capture_copy capture_memory capture_other_writers capture_random context_comment decode_encoding_size \
+	decode_redaction extension_dump_restore extension_hijack extension_pg_upgrade stream_stall worker_failing \
+	worker_first_light worker_hostile worker_source_owner worker_unreadable
 lost = $(filter-out format $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl),$(QUICK))
 
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
@@ -102,6 +104,9 @@ test:
 demo:
 	@test/sandbox demo/run
 
+list-tests:
+	@printf '%s\n' $(REGRESS:%=test/sql/%.sql) $(ISOLATION:%=test/specs/%.spec) $(PROVE_TESTS)
+
 check-quick:
 	$(if $(lost),$(error QUICK names tests that do not exist: $(lost)))
 	@BEMI_CLIENTS=none $(MAKE) --no-print-directory test TESTS='$(QUICK)'
@@ -135,6 +140,7 @@ help:
 	@echo 'make install        install it into the PostgreSQL that pg_config leads to'
 	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
+	@echo 'make list-tests     print the files that TESTS="..." selects'
 	@echo 'make check-quick    run the SQL tests, the specs and some TAP tests (two minutes)'
 	@echo 'make format         format the C code as PostgreSQL is formatted; make check-format only says what is not'
 	@echo 'make typedefs       renew typedefs.list, by which make format knows the names of types'
@@ -148,9 +154,10 @@ help:
 	@echo 'make help           print this list'
 	@echo
 	@echo 'PG_CONFIG=/path/to/pg_config   which PostgreSQL to use'
-	@echo 'TESTS="name ..."               only these tests, of any kind, by name without suffix'
+	@echo 'TESTS="name ..."               only these tests of any kind: a name, a room or a subject, as in'
+	@echo '                               TESTS="track worker_crash retention"'
 	@echo 'BENCH="name ..."               only these benchmarks, of those in bench/'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test check-quick check-format format typedefs \
+.PHONY: all install installcheck clean test list-tests check-quick check-format format typedefs \
 	test-valgrind test-versions soak fuzz bench demo help

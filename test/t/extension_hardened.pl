@@ -1,0 +1,154 @@
+# A hardened server: nobody has more rights than he was given, and all of it works.
+#
+# Default privileges take EXECUTE from PUBLIC, and give SELECT on all tables to a role that is to
+# read the application's tables.  They hold for what CREATE EXTENSION makes, and
+# for what the worker makes later, as the same role.  A second database reads the first
+# one as an ordinary role with REPLICATION.  Then PUBLIC loses what was left to it, while the workers run.
+# test/sql/track_hardened.sql has the DDL of ordinary roles, test/sql/extension_readers.sql what a reader is denied.
+
+use strict;
+use warnings;
+
+use Bemi;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = bemi_node('main', run => 0);
+
+$node->start;
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE low LOGIN;
+	CREATE ROLE readonly LOGIN;
+	CREATE ROLE auditor LOGIN;
+	CREATE ROLE reader LOGIN REPLICATION;
+	CREATE DATABASE shop;
+	CREATE DATABASE elsewhere});
+$node->safe_psql(
+	$_, q{
+	ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO readonly;
+	CREATE EXTENSION bemi}) for 'shop', 'elsewhere';
+
+sub as_role
+{
+	my ($role, $sql, $database) = @_;
+	my ($status, $stdout, $stderr) =
+	  $node->psql($database // 'shop', $sql, extra_params => [ '-U', $role ]);
+
+	return $stderr =~ s/^psql:\S+ //mgr || $stdout;
+}
+
+#
+# From the beginning
+#
+
+$node->safe_psql(
+	'shop', q{
+	CREATE TABLE todo (id int PRIMARY KEY, task text, card text);
+	SELECT bemi.track('todo', redact => '{card}');
+	GRANT ALL ON todo TO low;
+	SELECT bemi.grant_read('auditor');
+	GRANT SELECT ON _bemi.signing_key TO reader;
+	CALL bemi.start()});
+$node->safe_psql('elsewhere',
+	sprintf(q{SELECT bemi.grant_read('auditor'); CALL bemi.start('shop', conninfo => $$%s user=reader$$)}, $node->connstr('shop')));
+
+sub synced_elsewhere
+{
+	my $lsn = $node->safe_psql('shop', q{SELECT pg_logical_emit_message(true, '_bemi', '{}')});
+
+	$node->poll_query_until('elsewhere',
+		"SELECT state = 'streaming' AND stored_lsn >= '$lsn' FROM bemi.status WHERE source = 'shop'")
+	  or die $node->safe_psql('elsewhere', 'SELECT last_error FROM bemi.status');
+	return;
+}
+
+my $row = q{SELECT primary_key, operation, after, context FROM bemi.changes WHERE primary_key = '%d' ORDER BY id};
+
+is( as_role('low', q{SET bemi.context = '{"by": "low"}'; INSERT INTO todo VALUES (1, 'a', '4711')}),
+	'', 'an ordinary role writes');
+is(as_role('auditor', q{SELECT bemi.sync('60s')}), '', 'a reader waits for the worker');
+synced_elsewhere();
+my $expected = '1|CREATE|{"id": 1, "card": "[redacted]", "task": "a"}|{"by": "low"}';
+is(as_role('auditor', sprintf($row, 1)), $expected, 'a reader reads');
+is(as_role('auditor', sprintf($row, 1), 'elsewhere'), $expected, 'a worker elsewhere reads as an ordinary role');
+is(as_role('auditor', 'SELECT state, coalesce(last_error, warning) FROM bemi.status'), 'streaming|', 'a reader sees how the worker is');
+is(as_role('auditor', q{BEGIN; SELECT bemi.sync(); SELECT complete FROM bemi.completeness('todo', now()); COMMIT}),
+	"\nt", 'a reader asks whether the history is complete');
+is( as_role('auditor', q{SELECT complete FROM bemi.source_completeness('shop', 'public', 'todo', to_timestamp(0), to_timestamp(1))}, 'elsewhere'),
+	'f', 'also of a source elsewhere');
+
+for my $database ('shop', 'elsewhere')
+{
+	my $partition = $node->safe_psql($database, q{SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass});
+
+	like($partition, qr/^bemi\.changes_\d{4}_\d\d$/, "$database: the worker has made a partition");
+	like(as_role('readonly', "SELECT * FROM $_", $database), qr/ERROR:  permission denied for table/,
+		"$database: default privileges do not open $_")
+	  for '_bemi.signing_key', 'bemi.changes', $partition;
+	like(as_role('auditor', "SELECT * FROM $partition", $database), qr/ERROR:  permission denied for table/,
+		"$database: nor does the right to read, but by way of bemi.changes");
+}
+
+# A dump states only what an administrator has granted, whatever the default privileges were.
+command_ok(
+	[ $node->installed_command('pg_dump'), '-s', '-d', $node->connstr('shop'), '-f', $node->basedir . '/shop.sql' ],
+	'pg_dump');
+my @statements = map { tr/\n//dr } slurp_file($node->basedir . '/shop.sql') =~ /^(?:GRANT|REVOKE) .*? bemi\.?.*$/mg;
+is(join("\n", grep { !/ TO (auditor|reader);$/ } @statements), '', 'a dump states no privilege of the extension');
+is(scalar(grep { / TO auditor;$/ } @statements) > 0, 1, 'but those that were granted');
+
+# Restored where the defaults are the same, it opens no partition either.
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->safe_psql('restored', q{ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO readonly});
+command_ok(
+	[ $node->installed_command('psql'), '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $node->basedir . '/shop.sql' ],
+	'it is restored');
+is( $node->safe_psql(
+		'restored', q{
+		SELECT c.oid::regclass, a.privilege_type FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee = 'readonly'::regrole}),
+	'', 'a restored history is no more open than it was');
+is( $node->safe_psql('restored', q{SELECT has_table_privilege('auditor', 'bemi.changes', 'SELECT')}),
+	't', 'and its readers read it');
+
+#
+# While the workers run, PUBLIC loses the rest
+#
+
+$node->safe_psql(
+	$_, q{
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
+	REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC}) for 'shop', 'elsewhere';
+is( as_role('low', q{SET bemi.context = '{"by": "low"}'; INSERT INTO todo VALUES (2, 'a', '4712') /*Bemi {"by": "comment"} Bemi*/}),
+	'', 'an ordinary role goes on writing');
+is(as_role('auditor', q{SELECT bemi.sync('60s')}), '', 'the worker goes on');
+$expected = '2|CREATE|{"id": 2, "card": "[redacted]", "task": "a"}|{"by": "comment"}';
+is(as_role('auditor', sprintf($row, 2)), $expected, 'and stores what is written');
+is(as_role('auditor', q{SELECT "table", redact, problems FROM bemi.tracked}), 'todo|{card}|{}', 'a reader sees what is tracked');
+
+# So does who starts and stops sources, with no more than the right to call that.
+$node->safe_psql(
+	'restored', q{
+	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
+	REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC;
+	CREATE ROLE operator LOGIN REPLICATION;
+	GRANT USAGE ON SCHEMA bemi, _bemi TO operator;
+	GRANT EXECUTE ON PROCEDURE bemi.start(text, text, boolean), bemi.stop(text), bemi.drop_source(text, boolean) TO operator});
+is(as_role('operator', q{CALL bemi.start(); CALL bemi.stop(); CALL bemi.start(); CALL bemi.drop_source('main')}, 'restored'),
+	'', 'an operator starts and stops a source');
+
+# The worker elsewhere has to be given by name what it needs.
+$node->safe_psql('elsewhere', q{CALL bemi.stop('shop')});
+$node->safe_psql('shop', q{
+	GRANT USAGE ON SCHEMA bemi, _bemi TO reader;
+	GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer), _bemi.describe(regclass) TO reader});
+$node->safe_psql('elsewhere', q{CALL bemi.start('shop')});
+synced_elsewhere();
+is(as_role('reader', q{SELECT _bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
+is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what docs/how-to/read-other-servers.md names, and goes on');
+
+$node->stop;
+done_testing();
