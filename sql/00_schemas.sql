@@ -7,7 +7,8 @@
 -- another search_path than its own. So the script runs as a replica, for which ordinary
 -- event triggers do not fire. CREATE EXTENSION itself fires them, because the last command
 -- of this script restores the role. Scripts for ALTER EXTENSION ... UPDATE need both, too.
-SELECT pg_catalog.set_config('bemi_script.session_replication_role', pg_catalog.current_setting('session_replication_role'), true);
+SELECT pg_catalog.set_config('bemi_script.session_replication_role',
+	pg_catalog.current_setting('session_replication_role'), true);
 SET LOCAL session_replication_role = replica;
 
 -- ENABLE ALWAYS and ENABLE REPLICA event triggers fire all the same. They get one command
@@ -38,19 +39,23 @@ EXCEPTION
 	WHEN SQLSTATE 'BEMI0' THEN
 		RETURN;
 	WHEN OTHERS THEN
-		GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, context = PG_EXCEPTION_CONTEXT, state = RETURNED_SQLSTATE;
-		SELECT e.evtname, CASE e.evtenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END AS enabled INTO failing
+		GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, context = PG_EXCEPTION_CONTEXT,
+			state = RETURNED_SQLSTATE;
+		SELECT e.evtname, CASE e.evtenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END AS enabled
+			INTO failing
 			FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
 			WHERE e.evtenabled IN ('A', 'R') AND (strpos(context, format(' %I()', p.proname)) > 0
-				OR strpos(context, format('.%I()', p.proname)) > 0 OR strpos(context, format(' "%s"', p.proname)) > 0)
+				OR strpos(context, format('.%I()', p.proname)) > 0
+				OR strpos(context, format(' "%s"', p.proname)) > 0)
 			ORDER BY e.evtname LIMIT 1;
 		IF NOT FOUND THEN
 			RAISE;
 		END IF;
-		RAISE EXCEPTION 'event trigger "%" fails for a command of the script that creates bemi', failing.evtname
+		RAISE EXCEPTION 'event trigger "%" fails for a command of the script that creates bemi',
+			failing.evtname
 			USING ERRCODE = state, DETAIL = message,
-				HINT = format('ALTER EVENT TRIGGER %I DISABLE; CREATE EXTENSION bemi; ALTER EVENT TRIGGER %1$I ENABLE %s;',
-					failing.evtname, failing.enabled);
+				HINT = format('ALTER EVENT TRIGGER %I DISABLE; CREATE EXTENSION bemi; '
+					'ALTER EVENT TRIGGER %1$I ENABLE %s;', failing.evtname, failing.enabled);
 END
 $$;
 
@@ -64,11 +69,12 @@ BEGIN
 	SELECT string_agg(d.command, ' ' ORDER BY d.place, d.command) INTO remedy
 		FROM (SELECT 1, format('DROP EVENT TRIGGER %I;', e.evtname) FROM pg_event_trigger e
 				WHERE e.evtname ~ '^_bemi_(create_table|set_replica_identity)_trigger'
-			UNION SELECT 2, format('DROP FUNCTION %s CASCADE;', t.tgfoid::regprocedure) FROM pg_trigger t
-				WHERE t.tgname ~ '^_bemi_row_trigger_') d(place, command);
+			UNION SELECT 2, format('DROP FUNCTION %s CASCADE;', t.tgfoid::regprocedure)
+				FROM pg_trigger t WHERE t.tgname ~ '^_bemi_row_trigger_') d(place, command);
 	IF remedy IS NOT NULL THEN
 		RAISE WARNING 'triggers of another Bemi are in this database'
-			USING DETAIL = 'They write a second context for each row, and track new tables a second time.', HINT = remedy;
+			USING HINT = remedy, DETAIL = 'They write a second context for each row, '
+				'and track new tables a second time.';
 	END IF;
 END
 $$;
@@ -77,7 +83,12 @@ $$;
 -- were it allowed to exist before, its owner could have planted objects in it.
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
+REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
+GRANT USAGE ON SCHEMA bemi TO PUBLIC;
 
--- What users neither call nor read.
+-- Functions of schema bemi call those of _bemi with the rights of their caller, so everybody
+-- may look names up in it.
 CREATE SCHEMA _bemi;
 COMMENT ON SCHEMA _bemi IS 'internals of extension bemi; names in it change without notice';
+REVOKE ALL ON SCHEMA _bemi FROM PUBLIC;
+GRANT USAGE ON SCHEMA _bemi TO PUBLIC;

@@ -11,6 +11,7 @@ AS $$
 	SELECT format('%s/%s', c.system_identifier, current_database()) FROM pg_control_system() c
 $$;
 COMMENT ON FUNCTION _bemi.this_server() IS 'internal: as _bemi.source_tables names servers';
+REVOKE ALL ON FUNCTION _bemi.this_server() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.this_database()
 	RETURNS text
@@ -20,14 +21,18 @@ AS $$
 	SELECT format('%s/%s', c.system_identifier, d.oid)
 		FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 $$;
-COMMENT ON FUNCTION _bemi.this_database() IS 'internal: identifies this database among all databases of all servers';
+COMMENT ON FUNCTION _bemi.this_database()
+	IS 'internal: identifies this database among all databases of all servers';
+REVOKE ALL ON FUNCTION _bemi.this_database() FROM PUBLIC;
 
--- Whoever may untrack a table need not be able to read the list.
+-- In C, because a role that may untrack a table may lack the right to read bemi.tracked_schemas.
 CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace) IS 'internal: are all tables of the schema tracked?';
+COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace)
+	IS 'internal: are all tables of the schema tracked?';
+GRANT EXECUTE ON FUNCTION _bemi.is_tracked_schema(regnamespace) TO PUBLIC;
 
 CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
 	RETURNS void
@@ -35,13 +40,16 @@ CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM _bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname)) FROM pg_namespace n WHERE n.oid = target;
+	PERFORM _bemi.check_tracker(n.nspowner, format('schema "%s"', n.nspname))
+		FROM pg_namespace n WHERE n.oid = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schema to track does not exist' USING ERRCODE = 'invalid_schema_name';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) IS 'internal: error unless the current user may track the schema';
+COMMENT ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean)
+	IS 'internal: error unless the current user may track the schema';
+GRANT EXECUTE ON FUNCTION _bemi.check_schema_tracker(regnamespace, boolean) TO PUBLIC;
 
 CREATE FUNCTION _bemi.set_tracked_schema(target regnamespace, desired boolean)
 	RETURNS void
@@ -52,21 +60,27 @@ BEGIN
 	IF desired THEN
 		INSERT INTO bemi.tracked_schemas SELECT n.nspname, n.oid, _bemi.this_database()
 			FROM pg_namespace n WHERE n.oid = target
-			ON CONFLICT (schema) DO UPDATE SET schema_oid = excluded.schema_oid, enabled_in = excluded.enabled_in;
+			ON CONFLICT (schema) DO UPDATE
+				SET schema_oid = excluded.schema_oid, enabled_in = excluded.enabled_in;
 	ELSE
 		DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-			WHERE n.oid = target AND (s.schema = n.nspname OR s.schema_oid = n.oid AND s.enabled_in = _bemi.this_database());
+			WHERE n.oid = target AND (s.schema = n.nspname
+				OR s.schema_oid = n.oid AND s.enabled_in = _bemi.this_database());
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) IS 'internal: notes whether all tables of a schema are tracked';
+COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean)
+	IS 'internal: notes whether all tables of a schema are tracked';
+REVOKE ALL ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_enter_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
-	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been granted bemi.track()';
+	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been '
+		'granted bemi.track()';
+GRANT EXECUTE ON FUNCTION _bemi.enter_schema(regnamespace, boolean) TO PUBLIC;
 
 CREATE FUNCTION _bemi.is_of_extension(target regclass)
 	RETURNS boolean
@@ -76,7 +90,9 @@ AS $$
 	SELECT EXISTS (SELECT FROM pg_depend d
 		WHERE d.classid = 'pg_class'::regclass AND d.objid = target AND d.deptype = 'e')
 $$;
-COMMENT ON FUNCTION _bemi.is_of_extension(regclass) IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
+COMMENT ON FUNCTION _bemi.is_of_extension(regclass)
+	IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
+GRANT EXECUTE ON FUNCTION _bemi.is_of_extension(regclass) TO PUBLIC;
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
 	RETURNS void
@@ -102,9 +118,11 @@ BEGIN
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 			AND NOT (c.relkind = 'r' AND c.relreplident = 'f'
-				AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'bemi_emit_context'
+				AND EXISTS (SELECT FROM pg_trigger t
+					WHERE t.tgrelid = c.oid AND t.tgname = 'bemi_emit_context'
 					AND t.tgfoid = 'bemi.emit_context()'::regprocedure)
-				AND EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+				AND EXISTS (SELECT FROM pg_publication_rel r
+					JOIN pg_publication p ON p.oid = r.prpubid
 					WHERE p.pubname = 'bemi' AND r.prrelid = c.oid))
 			AND _bemi.untrackable(c.oid) IS NULL AND NOT _bemi.is_of_extension(c.oid)
 		ORDER BY c.relname
@@ -115,6 +133,7 @@ END
 $$;
 COMMENT ON FUNCTION bemi.track_schema(regnamespace)
 	IS 'tracks all tables of the schema, and every table that is made in it, or moved to it, later';
+REVOKE ALL ON FUNCTION bemi.track_schema(regnamespace) FROM PUBLIC;
 
 CREATE FUNCTION bemi.untrack_schema(target regnamespace)
 	RETURNS void
@@ -136,6 +155,7 @@ END
 $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
 	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
+REVOKE ALL ON FUNCTION bemi.untrack_schema(regnamespace) FROM PUBLIC;
 
 -- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
 -- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
@@ -151,14 +171,21 @@ BEGIN
 	IF current_setting('server_version_num')::integer >= 150000 THEN
 		RETURN;
 	END IF;
-	FOR lost IN SELECT p.relation, a.attname FROM _bemi.partitions(target) p(relation) JOIN pg_attribute a ON a.attrelid = p.relation
-		WHERE a.atthasmissing AND NOT a.attisdropped AND _bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
+	FOR lost IN SELECT p.relation, a.attname
+		FROM _bemi.partitions(target) p(relation)
+			JOIN pg_attribute a ON a.attrelid = p.relation
+		WHERE a.atthasmissing AND NOT a.attisdropped
+			AND _bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
 	LOOP
-		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now', lost.attname, lost.relation
-			USING DETAIL = 'PostgreSQL 14 does not send the default of a column that was added later.',
+		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now',
+			lost.attname, lost.relation
+			USING DETAIL = 'PostgreSQL 14 does not send the default of a column '
+				'that was added later.',
 				HINT = format('VACUUM FULL %s;', lost.relation);
 	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_missing_values(regclass)
-	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a default';
+	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a '
+		'default';
+REVOKE ALL ON FUNCTION _bemi.warn_of_missing_values(regclass) FROM PUBLIC;

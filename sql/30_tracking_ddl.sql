@@ -8,13 +8,19 @@ CREATE FUNCTION _bemi.follow_ddl()
 	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_ddl()
-	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked schemas, refuses triggers that cannot work, tells the workers what has changed';
+	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked '
+		'schemas, refuses triggers that cannot work, tells the workers what has changed';
+REVOKE ALL ON FUNCTION _bemi.follow_ddl() FROM PUBLIC;
+
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
+	WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE',
+		'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TYPE',
 		-- with which tables and their columns can be renamed, too
-		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER INDEX', 'ALTER SEQUENCE')
+		'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE',
+		'ALTER INDEX', 'ALTER SEQUENCE')
 	EXECUTE FUNCTION _bemi.follow_ddl();
-COMMENT ON EVENT TRIGGER bemi_follow_ddl IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
+COMMENT ON EVENT TRIGGER bemi_follow_ddl
+	IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
 -- Without it, an update of a new partition would fail; so also for sessions
 -- that have set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
@@ -24,10 +30,16 @@ CREATE FUNCTION _bemi.refuse_triggers()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_triggers()
-	IS 'event trigger function: only who may track a table sets rules for it, and only their owner puts triggers on tables of bemi; warns of a restored table that is not published';
-CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
+	IS 'event trigger function: only who may track a table sets rules for it, and only their owner '
+		'puts triggers on tables of bemi; warns of a restored table that is not published';
+REVOKE ALL ON FUNCTION _bemi.refuse_triggers() FROM PUBLIC;
+
+CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end
+	WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
 	EXECUTE FUNCTION _bemi.refuse_triggers();
-COMMENT ON EVENT TRIGGER bemi_refuse_triggers IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who have not these rights';
+COMMENT ON EVENT TRIGGER bemi_refuse_triggers
+	IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who '
+		'have not these rights';
 ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.refuse_publication()
@@ -35,10 +47,15 @@ CREATE FUNCTION _bemi.refuse_publication()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_publication()
-	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role that owns the extension';
-CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
+	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role '
+		'that owns the extension';
+REVOKE ALL ON FUNCTION _bemi.refuse_publication() FROM PUBLIC;
+
+CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end
+	WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
 	EXECUTE FUNCTION _bemi.refuse_publication();
-COMMENT ON EVENT TRIGGER bemi_refuse_publication IS 'refuses a publication "bemi" whose owner could take tables out of the history';
+COMMENT ON EVENT TRIGGER bemi_refuse_publication
+	IS 'refuses a publication "bemi" whose owner could take tables out of the history';
 ALTER EVENT TRIGGER bemi_refuse_publication ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.rename_tracked_schemas()
@@ -47,24 +64,32 @@ CREATE FUNCTION _bemi.rename_tracked_schemas()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- One that came with a dump, and sleeps, may have the new name.
+	-- A row that came with a dump, and is not enabled, may have the new name.
 	DELETE FROM bemi.tracked_schemas s USING pg_namespace n
-		WHERE n.nspname = s.schema AND (n.oid <> s.schema_oid OR s.enabled_in <> _bemi.this_database());
+		WHERE n.nspname = s.schema
+			AND (n.oid <> s.schema_oid OR s.enabled_in <> _bemi.this_database());
 	UPDATE bemi.tracked_schemas s SET schema = n.nspname FROM pg_namespace n
-		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema AND s.enabled_in = _bemi.this_database();
+		WHERE n.oid = s.schema_oid AND n.nspname <> s.schema
+			AND s.enabled_in = _bemi.this_database();
 END
 $$;
-COMMENT ON FUNCTION _bemi.rename_tracked_schemas() IS 'internal: gives tracked schemas the names that they have now';
+COMMENT ON FUNCTION _bemi.rename_tracked_schemas()
+	IS 'internal: gives tracked schemas the names that they have now';
+REVOKE ALL ON FUNCTION _bemi.rename_tracked_schemas() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.follow_renamed_schemas()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_renamed_schemas()
-	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, and its tables are stored under the new name';
+	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, '
+		'and its tables are stored under the new name';
+REVOKE ALL ON FUNCTION _bemi.follow_renamed_schemas() FROM PUBLIC;
+
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
 	EXECUTE FUNCTION _bemi.follow_renamed_schemas();
-COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas IS 'notes the new names of renamed schemas that are tracked';
+COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas
+	IS 'notes the new names of renamed schemas that are tracked';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
@@ -72,16 +97,23 @@ CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM bemi.tracked_schemas s WHERE s.schema_oid = forget_tracked_schema.schema AND s.enabled_in = _bemi.this_database()
+	DELETE FROM bemi.tracked_schemas s
+		WHERE s.schema_oid = forget_tracked_schema.schema AND s.enabled_in = _bemi.this_database()
 $$;
-COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid) IS 'internal: removes a schema that was dropped from the tracked ones';
+COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid)
+	IS 'internal: removes a schema that was dropped from the tracked ones';
+REVOKE ALL ON FUNCTION _bemi.forget_tracked_schema(oid) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.forget_dropped_schemas()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
 	LANGUAGE C;
-COMMENT ON FUNCTION _bemi.forget_dropped_schemas() IS 'event trigger function: a schema made later may get the OID of a dropped one';
-CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
+COMMENT ON FUNCTION _bemi.forget_dropped_schemas()
+	IS 'event trigger function: a schema made later may get the OID of a dropped one';
+REVOKE ALL ON FUNCTION _bemi.forget_dropped_schemas() FROM PUBLIC;
+
+CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop
+	WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
 	EXECUTE FUNCTION _bemi.forget_dropped_schemas();
 COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;

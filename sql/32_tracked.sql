@@ -8,20 +8,26 @@ CREATE FUNCTION _bemi.rules(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.rules(regclass)
-	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all of it if that cannot be read';
+	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all '
+		'of it if that cannot be read';
+REVOKE ALL ON FUNCTION _bemi.rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.has_bad_rules(target regclass)
 	RETURNS boolean
 	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
 	LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION _bemi.has_bad_rules(regclass) IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+COMMENT ON FUNCTION _bemi.has_bad_rules(regclass)
+	IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+REVOKE ALL ON FUNCTION _bemi.has_bad_rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
-	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there are none';
+	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there '
+		'are none';
+REVOKE ALL ON FUNCTION _bemi.columnless_rules(regclass, regclass) FROM PUBLIC;
 
 -- A partition is tracked with its root, if that has the trigger. The root is the table whose
 -- place in the publication, and whose rules, count.
@@ -35,82 +41,129 @@ AS $$
 				JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi'),
 			'published_as', source.relation::oid, 'rules', _bemi.rules(source.relation),
 			'filtered', r.prqual IS NOT NULL, 'partly', r.prattrs IS NOT NULL)
-		FROM (SELECT CASE WHEN _bemi.has_trigger(pg_partition_root(partition)) THEN pg_partition_root(partition) ELSE partition END) source(relation)
-			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual, to_jsonb(r) ->> 'prattrs' AS prattrs
-				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
+		FROM (SELECT CASE WHEN _bemi.has_trigger(pg_partition_root(partition))
+					THEN pg_partition_root(partition) ELSE partition END) source(relation)
+			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual,
+					to_jsonb(r) ->> 'prattrs' AS prattrs
+				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+				WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
 $$;
-COMMENT ON FUNCTION _bemi.tracked_with_root(regclass) IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which rules';
+COMMENT ON FUNCTION _bemi.tracked_with_root(regclass)
+	IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which '
+		'rules';
+REVOKE ALL ON FUNCTION _bemi.tracked_with_root(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unstored_partition(root regclass)
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
-	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is none';
+	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is '
+		'none';
+REVOKE ALL ON FUNCTION _bemi.unstored_partition(regclass) FROM PUBLIC;
 
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
 -- the joins, the other catalogs. All tables are joined as sets; functions are called for
 -- partitions and for tables with rules only, and OFFSET 0 has them called once.
 CREATE VIEW bemi.tracked AS
-	SELECT c.oid::regclass AS "table", coalesce(t.triggers, '{}') AS triggers, rel.identity, rel.published,
+	SELECT c.oid::regclass AS "table", coalesce(t.triggers, '{}') AS triggers, rel.identity,
+		rel.published,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'ignore')) AS ignore,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact')) AS redact,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact_hash')) AS redact_hash,
-		-- The server's own view makes it readable, but for all tables at a time: once, and only if there is any.
+		-- The server's own view makes it readable, but for all tables at a time: once, and
+		-- only if there is any.
 		CASE WHEN rel.filtered THEN (SELECT jsonb_object_agg(k.oid, to_jsonb(f) ->> 'rowfilter')
 			FROM pg_publication_tables f JOIN pg_namespace n ON f.schemaname = n.nspname
 				JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
-			WHERE f.pubname = 'bemi' AND to_jsonb(f) ->> 'rowfilter' IS NOT NULL) ->> rel.published_as::text
+			WHERE f.pubname = 'bemi' AND to_jsonb(f) ->> 'rowfilter' IS NOT NULL)
+				->> rel.published_as::text
 		END AS row_filter,
 		array_remove(ARRAY[
 			CASE WHEN c.relkind = 'f' THEN 'foreign table: changes are not stored'
-				WHEN NOT rel.published AND t.triggers IS NULL THEN format('its schema is tracked, but it is not: SELECT bemi.track(%L);', c.oid::regclass)
-				WHEN t.triggers IS NULL THEN 'no trigger: changes come without context, or with an earlier one' END,
+				WHEN NOT rel.published AND t.triggers IS NULL
+					THEN format('its schema is tracked, but it is not: SELECT bemi.track(%L);',
+						c.oid::regclass)
+				WHEN t.triggers IS NULL
+					THEN 'no trigger: changes come without context, or with an earlier one' END,
 			CASE WHEN t.disabled THEN 'a trigger is disabled' END,
-			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL OR rel.identity = 'FULL' THEN NULL
-				WHEN rel.identity = 'NOTHING' THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
-				ELSE 'replica identity is not FULL: before is not complete, nor after where large values stay as they were' END,
-			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL THEN 'not in publication "bemi": changes are not stored' END,
+			CASE WHEN c.relkind = 'f' OR NOT rel.published AND t.triggers IS NULL
+					OR rel.identity = 'FULL' THEN NULL
+				WHEN rel.identity = 'NOTHING'
+					THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
+				ELSE 'replica identity is not FULL: before is not complete, '
+					'nor after where large values stay as they were' END,
+			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL
+				THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			'partition ' || rel.unstored || ': its changes are not stored',
-			CASE WHEN rel.filtered OR rel.partly THEN 'row filter or column list in publication "bemi": changes are stored in part' END,
-			CASE WHEN rel.rootless THEN 'partition of an untracked table: rows written by way of it come without context' END,
-			CASE WHEN g.attrelid IS NOT NULL THEN 'generated columns are not in the stream: before and after lack them' END,
-			CASE WHEN rel.rules -> 'redact' ? '*' AND _bemi.has_bad_rules(rel.published_as) THEN 'rules cannot be read: all columns are redacted' END,
-			CASE WHEN rel.rules <> '{}' THEN 'rule for a column that does not exist: ' || _bemi.columnless_rules(c.oid, rel.published_as) END
+			CASE WHEN rel.filtered OR rel.partly
+				THEN 'row filter or column list in publication "bemi": '
+					'changes are stored in part' END,
+			CASE WHEN rel.rootless
+				THEN 'partition of an untracked table: '
+					'rows written by way of it come without context' END,
+			CASE WHEN g.attrelid IS NOT NULL
+				THEN 'generated columns are not in the stream: before and after lack them' END,
+			CASE WHEN rel.rules -> 'redact' ? '*' AND _bemi.has_bad_rules(rel.published_as)
+				THEN 'rules cannot be read: all columns are redacted' END,
+			CASE WHEN rel.rules <> '{}'
+				THEN 'rule for a column that does not exist: '
+					|| _bemi.columnless_rules(c.oid, rel.published_as) END
 		], NULL) AS problems
 	FROM pg_class c
-		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers, bool_or(t.tgenabled = 'D') AS disabled,
+		LEFT JOIN (SELECT t.tgrelid, array_agg(t.tgname ORDER BY t.tgname) AS triggers,
+				bool_or(t.tgenabled = 'D') AS disabled,
 				bool_or(t.tgname = 'bemi_emit_context' AND t.tgnargs > 3) AS has_rules
-			FROM pg_trigger t WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure GROUP BY t.tgrelid) AS t ON t.tgrelid = c.oid
+			FROM pg_trigger t WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure
+			GROUP BY t.tgrelid) AS t ON t.tgrelid = c.oid
 		-- Row filters and column lists came with 15.
-		LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered, to_jsonb(r) ->> 'prattrs' IS NOT NULL AS partly
-			FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi') AS r ON r.prrelid = c.oid
-		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a WHERE a.attgenerated <> '' AND NOT a.attisdropped
+		LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered,
+				to_jsonb(r) ->> 'prattrs' IS NOT NULL AS partly
+			FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+			WHERE p.pubname = 'bemi') AS r ON r.prrelid = c.oid
+		LEFT JOIN (SELECT DISTINCT a.attrelid FROM pg_attribute a
+			WHERE a.attgenerated <> '' AND NOT a.attisdropped
 				AND (a.attgenerated <> 's' OR NOT EXISTS (SELECT FROM pg_publication p
-					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g ON g.attrelid = c.oid
-		LEFT JOIN bemi.tracked_schemas s ON s.schema_oid = c.relnamespace AND s.enabled_in = _bemi.this_database(),
-		LATERAL (SELECT CASE WHEN c.relispartition THEN _bemi.tracked_with_root(c.oid) END AS root OFFSET 0) AS w,
+					WHERE p.pubname = 'bemi' AND to_jsonb(p) ->> 'pubgencols' = 's'))) AS g
+			ON g.attrelid = c.oid
+		LEFT JOIN bemi.tracked_schemas s
+			ON s.schema_oid = c.relnamespace AND s.enabled_in = _bemi.this_database(),
+		LATERAL (SELECT CASE WHEN c.relispartition THEN _bemi.tracked_with_root(c.oid) END AS root
+			OFFSET 0) AS w,
 		LATERAL (SELECT CASE c.relreplident WHEN 'd' THEN 'DEFAULT' WHEN 'n' THEN 'NOTHING'
 				WHEN 'f' THEN 'FULL' ELSE 'USING INDEX' END AS identity,
 			r.prrelid IS NOT NULL OR coalesce(w.root -> 'published' = 'true', false) AS published,
 			coalesce((w.root ->> 'published_as')::oid, c.oid) AS published_as,
-			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true' ELSE r.filtered END, false) AS filtered,
-			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true' ELSE r.partly END, false) AS partly,
+			coalesce(CASE WHEN c.relispartition THEN w.root -> 'filtered' = 'true'
+				ELSE r.filtered END, false) AS filtered,
+			coalesce(CASE WHEN c.relispartition THEN w.root -> 'partly' = 'true'
+				ELSE r.partly END, false) AS partly,
 			c.relispartition AND (w.root ->> 'published_as')::oid = c.oid AS rootless,
-			CASE WHEN c.relispartition THEN w.root -> 'rules' WHEN t.has_rules THEN _bemi.rules(c.oid) ELSE '{}' END AS rules,
-			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL THEN _bemi.unstored_partition(c.oid) END AS unstored,
-			CASE WHEN s.schema_oid IS NOT NULL AND t.triggers IS NULL AND r.prrelid IS NULL AND c.relkind <> 'f' AND NOT c.relispartition
-				THEN _bemi.untrackable(c.oid) IS NULL AND NOT _bemi.is_of_extension(c.oid) ELSE false END AS forgotten
+			CASE WHEN c.relispartition THEN w.root -> 'rules'
+				WHEN t.has_rules THEN _bemi.rules(c.oid) ELSE '{}' END AS rules,
+			CASE WHEN c.relkind = 'p' AND r.prrelid IS NOT NULL
+				THEN _bemi.unstored_partition(c.oid) END AS unstored,
+			CASE WHEN s.schema_oid IS NOT NULL AND t.triggers IS NULL AND r.prrelid IS NULL
+					AND c.relkind <> 'f' AND NOT c.relispartition
+				THEN _bemi.untrackable(c.oid) IS NULL AND NOT _bemi.is_of_extension(c.oid)
+				ELSE false END AS forgotten
 			OFFSET 0) AS rel
-	WHERE c.relkind IN ('r', 'p', 'f') AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
-COMMENT ON VIEW bemi.tracked IS 'tables whose changes are kept, or should be, and what is wrong with them';
+	WHERE c.relkind IN ('r', 'p', 'f')
+		AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
+COMMENT ON VIEW bemi.tracked
+	IS 'tables whose changes are kept, or should be, and what is wrong with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
 COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
-COMMENT ON COLUMN bemi.tracked.identity IS 'its replica identity; only FULL gives a complete "before"';
-COMMENT ON COLUMN bemi.tracked.published IS 'whether it is in the publication "bemi", itself or by its partition root';
-COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates, alone, leave no change; see bemi.track()';
+COMMENT ON COLUMN bemi.tracked.identity
+	IS 'its replica identity; only FULL gives a complete "before"';
+COMMENT ON COLUMN bemi.tracked.published
+	IS 'whether it is in the publication "bemi", itself or by its partition root';
+COMMENT ON COLUMN bemi.tracked.ignore
+	IS 'columns whose updates, alone, leave no change; see bemi.track()';
 COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';
 COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns of whose values only hashes are stored';
-COMMENT ON COLUMN bemi.tracked.row_filter IS 'WHERE of the publication "bemi": only changes of such rows are stored';
+COMMENT ON COLUMN bemi.tracked.row_filter
+	IS 'WHERE of the publication "bemi": only changes of such rows are stored';
 COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; empty if nothing';
+REVOKE ALL ON bemi.tracked FROM PUBLIC;

@@ -19,14 +19,17 @@ AS $$
 BEGIN
 	IF change.context ? '_whole' THEN
 		RETURN coalesce((SELECT c.context FROM bemi.changes c
-				WHERE c.id = (change.context ->> '_whole')::uuid AND c.committed_at = change.committed_at),
+				WHERE c.id = (change.context ->> '_whole')::uuid
+					AND c.committed_at = change.committed_at),
 			change.context);
 	END IF;
 	RETURN change.context;
 END
 $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
-	IS 'the complete context of a change, also where a large one is stored with an earlier change of the same transaction';
+	IS 'the complete context of a change, also where a large one is stored with an earlier change '
+		'of the same transaction';
+GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO PUBLIC;
 
 CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
 	RETURNS void
@@ -34,8 +37,8 @@ CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.attach_partition(regclass, text)
 	IS 'internal: attaches a partition to bemi.changes, with the rights of its owner';
+REVOKE ALL ON FUNCTION _bemi.attach_partition(regclass, text) FROM PUBLIC;
 
--- Event triggers that fire with the worker's DDL, but for bemi's own.
 CREATE FUNCTION _bemi.event_triggers_of_others()
 	RETURNS text
 	LANGUAGE sql STABLE
@@ -43,11 +46,13 @@ CREATE FUNCTION _bemi.event_triggers_of_others()
 AS $$
 	SELECT string_agg(quote_ident(e.evtname), ', ' ORDER BY e.evtname)
 	FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
-	WHERE e.evtenabled IN ('A', 'R') AND p.pronamespace NOT IN ('bemi'::regnamespace, '_bemi'::regnamespace)
+	WHERE e.evtenabled IN ('A', 'R')
+		AND p.pronamespace NOT IN ('bemi'::regnamespace, '_bemi'::regnamespace)
 		AND coalesce(current_setting('event_triggers', true), 'on') = 'on'
 $$;
 COMMENT ON FUNCTION _bemi.event_triggers_of_others()
 	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
+REVOKE ALL ON FUNCTION _bemi.event_triggers_of_others() FROM PUBLIC;
 
 -- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
 -- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
@@ -60,9 +65,11 @@ DECLARE
 	object record;
 	grantee text;
 BEGIN
-	SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner::regrole AS owner, c.relacl AS acl INTO STRICT object
+	SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relowner::regrole AS owner,
+		c.relacl AS acl INTO STRICT object
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
-	FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+	FOR grantee IN
+		SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
 		FROM aclexplode(object.acl) a WHERE a.grantee <> object.owner
 	LOOP
 		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', object.name, grantee);
@@ -75,6 +82,16 @@ END
 $$;
 COMMENT ON FUNCTION _bemi.make_private(regclass)
 	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
+REVOKE ALL ON FUNCTION _bemi.make_private(regclass) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.check_history_code()
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION _bemi.check_history_code()
+	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its '
+		'owner nor a superuser';
+REVOKE ALL ON FUNCTION _bemi.check_history_code() FROM PUBLIC;
 
 -- Called by the worker, which knows the neighbours' bounds, before it stores the
 -- first change of a month (week, day). Made apart and attached then, because CREATE
@@ -85,13 +102,6 @@ COMMENT ON FUNCTION _bemi.make_private(regclass)
 -- rather than with a second visit years later. When that is, is left to the server's
 -- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
 -- and in proportion to growth that stays a few times the work of writing it.
-CREATE FUNCTION _bemi.check_history_code()
-	RETURNS void
-	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION _bemi.check_history_code()
-	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its owner nor a superuser';
-
 CREATE FUNCTION _bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
@@ -125,26 +135,31 @@ BEGIN
 	EXCEPTION WHEN datetime_field_overflow THEN
 		next_day := NULL;
 	END;
-	partition := 'changes_' || to_char(first_day, CASE unit WHEN 'month' THEN 'YYYY_MM' ELSE 'YYYY_MM_DD' END)
+	partition := 'changes_'
+		|| to_char(first_day, CASE unit WHEN 'month' THEN 'YYYY_MM' ELSE 'YYYY_MM_DD' END)
 		|| CASE WHEN first_day < '0001-01-01' THEN '_bc' ELSE '' END;
 	-- Somebody may have detached the partition of this month, and kept it.
 	stem := partition;
-	WHILE EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
+	WHILE EXISTS (SELECT FROM pg_class
+		WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
 		n := n + 1;
 		partition := stem || '_' || n;
 	END LOOP;
 
-	-- Indexes of users come with ATTACH. No primary key, for bemi.changes may have one or be given one; who
-	-- publishes the history, and deletes from it, needs the identity.
+	-- Indexes of users come with ATTACH. No primary key, because bemi.changes may have one or
+	-- be given one. Who publishes the history, and deletes from it, needs the identity.
 	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
-	EXECUTE format('CREATE UNIQUE INDEX %I ON bemi.%I (id) WITH (deduplicate_items = off)', partition || '_id_key', partition);
-	EXECUTE format('ALTER TABLE bemi.%I REPLICA IDENTITY USING INDEX %I', partition, partition || '_id_key');
-	-- For the life of a row, and for all changes of a table. The schema comes third, for it tells few rows
-	-- apart, and whatever stands before the key is compared each time that a place is looked for. (So all
-	-- changes of a table are found among those of its namesakes in other schemas.) No two entries are the same,
-	-- and it takes time to find that out.
-	EXECUTE format('CREATE INDEX ON bemi.%I ("table", primary_key, schema, id) WITH (deduplicate_items = off)', partition);
+	EXECUTE format('CREATE UNIQUE INDEX %I ON bemi.%I (id) WITH (deduplicate_items = off)',
+		partition || '_id_key', partition);
+	EXECUTE format('ALTER TABLE bemi.%I REPLICA IDENTITY USING INDEX %I',
+		partition, partition || '_id_key');
+	-- For the life of a row, and for all changes of a table. The schema comes third, because
+	-- it separates few rows, and each search compares the columns before the key. (So all
+	-- changes of a table are found among those of its namesakes in other schemas.) No two
+	-- entries are the same, and to find that out takes time.
+	EXECUTE format('CREATE INDEX ON bemi.%I ("table", primary_key, schema, id)'
+		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
 	-- the same owner, whose rights what users have put on the history runs with
 	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
@@ -152,20 +167,26 @@ BEGIN
 	-- Readers come by way of bemi.changes, which asks for no right on a partition.
 	PERFORM _bemi.make_private(format('bemi.%I', partition)::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
-	PERFORM _bemi.attach_partition(format('bemi.%I', partition)::regclass, format('FROM (%s) TO (%s)',
+	PERFORM _bemi.attach_partition(format('bemi.%I', partition)::regclass, format(
+		'FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
 		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE')));
 END
 $$;
 COMMENT ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz)
-	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) of this time, as far as its neighbours leave room';
+	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) '
+		'of this time, as far as its neighbours leave room';
+REVOKE ALL ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass,
+		OUT from_time timestamptz, OUT to_time timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION _bemi.partition_ranges()
-	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for MINVALUE and MAXVALUE; without the default partition';
+	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for '
+		'MINVALUE and MAXVALUE; without the default partition';
+REVOKE ALL ON FUNCTION _bemi.partition_ranges() FROM PUBLIC;
 
 -- What is wrong with what users have done to bemi.changes, with the line that mends it. In
 -- pg_trigger.tgtype, 1 stands for ROW and 4 for INSERT.
@@ -176,12 +197,15 @@ CREATE FUNCTION _bemi.history_warning()
 AS $$
 	WITH part(oid, pending) AS (
 		SELECT 'bemi.changes'::regclass::oid, false
-		UNION ALL SELECT i.inhrelid, i.inhdetachpending FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid, i.inhdetachpending FROM pg_inherits i
+			WHERE i.inhparent = 'bemi.changes'::regclass
 	), trigger(name, relation, enabled, owner, of_other) AS (
 		SELECT t.tgname, t.tgrelid::regclass, t.tgenabled, c.relowner::regrole,
 			-- the trigger's function, and those of its WHEN
-			(SELECT min(f.oid)::regprocedure FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_roles r ON r.oid = f.proowner
-				WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_proc'::regclass
+			(SELECT min(f.oid)::regprocedure FROM pg_depend d
+					JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_roles r ON r.oid = f.proowner
+				WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
+					AND d.refclassid = 'pg_proc'::regclass
 					AND f.proowner <> c.relowner AND NOT r.rolsuper)
 		FROM pg_trigger t JOIN part p ON p.oid = t.tgrelid JOIN pg_class c ON c.oid = t.tgrelid
 		WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgtype & 5 = 5
@@ -191,7 +215,8 @@ AS $$
 		SELECT 1, format('trigger %I of %s does not fire: ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;',
 				t.name, t.relation, t.relation, t.name)
 			FROM trigger t WHERE t.enabled = 'O'
-		UNION ALL SELECT 2, format('trigger %I of %s does not fire, since somebody else can replace a function of it:'
+		UNION ALL SELECT 2, format(
+			'trigger %I of %s does not fire, since somebody else can replace a function of it:'
 				' ALTER FUNCTION %s OWNER TO %s;', t.name, t.relation, t.of_other, t.owner)
 			FROM trigger t WHERE t.enabled IN ('A', 'R') AND t.of_other IS NOT NULL
 		UNION ALL SELECT 3, format('a partition is neither attached nor detached:'
@@ -200,14 +225,22 @@ AS $$
 	) w(place, warning)
 $$;
 COMMENT ON FUNCTION _bemi.history_warning()
-	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH CONCURRENTLY was interrupted; NULL: none';
+	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH '
+		'CONCURRENTLY was interrupted; NULL: none';
+REVOKE ALL ON FUNCTION _bemi.history_warning() FROM PUBLIC;
 
 -- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION _bemi.protect_history()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_protect_history'
 	LANGUAGE C;
-COMMENT ON FUNCTION _bemi.protect_history() IS 'event trigger function: refuses DROP EXTENSION bemi without CASCADE while changes are stored';
-CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
+COMMENT ON FUNCTION _bemi.protect_history()
+	IS 'event trigger function: refuses DROP EXTENSION bemi without CASCADE while changes are '
+		'stored';
+REVOKE ALL ON FUNCTION _bemi.protect_history() FROM PUBLIC;
+
+CREATE EVENT TRIGGER bemi_protect_history ON ddl_command_start
+	WHEN TAG IN ('DROP EXTENSION', 'DROP OWNED')
 	EXECUTE FUNCTION _bemi.protect_history();
-COMMENT ON EVENT TRIGGER bemi_protect_history IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
+COMMENT ON EVENT TRIGGER bemi_protect_history
+	IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';

@@ -7,9 +7,10 @@
 -- first: so a hold either comes before, or finds the partition gone.
 --
 
--- The range of a partition, for hold_partition() and release_partition(). A partition of a partition
--- goes with it, and is not held alone.
-CREATE FUNCTION _bemi.partition_range(target regclass, OUT from_time timestamptz, OUT to_time timestamptz)
+-- For hold_partition() and release_partition(). A partition of a partition goes with it, and
+-- is not held alone.
+CREATE FUNCTION _bemi.partition_range(target regclass,
+		OUT from_time timestamptz, OUT to_time timestamptz)
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
@@ -17,15 +18,20 @@ BEGIN
 	IF target IS NULL THEN
 		RAISE EXCEPTION 'partition must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
-	SELECT r.from_time, r.to_time INTO from_time, to_time FROM _bemi.partition_ranges() r WHERE r.partition = target;
+	SELECT r.from_time, r.to_time INTO from_time, to_time
+		FROM _bemi.partition_ranges() r WHERE r.partition = target;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION '"%" is not a partition of bemi.changes that could ever be dropped for its age', target
+		RAISE EXCEPTION
+			'"%" is not a partition of bemi.changes that could ever be dropped for its age', target
 			USING ERRCODE = 'wrong_object_type',
-				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. The default partition is never dropped.';
+				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. '
+					'The default partition is never dropped.';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.partition_range(regclass) IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+COMMENT ON FUNCTION _bemi.partition_range(regclass)
+	IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+REVOKE ALL ON FUNCTION _bemi.partition_range(regclass) FROM PUBLIC;
 
 -- SECURITY DEFINER: the right to hold is the right to call this, and not one to
 -- take away what others hold. The first lock is the one that the worker respects.
@@ -40,26 +46,33 @@ DECLARE
 BEGIN
 	IF from_time IS NULL OR to_time IS NULL THEN
 		RAISE EXCEPTION 'times to hold must not be null'
-			USING ERRCODE = 'null_value_not_allowed', HINT = 'Times without end are ''-infinity'' and ''infinity''.';
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Times without end are ''-infinity'' and ''infinity''.';
 	ELSIF from_time >= to_time THEN
 		RAISE EXCEPTION 'times to hold must not be empty'
-			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The first time must be before the second one.';
+			USING ERRCODE = 'invalid_parameter_value',
+				DETAIL = 'The first time must be before the second one.';
 	END IF;
 	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
-	INSERT INTO bemi.holds (from_time, to_time, reason) VALUES (hold.from_time, hold.to_time, hold.reason)
+	INSERT INTO bemi.holds (from_time, to_time, reason)
+		VALUES (hold.from_time, hold.to_time, hold.reason)
 		ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		SELECT h.held_by, h.held_at, h.reason INTO other FROM bemi.holds h
 			WHERE h.from_time = hold.from_time AND h.to_time = hold.to_time;
 		RAISE EXCEPTION 'these times are already held'
 			USING ERRCODE = 'duplicate_object',
-				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by, other.held_at, coalesce(other.reason, 'none given')),
-				HINT = 'A hold of your own, of somewhat wider times, stays when the other one is released.';
+				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by,
+					other.held_at, coalesce(other.reason, 'none given')),
+				HINT = 'A hold of your own, of somewhat wider times, '
+					'stays when the other one is released.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
-	IS 'keeps the partitions that have any part in these times from being dropped for their age, until bemi.release()';
+	IS 'keeps the partitions that have any part in these times from being dropped for their age, '
+		'until bemi.release()';
+REVOKE ALL ON FUNCTION bemi.hold(timestamptz, timestamptz, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.hold_partition(partition regclass, reason text DEFAULT NULL)
 	RETURNS void
@@ -77,7 +90,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.hold_partition(regclass, text)
-	IS 'keeps a partition of bemi.changes from being dropped for its age, until bemi.release_partition()';
+	IS 'keeps a partition of bemi.changes from being dropped for its age, until '
+		'bemi.release_partition()';
+REVOKE ALL ON FUNCTION bemi.hold_partition(regclass, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.release(from_time timestamptz, to_time timestamptz)
 	RETURNS void
@@ -87,17 +102,21 @@ CREATE FUNCTION bemi.release(from_time timestamptz, to_time timestamptz)
 AS $$
 BEGIN
 	IF from_time IS NULL OR to_time IS NULL THEN
-		RAISE EXCEPTION 'times to release must not be null' USING ERRCODE = 'null_value_not_allowed';
+		RAISE EXCEPTION 'times to release must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	DELETE FROM bemi.holds h WHERE h.from_time = release.from_time AND h.to_time = release.to_time;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such hold'
-			USING ERRCODE = 'undefined_object', DETAIL = 'A hold ends with the very times that it was made with.',
+			USING ERRCODE = 'undefined_object',
+				DETAIL = 'A hold ends with the very times that it was made with.',
 				HINT = 'SELECT * FROM bemi.holds;';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz) IS 'ends what bemi.hold() began with the same times';
+COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz)
+	IS 'ends what bemi.hold() began with the same times';
+REVOKE ALL ON FUNCTION bemi.release(timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.release_partition(partition regclass)
 	RETURNS void
@@ -113,12 +132,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.release_partition(regclass) IS 'ends what bemi.hold_partition() began';
+REVOKE ALL ON FUNCTION bemi.release_partition(regclass) FROM PUBLIC;
 
 -- Whole partitions of which nothing is younger. A foreign table is not the worker's to
 -- drop, and the default partition has no bounds. An interval can mix signs so
 -- that it leads into the future ("1 month -29 days", in February), and be so long that
 -- it leads out of time.
-CREATE FUNCTION _bemi.expired_partitions(retention interval, OUT partition regclass, OUT to_time timestamptz)
+CREATE FUNCTION _bemi.expired_partitions(retention interval,
+		OUT partition regclass, OUT to_time timestamptz)
 	RETURNS SETOF record
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -134,12 +155,14 @@ BEGIN
 	RETURN QUERY SELECT r.partition, r.to_time
 		FROM _bemi.partition_ranges() r JOIN pg_class c ON c.oid = r.partition
 		WHERE r.to_time <= oldest AND c.relkind IN ('r', 'p')
-			AND NOT EXISTS (SELECT FROM bemi.holds h WHERE r.from_time < h.to_time AND h.from_time < r.to_time)
+			AND NOT EXISTS (SELECT FROM bemi.holds h
+				WHERE r.from_time < h.to_time AND h.from_time < r.to_time)
 		ORDER BY r.to_time;
 END
 $$;
 COMMENT ON FUNCTION _bemi.expired_partitions(interval)
 	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
+REVOKE ALL ON FUNCTION _bemi.expired_partitions(interval) FROM PUBLIC;
 
 -- The one wait is for the first lock; see src/store/maintenance.c. What is left
 -- to do is only then looked at, for others may have held or dropped the partition.
@@ -165,7 +188,8 @@ BEGIN
 	EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', name);
 	EXECUTE format('ALTER TABLE bemi.changes DETACH PARTITION %s', name);
 	EXECUTE format('DROP TABLE %s', name);
-	UPDATE bemi.gaps g SET to_time = greatest(g.to_time, upper_bound), noticed_at = clock_timestamp()
+	UPDATE bemi.gaps g
+		SET to_time = greatest(g.to_time, upper_bound), noticed_at = clock_timestamp()
 		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;
 	IF NOT FOUND THEN
 		INSERT INTO bemi.gaps (reason, from_time, to_time, detail)
@@ -175,9 +199,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.drop_expired_partition(regclass, interval)
-	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and writes that down; false if it no longer is so';
+	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and '
+		'writes that down; false if it no longer is so';
+REVOKE ALL ON FUNCTION _bemi.drop_expired_partition(regclass, interval) FROM PUBLIC;
 
--- Autovacuum analyzes partitions, but never the whole. A partition that it has seen to
+-- Autovacuum analyzes partitions, but never their root. A partition that it has seen to
 -- since then counts as changed. Not by pg_partition_tree(), which locks them all.
 CREATE FUNCTION _bemi.needs_analyze()
 	RETURNS boolean
@@ -188,15 +214,20 @@ AS $$
 		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
 		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid
 	)
-	SELECT coalesce(whole.analyzed_at < clock_timestamp() - interval '1 day', true)
-		AND sum(CASE WHEN whole.analyzed_at IS NULL OR part.analyzed_at > whole.analyzed_at
-			THEN greatest(part.rows, part.changed) ELSE part.changed END) > 1000 + 0.1 * sum(part.rows)
+	SELECT coalesce(root.analyzed_at < clock_timestamp() - interval '1 day', true)
+		AND sum(CASE WHEN root.analyzed_at IS NULL OR part.analyzed_at > root.analyzed_at
+			THEN greatest(part.rows, part.changed) ELSE part.changed END)
+				> 1000 + 0.1 * sum(part.rows)
 	FROM greatest(pg_stat_get_last_analyze_time('bemi.changes'::regclass),
-			pg_stat_get_last_autoanalyze_time('bemi.changes'::regclass)) AS whole(analyzed_at),
-		(SELECT greatest(pg_stat_get_last_analyze_time(t.relid), pg_stat_get_last_autoanalyze_time(t.relid)),
+			pg_stat_get_last_autoanalyze_time('bemi.changes'::regclass)) AS root(analyzed_at),
+		(SELECT greatest(pg_stat_get_last_analyze_time(t.relid),
+					pg_stat_get_last_autoanalyze_time(t.relid)),
 				pg_stat_get_live_tuples(t.relid), pg_stat_get_mod_since_analyze(t.relid)
-			FROM tree t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
-	GROUP BY whole.analyzed_at
+			FROM tree t JOIN pg_class c ON c.oid = t.relid
+			WHERE c.relkind = 'r') AS part(analyzed_at, rows, changed)
+	GROUP BY root.analyzed_at
 $$;
 COMMENT ON FUNCTION _bemi.needs_analyze()
-	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed since?';
+	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed '
+		'since?';
+REVOKE ALL ON FUNCTION _bemi.needs_analyze() FROM PUBLIC;

@@ -3,42 +3,56 @@
 -- Sources: what is read into the history
 --
 
-CREATE FUNCTION _bemi.update_progress(source text, changes bigint, transactions bigint, invalid_messages bigint, stored_until timestamptz, stored_lsn pg_lsn,
+CREATE FUNCTION _bemi.update_progress(source text,
+		changes bigint, transactions bigint, invalid_messages bigint,
+		stored_until timestamptz, stored_lsn pg_lsn,
 		changed_lsn pg_lsn, changed_at timestamptz, changed_xid bigint)
 	RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO _bemi.source_progress AS p (source, changes, transactions, invalid_messages, stored_until, stored_lsn,
+	INSERT INTO _bemi.source_progress AS p
+			(source, changes, transactions, invalid_messages, stored_until, stored_lsn,
 			changed_lsn, changed_at, changed_xid)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (source) DO UPDATE SET changes = p.changes + excluded.changes,
 			transactions = p.transactions + excluded.transactions,
 			invalid_messages = p.invalid_messages + excluded.invalid_messages,
-			stored_until = coalesce(excluded.stored_until, p.stored_until), stored_lsn = coalesce(excluded.stored_lsn, p.stored_lsn),
-			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn), changed_at = coalesce(excluded.changed_at, p.changed_at),
+			stored_until = coalesce(excluded.stored_until, p.stored_until),
+			stored_lsn = coalesce(excluded.stored_lsn, p.stored_lsn),
+			changed_lsn = coalesce(excluded.changed_lsn, p.changed_lsn),
+			changed_at = coalesce(excluded.changed_at, p.changed_at),
 			changed_xid = coalesce(excluded.changed_xid, p.changed_xid)
 $$;
-COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn, pg_lsn, timestamptz, bigint) IS 'internal: adds to what bemi.status shows';
+COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
+	pg_lsn, timestamptz, bigint)
+	IS 'internal: adds to what bemi.status shows';
+REVOKE ALL ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
+	pg_lsn, timestamptz, bigint) FROM PUBLIC;
 
--- Messages that were signed with a secret that the worker has never read are refused, though
--- they may be the source's own. Without a secret, that holds for all messages.
+-- The worker refuses messages that were signed with a key that it has never read, although the
+-- source may have written them. If it can read no key, it refuses all messages.
 CREATE FUNCTION _bemi.record_key_version(source text, version text)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF EXISTS (SELECT FROM _bemi.source_progress p WHERE p.source = record_key_version.source AND p.signing_key_version = version) THEN
+	IF EXISTS (SELECT FROM _bemi.source_progress p
+		WHERE p.source = record_key_version.source AND p.signing_key_version = version) THEN
 		RETURN false;
 	END IF;
 	INSERT INTO _bemi.source_progress AS p VALUES (source, 0, 0, 0, NULL, version)
-		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE SET signing_key_version = excluded.signing_key_version;
+		ON CONFLICT ON CONSTRAINT source_progress_pkey DO UPDATE
+			SET signing_key_version = excluded.signing_key_version;
 	PERFORM _bemi.mark_descriptions_stale(source);
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION _bemi.record_key_version(text, text) IS 'internal: notes which secret a source has; if it is another one, or none, what the source has told so far becomes stale, and the result is true';
+COMMENT ON FUNCTION _bemi.record_key_version(text, text)
+	IS 'internal: records which signing key a source has; if it is another one, or none, what the '
+		'source has sent so far becomes stale, and the result is true';
+REVOKE ALL ON FUNCTION _bemi.record_key_version(text, text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.forget_source(source text)
 	RETURNS void
@@ -49,7 +63,9 @@ AS $$
 	DELETE FROM _bemi.source_relations r WHERE r.source = forget_source.source;
 	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
-COMMENT ON FUNCTION _bemi.forget_source(text) IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+COMMENT ON FUNCTION _bemi.forget_source(text)
+	IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+REVOKE ALL ON FUNCTION _bemi.forget_source(text) FROM PUBLIC;
 
 -- Not taken from the row: one that came with a dump or a template database names the
 -- original's, which may be alive on this very server.
@@ -58,9 +74,13 @@ CREATE FUNCTION _bemi.origin_of(source text)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('bemi_%s_%s', d.oid, source)::name FROM pg_database d WHERE d.datname = current_database()
+	SELECT format('bemi_%s_%s', d.oid, source)::name
+		FROM pg_database d WHERE d.datname = current_database()
 $$;
-COMMENT ON FUNCTION _bemi.origin_of(text) IS 'internal: name of the origin that a source of this database has, and of a slot of its own server';
+COMMENT ON FUNCTION _bemi.origin_of(text)
+	IS 'internal: name of the origin that a source of this database has, and of a slot of its own '
+		'server';
+REVOKE ALL ON FUNCTION _bemi.origin_of(text) FROM PUBLIC;
 
 -- A copy of this server has the same files, so it is told by the inode of one, by the host,
 -- and by the directory.
@@ -68,7 +88,10 @@ CREATE FUNCTION _bemi.this_reader()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_this_reader'
 	LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION _bemi.this_reader() IS 'internal: this server, as bemi.sources names the one that reads a source: system identifier, inode of pg_control, host, data directory';
+COMMENT ON FUNCTION _bemi.this_reader()
+	IS 'internal: this server, as bemi.sources names the one that reads a source: system '
+		'identifier, inode of pg_control, host, data directory';
+REVOKE ALL ON FUNCTION _bemi.this_reader() FROM PUBLIC;
 
 -- On another server, slots of several histories may meet, those of copies among them.
 CREATE FUNCTION _bemi.slot_of(source text, conninfo text)
@@ -79,7 +102,9 @@ AS $$
 	SELECT CASE WHEN conninfo IS NULL THEN _bemi.origin_of(source)
 		ELSE (_bemi.origin_of(source) || '_' || left(md5(_bemi.this_reader()), 8))::name END
 $$;
-COMMENT ON FUNCTION _bemi.slot_of(text, text) IS 'internal: name of the slot that a new source of this database gets';
+COMMENT ON FUNCTION _bemi.slot_of(text, text)
+	IS 'internal: name of the slot that a new source of this database gets';
+REVOKE ALL ON FUNCTION _bemi.slot_of(text, text) FROM PUBLIC;
 
 -- A dump of single tables brings their triggers, but not the publication.
 CREATE FUNCTION _bemi.warn_of_unpublished()
@@ -88,19 +113,26 @@ CREATE FUNCTION _bemi.warn_of_unpublished()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	tables regclass[] := ARRAY(SELECT c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context' AND t.tgnargs >= 3
+	tables regclass[] := ARRAY(SELECT c.oid::regclass
+		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+		WHERE t.tgfoid = 'bemi.emit_context()'::regprocedure AND t.tgname = 'bemi_emit_context'
+			AND t.tgnargs >= 3
 			AND NOT c.relispartition AND NOT _bemi.is_published(c.oid)
 		ORDER BY c.oid::regclass::text COLLATE "C");
 BEGIN
 	IF tables <> '{}' THEN
 		RAISE WARNING 'tables with the trigger of bemi.track() are not in publication "bemi"'
-			USING DETAIL = format('The changes of %s tables are not stored. A dump of single tables does not contain the publication.', cardinality(tables)),
-				HINT = (SELECT string_agg(format('SELECT bemi.track(%L);', t.name), ' ') FROM unnest(tables[:10]) t(name));
+			USING DETAIL = format('The changes of %s tables are not stored. '
+					'A dump of single tables does not contain the publication.',
+					cardinality(tables)),
+				HINT = (SELECT string_agg(format('SELECT bemi.track(%L);', t.name), ' ')
+					FROM unnest(tables[:10]) t(name));
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.warn_of_unpublished() IS 'internal: warning of tables that were restored without their place in the publication';
+COMMENT ON FUNCTION _bemi.warn_of_unpublished()
+	IS 'internal: warning of tables that were restored without their place in the publication';
+REVOKE ALL ON FUNCTION _bemi.warn_of_unpublished() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.register_source(source text, conninfo text, caller name)
 	RETURNS void
@@ -116,19 +148,24 @@ BEGIN
 	IF source IS NULL OR source !~ '^[a-z0-9_]{1,32}$' THEN
 		RAISE EXCEPTION 'source name "%" is not valid', source
 			USING ERRCODE = 'invalid_name',
-				DETAIL = 'It becomes part of a slot''s name: 1 to 32 lower-case letters, digits and underscores.';
+				DETAIL = 'It becomes part of a slot''s name: '
+					'1 to 32 lower-case letters, digits and underscores.';
 	END IF;
 
-	SELECT s.desired, s.conninfo, s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known FROM bemi.sources s WHERE s.name = source FOR UPDATE;
+	SELECT s.desired, s.conninfo,
+			s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known
+		FROM bemi.sources s WHERE s.name = source FOR UPDATE;
 	-- A row without an origin came with a dump: its source was never started here.
 	IF FOUND AND known.desired <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
-				DETAIL = format('Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
+				DETAIL = format(
+					'Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
 				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
 	END IF;
 
-	IF coalesce(register_source.conninfo, known.conninfo) IS NULL AND EXISTS (SELECT FROM bemi.sources s
+	IF coalesce(register_source.conninfo, known.conninfo) IS NULL
+		AND EXISTS (SELECT FROM bemi.sources s
 		WHERE s.conninfo IS NULL AND s.desired = 'run' AND s.name <> source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL) THEN
 		RAISE EXCEPTION 'this database is already read by another source'
@@ -138,7 +175,7 @@ BEGIN
 	END IF;
 
 	PERFORM _bemi.ensure_publication();
-	-- What came with a dump and has slept since, see bemi.tracked_schemas.
+	-- Those that came with a dump are not enabled yet, see bemi.tracked_schemas.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.enabled_in <> _bemi.this_database();
 	PERFORM _bemi.warn_of_unpublished();
@@ -154,7 +191,9 @@ BEGIN
 			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
 $$;
-COMMENT ON FUNCTION _bemi.register_source(text, text, name) IS 'internal: the part of bemi.start() that is a transaction';
+COMMENT ON FUNCTION _bemi.register_source(text, text, name)
+	IS 'internal: the part of bemi.start() that is a transaction';
+REVOKE ALL ON FUNCTION _bemi.register_source(text, text, name) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unregister_source(source text)
 	RETURNS boolean
@@ -164,7 +203,9 @@ AS $$
 DECLARE
 	slot name;
 BEGIN
-	DELETE FROM bemi.sources s WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL AND s.desired = 'run'
+	DELETE FROM bemi.sources s
+		WHERE s.name = source AND NOT s.slot_made AND s.system_identifier IS NULL
+			AND s.desired = 'run'
 		RETURNING s.slot_name INTO slot;
 	IF FOUND THEN
 		PERFORM pg_replication_origin_drop(_bemi.origin_of(source));
@@ -176,7 +217,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
-	IS 'internal: takes back what register_source() did, if the source never got as far as its slot';
+	IS 'internal: takes back what register_source() did, if the source never got as far as its '
+		'slot';
+REVOKE ALL ON FUNCTION _bemi.unregister_source(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
 	RETURNS boolean
@@ -196,7 +239,9 @@ BEGIN
 	RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION _bemi.set_desired_state(text, text) IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+COMMENT ON FUNCTION _bemi.set_desired_state(text, text)
+	IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+REVOKE ALL ON FUNCTION _bemi.set_desired_state(text, text) FROM PUBLIC;
 
 -- Whoever starts a source chooses what the server connects to, with the rights of the
 -- account that it runs under. So only a superuser gives connection strings.
@@ -212,19 +257,28 @@ BEGIN
 	SELECT r.* INTO STRICT role FROM pg_roles r WHERE r.rolname = caller;
 	SELECT s.owner INTO owner FROM bemi.sources s WHERE s.name = source;
 	IF role.rolsuper OR role.rolreplication AND conninfo IS NULL
-		AND (owner IS NULL OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = owner AND pg_has_role(caller, r.oid, 'USAGE'))) THEN
+		AND (owner IS NULL OR EXISTS (SELECT FROM pg_roles r
+			WHERE r.rolname = owner AND pg_has_role(caller, r.oid, 'USAGE'))) THEN
 		RETURN;
 	END IF;
 	RAISE EXCEPTION 'permission denied to call %()', procedure
 		USING ERRCODE = 'insufficient_privilege',
-			DETAIL = CASE WHEN conninfo IS NOT NULL THEN 'Only a superuser may give a connection string.'
-				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.', source) END,
-			HINT = CASE WHEN conninfo IS NOT NULL THEN format('A superuser can start it, and then: SELECT bemi.set_source_owner(%L, %L);', source, caller)
-				WHEN NOT role.rolreplication THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
-				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);', source, caller) END;
+			DETAIL = CASE WHEN conninfo IS NOT NULL
+				THEN 'Only a superuser may give a connection string.'
+				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.',
+					source) END,
+			HINT = CASE WHEN conninfo IS NOT NULL
+					THEN format('A superuser can start it, and then: '
+						'SELECT bemi.set_source_owner(%L, %L);', source, caller)
+				WHEN NOT role.rolreplication
+					THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
+				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);',
+					source, caller) END;
 END
 $$;
-COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text) IS 'internal: error unless the role may start and stop the source';
+COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text)
+	IS 'internal: error unless the role may start and stop the source';
+REVOKE ALL ON FUNCTION _bemi.check_controller(text, text, name, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
 	RETURNS void
@@ -242,25 +296,33 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
-	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), bemi.stop() and bemi.drop_source()';
+	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), '
+		'bemi.stop() and bemi.drop_source()';
+REVOKE ALL ON FUNCTION bemi.set_source_owner(text, regrole) FROM PUBLIC;
 
-CREATE PROCEDURE bemi.start(name text DEFAULT 'main', conninfo text DEFAULT NULL, wait boolean DEFAULT true)
+CREATE PROCEDURE bemi.start(name text DEFAULT 'main',
+		conninfo text DEFAULT NULL, wait boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_start'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.start(text, text, boolean)
-	IS 'begins to read a source, this database by default; when it returns, every later commit is captured (wait => false: once this transaction has committed and the slot is made)';
+	IS 'begins to read a source, this database by default; when it returns, every later commit is '
+		'captured (wait => false: once this transaction has committed and the slot is made)';
+REVOKE ALL ON PROCEDURE bemi.start(text, text, boolean) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.stop(name text DEFAULT 'main')
 	AS 'MODULE_PATHNAME', 'bemi_stop'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.stop(text)
 	IS 'stops reading a source; its slot keeps the write-ahead log for the next start';
+REVOKE ALL ON PROCEDURE bemi.stop(text) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.drop_source(name text, force boolean DEFAULT false)
 	AS 'MODULE_PATHNAME', 'bemi_drop_source'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
-	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves the slot of a source on another server, which may be gone';
+	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves '
+		'the slot of a source on another server, which may be gone';
+REVOKE ALL ON PROCEDURE bemi.drop_source(text, boolean) FROM PUBLIC;
 
 -- For bemi.sync(): after a restart, a source is known from its row before the
 -- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
@@ -273,11 +335,15 @@ AS $$
 	SELECT EXISTS (SELECT FROM bemi.sources s
 		WHERE s.desired = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
-COMMENT ON FUNCTION _bemi.is_started() IS 'internal: is any source of this database meant to be read?';
+COMMENT ON FUNCTION _bemi.is_started()
+	IS 'internal: is any source of this database to run?';
+REVOKE ALL ON FUNCTION _bemi.is_started() FROM PUBLIC;
 
 CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_sync'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.sync(interval)
-	IS 'waits until everything committed before the call is in bemi.changes; error after the timeout, NULL waits for ever';
+	IS 'waits until everything committed before the call is in bemi.changes; error after the '
+		'timeout, NULL waits for ever';
+REVOKE ALL ON FUNCTION bemi.sync(interval) FROM PUBLIC;

@@ -9,12 +9,18 @@ CREATE FUNCTION _bemi.source_status(
 		OUT changes bigint, OUT transactions bigint, OUT invalid_messages bigint,
 		OUT restarts bigint, OUT last_error text, OUT last_error_at timestamptz,
 		OUT last_hint text, OUT walsender integer,
-		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer, OUT standby_advice text,
+		OUT source_lsn pg_lsn, OUT wal_kept bigint, OUT wal_status text,
+		OUT catalog_xmin_age integer, OUT standby_advice text,
 		OUT unreadable_tries integer, OUT unreadable_lsn pg_lsn, OUT stray_slots text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
-COMMENT ON FUNCTION _bemi.source_status() IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of slots on other servers; standby_advice: what to type if commits at the source may wait for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead log that they keep';
+COMMENT ON FUNCTION _bemi.source_status()
+	IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of '
+		'slots on other servers; standby_advice: what to type if commits at the source may wait '
+		'for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead '
+		'log that they keep';
+REVOKE ALL ON FUNCTION _bemi.source_status() FROM PUBLIC;
 
 -- What the slots of this server are like can be seen from here, also while their
 -- workers cannot work; of others, the worker has asked in the last seconds.
@@ -25,26 +31,34 @@ CREATE FUNCTION _bemi.local_slots(
 	LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 2
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT s.slot_name, l.lsn, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status, age(s.catalog_xmin)
+	SELECT s.slot_name, l.lsn, pg_wal_lsn_diff(l.lsn, s.restart_lsn)::bigint, s.wal_status,
+		age(s.catalog_xmin)
 	FROM pg_replication_slots s,
-		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) l
+		(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+			ELSE pg_current_wal_lsn() END AS lsn) l
 	WHERE s.database = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.local_slots() IS 'internal: slots of this server and database';
+REVOKE ALL ON FUNCTION _bemi.local_slots() FROM PUBLIC;
 
--- Called by workers elsewhere, too. Says no more than pg_current_wal_insert_lsn().
 CREATE FUNCTION _bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, OUT lsn pg_lsn)
 	RETURNS record
 	AS 'MODULE_PATHNAME', 'bemi_commit_horizon'
 	LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION _bemi.commit_horizon(integer)
-	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; NULL if one takes longer than the timeout';
+	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; '
+		'NULL if one takes longer than the timeout';
+-- The worker of another server calls it, as a role with REPLICATION. It shows no more than
+-- pg_current_wal_insert_lsn() does.
+GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer) TO PUBLIC;
 
 CREATE FUNCTION _bemi.why_no_worker()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_why_no_worker'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION _bemi.why_no_worker() IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+COMMENT ON FUNCTION _bemi.why_no_worker()
+	IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+REVOKE ALL ON FUNCTION _bemi.why_no_worker() FROM PUBLIC;
 
 -- Short waits are part of every day's work. Who is no member of pg_monitor sees less of
 -- the process that holds the lock.
@@ -54,53 +68,81 @@ CREATE FUNCTION _bemi.lock_wait(waiting integer)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('waits for a lock on %s, held by %s',
-		CASE WHEN l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objsubid <> 0 THEN 'the sources (bemi.start(), bemi.stop(), bemi.drop_source())'
+		CASE WHEN l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objsubid <> 0
+				THEN 'the sources (bemi.start(), bemi.stop(), bemi.drop_source())'
 			WHEN l.relation IS NOT NULL AND l.database = d.oid THEN l.relation::regclass::text
 			ELSE l.locktype END,
 		(SELECT string_agg(CASE b.pid WHEN 0 THEN 'a prepared transaction, see pg_prepared_xacts'
-				ELSE format('process %s (%s)', b.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), a.state,
-					'transaction of ' || date_trunc('second', a.xact_start))) END, ' and ' ORDER BY b.pid)
-			FROM (SELECT DISTINCT unnest(pg_blocking_pids(waiting)) AS pid) b LEFT JOIN pg_stat_activity a ON a.pid = b.pid))
+				ELSE format('process %s (%s)', b.pid,
+					concat_ws(', ', a.usename, nullif(a.application_name, ''), a.state,
+						'transaction of ' || date_trunc('second', a.xact_start))) END,
+				' and ' ORDER BY b.pid)
+			FROM (SELECT DISTINCT unnest(pg_blocking_pids(waiting)) AS pid) b
+				LEFT JOIN pg_stat_activity a ON a.pid = b.pid))
 	FROM pg_locks l, pg_database d
-	WHERE l.pid = waiting AND NOT l.granted AND l.waitstart < clock_timestamp() - interval '100 milliseconds'
+	WHERE l.pid = waiting AND NOT l.granted
+		AND l.waitstart < clock_timestamp() - interval '100 milliseconds'
 		AND d.datname = current_database()
 $$;
-COMMENT ON FUNCTION _bemi.lock_wait(integer) IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it waits for none';
+COMMENT ON FUNCTION _bemi.lock_wait(integer)
+	IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it '
+		'waits for none';
+REVOKE ALL ON FUNCTION _bemi.lock_wait(integer) FROM PUBLIC;
 
 CREATE VIEW bemi.status AS
 	SELECT s.name AS source, s.database,
-		coalesce(w.state, CASE s.desired WHEN 'stop' THEN 'stopped' ELSE 'not running' END) AS state,
-		w.pid, CASE WHEN starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text) THEN s.slot_name END AS slot_name, w.received_lsn, w.stored_lsn,
+		coalesce(w.state, CASE s.desired WHEN 'stop' THEN 'stopped' ELSE 'not running' END)
+			AS state,
+		w.pid,
+		CASE WHEN starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
+			THEN s.slot_name END AS slot_name,
+		w.received_lsn, w.stored_lsn,
 		CASE WHEN l.slot_name IS NOT NULL OR w.state = 'streaming'
 			THEN greatest(pg_wal_lsn_diff(n.source_lsn, w.stored_lsn), 0)::bigint END AS lag_bytes,
 		CASE WHEN w.state = 'streaming' AND w.stored_lsn >= n.source_lsn THEN interval '0'
 			WHEN coalesce(w.stored_until, p.stored_until) > clock_timestamp() THEN interval '0'
 			ELSE clock_timestamp() - coalesce(w.stored_until, p.stored_until) END AS lag,
 		coalesce(w.stored_until, p.stored_until) AS stored_until,
-		coalesce(w.changes, p.changes, 0) AS changes, coalesce(w.transactions, p.transactions, 0) AS transactions,
+		coalesce(w.changes, p.changes, 0) AS changes,
+		coalesce(w.transactions, p.transactions, 0) AS transactions,
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
 		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at, w.last_hint,
 		n.wal_kept, n.wal_status, n.catalog_xmin_age,
 		-- One expression for each thing that may be wrong, NULL if it is not.
 		nullif(concat_ws('; ',
 			CASE n.wal_status
-				WHEN 'lost' THEN 'the slot is lost: changes are missing from the history; the worker writes a gap into bemi.gaps when it connects'
-				WHEN 'unreserved' THEN 'the slot is about to be lost: the server removes WAL that it needs'
+				WHEN 'lost'
+					THEN 'the slot is lost: changes are missing from the history; '
+						'the worker writes a gap into bemi.gaps when it connects'
+				WHEN 'unreserved'
+					THEN 'the slot is about to be lost: the server removes WAL that it needs'
 			END,
-			CASE WHEN n.wal_kept > nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
+			CASE WHEN n.wal_kept
+					> nullif(pg_size_bytes(current_setting('bemi.max_slot_lag', true)), -1)
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
 			CASE WHEN w.unreadable_tries > 0 AND w.unreadable_lsn IS NOT NULL THEN
-				format('the source fails to decode the transaction committed at %s (%s times so far): if it goes on to fail, the transaction is skipped, and a gap is written into bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
+				format('the source fails to decode the transaction committed at %s '
+					'(%s times so far): if it goes on to fail, the transaction is skipped, '
+					'and a gap is written into bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
 			WHEN w.unreadable_tries > 0 THEN
-				format('the source fails to decode what comes after %s (%s times so far): if it goes on to fail, that is skipped, and a gap is written into bemi.gaps', w.stored_lsn, w.unreadable_tries)
+				format('the source fails to decode what comes after %s (%s times so far): '
+					'if it goes on to fail, that is skipped, and a gap is written into bemi.gaps',
+					w.stored_lsn, w.unreadable_tries)
 			END,
-			'commits at the source may wait for the worker instead of a standby; at the source: ' || w.standby_advice,
+			'commits at the source may wait for the worker instead of a standby; at the source: '
+				|| w.standby_advice,
 			CASE WHEN w.stray_slots IS NOT NULL THEN
-				format('slots without a reader keep write-ahead log at the source: %s; each may belong to a former server of this history, or to a history that is only stopped; to drop one, at the source: SELECT pg_drop_replication_slot(%L);', w.stray_slots, split_part(w.stray_slots, ' ', 1))
+				format('slots without a reader keep write-ahead log at the source: %s; '
+					'each may belong to a former server of this history, '
+					'or to a history that is only stopped; '
+					'to drop one, at the source: SELECT pg_drop_replication_slot(%L);',
+					w.stray_slots, split_part(w.stray_slots, ' ', 1))
 			END,
 			CASE WHEN s.desired = 'run' THEN _bemi.why_no_worker() END,
-			CASE WHEN s.desired = 'run' AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
-				THEN format('the source came with a dump or a template database: CALL bemi.start(%L);', s.name) END,
+			CASE WHEN s.desired = 'run'
+				AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
+				THEN format('the source came with a dump or a template database: '
+					'CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
 			_bemi.history_warning()
@@ -116,22 +158,40 @@ CREATE VIEW bemi.status AS
 COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.database IS 'database that is read';
-COMMENT ON COLUMN bemi.status.state IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its like), failed (tried again, see last_error), stopped, dropping, not running';
+COMMENT ON COLUMN bemi.status.state
+	IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its '
+		'like), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
-COMMENT ON COLUMN bemi.status.slot_name IS 'replication slot at the source; NULL if the source came with a dump or a template database';
-COMMENT ON COLUMN bemi.status.received_lsn IS 'position in the source''s write-ahead log that the worker has received';
+COMMENT ON COLUMN bemi.status.slot_name
+	IS 'replication slot at the source; NULL if the source came with a dump or a template database';
+COMMENT ON COLUMN bemi.status.received_lsn
+	IS 'position in the source''s write-ahead log that the worker has received';
 COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
-COMMENT ON COLUMN bemi.status.lag_bytes IS 'bytes of the source''s write-ahead log between that and its end, NULL if unknown';
-COMMENT ON COLUMN bemi.status.lag IS 'how long ago everything was stored, 0 if it is, NULL if nothing ever was';
-COMMENT ON COLUMN bemi.status.stored_until IS 'everything committed before this time is in bemi.changes';
-COMMENT ON COLUMN bemi.status.changes IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last second of the count';
+COMMENT ON COLUMN bemi.status.lag_bytes
+	IS 'bytes of the source''s write-ahead log between that and its end, NULL if unknown';
+COMMENT ON COLUMN bemi.status.lag
+	IS 'how long ago everything was stored, 0 if it is, NULL if nothing ever was';
+COMMENT ON COLUMN bemi.status.stored_until
+	IS 'everything committed before this time is in bemi.changes';
+COMMENT ON COLUMN bemi.status.changes
+	IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last '
+		'second of the count';
 COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
-COMMENT ON COLUMN bemi.status.invalid_messages IS 'messages under bemi''s prefixes that were not valid; after a context that was not, changes have the context {}';
-COMMENT ON COLUMN bemi.status.restarts IS 'how often the worker failed and was started again since the server started';
+COMMENT ON COLUMN bemi.status.invalid_messages
+	IS 'messages under bemi''s prefixes that were not valid; after a context that was not, changes '
+		'have the context {}';
+COMMENT ON COLUMN bemi.status.restarts
+	IS 'how often the worker failed and was started again since the server started';
 COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
 COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
 COMMENT ON COLUMN bemi.status.last_hint IS 'what mends it, if that is known';
-COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of write-ahead log that the source keeps for the slot';
-COMMENT ON COLUMN bemi.status.wal_status IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
-COMMENT ON COLUMN bemi.status.catalog_xmin_age IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
-COMMENT ON COLUMN bemi.status.warning IS 'what needs a look although the worker works, and why no worker runs; several are separated by "; "';
+COMMENT ON COLUMN bemi.status.wal_kept
+	IS 'bytes of write-ahead log that the source keeps for the slot';
+COMMENT ON COLUMN bemi.status.wal_status
+	IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
+COMMENT ON COLUMN bemi.status.catalog_xmin_age
+	IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
+COMMENT ON COLUMN bemi.status.warning
+	IS 'what needs a look although the worker works, and why no worker runs; several are separated '
+		'by "; "';
+REVOKE ALL ON bemi.status FROM PUBLIC;

@@ -3,8 +3,8 @@
 -- Completeness: what the gaps mean for a table and a time
 --
 
--- Is this table's history from this source complete in this time? What is found against it.
-CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text, from_time timestamptz, to_time timestamptz)
+CREATE FUNCTION _bemi.find_gaps(source text, schema text, "table" text,
+		from_time timestamptz, to_time timestamptz)
 	RETURNS SETOF bemi.gaps
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, pg_temp
@@ -17,50 +17,68 @@ AS $$
 		WHERE (g.source = $1 OR g.source IS NULL) AND g."table" IS NULL
 			AND g.from_time < $5 AND coalesce(g.to_time, 'infinity') > $4
 	UNION ALL
-	SELECT NULL, $1, $2, $3, 'not_tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(), _bemi.default_detail('not_tracked')
-		WHERE NOT EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
-			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
+	SELECT NULL, $1, $2, $3, 'not_tracked', NULL, NULL, '-infinity', NULL, clock_timestamp(),
+			_bemi.default_detail('not_tracked')
+		WHERE NOT EXISTS (SELECT FROM _bemi.source_tables t
+			WHERE t.source = $1 AND t.schema = $2 AND t."table" = $3)
+			AND NOT EXISTS (SELECT FROM bemi.gaps g
+				WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
 	-- The end of this server's write-ahead log is up to date where the clock is not, if
 	-- nothing happens.
-	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL, coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
-			concat_ws(' ', _bemi.default_detail('not_stored_yet'), 'The last error of the worker was: ' || s.last_error)
+	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL,
+			coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
+			concat_ws(' ', _bemi.default_detail('not_stored_yet'),
+				'The last error of the worker was: ' || s.last_error)
 		FROM bemi.status s
 		WHERE s.source = $1 AND coalesce(s.stored_until, '-infinity') < $5
-			AND ($5 <= clock_timestamp() AND s.state = 'streaming' AND EXISTS (SELECT FROM _bemi.local_slots() l WHERE l.slot_name = s.slot_name)
-				AND (SELECT s.stored_lsn >= h.lsn FROM _bemi.commit_horizon(1000) h WHERE h.until >= $5)) IS NOT TRUE
-			AND NOT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
+			AND ($5 <= clock_timestamp() AND s.state = 'streaming'
+				AND EXISTS (SELECT FROM _bemi.local_slots() l WHERE l.slot_name = s.slot_name)
+				AND (SELECT s.stored_lsn >= h.lsn FROM _bemi.commit_horizon(1000) h
+					WHERE h.until >= $5)) IS NOT TRUE
+			AND NOT EXISTS (SELECT FROM bemi.gaps g
+				WHERE g.source = $1 AND g."table" IS NULL AND g.to_time IS NULL)
 	ORDER BY 8, 5
 $$;
 COMMENT ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz)
 	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
+REVOKE ALL ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
 		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
-	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz, missing_to timestamptz, detail text)
+	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz,
+		missing_to timestamptz, detail text)
 	LANGUAGE plpgsql VOLATILE
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF num_nulls(source_name, schema_name, table_name, from_time, to_time) > 0 THEN
-		RAISE EXCEPTION 'source, table and times must not be null' USING ERRCODE = 'null_value_not_allowed';
+		RAISE EXCEPTION 'source, table and times must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
 	ELSIF from_time > to_time THEN
 		RAISE EXCEPTION 'time range from % to % is not valid', from_time, to_time
 			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
 	END IF;
 	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
-		FROM _bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time, source_completeness.to_time) g;
+		FROM _bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time,
+			source_completeness.to_time) g;
 	IF NOT FOUND THEN
-		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text;
+		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz,
+			NULL::text;
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? One row that says so, or a row for each gap';
+	IS 'is the history of this table, of this source, complete in that time? One row that says so, '
+		'or a row for each gap';
+REVOKE ALL ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
+	FROM PUBLIC;
 
-CREATE FUNCTION bemi.completeness(target regclass, from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
-	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz, missing_to timestamptz, detail text)
+CREATE FUNCTION bemi.completeness(target regclass,
+		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz,
+		missing_to timestamptz, detail text)
 	LANGUAGE plpgsql VOLATILE
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
@@ -70,9 +88,11 @@ DECLARE
 	candidate text;
 BEGIN
 	-- Changes of a partition go by the name of its root, if that is tracked.
-	SELECT n.nspname AS schema, c.relname AS "table" INTO rel FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target)
-			AND _bemi.is_published(pg_partition_root(target)) THEN pg_partition_root(target) ELSE target END;
+				AND _bemi.is_published(pg_partition_root(target))
+			THEN pg_partition_root(target) ELSE target END;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
@@ -82,21 +102,27 @@ BEGIN
 	FOR candidate IN
 		SELECT l.source FROM (
 				SELECT s.name, s.desired = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
-				UNION ALL SELECT t.source, false FROM _bemi.source_tables t WHERE t.server = _bemi.this_server()
+				UNION ALL SELECT t.source, false FROM _bemi.source_tables t
+					WHERE t.server = _bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP
-		EXIT WHEN NOT EXISTS (SELECT FROM _bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
+		EXIT WHEN NOT EXISTS (SELECT
+			FROM _bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
 	END LOOP;
 	IF candidate IS NULL THEN
-		RETURN QUERY SELECT false, NULL::text, 'no_source', '-infinity'::timestamptz, NULL::timestamptz,
+		RETURN QUERY SELECT false, NULL::text, 'no_source',
+			'-infinity'::timestamptz, NULL::timestamptz,
 			_bemi.default_detail('no_source');
 	ELSE
-		RETURN QUERY SELECT c.* FROM bemi.source_completeness(candidate, rel.schema, rel."table", from_time, to_time) c;
+		RETURN QUERY SELECT c.*
+			FROM bemi.source_completeness(candidate, rel.schema, rel."table", from_time, to_time) c;
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table complete in that time? One row that says so, or a row for each gap';
+	IS 'is the history of this table complete in that time? One row that says so, or a row for '
+		'each gap';
+REVOKE ALL ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
 		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
@@ -105,12 +131,17 @@ CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_n
 	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT bool_and(c.complete) FROM bemi.source_completeness(source_name, schema_name, table_name, from_time, to_time) c
+	SELECT bool_and(c.complete)
+		FROM bemi.source_completeness(source_name, schema_name, table_name, from_time, to_time) c
 $$;
 COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? bemi.source_completeness() shows why not';
+	IS 'is the history of this table, of this source, complete in that time? '
+		'bemi.source_completeness() shows why not';
+REVOKE ALL ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
+	FROM PUBLIC;
 
-CREATE FUNCTION bemi.complete(target regclass, from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+CREATE FUNCTION bemi.complete(target regclass,
+		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
 	RETURNS boolean
 	LANGUAGE sql VOLATILE
 	SECURITY DEFINER
@@ -120,3 +151,4 @@ AS $$
 $$;
 COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
 	IS 'is the history of this table complete in that time? bemi.completeness() shows why not';
+REVOKE ALL ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz) FROM PUBLIC;

@@ -41,7 +41,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
-	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes it';
+	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes '
+		'it';
+REVOKE ALL ON FUNCTION _bemi.set_monitoring(regrole, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_reader(reader regrole)
 	RETURNS void
@@ -52,13 +54,17 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
 		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
 	-- A GRANT that has no effect is a warning only.
-	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE') FROM pg_extension e WHERE e.extname = 'bemi') THEN
+	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE')
+		FROM pg_extension e WHERE e.extname = 'bemi') THEN
 		RAISE EXCEPTION 'permission denied to grant or revoke reading'
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+			USING ERRCODE = 'insufficient_privilege',
+				DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION _bemi.check_reader(regrole) IS 'internal: error unless the role exists and the current user may let it read';
+COMMENT ON FUNCTION _bemi.check_reader(regrole)
+	IS 'internal: error unless the role exists and the current user may let it read';
+REVOKE ALL ON FUNCTION _bemi.check_reader(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.grant_read(reader regrole)
 	RETURNS void
@@ -73,7 +79,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
-	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, tracked, complete(), completeness(), sync()';
+	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, '
+		'tracked, complete(), completeness(), sync()';
+REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
 	RETURNS void
@@ -88,3 +96,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
+REVOKE ALL ON FUNCTION bemi.revoke_read(regrole) FROM PUBLIC;
