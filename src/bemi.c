@@ -85,6 +85,7 @@
 #include "capture/capture.h"
 #include "context/context.h"
 #include "decode/decode_internal.h"
+#include "extension/extension.h"
 #include "store/store.h"
 #include "worker/worker_internal.h"
 
@@ -100,6 +101,7 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	bemi_extension_init();
 	bemi_context_init();
 	bemi_capture_init();
 	bemi_rules_init();

@@ -34,58 +34,21 @@
 #include "commands/trigger.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "capture/capture_internal.h"
 #include "context/context.h"
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
-
-/* OID of bemi.emit_context() in this database, InvalidOid without bemi. */
-static Oid	emit_context_oid = InvalidOid;
-static bool emit_context_oid_known = false;
-
-/*
- * Counts the invalidations, one of which may come in the middle of a look-up.
- */
-static uint64 emit_context_changes = 0;
 
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
 static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
 static TupleTableSlot *produce_first_row(PlanState *node);
-
-/*
- * Functions or schemas changed: look emit_context() up again when asked.
- */
-static void
-forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
-{
-	emit_context_changes++;
-	emit_context_oid_known = false;
-}
-
-/*
- * OID of bemi.emit_context().  A catalog look-up only when functions of this
- * database have changed since the last one.
- */
-Oid
-bemi_emit_context_oid(void)
-{
-	if (!emit_context_oid_known)
-	{
-		uint64		changes = emit_context_changes;
-
-		emit_context_oid = bemi_function("emit_context", 0, NULL);
-		emit_context_oid_known = (changes == emit_context_changes);
-	}
-	return emit_context_oid;
-}
 
 /*
  * Tells whether the trigger runs bemi.emit_context().
@@ -477,9 +440,6 @@ bemi_capture_init(void)
 {
 	bemi_capture_message_init();
 	bemi_capture_statement_init();
-	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid,
-								  (Datum) 0);
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = bemi_executor_start;

@@ -12,7 +12,6 @@
 
 /* capture.c */
 
-extern Oid	bemi_emit_context_oid(void);
 extern void bemi_capture_init(void);
 
 #endif							/* BEMI_CAPTURE_H */

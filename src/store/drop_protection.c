@@ -17,6 +17,7 @@
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
 
+#include "extension/extension.h"
 #include "store/store.h"
 #include "track/track_internal.h"
 #include "worker/worker_internal.h"

@@ -51,6 +51,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "extension/extension.h"
 #include "store/store_internal.h"
 #include "worker/worker_internal.h"
 

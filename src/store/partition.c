@@ -23,12 +23,9 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/dependency.h"
-#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
@@ -46,6 +43,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "extension/extension.h"
 #include "store/store_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_attach_partition);
@@ -85,24 +83,6 @@ struct BemiPartition
  * somebody else has put under that name.
  */
 static Oid	changes_oid = InvalidOid;
-
-/*
- * OID of a table of the extension, InvalidOid if it is not there, or not the
- * extension's own.
- */
-Oid
-bemi_own_table(const char *name)
-{
-	Oid			extension = get_extension_oid("bemi", true);
-	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
-	Oid			table =
-		OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
-
-	if (!OidIsValid(extension) || !OidIsValid(table) ||
-		getExtensionOfObject(RelationRelationId, table) != extension)
-		return InvalidOid;
-	return table;
-}
 
 /*
  * Finds bemi.changes.  To be called before anything else here, in a
@@ -258,17 +238,17 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 {
 	Oid			partition = PG_GETARG_OID(0);
 	char	   *command;
-	BemiRole	caller;
+	BemiRights	caller;
 
 	command =
 		psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
 				 quote_identifier(get_rel_name(partition)),
 				 text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	SPI_connect();
-	bemi_become(owner_of_table(partition), &caller);
+	bemi_act_restricted_as(owner_of_table(partition), &caller);
 	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not attach a partition to bemi.changes");
-	bemi_return_to(&caller);
+	bemi_act_as_before(&caller);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -11,6 +11,7 @@
 
 #include "nodes/execnodes.h"
 
+#include "extension/extension.h"
 #include "store/store.h"
 
 /* Columns of bemi.changes, in the order of bemi_store_columns. */
@@ -34,7 +35,6 @@ typedef struct BemiPartition BemiPartition;
 
 /* partition.c */
 extern const char *const bemi_store_columns[BEMI_STORE_COLUMNS];
-extern Oid	bemi_own_table(const char *name);
 extern void bemi_partition_init(void);
 extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
@@ -46,14 +46,6 @@ extern void bemi_partition_close(BemiPartition *partition);
 
 /* user_code.c */
 
-/* Who had which rights and settings before bemi_become(). */
-typedef struct BemiRole
-{
-	Oid			role;
-	int			security;
-	int			settings;
-} BemiRole;
-
 /* DDL of the worker, while it runs. */
 typedef struct BemiDdl
 {
@@ -64,9 +56,7 @@ typedef struct BemiDdl
 /* What users have put on a partition that is open. */
 typedef struct BemiCode BemiCode;
 
-extern void bemi_become(Oid role, BemiRole *caller);
-extern void bemi_become_history_reader(BemiRole *caller);
-extern void bemi_return_to(const BemiRole *caller);
+extern void bemi_act_as_history_reader(BemiRights *caller);
 extern BemiCode *bemi_code_of(ResultRelInfo *target, Oid history_owner);
 extern void bemi_code_enter(BemiCode *code);
 extern void bemi_code_leave(BemiCode *code);

@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 
+#include "extension/extension.h"
 #include "store/store_internal.h"
 #include "stream/stream.h"
 
@@ -79,14 +80,14 @@ static bool
 query_as_owner(const char *query, int count, const Oid *types,
 			   const Datum *values)
 {
-	BemiRole	caller;
+	BemiRights	caller;
 
 	SPI_connect();
-	bemi_become_history_reader(&caller);
+	bemi_act_as_history_reader(&caller);
 	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values,
 							  NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not run \"%s\"", query);
-	bemi_return_to(&caller);
+	bemi_act_as_before(&caller);
 	return SPI_processed == 1;
 }
 

@@ -63,6 +63,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "extension/extension.h"
 #include "store/store_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_check_history_code);
@@ -74,7 +75,7 @@ struct BemiCode
 	StringInfoData triggers;	/* those that fire, for a hint */
 
 	/* while it runs */
-	BemiRole	caller;
+	BemiRights	caller;
 	ErrorContextCallback context;
 };
 
@@ -550,26 +551,13 @@ user_code_error_callback(void *arg)
 }
 
 /*
- * From here on, code runs with the rights of a role, and can change neither
- * role nor settings for longer than until bemi_return_to().
- */
-void
-bemi_become(Oid role, BemiRole *caller)
-{
-	GetUserIdAndSecContext(&caller->role, &caller->security);
-	SetUserIdAndSecContext(role,
-						   caller->security | SECURITY_RESTRICTED_OPERATION);
-	caller->settings = NewGUCNestLevel();
-}
-
-/*
  * Becomes the owner of bemi.changes, to read from it: to plan a query computes
  * what is constant in the expressions of the table and its partitions.  Error
  * if one of these depends on somebody else, who may be the owner of a
  * partition.
  */
 void
-bemi_become_history_reader(BemiRole *caller)
+bemi_act_as_history_reader(BemiRights *caller)
 {
 	Oid			changes = bemi_own_table("changes");
 	List	   *tables = find_all_inheritors(changes, AccessShareLock, NULL);
@@ -586,14 +574,7 @@ bemi_become_history_reader(BemiRole *caller)
 		table_close(table, NoLock);
 	}
 	list_free(tables);
-	bemi_become(functions.owner, caller);
-}
-
-void
-bemi_return_to(const BemiRole *caller)
-{
-	AtEOXact_GUC(false, caller->settings);
-	SetUserIdAndSecContext(caller->role, caller->security);
+	bemi_act_restricted_as(functions.owner, caller);
 }
 
 /*
@@ -604,7 +585,7 @@ bemi_code_enter(BemiCode *code)
 {
 	if (code == NULL)
 		return;
-	bemi_become(code->role, &code->caller);
+	bemi_act_restricted_as(code->role, &code->caller);
 	code->context.callback = user_code_error_callback;
 	code->context.arg = code;
 	code->context.previous = error_context_stack;
@@ -620,7 +601,7 @@ bemi_code_leave(BemiCode *code)
 	if (code == NULL)
 		return;
 	error_context_stack = code->context.previous;
-	bemi_return_to(&code->caller);
+	bemi_act_as_before(&code->caller);
 }
 
 /*

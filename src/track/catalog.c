@@ -14,7 +14,6 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
@@ -24,27 +23,8 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "extension/extension.h"
 #include "track/track_internal.h"
-
-/*
- * OID of a function of bemi with exactly these arguments, InvalidOid if it is
- * not there.  Nobody but the extension's owner can make objects in its schema.
- */
-Oid
-bemi_function(const char *name, int nargs, const Oid *types)
-{
-	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
-	oidvector  *arguments = buildoidvector(types, nargs);
-	Oid			function = InvalidOid;
-
-	if (OidIsValid(schema))
-		function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-								   CStringGetDatum(name),
-								   PointerGetDatum(arguments),
-								   ObjectIdGetDatum(schema));
-	pfree(arguments);
-	return function;
-}
 
 /*
  * Whether a role may track what belongs to "owner": it has the owner's
@@ -55,7 +35,7 @@ bemi_may_track(Oid role, Oid owner)
 {
 	static const Oid types[] = {REGCLASSOID, NAMEARRAYOID, NAMEARRAYOID,
 	NAMEARRAYOID};
-	Oid			track = bemi_function("track", lengthof(types), types);
+	Oid			track = bemi_own_function("track", lengthof(types), types);
 
 	return OidIsValid(track) && has_privs_of_role(role, owner) &&
 		bemi_function_aclcheck(track, role) == ACLCHECK_OK;

@@ -58,7 +58,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "capture/capture.h"
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);

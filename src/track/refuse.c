@@ -41,7 +41,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "capture/capture.h"
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_refuse_triggers);

@@ -35,8 +35,8 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "extension/extension.h"
 #include "track/track_internal.h"
-#include "worker/worker_internal.h"
 
 /*
  * Whether the trigger is one that bemi.track() has made, on a table that is

@@ -21,64 +21,14 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/stratnum.h"
-#include "access/table.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/fmgroids.h"
 
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_enter_schema);
-
-/*
- * Owner of the extension, InvalidOid if it is not there.
- */
-Oid
-bemi_extension_owner(void)
-{
-	Oid			extension = get_extension_oid("bemi", true);
-	Oid			owner = InvalidOid;
-	Relation	catalog;
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extension));
-	catalog = table_open(ExtensionRelationId, AccessShareLock);
-	scan =
-		systable_beginscan(catalog, ExtensionOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
-	return owner;
-}
-
-/*
- * Exchanges the rights of the current user for those of the extension's owner,
- * until bemi_act_as_before().
- */
-void
-bemi_act_as_owner(BemiRights *former)
-{
-	GetUserIdAndSecContext(&former->user, &former->security);
-	SetUserIdAndSecContext(bemi_extension_owner(),
-						   former->security | SECURITY_LOCAL_USERID_CHANGE);
-}
-
-void
-bemi_act_as_before(const BemiRights *former)
-{
-	SetUserIdAndSecContext(former->user, former->security);
-}
 
 /*
  * Runs a query that calls a function, and has no use for its result.

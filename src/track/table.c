@@ -60,7 +60,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "capture/capture.h"
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_untrackable);
@@ -197,8 +197,7 @@ bemi_table_untrackable(const BemiTable *table)
 	if (IsCatalogNamespace(table->schema) || IsToastNamespace(table->schema) ||
 		table->schema == get_namespace_oid("information_schema", true))
 		return "It is a system table.";
-	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true) ||
-		table->schema == get_namespace_oid(BEMI_INTERNAL_SCHEMA, true))
+	if (bemi_is_own_schema(table->schema))
 		return "It is one of bemi's own; the history would grow by being kept.";
 	if (table->persistence == RELPERSISTENCE_TEMP)
 		return "A temporary table is not written to the write-ahead log.";

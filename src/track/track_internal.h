@@ -94,17 +94,8 @@ typedef struct BemiDropped
 	char	   *table;
 } BemiDropped;
 
-/* The rights that bemi_act_as_owner() has exchanged for the owner's. */
-typedef struct BemiRights
-{
-	Oid			user;
-	int			security;
-} BemiRights;
-
 /* rights.c */
 extern void bemi_check_tracker(const BemiTable *table);
-extern void bemi_act_as_owner(BemiRights *former);
-extern void bemi_act_as_before(const BemiRights *former);
 extern void bemi_call_as_owner(const char *command, int count, Oid *types,
 							   Datum *values);
 
@@ -189,7 +180,6 @@ extern List *bemi_command_partitions(const CollectedCommand *command,
 									 bool attached);
 
 /* catalog.c */
-extern Oid	bemi_function(const char *name, int nargs, const Oid *types);
 extern bool bemi_may_track(Oid role, Oid owner);
 extern Oid	bemi_partition_root(Oid relation);
 extern bool bemi_is_published(Oid relation);
@@ -203,8 +193,5 @@ extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
 extern void bemi_check_rule_setter(Oid relation, Oid owner,
 								   int argument_count);
 extern void bemi_check_publication_owner(void);
-
-/* rights.c, also for others */
-extern Oid	bemi_extension_owner(void);
 
 #endif							/* BEMI_TRACK_INTERNAL_H */

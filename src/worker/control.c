@@ -30,7 +30,7 @@
 #include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
-#include "track/track_internal.h"
+#include "extension/extension.h"
 #include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_start);

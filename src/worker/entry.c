@@ -17,9 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "funcapi.h"
-#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -328,21 +326,6 @@ bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 		worker->until = *until;
 	}
 	LWLockRelease(bemi_shared->lock);
-}
-
-/*
- * Locks what this database wants to read, until the end of the transaction:
- * exclusively to change it, shared to read it.  A lock on bemi.sources would
- * not do, as the extension may come and go.  It also makes a reader see all of
- * a change that has woken him: sessions wake others when they have committed,
- * but before they let go of their locks and send their invalidations.
- */
-void
-bemi_lock_sources(LOCKMODE mode)
-{
-	const uint16 subobject = 0xBE31;	/* the database itself is 0 */
-
-	LockSharedObject(DatabaseRelationId, MyDatabaseId, subobject, mode);
 }
 
 /*

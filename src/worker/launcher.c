@@ -41,7 +41,6 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "replication/slot.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -303,26 +302,6 @@ delay_after_failures(int failures)
 		return 0;
 	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10),
 			   LONGEST_DELAY_MS);
-}
-
-/*
- * Whether a slot of this server belongs to a source of the database.
- */
-bool
-bemi_database_has_slot(Oid database)
-{
-	bool		found = false;
-
-	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots && !found; i++)
-	{
-		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
-
-		found = slot->in_use && slot->data.database == database &&
-			strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
-	}
-	LWLockRelease(ReplicationSlotControlLock);
-	return found;
 }
 
 /*

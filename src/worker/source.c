@@ -27,8 +27,8 @@
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
+#include "extension/extension.h"
 #include "store/store.h"
-#include "store/store_internal.h"
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 

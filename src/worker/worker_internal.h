@@ -177,7 +177,6 @@ extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
 extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 							const BemiUntil *until);
 extern void bemi_record_synced(XLogRecPtr position, TimestampTz time);
-extern void bemi_lock_sources(LOCKMODE mode);
 extern void bemi_wake_launcher(void);
 extern void bemi_add_worker_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);
@@ -328,7 +327,6 @@ extern void bemi_database_ddl_init(void);
 
 /* worker.c */
 extern void bemi_worker_init(void);
-extern bool bemi_database_has_slot(Oid database);
 extern void bemi_leave_if_woken(BemiStream *stream);
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);
 

@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		What belongs to the extension itself: owner, schemas, tables,
+ *		functions, and the lock on its sources.
+ *
+ * In flow names; out flow OIDs, InvalidOid for what is not there.  CREATE
+ * EXTENSION and DROP EXTENSION can come between any two calls, so every caller
+ * has to expect that.
+ *
+ * No function here asks for a right of the current user or calls SQL: event
+ * triggers and hooks use them in everybody's statements, which must not fail
+ * because somebody has revoked EXECUTE on functions, or USAGE on the schema.
+ *
+ * What must never happen: the worker, a superuser, reads or writes a table
+ * that somebody else has put under a name of bemi.  bemi_own_table() checks
+ * that the table belongs to the extension.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "extension/extension.h"
+
+/* OID of bemi.emit_context() in this database, InvalidOid without bemi. */
+static Oid	emit_context_oid = InvalidOid;
+static bool emit_context_oid_known = false;
+
+/*
+ * Counts the invalidations, one of which may come in the middle of a look-up.
+ */
+static uint64 emit_context_changes = 0;
+
+/*
+ * Owner of the extension, InvalidOid if it is not there.
+ */
+Oid
+bemi_extension_owner(void)
+{
+	Oid			extension = get_extension_oid("bemi", true);
+	Oid			owner = InvalidOid;
+	Relation	catalog;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	catalog = table_open(ExtensionRelationId, AccessShareLock);
+	scan =
+		systable_beginscan(catalog, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return owner;
+}
+
+/*
+ * Whether a schema is one of bemi's two.
+ */
+bool
+bemi_is_own_schema(Oid schema)
+{
+	return schema == get_namespace_oid(BEMI_SCHEMA, true) ||
+		schema == get_namespace_oid(BEMI_INTERNAL_SCHEMA, true);
+}
+
+/*
+ * OID of a table of schema bemi, InvalidOid if it is not there, or not the
+ * extension's own.
+ */
+Oid
+bemi_own_table(const char *name)
+{
+	Oid			extension = get_extension_oid("bemi", true);
+	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
+	Oid			table =
+		OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+
+	if (!OidIsValid(extension) || !OidIsValid(table) ||
+		getExtensionOfObject(RelationRelationId, table) != extension)
+		return InvalidOid;
+	return table;
+}
+
+/*
+ * OID of a function of schema bemi with exactly these arguments, InvalidOid if
+ * it is not there.  Nobody but the extension's owner can make objects in that
+ * schema.
+ */
+Oid
+bemi_own_function(const char *name, int nargs, const Oid *types)
+{
+	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
+	oidvector  *arguments = buildoidvector(types, nargs);
+	Oid			function = InvalidOid;
+
+	if (OidIsValid(schema))
+		function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+								   CStringGetDatum(name),
+								   PointerGetDatum(arguments),
+								   ObjectIdGetDatum(schema));
+	pfree(arguments);
+	return function;
+}
+
+/*
+ * Functions or schemas changed: look emit_context() up again when asked.
+ */
+static void
+forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
+{
+	emit_context_changes++;
+	emit_context_oid_known = false;
+}
+
+/*
+ * OID of bemi.emit_context().  A catalog look-up only when functions of this
+ * database have changed since the last one.
+ */
+Oid
+bemi_emit_context_oid(void)
+{
+	if (!emit_context_oid_known)
+	{
+		uint64		changes = emit_context_changes;
+
+		emit_context_oid = bemi_own_function("emit_context", 0, NULL);
+		emit_context_oid_known = (changes == emit_context_changes);
+	}
+	return emit_context_oid;
+}
+
+/*
+ * Locks what this database wants to read, until the end of the transaction:
+ * exclusively to change it, shared to read it.  A lock on bemi.sources would
+ * not do, as the extension may come and go.  It also makes a reader see all of
+ * a change that has woken him: sessions wake others when they have committed,
+ * but before they let go of their locks and send their invalidations.
+ */
+void
+bemi_lock_sources(LOCKMODE mode)
+{
+	const uint16 subobject = 0xBE31;	/* the database itself is 0 */
+
+	LockSharedObject(DatabaseRelationId, MyDatabaseId, subobject, mode);
+}
+
+/*
+ * Whether a slot of this server belongs to a source of the database.
+ */
+bool
+bemi_database_has_slot(Oid database)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		found = slot->in_use && slot->data.database == database &&
+			strncmp(NameStr(slot->data.name), "bemi_", 5) == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
+void
+bemi_extension_init(void)
+{
+	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid,
+								  (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid,
+								  (Datum) 0);
+}

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * rights.c
+ *		Exchanges the rights of the current user for those of another role.
+ *
+ * Two roles are of interest.
+ *
+ * - The owner of the extension.  Functions of tracking and of starting sources
+ *	 check the rights of the current user and then act as the owner, who owns
+ *	 the publication and the tables of bemi.  They are not SECURITY DEFINER
+ *	 functions, because those cannot find out who calls them: the role that the
+ *	 session has set is not the caller, if the call comes from an index
+ *	 expression or a function of somebody else.  Only C can look at the current
+ *	 user first and change it then.
+ * - The owner of a table, whose code has to run: defaults, expressions of
+ *	 indexes, triggers.  That code is restricted.  It can change neither the
+ *	 role nor, for longer than it runs, a setting.
+ *
+ * An error takes the user back, because the server resets it with the
+ * (sub)transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "extension/extension.h"
+
+/*
+ * Takes the rights of the extension's owner, until bemi_act_as_before().
+ */
+void
+bemi_act_as_owner(BemiRights *former)
+{
+	Oid			owner = bemi_extension_owner();
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" does not exist", "bemi")));
+	former->settings = 0;
+	GetUserIdAndSecContext(&former->user, &former->security);
+	SetUserIdAndSecContext(owner,
+						   former->security | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/*
+ * Takes the rights of a role whose code is to run, until
+ * bemi_act_as_before().
+ */
+void
+bemi_act_restricted_as(Oid role, BemiRights *former)
+{
+	GetUserIdAndSecContext(&former->user, &former->security);
+	SetUserIdAndSecContext(role,
+						   former->security | SECURITY_RESTRICTED_OPERATION);
+	former->settings = NewGUCNestLevel();
+}
+
+void
+bemi_act_as_before(const BemiRights *former)
+{
+	if (former->settings != 0)
+		AtEOXact_GUC(false, former->settings);
+	SetUserIdAndSecContext(former->user, former->security);
+}
