@@ -802,7 +802,8 @@ bemi_worker_main(Datum arg)
 void
 bemi_worker_init(void)
 {
-	bemi_worker_state_init();
+	bemi_shared_init();
+	bemi_at_commit_init();
 	bemi_worker_launcher_init();
 	bemi_worker_reader_init();
 	bemi_slot_limit_init();

@@ -159,11 +159,12 @@ typedef struct BemiShared
 /* NULL unless the library is in shared_preload_libraries. */
 extern BemiShared *bemi_shared;
 
+/* shared.c */
+extern void bemi_shared_init(void);
+extern void bemi_wake_launcher(void);
+
 /* entry.c */
-extern void bemi_worker_state_init(void);
 extern bool bemi_add_worker(Oid database, const char *source);
-extern void bemi_require_place(const char *source);
-extern void bemi_report_no_place(const char *source);
 extern bool bemi_remove_worker(Oid database, const char *source);
 extern BemiWorker *bemi_find_worker(Oid database, const char *source);
 extern void bemi_set_state(BemiWorker *worker, BemiState state);
@@ -177,9 +178,15 @@ extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
 extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
 							const BemiUntil *until);
 extern void bemi_record_synced(XLogRecPtr position, TimestampTz time);
-extern void bemi_wake_launcher(void);
+
+/* at_commit.c */
+extern void bemi_at_commit_init(void);
+extern void bemi_require_place(const char *source);
+extern void bemi_report_no_place(const char *source);
 extern void bemi_add_worker_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);
+
+/* status.c */
 extern const char *bemi_state_name(BemiState state);
 
 /* What the worker's row of bemi.sources says. */

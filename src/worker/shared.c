@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.c
+ *		The memory that sessions, workers and the launcher share.
+ *
+ * It is made when the server starts, and empty again after a restart or crash
+ * of the server.  The entries of the sources are in entry.c, the pauses in
+ * pause.c; here is the lock of all of it, the condition variable, and whether
+ * there is a launcher.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+
+#include "worker/worker_internal.h"
+
+BemiShared *bemi_shared = NULL;
+int			bemi_max_sources = 64;
+
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+#endif
+
+static Size
+shared_memory_size(void)
+{
+	return add_size(offsetof(BemiShared, workers),
+					mul_size(sizeof(BemiWorker), bemi_max_sources));
+}
+
+static void
+request_shared_memory(void)
+{
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+#endif
+	RequestAddinShmemSpace(MAXALIGN(shared_memory_size()));
+	RequestNamedLWLockTranche("bemi", 1);
+}
+
+static void
+attach_shared_memory(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	bemi_shared = ShmemInitStruct("bemi", shared_memory_size(), &found);
+	if (!found)
+	{
+		memset(bemi_shared, 0, shared_memory_size());
+		bemi_shared->lock = &GetNamedLWLockTranche("bemi")->lock;
+		ConditionVariableInit(&bemi_shared->changed);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * Lets the launcher look for workers to start.
+ */
+void
+bemi_wake_launcher(void)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	if (bemi_shared->launcher_latch)
+		SetLatch(bemi_shared->launcher_latch);
+	LWLockRelease(bemi_shared->lock);
+}
+
+/*
+ * Only while shared_preload_libraries are loaded can memory be had.
+ */
+void
+bemi_shared_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	DefineCustomIntVariable("bemi.max_sources",
+							"Sets how many sources the server can read, in all its databases.",
+							"Each takes a background worker, and 5 kB of shared memory.",
+							&bemi_max_sources, 64, 1, 1000, PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+#if BEMI_HAS_SHMEM_REQUEST_HOOK
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shared_memory;
+#else
+	request_shared_memory();
+#endif
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = attach_shared_memory;
+}
