@@ -3,29 +3,31 @@
  * capture.c
  *		Finds the moment at which a statement's context must go into the WAL.
  *
- * In flows a statement that modifies a tracked table, with its context
- * (context/context.c); out flows the context to message.c, just before the
+ * Input: a statement that modifies a tracked table, with its context
+ * (context/context.c).  Output: the context for message.c, just before the
  * first row that the statement changes.
  *
- * A message costs a transaction id and a flushed commit, which a statement
- * that changes nothing should not pay: polling queries do that all day.
+ * A message costs a transaction id and a flushed commit.  A statement that
+ * changes no row should not pay for that, because polling queries run all day.
  * Hence two steps.  When the executor starts a statement that modifies a
- * tracked table, each plan node that feeds a modification is "armed": its
- * ExecProcNode is replaced by ours.  The statement trigger then finds its
- * statement armed and only takes down the context; the message is written
- * when the node yields its first row.  Where there is no plan node (COPY,
- * TRUNCATE), or this library was not yet loaded when the executor started,
- * the trigger writes at once.
+ * tracked table, the source plan of each modification is "armed": its
+ * ExecProcNode is replaced by ours.  The statement trigger finds its statement
+ * armed and only takes a snapshot of the context.  The message is written when
+ * the source plan yields its first row.  If there is no source plan (COPY,
+ * TRUNCATE), or if this library was loaded after the executor had started, the
+ * trigger writes the message at once.
  *
- * The trigger decides, not the hook: whether the trigger is enabled, what its
- * WHEN says, and what session_replication_role makes of it is the server's
- * business.  Only where no trigger fires does the hook ask in its stead: for
- * rows of a tracked child, where a statement names the parent, and for the
- * second and later queries by which a foreign key's action is carried out.
+ * The trigger decides, not the hook, because the server knows whether the
+ * trigger is enabled, evaluates its WHEN and obeys session_replication_role.
+ * The hook requests the message itself in two cases in which the server fires
+ * no trigger: for rows of a tracked child if the statement names its parent,
+ * and for the second and later queries of a foreign key's action.
  *
- * What is armed, and how statements nest, is kept by statement.c.  What
- * must never happen here: a row of a tracked table that reaches the WAL before
- * its statement has had the chance to speak.
+ * statement.c keeps the list of armed statements.  A statement's entry and its
+ * source plans live in the query's memory context.
+ *
+ * What must never happen: a row of a tracked table reaches the WAL before the
+ * context of its statement.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,7 +53,7 @@ static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 static TupleTableSlot *produce_first_row(PlanState *node);
 
 /*
- * Tells whether the trigger runs bemi.emit_context().
+ * Whether the trigger runs bemi.emit_context().
  */
 static bool
 is_our_trigger(const Trigger *trigger)
@@ -60,8 +62,9 @@ is_our_trigger(const Trigger *trigger)
 }
 
 /*
- * The rule of TriggerEnabled() in the server's trigger.c, for triggers that
- * the server does not fire because the statement named the table's parent.
+ * Same rule as TriggerEnabled() in the server's trigger.c.  Needed for
+ * triggers that the server does not fire because the statement named the
+ * table's parent.
  */
 static bool
 trigger_is_enabled(const Trigger *trigger)
@@ -74,8 +77,8 @@ trigger_is_enabled(const Trigger *trigger)
 }
 
 /*
- * Tells whether a table carries bemi's trigger; with "enabled", one that
- * would fire in this session.
+ * Whether a table has bemi's trigger; with "enabled", one that would fire in
+ * this session.
  */
 static bool
 has_our_trigger(const ResultRelInfo *table, bool enabled)
@@ -96,8 +99,8 @@ has_our_trigger(const ResultRelInfo *table, bool enabled)
 }
 
 /*
- * Tells whether a statement changes rows of a tracked table that it does not
- * name: a child, whose statement trigger will not fire.
+ * Whether a statement changes rows of a tracked table that it does not name: a
+ * child, whose statement trigger does not fire.
  */
 static bool
 has_tracked_child(const ModifyTableState *modification)
@@ -114,10 +117,9 @@ has_tracked_child(const ModifyTableState *modification)
 }
 
 /*
- * A trigger has fired: rows that the statement writes to this table need the
- * message, by whatever feeder they come.  A WITH clause may change the same
- * table as the main query, and the server fires the trigger only once for
- * both.
+ * Called when a trigger has fired: all source plans of this table now need the
+ * message.  A WITH clause may change the same table as the main query, and the
+ * server fires the trigger only once for both.
  */
 static void
 request_context_message(BemiStatement *statement, const BemiSourcePlan *fired)
@@ -135,13 +137,13 @@ request_context_message(BemiStatement *statement, const BemiSourcePlan *fired)
 							 ->ri_RelationDesc) ==
 			RelationGetRelid(fired->modification->rootResultRelInfo
 							 ->ri_RelationDesc))
-			source_plan->wanted = true;
+			source_plan->needs_message = true;
 	}
 }
 
 /*
- * Arms the node that feeds a ModifyTable node, if that is bemi's business.
- * Returns the query's entry, made now if it is the first one.
+ * Arms the source plan of a ModifyTable node if that modifies a tracked table.
+ * Returns the statement's entry, which it creates for the first one.
  */
 static BemiStatement *
 arm_source_plan(BemiStatement *statement, ModifyTableState *modification,
@@ -170,15 +172,15 @@ arm_source_plan(BemiStatement *statement, ModifyTableState *modification,
 	if (unasked)
 	{
 		bemi_snapshot_context(statement);
-		source_plan->wanted = true;
+		source_plan->needs_message = true;
 	}
 	return statement;
 }
 
 /*
  * ExecutorStart hook: arms every ModifyTable node of the query.  The main one
- * is the top node, the executor lists those in WITH clauses; a statement that
- * a rule added is both.
+ * is the top node.  Those in WITH clauses are in the executor's list.  A
+ * statement that a rule added is both.
  */
 static void
 bemi_executor_start(QueryDesc *queryDesc, int eflags)
@@ -208,9 +210,10 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 }
 
 /*
- * The first row of a feeder has come.  Several modifications of one statement
- * share one message, as long as it stands, and so do the queries of a foreign
- * key's action with the statement that has caused them.
+ * Emits the context when a source plan has yielded its first row.  All
+ * modifications of one statement share one message as long as no other message
+ * follows it.  The queries of a foreign key's action share the message of the
+ * statement that has caused them.
  */
 static void
 emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
@@ -235,13 +238,14 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 }
 
 /*
- * ExecProcNode of an armed feeder.  Has the context said once a row has come,
- * before ModifyTable can write that row, and then gets out of the way.  If
- * somebody has wrapped the node after us, we cannot, and pass on.
+ * ExecProcNode of an armed source plan.  Emits the context with the first row,
+ * before ModifyTable writes that row, and then restores the node's own
+ * function.  If another extension has wrapped the node after us, we cannot
+ * restore it, and pass all rows on.
  *
- * Where the table has our trigger but it did not fire, because it is disabled
- * for this session or its WHEN said no, the rows have no context; they must
- * not inherit that of an earlier statement.
+ * If the table's trigger did not fire, because it is disabled for this session
+ * or its WHEN was false, the rows have no context.  They must not inherit the
+ * context of an earlier statement.
  */
 static TupleTableSlot *
 produce_first_row(PlanState *node)
@@ -253,7 +257,7 @@ produce_first_row(PlanState *node)
 	if (TupIsNull(row))
 		return row;
 
-	if (!source_plan->wanted)
+	if (!source_plan->needs_message)
 		bemi_reemit_message(NULL, statement->nest_level);
 	else if (!source_plan->running)
 		emit_context(statement, source_plan);
@@ -263,7 +267,8 @@ produce_first_row(PlanState *node)
 }
 
 /*
- * ExecutorEnd hook; the query's own entry is gone after the server's part.
+ * ExecutorEnd hook.  The server's function deletes the query's memory, and
+ * with it the query's own entry.
  */
 static void
 bemi_executor_end(QueryDesc *queryDesc)
@@ -276,7 +281,7 @@ bemi_executor_end(QueryDesc *queryDesc)
 }
 
 /*
- * Whether a utility command changes rows, and fires our triggers for it.
+ * Whether a utility command changes rows and fires our triggers.
  */
 static bool
 command_changes_rows(const Node *command)
@@ -286,8 +291,8 @@ command_changes_rows(const Node *command)
 }
 
 /*
- * A function of its own, because a variable for the hook would be live across
- * PG_TRY().
+ * Calls the previous hook.  A function of its own, because a variable for the
+ * hook would be live across PG_TRY().
  */
 static void
 call_process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -304,8 +309,8 @@ call_process_utility(PlannedStmt *pstmt, const char *queryString,
 }
 
 /*
- * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run, as
- * statements may be nested in them, too.
+ * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run,
+ * because statements may be nested in them.
  */
 static void
 bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -344,8 +349,9 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 }
 
 /*
- * A statement without an armed node: COPY, TRUNCATE.  TRUNCATE fires a trigger
- * for each table, which share one message.
+ * Emits the context of a statement without an armed source plan: COPY or
+ * TRUNCATE.  TRUNCATE fires a trigger for each table, and all share one
+ * message.
  */
 static void
 emit_context_at_once(Relation table)
@@ -378,8 +384,9 @@ emit_context_at_once(Relation table)
 }
 
 /*
- * TRUNCATE of a partition alone is not in the stream, see track/rows.c.  Which
- * tables it empties is known at its end.
+ * Records a table that TRUNCATE empties.  The stream does not contain a
+ * TRUNCATE of a partition alone (see track/rows.c), and the complete list of
+ * tables is known only when the command ends.
  */
 static void
 record_truncated(BemiStatement *statement, Relation table)
@@ -398,7 +405,7 @@ record_truncated(BemiStatement *statement, Relation table)
 /*
  * bemi.emit_context(): statement trigger, before INSERT, UPDATE, DELETE or
  * TRUNCATE.  ON CONFLICT and MERGE fire it several times for one statement,
- * which stays one message.
+ * which still emits one message.
  */
 Datum
 bemi_emit_context(PG_FUNCTION_ARGS)
@@ -421,7 +428,7 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 				 errdetail("Trigger \"%s\" of table \"%s\" is of another kind.",
 						   trigger->tg_trigger->tgname,
 						   RelationGetRelationName(trigger->tg_relation)),
-				 errhint("Let bemi.track() make the trigger.")));
+				 errhint("Create the trigger with bemi.track().")));
 
 	source_plan = bemi_source_plan_that_fires(trigger->tg_trigger, &statement);
 	if (source_plan != NULL)

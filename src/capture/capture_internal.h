@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * capture_internal.h
- *		What capture.c and its second file know of each other.
+ * capture_internal.h Running statements and their messages: capture.c,
+ *		statement.c, message.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,36 +16,38 @@
 #include "context/context.h"
 
 /*
- * A plan node that yields the rows of one modification.
+ * The plan node below a ModifyTable node: its source plan, which yields the
+ * rows of one modification.
  */
 typedef struct BemiSourcePlan
 {
-	slist_node	link;			/* in its statement's feeders */
+	slist_node	link;			/* in its statement's source_plans */
 	PlanState  *node;
-	ExecProcNodeMtd produce;	/* what the node ran before we came */
+	ExecProcNodeMtd produce;	/* the node's own function */
 	ModifyTableState *modification;
-	bool		wanted;			/* a trigger asked for the message */
-	bool		running;		/* has yielded a row that wanted one */
+	bool		needs_message;	/* a trigger requested it */
+	bool		running;		/* has yielded a row */
 } BemiSourcePlan;
 
 /*
- * A running statement that says its context with its first row.
+ * A running statement, which emits its context with its first row.
  */
 typedef struct BemiStatement
 {
 	dlist_node	link;			/* in armed_statements */
 	bool		linked;			/* false: the statement has ended, or failed */
 	int			nest_level;		/* of the subtransaction that it runs in */
-	MemoryContextCallback on_end;	/* takes the link out */
+	MemoryContextCallback on_end;	/* unlinks the statement */
 	MemoryContext memory;		/* the query's own, holds all of this */
 	BemiStatementText text;
 	slist_head	source_plans;
 
-	bool		is_utility;		/* COPY or TRUNCATE: no feeders, not armed */
+	bool		is_utility;		/* COPY or TRUNCATE: without source plans, not
+								 * armed */
 	bool		triggers_skipped;	/* by the server, after the first of a
 									 * kind */
 	bool		has_snapshot;
-	const char *context;		/* of its beginning; NULL: none */
+	const char *context;		/* when it began; NULL: none */
 	bool		emitted;		/* the message was written */
 	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has
 								 * fired */

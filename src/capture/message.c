@@ -1,20 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * message.c
- *		The context messages of the transaction at hand.
+ * message.c The context messages of the current transaction.
  *
- * In flows the context of rows that are about to be written; out flows a
- * logical message, transactional, prefix "_bemi", whose content is the
- * context's JSON text, unless the reader of the stream would find the right
- * one already.
+ * Input: the context of rows that are about to be written.  Output: a
+ * transactional logical message with the prefix "_bemi" and the context's JSON
+ * text.  No message is written if the rows would get this context from an
+ * earlier one.
  *
- * The reader gives a row the nearest message before it.  To know which one
- * that is, the messages of the transaction are remembered, the latest of each
- * subtransaction: a rollback takes the messages of its subtransaction along in
- * the WAL, and so it must here; a release hands the latest one to the parent.
- * The memory is the transaction's.  What must never happen: a message that is
- * remembered although its subtransaction was rolled back, as rows after it
- * would silently get another context.
+ * The worker gives each row the nearest message before it.  To know which one
+ * that is, this file remembers the latest message of each subtransaction.  A
+ * rollback removes the messages of its subtransaction from the stream, so it
+ * must remove them here, too.  A release passes the latest one on to the
+ * parent.  The list is in the transaction's memory.  What must never happen: a
+ * message is remembered although its subtransaction was rolled back, because
+ * rows after it would silently get the wrong context.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,7 +56,7 @@ static const struct config_enum_entry emit_modes[] = {
 static int	emit_mode = EMIT_STATEMENT;
 
 /*
- * Takes down a message of the current subtransaction.
+ * Remembers a message of the current subtransaction.
  */
 static void
 remember_message(const char *context, XLogRecPtr end)
@@ -82,10 +81,10 @@ remember_message(const char *context, XLogRecPtr end)
 }
 
 /*
- * Whether the decoder might put a row written now before the latest message.
- * It orders the records of different subtransactions by LSN, where a message
- * counts by the end of its record and a row by the start, and takes equal ones
- * in any order.
+ * Whether the decoder might send a row that is written now before the latest
+ * message.  It orders the records of different subtransactions by LSN.  It
+ * uses the end of a message's record and the start of a row's record, and
+ * equal LSNs come in any order.
  */
 static bool
 message_may_be_overtaken(void)
@@ -95,7 +94,7 @@ message_may_be_overtaken(void)
 }
 
 /*
- * Whether rows written now would get this context; NULL stands for none.
+ * Whether rows that are written now would get this context; NULL: none.
  */
 static bool
 message_is_valid(const char *context)
@@ -117,20 +116,20 @@ write_context_message(const char *context)
 }
 
 /*
- * A statement is about to write its first row.  Without a context nothing
- * needs to be said, unless its rows would inherit an earlier message.
+ * Called when a statement is about to write its first row.  Without a context
+ * no message is needed, unless the rows would inherit an earlier one.
  */
 void
 bemi_message_for_statement(const char *context)
 {
 	if (!XLogLogicalInfoActive())
-		return;					/* nobody could ever read it */
+		return;					/* the WAL would not contain it */
 	if (context == NULL && latest == NULL)
 		return;
 
 	/*
-	 * Where facts are asked for, no message of the client's may stand for
-	 * ours.
+	 * With bemi.include, a message is always written, because one that the
+	 * client has written itself must not replace ours.
 	 */
 	if (emit_mode == EMIT_CHANGED && !bemi_server_fields_are_included() &&
 		message_is_valid(context))
@@ -139,13 +138,13 @@ bemi_message_for_statement(const char *context)
 }
 
 /*
- * A statement that has said its context may go on to write rows, after other
- * statements within it have written messages of their own.  "nest_level" is
- * the statement's.
+ * Emits a statement's context again if another message has come after it.
+ * Statements that are nested in it may have written messages of their own
+ * while it still writes rows.  "nest_level" is the statement's.
  *
- * The inner statement's subtransaction may not have ended yet.  Then a row of
- * the outer one could overtake the message, see message_may_be_overtaken();
- * but not two messages.
+ * The nested statement's subtransaction may not have ended yet.  Then a row of
+ * the outer one could overtake the message, see message_may_be_overtaken().  A
+ * second message prevents that, because a row cannot overtake two.
  */
 void
 bemi_reemit_message(const char *context, int nest_level)
@@ -158,7 +157,7 @@ bemi_reemit_message(const char *context, int nest_level)
 }
 
 /*
- * The end of the transaction, in whatever way, ends its messages' reach.
+ * No message has an effect beyond the end of its transaction.
  */
 static void
 messages_at_transaction_end(XactEvent event, void *arg)
@@ -176,7 +175,7 @@ messages_at_transaction_end(XactEvent event, void *arg)
 }
 
 /*
- * Rollback of a subtransaction: its messages are gone.
+ * Rollback of a subtransaction: forgets its messages.
  */
 static void
 forget_messages(int nest_level)

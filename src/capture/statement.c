@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
- * statement.c
- *		The statements that are running, innermost first, and what each has
- *		said of its context.
+ * statement.c Stack of running statements, innermost first, and the context
+ *		message each has emitted.
  *
- * In flow the statements that capture.c has armed, and the COPY and TRUNCATE
- * commands; out flows the answer to two questions: whose trigger, or whose
- * plan node, is this; and who must say its context again.
+ * Input: the statements that capture.c has armed, and the COPY and TRUNCATE
+ * commands.  Output: the statement that a trigger or a plan node belongs to,
+ * and the statement that must emit its context again.
  *
  * Statements nest: a function that a statement calls, or a trigger that it
  * fires, may change rows and contexts while the outer statement is still
- * writing rows.  So whenever a nested statement ends, the outer one says its
- * context again if another one stands.
+ * writing rows.  So whenever a nested statement ends, the outer one emits its
+ * context again if another message has come after it.
  *
- * An armed statement lives in its query's memory context and leaves the list
- * when that context is deleted, or its (sub)transaction is rolled back.  What
- * must never happen: a list entry that outlives its query, or that speaks for
- * a statement that has failed.
+ * An armed statement lives in its query's memory context.  It is unlinked when
+ * that context is deleted or its (sub)transaction is rolled back.  The entry
+ * of COPY or TRUNCATE lives on the stack of its ProcessUtility hook.  What
+ * must never happen: an entry outlives its query, or emits the context of a
+ * statement that has failed.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +50,7 @@ bemi_unlink_statement(BemiStatement *statement)
 }
 
 /*
- * The memory of an armed statement is about to go.
+ * Reset callback: the memory of an armed statement is about to be freed.
  */
 static void
 disarm_statement(void *arg)
@@ -59,8 +59,8 @@ disarm_statement(void *arg)
 }
 
 /*
- * A statement that has failed writes no more rows, though its memory may stay
- * for a while: until the block is rolled back, or as long as a function's.
+ * Unlinks failed statements.  They write no more rows, although their memory
+ * may live on until the block is rolled back or a function ends.
  */
 static void
 disarm_failed_statement(int nest_level)
@@ -78,7 +78,7 @@ disarm_failed_statement(int nest_level)
 }
 
 /*
- * Statements that outlive their subtransaction belong to its parent.
+ * A statement that outlives its subtransaction belongs to the parent.
  */
 static void
 hand_over_statements(int nest_level)
@@ -112,8 +112,8 @@ statements_at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,
 }
 
 /*
- * Takes down the context of a statement: that of its beginning, whatever its
- * own functions set later.
+ * Takes a snapshot of the context when the statement begins.  A context that
+ * its own functions set later does not count.
  */
 void
 bemi_snapshot_context(BemiStatement *statement)
@@ -132,7 +132,7 @@ bemi_snapshot_context(BemiStatement *statement)
 }
 
 /*
- * Makes the entry of a query, in its own memory.
+ * Creates the entry of a query, in the query's memory.
  */
 BemiStatement *
 bemi_arm_statement(QueryDesc *queryDesc)
@@ -154,7 +154,7 @@ bemi_arm_statement(QueryDesc *queryDesc)
 }
 
 /*
- * The armed feeder that runs at this plan node, with its statement.
+ * Finds the armed source plan at this plan node, and its statement.
  */
 BemiSourcePlan *
 bemi_source_plan_at_node(const PlanState *node, BemiStatement **statement)
@@ -202,8 +202,8 @@ statement_is_writing(BemiStatement *statement)
 }
 
 /*
- * A statement has ended.  The one that it was nested in may go on to write
- * rows, which must not get the context of the inner one.
+ * Called when a statement has ended.  The outer statement may go on to write
+ * rows, which must not get the context of the nested one.
  */
 void
 bemi_reemit_outer(void)
@@ -228,9 +228,9 @@ bemi_reemit_outer(void)
 }
 
 /*
- * The armed feeder that fires this trigger, or NULL.  The executor hands out a
- * pointer into the trigger array of its own ResultRelInfo, so this holds
- * however deep statements are nested.
+ * The armed source plan that fires this trigger, or NULL.  The executor passes
+ * a pointer into the trigger array of its own ResultRelInfo, so the pointer
+ * identifies it at any depth of nesting.
  */
 BemiSourcePlan *
 bemi_source_plan_that_fires(const Trigger *trigger, BemiStatement **statement)
@@ -259,9 +259,9 @@ bemi_source_plan_that_fires(const Trigger *trigger, BemiStatement **statement)
 }
 
 /*
- * The innermost COPY or TRUNCATE; what it fires its triggers for is its own,
- * as all that is nested in it has an entry above, or has ended.  NULL if this
- * library was loaded after it began.
+ * The innermost COPY or TRUNCATE, or NULL if this library was loaded after it
+ * began.  A trigger without a source plan belongs to it, because every
+ * statement that is nested in it has an entry of its own or has ended.
  */
 BemiStatement *
 bemi_running_utility(void)

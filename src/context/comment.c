@@ -3,25 +3,27 @@
  * comment.c
  *		The context in the comments behind a statement.
  *
- * In flows the text that a statement was parsed from, and where in it the
- * statement stands; out flows the context of the last Bemi comment among the
- * comments that follow the statement's last token.  White space, semicolons
- * and the comments of other tools may stand before it, between and behind.
+ * Input: the text that a statement was parsed from, and the statement's place
+ * in it.  Output: the context of the last Bemi comment among the comments that
+ * follow the statement's last token.  White space, semicolons and the comments
+ * of other tools may precede and follow it.
  *
- * Where the last token ends, the server's own scanner knows: no string
- * literal, quoted name or nested comment can pass for a comment of ours.  It
- * only runs where a statement's text has the mark of a comment in it.  A text
- * of many statements is read piece by piece, each with its statement.
+ * The server's own scanner finds the end of the last token.  So no string
+ * literal, quoted name or nested comment can pass for a comment of ours.  The
+ * scanner runs only if the opening mark of a Bemi comment is in the
+ * statement's text.  A text of many statements is read piece by piece, each
+ * with its statement.
  *
- * The statement that the client has sent is looked at once, whatever is nested
- * in it.  What was found lives as long as the client's message, in the
- * server's MessageContext.  Deferred triggers fire when the text may be gone,
- * at the end of the transaction.  For them a copy of the last text with a
- * comment lives in the transaction's memory; the copy of a subtransaction that
- * is rolled back goes with it.
+ * The client's statement is searched once, however many statements are nested
+ * in it.  The result lives in the server's MessageContext, as long as the
+ * client's message.  Deferred triggers fire at the end of the transaction,
+ * when the text may be gone.  For them a copy of the last text with a comment
+ * is kept in the transaction's memory.  A rolled-back subtransaction removes
+ * its own copy.
  *
  * What must never happen: an error.  A broken comment must not break its
- * query, so it is reported as a warning, once a message, and left out.
+ * query.  It is reported as a warning, once per message of the client, and
+ * ignored.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +47,7 @@
 #define COMMENT_OPEN_LEN	((int) strlen(COMMENT_OPEN))
 #define COMMENT_CLOSE_LEN	((int) strlen(COMMENT_CLOSE))
 
-/* As the server's scanner has it. */
+/* The server's scanner has the same set. */
 #define WHITE_SPACE			" \t\n\r\f\v"
 
 /* A comment of ours, marks included. */
@@ -56,7 +58,7 @@ typedef struct Comment
 	bool		nested;			/* it has comment marks within */
 } Comment;
 
-/* The client's message that is being served; lives in MessageContext. */
+/* The client's message that is being executed; lives in MessageContext. */
 typedef struct ClientMessage
 {
 	MemoryContextCallback on_end;
@@ -64,14 +66,14 @@ typedef struct ClientMessage
 	uint64		serial;			/* of that statement */
 	bool		conforming_strings; /* when its text was parsed */
 	bool		sets_constraints;
-	bool		searched;		/* for a mark */
-	bool		has_mark;		/* and it has one */
+	bool		searched;		/* for the opening mark */
+	bool		has_mark;		/* the text has it */
 	bool		looked;
-	const char *context;		/* found then; NULL: none */
+	const char *context;		/* of its comment; NULL: none */
 	bool		warned;
 } ClientMessage;
 
-/* A text with a comment, of a statement of the transaction. */
+/* A copy of a statement's text with a comment, for deferred triggers. */
 typedef struct KeptText
 {
 	struct KeptText *outer;		/* of an outer subtransaction, or NULL */
@@ -92,11 +94,11 @@ static ClientMessage *message = NULL;
 /* Counts the client's statements. */
 static uint64 statement_serial = 0;
 
-/* The last one of the transaction; NULL: none. */
+/* The last such copy in this transaction; NULL: none. */
 static KeptText *kept = NULL;
 
 /*
- * A broken comment must not break its query.
+ * Warns of a broken comment, once per message of the client.
  */
 static void
 warn_of_comment(const char *detail)
@@ -112,7 +114,7 @@ warn_of_comment(const char *detail)
 }
 
 /*
- * Whether the mark that opens a comment of ours is anywhere in the text.
+ * Whether the opening mark of a Bemi comment is anywhere in the text.
  */
 static bool
 has_comment_mark(const char *text, int len)
@@ -127,11 +129,12 @@ has_comment_mark(const char *text, int len)
 }
 
 /*
- * Scans a statement, palloc'ing a lot, and returns where its last token ends.
- * The scanner ends each token with a zero, so its length can be measured.
+ * Scans a statement and returns the end of its last token.  The scanner puts a
+ * zero behind each token, so strlen() measures it.  It allocates much, so the
+ * caller gives it a memory context of its own.
  *
  * conforming_strings is the setting under which the text was parsed.  Under
- * another one, a string would end elsewhere, and what is in it could pass for
+ * the other one, a string would end elsewhere, and its content could pass for
  * a comment.
  */
 static int
@@ -158,9 +161,11 @@ scan_to_last_token(const char *text, bool conforming_strings)
 }
 
 /*
- * Returns where the statement's last token ends, -1 if it cannot be scanned:
- * of a statement that was prepared, the setting at that time is not known.
- * The scanner holds nothing but memory, so its errors need no subtransaction.
+ * Returns the end of the statement's last token, -1 if it cannot be scanned.
+ * Scanning can fail for a prepared statement, because
+ * standard_conforming_strings may have been different when it was parsed.  The
+ * scanner holds only memory, so no subtransaction is needed to catch its
+ * errors.
  */
 static int
 end_of_last_token(const char *text, int len, bool conforming_strings)
@@ -193,8 +198,9 @@ end_of_last_token(const char *text, int len, bool conforming_strings)
 }
 
 /*
- * Returns the end of the comment that starts here; comments nest in SQL.  One
- * that does not end, which no parsed text has, reaches to the end of the text.
+ * Returns the end of the comment that starts here.  Comments nest in SQL.  A
+ * comment without an end reaches to the end of the text; the parser would have
+ * refused it.
  */
 static const char *
 end_of_comment(const char *start, bool *nested)
@@ -232,8 +238,9 @@ comment_is_ours(const char *start, int len)
 }
 
 /*
- * The last comment of ours in the run of comments, white space and semicolons
- * that begins here, between two tokens.  Returns the end of the run.
+ * Finds the last Bemi comment in the run of comments, white space and
+ * semicolons that begins here, between two tokens.  Returns the end of the
+ * run.
  */
 static const char *
 find_comment_in_run(const char *p, Comment *found)
@@ -273,8 +280,9 @@ statement_length(const BemiStatementText *statement)
 }
 
 /*
- * Finds the comment of a statement, true if there is one.  A semicolon ends
- * the statement's own part of the text, but not the run of comments behind it.
+ * Finds the Bemi comment of a statement.  Returns false if it has none.  A
+ * semicolon ends the statement's own part of the text, but not the run of
+ * comments behind it.
  */
 static bool
 find_comment(const BemiStatementText *statement, bool conforming_strings,
@@ -293,7 +301,8 @@ find_comment(const BemiStatementText *statement, bool conforming_strings,
 }
 
 /*
- * Returns the context in a statement's comment, palloc'd, or NULL.
+ * Returns the context in a statement's comment, palloc'd, or NULL if it has
+ * none.
  */
 static char *
 context_in_comment(const BemiStatementText *statement, bool conforming_strings)
@@ -308,7 +317,7 @@ context_in_comment(const BemiStatementText *statement, bool conforming_strings)
 		return NULL;
 	if (comment.nested)
 	{
-		warn_of_comment("There is a comment mark within the comment.");
+		warn_of_comment("The comment contains another comment mark.");
 		return NULL;
 	}
 
@@ -326,7 +335,7 @@ context_in_comment(const BemiStatementText *statement, bool conforming_strings)
 }
 
 /*
- * The message has been served.
+ * Reset callback of MessageContext: the client's message has been executed.
  */
 static void
 forget_message(void *arg)
@@ -335,7 +344,7 @@ forget_message(void *arg)
 }
 
 /*
- * Takes note of the statement of the client's that is about to run.
+ * Records the client's statement that is about to run.
  */
 static void
 set_client_statement(BemiStatementText statement)
@@ -356,9 +365,10 @@ set_client_statement(BemiStatementText statement)
 }
 
 /*
- * Makes sure that the client's message is known.  By the extended protocol it
- * has one statement only, which may have been analyzed long ago.  False where
- * there is none: in a background worker of somebody else's, say.
+ * Makes "message" describe the client's message.  Returns false if there is no
+ * client, as in another extension's background worker.  In the extended
+ * protocol, a message has one statement, which may have been analyzed much
+ * earlier.
  */
 static bool
 has_client_message(void)
@@ -373,9 +383,10 @@ has_client_message(void)
 }
 
 /*
- * A statement's place in the text that it was parsed from.  Where the server
- * does not know it, as for statements of rules and of stored functions, it is
- * the whole text; its length may then be that of another text.
+ * A statement's place in the text that it was parsed from.  If the server does
+ * not know the place, as for statements of rules and of stored functions, it
+ * is the whole text.  The length is ignored then, because it may refer to
+ * another text.
  */
 static BemiStatementText
 statement_in_text(const char *text, int location, int len)
@@ -398,9 +409,10 @@ bemi_statement_text(const char *text, const PlannedStmt *statement)
 }
 
 /*
- * Whether a statement that was analyzed is part of the client's statement that
- * runs, as what EXPLAIN explains.  Up to PostgreSQL 17, such a part has no
- * place of its own, which is to say, that of the only statement in the text.
+ * Whether an analyzed statement is part of the client's running statement, as
+ * the statement that EXPLAIN explains is.  Up to PostgreSQL 17, such a part
+ * has no place of its own: location and length are those of a text with only
+ * one statement.
  */
 static bool
 is_part_of_message(const Query *query)
@@ -410,8 +422,8 @@ is_part_of_message(const Query *query)
 }
 
 /*
- * Hook after the analysis of a statement.  By the simple protocol, whose texts
- * may have many, each is analyzed just before it runs.
+ * post_parse_analyze hook.  A text of the simple protocol may have many
+ * statements, and each is analyzed just before it runs.
  */
 static void
 record_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
@@ -427,7 +439,7 @@ record_client_statement(ParseState *pstate, Query *query, JumbleState *jumble)
 }
 
 /*
- * Whether the client's statement may have a comment of ours.
+ * Whether the client's statement may have a Bemi comment.
  */
 static bool
 message_has_comment_mark(void)
@@ -483,8 +495,8 @@ keep_client_text(void)
 }
 
 /*
- * Whether the text of the client's statement is to be kept.  A mark may be
- * part of a string, which is looked into only where the text would replace
+ * Whether to keep the text of the client's statement.  The mark may be part of
+ * a string.  The slow check for that is made only if the text would replace
  * another one.
  */
 static bool
@@ -503,7 +515,7 @@ text_is_worth_keeping(void)
 }
 
 /*
- * A statement begins, the client's or one that is nested in it.
+ * Called when a statement begins, the client's or one that is nested in it.
  */
 void
 bemi_statement_begins(void)
@@ -513,8 +525,8 @@ bemi_statement_begins(void)
 }
 
 /*
- * A utility command begins.  With SET CONSTRAINTS triggers fire that earlier
- * statements have deferred.
+ * Called when a utility command begins.  SET CONSTRAINTS fires triggers that
+ * earlier statements have deferred.
  */
 void
 bemi_utility_begins(const Node *command)
@@ -525,7 +537,7 @@ bemi_utility_begins(const Node *command)
 }
 
 /*
- * Context in the comment of the transaction's last statement that has one.
+ * Context in the comment of the transaction's last statement with a comment.
  */
 static const char *
 context_of_transaction(void)
@@ -568,8 +580,10 @@ context_of_message(void)
 }
 
 /*
- * Context in the comment of what the client has sent, or NULL.  At the end of
- * the transaction, when no portal is active, only deferred triggers run.
+ * Context in the comment of the client's statement, or NULL.  Deferred
+ * triggers get that of the transaction's last statement with a comment: they
+ * run at the end of the transaction, when no portal is active, or in SET
+ * CONSTRAINTS.
  */
 static const char *
 context_of_client(void)
@@ -583,9 +597,10 @@ context_of_client(void)
 }
 
 /*
- * Whether a statement is the client's, or part of it.  By the extended
- * protocol, the server makes copies of the text.  A statement elsewhere in the
- * text was prepared there, and EXECUTE, the client's statement, runs it.
+ * Whether a statement is the client's, or part of it.  The texts are compared,
+ * because the server copies the text in the extended protocol.  A statement at
+ * another place of the text was prepared there, and the client's EXECUTE runs
+ * it.
  */
 static bool
 is_client_statement(const BemiStatementText *statement)
@@ -599,9 +614,10 @@ is_client_statement(const BemiStatementText *statement)
 }
 
 /*
- * Returns the context in the comment of a statement, or else in that of the
- * client's statement, which it is nested in; NULL if there is none.  The
- * result lives as long as the current memory context, or the client's message.
+ * Returns the context in a statement's own comment, otherwise the context in
+ * the comment of the client's statement, in which it is nested; NULL if
+ * neither has one.  The result lives as long as the current memory context or
+ * the client's message, whichever ends first.
  */
 const char *
 bemi_context_in_comment(const BemiStatementText *statement)
@@ -617,7 +633,7 @@ bemi_context_in_comment(const BemiStatementText *statement)
 }
 
 /*
- * The end of a transaction takes its memory along.
+ * The kept text is in the transaction's memory, which is freed now.
  */
 static void
 comment_at_transaction_end(XactEvent event, void *arg)
@@ -628,8 +644,8 @@ comment_at_transaction_end(XactEvent event, void *arg)
 }
 
 /*
- * Rollback of a subtransaction takes its text along; its release hands that to
- * the parent.
+ * A rolled-back subtransaction removes its kept text; a released one passes it
+ * on to its parent.
  */
 static void
 comment_at_subtransaction_end(SubXactEvent event, SubTransactionId mySubid,

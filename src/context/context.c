@@ -1,22 +1,26 @@
 /*-------------------------------------------------------------------------
  *
- * context.c
- *		The context: what the application says about its own statements.
+ * context.c The context: the JSON object that the application gives for its
+ *		statements.
  *
- * In flows text from the client, by one of three ways: the setting
- * bemi.context, the functions bemi.set_context() and friends (which set the
- * setting), and a comment behind the statement (comment.c).  Out flows a JSON
- * object whose text capture/capture.c may put into the WAL as it is.
+ * Input: text from the client, by one of three ways: the setting bemi.context,
+ * the functions bemi.set_context() and bemi.merge_context() (which set the
+ * setting), and a comment behind the statement (comment.c).  Output: the text
+ * of a JSON object, which capture/message.c writes into the WAL unchanged.
  *
  * The text is checked when it comes in, never later: the setting by its check
- * hook, the comment when it is found.  A context that has passed is a JSON
- * object, no longer than bemi.max_context_size, of no more values than
- * bemi.max_context_keys, without \u0000 (which jsonb cannot hold).  The size
- * is measured and the values are counted before anything else is done with the
+ * hook, the comment when it is found.  A valid context is a JSON object, no
+ * longer than bemi.max_context_size, with at most bemi.max_context_keys
+ * values, and without \u0000 (which jsonb cannot hold).  Size and values are
+ * checked first, because the parser would take time and memory for a huge
  * text.
  *
  * The setting's memory belongs to guc.c and may be freed by the next SET, so
- * callers copy what must live longer.
+ * callers copy a context that must live longer.
+ *
+ * What must never happen: a text that jsonb_in() would reject passes the
+ * check, because the worker would then have to discard a context that the
+ * application was told is accepted.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,12 +45,11 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 /* A refused value that is longer is not shown in the error. */
 #define LONGEST_SHOWN	256
 
-/* What catch_parse_error() adds to the parser's own results. */
+/* A result that parse_json_without_error() adds to the parser's own. */
 #define UNTRANSLATABLE	(-2)
 
 /*
- * Deeper than any context that somebody needs, and far from what the stack
- * allows.
+ * Deeper than any real context, and far below the limit of the stack.
  */
 #define DEEPEST_CONTEXT	1000
 
@@ -54,7 +57,7 @@ static char *context_setting = NULL;
 static int	max_context_size = 1024 * 1024;
 static int	max_context_keys = 10000;
 
-/* How much there is in a JSON text. */
+/* The extent of a JSON text. */
 typedef struct JsonExtent
 {
 	int			values;			/* members of objects and elements of arrays */
@@ -62,7 +65,8 @@ typedef struct JsonExtent
 } JsonExtent;
 
 /*
- * JSON takes any number, jsonb only those that numeric holds.
+ * Lexer callback: rejects numbers that JSON allows and jsonb does not, because
+ * numeric cannot hold them.
  */
 static bemi_json_action_result
 check_json_number(void *state, char *token, JsonTokenType type)
@@ -74,12 +78,12 @@ check_json_number(void *state, char *token, JsonTokenType type)
 
 #if BEMI_JSON_ERRORS_ARE_THROWN
 /*
- * Parses, and gives a JsonParseErrorType, or one of our own.
+ * Parses, and returns a JsonParseErrorType or UNTRANSLATABLE.
  *
- * Few errors are thrown here: for a number that is out of range, and for an
- * escaped character that the encoding does not have.  Nothing holds a lock,
- * pin or other resource, only memory of a context that the caller deletes, so
- * that it is safe to go on without a subtransaction.
+ * The parser throws two errors: a number is out of range, or an escaped
+ * character does not exist in the encoding.  It holds no lock, pin or other
+ * resource, only memory of a context that the caller deletes.  So no
+ * subtransaction is needed to catch them.
  */
 static int
 parse_json_without_error(JsonLexContext *lexer, JsonSemAction *actions)
@@ -117,10 +121,10 @@ parse_json_without_error(JsonLexContext *lexer, JsonSemAction *actions)
 #endif
 
 /*
- * Measures a JSON text.  One look at each byte, no memory, no recursion.
- * Where the text is no valid JSON, the result means nothing.  Every encoding
- * of a server has these marks as in ASCII, and their bytes in no other
- * character.
+ * Measures a JSON text in one pass, without memory or recursion.  The result
+ * has no meaning if the text is not valid JSON.  Comparing bytes is enough: in
+ * every encoding that a server may have, the bytes of these ASCII characters
+ * are part of no other character.
  */
 static JsonExtent
 measure_json(const char *json, int len)
@@ -153,8 +157,8 @@ measure_json(const char *json, int len)
 }
 
 /*
- * Tells whether the worker must not take the content of a message, because it
- * exceeds the limits for contexts by more than what bemi.include adds.
+ * Whether the content of a message exceeds the limits for contexts by more
+ * than bemi.include may add, so that the worker must reject it.
  */
 bool
 bemi_context_is_too_large(const char *content, int len)
@@ -169,8 +173,8 @@ bemi_context_is_too_large(const char *content, int len)
 }
 
 /*
- * Tells whether the text is within the limits for contexts.  If not, *detail
- * is a sentence that says why, in the current memory context.
+ * Whether the text is within the limits for contexts.  If not, *detail is the
+ * errdetail, palloc'd.
  */
 static bool
 context_is_small_enough(const char *json, int len, char **detail)
@@ -199,9 +203,9 @@ context_is_small_enough(const char *json, int len, char **detail)
 }
 
 /*
- * Tells whether the text, which is not nested too deeply, is a JSON object
- * that jsonb can hold.  If not, *detail is a sentence that says why, in the
- * current memory context.
+ * Whether the text is a JSON object that jsonb can hold.  If not, *detail is
+ * the errdetail, palloc'd.  The caller has checked how deeply it is nested,
+ * because the parser recurses.
  */
 static bool
 is_valid_object(const char *json, int len, char **detail)
@@ -216,7 +220,7 @@ is_valid_object(const char *json, int len, char **detail)
 									ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(scratch);
 
-	/* The lexer unescapes strings, or it would let \u0000 pass. */
+	/* The lexer must unescape strings, or \u0000 would pass. */
 	lexer = bemi_json_lexer(json, len);
 	error = parse_json_without_error(lexer, &actions);
 
@@ -240,8 +244,8 @@ is_valid_object(const char *json, int len, char **detail)
 }
 
 /*
- * Tells whether the text is a JSON object within the limits for contexts.  If not,
- * *detail is a sentence that says why, in the current memory context.
+ * Whether the text is a JSON object within the limits for contexts.  If not,
+ * *detail is the errdetail, palloc'd.
  */
 bool
 bemi_context_is_valid(const char *json, int len, char **detail)
@@ -251,8 +255,7 @@ bemi_context_is_valid(const char *json, int len, char **detail)
 }
 
 /*
- * Tells whether the text is a JSON object that jsonb_in() takes without an
- * error.
+ * Whether the text is a JSON object that jsonb_in() reads without an error.
  */
 bool
 bemi_is_json_object(const char *json, int len)
@@ -273,13 +276,17 @@ check_context(char **newval, void **extra, GucSource source)
 
 	if (*newval == NULL || **newval == '\0')
 		return true;
-	/* The leader has checked it, maybe by a larger limit that is to come yet. */
+
+	/*
+	 * The leader has checked it, perhaps with a larger limit than this worker
+	 * has restored so far.
+	 */
 	if (InitializingParallelWorker)
 		return true;
 	if (bemi_context_is_valid(*newval, strlen(*newval), &detail))
 		return true;
 
-	/* The server's own message holds the value, which may be very long. */
+	/* The server's own message would contain the whole value. */
 	if (strlen(*newval) > LONGEST_SHOWN)
 		GUC_check_errmsg("invalid value for parameter \"%s\"", "bemi.context");
 	GUC_check_errdetail("%s", detail);
@@ -289,13 +296,13 @@ check_context(char **newval, void **extra, GucSource source)
 }
 
 /*
- * The context of the statement that is about to run, or NULL if there is
- * none.  "statement" is its own text, NULL where that is not known.
+ * The context of the statement that is about to run, or NULL if it has none.
+ * "statement" is its own text, or NULL if that is unknown.
  *
- * The nearest word wins: the statement's own comment, then the comment of
- * what the client sent (a function's statements belong to the client's
- * statement), then the setting.  The result lives as long as the current
- * memory context or until the setting changes, whichever comes first.
+ * The statement's own comment takes precedence, then the comment of the
+ * client's statement (which a function's statements belong to), then the
+ * setting.  The result is valid until the current memory context ends or the
+ * setting changes.
  */
 const char *
 bemi_context_of_statement(const BemiStatementText *statement)
@@ -362,8 +369,8 @@ query_is_only_this_call(const PlannedStmt *query, FunctionCallInfo fcinfo)
 }
 
 /*
- * A context for this transaction, where the client's statement is the whole of
- * it, has no effect, of which SET LOCAL warns, too.
+ * Warns if the client's statement is the whole transaction, because a context
+ * that ends with it then has no effect.  SET LOCAL warns of the same.
  */
 static void
 warn_of_no_transaction(FunctionCallInfo fcinfo, const char *function)
@@ -398,8 +405,8 @@ set_context(FunctionCallInfo fcinfo, const char *function, const char *value)
 }
 
 /*
- * bemi.set_context(context jsonb, is_local boolean): SET bemi.context, with
- * the value as a parameter.  NULL takes the context away.
+ * bemi.set_context(context jsonb, is_local boolean): sets bemi.context to a
+ * value that may be a parameter of the query.  NULL removes the context.
  */
 Datum
 bemi_set_context(PG_FUNCTION_ARGS)
@@ -419,7 +426,7 @@ bemi_set_context(PG_FUNCTION_ARGS)
 
 /*
  * bemi.merge_context(context jsonb, is_local boolean): adds keys to the
- * setting, and replaces those that it has.  NULL changes nothing.
+ * setting, and replaces keys that it already has.  NULL changes nothing.
  */
 Datum
 bemi_merge_context(PG_FUNCTION_ARGS)
@@ -443,8 +450,8 @@ bemi_merge_context(PG_FUNCTION_ARGS)
 }
 
 /*
- * bemi.current_context(): the context that a row written by this very
- * statement would get; an empty object if there is none.
+ * bemi.current_context(): the context that a row written by this statement
+ * would get; an empty object if it has none.
  */
 Datum
 bemi_current_context(PG_FUNCTION_ARGS)

@@ -13,15 +13,14 @@
 /* context.c */
 
 /*
- * What bemi.include may add to a context that is as large as the settings
- * allow.
+ * bemi.include may add this much to a context that has reached the limits.
  */
 #define BEMI_SERVER_FIELDS_SIZE		(64 * 1024)
 #define BEMI_SERVER_FIELDS_KEYS		8
 
 /*
- * The text that a statement was parsed from, which may hold others, and where
- * in it the statement stands.
+ * A statement's place in the text that it was parsed from.  The text may hold
+ * other statements, too.
  */
 typedef struct BemiStatementText
 {

@@ -1,16 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * server_fields.c
- *		Facts that the client cannot set, and what it must not leave out.
+ * server_fields.c Fields that the server adds to a context, and statements
+ *		without one.
  *
- * In flows the context that the application gave, or NULL; out flows the same
- * with the facts of bemi.include under the reserved key "_db".  And where
- * bemi.require_context asks for it, a statement without any context is
- * reported or refused.
+ * Input: the context that the application gave, or NULL.  Output: the same
+ * with the fields of bemi.include under the reserved key "_db".  As
+ * bemi.require_context demands, a statement without a context is reported or
+ * refused.
  *
- * The facts are put behind the application's own keys.  When jsonb meets a key
- * twice the last one counts, so a "_db" that the client has sent is
- * overridden, and nothing here can fail for what the client has sent.
+ * The fields are appended behind the application's own keys, as text, without
+ * parsing. jsonb keeps the last of two equal keys, so "_db" overrides a key of
+ * that name that the client has sent.
+ *
+ * What must never happen: the client sets a field itself, or its context makes
+ * the code here fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,12 +32,12 @@
 #include "context/context.h"
 
 /*
- * All facts but the query fit into so much of a message, however they are
+ * All fields but the query fit into this many bytes, even if each character is
  * escaped.
  */
 #define ROOM_FOR_OTHERS	4096
 
-/* Gives a fact as text, palloc'd or longer lived; NULL if there is none. */
+/* Returns a field as text, palloc'd or longer lived; NULL if it is not set. */
 typedef const char *(*FieldReader) (void);
 
 static const char *
@@ -75,8 +78,8 @@ backend_pid(void)
 }
 
 /*
- * How much of a text, at most len bytes, escape_json() makes no longer than
- * room bytes.
+ * Length of the longest beginning of a text, at most len bytes, that
+ * escape_json() turns into no more than room bytes.
  */
 static int
 escaped_length_within(const char *text, int len, int room)
@@ -93,8 +96,8 @@ escaped_length_within(const char *text, int len, int room)
 }
 
 /*
- * What the client sent, as far as pg_stat_activity would show it, and the
- * facts have room for it in a message (BEMI_FACTS_SIZE).
+ * The text that the client sent, cut to the length that pg_stat_activity shows
+ * and that BEMI_SERVER_FIELDS_SIZE leaves for it.
  */
 static const char *
 client_query(void)
@@ -128,7 +131,7 @@ static const struct
 };
 
 static char *include_setting = NULL;
-static uint32 included_fields = 0;	/* bit n for facts[n] */
+static uint32 included_fields = 0;	/* bit n for server_fields[n] */
 
 static const struct config_enum_entry require_modes[] = {
 	{"off", 0, false},
@@ -140,7 +143,7 @@ static const struct config_enum_entry require_modes[] = {
 static int	require_level = 0;
 
 /*
- * Check hook of bemi.include: names of facts, with commas.
+ * Check hook of bemi.include: names of fields, separated by commas.
  */
 static bool
 check_include(char **newval, void **extra, GucSource source)
@@ -164,9 +167,9 @@ check_include(char **newval, void **extra, GucSource source)
 			n++;
 		if (n == lengthof(server_fields))
 		{
-			GUC_check_errdetail("\"%s\" is not a fact.",
+			GUC_check_errdetail("\"%s\" is not a field that can be included.",
 								(char *) lfirst(cell));
-			GUC_check_errhint("Facts are session_user, current_user, application_name, client_addr, backend_pid and query.");
+			GUC_check_errhint("The fields are session_user, current_user, application_name, client_addr, backend_pid and query.");
 			return false;
 		}
 		bits |= (uint32) 1 << n;
@@ -188,7 +191,7 @@ assign_include(const char *newval, void *extra)
 }
 
 /*
- * Whether an object has no key.
+ * Whether a JSON object has no keys.
  */
 static bool
 context_is_empty(const char *object)
@@ -233,8 +236,9 @@ bemi_server_fields_are_included(void)
 }
 
 /*
- * The context with the facts of bemi.include: the same pointer if there are
- * none to add, else palloc'd.  The context is NULL or a valid JSON object.
+ * Adds the fields of bemi.include to a context, which is NULL or a valid JSON
+ * object.  Returns the same pointer if there are none to add, otherwise a
+ * palloc'd text.
  */
 const char *
 bemi_context_with_server_fields(const char *context)
@@ -260,7 +264,7 @@ bemi_context_with_server_fields(const char *context)
 
 /*
  * Reports or refuses a statement that changes a tracked table without a
- * context, as bemi.require_context says.  An empty object is none.
+ * context, as bemi.require_context demands.  An empty object counts as none.
  */
 void
 bemi_require_context(const char *context, Relation table)
@@ -271,16 +275,16 @@ bemi_require_context(const char *context, Relation table)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("table \"%s\" is changed without a context",
 					RelationGetRelationName(table)),
-			 errdetail("\"bemi.require_context\" asks for one."),
-			 errhint("Say who acts and why: SET LOCAL bemi.context = '{\"userId\": 1}';")));
+			 errdetail("\"bemi.require_context\" demands a context."),
+			 errhint("Set who acts and why: SET LOCAL bemi.context = '{\"userId\": 1}';")));
 }
 
 void
 bemi_server_fields_init(void)
 {
 	DefineCustomStringVariable("bemi.include",
-							   "Sets the facts that are added to each context under the key \"_db\".",
-							   "Of session_user, current_user, application_name, client_addr, backend_pid, query.",
+							   "Sets the fields that are added to each context under the key \"_db\".",
+							   "A list of session_user, current_user, application_name, client_addr, backend_pid, query.",
 							   &include_setting, "", PGC_SUSET, GUC_LIST_INPUT,
 							   check_include, assign_include, NULL);
 
