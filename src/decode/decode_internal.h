@@ -25,7 +25,7 @@ typedef enum BemiTypeKind
 	BEMI_TYPE_JSON_CAST			/* parsed by its type, then cast to json */
 } BemiTypeKind;
 
-/* What is known of a type of the source; a domain is what it is over. */
+/* A type of the source.  A domain is described as its base type. */
 typedef struct BemiType
 {
 	Oid			oid;
@@ -34,9 +34,9 @@ typedef struct BemiType
 	FmgrInfo	input;			/* ARRAY, COMPOSITE, JSON_CAST: text -> datum */
 	Oid			input_parameter;
 	int32		input_typmod;
-	FmgrInfo	output;			/* ARRAY: element -> text, unless it is that;
-								 * JSON_CAST: datum -> json */
-	Oid			parsed_as;		/* ARRAY: element type that input makes */
+	FmgrInfo	output;			/* ARRAY: element -> text, unused if it is
+								 * text; JSON_CAST: datum -> json */
+	Oid			parsed_as;		/* ARRAY: element type of the datum */
 	const struct BemiType *element; /* ARRAY */
 	int			field_count;	/* COMPOSITE */
 	const char **field_names;
@@ -56,7 +56,7 @@ extern bool bemi_type_is_known(Oid type);
 typedef struct BemiRelation BemiRelation;
 typedef struct BemiColumn BemiColumn;
 
-/* What becomes of a column's values. */
+/* How a column's values are stored. */
 typedef enum BemiRedaction
 {
 	BEMI_KEEP,
@@ -93,7 +93,7 @@ struct BemiColumn
 	Oid			type_oid;
 	const BemiType *type;
 	bool		identity;		/* belongs to the replica identity */
-	bool		ignored;		/* alone, makes no change, see decode/rules.c */
+	bool		ignored;		/* an update of only such columns is not kept */
 	BemiRedaction redaction;
 	const char *hash_key;		/* for BEMI_REDACT_HASH; NULL: unknown */
 };
@@ -102,19 +102,19 @@ struct BemiColumn
 struct BemiRelation
 {
 	Oid			oid;			/* at the source; hash key, must be first */
-	MemoryContext memory;		/* all that hangs below */
+	MemoryContext memory;		/* of all pointers below */
 	const char *schema;
 	const char *table;
 	bool		risky;			/* has columns whose conversion may fail */
 	int			column_count;
 	BemiColumn *columns;
-	int		   *order;			/* of columns in jsonb, as indexes into them */
+	int		   *order;			/* indexes into columns, in jsonb's order */
 	int			key_count;
 	int		   *keys;			/* primary key, as indexes into columns */
-	bool		identity_is_partial;	/* of some partitions, the WAL does
-										 * not hold the old row, and nothing
-										 * says so */
-	bool		ignores;		/* some of its columns are ignored */
+	bool		identity_is_partial;	/* for some partitions the WAL lacks
+										 * the old row, and the stream does
+										 * not show it */
+	bool		ignores;		/* some columns are ignored */
 };
 
 typedef enum BemiEventKind
@@ -127,14 +127,14 @@ typedef enum BemiEventKind
 	BEMI_EVENT_TRUNCATE,
 	BEMI_EVENT_MESSAGE,
 	BEMI_EVENT_RELATION,		/* a table is described */
-	BEMI_EVENT_NOTHING			/* of no interest to the history */
+	BEMI_EVENT_NOTHING			/* not needed for the history */
 } BemiEventKind;
 
-/* What one message of pgoutput says; lives until the next one is read. */
+/* One message of pgoutput; lives until the next one is read. */
 typedef struct BemiEvent
 {
 	BemiEventKind kind;
-	XLogRecPtr	position;		/* of the record, as the stream's frame says */
+	XLogRecPtr	position;		/* of the record, from the stream's frame */
 
 	/* BEGIN, COMMIT */
 	XLogRecPtr	commit_lsn;
@@ -166,14 +166,14 @@ extern void bemi_protocol_forget_gone(BemiProtocol *protocol);
 
 /* row_json.c */
 
-/* One state of a row: its values, and where those left out may be found. */
+/* One state of a row: its values, and the row that may hold omitted ones. */
 typedef struct BemiImage
 {
 	const LogicalRepTupleData *row;
 	const LogicalRepTupleData *old; /* for unchanged TOAST values; or NULL */
 	bool		is_old;			/* the row before the change */
-	bool		is_key;			/* holds the replica identity's columns only;
-								 * "old" does, if there is one */
+	bool		is_key;			/* holds only the columns of the replica
+								 * identity; of "old" if there is one */
 } BemiImage;
 
 extern void bemi_row_order(BemiRelation *relation);
@@ -192,7 +192,7 @@ extern bool bemi_context_is_large(const Jsonb *context);
 extern Jsonb *bemi_context_small_members(const Jsonb *context,
 										 const pg_uuid_t *holder);
 
-/* A row of bemi.changes, but for what store/writer.c knows better. */
+/* A row of bemi.changes, without the columns that store/writer.c fills. */
 typedef struct BemiChange
 {
 	pg_uuid_t	id;

@@ -1,21 +1,20 @@
 /*-------------------------------------------------------------------------
  *
- * description.c
- *		Applies what a source says of a table to what the stream says of it.
+ * description.c Applies the source's description of a table to its relation.
  *
- * In flow a relation as the stream describes it (protocol.c) and a JSON object
- * that says what the stream does not (stream/descriptions.c; _bemi.describe()
- * in bemi--1.0.sql): its primary key, what the types of its columns are made
- * of, and the rules for these.  Out flows the same relation, ready for its
- * rows.
+ * Input: a relation from the stream (protocol.c), and a JSON object with the
+ * facts that the stream lacks: the primary key, the parts of the columns'
+ * types, and the rules for columns.  Output: the same relation, ready for its
+ * rows.  _bemi.describe() (track/describe.c) writes the object; for a source
+ * without the extension, stream/descriptions.c asks the catalog for the same.
  *
- * The object has come over the stream or from the source's catalog.  What is
- * not in it, or not as it should be, is passed over: no key, nothing ignored,
- * and types that are their text.  A rule that redacts, but cannot be read,
- * redacts all.  Where it can be of another time than the relation, a value is
- * rather redacted once too often.
+ * A missing or malformed member of the object is skipped: the table has no key
+ * then, no column is ignored, and the values of unknown types are text.  A
+ * redaction rule that cannot be read redacts all columns.  What must never
+ * happen: a value is stored although a rule redacts it.  If the object may be
+ * older or newer than the relation, a value is rather redacted without need.
  *
- * What is kept goes into the relation's own memory.  Needs a transaction.
+ * The result is in the relation's own memory.  Needs a transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -155,7 +154,7 @@ find_relation_column(const BemiRelation *relation, const char *name)
 }
 
 /*
- * Whether the names of a list all are the relation's.
+ * Whether all names in a list are columns of the relation.
  */
 static bool
 has_columns(const BemiRelation *relation, const List *names)
@@ -172,7 +171,7 @@ has_columns(const BemiRelation *relation, const List *names)
 }
 
 /*
- * Whether the description knows all of the relation's columns.
+ * Whether a list of names has all of the relation's columns.
  */
 static bool
 lists_columns(const BemiRelation *relation, const List *names)
@@ -206,9 +205,9 @@ has_types(const BemiRelation *relation, BemiTypes *types)
 }
 
 /*
- * Whether the description fits the relation and can be relied on; else the
- * source must be asked.  A rule for a column that is not there is no reason,
- * for it may have been dropped.
+ * Whether the description fits the relation and is not stale.  If not, the
+ * source must be asked.  A rule for a missing column is accepted, because the
+ * column may have been dropped.
  */
 bool
 bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
@@ -221,8 +220,8 @@ bemi_description_fits(const BemiRelation *relation, const Jsonb *description)
 }
 
 /*
- * The primary key.  One of which the stream does not carry every column (a
- * column list, or a description of another time) is none.
+ * Applies the primary key.  The relation gets no key if the stream lacks one
+ * of its columns, because of a column list or a description of another time.
  */
 static void
 apply_key(BemiRelation *relation, const List *names)
@@ -259,8 +258,8 @@ apply_types(BemiRelation *relation, BemiTypes *types)
 }
 
 /*
- * The types' parts, of which casts to json are believed only of this very
- * database.
+ * The described types.  Casts to json are functions that the worker would
+ * call, so they are accepted only from its own database.
  */
 static BemiTypes *
 described_types(const Jsonb *description, bool is_local)
@@ -272,14 +271,13 @@ described_types(const Jsonb *description, bool is_local)
 }
 
 /*
- * Applies what is known of a table: the first description, which is to be
- * preferred, and perhaps a second one, of another time, because the first one
- * does not fit.  From that come a key and types where the first has none that
- * fit.  A value is redacted if one or the other wants it, so that neither a
- * rule that came later nor one that was taken back since is passed over.
+ * Applies one or two descriptions.  The first one takes precedence.  The
+ * second one, of another time, is given if the first does not fit, and
+ * provides a key or types if those of the first do not fit.  A value is
+ * redacted if either description has a rule for it, because a rule may have
+ * been added or removed between the two.
  *
- * hash_key is the key for the hashes of redacted values, NULL if it is not
- * known.
+ * hash_key is the key for hashes of redacted values; NULL: unknown.
  */
 void
 bemi_description_apply(BemiRelation *relation, const Jsonb *first,

@@ -1,28 +1,27 @@
 /*-------------------------------------------------------------------------
  *
- * protocol.c
- *		The bytes of pgoutput to events.
+ * protocol.c Reads the messages of pgoutput.
  *
- * In flow the messages of the output plugin pgoutput, protocol version 1 (see
- * "Logical Replication Message Formats" in PostgreSQL's documentation); out
- * flow events that name tables, rows and messages.  Wherever the server can
- * read a message itself, its function is used; those that describe a table it
- * could read only if they were in its own encoding.
+ * Input: messages of the output plugin pgoutput, protocol version 1 (see
+ * "Logical Replication Message Formats" in PostgreSQL's documentation).
+ * Output: events with tables, rows and messages.  The server's own functions
+ * read the messages wherever they can.  They cannot read the description of a
+ * table, because its names are in the source's encoding.
  *
- * All texts are converted to this database's encoding as they are read, but
- * for the content of messages, which may be signed as it is.
+ * All texts are converted to this database's encoding as they are read.  The
+ * content of messages is not, because it may be signed in its original bytes.
  *
  * An event and its values live in the caller's memory context, which the
- * caller resets after each event.  What the stream says of a table lives until
- * the stream says it anew, each table in a memory context of its own.
+ * caller resets after each event.  The description of a table has a memory
+ * context of its own, and lives until the stream describes the table again.
  *
- * Tables that are made and dropped all day must not fill the memory.  A table
- * may be forgotten once no row of it can come unless the stream describes it
- * again. pgoutput describes a table once, and again after an invalidation of
- * its relcache entry, as DROP TABLE sends one.  A transaction with rows of the
- * table has committed before DROP TABLE got its lock.  So the source is asked
- * now and then which tables are gone, and where its WAL ends; when the stream
- * has passed that position, they are forgotten.
+ * What must never happen: tables that are created and dropped all day fill the
+ * memory, or a table is forgotten while rows of it can still come. pgoutput
+ * describes a table once, and again after an invalidation of its relcache
+ * entry.  DROP TABLE sends such an invalidation, and all transactions with
+ * rows of the table have ended before it gets its lock.  So the source is
+ * asked from time to time which tables are gone, and for the end of its WAL.
+ * They are forgotten when the stream has passed that position.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,15 +40,15 @@ struct BemiProtocol
 	MemoryContext memory;		/* parent of the relations' own */
 	HTAB	   *relations;		/* source's OID -> BemiRelation */
 	long		known;			/* relations when the source was asked last */
-	List	   *gone;			/* their OIDs, if no row of them comes */
+	List	   *gone;			/* OIDs of dropped tables, without rows */
 	XLogRecPtr	gone_at;		/* from this position on */
 };
 
-/* The source is asked which tables are gone when there are so many more. */
+/* Number of new tables after which the source is asked which ones are gone. */
 #define ASK_AFTER	200
 
 /*
- * Starts to read; the result lives in the current memory context.
+ * Creates a reader, in the current memory context.
  */
 BemiProtocol *
 bemi_protocol_create(BemiStream *stream)
@@ -70,7 +69,7 @@ bemi_protocol_create(BemiStream *stream)
 }
 
 /*
- * A name of the source, palloc'd.
+ * Reads a name of the source, palloc'd.
  */
 static char *
 read_name(BemiProtocol *protocol, StringInfo bytes)
@@ -79,7 +78,7 @@ read_name(BemiProtocol *protocol, StringInfo bytes)
 }
 
 /*
- * Takes down the columns that a relation message lists.
+ * Reads the columns that a relation message lists.
  */
 static void
 read_columns(BemiProtocol *protocol, BemiRelation *relation, StringInfo bytes)
@@ -101,8 +100,8 @@ read_columns(BemiProtocol *protocol, BemiRelation *relation, StringInfo bytes)
 }
 
 /*
- * A table is described, for the first time or because it has changed.  What
- * the stream does not say of it is for the next step to find out.
+ * Reads the description of a table, which is new or has changed. description.c
+ * adds the facts that the stream lacks.
  */
 static BemiRelation *
 read_relation(BemiProtocol *protocol, StringInfo bytes)
@@ -112,7 +111,7 @@ read_relation(BemiProtocol *protocol, StringInfo bytes)
 	MemoryContext caller;
 	bool		found;
 
-	/* Should another table have got the OID of one that is gone. */
+	/* A new table may have got the OID of a dropped one. */
 	protocol->gone = list_delete_oid(protocol->gone, oid);
 	relation = hash_search(protocol->relations, &oid, HASH_ENTER, &found);
 	if (found && relation->memory != NULL)
@@ -148,8 +147,8 @@ find_relation(BemiProtocol *protocol, Oid oid)
 }
 
 /*
- * Whether the old row, whose mark follows the table's OID in the bytes, is
- * only its replica identity.
+ * Whether the old row consists only of its replica identity.  A letter behind
+ * the table's OID shows that.
  */
 static bool
 old_is_key(StringInfo bytes)
@@ -177,8 +176,8 @@ read_truncate(BemiProtocol *protocol, StringInfo bytes, BemiEvent *event)
 }
 
 /*
- * A logical message; the server has no reader for it, as it has no use for
- * it when it subscribes.
+ * Reads a logical message.  The server has no function for that, because its
+ * subscribers do not use them.
  */
 static void
 read_message(StringInfo bytes, BemiEvent *event)
@@ -193,8 +192,9 @@ read_message(StringInfo bytes, BemiEvent *event)
 }
 
 /*
- * A time that can be stored and shown: what lies outside of the type's range,
- * as only a broken source sends it, becomes infinite.
+ * Replaces a time outside of the type's range by an infinite one.  Only a
+ * broken source sends such a time, but it must be possible to store and show
+ * it.
  */
 static TimestampTz
 valid_timestamp(TimestampTz time)
@@ -243,7 +243,7 @@ convert_row_encoding(BemiProtocol *protocol, LogicalRepTupleData *row)
 }
 
 /*
- * A row was changed; "action" is the message's own letter.
+ * Reads a changed row; "action" is the letter of the message.
  */
 static void
 read_row(BemiProtocol *protocol, char action, StringInfo bytes,
@@ -279,9 +279,9 @@ read_row(BemiProtocol *protocol, char action, StringInfo bytes,
 }
 
 /*
- * Reads one message into *event, whose values are in the current memory
- * context and partly point into the bytes.  "position" is the LSN in the
- * frame.  Needs a transaction where the message describes a table.
+ * Reads one message into *event.  Its values are in the current memory context
+ * or point into the bytes.  "position" is the LSN in the frame.  Needs a
+ * transaction if the message describes a table.
  */
 void
 bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
@@ -367,8 +367,8 @@ forget_gone_relations(BemiProtocol *protocol)
 }
 
 /*
- * Forgets tables that are gone at the source.  To be called often, between
- * source transactions.
+ * Forgets tables that have been dropped at the source.  The worker calls it
+ * between source transactions.
  */
 void
 bemi_protocol_forget_gone(BemiProtocol *protocol)

@@ -1,25 +1,25 @@
 /*-------------------------------------------------------------------------
  *
- * row_json.c
- *		Column values, as the text that pgoutput sends, to jsonb.
+ * row_json.c Converts column values from text, as pgoutput sends them, to
+ *		jsonb.
  *
- * In flows a row of texts with its relation's columns (protocol.c) and what
- * their types are made of (types.c); out flows a jsonb that equals
- * to_jsonb(row), built from the values without a detour by JSON text, in the
- * memory context of the caller.  Values that are not to be kept are replaced
- * on the way (rules.c).
+ * Input: a row of texts with its relation's columns (protocol.c) and their
+ * types (types.c).  Output: a jsonb that equals to_jsonb(row), in the memory
+ * context of the caller.  It is built from the values directly, without JSON
+ * text in between.  Redacted values are replaced on the way (rules.c).
  *
  * The rules are those of datum_to_jsonb() in the server's jsonb.c: booleans
- * and numbers as such, dates and times as in ISO 8601, json and jsonb as they
- * are, arrays by element, composites by field, the rest as text.
+ * and numbers become such, timestamps are written as in ISO 8601, json and
+ * jsonb are kept, arrays are converted by element and composites by field, and
+ * all others are text.
  *
- * Nothing in a row may stop the worker.  Values whose conversion can fail
- * (json that jsonb cannot hold, arrays, composites, very long ones) are
- * converted within a subtransaction.  When that fails, the row is built again
- * with care, each such value and part of one in a subtransaction of its own,
- * so that only the one at fault becomes a text; and if that fails too, all of
- * them become texts, and long ones are replaced by a note of their length.
- * All other conversions are written so that no input makes them fail.
+ * What must never happen: a value in a row stops the worker.  A row with
+ * values whose conversion can fail (json that jsonb cannot hold, arrays,
+ * composites, very long ones) is converted within a subtransaction.  If that
+ * fails, the row is built again, with each such value and each part of it in a
+ * subtransaction of its own, and only the failing one becomes a text.  If that
+ * fails, too, all of them become texts, and long ones are replaced by a note
+ * of their length.  All other conversions cannot fail on any input.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,34 +41,33 @@
 
 #include "decode/decode_internal.h"
 
-/* Rows longer than this may come near the limits of jsonb. */
+/* Rows that are longer may reach the limits of jsonb. */
 #define LONG_ROW	(16 * 1024 * 1024)
 
 /*
- * A text that stays whole in a row where something else was too long: as many
- * as a row can have, with names and numbers, stay far below what a jsonb
- * holds.
+ * Longest text that stays in a row of which another value was too long.  Even
+ * a row of as many such texts as there can be columns fits into a jsonb.
  */
 #define SHORT_TEXT	(64 * 1024)
 
 /*
- * A primary key that is longer is cut, and its hash appended: an entry of the
- * index by which rows are found must fit into a third of a page.
+ * A longer primary key is cut, and its hash is appended, because an entry of
+ * the B-tree index on primary_key must fit into a third of a page.
  */
 #define LONGEST_KEY	2000
 
 /*
- * How true to the row a conversion is; each is the way out for the one above.
+ * Fidelity of a conversion.  If one fails, the next lower one is tried.
  */
 typedef enum Fidelity
 {
 	EXACT,						/* equals to_jsonb(row) */
-	CAREFUL,					/* values that jsonb cannot hold as text */
-	SHORTENED,					/* all as text, long ones as a note */
+	CAREFUL,					/* what jsonb cannot hold becomes text */
+	SHORTENED,					/* all become text, long ones a note */
 	FIDELITIES
 } Fidelity;
 
-/* What may be done within a subtransaction: work on arg, and its result. */
+/* A conversion of arg that try_conversion() runs in a subtransaction. */
 typedef Jsonb *(*Conversion) (const void *arg, Fidelity fidelity);
 
 typedef struct RowToConvert
@@ -104,7 +103,7 @@ string_value(JsonbValue *value, const char *text, int len)
 }
 
 /*
- * A number, or a string for those that JSON does not know: NaN, Infinity.
+ * A number; a string for NaN and Infinity, which JSON lacks.
  */
 static void
 number_value(JsonbValue *value, const char *text, int len)
@@ -131,9 +130,9 @@ number_value(JsonbValue *value, const char *text, int len)
 }
 
 /*
- * A timestamp as JsonEncodeDateTime() writes it: "T" between date and time,
- * the time zone with minutes.  The stream's time zone is UTC, so the zone is
- * always "+00".  Only the text is changed, which nothing can make fail.
+ * Writes a timestamp as JsonEncodeDateTime() does, with "T" between date and
+ * time and with minutes in the time zone.  The stream's time zone is UTC, so
+ * the zone is always "+00".  Only the text is edited, which cannot fail.
  */
 static void
 timestamp_value(JsonbValue *value, const char *text, int len)
@@ -160,7 +159,7 @@ timestamp_value(JsonbValue *value, const char *text, int len)
 }
 
 /*
- * A jsonb as part of another.
+ * Makes a jsonb a part of another.
  */
 static void
 jsonb_value(JsonbValue *value, Jsonb *part)
@@ -176,7 +175,7 @@ jsonb_value(JsonbValue *value, Jsonb *part)
 }
 
 /*
- * A text, or in the last resort a note of its length.
+ * A text, or a note of its length if it is too long.
  */
 static void
 text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
@@ -192,8 +191,8 @@ text_value(JsonbValue *value, const char *text, int len, Fidelity fidelity)
 }
 
 /*
- * What a function has cached for itself; one chunk of memory for all functions
- * that types.c lists.
+ * Frees the cache of a function call.  Each function that types.c lists caches
+ * at most one chunk of memory.
  */
 static void
 forget_function_cache(FmgrInfo *call)
@@ -203,9 +202,8 @@ forget_function_cache(FmgrInfo *call)
 }
 
 /*
- * Reads a text by a function of the type's choice.  Each call has an FmgrInfo
- * of its own, as the server does it: one that is kept would also keep what a
- * call had cached that ended in an error, for the next row.
+ * Calls a type's input function.  Each call has an FmgrInfo of its own, as in
+ * the server, because a failed call may leave a broken cache in it.
  */
 static Datum
 parse_value(const BemiType *type, const char *text)
@@ -221,7 +219,7 @@ parse_value(const BemiType *type, const char *text)
 }
 
 /*
- * The text of an array's element.
+ * Returns the text of an array's element.
  */
 static char *
 element_text(const BemiType *type, Datum element)
@@ -238,7 +236,7 @@ element_text(const BemiType *type, Datum element)
 }
 
 /*
- * The json text that a cast makes of a value's text.
+ * Returns the json text that a cast makes of a value's text.
  */
 static char *
 cast_to_json(const BemiType *type, const char *literal)
@@ -283,7 +281,7 @@ push_dimension(JsonbParseState **state, const BemiType *type, ArrayType *array,
 		(*next)++;
 		CHECK_FOR_INTERRUPTS();
 	}
-	/* The result is that of the outermost one. */
+	/* The caller ends the outermost array, which is the result. */
 	if (dimension > 0)
 		pushJsonbValue(state, WJB_END_ARRAY, NULL);
 }
@@ -349,7 +347,7 @@ convert_composite(const BemiType *type, const char *literal, Fidelity fidelity)
 }
 
 /*
- * Parses JSON text, in which nothing may be that jsonb cannot hold.
+ * Parses JSON text.  Throws an error if jsonb cannot hold it.
  */
 static Jsonb *
 parse_json(char *text)
@@ -359,8 +357,8 @@ parse_json(char *text)
 }
 
 /*
- * Appends the character of a code point in this database's encoding, or, if it
- * has none, what stands for it (see stream/encoding.c).
+ * Appends the character of a code point in this database's encoding.  If the
+ * encoding lacks it, [U+xxxx] is appended, as in stream/encoding.c.
  */
 static void
 append_code_point(StringInfo result, Oid conversion, unsigned int code)
@@ -381,10 +379,10 @@ append_code_point(StringInfo result, Oid conversion, unsigned int code)
 }
 
 /*
- * The same JSON text, with characters in place of escapes, which jsonb refuses
- * if the database's encoding is not UTF8 and lacks them; NULL if there are
- * none.  Escapes of ASCII characters stay, zero bytes among them, and so do
- * halves of pairs without the other.
+ * Replaces escapes in JSON text by their characters, because jsonb refuses an
+ * escape if the database's encoding lacks the character.  Returns NULL if
+ * there are none.  Escapes of ASCII characters stay, as does half a surrogate
+ * pair.
  */
 static char *
 remove_escapes(const char *text)
@@ -405,7 +403,7 @@ remove_escapes(const char *text)
 		if (text[0] != '\\' || sscanf(text, "\\u%4x", &code) != 1 ||
 			code < 0x80)
 		{
-			/* A backslash and what it escapes go together. */
+			/* A backslash is copied together with the character behind it. */
 			int			len = text[0] == '\\' && text[1] != '\0' ? 2 : 1;
 
 			appendBinaryStringInfo(&result, text, len);
@@ -435,7 +433,7 @@ convert_value(const void *arg, Fidelity fidelity)
 	const ValueToConvert *work = arg;
 	const BemiType *type = work->type;
 
-	/* Of arrays and composites, one in another. */
+	/* Arrays and composites may be nested. */
 	check_stack_depth();
 	switch (type->kind)
 	{
@@ -451,7 +449,7 @@ convert_value(const void *arg, Fidelity fidelity)
 }
 
 /*
- * A value whose conversion may fail, as the fidelity demands.
+ * Converts a value whose conversion may fail, as the fidelity demands.
  */
 static void
 risky_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
@@ -508,7 +506,7 @@ type_value(const BemiType *type, const char *text, int len, Fidelity fidelity,
 }
 
 /*
- * Converts the value of a column that is not NULL, or what is kept instead.
+ * Converts the value of a column that is not NULL, or redacts it.
  */
 static void
 column_json_value(const BemiColumn *column, const StringInfoData *datum,
@@ -525,8 +523,8 @@ column_json_value(const BemiColumn *column, const StringInfoData *datum,
 }
 
 /*
- * Whether an old row, whole or only its key, holds a column's value.  A NULL
- * may stand for one that is not there.
+ * Whether an old row, complete or only its key, has a column's value.  A NULL
+ * may mean that the value is missing.
  */
 static bool
 old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
@@ -540,9 +538,9 @@ old_row_holds(const BemiRelation *relation, const LogicalRepTupleData *old,
 }
 
 /*
- * Where the value of a column is to be taken from: the row, or the old row if
- * the row has it unchanged out of line, which is never NULL.  NULL if the WAL
- * does not hold it.
+ * Returns the row that has a column's value.  This is the old row if the new
+ * one has an unchanged TOAST value, which is never NULL.  Returns NULL if the
+ * WAL does not contain the value.
  */
 static const LogicalRepTupleData *
 row_with_value(const BemiRelation *relation, const BemiImage *image,
@@ -564,8 +562,9 @@ row_with_value(const BemiRelation *relation, const BemiImage *image,
 }
 
 /*
- * Whether a column's name stands before another's in a jsonb: the shorter one
- * first, see lengthCompareJsonbStringValue().  Of equal ones, the last counts.
+ * Compares column names as jsonb sorts its keys: shorter ones first, see
+ * lengthCompareJsonbStringValue().  Equal names stay in the order of the
+ * columns, because jsonb keeps the last one.
  */
 static int
 compare_names(const void *a, const void *b, void *columns)
@@ -585,9 +584,9 @@ compare_names(const void *a, const void *b, void *columns)
 }
 
 /*
- * Finds the order in which a jsonb has the columns, once, so that the server
- * need not sort them anew for each row.  In the current memory context, for as
- * long as the relation's columns.
+ * Sorts the columns as jsonb does.  This is done once for a relation, because
+ * the server's sort of each row is faster if the keys are already in order.
+ * The result is in the current memory context, the relation's.
  */
 void
 bemi_row_order(BemiRelation *relation)
@@ -645,8 +644,8 @@ convert_text(const void *arg, Fidelity fidelity)
 }
 
 /*
- * Tells whether an error lies in the data, so that the worker goes on without
- * this conversion.  A cancelled or starved worker must not go on.
+ * Whether an error is caused by the data, so that another conversion may
+ * succeed.  Cancellation and lack of memory are not.
  */
 static bool
 is_data_error(int sqlerrcode)
@@ -661,7 +660,8 @@ is_data_error(int sqlerrcode)
 }
 
 /*
- * Runs a conversion within a subtransaction.  NULL if the data made it fail.
+ * Runs a conversion within a subtransaction.  Returns NULL if it failed
+ * because of the data.
  */
 static Jsonb *
 try_conversion(Conversion convert, const void *arg, Fidelity fidelity)
@@ -694,7 +694,7 @@ try_conversion(Conversion convert, const void *arg, Fidelity fidelity)
 }
 
 /*
- * Tells whether the row is so long that jsonb's own limits come near.
+ * Whether the row is so long that it may exceed the limits of jsonb.
  */
 static bool
 text_is_long(const BemiRelation *relation, const BemiImage *image)
@@ -712,7 +712,7 @@ text_is_long(const BemiRelation *relation, const BemiImage *image)
 }
 
 /*
- * What stands for a row that no way of conversion has been good for.
+ * Placeholder for a row that could not be converted even in shortened form.
  */
 static Jsonb *
 row_placeholder(void)
@@ -721,8 +721,8 @@ row_placeholder(void)
 }
 
 /*
- * The jsonb of a row, as true as it can be had; in the caller's memory.
- * Needs a transaction.
+ * Converts a row to jsonb, with the highest fidelity that works.  The result
+ * is in the caller's memory.  Needs a transaction.
  */
 Jsonb *
 bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
@@ -745,8 +745,8 @@ bemi_row_to_jsonb(const BemiRelation *relation, const BemiImage *image)
 }
 
 /*
- * The jsonb of a text that anybody may have written, or NULL if it is not
- * valid JSON, in the caller's memory.  Needs a transaction.
+ * Converts an untrusted text to jsonb, in the caller's memory.  Returns NULL
+ * if it is not valid JSON.  Needs a transaction.
  */
 Jsonb *
 bemi_text_to_jsonb(const char *text, int len)
@@ -769,7 +769,8 @@ bemi_text_to_jsonb(const char *text, int len)
 }
 
 /*
- * A copy of a key, of bounded length and still telling keys apart.
+ * A copy of a key, of bounded length.  Different keys stay different, because
+ * the hash of a long key is appended.
  */
 static char *
 bounded_key(const char *key)
@@ -789,9 +790,9 @@ bounded_key(const char *key)
 }
 
 /*
- * The primary key of a row as text, palloc'd: that of its one column, or a
- * JSON array of texts in key order.  NULL without a key, or where the WAL
- * does not hold all of it.
+ * The primary key of a row as text, palloc'd: the text of its column, or for
+ * several columns a JSON array of texts in key order.  NULL if the table has
+ * no key or the WAL lacks a part of it.
  */
 char *
 bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
@@ -822,8 +823,8 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 			return bounded_key(text);
 
 		/*
-		 * No index could hold it, but the key of today may be of an older
-		 * row.
+		 * An index could not hold it, but the description may be newer than
+		 * the row.
 		 */
 		if (strlen(text) > LONG_ROW)
 			text = bounded_key(text);

@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
- * rules.c
- *		Which updates are kept, and which values of them.
+ * rules.c Column rules: which updates are kept, and which values are redacted.
  *
- * In flow the rules of a table (description.c): lists of column names, of
- * which one that ends in "*" stands for all that begin so.  They are applied
- * to the relation's columns once.  Out flow the decision whether an update
- * leaves a change behind, and what stands for a value that is redacted.
+ * Input: the rules of a table (description.c), as lists of column names.  A
+ * name that ends in "*" matches all columns that begin with the rest.  The
+ * rules are applied to the relation's columns once, in the relation's memory.
+ * Output: whether an update is kept, and the text that replaces a redacted
+ * value.
  *
- * Two settings of the destination are for all tables: bemi.ignore_columns and
+ * Two settings of the destination apply to all tables: bemi.ignore_columns and
  * bemi.noop_updates.
  *
- * Old and new row are compared by the texts of their values, so whatever can
- * be seen makes a difference.  Where the WAL does not hold the whole old row,
- * nothing is left out.  What must never happen: that a value which is to be
- * redacted gets beyond the conversion to jsonb, or into a message.
+ * The old and the new row are compared by the texts of their values, so every
+ * visible difference counts.  An update without a complete old row in the WAL
+ * is kept.  What must never happen: a value that a rule redacts is stored, or
+ * shown in a message.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,12 +26,12 @@
 #include "decode/decode_internal.h"
 #include "extension/extension.h"
 
-/* So many digits of a hash tell values apart. */
+/* This many digits of a hash are enough to distinguish values. */
 #define SHOWN_HASH_LEN	32
 
 #define REDACTED	"[redacted]"
 
-/* To hash a value takes a copy of it; longer ones are redacted as a whole. */
+/* Hashing copies the value, so a longer one is redacted completely. */
 #define LONGEST_HASHED	(MaxAllocSize / 2)
 
 static char *ignore_setting = NULL;
@@ -44,7 +44,7 @@ static bool noop_updates = true;
 static char *ignored_everywhere = NULL;
 
 /*
- * Whether a rule is the beginning of names, rather than a name.
+ * Whether a rule is a prefix of names rather than a name.
  */
 bool
 bemi_rule_is_prefix(const char *rule)
@@ -55,8 +55,7 @@ bemi_rule_is_prefix(const char *rule)
 }
 
 /*
- * Whether a column matches a rule: a name, or the beginning of one before a
- * "*".
+ * Whether a column matches a rule, which is a name, or a prefix and "*".
  */
 bool
 bemi_rule_matches(const char *column, const char *name)
@@ -94,9 +93,9 @@ bemi_rules_match(const char *column, const List *names)
 }
 
 /*
- * The key for the hashes of a column's values, so that nobody can look them up
- * by hashing what he likes in a table of his own; NULL without one of the
- * source.
+ * The key for hashes of a column's values; NULL if the source's key is
+ * unknown.  Each column has a key of its own, so that a user cannot hash
+ * guesses in a table of his own and compare.
  */
 static char *
 column_hash_key(const BemiRelation *relation, const char *column,
@@ -108,10 +107,10 @@ column_hash_key(const BemiRelation *relation, const char *column,
 }
 
 /*
- * Applies the rules for its columns to a relation, within its memory.  Where
- * something is redacted, so is a column whose name is not among those that the
- * rules knew of: it may be one of them by another name.  Without a key for
- * hashes (NULL), values are redacted as a whole.
+ * Applies column rules to a relation; the caller has switched to its memory.
+ * If there is a redaction rule, columns with unknown names are redacted, too,
+ * because a redacted column may have been renamed.  "known" has the known
+ * names.  Without a key for hashes (NULL), values are redacted completely.
  */
 void
 bemi_rules_apply(BemiRelation *relation, const List *ignore,
@@ -152,8 +151,8 @@ column_is_ignored_everywhere(const char *column)
 }
 
 /*
- * Whether an update changed a column's value.  One that stands out of line and
- * is not in the new row's WAL was not changed.
+ * Whether an update changed a column's value.  A TOAST value that is missing
+ * from the new row was not changed.
  */
 static bool
 column_is_changed(const LogicalRepTupleData *before,
@@ -171,10 +170,10 @@ column_is_changed(const LogicalRepTupleData *before,
 }
 
 /*
- * Whether an update of the relation leaves a change behind: no, if it changed
- * only ignored columns, or nothing at all and such are not wanted.  "before"
- * is the whole old row; but of some partitions it may hold no more than a
- * changed key, which is reason enough to keep it.
+ * Whether an update is kept.  It is not if it changed only ignored columns, or
+ * if it changed nothing and bemi.noop_updates is off.  "before" is the
+ * complete old row.  For some partitions it may be only a changed key, and
+ * then the update is kept.
  */
 bool
 bemi_rules_keep_update(const BemiRelation *relation,
@@ -200,7 +199,7 @@ bemi_rules_keep_update(const BemiRelation *relation,
 }
 
 /*
- * What stands for a value of a redacted column, palloc'd.
+ * The text that replaces a value of a redacted column, palloc'd.
  */
 char *
 bemi_redacted(const BemiColumn *column, const char *text, int len)
@@ -213,8 +212,9 @@ bemi_redacted(const BemiColumn *column, const char *text, int len)
 }
 
 /*
- * Checks bemi.ignore_columns, and hands on its names as they are kept above.
- * No case is folded: the names are as in the catalog.
+ * Check hook of bemi.ignore_columns.  Parses the names into *extra, in the
+ * format of ignored_everywhere.  Case is not folded: the names are as in the
+ * catalog.
  */
 static bool
 check_ignore_columns(char **newval, void **extra, GucSource source)
@@ -226,8 +226,8 @@ check_ignore_columns(char **newval, void **extra, GucSource source)
 
 	if (!SplitGUCList(list, ',', &names))
 	{
-		GUC_check_errdetail("It is not a list of column names, parted by commas.");
-		GUC_check_errhint("For example: bemi.ignore_columns = 'updatedAt, cached_*'");
+		GUC_check_errdetail("It must be a list of column names, separated by commas.");
+		GUC_check_errhint("Example: bemi.ignore_columns = 'updatedAt, cached_*'");
 		return false;
 	}
 	if (names == NIL)
@@ -258,7 +258,7 @@ bemi_rules_init(void)
 {
 	DefineCustomStringVariable("bemi.ignore_columns",
 							   "Sets columns of all tables; an update that changes nothing else is not stored.",
-							   "A list of names; one that ends in * stands for all that begin so.",
+							   "A list of names. A name that ends in * matches all names with this prefix.",
 							   &ignore_setting, "", PGC_SUSET, GUC_LIST_INPUT,
 							   check_ignore_columns, assign_ignore_columns,
 							   NULL);

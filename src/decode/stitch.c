@@ -3,30 +3,33 @@
  * stitch.c
  *		Joins each change with its context.
  *
- * In flow events in stream order (protocol.c); out flow changes
- * (store/writer.c).  The rule: the context of a change is the nearest context
- * message before it in the same transaction; without one it is an empty
- * object.  Stream order is all that counts.  LSNs are never compared, because
- * rows carry the start of their WAL record, messages the end, and all rows of
- * one multi-insert record share one LSN.
+ * Input: events in stream order (protocol.c).  Output: changes
+ * (store/writer.c).  The context of a change is the nearest context message
+ * before it in the same transaction; without one it is an empty object.  Only
+ * the order of the stream counts.  LSNs are never compared, because a row has
+ * the LSN of the start of its WAL record, a message has that of the end, and
+ * all rows of a multi-insert record have the same one.
  *
- * Any SQL user can write any bytes under bemi's prefixes, at any time.  A
- * context that is not valid (stitch_context.c) is counted as invalid, and the
- * changes that follow get an empty object: they must not inherit what belongs
- * to another statement. bemi writes contexts and descriptions of tables within
- * the transaction that they belong to.  A message outside of one is counted as
- * invalid, and nobody looks at its content: there is no transaction here at
- * that moment, either, and a flood of such messages must not begin one for
+ * Any SQL user can write any bytes under bemi's prefixes, at any time.  An
+ * invalid context (stitch_context.c) is counted, and the changes after it get
+ * an empty object, because they must not inherit the context of another
+ * statement. bemi writes contexts and tracking messages only within the
+ * transaction that they belong to.  A message outside of a transaction is
+ * counted as invalid and not read, because reading it would take a transaction
+ * at the destination, and a flood of such messages must not begin one for
  * each.
  *
- * All other events need a destination transaction, which BEGIN opens.  A
- * source that sends one of them outside of a transaction is broken, and is
- * refused.
+ * All other events need a destination transaction, which BEGIN opens.  If a
+ * broken source sends one of them outside of a transaction, an error is
+ * raised.
  *
- * The last context that a message had lives in a memory context of its own:
- * many changes refer to it, and the next transaction of a job is likely to
- * repeat it.  If it is large, only the first of these changes is stored with
- * all of it.  Everything else is gone after the event.
+ * The last context lives in a memory context of its own, because many changes
+ * refer to it, and the next transaction of a job is likely to repeat it.  If
+ * it is large, only the first of these changes is stored with all of it.  All
+ * other memory of an event is the caller's, who resets it after the event.
+ *
+ * What must never happen: a change gets the context of another statement, or
+ * an id depends on anything but its place in the stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,11 +47,11 @@
 
 struct BemiStitch
 {
-	BemiStream *stream;			/* for what it says beside its changes */
+	BemiStream *stream;			/* for descriptions and signing key */
 	BemiStore  *store;
-	uint32		source_tag;		/* 22 bits that tell sources apart in ids */
+	uint32		source_tag;		/* 22 bits that distinguish sources in ids */
 
-	/* the transaction at hand */
+	/* the current transaction */
 	bool		in_transaction;
 	XLogRecPtr	commit_lsn;
 	TimestampTz committed_at;
@@ -58,12 +61,12 @@ struct BemiStitch
 	/* the last context that was valid */
 	MemoryContext memory;		/* of the two below */
 	Jsonb	   *context;
-	char	   *content;		/* the message it was made of; NULL: none yet */
+	char	   *content;		/* its message; NULL: none yet */
 	int			content_len;
-	uint64		context_serial; /* 0 is that of none */
-	bool		stands;			/* it is that of the changes that follow */
+	uint64		context_serial; /* 0: no context */
+	bool		is_current;		/* it applies to the next changes */
 
-	/* if it is large, how it is shared in the transaction at hand */
+	/* if it is large, how it is shared in the current transaction */
 	bool		held;			/* a stored change holds all of it */
 	pg_uuid_t	holder;			/* that change */
 	Jsonb	   *small_members;	/* for those after it; NULL: not needed yet */
@@ -72,7 +75,7 @@ struct BemiStitch
 	uint64		serials;		/* given out so far */
 };
 
-/* A context that is longer is forgotten with its transaction. */
+/* A longer context is forgotten at the end of its transaction. */
 #define LONGEST_REMEMBERED	(64 * 1024)
 
 /* Widths of an id's parts, see make_change_id(). */
@@ -80,9 +83,9 @@ struct BemiStitch
 #define SOURCE_BITS		22
 
 /*
- * Makes an id: UUID version 8 (RFC 9562, "custom"), whose 122 free bits hold
- * the commit LSN, the ordinal in the transaction and the source's tag, in this
- * order, so that ids sort in commit order.
+ * Makes an id: a UUID of version 8 (RFC 9562, "custom").  Its 122 free bits
+ * hold the commit LSN, the ordinal in the transaction and the source's tag, in
+ * this order, so ids sort in commit order.
  */
 static void
 make_change_id(const BemiStitch *stitch, pg_uuid_t *id)
@@ -110,9 +113,9 @@ make_change_id(const BemiStitch *stitch, pg_uuid_t *id)
 }
 
 /*
- * Starts to stitch; the result lives in the current memory context.  The tag
- * tells sources apart, and times when one and the same counts its positions
- * anew.
+ * Creates a stitch, in the current memory context.  The tag distinguishes
+ * sources, and periods of one source if its positions start again from the
+ * beginning.
  */
 BemiStitch *
 bemi_stitch_create(const char *tag, BemiStream *stream, BemiStore *store)
@@ -130,7 +133,7 @@ bemi_stitch_create(const char *tag, BemiStream *stream, BemiStore *store)
 }
 
 /*
- * No change of the transaction at hand holds the whole context.
+ * From now on no change of the current transaction has the complete context.
  */
 static void
 forget_context_holder(BemiStitch *stitch)
@@ -161,7 +164,7 @@ stitch_set_context(BemiStitch *stitch, const char *content, int len,
 	MemoryContextSwitchTo(caller);
 
 	stitch->context_serial = ++stitch->serials;
-	stitch->stands = true;
+	stitch->is_current = true;
 }
 
 static void
@@ -173,7 +176,7 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 	stitch->committed_at = event->committed_at;
 	stitch->xid = event->xid;
 	stitch->ordinal = 0;
-	stitch->stands = false;
+	stitch->is_current = false;
 	forget_context_holder(stitch);
 	if (stitch->content_len > LONGEST_REMEMBERED)
 	{
@@ -185,9 +188,8 @@ begin_transaction(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message under the prefix of contexts.  Statements in a loop, and the
- * transactions of a job, repeat their context, so the last one is not parsed
- * again.
+ * Applies a context message.  Statements in a loop, and the transactions of a
+ * job, repeat their context, so an equal one is not parsed again.
  */
 static void
 apply_context(BemiStitch *stitch, const BemiEvent *event)
@@ -197,7 +199,7 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 	if (stitch->content != NULL && event->content_len == stitch->content_len &&
 		memcmp(event->content, stitch->content, event->content_len) == 0)
 	{
-		stitch->stands = true;
+		stitch->is_current = true;
 		return;
 	}
 
@@ -209,13 +211,13 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 	else
 	{
 		bemi_store_count_invalid(stitch->store);
-		stitch->stands = false;
+		stitch->is_current = false;
 	}
 }
 
 /*
- * A message that says which table is tracked from here on, or no longer, and
- * what it is like.
+ * Applies a tracking message: tracking of a table begins or ends here, and
+ * this is its description.
  */
 static void
 apply_tracking(BemiStitch *stitch, const BemiEvent *event)
@@ -234,7 +236,7 @@ apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * A message under any prefix.
+ * Applies a message of any prefix.
  */
 static void
 apply_message(BemiStitch *stitch, const BemiEvent *event)
@@ -251,7 +253,7 @@ apply_message(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * What the source says today of a table, as jsonb.
+ * Asks the source for the current description of a table, as jsonb.
  */
 static Jsonb *
 ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
@@ -269,10 +271,9 @@ ask_for_description(BemiStitch *stitch, const BemiRelation *relation)
 }
 
 /*
- * Before a description is believed: whether the source has another secret than
- * the one that its messages so far were verified with.  Then some messages may
- * have been refused that were its own, and all stored descriptions become
- * stale.
+ * Called before a description is used.  If the source has a new signing key,
+ * messages of its own may have been rejected so far, and all stored
+ * descriptions become stale.
  */
 static void
 check_signing_key(BemiStitch *stitch)
@@ -285,10 +286,11 @@ check_signing_key(BemiStitch *stitch)
 }
 
 /*
- * The stream has described a table.  What it is like beside that, the source
- * has told before, in its place between the changes.  Where it has not, or
- * that does not fit or is stale, it is asked for what the table is like today,
- * which is preferred only where the source's messages cannot be believed.
+ * Applies the description of a table in the stream.  The facts that it lacks
+ * came with an earlier tracking message, so they are those of this place in
+ * the stream.  If there is no such message, or it does not fit or is stale,
+ * the source is asked for today's description as well.  That one takes
+ * precedence only if the source's messages cannot be verified.
  */
 static void
 apply_relation(BemiStitch *stitch, BemiRelation *relation)
@@ -315,8 +317,7 @@ apply_relation(BemiStitch *stitch, BemiRelation *relation)
 }
 
 /*
- * The small members of the context, for the changes after the one that holds
- * it.
+ * The small members of the context, for the changes after its holder.
  */
 static Jsonb *
 small_members(BemiStitch *stitch)
@@ -336,7 +337,7 @@ small_members(BemiStitch *stitch)
 static void
 add_context(BemiStitch *stitch, BemiChange *change)
 {
-	if (!stitch->stands)
+	if (!stitch->is_current)
 		return;
 	change->context = stitch->context;
 	change->context_serial = stitch->context_serial;
@@ -356,7 +357,7 @@ add_context(BemiStitch *stitch, BemiChange *change)
 }
 
 /*
- * Hands on one change of the relation; images may be NULL.
+ * Passes one change of the relation to the store; images may be NULL.
  */
 static void
 add_change(BemiStitch *stitch, const BemiEvent *event,
@@ -365,12 +366,18 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 {
 	BemiChange	change = {0};
 
-	/* Were the history published to itself, each change would beget another. */
+	/*
+	 * If the history were published to itself, each change would cause
+	 * another.
+	 */
 	if (strcmp(relation->schema, BEMI_SCHEMA) == 0 ||
 		strcmp(relation->schema, BEMI_INTERNAL_SCHEMA) == 0)
 		return;
 
-	/* Also of one that is not kept: ids do not depend on rules. */
+	/*
+	 * Changes that are not kept count, too, because ids must not depend on
+	 * rules.
+	 */
 	stitch->ordinal++;
 	if (before && after && !before->is_key &&
 		!bemi_rules_keep_update(relation, before->row, after->row))
@@ -415,9 +422,9 @@ end_transaction(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * Error unless the event may come at this place of the stream: transactions
- * follow one after the other, and all but non-transactional messages is within
- * one.
+ * Throws an error if the event may not come at this place of the stream.
+ * Transactions are not nested, and all events except non-transactional
+ * messages are within one.
  */
 static void
 check_event_place(const BemiStitch *stitch, const BemiEvent *event)
@@ -436,7 +443,7 @@ check_event_place(const BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
- * Takes one event.
+ * Processes one event.
  */
 void
 bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event)

@@ -1,29 +1,29 @@
 /*-------------------------------------------------------------------------
  *
- * stitch_context.c
- *		What is kept of a context.
+ * stitch_context.c The stored form of a context.
  *
- * In flows the content of a context message, which any SQL user may have
- * written; out flows the jsonb that is stored with the changes that follow it.
+ * Input: the content of a context message, which any SQL user may have
+ * written.  Output: the jsonb that is stored with the changes after it, in the
+ * current memory context.
  *
  * First the limits.  The sessions of the source have checked
- * bemi.max_context_size and bemi.max_context_keys, but a message need not have
- * come that way, and the source may be another server.  So the worker compares
- * with its own settings, on the bytes as they are in the stream's buffer: a
- * message that is too large is neither copied nor converted nor parsed.  What
- * bemi.include has added after the session's check comes on top.
+ * bemi.max_context_size and bemi.max_context_keys, but a forged message skips
+ * this check, and the source may have other settings.  So the worker checks
+ * its own settings, on the bytes in the stream's buffer: a message that is too
+ * large is neither copied nor converted nor parsed.  An allowance is made for
+ * the fields that bemi.include has added after the session's check.
  *
  * Then the copies.  All rows of a statement have its context, and applications
- * put whole request bodies there: a thousand rows of a context of 1 MB would
- * be a history of 1 GB.  So the first change that a transaction stores with a
- * large context has all of it.  Those after it have its small members, by
- * which queries and the GIN index find them as before, and the id of that
- * first change under the reserved key "_whole". bemi.full_context() follows
- * it.  Both changes have one commit time, so they are in one partition, and
+ * put complete request bodies there: a thousand rows with a context of 1 MB
+ * would be a history of 1 GB.  So only the first change in a transaction with
+ * a large context stores all of it.  Those after it store its small members,
+ * by which queries and the GIN index still find them, and the id of that first
+ * change under the reserved key "_whole". bemi.full_context() follows this
+ * key.  Both changes have one commit time, so they are in one partition, and
  * retention drops them together.
  *
- * What must never happen: a "_whole" that the worker has not made.  The
- * client's own is removed from every context, whatever its size.
+ * What must never happen: a "_whole" that the worker has not written is
+ * stored.  The client's own is removed from every context, whatever its size.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,31 +38,31 @@
 #include "stream/stream.h"
 
 /*
- * Reserved keys: of the change that has the whole context, and of
- * bemi.include.
+ * Reserved keys: the id of the change with the complete context, and the
+ * fields of bemi.include.
  */
 #define WHOLE_KEY		"_whole"
-#define SERVER_FIELDS_KEY		"_db"
+#define SERVER_FIELDS_KEY	"_db"
 
 /*
- * A context that takes more bytes as jsonb is stored once in a transaction.
- * From about there on PostgreSQL compresses a row, and moves out of it what is
- * still too large, which costs more than the context's own size
- * (bench/contexts).  Smaller ones stay as they are.
+ * A context that is larger as jsonb is stored once in a transaction.  At about
+ * this size PostgreSQL begins to compress a row and to move values out of
+ * line, which costs more than the context's own size (bench/contexts).
  */
 #define LARGE_CONTEXT	2048
 
 /*
- * What the changes after the first one keep: members whose value is so small,
- * until so much room is used.  With that, most rows stay below the same limit.
+ * The changes after the first one keep members with values of at most
+ * SMALL_VALUE bytes, until ROOM is used.  Most rows then stay below the size
+ * at which PostgreSQL compresses them.
  */
 #define SMALL_VALUE		256
 #define ROOM			768
 
-/* A member takes so much beside its key and its value, padding included. */
+/* A member takes this much in addition to its key and value, with padding. */
 #define MEMBER_OVERHEAD	(2 * sizeof(JEntry) + 3)
 
-/* The small members of a context in the making. */
+/* The small members of a context, while they are collected. */
 typedef struct SmallMembers
 {
 	JsonbParseState *state;
@@ -77,7 +77,7 @@ find_member(const Jsonb *context, const char *key, JsonbValue *value)
 }
 
 /*
- * The context of a message, palloc'd; NULL if it is none.
+ * The context of a message, palloc'd; NULL if it is not a valid one.
  */
 Jsonb *
 bemi_context_of_message(BemiStream *stream, const char *content, int len)
@@ -112,7 +112,7 @@ bemi_context_is_large(const Jsonb *context)
 }
 
 /*
- * Bytes of a value that is a part of a jsonb.
+ * Size of a value within a jsonb.
  */
 static int
 json_value_size(const JsonbValue *value)
@@ -131,7 +131,7 @@ json_value_size(const JsonbValue *value)
 }
 
 /*
- * Takes the room for a member; false if there is not enough.
+ * Reserves room for a member.  Returns false if there is not enough.
  */
 static bool
 reserve_member_room(SmallMembers *members, const JsonbValue *key, int size)
@@ -147,7 +147,7 @@ reserve_member_room(SmallMembers *members, const JsonbValue *key, int size)
 static void push_object(SmallMembers *members, JsonbContainer *object);
 
 /*
- * Pushes a member if it is small, or what is small in it.
+ * Pushes a member if it is small, otherwise the small members in it.
  */
 static void
 push_member(SmallMembers *members, JsonbValue *key, JsonbValue *value)
@@ -187,16 +187,16 @@ push_members(SmallMembers *members, JsonbContainer *object, bool scalars)
 			members->state->next == NULL &&
 			memcmp(key.val.string.val, SERVER_FIELDS_KEY,
 				   strlen(SERVER_FIELDS_KEY)) == 0)
-			continue;			/* it came first */
+			continue;			/* already pushed */
 		if ((value.type != jbvBinary) == scalars)
 			push_member(members, &key, &value);
 	}
 }
 
 /*
- * Pushes an object with what is small in it.  The scalars come first, because
- * contexts are most often looked for by those.  Each level takes room, which
- * bounds the recursion.
+ * Pushes an object with its small members.  The scalars come first, because
+ * most queries search for those.  Each level takes room, which bounds the
+ * recursion.
  */
 static void
 push_object(SmallMembers *members, JsonbContainer *object)
@@ -218,10 +218,9 @@ push_text_key(SmallMembers *members, const char *name)
 }
 
 /*
- * What stands for a large context in the changes after the one that holds all
- * of it; in the current memory context.  The facts of bemi.include have room
- * of their own, so that no client can crowd them out, and a long query none of
- * the others.
+ * The small members of a large context, for the changes after the one that has
+ * all of it; in the current memory context.  The fields of bemi.include have
+ * room of their own, because no client's keys may displace them.
  */
 Jsonb *
 bemi_context_small_members(const Jsonb *context, const pg_uuid_t *holder)

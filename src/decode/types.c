@@ -1,34 +1,34 @@
 /*-------------------------------------------------------------------------
  *
- * types.c
- *		What the types of the source's columns are made of.
+ * types.c Describes the types of the source's columns.
  *
- * In flow the OIDs that the stream gives and, for types that are not the
- * server's own, the parts that the source's catalog gives
- * (stream/descriptions.c); out flow descriptions by which row_json.c converts
+ * Input: the OIDs of types in the stream and, for types that are not built in,
+ * their parts from the source's catalog (track/describe.c,
+ * stream/descriptions.c).  Output: descriptions by which row_json.c converts
  * the texts of values.
  *
  * The rules are those of jsonb_categorize_type() in the server's jsonb.c, or,
- * from 17 on, json_categorize_type() in jsonfuncs.c: a domain is what it is
- * over, arrays and composites are taken apart, a type with a cast to json is
- * what that makes of it, most others are their text.
+ * from 17 on, json_categorize_type() in jsonfuncs.c: a domain is treated as
+ * its base type, arrays and composites are taken apart, a type with a cast to
+ * json is cast, and most others are text.
  *
- * The worker is a superuser, so it calls no function of a type but those that
- * are known to run no SQL and to look at nothing beside their arguments.  The
- * whole list: array_in() for arrays of texts and of boxes, the inputs of
- * int2vector and oidvector, the outputs of box, int2 and oid, record_in() for
- * rows of texts, and the functions of hstore in known_json_types[].  So the
- * input of a domain, whose constraint calls what its owner likes, is never
- * called, nor that of a composite with such a field.  That a cast to json is
- * written in C proves nothing: PostGIS' geometry looks up its crs by SQL, in a
- * table that somebody else may own.
+ * What must never happen: the worker, a superuser, runs a function that
+ * another user could have written or can reach.  It calls only functions of
+ * types that run no SQL and read nothing but their arguments.  The complete
+ * list: array_in() for arrays of texts and of boxes, the input functions of
+ * int2vector and oidvector, the output functions of box, int2 and oid,
+ * record_in() for rows of texts, and the functions of hstore in
+ * known_json_types[].  The input function of a domain is never called, because
+ * its constraint may call any function, nor that of a composite with such a
+ * field.  A cast to json is not safe because it is written in C: PostGIS'
+ * geometry looks up its crs by SQL, in a table that another user may own.
  *
- * Each type is described once for a relation, however often it takes part: a
- * few composites, each with two fields of the one before, would else be
- * millions.
+ * Each type is described once for a relation, however often it is used.
+ * Otherwise a few composites, each with two fields of the one before, would
+ * become millions.
  *
- * A description lives in the memory context that was current when it was made,
- * the relation's.  Needs a transaction.
+ * A description lives in the memory context that was current when it was
+ * created, the relation's.  Needs a transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,12 +51,11 @@
 #include "stream/stream.h"
 
 /*
- * Deeper than any type that somebody needs; what a broken source may say ends
- * there.
+ * Deeper than any real type; bounds the recursion if a source is broken.
  */
 #define DEEPEST_TYPE	64
 
-/* What is known of one type while a relation's types are described. */
+/* One type, while a relation's types are described. */
 typedef struct TypeEntry
 {
 	Oid			oid;			/* hash key, must be first */
@@ -77,10 +76,9 @@ typedef struct KnownFunction
 } KnownFunction;
 
 /*
- * Types whose cast to json may be called, by the functions that make json out
- * of their text.  To add one, read both functions: neither may run SQL, look
- * into catalogs, or keep anything in fn_extra that is more than one chunk of
- * memory.
+ * Types whose input function and cast to json may be called.  To add one, read
+ * both functions: neither may run SQL, read catalogs, or keep more than one
+ * chunk of memory in fn_extra.
  */
 typedef struct KnownJsonType
 {
@@ -109,8 +107,7 @@ type_entry_for(BemiTypes *types, Oid oid)
 }
 
 /*
- * Begins to describe types, of which these are the parts; lives in the current
- * memory context.
+ * Creates a table of types from their parts, in the current memory context.
  */
 BemiTypes *
 bemi_types_create(const List *parts)
@@ -135,7 +132,7 @@ bemi_types_create(const List *parts)
 }
 
 /*
- * Whether something is known of a type.
+ * Whether a type is built in or among the parts.
  */
 bool
 bemi_types_know(BemiTypes *types, Oid oid)
@@ -145,8 +142,8 @@ bemi_types_know(BemiTypes *types, Oid oid)
 }
 
 /*
- * Whether a type is one of the server's own, which is the same everywhere.
- * Rows of system catalogs are not: they differ between versions.
+ * Whether a type is built in, and so the same on every server.  Row types of
+ * system catalogs do not count, because they differ between versions.
  */
 bool
 bemi_type_is_known(Oid type)
@@ -169,7 +166,7 @@ make_type(Oid oid, BemiTypeKind kind)
 }
 
 /*
- * An array, which "input" reads as one of the type "parsed_as".
+ * Describes an array, which "input" parses as an array of "parsed_as".
  */
 static BemiType *
 make_array(Oid oid, const BemiType *element, Oid input, Oid parsed_as)
@@ -189,9 +186,8 @@ make_array(Oid oid, const BemiType *element, Oid input, Oid parsed_as)
 }
 
 /*
- * One of the server's own array types.  Those with another way to write them
- * (int2vector), or another delimiter than the comma (box[]), are read as what
- * they are.
+ * Describes a built-in array type.  It is parsed as an array of texts, except
+ * if its notation (int2vector) or its delimiter (box[]) is different.
  */
 static BemiType *
 describe_known_array(BemiTypes *types, Oid oid, Oid element_oid)
@@ -214,7 +210,7 @@ describe_known_array(BemiTypes *types, Oid oid, Oid element_oid)
 }
 
 /*
- * One of the server's own types.
+ * Describes a built-in type.
  */
 static BemiType *
 describe_known(BemiTypes *types, Oid oid)
@@ -240,7 +236,7 @@ describe_known(BemiTypes *types, Oid oid)
 			return make_type(oid, BEMI_TYPE_JSON);
 	}
 
-	/* A newer server may have some that this one has not: texts, then. */
+	/* A newer server may have types that this one lacks; they become text. */
 	element = get_element_type(oid);
 	if (OidIsValid(element))
 		return describe_known_array(types, oid, element);
@@ -248,9 +244,9 @@ describe_known(BemiTypes *types, Oid oid)
 }
 
 /*
- * An array of a type that is not the server's own.  Its elements are read as
- * texts if commas separate them, or as boxes if they are that, or a domain
- * over it.
+ * Describes an array of a type that is not built in.  It is parsed as an array
+ * of texts if commas separate its elements, or as boxes if the element is a
+ * box or a domain over it.
  */
 static BemiType *
 describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
@@ -265,7 +261,7 @@ describe_array(BemiTypes *types, Oid oid, const BemiTypePart *part, int depth)
 }
 
 /*
- * A composite: read as a row of texts, one for each field.
+ * Describes a composite type, which is parsed as a row of texts.
  */
 static BemiType *
 describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
@@ -302,7 +298,7 @@ describe_composite(BemiTypes *types, TypeEntry *entry, int depth)
 }
 
 /*
- * Whether a function is in C and this one.
+ * Whether this is the known function, and written in C.
  */
 static bool
 is_known_function(Oid oid, const KnownFunction *known)
@@ -347,8 +343,7 @@ json_cast_of(Oid type)
 }
 
 /*
- * Whether a type is still what it was when it was described, and its cast to
- * json one that may be called.
+ * Whether the input function and the cast to json may be called.
  */
 static bool
 is_known_json_type(Oid input, Oid cast)
@@ -361,7 +356,8 @@ is_known_json_type(Oid input, Oid cast)
 }
 
 /*
- * A type with a cast to json.
+ * Describes a type with a cast to json.  It becomes text if the type or its
+ * cast is not the one that was described, or may not be called.
  */
 static BemiType *
 describe_json_cast(Oid oid, Oid cast)
@@ -385,7 +381,7 @@ describe_json_cast(Oid oid, Oid cast)
 }
 
 /*
- * A type that is made of parts.
+ * Describes a type from its parts.
  */
 static const BemiType *
 describe_parts(BemiTypes *types, TypeEntry *entry, int depth)
@@ -432,7 +428,7 @@ describe_type(BemiTypes *types, Oid oid, int depth)
 }
 
 /*
- * Describes a type.  What its parts leave out is taken for a text.
+ * Describes a type.  A type without parts is text.
  */
 const BemiType *
 bemi_type_of(BemiTypes *types, Oid oid)
@@ -441,19 +437,19 @@ bemi_type_of(BemiTypes *types, Oid oid)
 }
 
 /*
- * The parts without what is only to be believed of this very database: casts,
- * which are functions to be called.
+ * The parts of a source elsewhere, without casts: they name functions to call,
+ * which are valid only in this database.
  */
 List *
 bemi_type_parts_elsewhere(const List *parts)
 {
-	List	   *believed = NIL;
+	List	   *accepted = NIL;
 	ListCell   *cell;
 
 	foreach(cell, parts)
 	{
 		if (((BemiTypePart *) lfirst(cell))->kind != 'j')
-			believed = lappend(believed, lfirst(cell));
+			accepted = lappend(believed, lfirst(cell));
 	}
-	return believed;
+	return accepted;
 }
