@@ -449,7 +449,7 @@ bemi_type_parts_elsewhere(const List *parts)
 	foreach(cell, parts)
 	{
 		if (((BemiTypePart *) lfirst(cell))->kind != 'j')
-			accepted = lappend(believed, lfirst(cell));
+			accepted = lappend(accepted, lfirst(cell));
 	}
 	return accepted;
 }

@@ -1,17 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * answer.c
- *		Takes values out of what a source answers.
+ * answer.c Reads values from a source's answers.
  *
- * A query of ours has the columns that it asks for, and one without FROM has a
- * row.  But not everything that speaks the protocol is PostgreSQL: a pooler
- * may answer by itself, and a broken or hostile source may answer anything.
- * libpq returns a null pointer for a value that is not there, which would
- * crash the history's server.  So every value of an answer is taken by one of
- * these functions.  An answer that lacks it is an error.
+ * A broken or hostile source, or a pooler, may answer a query with too few
+ * rows or columns. libpq returns a null pointer for a missing value, and
+ * reading that would crash the history's server.  So every value is read by
+ * one of these functions, which throw an error if it is missing.
  *
- * An answer that is short stays allocated then, until the process ends with
- * that error.
+ * An incomplete answer is not freed: the error ends the process.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,7 +20,7 @@
 #include "stream/stream_internal.h"
 
 /*
- * Whether a value of an answer is NULL.  Error if the answer does not have it.
+ * Whether a value of an answer is NULL.  Throws an error if it is missing.
  */
 bool
 bemi_answer_is_null(const PGresult *answer, int row, int column)
@@ -40,7 +36,7 @@ bemi_answer_is_null(const PGresult *answer, int row, int column)
 }
 
 /*
- * A value that must not be NULL, as the source has sent it.  It lives as long
+ * A value that must not be NULL, in the source's encoding.  It lives as long
  * as the answer.
  */
 char *
@@ -75,7 +71,7 @@ bemi_answer_lsn(const PGresult *answer, int row, int column)
 }
 
 /*
- * A position that may be NULL, which becomes InvalidXLogRecPtr.
+ * A position; NULL becomes InvalidXLogRecPtr.
  */
 XLogRecPtr
 bemi_answer_lsn_or_invalid(const PGresult *answer, int row, int column)
@@ -85,7 +81,7 @@ bemi_answer_lsn_or_invalid(const PGresult *answer, int row, int column)
 }
 
 /*
- * A time that a query has as microseconds since 1970.
+ * A time that a query returns as microseconds since 1970.
  */
 TimestampTz
 bemi_answer_time(const PGresult *answer, int row, int column)
@@ -95,7 +91,7 @@ bemi_answer_time(const PGresult *answer, int row, int column)
 }
 
 /*
- * A time that may be NULL, which becomes 0.
+ * A time; NULL becomes 0.
  */
 TimestampTz
 bemi_answer_time_or_zero(const PGresult *answer, int row, int column)

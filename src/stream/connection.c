@@ -3,15 +3,18 @@
  * connection.c
  *		The connections to a source, and the commands that run over them.
  *
- * In flows a connection string, or none for the worker's own server and
- * database; out flow libpq connections whose sessions print values in the form
+ * Input: a connection string, or none for the worker's own server and
+ * database.  Output: libpq connections whose sessions print values in the form
  * that decode/row_json.c expects (extension/settings.c), and the results of
  * commands.
  *
- * Each wait is on the process latch and the socket together, and serves
- * interrupts; only what libpq itself cannot do otherwise, looking up a host's
- * name or sending to a full socket, may block.  A stream belongs to the
- * worker's process: an error ends the process, and with it the connections.
+ * Each wait is on the process latch and the socket together, and processes
+ * interrupts.  Only libpq itself may block, while it looks up a host's name or
+ * sends to a full socket.  A stream belongs to the worker's process: an error
+ * ends the process, and with it the connections.
+ *
+ * What must never happen: a command waits for the source without a time limit,
+ * except where it must wait for other transactions.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,49 +37,48 @@
 
 #define CONNECT_TIMEOUT_MS	30000
 
-/* So long it is remembered that a stream was left alone. */
+/* An absence of the worker is mentioned in errors for this long. */
 #define RECENTLY_MS			60000
 
-/* What bemi_stream_failed_at() returns. */
+/* See bemi_stream_failed_at(). */
 static XLogRecPtr failed_at = InvalidXLogRecPtr;
 
 /*
- * Time-outs of the connection that asks for catalogs.  No query there needs a
- * lock that others hold for long, or takes long; one that does must not keep
- * changes from being stored, so the worker fails and tries again.
+ * Timeouts of the catalog connection.  Its queries are short and need no lock
+ * that is usually held for long.  If one takes longer, changes must not wait
+ * for it, so the worker fails and tries again.
  */
 #define CATALOG_LOCK_TIMEOUT		"5s"
 #define CATALOG_STATEMENT_TIMEOUT	"30s"
 
 /*
- * The source closes that connection itself if the worker does not come to it,
- * because it waits for a lock.  Well above CATALOG_UNUSED_MS of
- * source_queries.c.
+ * The source closes this connection if the worker cannot do it because it
+ * waits for a lock.  Well above CATALOG_UNUSED_MS of source_queries.c.
  */
 #define CATALOG_IDLE_TIMEOUT		"5s"
 
 /*
- * Called whenever the stream is read from or written to, to notice that this
- * has not happened for so long that the source may rightly have given us up.
+ * Called whenever the worker reads from the stream or writes to it.  Records
+ * an absence that was so long that the source may have closed the connection.
  */
 void
-bemi_stream_tend(BemiStream *stream)
+bemi_stream_record_activity(BemiStream *stream)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (stream->patience_ms > 0 && stream->tended_at != 0 &&
-		TimestampDifferenceExceeds(stream->tended_at, now,
-								   stream->patience_ms / 2))
+	if (stream->source_timeout_ms > 0 && stream->active_at != 0 &&
+		TimestampDifferenceExceeds(stream->active_at, now,
+								   stream->source_timeout_ms / 2))
 	{
 		stream->absent_until = now;
 		stream->absent_ms =
-			TimestampDifferenceMilliseconds(stream->tended_at, now);
+			TimestampDifferenceMilliseconds(stream->active_at, now);
 	}
-	stream->tended_at = now;
+	stream->active_at = now;
 }
 
 /*
- * The detail and hint of an error that may be due to such an absence.
+ * The errdetail and errhint of an error that an absence may have caused.
  */
 static int
 absence_detail(const BemiStream *stream)
@@ -85,13 +87,13 @@ absence_detail(const BemiStream *stream)
 		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(),
 								   RECENTLY_MS))
 		return 0;
-	errdetail("Before, the worker had not answered for %d ms, because it was busy or waited for a lock.",
+	errdetail("The worker had not answered for %d ms before, because it was busy or waited for a lock.",
 			  stream->absent_ms);
-	return errhint("Raise \"wal_sender_timeout\" at the source, or find out what keeps the worker: SELECT warning FROM bemi.status;");
+	return errhint("Raise \"wal_sender_timeout\" at the source, or see why the worker waits: SELECT warning FROM bemi.status;");
 }
 
 /*
- * Reports what libpq says of a connection.
+ * Throws libpq's error message for a connection.
  */
 void
 bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
@@ -108,17 +110,16 @@ bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 }
 
 /*
- * Classes of SQLSTATE (their first two characters) of errors that come again
+ * Classes of SQLSTATE (their first two characters) of errors that repeat
  * whenever the same row is decoded: data exception, external routine
  * exception, syntax error or access rule violation, program limit exceeded,
- * PL/pgSQL error and internal error.  What lacks memory, disk, a lock or a
- * connection, what an administrator has ended, and what cannot be read from
- * disk is not among them.
+ * PL/pgSQL error and internal error.  Lack of memory, disk, locks or
+ * connections, actions of an administrator, and I/O errors are not among them.
  */
 static const char *const repeatable_classes[] = {"22", "38", "39", "42",
 "54", "P0", "XX"};
 
-/* Those of them that only the values of a row cause. */
+/* Those that only the values of a row cause. */
 static const char *const row_classes[] = {"22", "54"};
 
 static bool
@@ -132,10 +133,10 @@ sqlstate_is_in_class(const char *sqlstate, const char *const *classes,
 }
 
 /*
- * Whether the source will never get over this: the stream has come to where
- * the publication did not exist, or to rows whose files were moved to another
- * tablespace since (that message is not translated).  A row may lack other
- * objects, so the publication must be named.
+ * Whether the source can never decode this position: the publication did not
+ * exist there, or the rows' files were moved to another tablespace later (that
+ * message is not translated).  The text must name the publication, because
+ * other missing objects have the same SQLSTATE.
  */
 static bool
 error_is_unreadable(const char *sqlstate, const char *message)
@@ -146,9 +147,9 @@ error_is_unreadable(const char *sqlstate, const char *message)
 }
 
 /*
- * SQLSTATE for what the source says in the middle of the stream.  Its own
- * tells whether to try again is of use; one that refuses rights can be mended,
- * too.
+ * SQLSTATE for an error of the source in the middle of the stream.  The
+ * source's own SQLSTATE decides whether trying again is of use.  Missing
+ * rights can be granted, so they do not count as repeatable.
  */
 static int
 errcode_of_stream(const PGresult *result, const char *message)
@@ -168,8 +169,8 @@ errcode_of_stream(const PGresult *result, const char *message)
 }
 
 /*
- * Position of the row that the walsender was at, which the error's context has
- * as its last word, whatever its language; InvalidXLogRecPtr if there is none.
+ * Position of the row that the walsender was decoding.  It is the last word of
+ * the error's context in every language; InvalidXLogRecPtr if there is none.
  */
 static XLogRecPtr
 failed_row_position(const PGresult *result)
@@ -188,8 +189,8 @@ failed_row_position(const PGresult *result)
 }
 
 /*
- * The row at which the source was when it reported its last error;
- * InvalidXLogRecPtr if it did not name one.
+ * Position of the row that the source was decoding when it reported its last
+ * error; InvalidXLogRecPtr if it named none.
  */
 XLogRecPtr
 bemi_stream_failed_at(void)
@@ -198,19 +199,19 @@ bemi_stream_failed_at(void)
 }
 
 /*
- * What helps against an error that comes again.
+ * Hint for an error that repeats.
  */
 static const char *
 stream_hint(int code)
 {
 	if (code != BEMI_ERRCODE_REPEATABLE && code != BEMI_ERRCODE_ROW_AT_FAULT)
 		return NULL;
-	return "If this transaction fails a few times, it is skipped and a gap is written into bemi.gaps.";
+	return "After a few more failures, the worker skips this transaction and records a gap in bemi.gaps.";
 }
 
 /*
- * Reports what the source says of a command, and frees the result.  What there
- * is no use in trying again is told apart by its SQLSTATE.
+ * Throws the source's error message for a command, and frees the result.  The
+ * SQLSTATE shows whether trying again is of use.
  */
 void
 bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
@@ -242,7 +243,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 
 /*
  * Sleeps until the connection's socket is ready, the latch is set or the time
- * is over.  Returns true in the first case.
+ * is over.  Returns true if the socket is ready.
  */
 bool
 bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
@@ -264,8 +265,8 @@ bemi_stream_wait_for_socket(PGconn *conn, int socket_event, long timeout_ms)
 }
 
 /*
- * Directories as libpq takes them, to try one after the other: the server
- * starts if it can make a socket in any of them.
+ * Joins directories for libpq, which tries one after the other.  The server
+ * may have a socket in only some of them.
  */
 static char *
 join_directories(List *directories)
@@ -283,7 +284,7 @@ join_directories(List *directories)
 }
 
 /*
- * The options that a connection string has, or NULL.
+ * The options in a connection string, or NULL.
  */
 static char *
 connection_options(const char *conninfo)
@@ -299,7 +300,7 @@ connection_options(const char *conninfo)
 }
 
 /*
- * The directories of this server's Unix sockets, as libpq takes them.
+ * The directories of this server's Unix sockets, for libpq.
  */
 static char *
 own_socket_directories(const char *database)
@@ -311,17 +312,17 @@ own_socket_directories(const char *database)
 		directories == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this server has no Unix socket for the worker to connect to"),
+				 errmsg("this server has no Unix socket that the worker can connect to"),
 				 errhint("Put this line into postgresql.conf and restart the server: unix_socket_directories = '%s'. Or give a connection string: CALL bemi.stop('...'); CALL bemi.start('...', conninfo => 'host=localhost port=%d dbname=%s');",
 						 DEFAULT_PGSOCKET_DIR, PostPortNumber, database)));
 	return join_directories(directories);
 }
 
 /*
- * The startup options of a session: the pinned settings, and for a walsender
- * of this server two more.  A worker that waits for a lock does not answer,
- * which here is no reason to give it up: if it dies, its socket is closed.
- * And which command the walsender runs need not be logged with each line.
+ * The startup options of a session: the pinned settings, and two more for a
+ * walsender of this server.  It needs no wal_sender_timeout, because the
+ * socket is closed when the worker dies, and a worker that waits for a lock
+ * does not answer.  And its command need not be logged with each message.
  */
 static char *
 session_options(const BemiStream *stream, bool replication)
@@ -339,9 +340,9 @@ session_options(const BemiStream *stream, bool replication)
 }
 
 /*
- * The parameters of a connection.  For the own server: the socket that it
- * listens on, as its bootstrap superuser, whom peer authentication lets in
- * because the server runs under that very account.
+ * Begins a connection.  To its own server the worker connects by Unix socket
+ * as the bootstrap superuser.  Peer authentication usually lets it in, because
+ * the server runs under the account of that name.
  */
 static PGconn *
 begin_connection(BemiStream *stream, bool replication)
@@ -353,11 +354,11 @@ begin_connection(BemiStream *stream, bool replication)
 
 	if (stream->conninfo != NULL)
 	{
-		/* Before the connection string, which may say otherwise. */
+		/* Before the connection string, which may override them. */
 		keys[n] = "keepalives_idle", values[n++] = "30";
 		keys[n] = "keepalives_interval", values[n++] = "10";
 		keys[n] = "keepalives_count", values[n++] = "3";
-		/* So that the next of several hosts comes into play. */
+		/* Otherwise libpq would not try the next of several hosts. */
 		keys[n] = "tcp_user_timeout", values[n++] = "10000";
 		keys[n] = "dbname", values[n++] = stream->conninfo;
 	}
@@ -374,7 +375,7 @@ begin_connection(BemiStream *stream, bool replication)
 	keys[n] =
 		stream->conninfo ? "fallback_application_name" : "application_name";
 	values[n++] = stream->name;
-	/* A source elsewhere sends its texts as they are, see encoding.c. */
+	/* A remote source sends its texts unconverted, see encoding.c. */
 	keys[n] = "client_encoding";
 	values[n++] = stream->conninfo ? "SQL_ASCII" : GetDatabaseEncodingName();
 	keys[n] = "options", values[n++] = session_options(stream, replication);
@@ -382,14 +383,14 @@ begin_connection(BemiStream *stream, bool replication)
 	Assert(n < lengthof(keys));
 
 	conn = PQconnectStartParams(keys, values, stream->conninfo != NULL);
-	/* For bemi_cut_sqlstate(), until the connection is made. */
+	/* For bemi_cut_sqlstate(), until the connection is established. */
 	(void) PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
 	return conn;
 }
 
 /*
- * Waits for a connection that has been begun, until it is made or has failed,
- * as PQconnectPoll's documentation says.
+ * Waits until a connection is established or has failed, as the documentation
+ * of PQconnectPoll describes.
  */
 static void
 complete_connection(BemiStream *stream, PGconn *conn)
@@ -410,7 +411,7 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		int			event = status == PGRES_POLLING_READING ?
 			WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 
-		/* libpq would block if it were asked before the socket is ready. */
+		/* libpq would block if it were called before the socket is ready. */
 		if (bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)))
 			status = PQconnectPoll(conn);
 		else if (GetCurrentTimestamp() > give_up)
@@ -424,7 +425,8 @@ complete_connection(BemiStream *stream, PGconn *conn)
 }
 
 /*
- * No command but those around slots takes long, unless something hangs.
+ * Throws an error if the source does not answer.  Only commands that create or
+ * drop slots may take long; for those this is not called.
  */
 static void
 check_query_timeout(TimestampTz begun_at)
@@ -438,8 +440,7 @@ check_query_timeout(TimestampTz begun_at)
 }
 
 /*
- * Waits for the result of a command that was sent, good or bad, which the
- * caller clears.
+ * Waits for the result of a command, success or error.  The caller clears it.
  */
 PGresult *
 bemi_stream_await_result(BemiStream *stream, PGconn *conn)
@@ -456,7 +457,7 @@ bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 			(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
 			if (stream->on_wait)
 				stream->on_wait(stream);
-			if (!stream->patient)
+			if (!stream->has_no_timeout)
 				check_query_timeout(begun_at);
 			if (!PQconsumeInput(conn))
 				bemi_stream_report_failure(stream, conn,
@@ -474,8 +475,8 @@ bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 }
 
 /*
- * Runs a command and waits for its result, good or bad, which the caller
- * clears.
+ * Runs a command and returns its result, success or error.  The caller clears
+ * it.
  */
 PGresult *
 bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
@@ -488,7 +489,8 @@ bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
 }
 
 /*
- * Runs a command that must have this kind of result, which the caller clears.
+ * Runs a command.  Throws an error unless the result is of this kind.  The
+ * caller clears it.
  */
 PGresult *
 bemi_stream_run_command(BemiStream *stream, PGconn *conn, const char *command,
@@ -502,7 +504,7 @@ bemi_stream_run_command(BemiStream *stream, PGconn *conn, const char *command,
 }
 
 /*
- * A notice of the source would go to the server's standard error as it is.
+ * Ignores a notice of the source, which libpq would write to stderr.
  */
 static void
 ignore_notice(void *arg, const PGresult *result)
@@ -510,7 +512,7 @@ ignore_notice(void *arg, const PGresult *result)
 }
 
 /*
- * Sets by commands what the options have not set.
+ * Sets by commands the settings that the options could not set.
  */
 static void
 complete_settings(BemiStream *stream, PGconn *conn)
@@ -527,7 +529,7 @@ complete_settings(BemiStream *stream, PGconn *conn)
 
 /*
  * Opens one of the stream's two connections, with the settings that they
- * share.  The stream has it also if that fails, and closes it.
+ * share.  The stream owns the connection even if that fails, and closes it.
  */
 void
 bemi_stream_open_connection(BemiStream *stream, bool replication)
@@ -565,10 +567,10 @@ bemi_stream_open_connection(BemiStream *stream, bool replication)
 }
 
 /*
- * Has the walsender decline to be a synchronous standby, see worker/standby.c.
- * Under a name of the connection string's it is meant to be one.  A source
- * without the library takes the setting for somebody else's, an older one
- * refuses it.
+ * Lets the walsender decline to be a synchronous standby, see
+ * worker/standby.c.  If the connection string has an application_name, the
+ * user may want it to be one.  A source without the library accepts the
+ * setting as an unknown one, or refuses it.
  */
 static void
 decline_election(BemiStream *stream)
@@ -586,12 +588,11 @@ decline_election(BemiStream *stream)
 }
 
 /*
- * Connects to a source; conninfo NULL means this server and this database.
- * on_wait, if not NULL, is called again and again while something is waited
- * for, until bemi_stream_on_wait() says otherwise.
- * The result lives in the current memory context, its connections until
- * bemi_stream_close() or the end of the process.  Not to be called within a
- * transaction, since it may take long.
+ * Connects to a source; conninfo NULL: this server and this database. on_wait,
+ * if not NULL, is called repeatedly during each wait, until
+ * bemi_stream_on_wait() replaces it.  The result lives in the current memory
+ * context, its connections until bemi_stream_close() or the end of the
+ * process.  Must not be called within a transaction, because it may take long.
  */
 BemiStream *
 bemi_stream_connect(const char *conninfo, const char *source, const char *name,
@@ -626,8 +627,8 @@ bemi_stream_connect(const char *conninfo, const char *source, const char *name,
 }
 
 /*
- * Has a function called whenever a command keeps us waiting, which some do for
- * as long as others' transactions last.
+ * Sets the function that is called while a command waits.  Some commands wait
+ * for other transactions.
  */
 void
 bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
@@ -636,7 +637,7 @@ bemi_stream_on_wait(BemiStream *stream, void (*on_wait) (BemiStream *))
 }
 
 /*
- * Asks the source to cancel the command that is running.
+ * Asks the source to cancel the running command.
  */
 void
 bemi_stream_cancel(BemiStream *stream)
@@ -653,8 +654,8 @@ bemi_stream_cancel(BemiStream *stream)
 }
 
 /*
- * Whether the source is this very database, as far as that is known without
- * doubt.
+ * Whether the source is certainly this database.  A connection string may also
+ * lead here, but that is not known.
  */
 bool
 bemi_stream_is_here(const BemiStream *stream)
@@ -663,7 +664,7 @@ bemi_stream_is_here(const BemiStream *stream)
 }
 
 /*
- * Process that serves the stream, at the source.
+ * PID of the walsender at the source.
  */
 int
 bemi_stream_walsender(const BemiStream *stream)

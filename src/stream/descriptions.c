@@ -1,36 +1,35 @@
 /*-------------------------------------------------------------------------
  *
- * descriptions.c
- *		What a table of the source is like, beside what the stream says of it.
+ * descriptions.c Asks a source for the descriptions of its tables.
  *
- * The stream gives names and type OIDs of a table's columns, but neither its
- * primary key (with REPLICA IDENTITY FULL it flags every column) nor what
- * types are made of.  One query to the catalog tells these, as a JSON object:
+ * The stream has the names and type OIDs of a table's columns.  It lacks the
+ * primary key (with REPLICA IDENTITY FULL it flags every column) and the parts
+ * of types.  One query to the catalog returns these as a JSON object:
  *
  *	{"key": ["id"], "columns": ["id", "name"], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
  *
- * with the names of the key's columns in key order; of all columns; whether it
- * is a partitioned table, some of whose partitions have another replica
- * identity than FULL (the stream says that of the root); and the parts of all
- * types that are not the server's own and take part in a column, see
+ * "key" has the columns of the primary key, in key order.  "columns" has all
+ * columns.  "partly" is true for a partitioned table if some partition has
+ * another replica identity than FULL (the stream has only that of the root).
+ * "types" has the parts of all types in a column that are not built in, see
  * BemiTypePart.
  *
  * A source with the extension describes a table itself (track/describe.c),
- * together with the rules for its columns, when the table is tracked or
- * altered, and sends that through the stream: so it is of the time of the
- * changes that come next.  Both descriptions must be the same.  Other sources
- * are asked by the worker when the stream describes the table, which is too
- * late for what was written before the table was altered.
+ * with the rules for its columns, when the table is tracked or altered.  It
+ * sends this description through the stream, so it fits the changes that come
+ * next.  Both descriptions must have the same members.  The worker asks other
+ * sources when the stream describes the table.  That answer may be newer than
+ * the changes that come next.
  *
- * Casts to json are told only of base types, and only by functions in C: both
- * are a superuser's to make.  Which of them may be called, decode/types.c
- * knows.
+ * Casts to json are listed only for base types and functions in C, because
+ * only a superuser can create these. decode/types.c decides which of them may
+ * be called.
  *
- * The query reads catalogs only and locks no table, because a lock would let
- * everybody who can lock a table stop the worker. pg_partition_tree() locks
- * every partition, so the query reads pg_inherits. pg_partition_root() takes
- * no lock.
+ * What must never happen: the query locks a table, because everybody who can
+ * lock it could then stop the worker.  It reads only catalogs.
+ * pg_partition_tree() would lock every partition, so the query reads
+ * pg_inherits.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,8 +42,8 @@
 #include "stream/stream_internal.h"
 
 /*
- * The query.  Each "%s" stands for the table's OID, "%u" for the first OID of
- * a type that is not the server's own.
+ * The query.  Each "%s" is the table's OID, "%u" is the first OID of a type
+ * that is not built in.
  */
 static const char *const description_query =
 "WITH RECURSIVE t(oid) AS ("
@@ -91,10 +90,9 @@ description_query_of(const char *relation)
 }
 
 /*
- * What a table is like today, with the rules for its columns if the source has
- * the extension; JSON text, palloc'd; NULL if the source has none.  The
- * replication connection is busy streaming, so this goes over a connection of
- * its own.
+ * Today's description of a table, with the rules for its columns if the source
+ * has the extension; JSON text, palloc'd; NULL if the table is gone.  It uses
+ * the catalog connection, because the replication connection is streaming.
  */
 char *
 bemi_stream_describe(BemiStream *stream, Oid relation)
@@ -112,9 +110,9 @@ bemi_stream_describe(BemiStream *stream, Oid relation)
 }
 
 /*
- * What the tables of the publication were like when the snapshot was exported,
- * as a JSON array of objects with OID and description; palloc'd.  Empty where
- * the source does not tell it through the stream either.
+ * The descriptions of the publication's tables at the time of the snapshot, as
+ * a JSON array of objects with OID and description; palloc'd.  Empty if the
+ * source sends no tracking messages that can be verified.
  */
 char *
 bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
@@ -126,8 +124,8 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 		return pstrdup("[]");
 
 	/*
-	 * The function knows partitions and FOR ALL TABLES, but only the tables
-	 * of today.
+	 * The function includes partitions and FOR ALL TABLES, but it returns
+	 * only today's tables. pg_publication_rel has those of the snapshot.
 	 */
 	result =
 		bemi_stream_query_at(stream, snapshot,
@@ -146,8 +144,8 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 }
 
 /*
- * Which of these tables are gone at the source, and the end of its WAL at that
- * time; in the current memory context.
+ * Which of these tables have been dropped at the source, and the end of its
+ * WAL at that time; in the current memory context.
  */
 List *
 bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)

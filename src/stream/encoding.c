@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
- * encoding.c
- *		Texts of the source, in its encoding, to the encoding of this database.
+ * encoding.c Converts texts of the source to the encoding of this database.
  *
- * A source elsewhere may have another encoding, with characters that this
- * database's lacks.  Were the source asked to convert, it would refuse the
- * whole stream at the first of them.  So it sends its texts as they are, and
- * they are converted here, where nothing in them can make that fail: what
- * cannot be said in this encoding is replaced, character by character, by its
- * code point ("[U+20AC]"), and bytes that are no character by their value
- * ("[0xE9]").  The brackets and what is in them are no syntax of JSON strings,
- * arrays or rows, so these stay well-formed.
+ * A remote source may have another encoding, with characters that this
+ * database's encoding lacks.  If the source had to convert its texts, the
+ * first such character would end the stream.  So it sends its texts
+ * unconverted, and they are converted here.  A character that this encoding
+ * lacks is replaced by its code point ("[U+20AC]"), and a byte that belongs to
+ * no character by its value ("[0xE9]").  The brackets and their content are no
+ * syntax within JSON strings, arrays or rows, so these stay well-formed.
  *
- * Every encoding of a server has ASCII as it is, and most texts are nothing
- * else.  Texts of the worker's own database are valid already, as is what it
- * sends.
+ * Every encoding of a server contains ASCII unchanged, and most texts are only
+ * that.  Texts of the worker's own database are valid already.
+ *
+ * What must never happen: a text of the source makes the conversion fail, or
+ * an invalid text gets into this database.
  *
  * Results are palloc'd in the current memory context.
  *
@@ -31,13 +31,13 @@
 /* Large texts are converted piece by piece. */
 #define PIECE	(256 * 1024)
 
-/* A text that grows beyond this comes near the limit of an allocation. */
+/* A longer result would come near the limit of an allocation. */
 #define LONGEST_RESULT	(MaxAllocSize - MAX_CONVERSION_GROWTH * PIECE - 64)
 
 /*
- * Looks up the server's conversion between two encodings, whose function stays
- * invalid if there is none.  As the server does, by the search path, which the
- * worker has pinned.
+ * Looks up the default conversion between two encodings.  Its function is
+ * invalid if there is none.  Like the server's own look-up it uses the search
+ * path, which the worker has pinned.
  */
 static void
 find_encoding_conversion(FmgrInfo *conversion, int from, int to)
@@ -50,8 +50,8 @@ find_encoding_conversion(FmgrInfo *conversion, int from, int to)
 }
 
 /*
- * Notes what encoding the source's texts are in, and how they are converted;
- * within a transaction, and in memory that lives as long as the stream.
+ * Records the encoding of the source's texts and looks up the conversions.
+ * Needs a transaction, and a memory context that lives as long as the stream.
  */
 void
 bemi_stream_learn_encoding(BemiStream *stream)
@@ -78,8 +78,8 @@ text_is_ascii(const char *text, int len)
 }
 
 /*
- * Appends what stands for the first character of a text that has no
- * equivalent.  Returns how many bytes of the text that were.
+ * Appends a replacement for the first character of a text.  Returns the length
+ * of that character in bytes.
  */
 static int
 append_replacement(StringInfo result, int encoding, const char *text, int len)
@@ -98,8 +98,8 @@ append_replacement(StringInfo result, int encoding, const char *text, int len)
 }
 
 /*
- * Appends the beginning of a text that can be converted, and returns its
- * length.  Without a conversion, that is what is valid in the encoding it has.
+ * Appends the longest beginning of a text that can be converted, and returns
+ * its length.  Without a conversion, it is the longest valid beginning.
  */
 static int
 append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
@@ -124,8 +124,8 @@ append_convertible(StringInfo result, FmgrInfo *conversion, int from, int to,
 }
 
 /*
- * Converts a text, or only sees to it that it is valid.  *len is its length,
- * and becomes that of the result.
+ * Converts a text; without a conversion, only makes it valid.  *len is its
+ * length, and is set to that of the result.
  */
 static char *
 convert_encoding(FmgrInfo *conversion, int from, int to, const char *text,
@@ -163,9 +163,9 @@ convert_encoding(FmgrInfo *conversion, int from, int to, const char *text,
 }
 
 /*
- * A text of the source in this database's encoding, ended by a zero byte: the
- * text itself if that is so already.  *len, its length, is changed with it.
- * Zero bytes in the middle of a text are not allowed.
+ * Returns a text of the source in this database's encoding, ended by a zero
+ * byte.  This is the text itself if it needs no conversion.  *len is set to
+ * its length.  The text must have no zero bytes in the middle.
  */
 char *
 bemi_stream_text(BemiStream *stream, char *text, int *len)
@@ -177,8 +177,8 @@ bemi_stream_text(BemiStream *stream, char *text, int *len)
 		return text;
 
 	/*
-	 * What is said before the encoding is known can only be looked at as it
-	 * is.
+	 * The encoding is not yet known while a connection is established.  Texts
+	 * are then only made valid.
 	 */
 	if (!stream->encoding_known || stream->encoding == here ||
 		(stream->encoding != PG_UTF8 && !OidIsValid(stream->to_utf8.fn_oid)))

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
- * hint.c
- *		What to type when a source refuses a connection or a command.
+ * hint.c Hints: the line to type when a source refuses a connection or a
+ *		command.
  *
- * In flows what the source has answered, out flows a hint, or NULL.  The text
- * of a server's message is in the language of the server's lc_messages, so a
- * hint goes by the text only where it tells more than the SQLSTATE does.
+ * Input: the source's error message and its SQLSTATE.  Output: a hint, or
+ * NULL.  The language of the message is that of the source's lc_messages, so
+ * the text is compared only where the SQLSTATE is not specific enough.
  *
  * libpq shows the SQLSTATE of a refused connection only as a part of its text,
  * and only if the connection is verbose.  So connections are verbose until
- * they are made, and bemi_cut_sqlstate() takes the additions out of the text
- * again.
+ * they are established, and bemi_cut_sqlstate() removes the additions from the
+ * text.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,13 +28,13 @@
 #define SQLSTATE_LEN	5
 
 /*
- * What the source says when it turns a connection down, and the statement that
- * mends it.
+ * Messages of a source that refuses a connection, and the statements that
+ * repair it.
  */
 static const struct
 {
 	const char *message;
-	const char *hint;			/* %s: what the message has quoted last */
+	const char *hint;			/* %s: the last quoted name of the message */
 }			refusals[] =
 
 {{"is not permitted to log in",
@@ -49,8 +49,7 @@ static const struct
 "A DROP DATABASE was interrupted. Run it again: DROP DATABASE %s;"}};
 
 /*
- * The name that a message quotes last, up to its first line's end; as an
- * identifier.
+ * The last name that the first line of a message quotes, as an identifier.
  */
 static const char *
 last_quoted(const char *message)
@@ -76,7 +75,7 @@ refusal_hint(const char *message)
 }
 
 /*
- * The same for settings of the source that are too small.
+ * The hint for a setting of the source that is too small.
  */
 static const char *
 setting_hint(const char *message)
@@ -107,7 +106,7 @@ is_state(const char *sqlstate, const char *expected)
 }
 
 /*
- * What to do about a role that the source lets in, but not to replicate.
+ * The hint for a role that may log in, but not replicate.
  */
 static const char *
 right_hint(const BemiStream *stream)
@@ -117,7 +116,7 @@ right_hint(const BemiStream *stream)
 }
 
 /*
- * What to do about a source that does not let the worker in.
+ * The hint for a source that does not let the worker log in.
  */
 static const char *
 authentication_hint(const BemiStream *stream)
@@ -136,8 +135,8 @@ password_hint(const BemiStream *stream)
 }
 
 /*
- * What helps against a refused connection, by its SQLSTATE: all of what may be
- * the reason, because the text cannot be read.
+ * The hint for a refused connection, by its SQLSTATE.  It names all possible
+ * reasons, because the text may be in any language.
  */
 static const char *
 state_hint(const BemiStream *stream, const char *sqlstate)
@@ -150,7 +149,7 @@ state_hint(const BemiStream *stream, const char *sqlstate)
 	if (is_state(sqlstate, "28P01"))
 		return authentication_hint(stream);
 	if (is_state(sqlstate, "28000"))	/* invalid_authorization_specification */
-		return psprintf("At the source, see that role %s exists and may log in, and that pg_hba.conf admits this connection.",
+		return psprintf("At the source, check that role %s exists and may log in, and that pg_hba.conf admits this connection.",
 						user);
 	if (is_state(sqlstate, "42501"))	/* insufficient_privilege */
 		return psprintf("%s GRANT CONNECT ON DATABASE %s TO %s;",
@@ -162,7 +161,7 @@ state_hint(const BemiStream *stream, const char *sqlstate)
 }
 
 /*
- * The slot has another reader, or the one before has not gone yet.
+ * The hint for a slot that another process reads.
  */
 static const char *
 slot_hint(const BemiStream *stream)
@@ -172,8 +171,8 @@ slot_hint(const BemiStream *stream)
 }
 
 /*
- * Mistakes of the set-up, told by what the server's message says and by its
- * SQLSTATE, and the line that mends each.  NULL: none is known.
+ * The hint for a mistake in the set-up, found by the message and its SQLSTATE.
+ * Returns NULL if there is none.
  */
 const char *
 bemi_stream_hint(const BemiStream *stream, const char *message,
@@ -184,7 +183,7 @@ bemi_stream_hint(const BemiStream *stream, const char *message,
 	if (hint != NULL)
 		return hint;
 	if (is_state(sqlstate, "55P03"))	/* lock_not_available */
-		return "Somebody locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
+		return "Another session locks a catalog of the source: SELECT pid, relation::regclass FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock';";
 	if (is_state(sqlstate, "55006"))	/* object_in_use */
 		return slot_hint(stream);
 	if (strstr(message, "password authentication failed") &&
@@ -198,12 +197,12 @@ bemi_stream_hint(const BemiStream *stream, const char *message,
 		return authentication_hint(stream);
 	if (stream->conninfo == NULL &&
 		strstr(message, "No such file or directory"))
-		return "Somebody has removed the server's Unix socket. Restart the server.";
+		return "The server's Unix socket has been removed. Restart the server.";
 	return setting_hint(message);
 }
 
 /*
- * The same for a connection that could not be made, or was lost.
+ * The same for a connection that was refused or lost.
  */
 const char *
 bemi_connection_hint(const BemiStream *stream, const char *message,
@@ -215,8 +214,8 @@ bemi_connection_hint(const BemiStream *stream, const char *message,
 }
 
 /*
- * Whether this is where a server's message has its SQLSTATE: ": 28P01: ",
- * after the severity in the language of the server.
+ * Whether this is the place of the SQLSTATE in a server's message.  It looks
+ * like ": 28P01: " and comes after the severity, which is translated.
  */
 static bool
 is_sqlstate(const char *place)
@@ -229,7 +228,7 @@ is_sqlstate(const char *place)
 }
 
 /*
- * Whether a line is "LOCATION: auth_failed, auth.c:335", in whatever language.
+ * Whether a line is "LOCATION: auth_failed, auth.c:335", in any language.
  */
 static bool
 is_location(const char *line, int len)
@@ -243,7 +242,7 @@ is_location(const char *line, int len)
 }
 
 /*
- * Takes the last lines out of a text that name places in the server's code.
+ * Removes the lines of a text that name places in the server's code.
  */
 static void
 remove_locations(char *message)
@@ -268,9 +267,9 @@ remove_locations(char *message)
 }
 
 /*
- * Makes what a verbose connection reports what an ordinary one would, in
- * place, and returns the SQLSTATE in it, palloc'd; NULL if there is none.  Of
- * several hosts, the last one's.
+ * Removes the additions of a verbose connection from a message, in place.
+ * Returns its SQLSTATE, palloc'd, or NULL if there is none.  If several hosts
+ * were tried, it is the last one's.
  */
 char *
 bemi_cut_sqlstate(char *message)

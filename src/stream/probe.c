@@ -1,27 +1,26 @@
 /*-------------------------------------------------------------------------
  *
- * probe.c
- *		Short streams that find out something about a source before the real one.
+ * probe.c Probes: short streams that examine a source before the real stream.
  *
- * First: where a transaction commits that the source fails at before it sends
- * a BEGIN. pgoutput sends BEGIN with the first thing that a transaction has to
- * send.  An error before that, in a row filter for instance, does not tell at
- * which transaction it is; only the position of the row at fault comes with
- * it.  But the source passes over all transactions whose commit record starts
- * before the position that a stream is started from.  So a stream that is
- * started from anywhere up to the commit record fails at this row, and one
- * that is started from beyond does not.  A binary search between what is
- * stored and the end of the source's WAL finds the edge, in some twenty or
- * thirty short streams.  (Not from the row on: others may have committed since
- * it was written, and a stream from before that would send what is stored.)
+ * First use: find the commit position of a transaction at which the source
+ * fails before it sends BEGIN. pgoutput sends BEGIN together with the first
+ * change of a transaction.  An error before that, as in a row filter, comes
+ * only with the position of the row at fault.  But the source skips all
+ * transactions whose commit record starts before the position that a stream is
+ * started from.  So a stream that starts at or before the commit record fails
+ * at this row, and a stream that starts after it does not.  A binary search
+ * between the last stored position and the end of the source's WAL finds the
+ * commit record, in twenty to thirty short streams.  (The search cannot begin
+ * at the row, because other transactions may have committed since it was
+ * written, and a stream from there would send them again.)
  *
- * Second: which of the transactions after the slot's position are stored
- * already.  A source that was restored sends some of them again, and then
- * others.
+ * Second use: find out which of the transactions after the slot's position are
+ * stored already.  A source that was restored from a backup sends some of them
+ * again, and then new ones.
  *
- * Each stream has a connection of its own, because a walsender must have
- * looked at no catalog before it streams.  None confirms a position, so the
- * slot stays where it is.
+ * Each probe has a connection of its own, because a walsender must not have
+ * read a catalog before it streams (see source_queries.c).  What must never
+ * happen: a probe confirms a position, because the slot would move.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,15 +34,15 @@
 
 #include "stream/stream_internal.h"
 
-/* WAL records begin at multiples of this, and none is that short. */
+/* WAL records begin at multiples of this, and each is longer. */
 #define RECORD_ALIGNMENT	8
 
-/* How often the source is asked how far it has come. */
+/* Interval of requests for the source's position. */
 #define ASK_MS	500
 
 /*
- * Reads until the source has come to the next transaction, whose BEGIN goes into
- * *begin, or to "end"; then it returns false.  An error is thrown.
+ * Reads the BEGIN of the next transaction into *begin.  Returns false if the
+ * source has reached "end" first.  Throws the source's errors.
  */
 static bool
 next_probed_begin(BemiStream *probe, XLogRecPtr end,
@@ -63,7 +62,7 @@ next_probed_begin(BemiStream *probe, XLogRecPtr end,
 			}
 		if (probe->received >= end)
 			return false;
-		/* Its first answer may come before it has read that far. */
+		/* Its first answer may come before it has read to the end. */
 		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(),
 									   ASK_MS))
 		{
@@ -78,7 +77,7 @@ next_probed_begin(BemiStream *probe, XLogRecPtr end,
 }
 
 /*
- * Opens a connection of its own for a short stream.
+ * Opens a connection for a probe.
  */
 BemiStream *
 bemi_stream_open_probe(const BemiStream *stream)
@@ -97,8 +96,7 @@ bemi_stream_open_probe(const BemiStream *stream)
 }
 
 /*
- * Within PG_CATCH: goes on after an error that is likely to come again, and
- * throws any other.
+ * For PG_CATCH: swallows an error that is likely to repeat, and throws others.
  */
 static void
 catch_repeatable_error(MemoryContext caller)
@@ -112,7 +110,7 @@ catch_repeatable_error(MemoryContext caller)
 
 /*
  * Whether a stream that is started from "position" fails at the row at fault.
- * Any error but one that is likely to come again is thrown.
+ * An error that is not likely to repeat is thrown.
  */
 static bool
 decoding_fails_at(const BemiStream *stream, const char *slot,
@@ -139,10 +137,10 @@ decoding_fails_at(const BemiStream *stream, const char *slot,
 }
 
 /*
- * The position to start from so that the transaction is passed over that has
- * this row, and no other; "begin" if the source no longer fails there,
- * InvalidXLogRecPtr if it does from everywhere.  All up to "begin" is stored;
- * "end" is a position that the source has come to.
+ * Finds the position from which a stream skips the transaction with this row,
+ * and no other.  Returns "begin" if the source no longer fails from there, and
+ * InvalidXLogRecPtr if it fails from everywhere.  All up to "begin" is stored.
+ * "end" is a position that the source has reached.
  */
 XLogRecPtr
 bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
@@ -177,8 +175,8 @@ bemi_stream_find_commit(BemiStream *stream, const char *slot, XLogRecPtr row,
 
 /*
  * Commit position of the last transaction between "from" and "end" that the
- * source sends and that is stored; InvalidXLogRecPtr if none is.  What comes
- * after a transaction that the source cannot decode is not looked at.
+ * source sends and that is stored; InvalidXLogRecPtr if there is none.  The
+ * search ends at a transaction that the source cannot decode.
  */
 XLogRecPtr
 bemi_stream_last_common(BemiStream *stream, const char *slot, XLogRecPtr from,

@@ -3,18 +3,19 @@
  * replication.c
  *		The replication stream of a source.
  *
- * Out of the source's walsender flow the frames of a logical replication
- * stream; this file hands on their contents one by one, and answers with the
- * positions that are safe.
+ * Input: frames of a logical replication stream from the source's walsender.
+ * Output: their contents, one by one, in libpq's memory until the next one;
+ * and answers to the walsender with the positions that are stored.
  *
- * There is one way to a source, libpq, also for the worker's own server: one
- * path to test, the walsender decodes on another core while the worker
- * writes, and pg_stat_replication shows it.  (libpqwalreceiver would be at
- * hand, but cannot ask for logical messages.)
+ * The worker uses libpq also for its own server.  So there is one path to
+ * test, the walsender decodes on one core while the worker writes on another,
+ * and pg_stat_replication shows it.  (libpqwalreceiver cannot request logical
+ * messages.)
  *
- * No lock or snapshot of the destination should be held by callers who wait.
- * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
- * documentation.
+ * What must never happen: a position is confirmed that is not flushed at the
+ * destination, or a caller waits here with a lock or snapshot of the
+ * destination.  The command texts follow "Streaming Replication Protocol" in
+ * PostgreSQL's documentation.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +29,7 @@
 
 #include "stream/stream_internal.h"
 
-/* For how long a slot may still be held by the walsender before. */
+/* Time that the walsender of a former connection gets to release the slot. */
 #define SLOT_TIMEOUT_MS		10000
 
 /*
@@ -44,8 +45,8 @@ slot_is_in_use(const PGresult *result)
 }
 
 /*
- * Starts streaming.  The source begins at the later of this position and the
- * one that the slot has confirmed.
+ * Starts streaming.  The source begins at this position or at the slot's
+ * confirmed one, whichever is later.
  */
 void
 bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
@@ -60,7 +61,10 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 	PGresult   *result =
 		bemi_stream_run_any_command(stream, stream->replication, command);
 
-	/* It lets go when it notices that its client has gone. */
+	/*
+	 * The former walsender releases it when it notices that its client is
+	 * gone.
+	 */
 	while (slot_is_in_use(result) && GetCurrentTimestamp() < give_up)
 	{
 		PQclear(result);
@@ -76,7 +80,7 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 }
 
 /*
- * The stream has ended, by the source's word or by its silence.
+ * Throws the reason for the end of the stream.
  */
 static void
 report_stream_end(BemiStream *stream)
@@ -90,12 +94,13 @@ report_stream_end(BemiStream *stream)
 }
 
 /*
- * Takes the next frame from libpq's buffer, or from the socket if that needs
- * no waiting.  Returns its length, 0 if there is none yet.
+ * Reads the next frame from libpq's buffer, or from the socket without
+ * waiting.  Returns its length, 0 if there is none yet.
  *
- * The end of the stream is reported on the second look at it.  At the first
- * there seems to be no frame, so that what has come before is stored: where
- * the source cannot go on, it would be sent again and again, and never stored.
+ * The end of the stream is reported only by the second call.  The first one
+ * returns 0, and the worker then stores the changes before it.  Otherwise, if
+ * the source cannot go on, it would send these changes again and again, and
+ * they would never be stored.
  */
 static int
 next_stream_frame(BemiStream *stream)
@@ -121,15 +126,15 @@ next_stream_frame(BemiStream *stream)
 }
 
 /*
- * Gives the next message of the output plugin, if one is at hand; its bytes
- * live until the next call.  Keepalives are taken note of on the way.
+ * Returns the next message of the output plugin if one has arrived.  Its bytes
+ * live until the next call.  Keepalives are processed on the way.
  */
 bool
 bemi_stream_receive(BemiStream *stream, StringInfo message)
 {
 	int			len;
 
-	bemi_stream_tend(stream);
+	bemi_stream_record_activity(stream);
 	while ((len = next_stream_frame(stream)) > 0)
 	{
 		StringInfoData frame = {.data = stream->frame,.len = len,.maxlen = -1};
@@ -191,24 +196,24 @@ bemi_stream_reply_requested(const BemiStream *stream)
 }
 
 /*
- * Sends the source what was received, and what it may forget.
+ * Sends the received and the flushed position to the source.
  */
 static void
-send_stream_reply(BemiStream *stream, bool answer_wanted)
+send_stream_reply(BemiStream *stream, bool answer_requested)
 {
 	StringInfoData reply;
 
-	/* The source listens no more: to send would fail, and hide its reason. */
+	/* Sending would fail, and its error would hide the source's reason. */
 	if (stream->ended)
 		return;
-	bemi_stream_tend(stream);
+	bemi_stream_record_activity(stream);
 	initStringInfo(&reply);
 	pq_sendbyte(&reply, 'r');
 	pq_sendint64(&reply, stream->received);
 	pq_sendint64(&reply, stream->flushed);
 	pq_sendint64(&reply, stream->flushed);	/* applied */
 	pq_sendint64(&reply, GetCurrentTimestamp());
-	pq_sendbyte(&reply, answer_wanted);
+	pq_sendbyte(&reply, answer_requested);
 
 	if (PQputCopyData(stream->replication, reply.data, reply.len) <= 0 ||
 		PQflush(stream->replication) != 0)
@@ -218,20 +223,19 @@ send_stream_reply(BemiStream *stream, bool answer_wanted)
 }
 
 /*
- * Tells the source what was received, and what it may forget because it is
- * stored and flushed.
+ * Confirms to the source that changes up to a position are flushed.
  */
 void
 bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed)
 {
-	/* Never backwards: some servers would take that at its word. */
+	/* Never backwards, because some servers would accept that. */
 	stream->flushed = Max(stream->flushed, flushed);
 	send_stream_reply(stream, false);
 	stream->reply_requested = false;
 }
 
 /*
- * Asks the source how far it has come.
+ * Requests an answer with the source's position.
  */
 void
 bemi_stream_ask(BemiStream *stream)
@@ -240,9 +244,9 @@ bemi_stream_ask(BemiStream *stream)
 }
 
 /*
- * A source that has been silent for half of wal_receiver_timeout is asked for
- * a word, and given up if none comes in the other half; as native logical
- * replication does.
+ * Requests an answer if the source has sent nothing for half of
+ * wal_receiver_timeout.  Throws an error if none comes in the other half.
+ * Native logical replication does the same.
  */
 static void
 check_stream_silence(BemiStream *stream)
@@ -268,8 +272,9 @@ check_stream_silence(BemiStream *stream)
 }
 
 /*
- * What the stream waits for, made once: it waits after each keepalive, of
- * which every commit at the source may send one to each of its readers.
+ * Creates the set of events that the stream waits for.  It is created once,
+ * because there is a wait after each keepalive, and every commit at the source
+ * may send one.
  */
 static WaitEventSet *
 make_wait_set(BemiStream *stream)
@@ -285,7 +290,7 @@ make_wait_set(BemiStream *stream)
 
 /*
  * Sleeps until something has arrived, the latch is set, or the time is over.
- * The caller serves interrupts.
+ * The caller processes interrupts.
  */
 void
 bemi_stream_wait(BemiStream *stream, long timeout_ms)
@@ -300,7 +305,7 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		check_stream_silence(stream);
 		timeout_ms = Min(timeout_ms, Max(wal_receiver_timeout / 4, 1));
 	}
-	bemi_stream_rest(stream);
+	bemi_stream_close_idle_catalog(stream);
 	if (stream->catalog != NULL)
 		timeout_ms = Min(timeout_ms, bemi_stream_catalog_left_ms(stream));
 	if (wait_event == 0)
@@ -311,6 +316,5 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		0 &&
 		(event.events & WL_LATCH_SET))
 		ResetLatch(MyLatch);
-	stream->tended_at = GetCurrentTimestamp();	/* to wait for it is no
-												 * absence */
+	stream->active_at = GetCurrentTimestamp();	/* waiting is not an absence */
 }

@@ -1,23 +1,24 @@
 /*-------------------------------------------------------------------------
  *
- * source_queries.c
- *		What is asked of a source beside the stream.
+ * source_queries.c Queries to a source, apart from the stream.
  *
- * Who are you, what has become of my slot, make one, drop it, what does the
- * publication list, what does the slot cost you.  Replication commands go over
- * the replication connection, SQL over one of its own, also before the stream
- * begins.  For a walsender must have looked at no catalog before it streams:
- * it would keep in its caches what is there today, and decode the past with
- * it.  A publication that was made anew, or a partition that was detached
- * since, would make it pass over changes without a word.
+ * They ask for the source's identity, its slot and the slot's cost, and the
+ * tables of the publication; others create and drop the slot.  Replication
+ * commands use the replication connection.  SQL uses the catalog connection,
+ * also before the stream begins.
  *
- * That other connection is an ordinary client of the source: it takes one of
+ * What must never happen: a walsender reads a catalog before it streams.  It
+ * would keep today's rows in its caches and decode the past with them.  If the
+ * publication was created again or a partition was detached since, it would
+ * silently skip changes.
+ *
+ * The catalog connection is an ordinary client of the source: it takes one of
  * max_connections, and a smart shutdown waits until it is closed.  So it is
- * open only while there is something to ask.
+ * open only while it is used.
  *
- * Results of libpq are freed before a function returns; what it returns is
- * palloc'd in the current memory context.  No lock or snapshot of the
- * destination should be held by callers, since a source may take its time.
+ * Results of libpq are freed before a function returns.  Returned values are
+ * palloc'd in the current memory context.  Callers should hold no lock or
+ * snapshot of the destination, because the source may be slow.
  *
  * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
  * documentation.  Names in queries need no schema: the session's search_path
@@ -33,24 +34,24 @@
 #include "stream/stream_internal.h"
 
 /*
- * A transaction takes the time of its commit a moment before it writes the
- * record.  A source without the extension cannot tell for how long; for that
- * moment this is ample.
+ * A transaction reads the clock for its commit time shortly before it writes
+ * the commit record.  A source without the extension cannot report how long
+ * that takes at most; this is more than enough.
  */
 #define COMMIT_TAKES_US		1000000
 
-/* From this version on, slots can be carried over to standbys. */
+/* From this version on, slots can be synchronized to standbys. */
 #define FAILOVER_VERSION	170000
 
 /*
- * The catalog connection is closed when it has not been used for a moment, and
- * after a while also in the middle of many uses.
+ * The catalog connection is closed when it has not been used for the first
+ * time, or when it has been open for the second, even if it is in use often.
  */
 #define CATALOG_UNUSED_MS	1000
 #define CATALOG_OPEN_MS		10000
 
 /*
- * Runs a replication command that has a result, which the caller clears.
+ * Runs a replication command that has a result.  The caller clears it.
  */
 static PGresult *
 ask_walsender(BemiStream *stream, const char *command)
@@ -60,8 +61,8 @@ ask_walsender(BemiStream *stream, const char *command)
 }
 
 /*
- * For how long the catalog connection may stay open unless it is used again,
- * at least 0; -1 if it is not open.
+ * Time that the catalog connection may stay open without being used again, at
+ * least 0; -1 if it is not open.
  */
 long
 bemi_stream_catalog_left_ms(const BemiStream *stream)
@@ -87,25 +88,25 @@ bemi_stream_close_catalog(BemiStream *stream)
 }
 
 /*
- * Closes the catalog connection if its time is over.  To be called between the
- * commands of a burst, too: "pg_ctl stop -m smart" of the source waits for it,
- * as for every client.
+ * Closes the catalog connection if its time is over.  It is called between the
+ * commands of a burst, too, because "pg_ctl stop -m smart" of the source waits
+ * for every client.
  */
 void
-bemi_stream_rest(BemiStream *stream)
+bemi_stream_close_idle_catalog(BemiStream *stream)
 {
 	if (bemi_stream_catalog_left_ms(stream) == 0)
 		bemi_stream_close_catalog(stream);
 }
 
 /*
- * The connection beside the stream, for all SQL.  The source may have closed
- * one that has not been used for a moment.
+ * Returns the connection for SQL, and opens it if needed.  The source may have
+ * closed one that was idle.
  */
 static PGconn *
 catalog_connection(BemiStream *stream)
 {
-	bemi_stream_rest(stream);
+	bemi_stream_close_idle_catalog(stream);
 	if (PQstatus(stream->catalog) != CONNECTION_OK)
 		bemi_stream_close_catalog(stream);
 	if (stream->catalog == NULL)
@@ -128,7 +129,7 @@ bemi_stream_query(BemiStream *stream, const char *command)
 }
 
 /*
- * Runs a query that sees what an exported snapshot shows.
+ * Runs a query with an exported snapshot.
  */
 PGresult *
 bemi_stream_query_at(BemiStream *stream, const char *snapshot,
@@ -145,21 +146,21 @@ bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									psprintf("SET TRANSACTION SNAPSHOT %s",
 											 quote_literal_cstr(snapshot)),
 									PGRES_COMMAND_OK));
-	/* It may be about all tables. */
+	/* The query may read the catalog rows of all tables. */
 	PQclear(bemi_stream_run_command(stream, conn,
 									"SET LOCAL statement_timeout = 0",
 									PGRES_COMMAND_OK));
-	stream->patient = true;
-	/* Whatever its age, this connection has the snapshot. */
+	stream->has_no_timeout = true;
+	/* This connection has the snapshot, so it must not be replaced now. */
 	result = bemi_stream_run_command(stream, conn, command, PGRES_TUPLES_OK);
-	stream->patient = false;
+	stream->has_no_timeout = false;
 	PQclear(bemi_stream_run_command(stream, conn, "COMMIT", PGRES_COMMAND_OK));
 	return result;
 }
 
 /*
- * The former timelines of a timeline, see BemiSourceIdentity.  A server
- * without the file that lists them refuses the command.
+ * The former timelines of a timeline, see BemiSourceIdentity.  NULL if the
+ * server lacks the history file.
  */
 static char *
 read_ancestors(BemiStream *stream, uint32 timeline)
@@ -180,7 +181,7 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 		PQclear(result);
 		return NULL;
 	}
-	/* Lines of: timeline, position at which it was left, reason. */
+	/* Each line: timeline, position of the switch, reason. */
 	line = strtok_r(pstrdup(bemi_answer_text(result, 0, 1)), "\n", &rest);
 	for (; line != NULL; line = strtok_r(NULL, "\n", &rest))
 	{
@@ -196,7 +197,7 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 }
 
 /*
- * When the source's server was started.
+ * The start time of the source's server.
  */
 static TimestampTz
 read_start_time(BemiStream *stream)
@@ -212,7 +213,7 @@ read_start_time(BemiStream *stream)
 }
 
 /*
- * Asks the source who it is.
+ * Asks for the source's identity.
  */
 void
 bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
@@ -233,8 +234,8 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 }
 
 /*
- * Looks at a slot.  One that is only about to be made, by a process that may
- * have died since, has not confirmed any position yet.
+ * Looks up a slot.  A slot without a confirmed position is still being
+ * created, perhaps by a process that has died since.
  */
 void
 bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
@@ -262,7 +263,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 }
 
 /*
- * What the source's clock says.
+ * The time of the source's clock.
  */
 TimestampTz
 bemi_stream_now(BemiStream *stream)
@@ -278,9 +279,9 @@ bemi_stream_now(BemiStream *stream)
 }
 
 /*
- * Asks the source for a time such that all commits of earlier times have their
- * records before a position, see worker/horizon.c.  The subquery is to read
- * the clock first.
+ * Asks the source for a time and a position such that all commits of earlier
+ * times have their records before that position, see worker/horizon.c.  The
+ * OFFSET 0 makes the query read the clock first.
  */
 void
 bemi_stream_look_at_horizon(BemiStream *stream)
@@ -305,7 +306,7 @@ bemi_stream_look_at_horizon(BemiStream *stream)
 }
 
 /*
- * Hands out what the source has answered, once; 0 if nothing.
+ * Returns the source's last answer once; 0 if there is none.
  */
 TimestampTz
 bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
@@ -318,10 +319,11 @@ bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 }
 
 /*
- * What the publication lists, as a JSON array of objects with OID, schema and
- * table, and whether all changes of it are published ("complete"; row filters
- * and column lists came with PostgreSQL 15).  Not all are if the rows of a
- * partition are not in the source's WAL: it is a foreign table, or unlogged.
+ * The tables of the publication, as a JSON array of objects with OID, schema
+ * and table, and with "complete": whether all changes of the table are
+ * published.  They are not if there is a row filter or a column list (since
+ * PostgreSQL 15), or if a partition's rows are not in the source's WAL because
+ * it is a foreign table or unlogged.
  */
 char *
 bemi_stream_published(BemiStream *stream)
@@ -351,7 +353,7 @@ bemi_stream_published(BemiStream *stream)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("publication \"%s\" does not exist at the source",
 						BEMI_PUBLICATION),
-				 errhint("In the database that is read: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to it.",
+				 errhint("In the source's database: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to the publication.",
 						 BEMI_PUBLICATION)));
 	tables = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
@@ -359,7 +361,7 @@ bemi_stream_published(BemiStream *stream)
 }
 
 /*
- * What a slot costs the source; false if the slot is gone.
+ * The cost of a slot for the source.  Returns false if the slot is gone.
  */
 bool
 bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
@@ -392,10 +394,10 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 }
 
 /*
- * Slots of bemi in this database of the source that nobody reads, other than
- * one, as a list of BemiIdleSlot.  Those that keep most come first.  Not those
- * that a standby (17 or newer) copies from its primary: there nobody can read
- * or drop them.
+ * Slots of bemi in this database of the source without a reader, except one,
+ * as a list of BemiIdleSlot.  Those that keep most WAL come first.  Slots that
+ * a standby (17 or newer) synchronizes from its primary are left out, because
+ * nobody can read or drop them there.
  */
 List *
 bemi_stream_idle_slots(BemiStream *stream, const char *but)
@@ -429,10 +431,10 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 
 /*
  * Asks whether the source may elect the stream's walsender as a synchronous
- * standby, and what to write into synchronous_standby_names if it does because
- * of a "*": the standbys that are connected.  A role that may not see
- * priorities compares the names, and counts on the hook of worker/standby.c
- * where there is one.
+ * standby.  If it does because of a "*" in synchronous_standby_names, the
+ * advice replaces the "*" by the connected standbys.  For a role that may not
+ * see priorities the names are compared.  Such a source does not elect the
+ * walsender if it has the hook of worker/standby.c.
  */
 void
 bemi_stream_election(BemiStream *stream, BemiElection *election)
@@ -472,12 +474,12 @@ source_is_standby(BemiStream *stream)
 }
 
 /*
- * Makes the slot and returns the position from which it sees every commit.
- * Waits for all transactions that are running at the source.  From 17 on, the
- * source's standbys are to carry it, too, unless it is one itself.
+ * Creates the slot and returns the position from which it sees every commit.
+ * Waits for all running transactions of the source.  From 17 on, the slot is
+ * synchronized to the source's standbys, unless the source is one itself.
  *
- * *snapshot shows what was committed up to there.  It lasts until the next command
- * over the replication connection.
+ * *snapshot shows the commits up to that position.  It is valid until the next
+ * command over the replication connection.
  */
 XLogRecPtr
 bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
@@ -493,9 +495,9 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 	XLogRecPtr	position;
 
 	bemi_stream_close_catalog(stream);	/* this may take long */
-	stream->patient = true;
+	stream->has_no_timeout = true;
 	result = ask_walsender(stream, command);
-	stream->patient = false;
+	stream->has_no_timeout = false;
 	position = bemi_answer_lsn(result, 0, 1);
 	*snapshot = pstrdup(bemi_answer_text(result, 0, 2));
 	PQclear(result);
@@ -503,12 +505,12 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 }
 
 /*
- * Learns for how long the source waits for an answer before it gives up the
- * stream that is about to start, in milliseconds; 0: for ever.
+ * Reads for how many milliseconds the source waits for an answer before it
+ * ends the stream; 0: for ever.
  *
- * To answer while a lock of the history is waited for would be possible, but
- * not good: a source that shuts down waits until all is confirmed, or until
- * this time is over.
+ * The worker does not answer while it waits for a lock of the history,
+ * although it could: a source that shuts down waits until all is confirmed, or
+ * until this time is over.
  */
 int
 bemi_stream_read_timeout(BemiStream *stream)
@@ -517,14 +519,14 @@ bemi_stream_read_timeout(BemiStream *stream)
 		ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
 					  " WHERE name = 'wal_sender_timeout'");
 
-	stream->patience_ms =
+	stream->source_timeout_ms =
 		PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
 	PQclear(result);
-	return stream->patience_ms;
+	return stream->source_timeout_ms;
 }
 
 /*
- * Drops the slot, after waiting for whoever still reads from it.
+ * Drops the slot, after waiting for its reader to release it.
  */
 void
 bemi_stream_drop_slot(BemiStream *stream, const char *slot)
@@ -533,8 +535,8 @@ bemi_stream_drop_slot(BemiStream *stream, const char *slot)
 								   quote_identifier(slot));
 
 	bemi_stream_close_catalog(stream);	/* this may take long */
-	stream->patient = true;
+	stream->has_no_timeout = true;
 	PQclear(bemi_stream_run_command(stream, stream->replication, command,
 									PGRES_COMMAND_OK));
-	stream->patient = false;
+	stream->has_no_timeout = false;
 }

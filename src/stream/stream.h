@@ -1,7 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * stream.h
- *		A connection to a source, and all that is asked of it.
+ * stream.h A connection to a source, its stream, and queries to it.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,9 +12,9 @@
 /* replication.c */
 
 /*
- * SQLSTATEs of the errors that a stream ends with because of what the source
- * decodes: there is no use in trying again; the error is likely to come again
- * at the same place; the same, and the values of a row are the cause.
+ * SQLSTATEs of errors that end a stream while the source decodes: trying again
+ * is of no use; the error is likely to repeat at the same place; it is likely
+ * to repeat, and the values of a row are the cause.
  */
 #define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
 #define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
@@ -23,7 +22,7 @@
 
 typedef struct BemiStream BemiStream;
 
-/* A transaction of a source that is stored. */
+/* A stored transaction of a source. */
 typedef struct BemiStored
 {
 	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: there is none */
@@ -31,7 +30,7 @@ typedef struct BemiStored
 	TransactionId xid;
 } BemiStored;
 
-/* What the source says of itself. */
+/* The identity of a source, as it reports it. */
 typedef struct BemiSourceIdentity
 {
 	uint64		system_identifier;
@@ -39,42 +38,42 @@ typedef struct BemiSourceIdentity
 	XLogRecPtr	position;		/* end of its flushed WAL */
 	TimestampTz started_at;		/* its server */
 	char	   *database;
-	char	   *ancestors;		/* former timelines: lines of number and
-								 * position at which each was left; "" for the
-								 * first timeline, NULL: not known */
+	char	   *ancestors;		/* former timelines: a line for each, with its
+								 * number and the position of the switch; ""
+								 * on the first timeline, NULL: unknown */
 } BemiSourceIdentity;
 
-/* One part of what a type of the source is made of. */
+/* One part of a type of the source. */
 typedef struct BemiTypePart
 {
 	Oid			type;
-	char		kind;			/* b: it is there, d: domain over other, a:
-								 * array of other, whose delimiter is name, c:
-								 * composite, f: its next field, j: becomes
-								 * json by function other */
+	char		kind;			/* b: it exists, d: domain over other, a:
+								 * array of other with delimiter name, c:
+								 * composite, f: its next field, j: function
+								 * other casts it to json */
 	Oid			other;
 	char	   *name;
 } BemiTypePart;
 
-/* What the source says of a slot. */
+/* A slot of the source. */
 typedef struct BemiSlot
 {
 	bool		exists;
-	bool		here;			/* of the database that is connected to */
-	bool		made;			/* and not only about to be */
+	bool		here;			/* in the database of the connection */
+	bool		made;			/* creation is complete */
 	bool		lost;			/* invalidated: its WAL is gone */
-	bool		active;			/* somebody reads it */
+	bool		active;			/* has a reader */
 	XLogRecPtr	confirmed;
 } BemiSlot;
 
-/* A slot of the source that nobody reads. */
+/* A slot of the source without a reader. */
 typedef struct BemiIdleSlot
 {
 	char	   *name;
-	char	   *kept;			/* WAL, with its unit */
+	char	   *kept;			/* WAL, as text with a unit */
 } BemiIdleSlot;
 
-/* How much a slot costs the source. */
+/* The cost of a slot for the source. */
 typedef struct BemiSlotCost
 {
 	XLogRecPtr	source_lsn;		/* end of the source's WAL */
@@ -87,7 +86,8 @@ typedef struct BemiSlotCost
 typedef struct BemiElection
 {
 	bool		possible;
-	char	   *advice;			/* what to do if that is not meant, or "" */
+	char	   *advice;			/* the statement to type if it is not
+								 * intended, or "" */
 } BemiElection;
 
 extern BemiStream *bemi_stream_connect(const char *conninfo,
@@ -113,7 +113,7 @@ extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
 extern List *bemi_stream_idle_slots(BemiStream *stream, const char *but);
 extern void bemi_stream_election(BemiStream *stream, BemiElection *election);
-extern void bemi_stream_rest(BemiStream *stream);
+extern void bemi_stream_close_idle_catalog(BemiStream *stream);
 extern void bemi_stream_close_catalog(BemiStream *stream);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
 										  char **snapshot);
@@ -140,10 +140,10 @@ extern XLogRecPtr bemi_stream_last_common(
 
 /* wal.c */
 
-/* What the source's WAL has where a transaction has committed. */
+/* The source's WAL at the commit position of a transaction. */
 typedef enum BemiTrace
 {
-	BEMI_TRACE_FOUND,			/* this very transaction */
+	BEMI_TRACE_FOUND,			/* this transaction */
 	BEMI_TRACE_GONE,			/* something else */
 	BEMI_TRACE_UNKNOWN			/* the WAL cannot be read */
 } BemiTrace;

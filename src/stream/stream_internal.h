@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stream_internal.h
- *		What replication.c and its connections know of each other.
+ * stream_internal.h BemiStream, and the functions that the files of this room
+ *		share.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,51 +18,53 @@ struct BemiStream
 	char	   *conninfo;		/* NULL: this server, by the two below */
 	char	   *database;
 	char	   *user;
-	char	   *source;			/* as named to bemi.start() */
+	char	   *source;			/* its name in bemi.sources */
 	char	   *name;			/* application_name, unless conninfo has one */
-	bool		declines;		/* its walsender was told not to be elected */
+	bool		declines;		/* its walsender has bemi.asynchronous set */
 	void		(*on_wait) (BemiStream *);	/* called while a command runs */
-	bool		refuses_options;	/* the source, or a pooler before it */
-	bool		patient;		/* the command may take as long as it likes */
+	bool		refuses_options;	/* the source, or a pooler in front of it */
+	bool		has_no_timeout; /* the command has no timeout */
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, open only while needed */
 	TimestampTz catalog_opened_at;
 	TimestampTz catalog_used_at;
 
-	bool		encoding_known; /* the source's, and the conversions, which
-								 * are invalid where the server has none */
+	bool		encoding_known; /* of the source; the conversions are invalid
+								 * if the server has none */
 	int			encoding;
 	FmgrInfo	to_utf8;
 	FmgrInfo	from_utf8;
 
-	char	   *signing_key;	/* of its messages about tables, or NULL */
-	char	   *signing_key_row;	/* identifies the row that it was in */
-	bool		signing_key_is_new; /* nobody has asked since it changed */
+	char	   *signing_key;	/* of its tracking messages, or NULL */
+	char	   *signing_key_row;	/* identifies its row */
+	bool		signing_key_is_new; /* since the last call of
+									 * bemi_stream_signing_key_is_new() */
 	char	   *former_signing_key; /* the one before, or NULL */
-	XLogRecPtr	former_until;	/* signs what was written before this position */
-	XLogRecPtr	signing_key_read_lsn;	/* end of the source's WAL, and when,
-										 * as the */
-	TimestampTz signing_key_read_at;	/* secret was read last */
-	bool		unsettled;		/* a message was refused without asking */
+	XLogRecPtr	former_until;	/* verifies messages before this position */
+	XLogRecPtr	signing_key_read_lsn;	/* end of the source's WAL when the
+										 * key was read last */
+	TimestampTz signing_key_read_at;	/* time of that */
+	bool		unsettled;		/* a message was rejected without reading the
+								 * key again */
 	bool		describes;		/* it has _bemi.describe() */
 
-	WaitEventSet *wait_set;		/* for the stream; NULL: not made yet */
+	WaitEventSet *wait_set;		/* for the stream; NULL: not created yet */
 	char	   *frame;			/* libpq's memory, until the next frame */
-	XLogRecPtr	position;		/* of the frame that was handed out last */
+	XLogRecPtr	position;		/* of the last frame that was returned */
 	XLogRecPtr	received;		/* the source has sent all up to here */
 	TimestampTz horizon_time;	/* all commits of earlier times are before ... */
 	XLogRecPtr	horizon_position;
 	bool		reply_requested;
-	bool		ended;			/* and this is not yet reported */
-	TimestampTz heard_at;		/* the source has sent something */
-	TimestampTz asked_at;		/* we have asked it to; 0: not since then */
-	TimestampTz tended_at;		/* we have last read from it, or written to it */
-	TimestampTz absent_until;	/* before, we did not for a long time; 0:
-								 * never */
-	int			absent_ms;		/* so long */
-	int			patience_ms;	/* of the source with a silent worker; 0: no
-								 * end */
-	XLogRecPtr	flushed;		/* the highest that was confirmed */
+	bool		ended;			/* the end is not yet reported */
+	TimestampTz heard_at;		/* when the source has sent something */
+	TimestampTz asked_at;		/* when we requested an answer; 0: not since
+								 * then */
+	TimestampTz active_at;		/* when we last read from it or wrote to it */
+	TimestampTz absent_until;	/* end of our last long absence; 0: none */
+	int			absent_ms;		/* its duration */
+	int			source_timeout_ms;	/* wal_sender_timeout of the source; 0:
+									 * none */
+	XLogRecPtr	flushed;		/* highest confirmed position */
 };
 
 /* connection.c */
@@ -75,7 +77,7 @@ extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
 extern PGresult *bemi_stream_run_command(BemiStream *stream, PGconn *conn,
 										 const char *command,
 										 ExecStatusType expected);
-extern void bemi_stream_tend(BemiStream *stream);
+extern void bemi_stream_record_activity(BemiStream *stream);
 extern void bemi_stream_report_failure(BemiStream *stream, PGconn *conn,
 									   const char *what);
 extern void bemi_stream_report_refusal(BemiStream *stream, PGresult *result);

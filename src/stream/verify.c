@@ -1,25 +1,28 @@
 /*-------------------------------------------------------------------------
  *
- * verify.c
- *		What only the source and its readers know.
+ * verify.c Verifies the source's tracking messages with its signing key.
  *
- * Each source with the extension has a secret (_bemi.signing_key), for
- * superusers and whom they let read it.  With it the source signs its messages
- * about tables, which would else be anybody's to write, and the worker hashes
- * the values that are to be redacted but told apart (decode/rules.c).  It
- * stays in the memory of the worker; the destination does not store it.
+ * Each source with the extension has a signing key (_bemi.signing_key).
+ * Superusers can read it, and roles to which they grant SELECT.  The source
+ * signs its tracking messages with it, because any SQL user could write such a
+ * message.  The worker also uses it to hash redacted values (decode/rules.c).
+ * The key stays in the memory of the worker.  The destination never stores it.
  *
- * Each use of the secret has a key of its own (extension/hmac.c).  Otherwise,
- * a role that can write a value and read its hash could sign messages.
+ * Each use of the signing key has a derived key of its own (extension/hmac.c).
+ * Otherwise, a role that can write a value and read its hash could sign
+ * messages.
  *
- * Anybody can write a message with a wrong signature.  Such a message changes
- * nothing, unless the source has another secret than the worker knows.  The
- * worker finds that out by asking, and asks at most once in
- * SECRET_INTERVAL_MS, and never about messages that are older than the last
- * answer.  While it may not ask, it takes note that a message was refused
- * unseen, and asks before it relies on what the source has told.  The
- * destination keeps a hash of the secret (_bemi.record_key_version()), so that
- * a change between two connections is noticed, too.
+ * Anybody can write a message with a wrong signature.  Such a message is
+ * ignored, unless the source has a new signing key.  The worker reads the key
+ * again to find out, at most once in SIGNING_KEY_INTERVAL_MS, and not for
+ * messages that are older than the last reading.  If it may not read the key
+ * yet, it remembers that a message was rejected, and reads the key before it
+ * uses a description.  The destination stores a hash of the key
+ * (_bemi.record_key_version()), which shows whether the key has changed
+ * between two connections.
+ *
+ * What must never happen: a forged message is applied, or a flood of forged
+ * messages slows the source down.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,19 +37,22 @@
 #include "stream/stream_internal.h"
 
 /*
- * A message that is longer is not one of track/message.c, which leaves out the
- * description then.  A table of 1600 columns, each of a composite type of its
- * own with 100 fields, is described in two thirds of this.
+ * track/message.c writes no longer message; it leaves out a description that
+ * is too long.  A table of 1600 columns, each of a composite type of its own
+ * with 100 fields, is described in two thirds of this.
  */
 #define LONGEST_MESSAGE	(16 * 1024 * 1024)
 
-/* Limits how often forged messages can make the worker query the source. */
+/*
+ * Rate limit for reading the key again, because otherwise a flood of forged
+ * messages could make the worker query the source for each.
+ */
 #define SIGNING_KEY_INTERVAL_MS	1000
 
 /*
- * Remembers the secret, in the memory that the stream lives in.  The row's
- * identity goes with it, so that a secret that was replaced and put back is
- * noticed.  The one before still verifies what was written until now.
+ * Stores the signing key in the stream's memory, with the identity of its row,
+ * which shows that a key was replaced and put back.  The former key still
+ * verifies messages that were written until now.
  */
 static void
 remember_signing_key(BemiStream *stream, const char *signing_key,
@@ -72,9 +78,8 @@ remember_signing_key(BemiStream *stream, const char *signing_key,
 }
 
 /*
- * Takes down the end of the source's WAL.  The secret must be read after that,
- * since then it is the newest that can have signed what comes before that
- * position.
+ * Records the end of the source's WAL.  The key must be read after that,
+ * because then no newer key can have signed a message before that position.
  */
 static void
 record_time_of_reading(BemiStream *stream)
@@ -90,8 +95,8 @@ record_time_of_reading(BemiStream *stream)
 }
 
 /*
- * Asks whether the source has a secret that can be read, and whether it can
- * describe its tables.
+ * Asks whether the source has a signing key that can be read, and whether it
+ * has _bemi.describe().
  */
 static bool
 signing_key_is_readable(BemiStream *stream)
@@ -115,12 +120,12 @@ signing_key_is_readable(BemiStream *stream)
 }
 
 /*
- * Asks the source for its secret.  One that was readable before is kept, since
- * messages that it has signed may still come.
+ * Reads the source's signing key.  If it is no longer readable, the known one
+ * is kept, because messages that it has signed may still come.
  *
- * A message that was refused unseen may have been signed with a new secret.
- * What it said is lost, so the process ends, and the next connection compares
- * the tables.  (If this is the first secret, worker/worker.c sees to that.)
+ * A rejected message may have been signed with the new key.  Its content is
+ * lost, so the process ends with an error, and the next connection compares
+ * the tables.  (If this is the first key, worker/worker.c does that.)
  */
 void
 bemi_stream_read_signing_key(BemiStream *stream)
@@ -143,13 +148,13 @@ bemi_stream_read_signing_key(BemiStream *stream)
 	if (unsettled && stream->signing_key_is_new)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("source has got another secret amid messages with wrong signatures"),
-				 errdetail("Its tables are compared with the publication at the next connection.")));
+				 errmsg("source has a new signing key, and messages before it could not be verified"),
+				 errdetail("The worker compares the tables with the publication at its next connection.")));
 }
 
 /*
- * Hash of the secret and its row, palloc'd; NULL if there is no secret.  Needs
- * a transaction, as all hashes do.
+ * Hash of the signing key and its row, palloc'd; NULL if there is no key.
+ * Needs a transaction, as all hashes do.
  */
 char *
 bemi_stream_signing_key_version(const BemiStream *stream)
@@ -161,7 +166,7 @@ bemi_stream_signing_key_version(const BemiStream *stream)
 }
 
 /*
- * Whether the secret is another one than at the last call.
+ * Whether the signing key has changed since the last call.
  */
 bool
 bemi_stream_signing_key_is_new(BemiStream *stream)
@@ -181,8 +186,8 @@ may_reread_signing_key(const BemiStream *stream)
 }
 
 /*
- * If a message was refused without asking for the secret, asks now; or when it
- * may.
+ * If a message was rejected without reading the key again, reads it now or as
+ * soon as the rate limit allows.
  */
 void
 bemi_stream_settle_signing_key(BemiStream *stream, bool now)
@@ -192,8 +197,8 @@ bemi_stream_settle_signing_key(BemiStream *stream, bool now)
 }
 
 /*
- * If no secret is known, asks whether one can be read by now: the right may
- * have been granted, or the extension made, after the last time.
+ * If no key is known, tries to read it again: the right may have been granted,
+ * or the extension created, since the last time.
  */
 void
 bemi_stream_look_for_signing_key(BemiStream *stream)
@@ -203,8 +208,7 @@ bemi_stream_look_for_signing_key(BemiStream *stream)
 }
 
 /*
- * Whether the source tells which tables it tracks, in a way that can be
- * believed.
+ * Whether tracking messages of the source can be verified.
  */
 bool
 bemi_stream_has_signing_key(const BemiStream *stream)
@@ -213,7 +217,7 @@ bemi_stream_has_signing_key(const BemiStream *stream)
 }
 
 /*
- * The key for hashes of values, palloc'd, or NULL if there is no secret.
+ * The key for hashes of values, palloc'd, or NULL if there is no signing key.
  */
 char *
 bemi_stream_hash_key(const BemiStream *stream)
@@ -241,8 +245,9 @@ message_is_signed(const BemiStream *stream, const char *content, int len)
 }
 
 /*
- * Whether to ask the source for its secret because of a message that the known
- * one has not signed.  The extension may have been made after the last time.
+ * Whether to read the signing key again because of a message that the known
+ * one has not signed.  The key may be new, or the extension created, since the
+ * last reading.
  */
 static bool
 should_reread_signing_key(BemiStream *stream)
@@ -256,8 +261,8 @@ should_reread_signing_key(BemiStream *stream)
 }
 
 /*
- * The part of a tracking message that is signed, as a palloc'd string in this
- * database's encoding; NULL if the signature is not the source's.
+ * The signed part of a tracking message, as a palloc'd string in this
+ * database's encoding; NULL if the signature is wrong.
  */
 char *
 bemi_stream_verify(BemiStream *stream, const char *content, int len)

@@ -1,25 +1,23 @@
 /*-------------------------------------------------------------------------
  *
- * wal.c
- *		Does the source's WAL still hold a transaction?
+ * wal.c Traces a transaction: is it still in the source's WAL?
  *
- * A logical slot sends a transaction again only if it has not confirmed it,
- * and a new slot not at all.  But as long as the source keeps the WAL, it
- * sends it to everybody who may stream from it.  In flow the position, time
- * and xid of a commit; a short physical stream from the page of that position
- * shows whether the record there is this very commit.  WAL is linear: a source
- * that has it also has all that came before.
+ * A logical slot does not send a confirmed transaction again, and a new slot
+ * sends no old one.  But a physical stream can read the WAL as long as the
+ * source keeps it.  Input: the position, time and xid of a commit.  A short
+ * physical stream from the page of that position shows whether the record
+ * there is this commit.  WAL is linear, so a source that has it also has all
+ * earlier commits.
  *
  * The layout of pages, of record headers and of the beginning of a commit
  * record has been the same since PostgreSQL 14, and does not depend on the
- * version of this server.  Bytes of another byte order or another layout show
- * in the page's header, which has the position of the page; then nothing is
- * known.
+ * version of this server.  The page's header contains the position of the
+ * page.  If it is wrong, the byte order or the layout is another one, and the
+ * result is "unknown".
  *
- * What must never happen: that bytes of the source are taken for granted.
- * Each is taken within the frame that it came in, none from beyond the end of
- * the source's WAL, and a length that a record states is only used to pass
- * over what follows.
+ * What must never happen: the bytes of a source are trusted.  They are read
+ * only within their frame and before the end of the source's WAL, and a length
+ * in a record is used only to skip bytes.
  *
  * The stream has a connection of its own, like those of probe.c.  It
  * uses no slot and confirms nothing.
@@ -36,7 +34,7 @@
 
 #include "stream/stream_internal.h"
 
-/* How often a wait looks whether somebody wants the worker to leave. */
+/* Interval at which a wait calls on_wait and checks for interrupts. */
 #define LOOK_MS		500
 
 /* The byte of a page's magic number that all versions share. */
@@ -45,18 +43,18 @@
 typedef struct WalReader
 {
 	BemiStream *probe;
-	StringInfoData frame;		/* what is left of it is still to be taken */
+	StringInfoData frame;		/* its rest is still to be read */
 	XLogRecPtr	position;		/* of the next byte */
-	XLogRecPtr	end;			/* the source has all WAL up to here */
+	XLogRecPtr	end;			/* end of the source's WAL */
 	uint32		page_size;
 	char	   *refusal;		/* why the WAL cannot be read; NULL: it can */
 } WalReader;
 
 /*
- * Classes of SQLSTATE of errors that pass by themselves: connection exception,
- * transaction rollback, insufficient resources, object not in prerequisite
- * state and operator intervention.  And an I/O error is none that tells of
- * lost WAL.
+ * Whether an error may disappear by itself.  These are the classes connection
+ * exception, transaction rollback, insufficient resources, object not in
+ * prerequisite state and operator intervention.  An I/O error does not prove
+ * that WAL is lost, so it counts, too.
  */
 static bool
 error_is_passing(const char *sqlstate)
@@ -70,8 +68,8 @@ error_is_passing(const char *sqlstate)
 }
 
 /*
- * Notes why the source does not send WAL, and frees the result.  What may be
- * otherwise at the next try is thrown.
+ * Records why the source does not send WAL, and frees the result.  An error
+ * that may disappear is thrown.
  */
 static void
 record_wal_refusal(WalReader *reader, PGresult *result)
@@ -86,7 +84,7 @@ record_wal_refusal(WalReader *reader, PGresult *result)
 }
 
 /*
- * Waits for the next frame, for a moment.  Time-outs are as for each stream.
+ * Waits shortly for the next frame.  The timeouts of streams apply.
  */
 static void
 wait_for_wal_frame(BemiStream *probe)
@@ -128,8 +126,8 @@ receive_wal_frame(WalReader *reader)
 }
 
 /*
- * Takes the next bytes, to nowhere if "to" is NULL.  False if there are none,
- * or not so many.
+ * Reads the next bytes, or skips them if "to" is NULL.  Returns false if there
+ * are not enough.
  */
 static bool
 read_wal_bytes(WalReader *reader, void *to, uint64 count)
@@ -158,7 +156,7 @@ read_wal_bytes(WalReader *reader, void *to, uint64 count)
 }
 
 /*
- * Takes the header of a page, which must be one.
+ * Reads and checks the header of a page.
  */
 static bool
 read_page_header(WalReader *reader)
@@ -171,7 +169,7 @@ read_page_header(WalReader *reader)
 	if ((header.xlp_magic & MAGIC_BYTE) != (XLOG_PAGE_MAGIC & MAGIC_BYTE) ||
 		header.xlp_pageaddr != page)
 	{
-		reader->refusal = pstrdup("the WAL has another layout");
+		reader->refusal = pstrdup("the WAL has an unknown layout");
 		return false;
 	}
 	return read_wal_bytes(reader, NULL,
@@ -179,7 +177,7 @@ read_page_header(WalReader *reader)
 }
 
 /*
- * Takes bytes of a record, which goes on after the headers of pages.
+ * Reads bytes of a record, and skips the headers of pages within it.
  */
 static bool
 read_record_bytes(WalReader *reader, void *to, uint64 count)
@@ -205,8 +203,8 @@ read_record_bytes(WalReader *reader, void *to, uint64 count)
 }
 
 /*
- * Takes what stands between a commit record's header and its data, and returns
- * the length of the data; 0 if this is something else.
+ * Skips the part of a commit record between its header and its data.  Returns
+ * the length of the data, 0 if this is not a commit record.
  */
 static uint32
 skip_to_commit_data(WalReader *reader)
@@ -238,8 +236,9 @@ skip_to_commit_data(WalReader *reader)
 }
 
 /*
- * Whether a commit has this time.  Of one that a subscription has applied, a
- * logical stream tells the time at the publisher, with which the data ends.
+ * Whether a commit has this time.  For a commit that a subscription has
+ * applied, the logical stream shows the publisher's time, which is at the end
+ * of the data.
  */
 static bool
 commit_has_time(WalReader *reader, uint8 info, TimestampTz time)
@@ -267,9 +266,9 @@ commit_has_time(WalReader *reader, uint8 info, TimestampTz time)
 }
 
 /*
- * Whether the record that begins here is the commit of a transaction.  That of
- * a prepared one has its xid behind much else; its position and its time tell
- * enough.
+ * Whether the record that begins here is the commit of a transaction.  The xid
+ * of a prepared transaction is not compared, because it comes after much other
+ * data.  Position and time are enough for it.
  */
 static bool
 is_commit_of(WalReader *reader, const BemiStored *transaction)
@@ -288,7 +287,7 @@ is_commit_of(WalReader *reader, const BemiStored *transaction)
 }
 
 /*
- * Size of the pages of the source's WAL.
+ * Page size of the source's WAL.
  */
 static uint32
 find_page_size(BemiStream *stream)
@@ -307,8 +306,8 @@ find_page_size(BemiStream *stream)
 }
 
 /*
- * Starts a physical stream at the reader's position; false if the source
- * refuses.
+ * Starts a physical stream at the reader's position.  Returns false if the
+ * source refuses it.
  */
 static bool
 start_reading_wal(WalReader *reader, uint32 timeline)
@@ -331,8 +330,8 @@ start_reading_wal(WalReader *reader, uint32 timeline)
 }
 
 /*
- * Ends the stream, and waits until the source has, so that it does not log a
- * lost client.
+ * Ends the stream, and waits until the source has ended it, because otherwise
+ * the source would log a lost client.
  */
 static void
 end_reading_wal(BemiStream *probe)
@@ -352,9 +351,9 @@ end_reading_wal(BemiStream *probe)
 }
 
 /*
- * Looks for a transaction in the source's WAL, on the timeline that has its position.
- * "end" is a position that the source has come to.  Where the WAL cannot be read,
- * *refusal is the reason, palloc'd.
+ * Looks for a transaction in the source's WAL, on the timeline that has its
+ * position.  "end" is a position that the source has reached.  If the WAL
+ * cannot be read, *refusal is the reason, palloc'd.
  */
 BemiTrace
 bemi_stream_trace(BemiStream *stream, uint32 timeline, XLogRecPtr end,

@@ -270,7 +270,7 @@ set_reader(BemiSourceRow *row, const char *reader)
 static bool
 is_reader_alive(BemiStream *stream)
 {
-	double		patience_ms = bemi_stream_read_timeout(stream);
+	double		source_timeout_ms = bemi_stream_read_timeout(stream);
 	instr_time	contested;
 
 	INSTR_TIME_SET_CURRENT(contested);
@@ -279,8 +279,8 @@ is_reader_alive(BemiStream *stream)
 		bemi_my_worker->contested_at = contested;
 	INSTR_TIME_SUBTRACT(contested, bemi_my_worker->contested_at);
 	LWLockRelease(bemi_shared->lock);
-	return patience_ms > 0 &&
-		INSTR_TIME_GET_MILLISEC(contested) > patience_ms * 1.5;
+	return source_timeout_ms > 0 &&
+		INSTR_TIME_GET_MILLISEC(contested) > source_timeout_ms * 1.5;
 }
 
 static void

@@ -382,7 +382,7 @@ report_progress(Pipeline *pipeline)
 	XLogRecPtr	flushed = bemi_store_flushed(pipeline->store);
 
 	show_progress(pipeline);
-	bemi_stream_rest(pipeline->stream);
+	bemi_stream_close_idle_catalog(pipeline->stream);
 	if (asked ||
 		(bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
 		bemi_has_passed(pipeline->confirmed_at,

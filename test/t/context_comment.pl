@@ -224,7 +224,7 @@ for my $text ('nonsense', '', '[1]', '"text"', 'null', '{"a": "\u0000"}',
 
 like(
 	query(q{INSERT INTO tag VALUES (210) /*Bemi {"a": "/* x */"} Bemi*/}),
-	qr/^WARNING:  context in the query's comment is not valid and was left out\nDETAIL:  There is a comment mark/,
+	qr/^WARNING:  context in the query's comment is not valid and was left out\nDETAIL:  The comment contains another comment mark/,
 	'a comment within the comment is worth a warning');
 my $warnings = () = query(q{INSERT INTO note SELECT n, '' FROM generate_series(211, 215) n /*Bemi nonsense Bemi*/}) =~ /WARNING/g;
 is($warnings, 1, 'a broken comment is reported once for all that is nested in its statement');

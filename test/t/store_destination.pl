@@ -124,7 +124,7 @@ check_after('history locked');
 is(status('restarts'), '1', 'history locked: one new connection');
 like(
 	status('last_error'),
-	qr/\(Before, the worker had not answered for \d+ ms, because it was busy or waited for a lock\.\)/,
+	qr/\(The worker had not answered for \d+ ms before, because it was busy or waited for a lock\.\)/,
 	'history locked: the error says why the source has given the worker up');
 
 #

@@ -135,7 +135,7 @@ is($error, refused('28P01', 'password authentication failed for user "leser"') =
 like(refused('42501', 'keine Berechtigung'),
 	qr/HINT:  At the source: ALTER ROLE leser REPLICATION; GRANT CONNECT ON DATABASE laden TO leser;/,
 	'a right that is missing');
-like(refused('28000', 'kein pg_hba-Eintrag'), qr/HINT:  At the source, see that role leser exists and may log in, and that pg_hba\.conf/,
+like(refused('28000', 'kein pg_hba-Eintrag'), qr/HINT:  At the source, check that role leser exists and may log in, and that pg_hba\.conf/,
 	'a role that is not let in');
 like(refused('53300', 'zu viele Verbindungen'), qr/HINT:  At the source, raise "max_connections".*ALTER ROLE leser CONNECTION LIMIT -1;/,
 	'too many connections');

@@ -101,7 +101,7 @@ $east->safe_psql('postgres', q{CALL bemi.drop_source('east')});
 
 like(
 	start($plain, 'plain'),
-	qr/publication "bemi" does not exist at the source.*HINT:  In the database that is read: CREATE PUBLICATION bemi/s,
+	qr/publication "bemi" does not exist at the source.*HINT:  In the source's database: CREATE PUBLICATION bemi/s,
 	'without a publication, an error says what to do');
 $plain->safe_psql(
 	'postgres', q{

@@ -302,7 +302,7 @@ $node->stop;
 	local $node->{_host} = '127.0.0.1';
 
 	$node->start;
-	wait_until_seen(q{state = 'failed' AND last_error = 'this server has no Unix socket for the worker to connect to'});
+	wait_until_seen(q{state = 'failed' AND last_error = 'this server has no Unix socket that the worker can connect to'});
 	my ($conninfo) = seen('last_hint') =~ /conninfo => '(.*)'\);$/;
 	is($conninfo, 'host=localhost port=' . $node->port . ' dbname=postgres', 'no Unix socket: the hint has another way');
 	$node->safe_psql('postgres', "CALL bemi.stop(); CALL bemi.start(conninfo => 'user=dba $conninfo')");
