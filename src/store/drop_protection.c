@@ -3,10 +3,10 @@
  * drop_protection.c
  *		Keeps DROP EXTENSION from silently deleting the history.
  *
- * The history's partitions hang on bemi.changes, and that hangs on the
- * extension, so dropping the extension would drop them without a word.  An
- * event trigger looks at the command before it runs; what it needs to know,
- * CASCADE or not, is in the parse tree, which only C can see.
+ * The partitions depend on bemi.changes, and bemi.changes is a member of the
+ * extension, so DROP EXTENSION would silently drop them.  An event trigger
+ * checks the command before it runs.  Whether it has CASCADE is in the parse
+ * tree, which only C can read.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@
 PG_FUNCTION_INFO_V1(bemi_protect_history);
 
 /*
- * Whether a list of DROP EXTENSION holds this extension.
+ * Whether DROP EXTENSION lists this extension.
  */
 static bool
 names_bemi(List *names)
@@ -41,7 +41,7 @@ names_bemi(List *names)
 }
 
 /*
- * Whether a list of DROP OWNED BY holds the extension's owner.
+ * Whether DROP OWNED BY lists the extension's owner.
  */
 static bool
 names_owner(List *roles)
@@ -58,8 +58,8 @@ names_owner(List *roles)
 }
 
 /*
- * Whether the command would drop the extension, and if so, *cascade whether
- * with all that hangs on it.
+ * Whether the command drops the extension.  *cascade is whether it also drops
+ * what depends on it.
  */
 static bool
 drops_bemi(Node *command, bool *cascade)
@@ -83,7 +83,7 @@ drops_bemi(Node *command, bool *cascade)
 }
 
 /*
- * Whether there is any history to lose.
+ * Whether any change is stored.
  */
 static bool
 holds_history(void)
@@ -93,7 +93,7 @@ holds_history(void)
 	SPI_connect();
 	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) !=
 		SPI_OK_SELECT)
-		elog(ERROR, "could not look into bemi.changes");
+		elog(ERROR, "could not read bemi.changes");
 	holds = SPI_processed > 0;
 	SPI_finish();
 	return holds;
@@ -103,8 +103,8 @@ holds_history(void)
  * _bemi.protect_history(): event trigger at the start of DROP EXTENSION and
  * DROP OWNED.
  *
- * The workers look afterwards whether they still have work; one whose
- * extension is gone takes its slot and origin with it.
+ * It wakes the workers at commit.  A worker without its extension drops its
+ * slot and origin.
  */
 Datum
 bemi_protect_history(PG_FUNCTION_ARGS)

@@ -1,28 +1,27 @@
 /*-------------------------------------------------------------------------
  *
- * index.c
- *		The index entries of rows that have just been written.
+ * index.c Inserts the index entries of rows that have just been written.
  *
- * In flow rows that a partition's multi-insert has put into its pages
- * (partition.c); each index gets its entries for all of them before
- * the next one has its turn, so that the pages of one stay at hand.
+ * Input: rows that a partition's multi-insert has written (partition.c).  Each
+ * index gets its entries for all of these rows before the next index, because
+ * its pages are then in the cache.
  *
- * This is where the worker spends most of its time, so there are three ways,
- * chosen once when the partition is opened:
+ * The worker spends most of its time here, so there are three ways, chosen
+ * once when the partition is opened:
  *
- * - by the executor, as any INSERT does it: for what an index may be that users
- *	 have made, with expressions, a condition, or columns of their own;
- * - by row: an index on columns of ours only needs values that are at hand, and
- *	 none of what the executor does to get them out of the row again;
- * - by context: rows of one statement share a context, and so the keys that a
- *	 GIN index finds in it.  They are entered once, for all of these rows, the way
- *	 a GIN index is built, rather than for each row into the list of pending
- *	 entries, from which all would be moved later.  Rows that share theirs with
- *	 few others go by row: the list is better at that.
+ * - By the executor, as any INSERT does it.  Users' indexes may need this:
+ *	 those with expressions, a condition, or users' columns.
+ * - By row.  An index on our columns needs only values that we already have,
+ *	 so the executor need not read them from the row again.
+ * - By context.  Rows of one statement share a context, and so the keys that a
+ *	 GIN index extracts from it.  These are entered once for all these rows, as
+ *	 when a GIN index is built.  Otherwise each row would go into the pending
+ *	 list, and be moved from there later.  If few rows share a context, the
+ *	 pending list is faster, and they are entered by row.
  *
- * All lives in the memory of the partition, which is that of one destination
- * transaction; what is made for rows is gone with the caller's memory context.
- * What must never happen: a row without its entry in one of the indexes.
+ * BemiIndexes lives in the memory of the partition, within one destination
+ * transaction.  Memory for rows is in the caller's context.  What must never
+ * happen: a row has no entry in one of the indexes.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,10 +37,10 @@
 #include "store/store_internal.h"
 
 /*
- * So many rows must share a context for its keys to be entered at once: to
- * find the place of a key costs about as much as to note it for so many rows.
- * That is an estimate from profiles; the figure matters little, for runs are
- * long or short.
+ * Least number of rows with the same context for which its keys are entered at
+ * once.  Finding the place of a key costs about as much as adding it to the
+ * pending list for this many rows.  This is an estimate from profiles.  It
+ * matters little, because most runs are either long or short.
  */
 #define SHARED_ROWS		8
 
@@ -72,9 +71,9 @@ struct BemiIndexes
 };
 
 /*
- * Which of our columns has this number in the partition; -1 if none has.  One
- * that somebody has made a generated column does not hold what we have put
- * into it.
+ * Which of our columns has this number in the partition; -1 if none has.  A
+ * column that a user has made a generated one does not count, because its
+ * value is not ours.
  */
 static int
 history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
@@ -89,7 +88,7 @@ history_column(Relation table, const AttrNumber *attnums, AttrNumber attnum)
 }
 
 /*
- * The way for one index; notes which columns it is on.
+ * Chooses the way for one index, and records its columns.
  */
 static IndexWay
 choose_index_way(Relation table, HistoryIndex *index,
@@ -114,8 +113,8 @@ choose_index_way(Relation table, HistoryIndex *index,
 }
 
 /*
- * Takes note of the open indexes of a partition, whose columns have these
- * numbers; in the current memory context.
+ * Creates the description of a partition's open indexes, in the current memory
+ * context.  "attnums" has the numbers of our columns.
  */
 BemiIndexes *
 bemi_indexes_create(ResultRelInfo *target, EState *estate,
@@ -138,8 +137,8 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate,
 			UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
 
 		/*
-		 * One that is checked later comes with a trigger: rows are inserted
-		 * singly then.
+		 * A deferrable index has a trigger, and rows are then inserted one by
+		 * one.
 		 */
 		Assert(target->ri_TrigDesc != NULL ||
 			   index->unique == UNIQUE_CHECK_NO ||
@@ -150,7 +149,7 @@ bemi_indexes_create(ResultRelInfo *target, EState *estate,
 }
 
 /*
- * The executor makes the entries of the n-th index.
+ * Lets the executor insert the entries of the n-th index.
  */
 static void
 insert_index_by_executor(BemiIndexes *indexes, int n, TupleTableSlot **slots,
@@ -199,7 +198,7 @@ compare_places(const void *a, const void *b)
 }
 
 /*
- * The places of rows, in the order that a GIN index wants; palloc'd.
+ * The places of rows, sorted as a GIN index needs them; palloc'd.
  */
 static ItemPointerData *
 row_places(TupleTableSlot **slots, int count)
@@ -213,7 +212,7 @@ row_places(TupleTableSlot **slots, int count)
 }
 
 /*
- * Enters the keys of a context for all of the rows that share it.
+ * Enters the keys of a context for all rows that share it.
  */
 static void
 insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
@@ -243,7 +242,7 @@ insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
 }
 
 /*
- * Rows that share a context hold one and the same copy of it, see
+ * Enters contexts.  Rows that share a context have the same pointer to it, see
  * shared_context() in writer.c.
  */
 static void
@@ -271,8 +270,8 @@ insert_index_by_context(BemiIndexes *indexes, HistoryIndex *index,
 }
 
 /*
- * Makes the entries of rows that are in the partition, in the current memory
- * context.
+ * Inserts the entries of rows that are in the partition.  Allocates in the
+ * current memory context.
  */
 void
 bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,

@@ -1,36 +1,35 @@
 /*-------------------------------------------------------------------------
  *
- * maintenance.c
- *		House-keeping: old partitions go, statistics are kept.
+ * maintenance.c Maintenance of bemi.changes: drops old partitions, updates
+ *		statistics.
  *
- * In flow two settings: bemi.retention, how long changes are kept, and
- * bemi.partition_interval, of which _bemi.make_partition() asks what time a
- * new partition is for.  Out go whole partitions of bemi.changes whose every
- * row is older than the retention, and that nobody holds (bemi.holds); what is
- * gone is written down in bemi.gaps, in the same transaction.
+ * Input: the settings bemi.retention, which is how long changes are kept, and
+ * bemi.partition_interval, which _bemi.make_partition() uses for the range of
+ * a new partition.  Whole partitions of bemi.changes are dropped if all their
+ * rows are older than the retention and no hold (bemi.holds) covers them.  The
+ * same transaction records a gap in bemi.gaps.
  *
- * The worker calls in between source transactions.  Whatever fails here is
- * logged and tried again later: to keep too much is no reason to stop storing.
- * So each piece of work has a transaction of its own, whose end goes back to
- * the memory context of the beginning; what outlives it is in "bemi
- * house-keeping", which ends with the visit.
+ * The worker runs this between source transactions.  An error is logged, and
+ * the step is tried again later, because keeping too much is no reason to stop
+ * storing.  So each step has a transaction of its own.  Data that outlives the
+ * step is in the memory context "bemi maintenance", which is deleted at the
+ * end of the run.
  *
- * Locks: to detach a partition takes an exclusive lock of bemi.changes, and
- * whoever wants to read queues up behind it while it waits.  So the worker
- * does not ask for that lock while the partition itself is in use, which it
- * knows without waiting.  Otherwise it waits for half of the time after which
- * others look for deadlocks, at most for a second, and for nothing else once
- * it has that lock: it gives up before anybody's statement is chosen as the
- * victim of a deadlock.  Other workers of this database keep the same house;
- * the lock lets one of them in at a time, and each looks again what is left
- * when it is in.
+ * Locks: detaching a partition takes an exclusive lock on bemi.changes.  While
+ * the worker waits for that lock, all readers wait behind it.  So the worker
+ * first checks, without waiting, that the partition itself is not in use.
+ * Then it waits for bemi.changes for at most half of deadlock_timeout, and at
+ * most a second.  After that it waits for no other lock.  So it gives up
+ * before a user's statement could become the victim of a deadlock.  Other
+ * workers of this database do the same maintenance.  The lock admits one of
+ * them at a time, and each checks again which partitions are left.
  *
- * What keeps a partition from being dropped is logged once, until that, or the
- * setting, changes.
+ * The reason why a partition could not be dropped is logged once, and again if
+ * the reason or the setting changes.
  *
- * What must never happen: a row goes that is younger than the retention, or
- * held; a commit here moves the replication origin, which says how far the
- * source has been stored.
+ * What must never happen: a row is dropped that is younger than the retention,
+ * or held; or a commit here moves the replication origin, which is the
+ * position up to which the source is stored.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,18 +54,17 @@
 #include "store/store_internal.h"
 #include "worker/worker_internal.h"
 
-/* How often the worker looks, reports its statistics, analyzes at most. */
+/* Least intervals of maintenance, of reports of statistics, and of ANALYZE. */
 #define MAINTENANCE_INTERVAL_MS		60000
 #define STATISTICS_INTERVAL_MS	1000
 #define ANALYZE_INTERVAL_MS		86400000
 
-/* The longest wait for a lock, and the longest piece of work. */
+/* The longest wait for a lock, and the longest duration of a step. */
 #define LONGEST_LOCK_WAIT_MS	1000
 #define LONGEST_WORK_MS			20000
 
 /*
- * With so much time spent on dropping, the rest has to wait for the next
- * visit.
+ * After this time, the rest of the partitions waits for the next run.
  */
 #define LONGEST_VISIT_MS		1000
 
@@ -77,7 +75,7 @@ typedef struct Refusal
 	int			sqlerrcode;
 } Refusal;
 
-/* A piece of work; returns whether it did anything. */
+/* A step of maintenance; returns whether it changed anything. */
 typedef bool (*MaintenanceStep) (Oid table);
 
 static const struct config_enum_entry partition_intervals[] = {
@@ -90,30 +88,30 @@ static const struct config_enum_entry partition_intervals[] = {
 static int	partition_interval = 2;
 static char *retention_setting = NULL;
 
-/* As bemi.retention says; NULL: for ever. */
+/* Value of bemi.retention; NULL: for ever. */
 static Interval *retention = NULL;
 
-/* Whether the setting has changed, or nobody has ever looked. */
+/* Whether the setting has changed, or maintenance has never run. */
 static bool maintenance_is_due = true;
 
-/* The setting has changed: what stands in the way of it is logged again. */
+/* The setting has changed, so obstacles are logged again. */
 static bool log_refusals_again = false;
 
 static TimestampTz maintained_at = 0;
 static TimestampTz statistics_sent_at = 0;
 static TimestampTz analyze_tried_at = 0;
 
-/* What lasts for a visit: partitions to drop, and the name of one that was. */
+/* Lives for one run: partitions to drop, and the name of a dropped one. */
 static MemoryContext maintenance_memory = NULL;
 static List *expired = NIL;
 static char *dropped_name = NULL;
 
-/* Of Refusal: what the log has been told, in TopMemoryContext. */
+/* List of Refusal that were logged, in TopMemoryContext. */
 static List *refusals = NIL;
 
 /*
- * Reads an interval without throwing.  NULL, with the reason for the check
- * hook's caller, if it is none.
+ * Parses an interval without throwing an error.  If it is not valid, returns
+ * NULL and sets the errdetail of the check hook.
  */
 static Interval *
 parse_interval(const char *text)
@@ -143,8 +141,8 @@ parse_interval(const char *text)
 }
 
 /*
- * Check hook of bemi.retention.  A number alone would mean seconds, and cost
- * somebody his history who had days in mind.
+ * Check hook of bemi.retention.  A number without a unit would mean seconds,
+ * and a user who meant days would lose his history.
  */
 static bool
 check_retention(char **newval, void **extra, GucSource source)
@@ -156,8 +154,8 @@ check_retention(char **newval, void **extra, GucSource source)
 		return true;
 	if (strspn(*newval, " \t0123456789.+-") == strlen(*newval))
 	{
-		GUC_check_errdetail("It has no unit.");
-		GUC_check_errhint("Say, for instance, bemi.retention = '90 days'.");
+		GUC_check_errdetail("The interval has no unit.");
+		GUC_check_errhint("Example: bemi.retention = '90 days'");
 		return false;
 	}
 	interval = parse_interval(*newval);
@@ -167,7 +165,7 @@ check_retention(char **newval, void **extra, GucSource source)
 										  IntervalPGetDatum(interval),
 										  IntervalPGetDatum(&nothing))))
 	{
-		GUC_check_errdetail("It must be longer than nothing.");
+		GUC_check_errdetail("The interval must be positive.");
 		GUC_check_errhint("To keep changes for ever, set it to an empty string.");
 		return false;
 	}
@@ -191,10 +189,11 @@ assign_retention(const char *newval, void *extra)
 }
 
 /*
- * Begins a piece of work.  Returns OID of bemi.changes, or InvalidOid if the
- * extension is gone, or what stands there is not its own: the worker is a
- * superuser and would be led astray.  The lock on the sources keeps the
- * extension from being dropped meanwhile.
+ * Begins a step.  Returns the OID of bemi.changes, or InvalidOid if the
+ * extension has been dropped.  A table of that name that is not the
+ * extension's own does not count, because the worker is a superuser and must
+ * not work on a user's table.  The lock on the sources prevents that the
+ * extension is dropped meanwhile.
  */
 static Oid
 begin_maintenance(void)
@@ -214,8 +213,7 @@ begin_maintenance(void)
 }
 
 /*
- * Commits it.  The origin does not move: no position, and not the time of the
- * last source transaction.
+ * Commits a step.  The commit has no position, so it does not move the origin.
  */
 static void
 end_maintenance(void)
@@ -227,7 +225,7 @@ end_maintenance(void)
 }
 
 /*
- * The work took too long, or took too long no more.
+ * Ends the timeout of a step.  It may have expired just at the end.
  */
 static void
 disarm_lock_timeout(void)
@@ -237,7 +235,7 @@ disarm_lock_timeout(void)
 }
 
 /*
- * Forgets what was logged of partitions other than those.
+ * Forgets logged refusals of partitions other than these.
  */
 static void
 forget_refusals(const List *partitions)
@@ -256,7 +254,7 @@ forget_refusals(const List *partitions)
 }
 
 /*
- * Whether an error has not yet been logged for a partition; takes note of it.
+ * Whether an error has not yet been logged for a partition.  Records it.
  */
 static bool
 refusal_is_news(Oid partition, int sqlerrcode)
@@ -282,7 +280,7 @@ refusal_is_news(Oid partition, int sqlerrcode)
 }
 
 /*
- * Rolls back what has failed, and says why to the log, for a partition once.
+ * Rolls back a failed step and logs the error, once for a partition.
  */
 static void
 report_failure(const char *what, Oid partition)
@@ -302,8 +300,8 @@ report_failure(const char *what, Oid partition)
 }
 
 /*
- * Does a piece of work, on a table, in a transaction of its own.  True if it
- * did anything; what fails is logged.
+ * Runs a step on a table in a transaction of its own.  Returns whether it
+ * changed anything.  Errors are logged.
  */
 static bool
 attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
@@ -331,8 +329,8 @@ attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
 }
 
 /*
- * Finds the partitions that are too old.  They are looked at once more before
- * they go.
+ * Finds the partitions that are too old.  Each is checked again before it is
+ * dropped.
  */
 static bool
 find_expired(Oid changes)
@@ -377,7 +375,7 @@ drop_partition(Oid partition)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("partition \"%s\" is in use", name)));
-	/* In the order of readers, bemi.changes comes first. */
+	/* Readers lock bemi.changes first, so lock in the same order. */
 	UnlockRelationOid(partition, AccessExclusiveLock);
 	dropped_name = MemoryContextStrdup(maintenance_memory, name);
 
@@ -394,7 +392,7 @@ drop_partition(Oid partition)
 }
 
 /*
- * Drops what is too old, oldest first.
+ * Drops partitions that are too old, oldest first.
  */
 static void
 drop_expired(void)
@@ -416,7 +414,7 @@ drop_expired(void)
 			ereport(LOG,
 					(errmsg("bemi: partition \"%s\" of bemi.changes was dropped",
 							dropped_name),
-					 errdetail("All of it was older than bemi.retention, \"%s\".",
+					 errdetail("All its changes were older than bemi.retention, \"%s\".",
 							   retention_setting)));
 		if (TimestampDifferenceExceeds(maintained_at, GetCurrentTimestamp(),
 									   LONGEST_VISIT_MS))
@@ -425,7 +423,8 @@ drop_expired(void)
 }
 
 /*
- * Forgets tables of the source that are gone, as bemi--1.0.sql says.
+ * Forgets tables that have been dropped at the source, see
+ * _bemi.forget_gone_tables().
  */
 static bool
 forget_gone_tables(Oid changes)
@@ -442,9 +441,9 @@ forget_gone_tables(Oid changes)
 }
 
 /*
- * Samples bemi.changes as a whole, if enough has changed, for autovacuum does
- * so with its partitions only.  Not by the command ANALYZE, which would go
- * through all partitions once more, each by itself.
+ * Analyzes bemi.changes as a whole if enough has changed, because autovacuum
+ * analyzes only its partitions.  The command ANALYZE would also analyze each
+ * partition again.
  */
 static bool
 analyze_changes(Oid changes)
@@ -462,7 +461,7 @@ analyze_changes(Oid changes)
 	if (!needed)
 		return false;
 
-	/* What cannot be locked is tried again soon, what is slow tomorrow. */
+	/* A lock that fails is tried again soon, a slow ANALYZE tomorrow. */
 	LockRelationOid(changes, ShareUpdateExclusiveLock);
 	analyze_tried_at = GetCurrentTimestamp();
 	params.options = VACOPT_ANALYZE;
@@ -473,7 +472,7 @@ analyze_changes(Oid changes)
 }
 
 /*
- * Whether so much time has passed since, and if so, notes that it begins anew.
+ * Whether an interval is over.  If so, the next one begins now.
  */
 static bool
 interval_is_over(TimestampTz *since, TimestampTz now, int interval_ms)
@@ -492,7 +491,7 @@ run_maintenance(TimestampTz now)
 	maintenance_memory = AllocSetContextCreate(caller, "bemi maintenance",
 											   ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(maintenance_memory);
-	pgstat_report_activity(STATE_RUNNING, "keeping house");
+	pgstat_report_activity(STATE_RUNNING, "maintenance");
 	drop_expired();
 	(void) attempt_maintenance_step(forget_gone_tables, InvalidOid,
 									"forget tables that are gone");
@@ -504,11 +503,12 @@ run_maintenance(TimestampTz now)
 }
 
 /*
- * Does what is due.  To be called often, outside of a transaction.
+ * Runs maintenance that is due.  The worker calls it often, outside of a
+ * transaction.
  *
- * What was written is told to the statistics by each commit, unless one has
- * just done so; the last ones before a pause would never be told, and
- * autovacuum would not come.
+ * Commits report their statistics, but not more often than about once a
+ * second.  So the last ones before a pause are reported here.  Otherwise
+ * autovacuum would not know of them.
  */
 void
 bemi_store_maintain(void)
@@ -530,7 +530,7 @@ void
 bemi_store_maintenance_init(void)
 {
 	DefineCustomEnumVariable("bemi.partition_interval",
-							 "Sets for how much time a new partition of bemi.changes is.",
+							 "Sets the time range of new partitions of bemi.changes.",
 							 NULL, &partition_interval, 2, partition_intervals,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 

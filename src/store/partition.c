@@ -3,18 +3,19 @@
  * partition.c
  *		The partition of bemi.changes that rows are being written to.
  *
- * In flow values of rows, in runs that belong to one partition; they are
+ * Input: values of rows, in runs that belong to one partition.  They are
  * written by the server's multi-insert and then indexed, or one by one if
- * triggers fire, as triggers expect.  What users have put on the history runs
- * with the rights of its owner (user_code.c).  A partition that is missing is
- * made.
+ * triggers fire.  Users' code on the history runs with the rights of its owner
+ * (user_code.c).  A missing partition is created.
  *
- * Any commit time must find a partition, for a source may send whatever it
- * likes, and partitions may be of any make: of a day, a week, a month, or a
- * user's own.  So a new one takes no more than is left between its neighbours.
+ * Every commit time must find a partition, because a source may send any time.
+ * Partitions may have any range: a day, a week, a month, or one that a user
+ * has chosen.  So a new partition is limited by the bounds of its neighbours.
  *
  * A partition is opened for one destination transaction.  It lives in a child
- * of that transaction's memory, and its lock stays until the transaction ends.
+ * of that transaction's memory context, and its lock is held until the
+ * transaction ends.  What must never happen: a change fails to be stored
+ * because there is no partition for its time.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,7 +67,7 @@ struct BemiPartition
 	EState	   *estate;
 	ResultRelInfo *target;
 	BemiIndexes *indexes;
-	BemiCode   *code;			/* of users, on this partition; NULL: none */
+	BemiCode   *code;			/* users' code on it; NULL: none */
 	AttrNumber	attnums[BEMI_STORE_COLUMNS];
 	int			slot_count;
 	TupleTableSlot *slots[BEMI_PARTITION_SLOTS];
@@ -78,16 +79,16 @@ struct BemiPartition
 };
 
 /*
- * OID of bemi.changes.  Found once, and only if it is the extension's own: the
- * worker is a superuser, and must not be led to write to, or read from, what
- * somebody else has put under that name.
+ * OID of bemi.changes.  It is looked up once, and must be the extension's own
+ * table: the worker is a superuser, and must not write to a user's table of
+ * that name or read from it.
  */
 static Oid	changes_oid = InvalidOid;
 
 /*
- * Finds bemi.changes.  To be called before anything else here, in a
- * transaction; if the extension is dropped and made again after that, the
- * worker fails and starts anew.
+ * Looks up bemi.changes.  Must be called first, in a transaction.  If the
+ * extension is dropped and created again later, the worker fails and a new one
+ * starts.
  */
 void
 bemi_partition_init(void)
@@ -113,7 +114,8 @@ owner_of_table(Oid oid)
 }
 
 /*
- * Index of the last bound that is not above this time, -1 if there is none.
+ * Index of the last bound that is not later than this time, -1 if there is
+ * none.
  */
 static int
 last_partition_bound(Relation parent, PartitionDesc partitions,
@@ -130,8 +132,8 @@ last_partition_bound(Relation parent, PartitionDesc partitions,
 }
 
 /*
- * OID of the partition for this commit time, or InvalidOid; those that are
- * being detached are left out, or not.
+ * OID of the partition for this commit time, or InvalidOid.  "omit_detached"
+ * leaves out partitions that are being detached.
  */
 static Oid
 partition_at(TimestampTz committed_at, bool omit_detached)
@@ -161,8 +163,8 @@ find_partition(TimestampTz committed_at)
 }
 
 /*
- * A bound as the time that it stands for.  False, and the infinite time on its
- * side, if it is none of the finite ones: no such bound, MINVALUE or MAXVALUE.
+ * The time of a bound.  If the bound is MINVALUE, MAXVALUE or missing, *time
+ * is infinite, and the result is false.
  */
 static bool
 partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
@@ -183,8 +185,8 @@ partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
 }
 
 /*
- * The bounds of the neighbours of a commit time that has no partition, as
- * parameters for SPI: 'n' where there is no neighbour.
+ * The bounds of the neighbours of a commit time without a partition, as
+ * parameters for SPI; 'n': no neighbour.
  */
 static void
 find_partition_hole(TimestampTz committed_at, Datum *values, char *nulls)
@@ -206,7 +208,7 @@ find_partition_hole(TimestampTz committed_at, Datum *values, char *nulls)
 }
 
 /*
- * Makes the partition for this commit time.
+ * Creates the partition for this commit time.
  */
 static void
 create_partition(TimestampTz committed_at)
@@ -221,7 +223,7 @@ create_partition(TimestampTz committed_at)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3,
 							  types, values, nulls, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not make a partition of bemi.changes");
+		elog(ERROR, "could not create a partition of bemi.changes");
 	SPI_finish();
 	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
@@ -229,9 +231,9 @@ create_partition(TimestampTz committed_at)
 
 /*
  * _bemi.attach_partition(partition regclass, bounds text): the last step of
- * _bemi.create_partition().  With the rights of the owner of both tables,
- * because it computes what it can of the CHECK constraints and index
- * expressions.
+ * _bemi.make_partition().  It runs with the rights of the owner of both
+ * tables, because ATTACH evaluates constant parts of CHECK constraints and
+ * index expressions.
  */
 Datum
 bemi_attach_partition(PG_FUNCTION_ARGS)
@@ -254,10 +256,9 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 }
 
 /*
- * Finishes what somebody has begun with DETACH ... CONCURRENTLY, which was
- * interrupted: nothing can undo it, and until it is finished there can be no
- * other partition for that time.  The caller's lock keeps one that is still
- * running away.
+ * Finishes an interrupted DETACH ...  CONCURRENTLY.  It cannot be undone, and
+ * until it is finished there can be no other partition for that time.  The
+ * caller's lock excludes one that is still running.
  */
 static void
 finish_partition_detach(Oid partition)
@@ -273,20 +274,20 @@ finish_partition_detach(Oid partition)
 																							 partition)),
 														name)),
 					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not finish to detach a partition of bemi.changes");
+		elog(ERROR, "could not finish detaching a partition of bemi.changes");
 	SPI_finish();
 	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
 	ereport(LOG,
 			(errmsg("bemi: partition \"%s\" of bemi.changes is detached now",
 					name),
-			 errdetail("DETACH PARTITION ... CONCURRENTLY was interrupted, and changes of that time have come.")));
+			 errdetail("DETACH PARTITION ... CONCURRENTLY had been interrupted, and there are new changes of that time.")));
 }
 
 /*
- * OID of the partition for this commit time, which is made now if there is
- * none.  Other workers may be making it just now, too, so look again when they
- * cannot: the lock is the one that ATTACH PARTITION takes.
+ * OID of the partition for this commit time, which is created if there is
+ * none.  Another worker may be creating the same one.  So it looks again under
+ * the lock that ATTACH PARTITION takes.
  */
 static Oid
 find_or_create_partition(TimestampTz committed_at)
@@ -307,7 +308,7 @@ find_or_create_partition(TimestampTz committed_at)
 }
 
 /*
- * Puts one partition and its bounds into the result of
+ * Appends one partition and its bounds to the result of
  * _bemi.partition_ranges().
  */
 static void
@@ -328,8 +329,8 @@ append_partition_range(ReturnSetInfo *result, PartitionDesc partitions,
 }
 
 /*
- * _bemi.partition_ranges(): the partitions of bemi.changes, with the times
- * that they are for.  All but the default one, which has no bounds.
+ * _bemi.partition_ranges(): the partitions of bemi.changes, with the bounds of
+ * their times.  The default partition is left out, because it has none.
  */
 Datum
 bemi_partition_ranges(PG_FUNCTION_ARGS)
@@ -352,7 +353,7 @@ bemi_partition_ranges(PG_FUNCTION_ARGS)
 }
 
 /*
- * Writes down where the columns are.  By name, since users may have added
+ * Records the numbers of our columns, by name, because users may have added
  * columns, and a partition may have dropped ones.
  */
 static void
@@ -429,7 +430,7 @@ open_partition(Oid oid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("partition \"%s\" of bemi.changes is not a plain table",
 						RelationGetRelationName(partition->relation)),
-				 errhint("Detach it; the worker then makes a partition of its own.")));
+				 errhint("Detach it. The worker then creates a partition of its own.")));
 
 	partition->estate = CreateExecutorState();
 	partition->target = makeNode(ResultRelInfo);
@@ -438,7 +439,7 @@ open_partition(Oid oid)
 		bemi_code_of(partition->target, owner_of_table(changes_oid));
 	bemi_code_enter(partition->code);
 	ExecOpenIndices(partition->target, false);
-	/* Where AFTER triggers look for it. */
+	/* AFTER triggers look for it there. */
 	partition->estate->es_opened_result_relations =
 		lappend(partition->estate->es_opened_result_relations,
 				partition->target);
@@ -482,8 +483,8 @@ bemi_partition_contains(const BemiPartition *partition,
 }
 
 /*
- * The partition for a commit time: the one that is open (or NULL), or another
- * one in its stead, which is made now if need be.
+ * Returns the open partition for a commit time.  If it is not the one that is
+ * open now (or NULL), that one is closed.  A missing partition is created.
  */
 BemiPartition *
 bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
@@ -496,7 +497,7 @@ bemi_partition_for(BemiPartition *open, TimestampTz committed_at)
 }
 
 /*
- * Puts a row into the i-th slot, whose first use may be now.
+ * Puts a row into the i-th slot, which is created at its first use.
  */
 static void
 fill_partition_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
@@ -535,7 +536,7 @@ fill_partition_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 }
 
 /*
- * Writes the filled slots with one multi-insert and then their index entries.
+ * Writes the filled slots with one multi-insert, and then their index entries.
  */
 static void
 insert_rows_together(BemiPartition *partition, const BemiStoreRow *rows,
@@ -561,7 +562,7 @@ insert_rows_together(BemiPartition *partition, const BemiStoreRow *rows,
 }
 
 /*
- * Writes the filled slots one by one, firing triggers.
+ * Writes the filled slots one by one, and fires triggers.
  */
 static void
 insert_rows_singly(BemiPartition *partition, int count)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * store.h
- *		Changes are written into bemi.changes, and kept.
+ * store.h Writes changes into bemi.changes, reads them back, and maintains
+ *		them.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,9 +14,9 @@
 /* writer.c */
 
 /*
- * Whether so many milliseconds have passed since that time.  Yes also if the
- * clock was set back since then: what is done now and then must not stop until
- * the clock is there again.
+ * Whether this many milliseconds have passed since that time.  True also if
+ * the clock was set back since then, because periodic work must not stop until
+ * the clock has caught up.
  */
 static inline bool
 bemi_has_passed(TimestampTz since, int ms)
@@ -26,21 +26,22 @@ bemi_has_passed(TimestampTz since, int ms)
 	return now < since || TimestampDifferenceExceeds(since, now, ms);
 }
 
-/* What has been stored since somebody last took note of it. */
+/* Counts of stored changes, transactions and invalid messages. */
 typedef struct BemiCounts
 {
 	int64		changes;
 	int64		transactions;
 	int64		invalid_messages;
-	BemiStored	changed;		/* the last transaction with changes */
+	BemiStored	changed;		/* last transaction with changes */
 } BemiCounts;
 
 /*
- * All commits of earlier times than this are stored, and before the position.
+ * A time and a position: all commits of earlier times are stored, and are
+ * before the position.
  */
 typedef struct BemiUntil
 {
-	TimestampTz time;			/* 0: not known */
+	TimestampTz time;			/* 0: unknown */
 	XLogRecPtr	position;
 } BemiUntil;
 

@@ -1,8 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * store_internal.h
- *		What writer.c, the open partition, its indexes and the users' code know of
- *		each other.
+ * store_internal.h The open partition, its indexes, and users' code on it.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,17 +18,17 @@
 #define BEMI_STORE_COMMITTED_AT	9
 #define BEMI_STORE_CREATED_AT		11
 
-/* A row of bemi.changes: its values, which live until it is written. */
+/* A row of bemi.changes.  Its values live until it is written. */
 typedef struct BemiStoreRow
 {
 	Datum		values[BEMI_STORE_COLUMNS];
 	bool		nulls[BEMI_STORE_COLUMNS];
 } BemiStoreRow;
 
-/* Rows that a partition takes in one go. */
+/* Rows that are inserted into a partition at once. */
 #define BEMI_PARTITION_SLOTS	1000
 
-/* A partition that is being written to, within one transaction. */
+/* A partition that is open for writing, within one transaction. */
 typedef struct BemiPartition BemiPartition;
 
 /* partition.c */
@@ -46,14 +44,14 @@ extern void bemi_partition_close(BemiPartition *partition);
 
 /* user_code.c */
 
-/* DDL of the worker, while it runs. */
+/* DDL that the worker runs. */
 typedef struct BemiDdl
 {
-	char	   *event_triggers; /* of others, that fire; NULL: none */
+	char	   *event_triggers; /* users' ones that fire; NULL: none */
 	ErrorContextCallback context;
 } BemiDdl;
 
-/* What users have put on a partition that is open. */
+/* Users' code on an open partition. */
 typedef struct BemiCode BemiCode;
 
 extern void bemi_act_as_history_reader(BemiRights *caller);

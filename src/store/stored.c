@@ -1,22 +1,21 @@
 /*-------------------------------------------------------------------------
  *
- * stored.c
- *		What the worker reads from bemi.changes.
+ * stored.c Reads stored transactions from bemi.changes.
  *
- * In flow a source and a range of commit positions; out flow the last
- * transaction that is stored in it, or whether something is.  Ids are in the
- * order of commit positions, so each of these reads a few entries of the index
+ * Input: a source and a range of commit positions.  Output: the last stored
+ * transaction in the range, or whether a transaction is stored.  Ids are in
+ * the order of commit positions, so each query reads few entries of the index
  * of ids.
  *
- * To plan a query, the server computes what is constant in the CHECK
- * constraints and index expressions of a table: code of its owner
- * (user_code.c).  The worker is a superuser, so it reads as the owner of
- * bemi.changes, security-restricted, and only after a look at whose functions
- * these expressions call.  That is why these queries stand here, use no
- * function of bemi's, and read no other table.
+ * When the server plans a query, it evaluates constant parts of CHECK
+ * constraints and index expressions of the table, which are code of its owner
+ * (user_code.c).  The worker is a superuser.  So it reads as the owner of
+ * bemi.changes, security-restricted, after it has checked the owners of the
+ * functions in these expressions.  For that reason these queries are here, use
+ * no function of bemi, and read no other table.
  *
- * What must never happen: a query on bemi.changes that the worker plans with
- * its own rights.
+ * Results are in the caller's memory.  What must never happen: the worker
+ * plans a query on bemi.changes with its own rights.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,8 +37,9 @@ PG_FUNCTION_INFO_V1(bemi_last_stored);
 PG_FUNCTION_INFO_V1(bemi_last_stored_time);
 
 /*
- * No change of a transaction that commits at this position, or later, has a
- * lower id: see make_id() in decode/stitch.c.
+ * The lowest id that a change of a transaction with this commit position can
+ * have, see make_change_id() in decode/stitch.c.  All later ones have higher
+ * ids.
  */
 static Datum
 first_change_id(XLogRecPtr commit_lsn)
@@ -73,8 +73,8 @@ commit_lsn_of(const pg_uuid_t *id)
 }
 
 /*
- * Runs a query on bemi.changes as its owner, within a transaction.  It has at
- * most one row; false if it has none.  SPI stays connected.
+ * Runs a query on bemi.changes as its owner, within a transaction.  Reads at
+ * most one row, and returns false if there is none.  SPI stays connected.
  */
 static bool
 query_as_owner(const char *query, int count, const Oid *types,
@@ -101,7 +101,7 @@ stored_column(int column)
 }
 
 /*
- * Takes a transaction from the row that a query has found: id, time and xid.
+ * Reads a transaction from a query's result: id, time and xid.
  */
 static void
 read_stored(BemiStored *stored)
@@ -112,8 +112,8 @@ read_stored(BemiStored *stored)
 }
 
 /*
- * Finds the last transaction of a source that is stored and whose commit
- * position is in this range; false if there is none.  Needs a transaction.
+ * Finds the last stored transaction of a source with a commit position in this
+ * range.  Returns false if there is none.  Needs a transaction.
  */
 bool
 bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
@@ -188,8 +188,8 @@ bemi_is_stored(const char *source, const BemiStored *stored)
 
 /*
  * _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn): commit
- * position, commit time and xid of the last transaction that is stored in this
- * range; NULLs if none is.
+ * position, commit time and xid of the last stored transaction in this range;
+ * NULLs if there is none.
  */
 Datum
 bemi_last_stored(PG_FUNCTION_ARGS)
@@ -216,8 +216,8 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 
 /*
  * _bemi.last_stored_time(source text, before_lsn pg_lsn): the greatest commit
- * time that is stored of transactions before a position and is not to come
- * yet; NULL if there is none.
+ * time, not in the future, of stored transactions before a position; NULL if
+ * there is none.
  */
 Datum
 bemi_last_stored_time(PG_FUNCTION_ARGS)

@@ -1,39 +1,40 @@
 /*-------------------------------------------------------------------------
  *
- * user_code.c
- *		What users have put on bemi.changes runs with its owner's rights.
+ * user_code.c Runs users' code on bemi.changes with the rights of its owner.
  *
- * The worker is a superuser.  The history is a table like others, so there can
- * be code on it: defaults, also of domains, generated columns, CHECK
- * constraints, expressions and conditions of indexes, and triggers.  In flow
- * partitions that are being opened (partition.c); out flow the decisions which
- * of this code runs, and as whom, and the brackets bemi_code_enter() and
+ * The worker is a superuser. bemi.changes is a table like others, so users can
+ * add code to it: defaults, also of domains, generated columns, CHECK
+ * constraints, expressions and conditions of indexes, and triggers.  Input:
+ * partitions that are being opened (partition.c).  Output: which of this code
+ * runs and as which role, and the functions bemi_code_enter() and
  * bemi_code_leave() around it.
  *
- * - It runs as the table's owner, in a security-restricted operation, and no
- *	 setting that it changes outlives the bracket: as in native logical replication.
- * - The owner must have agreed.  All but triggers is the owner's alone to add.
- *	 A trigger can be made with the mere right to make triggers, so the worker has
- *	 session_replication_role = replica: a trigger fires if the owner has said
- *	 ENABLE ALWAYS (or REPLICA).  CREATE OR REPLACE TRIGGER takes that back.
- * - Agreement is worth as much as the text agreed to.  Whoever owns a function can
- *	 replace its body, so a trigger whose function, or a function of whose WHEN,
- *	 belongs to neither the table's owner nor a superuser does not fire.
- *	 Expressions cannot be left out, so a function of somebody else in one stops the
- *	 worker, before the server computes any part of it: also while a partition is
- *	 made, which computes what is constant.
+ * - The code runs as the table's owner, in a security-restricted operation.
+ *	 Settings that it changes are restored at the end, as in native logical
+ *	 replication.
+ * - The owner must have agreed to it.  Only the owner can add code, except
+ *	 triggers: the right TRIGGER is enough for those.  So the worker has
+ *	 session_replication_role = replica, and fires a trigger only if the owner
+ *	 has set it to ENABLE ALWAYS or ENABLE REPLICA.  CREATE OR REPLACE TRIGGER
+ *	 resets that.
+ * - The owner of a function can replace its body later.  So a trigger does not
+ *	 fire if its function, or a function in its WHEN, belongs to neither the
+ *	 table's owner nor a superuser.  Expressions cannot be skipped.  So if an
+ *	 expression calls such a function, the worker fails before the server
+ *	 evaluates any part of it.  This includes the creation of a partition, which
+ *	 evaluates constant parts.
  *
- * Constraints are no code of users: foreign keys and deferrable unique
- * constraints are triggers of the server's own, and are checked.  Nothing is
- * deferred, since that is forbidden in a security-restricted operation, and
+ * Constraints are not users' code.  Foreign keys and deferrable unique
+ * constraints are triggers of the server, and are checked.  Nothing is
+ * deferred, because that is forbidden in a security-restricted operation, and
  * would run at the worker's commit, as the worker.
  *
- * The common case costs nothing: where there is no such code, nobody is
- * switched to.  The decisions are made once for each opened partition, not for
- * rows.
+ * The common case costs nothing: without such code, there is no switch of the
+ * role.  The decisions are made once for each opened partition, and are in its
+ * memory.
  *
- * What must never happen: a function that a role could have made runs with
- * rights that this role has not.
+ * What must never happen: a function that a role could have written runs with
+ * rights that this role lacks.
  *
  *-------------------------------------------------------------------------
  */
@@ -70,30 +71,33 @@ PG_FUNCTION_INFO_V1(bemi_check_history_code);
 
 struct BemiCode
 {
-	Oid			role;			/* that it runs as */
-	char	   *partition;		/* of which table */
-	StringInfoData triggers;	/* those that fire, for a hint */
+	Oid			role;			/* that the code runs as */
+	char	   *partition;		/* its name */
+	StringInfoData triggers;	/* that fire, for a hint */
 
 	/* while it runs */
 	BemiRights	caller;
 	ErrorContextCallback context;
 };
 
-/* Whose functions an expression calls. */
+/* The owners of functions that an expression calls. */
 typedef struct Functions
 {
 	Oid			owner;			/* of the table */
-	Oid			other;			/* who else owns one; InvalidOid: nobody */
-	Oid			others;			/* the function, if it is one */
-	Oid			domain;			/* or the domain */
+	Oid			untrusted_owner;	/* another owner; InvalidOid: none */
+	Oid			untrusted_function; /* his function */
+	Oid			untrusted_domain;	/* or his domain */
 } Functions;
 
-/* Triggers of which the log knows that they do not fire; OIDs, for good. */
+/*
+ * OIDs of triggers that do not fire, which was logged; kept until the process
+ * ends.
+ */
 static List *reported = NIL;
 
 /*
- * The one of two owners that has fewer rights: a partition's, and that of
- * bemi.changes, whose expressions and triggers it has inherited.
+ * The one with fewer rights of two owners: that of a partition, and that of
+ * bemi.changes, whose expressions and triggers the partition has inherited.
  */
 static Oid
 lesser_owner(Oid partition_owner, Oid history_owner)
@@ -104,7 +108,7 @@ lesser_owner(Oid partition_owner, Oid history_owner)
 }
 
 /*
- * Whether what a role owns is as good as the table owner's own.
+ * Whether a role's functions may run with the rights of the table's owner.
  */
 static bool
 owner_is_trusted(Oid role, Oid owner)
@@ -141,16 +145,17 @@ type_owner(Oid type)
 static void
 check_function_owner(Functions *functions, Oid owner, Oid function, Oid domain)
 {
-	if (OidIsValid(functions->other) ||
+	if (OidIsValid(functions->untrusted_owner) ||
 		owner_is_trusted(owner, functions->owner))
 		return;
-	functions->other = owner;
-	functions->others = function;
-	functions->domain = domain;
+	functions->untrusted_owner = owner;
+	functions->untrusted_function = function;
+	functions->untrusted_domain = domain;
 }
 
 /*
- * A function that an expression calls; callback of check_functions_in_node().
+ * Callback of check_functions_in_node(): checks a function that an expression
+ * calls.
  */
 static bool
 check_function(Oid function, void *functions)
@@ -197,7 +202,7 @@ domain_constraints(Oid domain)
 }
 
 /*
- * The type that a domain is made of, which may be a domain, too.
+ * The type below a domain, which may be a domain, too.
  */
 static Oid
 base_type_of(Oid domain)
@@ -213,9 +218,9 @@ base_type_of(Oid domain)
 }
 
 /*
- * The functions of a domain's constraints, and of those that it has from the
- * domain that it is made of.  A domain counts as a function: who owns it adds
- * constraints.
+ * Checks a domain, the domains below it, and the functions of their
+ * constraints.  The owner of a domain counts like the owner of a function,
+ * because he can add constraints.
  */
 static void
 check_domain(Oid type, Functions *functions)
@@ -228,7 +233,7 @@ check_domain(Oid type, Functions *functions)
 }
 
 /*
- * Looks for functions.
+ * Expression walker: checks all functions in a tree.
  */
 static bool
 check_functions(Node *node, void *functions)
@@ -248,8 +253,9 @@ check_expression(const char *expression, Functions *functions)
 }
 
 /*
- * The functions of an index's expressions and condition, as the catalog has
- * them: the relation cache has already called some.  False if it has none.
+ * Checks the functions of an index's expressions and condition.  They are read
+ * from the catalog, because the relation cache evaluates constant parts when
+ * it loads them.  Returns false if the index has none.
  */
 static bool
 check_index(Oid index, Functions *functions)
@@ -277,8 +283,8 @@ check_index(Oid index, Functions *functions)
 }
 
 /*
- * The functions of the default that a column without one of its own has from
- * its domain; false if there is none.
+ * Checks the functions of the default that a column gets from its domain.
+ * Returns false if there is none.
  */
 static bool
 check_domain_default(Form_pg_attribute column, Functions *functions)
@@ -295,7 +301,8 @@ check_domain_default(Form_pg_attribute column, Functions *functions)
 }
 
 /*
- * The functions of all expressions of a table; false if there are none.
+ * Checks the functions of all expressions of a table.  Returns false if there
+ * are none.
  */
 static bool
 check_table(Relation table, Functions *functions)
@@ -323,38 +330,42 @@ check_table(Relation table, Functions *functions)
 }
 
 /*
- * Looks at the expressions of a table before any of them is computed: error if
- * one depends on somebody who is not trusted.  False if there are none.
+ * Checks the expressions of a table before any of them is evaluated.  Throws
+ * an error if one depends on an untrusted role.  Returns false if there are
+ * none.
  */
 static bool
 check_expressions(Relation table, Functions *functions)
 {
 	bool		found = check_table(table, functions);
 
-	if (!OidIsValid(functions->other))
+	if (!OidIsValid(functions->untrusted_owner))
 		return found;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("an expression of table \"%s\" depends on another role",
 					RelationGetRelationName(table)),
-			 errdetail("It calls a function, or uses a domain, that belongs to \"%s\", who can replace it. The table belongs to \"%s\".",
-					   GetUserNameFromId(functions->other, true),
+			 errdetail("It calls a function or uses a domain of \"%s\", who can replace it. The table belongs to \"%s\".",
+					   GetUserNameFromId(functions->untrusted_owner,
+										 true),
 					   GetUserNameFromId(functions->owner, true)),
-			 OidIsValid(functions->others) ?
+			 OidIsValid(functions->untrusted_function) ?
 			 errhint("ALTER FUNCTION %s OWNER TO %s;",
-					 format_procedure(functions->others),
+					 format_procedure(
+									  functions->untrusted_function),
 					 quote_identifier(
 									  GetUserNameFromId(functions->owner,
 														false))) :
 			 errhint("ALTER DOMAIN %s OWNER TO %s;",
-					 format_type_be_qualified(functions->domain),
+					 format_type_be_qualified(
+											  functions->untrusted_domain),
 					 quote_identifier(
 									  GetUserNameFromId(functions->owner,
 														false)))));
 }
 
 /*
- * Whether a trigger is one that the worker's inserts could fire.
+ * Whether the worker's inserts could fire a trigger.
  */
 static bool
 trigger_is_for_inserts(const Trigger *trigger)
@@ -364,7 +375,8 @@ trigger_is_for_inserts(const Trigger *trigger)
 }
 
 /*
- * Whether all that a trigger calls is trusted; if not, *functions says why.
+ * Whether all functions that a trigger calls are trusted.  If not, *functions
+ * has the untrusted one.
  */
 static bool
 is_trusted_trigger(const BemiCode *code, const Trigger *trigger,
@@ -374,11 +386,11 @@ is_trusted_trigger(const BemiCode *code, const Trigger *trigger,
 	(void) check_function(trigger->tgfoid, functions);
 	if (trigger->tgqual != NULL)
 		check_expression(trigger->tgqual, functions);
-	return !OidIsValid(functions->other);
+	return !OidIsValid(functions->untrusted_owner);
 }
 
 /*
- * Says once that a trigger does not fire.
+ * Logs once that a trigger does not fire.
  */
 static void
 report_trigger(const BemiCode *code, const Trigger *trigger,
@@ -396,7 +408,7 @@ report_trigger(const BemiCode *code, const Trigger *trigger,
 		ereport(LOG,
 				(errmsg("bemi: trigger \"%s\" of bemi.changes does not fire",
 						trigger->tgname),
-				 errdetail("The worker fires triggers that the table's owner has enabled for it."),
+				 errdetail("The worker fires only triggers that the table's owner has enabled with ENABLE ALWAYS or ENABLE REPLICA."),
 				 errhint("ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER %s;",
 						 quote_identifier(trigger->tgname))));
 	else
@@ -405,9 +417,10 @@ report_trigger(const BemiCode *code, const Trigger *trigger,
 						trigger->tgname),
 				 errdetail("It calls functions that belong to neither \"%s\" nor a superuser.",
 						   GetUserNameFromId(code->role, true)),
-				 OidIsValid(functions->others) ?
+				 OidIsValid(functions->untrusted_function) ?
 				 errhint("ALTER FUNCTION %s OWNER TO %s;",
-						 format_procedure(functions->others),
+						 format_procedure(
+										  functions->untrusted_function),
 						 quote_identifier(
 										  GetUserNameFromId(code->role,
 															true))) :
@@ -415,7 +428,7 @@ report_trigger(const BemiCode *code, const Trigger *trigger,
 }
 
 /*
- * Whether a trigger is one of the server's own, which checks a constraint.
+ * Whether a trigger is a built-in one that checks a constraint.
  */
 static bool
 trigger_is_constraint(const Trigger *trigger)
@@ -426,7 +439,7 @@ trigger_is_constraint(const Trigger *trigger)
 }
 
 /*
- * Decides about one trigger of our copy; true if it may fire.
+ * Decides about one trigger of our copy.  Returns true if it may fire.
  */
 static bool
 choose_trigger(BemiCode *code, Trigger *trigger)
@@ -459,8 +472,8 @@ choose_trigger(BemiCode *code, Trigger *trigger)
 }
 
 /*
- * Decides which triggers fire, in the copy that belongs to the open partition.
- * With none, it has no triggers.
+ * Decides which triggers fire, in the copy of the open partition.  If none
+ * does, the copy gets no triggers.
  */
 static void
 choose_triggers(BemiCode *code, ResultRelInfo *target)
@@ -476,9 +489,10 @@ choose_triggers(BemiCode *code, ResultRelInfo *target)
 }
 
 /*
- * Describes the code of a partition that is being opened, before any of it can
- * run, and leaves those triggers that fire; NULL if nothing is to run.  The
- * owner is that of bemi.changes.  In the current memory context.
+ * Describes the code of a partition that is being opened, before any of it
+ * runs, and disables the triggers that must not fire.  Returns NULL if there
+ * is no code to run, otherwise a description in the current memory context.
+ * "history_owner" is the owner of bemi.changes.
  */
 BemiCode *
 bemi_code_of(ResultRelInfo *target, Oid history_owner)
@@ -500,8 +514,8 @@ bemi_code_of(ResultRelInfo *target, Oid history_owner)
 }
 
 /*
- * _bemi.check_history_code(): error if an expression of bemi.changes, which a
- * new partition inherits, must not be computed.
+ * _bemi.check_history_code(): throws an error if an expression of bemi.changes
+ * must not be evaluated.  A new partition inherits these expressions.
  */
 Datum
 bemi_check_history_code(PG_FUNCTION_ARGS)
@@ -515,8 +529,8 @@ bemi_check_history_code(PG_FUNCTION_ARGS)
 }
 
 /*
- * Whether an error may be that of the code, rather than one of the server's
- * state, and what is no error has no hint either.
+ * Whether users' code may have caused an error.  Errors that come from the
+ * state of the server do not count, nor do messages that are not errors.
  */
 static bool
 error_may_be_of_user_code(int sqlerrcode)
@@ -531,8 +545,8 @@ error_may_be_of_user_code(int sqlerrcode)
 }
 
 /*
- * Error context callback: the worker's last error names the code that may be
- * at fault, since nothing else would say that it is code of users.
+ * Error context callback: adds the code that may be at fault.  Without it, the
+ * worker's last error would not show that users' code was running.
  */
 static void
 user_code_error_callback(void *arg)
@@ -544,17 +558,17 @@ user_code_error_callback(void *arg)
 	if (!error_may_be_of_user_code(geterrcode()))
 		return;
 	if (code->triggers.len > 0)
-		errhint("Triggers of bemi.changes have run: %s. To go on without one: ALTER TABLE bemi.changes DISABLE TRIGGER ...;",
+		errhint("These triggers of bemi.changes have run: %s. To go on without one: ALTER TABLE bemi.changes DISABLE TRIGGER ...;",
 				code->triggers.data);
 	else
-		errhint("The error may be that of a default, generated column, CHECK constraint or index expression of bemi.changes.");
+		errhint("The cause may be a default, generated column, CHECK constraint or index expression of bemi.changes.");
 }
 
 /*
- * Becomes the owner of bemi.changes, to read from it: to plan a query computes
- * what is constant in the expressions of the table and its partitions.  Error
- * if one of these depends on somebody else, who may be the owner of a
- * partition.
+ * Switches to the owner of bemi.changes, to read from it.  Planning a query
+ * evaluates constant parts of the expressions of the table and its partitions.
+ * Throws an error if one of these depends on another role, such as the owner
+ * of a partition.
  */
 void
 bemi_act_as_history_reader(BemiRights *caller)
@@ -578,7 +592,7 @@ bemi_act_as_history_reader(BemiRights *caller)
 }
 
 /*
- * Begins to run the code of a partition; NULL does nothing.
+ * Switches to the role that runs the code of a partition; NULL does nothing.
  */
 void
 bemi_code_enter(BemiCode *code)
@@ -593,7 +607,7 @@ bemi_code_enter(BemiCode *code)
 }
 
 /*
- * Ends it.  An error ends it, too: with the transaction, and the worker.
+ * Switches back.  After an error, the end of the transaction does this.
  */
 void
 bemi_code_leave(BemiCode *code)
@@ -605,9 +619,9 @@ bemi_code_leave(BemiCode *code)
 }
 
 /*
- * Event triggers of others that fire with the worker's own DDL, palloc'd;
- * NULL: none.  In the worker, only those do that somebody has enabled for
- * replicas, too; from PostgreSQL 17 on, none.
+ * Users' event triggers that fire with the worker's DDL, palloc'd; NULL: none.
+ * Only those that are enabled for replicas fire in the worker; from PostgreSQL
+ * 17 on, none.
  */
 static char *
 event_triggers_of_others(void)
@@ -627,7 +641,7 @@ event_triggers_of_others(void)
 }
 
 /*
- * Error context callback: an event trigger may be at fault.
+ * Error context callback: adds the event triggers that may be at fault.
  */
 static void
 event_trigger_error_callback(void *arg)
@@ -635,13 +649,13 @@ event_trigger_error_callback(void *arg)
 	BemiDdl    *ddl = arg;
 
 	if (error_may_be_of_user_code(geterrcode()))
-		errhint("Event triggers have run with the worker's DDL: %s. To go on without one: ALTER EVENT TRIGGER ... ENABLE;",
+		errhint("These event triggers have run with the worker's DDL: %s. To go on without one: ALTER EVENT TRIGGER ... ENABLE;",
 				ddl->event_triggers);
 }
 
 /*
- * Begins DDL of the worker, during which an error names the event triggers
- * that may be at fault.
+ * Begins DDL of the worker.  Errors until its end name the event triggers that
+ * may be at fault.
  */
 void
 bemi_ddl_enter(BemiDdl *ddl)

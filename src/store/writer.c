@@ -3,21 +3,22 @@
  * writer.c
  *		Writes changes into bemi.changes, each source transaction exactly once.
  *
- * In flow changes (decode/stitch.c) and the ends of source transactions; out
- * flow rows of bemi.changes.  A source transaction is stored whole, within one
- * destination transaction, whose commit record also carries how far the source
- * has been read (its replication origin, as in native logical replication).
- * So after a crash either both are there or neither is, and the stream goes on
- * where the origin says.  While the stream does not pause, several source
- * transactions share one destination transaction.
+ * Input: changes (decode/stitch.c) and the ends of source transactions.
+ * Output: rows of bemi.changes.  All changes of a source transaction are
+ * stored by one destination transaction.  Its commit record also contains the
+ * position of the source (the replication origin, as in native logical
+ * replication).  So after a crash either both are there or neither is, and the
+ * stream continues at the origin.  While the stream does not pause, several
+ * source transactions share one destination transaction.
  *
- * Commits are asynchronous: a commit lost in a crash is sent again, because
- * the source is only told of what is flushed (bemi_store_is_flushed).
+ * Commits are asynchronous.  A commit that is lost in a crash is sent again,
+ * because only flushed positions are confirmed to the source
+ * (bemi_store_flushed()).
  *
  * Changes are copied into a buffer and written in runs, each into one
- * partition (partition.c).  The buffer's memory context is reset with each
- * flush.  What must never happen: a commit in the middle of a source
- * transaction.
+ * partition (partition.c).  The buffer's memory context is reset when the
+ * buffer has been written.  What must never happen: a commit in the middle of
+ * a source transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,29 +39,34 @@
 #include "store/store_internal.h"
 #include "stream/stream.h"
 
-/* A flush writes at most so many changes, or somewhat more bytes than this. */
+/* The buffer is written when it has this many changes or bytes. */
 #define BUFFERED_CHANGES	BEMI_PARTITION_SLOTS
 #define BUFFERED_BYTES		(8 * 1024 * 1024)
 
-/* A destination transaction that could go on ends after so much. */
+/*
+ * A destination transaction is committed after this much, even if more comes.
+ */
 #define COMMIT_CHANGES		10000
 #define COMMIT_INTERVAL_MS	100
 
-/* Counts are written down at most so often; dead rows would pile up else. */
+/*
+ * Least interval of updates of the progress, because each leaves a dead row.
+ */
 #define PROGRESS_INTERVAL_MS	1000
 
 /*
- * A source that has nothing to tell still writes WAL, which its slot should
- * let go.  To note that writes WAL here, so it is done after this many bytes,
- * or fewer if some time has gone by; never for the few of a server that idles.
+ * A source without tracked changes still writes WAL, which its slot should
+ * release.  Recording the new position writes WAL here, so it is done after
+ * this many bytes, or after fewer if some time has passed.  An idle server
+ * writes less and never causes it.
  */
 #define ADVANCE_BYTES		(1024 * 1024)
 #define ADVANCE_LESS_BYTES	(64 * 1024)
 #define ADVANCE_LESS_MS		60000
 
 /*
- * A text that one row after another is likely to have, and so share: as it
- * came, and as the row has it.  In the buffer's memory; NULL: none yet.
+ * A text that successive rows are likely to have in common: as a string, and
+ * as a datum that the rows share.  In the buffer's memory; NULL: none yet.
  */
 typedef struct SharedText
 {
@@ -68,7 +74,7 @@ typedef struct SharedText
 	Datum		value;
 } SharedText;
 
-/* A commit here, and the source's position that it stands for. */
+/* A commit at the destination, and the source's position that it stores. */
 typedef struct UnflushedCommit
 {
 	XLogRecPtr	local_end;
@@ -80,47 +86,47 @@ struct BemiStore
 	MemoryContext memory;		/* holds this struct */
 	const char *source;
 	const char *database;
-	const char *server;			/* as _bemi.source_tables names it */
-	Datum		source_value;	/* the same, and others, as the rows have them */
+	const char *server;			/* as in _bemi.source_tables */
+	Datum		source_value;	/* source, as a datum for rows */
 	Datum		database_value;
 	Datum		empty;			/* {} */
 
-	/* the buffer; what its rows point to is in its memory, or lives as long */
+	/* the buffer; the rows' values are in its memory or live longer */
 	MemoryContext buffer_memory;
 	int			buffered;
 	BemiStoreRow buffer[BUFFERED_CHANGES];
 	SharedText	schema;			/* of the last change */
 	SharedText	table;
 	SharedText	operation;
-	Datum		context;		/* copy of the last change's; 0: none */
+	Datum		context;		/* copy of the last change's context; 0: none */
 	uint64		context_serial;
 
 	/* the destination transaction */
 	bool		open;
-	bool		whole;			/* ends with the end of a source transaction */
+	bool		is_complete;	/* ends at the end of a source transaction */
 	TimestampTz opened_at;
 	BemiCounts	counts;			/* of this transaction */
 	int64		transaction_changes;	/* of the source transaction */
 	XLogRecPtr	end_lsn;		/* of the last source transaction in it */
 	TimestampTz end_time;
-	BemiPartition *partition;	/* that rows go to; NULL: none is open */
+	BemiPartition *partition;	/* open partition; NULL: none */
 
-	/* what is committed, but not in _bemi.source_progress yet */
+	/* committed, but not in _bemi.source_progress yet */
 	BemiCounts	uncounted;
-	BemiUntil	until;			/* everything committed before is stored */
-	TimestampTz progress_at;	/* when it was written down last */
+	BemiUntil	until;			/* all earlier commits are stored */
+	TimestampTz progress_at;	/* time of the last update */
 
-	BemiCounts	news;			/* for bemi_store_drain_counts() */
-	BemiUntil	given_until;	/* as it has told last */
-	XLogRecPtr	origin;			/* as the last commit has left it */
+	BemiCounts	undrained;		/* for bemi_store_drain_counts() */
+	BemiUntil	drained_until;	/* as drained last */
+	XLogRecPtr	origin;			/* after the last commit */
 	List	   *unflushed;		/* of UnflushedCommit, oldest first */
 	XLogRecPtr	flushed;
-	bool		flush_commits;	/* instead of leaving that to the WAL writer */
+	bool		flush_commits;	/* do not leave it to the WAL writer */
 };
 
 /*
- * Starts a history of one source, whose origin stands there; lives in the
- * current memory context.
+ * Creates a store for one source with this origin, in the current memory
+ * context.
  */
 BemiStore *
 bemi_store_create(const char *source, const BemiSourceIdentity *identity,
@@ -140,7 +146,7 @@ bemi_store_create(const char *source, const BemiSourceIdentity *identity,
 	store->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "bemi change buffer",
 												 ALLOCSET_DEFAULT_SIZES);
-	store->whole = true;
+	store->is_complete = true;
 	return store;
 }
 
@@ -164,13 +170,13 @@ bemi_store_open(BemiStore *store)
 }
 
 /*
- * A source transaction begins: from here to its end, nothing is committed.
+ * Begins a source transaction.  Nothing is committed until it ends.
  */
 void
 bemi_store_begin_transaction(BemiStore *store)
 {
 	bemi_store_open(store);
-	store->whole = false;
+	store->is_complete = false;
 	store->transaction_changes = 0;
 }
 
@@ -185,7 +191,7 @@ row_committed_at(const BemiStore *store, int i)
 }
 
 /*
- * Where the run of rows ends that begins there and belongs to the open
+ * The end of the run of rows that begins at "first" and belongs to the open
  * partition.
  */
 static int
@@ -202,7 +208,7 @@ end_of_partition_run(const BemiStore *store, int first)
 }
 
 /*
- * Writes the buffer and empties it.
+ * Writes the buffer into bemi.changes and empties it.
  */
 static void
 write_rows(BemiStore *store)
@@ -232,7 +238,7 @@ write_rows(BemiStore *store)
 }
 
 /*
- * The value of a text that may be the same as that of the row before.
+ * The datum of a text, shared with the row before if it is the same.
  */
 static Datum
 shared_text(SharedText *shared, const char *text)
@@ -261,9 +267,9 @@ copy_jsonb(const BemiStore *store, const Jsonb *jsonb)
 }
 
 /*
- * The context of a change.  Changes that share one share one copy of it, or a
- * large context would be kept once for each row; and index.c knows them by
- * that.
+ * The context of a change.  Successive changes with the same context share one
+ * copy.  This saves memory, and index.c recognizes such changes by the
+ * pointer.
  */
 static Datum
 shared_context(BemiStore *store, const BemiChange *change)
@@ -278,8 +284,8 @@ shared_context(BemiStore *store, const BemiChange *change)
 }
 
 /*
- * Copies a change into a row, in the order of bemi_store_columns; all but the
- * time when it is stored.
+ * Copies a change into a row, in the order of bemi_store_columns. created_at
+ * is set when the row is written.
  */
 static void
 fill_store_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
@@ -315,14 +321,14 @@ fill_store_row(BemiStore *store, BemiStoreRow *row, const BemiChange *change)
 }
 
 /*
- * Takes a change, copying all of it.
+ * Adds a copy of a change to the buffer.
  */
 void
 bemi_store_add(BemiStore *store, const BemiChange *change)
 {
 	MemoryContext caller;
 
-	Assert(store->open && !store->whole);
+	Assert(store->open && !store->is_complete);
 
 	caller = MemoryContextSwitchTo(store->buffer_memory);
 	fill_store_row(store, &store->buffer[store->buffered], change);
@@ -338,8 +344,8 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
 }
 
 /*
- * Runs one of the functions of bemi--1.0.sql within the open transaction.
- * True if it returns true.
+ * Calls one of the extension's SQL functions within the open transaction.
+ * Returns true if its result is true.
  */
 static bool
 call_store_function(const char *statement, int count, Oid *types,
@@ -362,8 +368,9 @@ call_store_function(const char *statement, int count, Oid *types,
 }
 
 /*
- * A table is in the stream, of a source that does not tell from when on it is
- * tracked.  If that is news, then it was not tracked before.
+ * Records that a table is tracked because it is in the stream.  This is for
+ * sources whose tracking messages cannot be verified.  If the table is new, it
+ * counts as tracked from here on.
  */
 void
 bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
@@ -386,8 +393,8 @@ bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
 }
 
 /*
- * Takes a tracking message whose signature is right; false if it
- * comes with another transaction than it was written in.
+ * Applies a tracking message with a valid signature.  Returns false if it was
+ * written by another transaction than the one it came with.
  */
 bool
 bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
@@ -408,8 +415,8 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 }
 
 /*
- * The source has another secret.  If that is news, stored descriptions become
- * stale.
+ * Records the version of the source's signing key.  If it is new, stored
+ * descriptions become stale.
  */
 void
 bemi_store_record_signing_key(BemiStore *store, const char *version)
@@ -423,8 +430,8 @@ bemi_store_record_signing_key(BemiStore *store, const char *version)
 }
 
 /*
- * What the source has told last of a table, as _bemi.describe() says it,
- * palloc'd; NULL if it has not.
+ * The last description of a table that the source has sent (see
+ * _bemi.describe()), palloc'd; NULL if there is none.
  */
 Jsonb *
 bemi_store_description(BemiStore *store, const BemiRelation *relation)
@@ -456,9 +463,9 @@ bemi_store_description(BemiStore *store, const BemiRelation *relation)
 }
 
 /*
- * Counts a message that was not valid, for bemi.status.  Between transactions,
- * it is written down as time goes by: to begin one for each would let anybody
- * who can write messages keep the worker busy.
+ * Counts an invalid message, for bemi.status.  Between transactions, the count
+ * is stored later.  A transaction for each message would let anybody who can
+ * write messages keep the worker busy.
  */
 void
 bemi_store_count_invalid(BemiStore *store)
@@ -468,18 +475,18 @@ bemi_store_count_invalid(BemiStore *store)
 	else
 	{
 		store->uncounted.invalid_messages++;
-		store->news.invalid_messages++;
+		store->undrained.invalid_messages++;
 	}
 }
 
 /*
- * A source transaction has ended; what was added is whole.
+ * Ends a source transaction, all of which was added.
  */
 void
 bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,
 						   XLogRecPtr end_lsn)
 {
-	store->whole = true;
+	store->is_complete = true;
 	store->end_lsn = end_lsn;
 	store->end_time = transaction->committed_at;
 	if (store->transaction_changes > 0)
@@ -490,10 +497,10 @@ bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,
 }
 
 /*
- * All that the source has committed before this time is stored, and has its
- * records before the position.  An earlier time than before shows that the
- * source's clock was set back: what it commits now may be of any time from
- * there on.
+ * Records that all commits of the source before this time are stored and have
+ * their records before the position.  The time may be earlier than the last
+ * one if the source's clock was set back, because new commits may then have
+ * any time from there on.
  */
 void
 bemi_store_is_complete_until(BemiStore *store, TimestampTz time,
@@ -506,8 +513,7 @@ bemi_store_is_complete_until(BemiStore *store, TimestampTz time,
 }
 
 /*
- * Whether commits are to be flushed at once, because the source waits for
- * them.
+ * Sets whether commits are flushed at once, because the source waits for them.
  */
 void
 bemi_store_flush_commits(BemiStore *store, bool flush)
@@ -521,13 +527,13 @@ bemi_store_flush_commits(BemiStore *store, bool flush)
 bool
 bemi_store_is_due(const BemiStore *store)
 {
-	return store->open && store->whole &&
+	return store->open && store->is_complete &&
 		(store->counts.changes >= COMMIT_CHANGES ||
 		 bemi_has_passed(store->opened_at, COMMIT_INTERVAL_MS));
 }
 
 /*
- * Whether all that was received is committed.
+ * Whether everything that was received is committed.
  */
 bool
 bemi_store_is_stored(const BemiStore *store)
@@ -546,7 +552,7 @@ add_message_counts(BemiCounts *to, const BemiCounts *counts)
 }
 
 /*
- * Writes down what was counted, within the open transaction.
+ * Stores the counts in _bemi.source_progress, within the open transaction.
  */
 static void
 update_progress(BemiStore *store)
@@ -594,9 +600,9 @@ remember_commit(BemiStore *store)
 }
 
 /*
- * Commits the open transaction with the position of the last source
- * transaction in it.  One that has written nothing has no commit record, and
- * does not move the origin.
+ * Commits the open transaction with the position of its last source
+ * transaction.  If it has written nothing, there is no commit record, and the
+ * origin does not move.
  */
 static void
 commit_with_origin(BemiStore *store)
@@ -619,22 +625,22 @@ commit_with_origin(BemiStore *store)
 }
 
 /*
- * Commits the open transaction, if there is one.  In the middle of a source
- * transaction it does nothing: the rest will come.
+ * Commits the open transaction, if there is one.  Does nothing in the middle
+ * of a source transaction.
  */
 void
 bemi_store_commit(BemiStore *store)
 {
 	BemiCounts *counts = &store->counts;
 
-	if (!store->open || !store->whole)
+	if (!store->open || !store->is_complete)
 		return;
 
 	write_rows(store);
 	bemi_partition_close(store->partition);
 	store->partition = NULL;
 	add_message_counts(&store->uncounted, counts);
-	add_message_counts(&store->news, counts);
+	add_message_counts(&store->undrained, counts);
 	memset(counts, 0, sizeof(BemiCounts));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
 		bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
@@ -643,8 +649,8 @@ bemi_store_commit(BemiStore *store)
 }
 
 /*
- * Whether it is time to note that the source has come to "received" without
- * anything to store; sooner if it asks for that.
+ * Whether to record now that the source has reached "received" without
+ * anything to store; sooner if the source asks for a confirmation.
  */
 bool
 bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
@@ -667,9 +673,9 @@ bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 }
 
 /*
- * Notes that there is nothing to store up to "received".  The slot is never
- * confirmed beyond the origin: so a destination that was restored from a
- * backup, or is a standby that lags, can see that it has missed something.
+ * Records that there is nothing to store up to "received".  The slot is never
+ * confirmed beyond the origin.  So a destination that was restored from a
+ * backup, or is a lagging standby, notices that it has missed something.
  */
 void
 bemi_store_advance(BemiStore *store, XLogRecPtr received)
@@ -682,7 +688,7 @@ bemi_store_advance(BemiStore *store, XLogRecPtr received)
 }
 
 /*
- * Up to where source transactions are stored and flushed.
+ * The position up to which source transactions are stored and flushed.
  */
 XLogRecPtr
 bemi_store_flushed(BemiStore *store)
@@ -703,7 +709,7 @@ bemi_store_flushed(BemiStore *store)
 }
 
 /*
- * Whether something stored is not yet flushed, or not yet counted.
+ * Whether stored changes are not yet flushed or not yet counted.
  */
 bool
 bemi_store_awaits_flush(const BemiStore *store)
@@ -713,8 +719,8 @@ bemi_store_awaits_flush(const BemiStore *store)
 }
 
 /*
- * Whether a commit is stored whose time is not yet known to be complete.  One
- * from the future is not worth waiting for.
+ * Whether a stored commit is later than the time up to which the history is
+ * complete.  A commit time in the future does not count.
  */
 bool
 bemi_store_awaits_time(const BemiStore *store)
@@ -724,17 +730,17 @@ bemi_store_awaits_time(const BemiStore *store)
 }
 
 /*
- * Gives what was stored since the last call, and the time before which
- * everything is, 0 if that is not known, or no news.
+ * Returns the counts since the last call, and the time up to which the history
+ * is complete; 0 if that is unknown or has not changed.
  */
 void
 bemi_store_drain_counts(BemiStore *store, BemiCounts *counts, BemiUntil *until)
 {
-	*counts = store->news;
-	memset(&store->news, 0, sizeof(BemiCounts));
+	*counts = store->undrained;
+	memset(&store->undrained, 0, sizeof(BemiCounts));
 	memset(until, 0, sizeof(BemiUntil));
-	if (store->until.time != store->given_until.time ||
-		store->until.position != store->given_until.position)
+	if (store->until.time != store->drained_until.time ||
+		store->until.position != store->drained_until.position)
 		*until = store->until;
-	store->given_until = store->until;
+	store->drained_until = store->until;
 }

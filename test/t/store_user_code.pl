@@ -461,7 +461,7 @@ else
 		CREATE EVENT TRIGGER on_drop ON sql_drop EXECUTE FUNCTION on_drop();
 		ALTER EVENT TRIGGER on_drop ENABLE ALWAYS;
 		ALTER SYSTEM SET bemi.retention = '20 years'; SELECT pg_reload_conf()});
-	$node->wait_for_log(qr/could not drop a partition.*kept\n.*HINT:  Event triggers have run .*on_drop/);
+	$node->wait_for_log(qr/could not drop a partition.*kept\n.*HINT:  These event triggers have run .*on_drop/);
 	pass('retention names it, too');
 	sql('DROP EVENT TRIGGER on_drop; ALTER SYSTEM RESET bemi.retention; SELECT pg_reload_conf()');
 }
