@@ -235,7 +235,7 @@ is( sql('SELECT place, who, detail, count(*) FROM seen GROUP BY 1, 2, 3 ORDER BY
 sql(qq{
 	SET SESSION AUTHORIZATION keeper;
 	CREATE OR REPLACE FUNCTION keeper.f() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE 'not today'; END \$\$});
-worker_fails_with('not today.*Triggers of bemi\.changes have run: tr \(keeper\.f\(\)\).*DISABLE TRIGGER', 'a trigger that fails is named');
+worker_fails_with('not today.*These triggers of bemi\.changes have run: tr \(keeper\.f\(\)\).*DISABLE TRIGGER', 'a trigger that fails is named');
 sql('ALTER TABLE bemi.changes DISABLE TRIGGER tr');
 sync();
 store('without it');
