@@ -36,6 +36,59 @@ extern void bemi_act_as_owner(BemiRights *former);
 extern void bemi_act_restricted_as(Oid role, BemiRights *former);
 extern void bemi_act_as_before(const BemiRights *former);
 
+/* sql_call.c */
+
+/*
+ * A value with its type: an argument of a statement, or a column of a row.
+ */
+typedef struct BemiValue
+{
+	Oid			type;
+	bool		is_null;
+	Datum		datum;
+} BemiValue;
+
+extern BemiValue bemi_sql_text(const char *text);
+extern BemiValue bemi_sql_json(const char *json);
+extern BemiValue bemi_sql_jsonb(const Jsonb *jsonb);
+extern BemiValue bemi_sql_uuid(const pg_uuid_t *uuid);
+extern BemiValue bemi_sql_interval(const Interval *interval);
+extern BemiValue bemi_sql_bool(bool truth);
+extern BemiValue bemi_sql_int8(int64 number);
+extern BemiValue bemi_sql_time(TimestampTz time);
+extern BemiValue bemi_sql_lsn(XLogRecPtr position);
+extern BemiValue bemi_sql_xid(TransactionId xid);
+extern BemiValue bemi_sql_oid(Oid type, Oid oid);
+extern BemiValue bemi_sql_null_if(bool is_null, BemiValue value);
+extern char *bemi_sql_text_of(const BemiValue *column);
+extern bool bemi_sql_is_true(const BemiValue *column);
+extern int64 bemi_sql_number_of(const BemiValue *column);
+
+/*
+ * What these return is palloc'd in the current memory context; nothing else
+ * remains.  The statement runs as the current user, or as the owner of the
+ * extension, with search_path pinned.
+ */
+extern void bemi_sql_run(const char *statement, const BemiValue *arguments,
+						 int count);
+extern bool bemi_sql_run_bool(const char *statement,
+							  const BemiValue *arguments, int count);
+extern bool bemi_sql_run_row(const char *statement, const BemiValue *arguments,
+							 int count, BemiValue *columns, int column_count);
+extern void bemi_sql_run_as_owner(const char *statement,
+								  const BemiValue *arguments, int count);
+extern bool bemi_sql_run_bool_as_owner(const char *statement,
+									   const BemiValue *arguments, int count);
+extern bool bemi_sql_read_row(const char *query, const BemiValue *arguments,
+							  int count, BemiValue *columns, int column_count);
+extern List *bemi_sql_read_oids(const char *query, const BemiValue *arguments,
+								int count, Oid type);
+
+extern bool bemi_procedure_is_atomic(FunctionCallInfo fcinfo);
+extern void bemi_procedure_begin(FunctionCallInfo fcinfo);
+extern void bemi_procedure_commit(void);
+extern void bemi_procedure_end(void);
+
 /* hmac.c */
 
 #define BEMI_HMAC_LEN	64		/* hexadecimal digits */

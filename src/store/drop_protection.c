@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "commands/event_trigger.h"
-#include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
 
@@ -88,15 +87,7 @@ drops_bemi(Node *command, bool *cascade)
 static bool
 holds_history(void)
 {
-	bool		holds;
-
-	SPI_connect();
-	if (SPI_execute("SELECT FROM bemi.changes LIMIT 1", true, 1) !=
-		SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.changes");
-	holds = SPI_processed > 0;
-	SPI_finish();
-	return holds;
+	return bemi_sql_read_row("SELECT FROM bemi.changes", NULL, 0, NULL, 0);
 }
 
 /*

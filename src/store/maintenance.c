@@ -38,7 +38,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/vacuum.h"
-#include "executor/spi.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -335,37 +334,23 @@ attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
 static bool
 find_expired(Oid changes)
 {
-	Oid			types[] = {INTERVALOID};
-	Datum		values[] = {IntervalPGetDatum(retention)};
+	BemiValue	age = bemi_sql_interval(retention);
+	MemoryContext caller = MemoryContextSwitchTo(maintenance_memory);
 
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT partition FROM _bemi.expired_partitions($1)",
-							  1, types, values, NULL, true,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for old partitions");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		is_null;
-		Datum		partition =
-			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1,
-						  &is_null);
-		MemoryContext caller = MemoryContextSwitchTo(maintenance_memory);
-
-		expired = lappend_oid(expired, DatumGetObjectId(partition));
-		MemoryContextSwitchTo(caller);
-	}
-	SPI_finish();
+	expired =
+		bemi_sql_read_oids("SELECT partition FROM _bemi.expired_partitions($1)",
+						   &age, 1, REGCLASSOID);
+	MemoryContextSwitchTo(caller);
 	return expired != NIL;
 }
 
 static bool
 drop_partition(Oid partition)
 {
-	Oid			types[] = {REGCLASSOID, INTERVALOID};
-	Datum		values[] = {ObjectIdGetDatum(partition),
-	IntervalPGetDatum(retention)};
+	BemiValue	arguments[] = {
+		bemi_sql_oid(REGCLASSOID, partition), bemi_sql_interval(retention)
+	};
 	char	   *name = get_rel_name(partition);
-	bool		is_null;
 	bool		dropped;
 	BemiDdl		ddl;
 
@@ -380,13 +365,9 @@ drop_partition(Oid partition)
 	dropped_name = MemoryContextStrdup(maintenance_memory, name);
 
 	bemi_ddl_enter(&ddl);
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.drop_expired_partition($1, $2)", 2,
-							  types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not drop an old partition");
-	dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-										 SPI_tuptable->tupdesc, 1, &is_null));
-	SPI_finish();
+	dropped =
+		bemi_sql_run_bool("SELECT _bemi.drop_expired_partition($1, $2)",
+						  arguments, lengthof(arguments));
 	bemi_ddl_leave(&ddl);
 	return dropped;
 }
@@ -429,14 +410,9 @@ drop_expired(void)
 static bool
 forget_gone_tables(Oid changes)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
 
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.forget_gone_tables($1)", 1, types,
-							  values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not forget tables that are gone");
-	SPI_finish();
+	bemi_sql_run("SELECT _bemi.forget_gone_tables($1)", &source, 1);
 	return true;
 }
 
@@ -449,16 +425,11 @@ static bool
 analyze_changes(Oid changes)
 {
 	VacuumParams params = {0};
-	bool		is_null;
-	bool		needed;
+	BemiValue	needed = {.type = BOOLOID};
 
-	SPI_connect();
-	if (SPI_execute("SELECT _bemi.needs_analyze()", true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look at the statistics of bemi.changes");
-	needed = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 1, &is_null));
-	SPI_finish();
-	if (!needed)
+	(void) bemi_sql_read_row("SELECT _bemi.needs_analyze()", NULL, 0, &needed,
+							 1);
+	if (!bemi_sql_is_true(&needed))
 		return false;
 
 	/* A lock that fails is tried again soon, a slow ANALYZE tomorrow. */

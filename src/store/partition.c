@@ -30,7 +30,6 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
-#include "executor/spi.h"
 #include "funcapi.h"
 #include "optimizer/optimizer.h"
 #include "partitioning/partbounds.h"
@@ -185,24 +184,24 @@ partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
 }
 
 /*
- * The bounds of the neighbours of a commit time without a partition, as
- * parameters for SPI; 'n': no neighbour.
+ * The bounds of the neighbours of a commit time without a partition; NULL: no
+ * neighbour.
  */
 static void
-find_partition_hole(TimestampTz committed_at, Datum *values, char *nulls)
+find_partition_hole(TimestampTz committed_at, BemiValue *bounds)
 {
 	Relation	parent = table_open(changes_oid, RowExclusiveLock);
 	PartitionDesc partitions = RelationGetPartitionDesc(parent, false);
 
-	memset(nulls, 'n', 2);
+	bounds[0] = bounds[1] = bemi_sql_null_if(true, bemi_sql_time(0));
 	if (partitions->nparts > 0)
 	{
 		int			i = last_partition_bound(parent, partitions, committed_at);
 
-		if (partition_bound_time(partitions->boundinfo, i, &values[0]))
-			nulls[0] = ' ';
-		if (partition_bound_time(partitions->boundinfo, i + 1, &values[1]))
-			nulls[1] = ' ';
+		for (int n = 0; n < 2; n++)
+			bounds[n].is_null =
+				!partition_bound_time(partitions->boundinfo, i + n,
+									  &bounds[n].datum);
 	}
 	table_close(parent, NoLock);
 }
@@ -213,18 +212,13 @@ find_partition_hole(TimestampTz committed_at, Datum *values, char *nulls)
 static void
 create_partition(TimestampTz committed_at)
 {
-	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum		values[3] = {TimestampTzGetDatum(committed_at)};
-	char		nulls[4] = "   ";
+	BemiValue	arguments[3] = {bemi_sql_time(committed_at)};
 	BemiDdl		ddl;
 
-	find_partition_hole(committed_at, values + 1, nulls + 1);
+	find_partition_hole(committed_at, &arguments[1]);
 	bemi_ddl_enter(&ddl);
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT _bemi.make_partition($1, $2, $3)", 3,
-							  types, values, nulls, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not create a partition of bemi.changes");
-	SPI_finish();
+	bemi_sql_run("SELECT _bemi.make_partition($1, $2, $3)", arguments,
+				 lengthof(arguments));
 	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
 }
@@ -246,12 +240,9 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 		psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
 				 quote_identifier(get_rel_name(partition)),
 				 text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	SPI_connect();
 	bemi_act_restricted_as(owner_of_table(partition), &caller);
-	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not attach a partition to bemi.changes");
+	bemi_sql_run(command, NULL, 0);
 	bemi_act_as_before(&caller);
-	SPI_finish();
 	PG_RETURN_VOID();
 }
 
@@ -264,18 +255,14 @@ static void
 finish_partition_detach(Oid partition)
 {
 	char	   *name = get_rel_name(partition);
+	char	   *schema = get_namespace_name(get_rel_namespace(partition));
+	char	   *command =
+		psprintf("ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE",
+				 quote_qualified_identifier(schema, name));
 	BemiDdl		ddl;
 
 	bemi_ddl_enter(&ddl);
-	SPI_connect();
-	if (SPI_execute(psprintf("ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE",
-							 quote_qualified_identifier(get_namespace_name(
-																		   get_rel_namespace(
-																							 partition)),
-														name)),
-					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not finish detaching a partition of bemi.changes");
-	SPI_finish();
+	bemi_sql_run(command, NULL, 0);
 	bemi_ddl_leave(&ddl);
 	CommandCounterIncrement();
 	ereport(LOG,

@@ -9,6 +9,7 @@
 #define BEMI_STORE_H
 
 #include "decode/decode_internal.h"
+#include "extension/extension.h"
 #include "stream/stream.h"
 
 /* writer.c */
@@ -91,7 +92,7 @@ extern bool bemi_find_last_stored(const char *source, XLogRecPtr from,
 								  XLogRecPtr to, BemiStored *stored);
 extern bool bemi_is_stored(const char *source, const BemiStored *stored);
 extern bool bemi_find_stored_outside(const char *source, XLogRecPtr from,
-									 XLogRecPtr to, Datum from_times,
-									 Datum to_times, BemiStored *stored);
+									 XLogRecPtr to, BemiValue from_times,
+									 BemiValue to_times, BemiStored *stored);
 
 #endif							/* BEMI_STORE_H */

@@ -23,7 +23,6 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type_d.h"
-#include "executor/spi.h"
 #include "funcapi.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
@@ -41,7 +40,7 @@ PG_FUNCTION_INFO_V1(bemi_last_stored_time);
  * have, see make_change_id() in decode/stitch.c.  All later ones have higher
  * ids.
  */
-static Datum
+static BemiValue
 first_change_id(XLogRecPtr commit_lsn)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
@@ -53,7 +52,7 @@ first_change_id(XLogRecPtr commit_lsn)
 	low = pg_hton64(low);
 	memcpy(id->data, &high, sizeof(high));
 	memcpy(id->data + sizeof(high), &low, sizeof(low));
-	return UUIDPGetDatum(id);
+	return bemi_sql_uuid(id);
 }
 
 /*
@@ -73,42 +72,41 @@ commit_lsn_of(const pg_uuid_t *id)
 }
 
 /*
- * Runs a query on bemi.changes as its owner, within a transaction.  Reads at
- * most one row, and returns false if there is none.  SPI stays connected.
+ * Reads the first row of a query on bemi.changes as its owner, within a
+ * transaction.  False if there is none.
  */
 static bool
-query_as_owner(const char *query, int count, const Oid *types,
-			   const Datum *values)
+read_history(const char *query, const BemiValue *arguments, int count,
+			 BemiValue *columns, int column_count)
 {
 	BemiRights	caller;
+	bool		found;
 
-	SPI_connect();
 	bemi_act_as_history_reader(&caller);
-	if (SPI_execute_with_args(query, count, (Oid *) types, (Datum *) values,
-							  NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not run \"%s\"", query);
+	found = bemi_sql_read_row(query, arguments, count, columns, column_count);
 	bemi_act_as_before(&caller);
-	return SPI_processed == 1;
-}
-
-static Datum
-stored_column(int column)
-{
-	bool		is_null;
-
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column,
-						 &is_null);
+	return found;
 }
 
 /*
- * Reads a transaction from a query's result: id, time and xid.
+ * Finds the transaction that a query on bemi.changes selects, by id, time and
+ * xid of one of its changes.
  */
-static void
-read_stored(BemiStored *stored)
+static bool
+find_stored(const char *query, const BemiValue *arguments, int count,
+			BemiStored *stored)
 {
-	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(stored_column(1)));
-	stored->committed_at = DatumGetTimestampTz(stored_column(2));
-	stored->xid = (TransactionId) DatumGetInt64(stored_column(3));
+	BemiValue	columns[] = {
+		{.type = UUIDOID}, {.type = TIMESTAMPTZOID}, {.type = INT8OID}
+	};
+
+	memset(stored, 0, sizeof(BemiStored));
+	if (!read_history(query, arguments, count, columns, lengthof(columns)))
+		return false;
+	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(columns[0].datum));
+	stored->committed_at = bemi_sql_number_of(&columns[1]);
+	stored->xid = (TransactionId) bemi_sql_number_of(&columns[2]);
+	return true;
 }
 
 /*
@@ -119,21 +117,14 @@ bool
 bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
 					  BemiStored *stored)
 {
-	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_change_id(from),
-	first_change_id(to)};
-	bool		found;
+	BemiValue	arguments[] = {
+		bemi_sql_text(source), first_change_id(from), first_change_id(to)
+	};
 
-	memset(stored, 0, sizeof(BemiStored));
-	found =
-		query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes"
+	return find_stored("SELECT id, committed_at, transaction_id FROM bemi.changes"
 					   " WHERE source = $1 AND id >= $2 AND id < $3"
 					   " ORDER BY id DESC LIMIT 1",
-					   lengthof(types), types, values);
-	if (found)
-		read_stored(stored);
-	SPI_finish();
-	return found;
+					   arguments, lengthof(arguments), stored);
 }
 
 /*
@@ -142,26 +133,20 @@ bemi_find_last_stored(const char *source, XLogRecPtr from, XLogRecPtr to,
  */
 bool
 bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
-						 Datum from_times, Datum to_times, BemiStored *stored)
+						 BemiValue from_times, BemiValue to_times,
+						 BemiStored *stored)
 {
-	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID,
-	TIMESTAMPTZARRAYOID};
-	Datum		values[] = {CStringGetTextDatum(source), first_change_id(from),
-	first_change_id(to), from_times, to_times};
-	bool		found;
+	BemiValue	arguments[] = {
+		bemi_sql_text(source), first_change_id(from), first_change_id(to),
+		from_times, to_times
+	};
 
-	memset(stored, 0, sizeof(BemiStored));
-	found =
-		query_as_owner("SELECT id, committed_at, transaction_id FROM bemi.changes c"
+	return find_stored("SELECT id, committed_at, transaction_id FROM bemi.changes c"
 					   " WHERE source = $1 AND id >= $2 AND id < $3"
 					   " AND NOT EXISTS (SELECT FROM unnest($4, $5) g(from_time, to_time)"
 					   " WHERE g.from_time < c.committed_at AND g.to_time >= c.committed_at)"
 					   " ORDER BY id DESC LIMIT 1",
-					   lengthof(types), types, values);
-	if (found)
-		read_stored(stored);
-	SPI_finish();
-	return found;
+					   arguments, lengthof(arguments), stored);
 }
 
 /*
@@ -170,20 +155,17 @@ bemi_find_stored_outside(const char *source, XLogRecPtr from, XLogRecPtr to,
 bool
 bemi_is_stored(const char *source, const BemiStored *stored)
 {
-	Oid			types[] = {TEXTOID, UUIDOID, UUIDOID, TIMESTAMPTZOID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(source),
+	BemiValue	arguments[] = {
+		bemi_sql_text(source),
 		first_change_id(stored->commit_lsn),
 		first_change_id(stored->commit_lsn + 1),
-		TimestampTzGetDatum(stored->committed_at),
-	Int64GetDatum((int64) stored->xid)};
-	bool		found;
+		bemi_sql_time(stored->committed_at),
+		bemi_sql_int8((int64) stored->xid)
+	};
 
-	found =
-		query_as_owner("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
-					   " AND committed_at = $4 AND transaction_id = $5",
-					   lengthof(types), types, values);
-	SPI_finish();
-	return found;
+	return read_history("SELECT FROM bemi.changes WHERE source = $1 AND id >= $2 AND id < $3"
+						" AND committed_at = $4 AND transaction_id = $5",
+						arguments, lengthof(arguments), NULL, 0);
 }
 
 /*
@@ -194,7 +176,6 @@ bemi_is_stored(const char *source, const BemiStored *stored)
 Datum
 bemi_last_stored(PG_FUNCTION_ARGS)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	BemiStored	stored;
 	TupleDesc	columns;
 	Datum		values[3];
@@ -203,7 +184,6 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 
 	found = bemi_find_last_stored(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 								  PG_GETARG_LSN(1), PG_GETARG_LSN(2), &stored);
-	MemoryContextSwitchTo(caller);
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	values[0] = LSNGetDatum(stored.commit_lsn);
@@ -222,20 +202,17 @@ bemi_last_stored(PG_FUNCTION_ARGS)
 Datum
 bemi_last_stored_time(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {TEXTOID, UUIDOID};
-	Datum		values[] = {PG_GETARG_DATUM(0),
-	first_change_id(PG_GETARG_LSN(1))};
-	bool		is_null;
-	Datum		time;
+	BemiValue	arguments[] = {
+		bemi_sql_text(text_to_cstring(PG_GETARG_TEXT_PP(0))),
+		first_change_id(PG_GETARG_LSN(1))
+	};
+	BemiValue	time = {.type = TIMESTAMPTZOID};
 
 	(void)
-		query_as_owner("SELECT pg_catalog.max(committed_at) FROM bemi.changes"
-					   " WHERE source = $1 AND id < $2 AND committed_at <= pg_catalog.clock_timestamp()",
-					   lengthof(types), types, values);
-	time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-						 &is_null);
-	SPI_finish();
-	if (is_null)
+		read_history("SELECT pg_catalog.max(committed_at) FROM bemi.changes"
+					 " WHERE source = $1 AND id < $2 AND committed_at <= pg_catalog.clock_timestamp()",
+					 arguments, lengthof(arguments), &time, 1);
+	if (time.is_null)
 		PG_RETURN_NULL();
-	PG_RETURN_DATUM(time);
+	PG_RETURN_DATUM(time.datum);
 }

@@ -51,7 +51,6 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
@@ -626,18 +625,11 @@ bemi_code_leave(BemiCode *code)
 static char *
 event_triggers_of_others(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *names;
+	BemiValue	names = {.type = TEXTOID};
 
-	SPI_connect();
-	if (SPI_execute("SELECT _bemi.event_triggers_of_others()", true, 0) !=
-		SPI_OK_SELECT)
-		elog(ERROR, "could not look for event triggers");
-	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (names != NULL)
-		names = MemoryContextStrdup(caller, names);
-	SPI_finish();
-	return names;
+	(void) bemi_sql_read_row("SELECT _bemi.event_triggers_of_others()", NULL,
+							 0, &names, 1);
+	return bemi_sql_text_of(&names);
 }
 
 /*

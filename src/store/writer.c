@@ -27,11 +27,9 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type_d.h"
-#include "executor/spi.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -344,30 +342,6 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
 }
 
 /*
- * Calls one of the extension's SQL functions within the open transaction.
- * Returns true if its result is true.
- */
-static bool
-call_store_function(const char *statement, int count, Oid *types,
-					Datum *values, const char *nulls)
-{
-	bool		is_null;
-	bool		result;
-
-	Assert(IsTransactionState());
-	SPI_connect();
-	if (SPI_execute_with_args(statement, count, types, values, nulls, false,
-							  0) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not run \"%s\"", statement);
-	result = SPI_gettypeid(SPI_tuptable->tupdesc, 1) == BOOLOID &&
-		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-								   SPI_tuptable->tupdesc, 1, &is_null));
-	SPI_finish();
-	return result;
-}
-
-/*
  * Records that a table is tracked because it is in the stream.  This is for
  * sources whose tracking messages cannot be verified.  If the table is new, it
  * counts as tracked from here on.
@@ -376,20 +350,17 @@ void
 bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
 						  XLogRecPtr at_lsn, TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, OIDOID, TEXTOID,
-	TEXTOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {CStringGetTextDatum(store->source),
-		CStringGetTextDatum(store->server),
-		ObjectIdGetDatum(relation->oid),
-		CStringGetTextDatum(relation->schema),
-		CStringGetTextDatum(relation->table),
-		LSNGetDatum(at_lsn),
-	TimestampTzGetDatum(at_time)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source), bemi_sql_text(store->server),
+		bemi_sql_oid(OIDOID, relation->oid),
+		bemi_sql_text(relation->schema), bemi_sql_text(relation->table),
+		bemi_sql_lsn(at_lsn), bemi_sql_time(at_time)
+	};
 
-	(void)
-		call_store_function("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
-							" THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
-							lengthof(types), types, values, NULL);
+	Assert(store->open);
+	bemi_sql_run("SELECT CASE WHEN NOT _bemi.is_tracking_known($1, $4, $5, $6, $7)"
+				 " THEN _bemi.begin_tracking($1, $2, $3, $4, $5, $6, $7) END",
+				 arguments, lengthof(arguments));
 }
 
 /*
@@ -401,17 +372,15 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 						  TransactionId xid, XLogRecPtr at_lsn,
 						  TimestampTz at_time)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, XIDOID,
-	JSONBOID, PG_LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {CStringGetTextDatum(store->source),
-		CStringGetTextDatum(store->server),
-		TransactionIdGetDatum(xid),
-		JsonbPGetDatum(message),
-		LSNGetDatum(at_lsn),
-	TimestampTzGetDatum(at_time)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source), bemi_sql_text(store->server),
+		bemi_sql_xid(xid), bemi_sql_jsonb(message),
+		bemi_sql_lsn(at_lsn), bemi_sql_time(at_time)
+	};
 
-	return call_store_function("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
-							   lengthof(types), types, values, NULL);
+	Assert(store->open);
+	return bemi_sql_run_bool("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
+							 arguments, lengthof(arguments));
 }
 
 /*
@@ -421,12 +390,13 @@ bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
 void
 bemi_store_record_signing_key(BemiStore *store, const char *version)
 {
-	Oid			types[] = {TEXTOID, TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(store->source),
-	CStringGetTextDatum(version)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source), bemi_sql_text(version)
+	};
 
-	(void) call_store_function("SELECT _bemi.record_key_version($1, $2)",
-							   lengthof(types), types, values, NULL);
+	Assert(IsTransactionState());
+	(void) bemi_sql_run_bool("SELECT _bemi.record_key_version($1, $2)",
+							 arguments, lengthof(arguments));
 }
 
 /*
@@ -436,30 +406,18 @@ bemi_store_record_signing_key(BemiStore *store, const char *version)
 Jsonb *
 bemi_store_description(BemiStore *store, const BemiRelation *relation)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[] = {TEXTOID, OIDOID};
-	Datum		values[] = {CStringGetTextDatum(store->source),
-	ObjectIdGetDatum(relation->oid)};
-	Jsonb	   *description = NULL;
-	bool		is_null;
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source), bemi_sql_oid(OIDOID, relation->oid)
+	};
+	BemiValue	description = {.type = JSONBOID};
 
 	Assert(IsTransactionState());
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT description FROM _bemi.source_relations"
-							  " WHERE source = $1 AND relation = $2",
-							  lengthof(types), types, values, NULL, false,
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read _bemi.source_relations");
-	if (SPI_processed == 1)
-	{
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
-										  SPI_tuptable->tupdesc, 1, &is_null);
-
-		MemoryContextSwitchTo(caller);
-		description = DatumGetJsonbPCopy(value);
-	}
-	SPI_finish();
-	return description;
+	if (!bemi_sql_run_row("SELECT description FROM _bemi.source_relations"
+						  " WHERE source = $1 AND relation = $2",
+						  arguments, lengthof(arguments), &description, 1) ||
+		description.is_null)
+		return NULL;
+	return DatumGetJsonbP(description.datum);
 }
 
 /*
@@ -558,27 +516,24 @@ static void
 update_progress(BemiStore *store)
 {
 	const BemiCounts *counts = &store->uncounted;
-	Oid			types[] = {TEXTOID, INT8OID, INT8OID,
-		INT8OID, TIMESTAMPTZOID, PG_LSNOID,
-	PG_LSNOID, TIMESTAMPTZOID, INT8OID};
-	char		nulls[] = "         ";
-	Datum		values[] = {CStringGetTextDatum(store->source),
-		Int64GetDatum(counts->changes),
-		Int64GetDatum(counts->transactions),
-		Int64GetDatum(counts->invalid_messages),
-		TimestampTzGetDatum(store->until.time),
-		LSNGetDatum(store->until.position),
-		LSNGetDatum(counts->changed.commit_lsn),
-		TimestampTzGetDatum(counts->changed.committed_at),
-	Int64GetDatum((int64) counts->changed.xid)};
+	bool		no_time = store->until.time == 0;
+	bool		no_changes = XLogRecPtrIsInvalid(counts->changed.commit_lsn);
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source),
+		bemi_sql_int8(counts->changes),
+		bemi_sql_int8(counts->transactions),
+		bemi_sql_int8(counts->invalid_messages),
+		bemi_sql_null_if(no_time, bemi_sql_time(store->until.time)),
+		bemi_sql_null_if(no_time, bemi_sql_lsn(store->until.position)),
+		bemi_sql_null_if(no_changes, bemi_sql_lsn(counts->changed.commit_lsn)),
+		bemi_sql_null_if(no_changes,
+						 bemi_sql_time(counts->changed.committed_at)),
+		bemi_sql_null_if(no_changes,
+						 bemi_sql_int8((int64) counts->changed.xid))
+	};
 
-	if (store->until.time == 0)
-		nulls[4] = nulls[5] = 'n';
-	if (XLogRecPtrIsInvalid(counts->changed.commit_lsn))
-		nulls[6] = nulls[7] = nulls[8] = 'n';
-	(void)
-		call_store_function("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-							lengthof(types), types, values, nulls);
+	bemi_sql_run("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+				 arguments, lengthof(arguments));
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
 	store->progress_at = GetCurrentTimestamp();
 }

@@ -42,6 +42,20 @@ bemi_may_track(Oid role, Oid owner)
 }
 
 /*
+ * Error unless the current user may track the table.
+ */
+void
+bemi_check_tracker(const BemiTable *table)
+{
+	if (!bemi_may_track(GetUserId(), table->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to track table \"%s\"",
+						NameStr(table->name)),
+				 errdetail("It takes the owner, and the right to call bemi.track().")));
+}
+
+/*
  * The root of a partition; any other relation is its own.
  */
 Oid

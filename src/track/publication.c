@@ -33,6 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
 /*
@@ -66,8 +67,8 @@ lock_publication(void)
 		CHECK_FOR_INTERRUPTS();
 		if (!publication_is_usable(publication))
 		{
-			bemi_call_as_owner("SELECT _bemi.ensure_publication()", 0, NULL,
-							   NULL);
+			bemi_sql_run_as_owner("SELECT _bemi.ensure_publication()", NULL,
+								  0);
 			publication = get_publication_oid(BEMI_PUBLICATION, false);
 		}
 		LockDatabaseObject(PublicationRelationId, publication, 0,

@@ -125,10 +125,8 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 void
 bemi_restore_privileges(const BemiTable *table)
 {
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[] = {ObjectIdGetDatum(table->oid)};
+	BemiValue	partition = bemi_sql_oid(REGCLASSOID, table->oid);
 
 	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true))
-		bemi_call_as_owner("SELECT _bemi.make_private($1)", lengthof(types),
-						   types, values);
+		bemi_sql_run_as_owner("SELECT _bemi.make_private($1)", &partition, 1);
 }

@@ -29,8 +29,10 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "extension/extension.h"
 #include "track/track_internal.h"
 
+PG_FUNCTION_INFO_V1(bemi_enter_schema);
 PG_FUNCTION_INFO_V1(bemi_is_schema_tracked);
 PG_FUNCTION_INFO_V1(bemi_follow_renamed_schemas);
 PG_FUNCTION_INFO_V1(bemi_forget_dropped_schemas);
@@ -149,8 +151,8 @@ bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
 	rename = (const RenameStmt *) event->parsetree;
 	schema = get_namespace_oid(rename->newname, true);
 	if (bemi_schema_is_tracked(schema) || is_name_tracked(rename->newname))
-		bemi_call_as_owner("SELECT _bemi.rename_tracked_schemas()", 0, NULL,
-						   NULL);
+		bemi_sql_run_as_owner("SELECT _bemi.rename_tracked_schemas()", NULL,
+							  0);
 	emit_new_names(schema);
 	PG_RETURN_VOID();
 }
@@ -162,17 +164,16 @@ bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
 Datum
 bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {OIDOID};
 	ListCell   *cell;
 
 	bemi_check_called_as_event_trigger(fcinfo, "_bemi.forget_dropped_schemas");
 	foreach(cell, bemi_dropped_objects(NamespaceRelationId))
 	{
-		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(cell))};
+		BemiValue	schema = bemi_sql_oid(OIDOID, lfirst_oid(cell));
 
 		if (bemi_schema_is_tracked(lfirst_oid(cell)))
-			bemi_call_as_owner("SELECT _bemi.forget_tracked_schema($1)", 1,
-							   types, values);
+			bemi_sql_run_as_owner("SELECT _bemi.forget_tracked_schema($1)",
+								  &schema, 1);
 	}
 	PG_RETURN_VOID();
 }
@@ -184,4 +185,22 @@ Datum
 bemi_is_schema_tracked(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(bemi_schema_is_tracked(PG_GETARG_OID(0)));
+}
+
+/*
+ * _bemi.enter_schema(target regnamespace, desired boolean)
+ */
+Datum
+bemi_enter_schema(PG_FUNCTION_ARGS)
+{
+	BemiValue	arguments[] = {
+		bemi_sql_oid(REGNAMESPACEOID, PG_GETARG_OID(0)),
+		bemi_sql_bool(PG_GETARG_BOOL(1))
+	};
+
+	bemi_sql_run("SELECT _bemi.check_schema_tracker($1, $2)", arguments,
+				 lengthof(arguments));
+	bemi_sql_run_as_owner("SELECT _bemi.set_tracked_schema($1, $2)", arguments,
+						  lengthof(arguments));
+	PG_RETURN_VOID();
 }

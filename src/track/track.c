@@ -229,12 +229,11 @@ lock_for_rules(Oid relation)
 static void
 warn_of_missing_values(Oid relation)
 {
-	Oid			types[] = {REGCLASSOID};
-	Datum		values[] = {ObjectIdGetDatum(relation)};
+	BemiValue	table = bemi_sql_oid(REGCLASSOID, relation);
 
 	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_call_as_owner("SELECT _bemi.warn_of_missing_values($1)", 1, types,
-						   values);
+		bemi_sql_run_as_owner("SELECT _bemi.warn_of_missing_values($1)",
+							  &table, 1);
 }
 
 /*

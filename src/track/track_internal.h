@@ -94,11 +94,6 @@ typedef struct BemiDropped
 	char	   *table;
 } BemiDropped;
 
-/* rights.c */
-extern void bemi_check_tracker(const BemiTable *table);
-extern void bemi_call_as_owner(const char *command, int count, Oid *types,
-							   Datum *values);
-
 /* table.c */
 extern bool bemi_table_look_up(Oid relation, BemiTable *table);
 extern bool bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table);
@@ -181,6 +176,7 @@ extern List *bemi_command_partitions(const CollectedCommand *command,
 
 /* catalog.c */
 extern bool bemi_may_track(Oid role, Oid owner);
+extern void bemi_check_tracker(const BemiTable *table);
 extern Oid	bemi_partition_root(Oid relation);
 extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);

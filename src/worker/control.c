@@ -22,9 +22,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "libpq-fe.h"
-#include "nodes/parsenodes.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/pidfile.h"
@@ -88,17 +86,6 @@ require_workers(const char *function, const char *hint)
 					errmsg("%s cannot wait for a worker in single-user mode",
 						   function),
 					errhint("%s", hint)));
-}
-
-/*
- * Whether the procedure was called where it must not commit: in a transaction
- * block, or from a function.
- */
-static bool
-call_is_atomic(FunctionCallInfo fcinfo)
-{
-	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic;
 }
 
 /*
@@ -241,43 +228,6 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt,
 }
 
 /*
- * Calls one of the functions of bemi--1.0.sql that do what start and stop do
- * to the tables, with text parameters, some of which may be NULL.  It is
- * called as the owner of the extension: check_controller() comes first, and
- * says whether the caller may have that done.  Returns its value as text, or
- * NULL.
- */
-static char *
-call_control_function(const char *statement, int count,
-					  const char *const *parameters)
-{
-	Oid			types[4];
-	Datum		values[4];
-	char		nulls[] = "    ";
-	Oid			user;
-	int			security;
-
-	Assert(count <= lengthof(types));
-	for (int i = 0; i < count; i++)
-	{
-		types[i] = TEXTOID;
-		values[i] =
-			parameters[i] ? CStringGetTextDatum(parameters[i]) : (Datum) 0;
-		nulls[i] = parameters[i] ? ' ' : 'n';
-	}
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(bemi_extension_owner(),
-						   security | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_execute_with_args(statement, count, types, values, nulls, false,
-							  0) < 0)
-		elog(ERROR, "could not run \"%s\"", statement);
-	SetUserIdAndSecContext(user, security);
-	if (SPI_processed == 0 || SPI_tuptable == NULL)
-		return NULL;
-	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-}
-
-/*
  * A source that has failed before it had a slot is forgotten, so that the
  * caller can mend the mistake and call again.
  */
@@ -286,18 +236,16 @@ forget_failed_source(const char *source, const BemiWorker *worker)
 {
 	BemiWorker	ignored;
 	int64		since_attempt;
-	char	   *forgotten;
+	BemiValue	name = bemi_sql_text(source);
 	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_worker_attempt();
-	forgotten =
-		call_control_function("SELECT _bemi.unregister_source($1)::pg_catalog.text",
-							  1, &source);
-	if (forgotten != NULL && strcmp(forgotten, "true") == 0)
+	if (bemi_sql_run_bool_as_owner("SELECT _bemi.unregister_source($1)", &name,
+								   1))
 	{
 		bemi_wake_workers_at_commit();
-		SPI_commit();
+		bemi_procedure_commit();
 		if (!bemi_remove_worker(MyDatabaseId, source))
 			(void) wait_until_gone(source, true, since_attempt, &ignored);
 	}
@@ -318,13 +266,14 @@ static void
 check_controller(const char *source, const char *conninfo,
 				 const char *procedure)
 {
-	const char *const parameters[] = {source, conninfo,
-		GetUserNameFromId(GetUserId(), false),
-	procedure};
+	BemiValue	arguments[] = {
+		bemi_sql_text(source), bemi_sql_text(conninfo),
+		bemi_sql_text(GetUserNameFromId(GetUserId(), false)),
+		bemi_sql_text(procedure)
+	};
 
-	(void)
-		call_control_function("SELECT _bemi.check_controller($1, $2, $3::pg_catalog.name, $4)",
-							  4, parameters);
+	bemi_sql_run_as_owner("SELECT _bemi.check_controller($1, $2, $3::name, $4)",
+						  arguments, lengthof(arguments));
 }
 
 /*
@@ -355,12 +304,13 @@ check_conninfo(const char *conninfo)
 static void
 register_source(const char *source, const char *conninfo)
 {
-	const char *const parameters[] = {source, conninfo,
-	GetUserNameFromId(GetUserId(), false)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(source), bemi_sql_text(conninfo),
+		bemi_sql_text(GetUserNameFromId(GetUserId(), false))
+	};
 
-	(void)
-		call_control_function("SELECT _bemi.register_source($1, $2, $3::pg_catalog.name)",
-							  3, parameters);
+	bemi_sql_run_as_owner("SELECT _bemi.register_source($1, $2, $3::name)",
+						  arguments, lengthof(arguments));
 }
 
 static char *
@@ -398,7 +348,7 @@ bemi_start(PG_FUNCTION_ARGS)
 		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
-	if (wait && call_is_atomic(fcinfo))
+	if (wait && bemi_procedure_is_atomic(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("bemi.start() cannot wait inside a transaction block"),
@@ -406,7 +356,7 @@ bemi_start(PG_FUNCTION_ARGS)
 				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);",
 						 source)));
 
-	SPI_connect_ext(call_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	bemi_procedure_begin(fcinfo);
 	check_controller(source, conninfo, "bemi.start");
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_worker_attempt();
@@ -415,11 +365,11 @@ bemi_start(PG_FUNCTION_ARGS)
 	bemi_add_worker_at_commit(source);
 	if (wait)
 	{
-		SPI_commit();
+		bemi_procedure_commit();
 		if (!wait_until_streaming(source, since_attempt, &worker))
 			forget_failed_source(source, &worker);
 	}
-	SPI_finish();
+	bemi_procedure_end();
 	PG_RETURN_NULL();
 }
 
@@ -449,9 +399,8 @@ static void
 end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 {
 	bool		drop = strcmp(desired, "stop") != 0;
-	const char *parameters[2];
+	BemiValue	arguments[2];
 	char	   *source;
-	char	   *found;
 	int64		since_attempt;
 	BemiWorker	worker;
 
@@ -459,28 +408,26 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 	PreventCommandDuringRecovery(psprintf("%s()", procedure));
 	source = source_argument(fcinfo);
 
-	SPI_connect_ext(call_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+	bemi_procedure_begin(fcinfo);
 	check_controller(source, NULL, procedure);
 	bemi_lock_sources(ExclusiveLock);
 	since_attempt = last_worker_attempt();
-	parameters[0] = source;
-	parameters[1] = desired;
-	found =
-		call_control_function("SELECT _bemi.set_desired_state($1, $2)::pg_catalog.text",
-							  2, parameters);
-	if (found == NULL || strcmp(found, "true") != 0)
+	arguments[0] = bemi_sql_text(source);
+	arguments[1] = bemi_sql_text(desired);
+	if (!bemi_sql_run_bool_as_owner("SELECT _bemi.set_desired_state($1, $2)",
+									arguments, lengthof(arguments)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", source),
 				 errhint("SELECT source, state FROM bemi.status; lists those that do.")));
 	bemi_wake_workers_at_commit();
-	if (!call_is_atomic(fcinfo))
+	if (!bemi_procedure_is_atomic(fcinfo))
 	{
-		SPI_commit();
+		bemi_procedure_commit();
 		if (!wait_until_gone(source, drop, since_attempt, &worker))
 			report_not_ended(source, drop, &worker);
 	}
-	SPI_finish();
+	bemi_procedure_end();
 }
 
 /*
@@ -599,15 +546,7 @@ check_shutdown(const BemiWorker *lagging)
 static bool
 is_started(void)
 {
-	char	   *value;
-	bool		started;
-
-	SPI_connect();
-	value = call_control_function("SELECT _bemi.is_started()::pg_catalog.text",
-								  0, NULL);
-	started = value != NULL && strcmp(value, "true") == 0;
-	SPI_finish();
-	return started;
+	return bemi_sql_run_bool_as_owner("SELECT _bemi.is_started()", NULL, 0);
 }
 
 /*

@@ -38,9 +38,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type_d.h"
-#include "utils/builtins.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "store/store.h"
@@ -385,20 +382,16 @@ record_gap(const char *reason, XLogRecPtr from, const char *detail,
 		bemi_my_worker->synced.time > bemi_my_worker->until.time ?
 		&bemi_my_worker->synced :
 		&bemi_my_worker->until;
-	Oid			types[] = {TEXTOID, LSNOID, TEXTOID, TIMESTAMPTZOID,
-	LSNOID, BOOLOID, BOOLOID};
-	char		nulls[] = "       ";
-	Datum		values[] = {CStringGetTextDatum(reason), LSNGetDatum(from),
-		detail ? CStringGetTextDatum(detail) : (Datum) 0,
-		TimestampTzGetDatum(until->time), LSNGetDatum(until->position),
-	BoolGetDatum(goes_back), BoolGetDatum(proven)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(reason), bemi_sql_lsn(from), bemi_sql_text(detail),
+		bemi_sql_null_if(until->time == 0, bemi_sql_time(until->time)),
+		bemi_sql_null_if(until->time == 0, bemi_sql_lsn(until->position)),
+		bemi_sql_bool(goes_back), bemi_sql_bool(proven)
+	};
 
-	if (detail == NULL)
-		nulls[2] = 'n';
-	if (until->time == 0)
-		nulls[3] = nulls[4] = 'n';
-	bemi_run_on_source("SELECT _bemi.open_gap($1, $2, $3, $4, $5, $6, $7, $8)",
-					   lengthof(types), types, values, nulls);
+	bemi_sql_run("SELECT _bemi.open_gap($1, $2, $3, $4, $5, $6, $7, $8)",
+				 arguments, lengthof(arguments));
 }
 
 /*
@@ -424,6 +417,18 @@ describe_loss(const Finding *finding)
 }
 
 /*
+ * Notes that the source has no slot, within the current transaction.
+ */
+static void
+forget_slot(void)
+{
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+
+	bemi_sql_run("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
+				 &source, 1);
+}
+
+/*
  * Writes down what was lost, so that it stays whatever comes next.  Without a
  * proof, the gap begins where the slot's proof ends, or with the history.
  */
@@ -445,8 +450,7 @@ record_loss(const Finding *finding)
 			   describe_loss(finding), finding->went_back || from_slot,
 			   finding->unproven == NULL || from_slot);
 	if (XLogRecPtrIsInvalid(finding->resume))
-		bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
-						   0, NULL, NULL, NULL);
+		forget_slot();
 	ForceSyncCommit();
 	bemi_end_transaction();
 }
@@ -479,24 +483,23 @@ create_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 static void
 update_identity(const Finding *finding)
 {
-	const char *ancestors = finding->identity->ancestors;
-	Oid			types[] = {TEXTOID, INT8OID, TEXTOID, TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(finding->system_identifier),
-		Int64GetDatum(finding->identity->timeline),
-		CStringGetTextDatum(finding->identity->database),
-	ancestors ? CStringGetTextDatum(ancestors) : (Datum) 0};
+	const BemiSourceIdentity *identity = finding->identity;
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(finding->system_identifier),
+		bemi_sql_int8(identity->timeline), bemi_sql_text(identity->database),
+		bemi_sql_text(identity->ancestors)
+	};
 
-	bemi_run_on_source("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
-					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
-					   lengthof(types), types, values,
-					   ancestors ? NULL : "   n");
-	bemi_run_on_source("UPDATE _bemi.source_progress SET system_identifier = $2,"
-					   " timeline = $3, database = $4, timeline_ancestors = $5 WHERE source = $1",
-					   lengthof(types), types, values,
-					   ancestors ? NULL : "   n");
-	bemi_run_on_source("UPDATE _bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
-					   " WHERE source = $1",
-					   3, types, values, NULL);
+	bemi_sql_run("UPDATE bemi.sources SET slot_made = true, system_identifier = $2,"
+				 " timeline = $3, database = $4, timeline_ancestors = $5 WHERE name = $1",
+				 arguments, lengthof(arguments));
+	bemi_sql_run("UPDATE _bemi.source_progress SET system_identifier = $2,"
+				 " timeline = $3, database = $4, timeline_ancestors = $5 WHERE source = $1",
+				 arguments, lengthof(arguments));
+	bemi_sql_run("UPDATE _bemi.source_tables SET server = pg_catalog.format('%s/%s', $2, $4)"
+				 " WHERE source = $1",
+				 arguments, 4);
 }
 
 /*
@@ -507,12 +510,13 @@ update_identity(const Finding *finding)
 static void
 record_start_time(const Finding *finding)
 {
-	Oid			types[] = {TIMESTAMPTZOID};
-	Datum		values[] = {
-	TimestampTzGetDatum(finding->identity->started_at)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_time(finding->identity->started_at)
+	};
 
-	bemi_run_on_source("UPDATE _bemi.source_progress SET server_started_at = $2 WHERE source = $1",
-					   lengthof(types), types, values, NULL);
+	bemi_sql_run("UPDATE _bemi.source_progress SET server_started_at = $2 WHERE source = $1",
+				 arguments, lengthof(arguments));
 }
 
 /*
@@ -521,13 +525,13 @@ record_start_time(const Finding *finding)
 static void
 update_signing_key(BemiStream *stream)
 {
-	char	   *version = bemi_stream_signing_key_version(stream);
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {version ? CStringGetTextDatum(version) :
-	(Datum) 0};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_stream_signing_key_version(stream))
+	};
 
-	bemi_run_on_source("SELECT _bemi.record_key_version($1, $2)",
-					   lengthof(types), types, values, version ? NULL : "n");
+	bemi_sql_run("SELECT _bemi.record_key_version($1, $2)", arguments,
+				 lengthof(arguments));
 	(void) bemi_stream_signing_key_is_new(stream);
 }
 
@@ -540,12 +544,14 @@ static void
 forget_positions(XLogRecPtr position, TimestampTz now)
 {
 	BemiUntil  *until = &bemi_my_worker->until;
-	Oid			types[] = {LSNOID, TIMESTAMPTZOID};
-	Datum		values[] = {LSNGetDatum(position), TimestampTzGetDatum(now)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source), bemi_sql_lsn(position),
+		bemi_sql_time(now)
+	};
 
-	bemi_run_on_source("UPDATE _bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
-					   " stored_lsn = $2, stored_until = least(stored_until, $3) WHERE source = $1",
-					   lengthof(types), types, values, NULL);
+	bemi_sql_run("UPDATE _bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
+				 " stored_lsn = $2, stored_until = least(stored_until, $3) WHERE source = $1",
+				 arguments, lengthof(arguments));
 	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
 	memset(&bemi_my_worker->synced, 0, sizeof(BemiUntil));
@@ -565,30 +571,22 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 {
 	char	   *server = psprintf("%s/%s", finding->system_identifier,
 								  finding->identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID,
-	JSONOID, JSONOID, JSONOID};
-	Datum		values[6];
-	int			n = 0;
-	TimestampTz now;
 
-	values[n++] = CStringGetTextDatum(server);
-	values[n++] = LSNGetDatum(finding->went_back ?
-							  Max(finding->origin, position) :
-							  position);
-	values[n] = (Datum) 0;
-	values[n + 1] = CStringGetTextDatum(finding->published);
-	values[n + 2] = CStringGetTextDatum(bemi_stream_published(stream));
-	values[n + 3] =
-		descriptions ? CStringGetTextDatum(descriptions) : (Datum) 0;
 	/* The list first, so that what it lists is tracked at that time. */
-	now = bemi_stream_now(stream);
-	values[n] = TimestampTzGetDatum(now);
+	char	   *published = bemi_stream_published(stream);
+	TimestampTz now = bemi_stream_now(stream);
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(server),
+		bemi_sql_lsn(finding->went_back ? Max(finding->origin, position) :
+					 position),
+		bemi_sql_time(now), bemi_sql_json(finding->published),
+		bemi_sql_json(published), bemi_sql_json(descriptions)
+	};
 
 	bemi_begin_transaction();
 	update_signing_key(stream);
-	bemi_run_on_source("SELECT _bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
-					   lengthof(types), types, values,
-					   descriptions ? NULL : "     n");
+	bemi_sql_run("SELECT _bemi.close_gap($1, $2, $3, $4, $5, $6, $7)",
+				 arguments, lengthof(arguments));
 	update_identity(finding);
 	record_start_time(finding);
 	forget_positions(position, now);
@@ -617,32 +615,28 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 static void
 compare_published(BemiStream *stream, const Finding *finding, bool always)
 {
-	char	   *version;
 	const BemiSourceIdentity *identity = finding->identity;
 	char	   *server =
 		psprintf("%s/%s", finding->system_identifier, identity->database);
-	Oid			types[] = {TEXTOID, LSNOID, TIMESTAMPTZOID, LSNOID,
-	TIMESTAMPTZOID, JSONOID, TEXTOID};
 	TimestampTz until = bemi_my_worker->until.time;
-	Datum		values[] = {CStringGetTextDatum(server),
-		LSNGetDatum(finding->origin),
-		TimestampTzGetDatum(until ? until : DT_NOBEGIN),
-		LSNGetDatum(identity->position),
-		TimestampTzGetDatum(bemi_stream_now(stream)),
-	CStringGetTextDatum(finding->published), (Datum) 0};
+	BemiValue	arguments[8] = {
+		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(server),
+		bemi_sql_lsn(finding->origin),
+		bemi_sql_time(until ? until : DT_NOBEGIN),
+		bemi_sql_lsn(identity->position),
+		bemi_sql_time(bemi_stream_now(stream)),
+		bemi_sql_json(finding->published)
+	};
 
 	bemi_begin_transaction();
-	version = bemi_stream_signing_key_version(stream);
-	if (version != NULL)
-		values[6] = CStringGetTextDatum(version);
+	arguments[7] = bemi_sql_text(bemi_stream_signing_key_version(stream));
 	/* As if the secret were another one. */
 	if (always)
-		bemi_run_on_source("SELECT _bemi.record_key_version($1, NULL)",
-						   0, NULL, NULL, NULL);
-	bemi_run_on_source("SELECT _bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
-					   " WHERE _bemi.record_key_version($1, $8)",
-					   lengthof(types), types, values,
-					   version ? NULL : "      n");
+		bemi_sql_run("SELECT _bemi.record_key_version($1, NULL)", arguments,
+					 1);
+	bemi_sql_run("SELECT _bemi.compare_published($1, $2, $3, $4, $5, $6, $7, false)"
+				 " WHERE _bemi.record_key_version($1, $8)",
+				 arguments, lengthof(arguments));
 	bemi_end_transaction();
 	(void) bemi_stream_signing_key_is_new(stream);
 }
@@ -738,16 +732,15 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 	const BemiUnreadable *skipped = &bemi_my_worker->unreadable;
 	TimestampTz before = skipped->committed_at - 1;
 	TimestampTz after = skipped->committed_at + 1;
-	Oid			types[] = {LSNOID, LSNOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-	TEXTOID};
-	Datum		values[] = {LSNGetDatum(finding->origin), LSNGetDatum(resume),
-		TimestampTzGetDatum(IS_VALID_TIMESTAMP(before) ?
-							before :
-							skipped->committed_at),
-		TimestampTzGetDatum(IS_VALID_TIMESTAMP(after) ?
-							after :
-							skipped->committed_at),
-	CStringGetTextDatum(describe_skipped(skipped))};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_lsn(finding->origin), bemi_sql_lsn(resume),
+		bemi_sql_time(IS_VALID_TIMESTAMP(before) ? before :
+					  skipped->committed_at),
+		bemi_sql_time(IS_VALID_TIMESTAMP(after) ? after :
+					  skipped->committed_at),
+		bemi_sql_text(describe_skipped(skipped))
+	};
 
 	ereport(LOG,
 			(errmsg("bemi: transaction %u of source \"%s\", committed at %X/%X, is skipped",
@@ -756,8 +749,8 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 			 errdetail("%s", bemi_my_worker->error),
 			 errhint("bemi.gaps shows what is known of it.")));
 	bemi_begin_transaction();
-	bemi_run_on_source("SELECT _bemi.record_skipped($1, $2, $3, $4, $5, $6)",
-					   lengthof(types), types, values, NULL);
+	bemi_sql_run("SELECT _bemi.record_skipped($1, $2, $3, $4, $5, $6)",
+				 arguments, lengthof(arguments));
 	ForceSyncCommit();
 	bemi_end_transaction();
 }
@@ -928,8 +921,7 @@ bemi_record_given_up(void)
 {
 	bemi_begin_transaction();
 	record_gap("max_slot_lag", bemi_origin_position(), NULL, false, true);
-	bemi_run_on_source("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
-					   0, NULL, NULL, NULL);
+	forget_slot();
 	ForceSyncCommit();
 	bemi_end_transaction();
 

@@ -43,7 +43,6 @@
 
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -251,12 +250,13 @@ bemi_check_reading(const BemiSourceRow *row)
 static void
 set_reader(BemiSourceRow *row, const char *reader)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(reader)};
+	BemiValue	arguments[] = {
+		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(reader)
+	};
 
 	bemi_begin_transaction();
-	bemi_run_on_source("UPDATE bemi.sources SET reader = $2 WHERE name = $1",
-					   lengthof(types), types, values, NULL);
+	bemi_sql_run("UPDATE bemi.sources SET reader = $2 WHERE name = $1",
+				 arguments, lengthof(arguments));
 	bemi_end_transaction();
 	row->reader = pstrdup(reader);
 }

@@ -19,12 +19,9 @@
 #include "access/xact.h"
 #include "catalog/pg_replication_origin.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "replication/slot.h"
 #include "storage/lmgr.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "extension/extension.h"
@@ -86,28 +83,44 @@ bemi_end_transaction(void)
 	MemoryContextSwitchTo(around_transaction);
 }
 
-/*
- * A column's text in "memory", or NULL.
- */
-static char *
-copy_column_text(HeapTuple tuple, TupleDesc columns, int column,
-				 MemoryContext memory)
+/* Columns of the query in read_source_row(), in its order. */
+typedef enum SourceColumn
 {
-	char	   *value = SPI_getvalue(tuple, columns, column);
+	SOURCE_DESIRED,
+	SOURCE_SLOT_MADE,
+	SOURCE_CONNINFO,
+	SOURCE_SYSTEM_IDENTIFIER,
+	SOURCE_TIMELINE,
+	SOURCE_ANCESTORS,
+	SOURCE_DATABASE,
+	SOURCE_SLOT_NAME,
+	SOURCE_READER,
+	SOURCE_STARTED_AT,
+	SOURCE_GAP_OPEN,
+	SOURCE_WAS_READ
+} SourceColumn;
 
-	return value ? MemoryContextStrdup(memory, value) : NULL;
-}
-
-/*
- * A column of eight bytes: a number, a time or a position; 0 for NULL.
- */
-static int64
-column_or_zero(HeapTuple tuple, TupleDesc columns, int column)
+static void
+fill_source_row(BemiSourceRow *row, const BemiValue *columns)
 {
-	bool		is_null;
-	Datum		value = SPI_getbinval(tuple, columns, column, &is_null);
+	char	   *desired = bemi_sql_text_of(&columns[SOURCE_DESIRED]);
 
-	return is_null ? 0 : DatumGetInt64(value);
+	row->exists = true;
+	row->run = strcmp(desired, "run") == 0;
+	row->force = strcmp(desired, "force_drop") == 0;
+	row->drop = row->force || strcmp(desired, "drop") == 0;
+	row->slot_made = bemi_sql_is_true(&columns[SOURCE_SLOT_MADE]);
+	row->conninfo = bemi_sql_text_of(&columns[SOURCE_CONNINFO]);
+	row->system_identifier =
+		bemi_sql_text_of(&columns[SOURCE_SYSTEM_IDENTIFIER]);
+	row->timeline = (uint32) bemi_sql_number_of(&columns[SOURCE_TIMELINE]);
+	row->ancestors = bemi_sql_text_of(&columns[SOURCE_ANCESTORS]);
+	row->database = bemi_sql_text_of(&columns[SOURCE_DATABASE]);
+	row->slot_name = bemi_sql_text_of(&columns[SOURCE_SLOT_NAME]);
+	row->reader = bemi_sql_text_of(&columns[SOURCE_READER]);
+	row->started_at = bemi_sql_number_of(&columns[SOURCE_STARTED_AT]);
+	row->gap_open = bemi_sql_is_true(&columns[SOURCE_GAP_OPEN]);
+	row->was_read = bemi_sql_is_true(&columns[SOURCE_WAS_READ]);
 }
 
 /*
@@ -119,54 +132,41 @@ column_or_zero(HeapTuple tuple, TupleDesc columns, int column)
 static void
 read_source_row(BemiSourceRow *row, MemoryContext memory)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	columns[] = {
+		[SOURCE_DESIRED] = {.type = TEXTOID},
+		[SOURCE_SLOT_MADE] = {.type = BOOLOID},
+		[SOURCE_CONNINFO] = {.type = TEXTOID},
+		[SOURCE_SYSTEM_IDENTIFIER] = {.type = TEXTOID},
+		[SOURCE_TIMELINE] = {.type = INT8OID},
+		[SOURCE_ANCESTORS] = {.type = TEXTOID},
+		[SOURCE_DATABASE] = {.type = TEXTOID},
+		[SOURCE_SLOT_NAME] = {.type = TEXTOID},
+		[SOURCE_READER] = {.type = TEXTOID},
+		[SOURCE_STARTED_AT] = {.type = TIMESTAMPTZOID},
+		[SOURCE_GAP_OPEN] = {.type = BOOLOID},
+		[SOURCE_WAS_READ] = {.type = BOOLOID}
+	};
+	MemoryContext caller = MemoryContextSwitchTo(memory);
 
 	memset(row, 0, sizeof(BemiSourceRow));
-	if (!OidIsValid(bemi_own_table("sources")) ||
-		!OidIsValid(bemi_own_table("gaps")))
-		return;
-
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT desired, slot_made::text, conninfo,"
-							  " coalesce(s.system_identifier, p.system_identifier),"
-							  " (CASE WHEN s.system_identifier IS NULL THEN p.timeline ELSE s.timeline END)::text,"
-							  " coalesce(s.database, p.database), slot_name::text,"
-							  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL AND g.to_time IS NULL)::text,"
-							  " CASE WHEN s.system_identifier IS NULL THEN p.timeline_ancestors ELSE s.timeline_ancestors END,"
-							  " reader, p.server_started_at, EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
-							  " AND g.\"table\" IS NULL)::text"
-							  " FROM bemi.sources s LEFT JOIN _bemi.source_progress p ON p.source = s.name"
-							  " WHERE name = $1",
-							  1, types, values, NULL, true,
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.sources");
-	if (SPI_processed == 1)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	columns = SPI_tuptable->tupdesc;
-		char	   *timeline = SPI_getvalue(tuple, columns, 5);
-
-		row->exists = true;
-		row->run = strcmp(SPI_getvalue(tuple, columns, 1), "run") == 0;
-		row->force =
-			strcmp(SPI_getvalue(tuple, columns, 1), "force_drop") == 0;
-		row->drop =
-			row->force || strcmp(SPI_getvalue(tuple, columns, 1), "drop") == 0;
-		row->slot_made = strcmp(SPI_getvalue(tuple, columns, 2), "true") == 0;
-		row->conninfo = copy_column_text(tuple, columns, 3, memory);
-		row->system_identifier = copy_column_text(tuple, columns, 4, memory);
-		row->timeline = timeline ? strtoul(timeline, NULL, 10) : 0;
-		row->database = copy_column_text(tuple, columns, 6, memory);
-		row->slot_name = copy_column_text(tuple, columns, 7, memory);
-		row->gap_open = strcmp(SPI_getvalue(tuple, columns, 8), "true") == 0;
-		row->ancestors = copy_column_text(tuple, columns, 9, memory);
-		row->reader = copy_column_text(tuple, columns, 10, memory);
-		row->started_at = column_or_zero(tuple, columns, 11);
-		row->was_read = strcmp(SPI_getvalue(tuple, columns, 12), "true") == 0;
-	}
-	SPI_finish();
+	if (OidIsValid(bemi_own_table("sources")) &&
+		OidIsValid(bemi_own_table("gaps")) &&
+		bemi_sql_read_row("SELECT s.desired, s.slot_made, s.conninfo,"
+						  " coalesce(s.system_identifier, p.system_identifier),"
+						  " CASE WHEN s.system_identifier IS NULL THEN p.timeline ELSE s.timeline END,"
+						  " CASE WHEN s.system_identifier IS NULL THEN p.timeline_ancestors ELSE s.timeline_ancestors END,"
+						  " coalesce(s.database, p.database), s.slot_name::text,"
+						  " s.reader, p.server_started_at,"
+						  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
+						  " AND g.\"table\" IS NULL AND g.to_time IS NULL),"
+						  " EXISTS (SELECT FROM bemi.gaps g WHERE g.source = s.name"
+						  " AND g.\"table\" IS NULL)"
+						  " FROM bemi.sources s LEFT JOIN _bemi.source_progress p ON p.source = s.name"
+						  " WHERE s.name = $1",
+						  &source, 1, columns, lengthof(columns)))
+		fill_source_row(row, columns);
+	MemoryContextSwitchTo(caller);
 }
 
 /*
@@ -183,67 +183,37 @@ bemi_read_source(BemiSourceRow *row)
 }
 
 /*
- * Runs a statement whose first parameter is the source's name; the others come
- * with their types, nulls as SPI takes them, or NULL.
- */
-void
-bemi_run_on_source(const char *statement, int count, const Oid *types,
-				   const Datum *values, const char *nulls)
-{
-	Oid			all_types[8] = {TEXTOID};
-	Datum		all_values[8] = {CStringGetTextDatum(bemi_my_worker->source)};
-	char		all_nulls[8] = {' '};
-
-	Assert(count < lengthof(all_types));
-	for (int i = 0; i < count; i++)
-	{
-		all_types[i + 1] = types[i];
-		all_values[i + 1] = values[i];
-		all_nulls[i + 1] = nulls ? nulls[i] : ' ';
-	}
-	SPI_connect();
-	if (SPI_execute_with_args(statement, count + 1, all_types, all_values,
-							  all_nulls, false, 0) < 0)
-		elog(ERROR, "could not run \"%s\"", statement);
-	SPI_finish();
-}
-
-/*
  * What was counted and stored so far, into shared memory, unless it is there:
  * that is up to date, while the table may be a second late.
  */
 void
 bemi_load_progress(void)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	columns[] = {
+		{.type = INT8OID}, {.type = INT8OID}, {.type = INT8OID},
+		{.type = TIMESTAMPTZOID}, {.type = PG_LSNOID},
+		{.type = PG_LSNOID}, {.type = TIMESTAMPTZOID}, {.type = INT8OID}
+	};
 	BemiCounts	counts = {0};
 	BemiUntil	until = {0};
 
 	if (bemi_my_worker->counted)
 		return;
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
-							  " changed_lsn, changed_at, changed_xid"
-							  " FROM _bemi.source_progress WHERE source = $1",
-							  1, types, values, NULL, true,
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read _bemi.source_progress");
-	if (SPI_processed == 1)
+	if (bemi_sql_read_row("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
+						  " changed_lsn, changed_at, changed_xid"
+						  " FROM _bemi.source_progress WHERE source = $1",
+						  &source, 1, columns, lengthof(columns)))
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	columns = SPI_tuptable->tupdesc;
-
-		counts.changes = column_or_zero(tuple, columns, 1);
-		counts.transactions = column_or_zero(tuple, columns, 2);
-		counts.invalid_messages = column_or_zero(tuple, columns, 3);
-		until.time = column_or_zero(tuple, columns, 4);
-		until.position = column_or_zero(tuple, columns, 5);
-		counts.changed.commit_lsn = column_or_zero(tuple, columns, 6);
-		counts.changed.committed_at = column_or_zero(tuple, columns, 7);
-		counts.changed.xid = (TransactionId) column_or_zero(tuple, columns, 8);
+		counts.changes = bemi_sql_number_of(&columns[0]);
+		counts.transactions = bemi_sql_number_of(&columns[1]);
+		counts.invalid_messages = bemi_sql_number_of(&columns[2]);
+		until.time = bemi_sql_number_of(&columns[3]);
+		until.position = bemi_sql_number_of(&columns[4]);
+		counts.changed.commit_lsn = bemi_sql_number_of(&columns[5]);
+		counts.changed.committed_at = bemi_sql_number_of(&columns[6]);
+		counts.changed.xid = (TransactionId) bemi_sql_number_of(&columns[7]);
 	}
-	SPI_finish();
 	bemi_add_counts(bemi_my_worker, &counts, &until);
 	bemi_my_worker->counted = true;
 }
@@ -255,21 +225,13 @@ bemi_load_progress(void)
 int
 bemi_count_gaps(void)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
-	bool		is_null;
-	int			count;
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	count = {.type = INT8OID};
 
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT pg_catalog.count(*)::int4 FROM bemi.gaps"
-							  " WHERE source = $1 AND \"table\" IS NULL",
-							  1, types, values, NULL, true,
-							  1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.gaps");
-	count = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 1, &is_null));
-	SPI_finish();
-	return count;
+	(void) bemi_sql_read_row("SELECT pg_catalog.count(*) FROM bemi.gaps"
+							 " WHERE source = $1 AND \"table\" IS NULL",
+							 &source, 1, &count, 1);
+	return (int) bemi_sql_number_of(&count);
 }
 
 /*
@@ -348,6 +310,7 @@ drop_remote_slot(BemiSourceRow *row)
 bool
 bemi_remove_source(BemiSourceRow *row)
 {
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
 	MemoryContext caller = CurrentMemoryContext;
 	bool		dropped;
 
@@ -366,8 +329,7 @@ bemi_remove_source(BemiSourceRow *row)
 		if (row->exists && row->slot_made)
 			bemi_record_stop();
 		if (row->exists)
-			bemi_run_on_source("SELECT _bemi.forget_source($1)", 0, NULL, NULL,
-							   NULL);
+			bemi_sql_run("SELECT _bemi.forget_source($1)", &source, 1);
 		drop_origin();
 
 		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);

@@ -44,11 +44,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type_d.h"
-#include "executor/spi.h"
 #include "storage/ipc.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "decode/decode_internal.h"
@@ -168,48 +164,24 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 }
 
 /*
- * The times of all gaps of the source, as arrays, within a transaction with
- * SPI.
- */
-static void
-load_gap_times(Datum *from_times, Datum *to_times)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(bemi_my_worker->source)};
-	bool		is_null;
-
-	if (SPI_execute_with_args("SELECT pg_catalog.array_agg(from_time),"
-							  " pg_catalog.array_agg(coalesce(to_time, 'infinity'))"
-							  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
-							  lengthof(types), types, values, NULL, true,
-							  0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read bemi.gaps");
-	*from_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-								1, &is_null);
-	*to_times = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2,
-							  &is_null);
-	if (is_null)
-		*from_times = *to_times =
-			PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
-}
-
-/*
  * Finds the last transaction that is stored, that committed in this range, and
  * that no gap covers yet.  Within a transaction.
  */
 bool
 bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 {
-	Datum		from_times;
-	Datum		to_times;
-	bool		found;
+	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	gaps[] = {
+		{.type = TIMESTAMPTZARRAYOID}, {.type = TIMESTAMPTZARRAYOID}
+	};
 
-	SPI_connect();
-	load_gap_times(&from_times, &to_times);
-	found = bemi_find_stored_outside(bemi_my_worker->source, from, to,
-									 from_times, to_times, stored);
-	SPI_finish();
-	return found;
+	(void)
+		bemi_sql_read_row("SELECT coalesce(pg_catalog.array_agg(from_time), '{}'),"
+						  " coalesce(pg_catalog.array_agg(coalesce(to_time, 'infinity')), '{}')"
+						  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
+						  &source, 1, gaps, lengthof(gaps));
+	return bemi_find_stored_outside(bemi_my_worker->source, from, to, gaps[0],
+									gaps[1], stored);
 }
 
 /*

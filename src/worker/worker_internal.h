@@ -220,9 +220,6 @@ extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
 extern bool bemi_remove_source(BemiSourceRow *row);
-extern void bemi_run_on_source(const char *statement, int count,
-							   const Oid *types, const Datum *values,
-							   const char *nulls);
 extern int	bemi_count_gaps(void);
 extern XLogRecPtr bemi_origin_position(void);
 extern void bemi_set_origin(XLogRecPtr position);

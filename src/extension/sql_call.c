@@ -1,0 +1,404 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql_call.c
+ *		One way to call SQL from C, with typed arguments and results.
+ *
+ * In flow a statement and its arguments; out flow the columns of its first
+ * row, if the caller asks for them.  This is the only file that uses SPI.
+ *
+ * - The statement is a constant of the code and never holds text of a user.
+ *	 It names everything but pg_catalog with its schema.  search_path is pinned
+ *	 for the time of the call, so that a session's own has no effect.
+ * - It runs as the current user.  rights.c exchanges that user before, and
+ *	 bemi_sql_..._as_owner() does both.
+ * - Memory: plan and result are in contexts of SPI, which end with the call.
+ *	 What the caller gets is copied into its current memory context, detoasted.
+ *	 Nothing else remains.  Arguments are only read.
+ * - Snapshot: bemi_sql_read_...() reads with the active snapshot, and so does
+ *	 not see what this transaction has changed after it was taken.  The other
+ *	 functions see all that this transaction has done, and may change data.
+ *
+ * Each call is parsed and planned, which takes about a tenth of a millisecond.
+ * So nothing here is for what happens once a row: store/writer.c inserts rows
+ * without SQL.
+ *
+ * A procedure that commits brackets its work with bemi_procedure_begin() and
+ * bemi_procedure_end().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "extension/extension.h"
+
+/*
+ * A call that runs.
+ */
+typedef struct SqlCall
+{
+	const char *statement;
+	MemoryContext caller;		/* that the results are copied into */
+	int			settings;		/* nest level of the pinned ones */
+} SqlCall;
+
+static BemiValue
+make_value(Oid type, bool is_null, Datum datum)
+{
+	BemiValue	value = {type, is_null, is_null ? (Datum) 0 : datum};
+
+	return value;
+}
+
+/*
+ * Values of each type, palloc'd where they are no plain datum.  A NULL pointer
+ * makes an SQL NULL.
+ */
+BemiValue
+bemi_sql_text(const char *text)
+{
+	return make_value(TEXTOID, text == NULL,
+					  text ? CStringGetTextDatum(text) : (Datum) 0);
+}
+
+BemiValue
+bemi_sql_json(const char *json)
+{
+	BemiValue	value = bemi_sql_text(json);
+
+	value.type = JSONOID;
+	return value;
+}
+
+BemiValue
+bemi_sql_jsonb(const Jsonb *jsonb)
+{
+	return make_value(JSONBOID, jsonb == NULL, PointerGetDatum(jsonb));
+}
+
+BemiValue
+bemi_sql_uuid(const pg_uuid_t *uuid)
+{
+	return make_value(UUIDOID, uuid == NULL, PointerGetDatum(uuid));
+}
+
+BemiValue
+bemi_sql_interval(const Interval *interval)
+{
+	return make_value(INTERVALOID, interval == NULL,
+					  PointerGetDatum(interval));
+}
+
+BemiValue
+bemi_sql_bool(bool truth)
+{
+	return make_value(BOOLOID, false, BoolGetDatum(truth));
+}
+
+BemiValue
+bemi_sql_int8(int64 number)
+{
+	return make_value(INT8OID, false, Int64GetDatum(number));
+}
+
+BemiValue
+bemi_sql_time(TimestampTz time)
+{
+	return make_value(TIMESTAMPTZOID, false, TimestampTzGetDatum(time));
+}
+
+BemiValue
+bemi_sql_lsn(XLogRecPtr position)
+{
+	return make_value(PG_LSNOID, false, LSNGetDatum(position));
+}
+
+BemiValue
+bemi_sql_xid(TransactionId xid)
+{
+	return make_value(XIDOID, false, TransactionIdGetDatum(xid));
+}
+
+/*
+ * An OID as "type": oid, or one of the types that name an object by its OID.
+ */
+BemiValue
+bemi_sql_oid(Oid type, Oid oid)
+{
+	return make_value(type, false, ObjectIdGetDatum(oid));
+}
+
+/*
+ * The value, or NULL of its type.
+ */
+BemiValue
+bemi_sql_null_if(bool is_null, BemiValue value)
+{
+	return make_value(value.type, is_null || value.is_null, value.datum);
+}
+
+/*
+ * The text of a column; NULL for NULL.
+ */
+char *
+bemi_sql_text_of(const BemiValue *column)
+{
+	Assert(column->type == TEXTOID);
+	return column->is_null ? NULL : TextDatumGetCString(column->datum);
+}
+
+bool
+bemi_sql_is_true(const BemiValue *column)
+{
+	Assert(column->type == BOOLOID);
+	return !column->is_null && DatumGetBool(column->datum);
+}
+
+/*
+ * A column of eight bytes: a number, a time or a position; 0 for NULL.
+ */
+int64
+bemi_sql_number_of(const BemiValue *column)
+{
+	Assert(column->type == INT8OID || column->type == TIMESTAMPTZOID ||
+		   column->type == PG_LSNOID);
+	return column->is_null ? 0 : DatumGetInt64(column->datum);
+}
+
+static void
+begin_call(SqlCall *call, const char *statement)
+{
+	call->statement = statement;
+	call->caller = CurrentMemoryContext;
+	SPI_connect();
+	call->settings = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+/*
+ * Ends it.  An error ends it, too: with the (sub)transaction.
+ */
+static void
+end_call(const SqlCall *call)
+{
+	AtEOXact_GUC(false, call->settings);
+	SPI_finish();
+}
+
+/*
+ * Runs the statement; "limit" rows of its result at most, 0: all.
+ */
+static void
+execute(const SqlCall *call, const BemiValue *arguments, int count,
+		bool read_only, int limit)
+{
+	Oid		   *types = palloc(sizeof(Oid) * count);
+	Datum	   *values = palloc(sizeof(Datum) * count);
+	char	   *nulls = palloc(count);
+	int			result;
+
+	for (int i = 0; i < count; i++)
+	{
+		types[i] = arguments[i].type;
+		values[i] = arguments[i].datum;
+		nulls[i] = arguments[i].is_null ? 'n' : ' ';
+	}
+	result = SPI_execute_with_args(call->statement, count, types, values,
+								   nulls, read_only, limit);
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", call->statement,
+			 SPI_result_code_string(result));
+}
+
+/*
+ * Copies a column of a row of the result; error if it has another type.
+ */
+static void
+copy_column(const SqlCall *call, uint64 row, int column, BemiValue *copy)
+{
+	Form_pg_attribute attribute;
+	MemoryContext caller;
+	Datum		value;
+
+	if (SPI_tuptable == NULL || column > SPI_tuptable->tupdesc->natts ||
+		SPI_gettypeid(SPI_tuptable->tupdesc, column) != copy->type)
+		elog(ERROR, "column %d of \"%s\" is not of type %u", column,
+			 call->statement, copy->type);
+	attribute = TupleDescAttr(SPI_tuptable->tupdesc, column - 1);
+	value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						  column, &copy->is_null);
+	copy->datum = (Datum) 0;
+	if (copy->is_null)
+		return;
+	caller = MemoryContextSwitchTo(call->caller);
+	copy->datum = attribute->attlen == -1 ?
+		PointerGetDatum(PG_DETOAST_DATUM_COPY(value)) :
+		datumCopy(value, attribute->attbyval, attribute->attlen);
+	MemoryContextSwitchTo(caller);
+}
+
+static bool
+fetch_row(const char *statement, const BemiValue *arguments, int count,
+		  bool read_only, BemiValue *columns, int column_count)
+{
+	SqlCall		call;
+	bool		found;
+
+	begin_call(&call, statement);
+	execute(&call, arguments, count, read_only, 1);
+	found = SPI_processed > 0;
+	for (int i = 0; i < column_count && found; i++)
+		copy_column(&call, 0, i + 1, &columns[i]);
+	end_call(&call);
+	return found;
+}
+
+/*
+ * Runs a statement without interest in its result.
+ */
+void
+bemi_sql_run(const char *statement, const BemiValue *arguments, int count)
+{
+	SqlCall		call;
+
+	begin_call(&call, statement);
+	execute(&call, arguments, count, false, 0);
+	end_call(&call);
+}
+
+/*
+ * Calls a function that returns a boolean.  NULL counts as false.
+ */
+bool
+bemi_sql_run_bool(const char *statement, const BemiValue *arguments, int count)
+{
+	BemiValue	result = {BOOLOID, true, (Datum) 0};
+
+	(void) fetch_row(statement, arguments, count, false, &result, 1);
+	return bemi_sql_is_true(&result);
+}
+
+/*
+ * The same with the rights of the owner of the extension.  The caller has
+ * checked the rights of the current user.
+ */
+void
+bemi_sql_run_as_owner(const char *statement, const BemiValue *arguments,
+					  int count)
+{
+	BemiRights	former;
+
+	bemi_act_as_owner(&former);
+	bemi_sql_run(statement, arguments, count);
+	bemi_act_as_before(&former);
+}
+
+bool
+bemi_sql_run_bool_as_owner(const char *statement, const BemiValue *arguments,
+						   int count)
+{
+	BemiRights	former;
+	bool		result;
+
+	bemi_act_as_owner(&former);
+	result = bemi_sql_run_bool(statement, arguments, count);
+	bemi_act_as_before(&former);
+	return result;
+}
+
+/*
+ * Runs a statement and copies the columns of its first row, whose types the
+ * caller has put into "columns".  False if there is no row.
+ */
+bool
+bemi_sql_run_row(const char *statement, const BemiValue *arguments, int count,
+				 BemiValue *columns, int column_count)
+{
+	return fetch_row(statement, arguments, count, false, columns,
+					 column_count);
+}
+
+/*
+ * The same for a query, with the active snapshot.
+ */
+bool
+bemi_sql_read_row(const char *query, const BemiValue *arguments, int count,
+				  BemiValue *columns, int column_count)
+{
+	return fetch_row(query, arguments, count, true, columns, column_count);
+}
+
+/*
+ * All rows of a query with one column, of "type", which is oid or one of the
+ * types that name an object by its OID; as a list of OIDs, with the active
+ * snapshot.
+ */
+List *
+bemi_sql_read_oids(const char *query, const BemiValue *arguments, int count,
+				   Oid type)
+{
+	SqlCall		call;
+	List	   *oids = NIL;
+
+	begin_call(&call, query);
+	execute(&call, arguments, count, true, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		BemiValue	oid = {type, true, (Datum) 0};
+		MemoryContext spi;
+
+		copy_column(&call, i, 1, &oid);
+		spi = MemoryContextSwitchTo(call.caller);
+		oids = lappend_oid(oids, DatumGetObjectId(oid.datum));
+		MemoryContextSwitchTo(spi);
+	}
+	end_call(&call);
+	return oids;
+}
+
+/*
+ * Whether a procedure was called where it must not commit: in a transaction
+ * block, or from a function.
+ */
+bool
+bemi_procedure_is_atomic(FunctionCallInfo fcinfo)
+{
+	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic;
+}
+
+/*
+ * Begins the work of a procedure, in memory that outlives its commits, until
+ * bemi_procedure_end().
+ */
+void
+bemi_procedure_begin(FunctionCallInfo fcinfo)
+{
+	SPI_connect_ext(bemi_procedure_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
+}
+
+/*
+ * Commits, and begins the next transaction.  Not where the procedure is
+ * atomic.
+ */
+void
+bemi_procedure_commit(void)
+{
+	SPI_commit();
+}
+
+void
+bemi_procedure_end(void)
+{
+	SPI_finish();
+}
