@@ -35,12 +35,15 @@ ifneq ($(origin with_llvm),command line)
 override with_llvm = no
 endif
 
-# The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name, a room or a subject; it may
-# have a "%" in it. REGRESS and the like are assigned with := because PGXS asks ifdef, which takes a list that only
+# The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name or a pattern, else a room,
+# else a subject. REGRESS and the like are assigned with := because PGXS asks ifdef, which takes a list that only
 # expands to nothing for a list of tests.
 TESTS = %
 names = $(patsubst test/$(1)/%,%,$(basename $(sort $(wildcard test/$(1)/*.$(2)))))
-chosen = $(filter $(foreach t,$(TESTS),$(t) %_$(t) $(if $(findstring _,$(t)),,$(t)_%)),$(1))
+every := $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl)
+matches = $(or $(filter $(1),$(every)),$(filter $(1)_%,$(every)),$(filter %_$(1),$(every)))
+wanted := $(foreach word,$(TESTS),$(call matches,$(word)))
+chosen = $(filter $(wanted),$(1))
 REGRESS := $(call chosen,$(call names,sql,sql))
 ISOLATION := $(call chosen,$(call names,specs,spec))
 PROVE_TESTS := $(patsubst %,test/t/%.pl,$(call chosen,$(call names,t,pl)))
@@ -54,7 +57,7 @@ QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
 	capture_copy capture_memory capture_other_writers capture_random context_comment decode_encoding_size \
 	decode_redaction extension_dump_restore extension_hijack extension_pg_upgrade stream_stall worker_failing \
 	worker_first_light worker_hostile worker_source_owner worker_unreadable
-lost = $(filter-out format $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl),$(QUICK))
+lost = $(filter-out format $(every),$(QUICK))
 
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
 # specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under

@@ -1,6 +1,6 @@
 # From a fresh server to the history of a todo application, and through the
-# life of a source: restart of the server, stop and start, start inside a
-# transaction, and the end with bemi.drop_source().
+# life of a source: restart of the server, stop and start, both inside a
+# transaction, and the end with bemi.drop_source() or with the extension.
 #
 # The SQL tests look at what lands in the WAL; only here is the whole way of a
 # change walked, with the worker that reads it, and with servers that restart.
@@ -125,6 +125,11 @@ is( $node->safe_psql('postgres',
 	'100|100|201|300',
 	'a later start stores all that was written meanwhile');
 
+$node->safe_psql('postgres', 'BEGIN; CALL bemi.stop(); COMMIT');
+ok($node->poll_query_until('postgres', q{SELECT state = 'stopped' AND pid IS NULL FROM bemi.status}),
+	'bemi.stop() inside a transaction stops the worker after its commit');
+$node->safe_psql('postgres', 'CALL bemi.start()');
+
 #
 # The end of a source, and a new beginning
 #
@@ -210,6 +215,20 @@ unlike(
 $node->safe_psql('postgres', q{ROLLBACK PREPARED 'rename'});
 wait_for_state($node, 'streaming', 'migrated');
 $node->safe_psql('migrated', q{SELECT bemi.sync('60s')});
+
+#
+# The end with the extension
+#
+
+# With history, which takes CASCADE, and without.
+my $left = q{SELECT count(*) FROM pg_replication_slots s FULL JOIN pg_replication_origin o ON roname = slot_name
+	WHERE coalesce(slot_name, roname) LIKE format('bemi\_%s\_%%', (SELECT oid FROM pg_database WHERE datname = current_database()))};
+is($node->safe_psql('migrated', $left), '1', 'the source has a slot and an origin');
+$node->safe_psql('migrated', 'SET client_min_messages = warning; DROP EXTENSION bemi CASCADE');
+ok($node->poll_query_until('migrated', $left, '0'), 'DROP EXTENSION takes a running source along');
+$node->safe_psql('migrated', 'CREATE EXTENSION bemi; CALL bemi.start()');
+$node->safe_psql('migrated', 'DROP EXTENSION bemi');
+ok($node->poll_query_until('migrated', $left, '0'), 'so it does when there is no history');
 
 $node->stop;
 done_testing();

@@ -9,6 +9,7 @@ use warnings;
 
 use IPC::Run;
 use PostgreSQL::Test::Utils;
+use Time::HiRes qw(usleep);
 
 # Parameters: database, user.
 sub new
@@ -56,6 +57,19 @@ sub query
 
 	$self->send($sql);
 	return $self->result;
+}
+
+# As poll_query_until, where nobody but this session can ask.
+sub poll_until
+{
+	my ($self, $sql, $expected) = @_;
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if $self->query($sql) eq $expected;
+		usleep(100_000);
+	}
+	return 0;
 }
 
 # Ends the session, or takes note that somebody has ended it.
