@@ -107,7 +107,7 @@ bemi_protect_history(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called by event trigger manager",
-						"bemi.protect_history")));
+						"_bemi.protect_history")));
 	if (!drops_bemi(trigger->parsetree, &cascade))
 		PG_RETURN_NULL();
 

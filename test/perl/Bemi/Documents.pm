@@ -7,7 +7,7 @@
 # Faults are strings that begin with file and line, and are collected rather than thrown, so
 # that a run shows all of them.
 
-package BemiDocuments;
+package Bemi::Documents;
 
 use strict;
 use warnings;
