@@ -923,6 +923,22 @@ COMMENT ON EVENT TRIGGER bemi_follow_unpublished
 	IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
+CREATE FUNCTION _bemi.follow_detach()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_detach'
+	LANGUAGE C;
+COMMENT ON FUNCTION _bemi.follow_detach()
+	IS 'event trigger function: has the worker note that DETACH PARTITION ... CONCURRENTLY takes '
+		'rows from a tracked table';
+REVOKE ALL ON FUNCTION _bemi.follow_detach() FROM PUBLIC;
+-- At the start, because the command commits before it ends.
+CREATE EVENT TRIGGER bemi_follow_detach ON ddl_command_start
+	WHEN TAG IN ('ALTER TABLE')
+	EXECUTE FUNCTION _bemi.follow_detach();
+COMMENT ON EVENT TRIGGER bemi_follow_detach
+	IS 'has the worker note which partitions are detached concurrently';
+ALTER EVENT TRIGGER bemi_follow_detach ENABLE ALWAYS;
+
 CREATE FUNCTION _bemi.follow_rewrite()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'
@@ -999,6 +1015,21 @@ COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
 		'none';
 REVOKE ALL ON FUNCTION _bemi.unstored_partition(regclass) FROM PUBLIC;
 
+-- The server allows one at a time for each partitioned table.
+CREATE FUNCTION _bemi.pending_detach(target regclass)
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('partition %s is half detached, its changes are not stored: '
+			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;', i.inhrelid::regclass, i.inhparent::regclass)
+		FROM pg_inherits i WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
+$$;
+COMMENT ON FUNCTION _bemi.pending_detach(regclass)
+	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '
+		'partition of it, has begun and not ended; NULL if there is none';
+REVOKE ALL ON FUNCTION _bemi.pending_detach(regclass) FROM PUBLIC;
+
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
 -- the joins, the other catalogs. All tables are joined as sets; functions are called for
 -- partitions and for tables with rules only, and OFFSET 0 has them called once.
@@ -1034,10 +1065,11 @@ CREATE VIEW bemi.tracked AS
 				THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			'partition ' || rel.unstored || ': its changes are not stored',
+			CASE WHEN c.relkind = 'p' OR c.relispartition THEN _bemi.pending_detach(c.oid) END,
 			CASE WHEN rel.filtered OR rel.partly
 				THEN 'row filter or column list in publication "bemi": '
 					'changes are stored in part' END,
-			CASE WHEN rel.rootless
+			CASE WHEN rel.rootless AND _bemi.pending_detach(c.oid) IS NULL
 				THEN 'partition of an untracked table: '
 					'rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL
@@ -2625,7 +2657,11 @@ CREATE VIEW bemi.status AS
 					'CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
-			_bemi.history_warning()
+			_bemi.history_warning(),
+			(SELECT format('the owner of extension bemi is no superuser, so that tables may be left '
+					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
+				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
+				WHERE e.extname = 'bemi' AND NOT r.rolsuper)
 		), '') AS warning
 	FROM bemi.sources s
 		LEFT JOIN _bemi.source_progress p ON p.source = s.name
@@ -2867,6 +2903,7 @@ BEGIN
 		_bemi.rules(regclass),
 		_bemi.this_database(),
 		_bemi.tracked_with_root(regclass),
+		_bemi.pending_detach(regclass),
 		_bemi.unstored_partition(regclass),
 		_bemi.untrackable(regclass)', reader);
 END

@@ -44,6 +44,22 @@ COMMENT ON EVENT TRIGGER bemi_follow_unpublished
 	IS 'has the worker note which tables are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
+CREATE FUNCTION _bemi.follow_detach()
+	RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'bemi_follow_detach'
+	LANGUAGE C;
+COMMENT ON FUNCTION _bemi.follow_detach()
+	IS 'event trigger function: has the worker note that DETACH PARTITION ... CONCURRENTLY takes '
+		'rows from a tracked table';
+REVOKE ALL ON FUNCTION _bemi.follow_detach() FROM PUBLIC;
+-- At the start, because the command commits before it ends.
+CREATE EVENT TRIGGER bemi_follow_detach ON ddl_command_start
+	WHEN TAG IN ('ALTER TABLE')
+	EXECUTE FUNCTION _bemi.follow_detach();
+COMMENT ON EVENT TRIGGER bemi_follow_detach
+	IS 'has the worker note which partitions are detached concurrently';
+ALTER EVENT TRIGGER bemi_follow_detach ENABLE ALWAYS;
+
 CREATE FUNCTION _bemi.follow_rewrite()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'

@@ -62,6 +62,21 @@ COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
 		'none';
 REVOKE ALL ON FUNCTION _bemi.unstored_partition(regclass) FROM PUBLIC;
 
+-- The server allows one at a time for each partitioned table.
+CREATE FUNCTION _bemi.pending_detach(target regclass)
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('partition %s is half detached, its changes are not stored: '
+			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;', i.inhrelid::regclass, i.inhparent::regclass)
+		FROM pg_inherits i WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
+$$;
+COMMENT ON FUNCTION _bemi.pending_detach(regclass)
+	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '
+		'partition of it, has begun and not ended; NULL if there is none';
+REVOKE ALL ON FUNCTION _bemi.pending_detach(regclass) FROM PUBLIC;
+
 -- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
 -- the joins, the other catalogs. All tables are joined as sets; functions are called for
 -- partitions and for tables with rules only, and OFFSET 0 has them called once.
@@ -97,10 +112,11 @@ CREATE VIEW bemi.tracked AS
 				THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
 			'partition ' || rel.unstored || ': its changes are not stored',
+			CASE WHEN c.relkind = 'p' OR c.relispartition THEN _bemi.pending_detach(c.oid) END,
 			CASE WHEN rel.filtered OR rel.partly
 				THEN 'row filter or column list in publication "bemi": '
 					'changes are stored in part' END,
-			CASE WHEN rel.rootless
+			CASE WHEN rel.rootless AND _bemi.pending_detach(c.oid) IS NULL
 				THEN 'partition of an untracked table: '
 					'rows written by way of it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL

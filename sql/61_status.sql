@@ -145,7 +145,11 @@ CREATE VIEW bemi.status AS
 					'CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
-			_bemi.history_warning()
+			_bemi.history_warning(),
+			(SELECT format('the owner of extension bemi is no superuser, so that tables may be left '
+					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
+				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
+				WHERE e.extname = 'bemi' AND NOT r.rolsuper)
 		), '') AS warning
 	FROM bemi.sources s
 		LEFT JOIN _bemi.source_progress p ON p.source = s.name

@@ -36,6 +36,7 @@ BEGIN
 		_bemi.rules(regclass),
 		_bemi.this_database(),
 		_bemi.tracked_with_root(regclass),
+		_bemi.pending_detach(regclass),
 		_bemi.unstored_partition(regclass),
 		_bemi.untrackable(regclass)', reader);
 END

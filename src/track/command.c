@@ -257,25 +257,47 @@ bemi_dropped_tables(void)
 }
 
 /*
- * The row of a catalog that this transaction has deleted; NULL if there is
- * none.  The index finds it by the OID in its first column.
+ * Has this transaction deleted the row?  One that it has only locked, or
+ * updated before it has deleted the new version, is not deleted: that version
+ * is linked to the next one.
  */
-HeapTuple
-bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid)
+static bool
+is_deleted(HeapTuple row)
 {
-	HeapTuple	deleted = NULL;
+	return (row->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+		!HEAP_XMAX_IS_LOCKED_ONLY(row->t_data->t_infomask) &&
+		TransactionIdIsCurrentTransactionId(
+											HeapTupleHeaderGetUpdateXid(row->t_data)) &&
+		ItemPointerEquals(&row->t_self, &row->t_data->t_ctid);
+}
+
+/*
+ * The rows of a catalog that this transaction has deleted, as they were at
+ * last.  The index finds them by the OID in its first column.
+ */
+List *
+bemi_deleted_rows(Oid catalog, Oid index, AttrNumber column, Oid oid)
+{
+	List	   *deleted = NIL;
 	ListCell   *cell;
 
 	foreach(cell, bemi_catalog_rows(catalog, index, column, oid, SnapshotAny))
 	{
-		HeapTuple	row = lfirst(cell);
-
-		if ((row->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
-			TransactionIdIsCurrentTransactionId(
-												HeapTupleHeaderGetUpdateXid(row->t_data)))
-			deleted = row;
+		if (is_deleted(lfirst(cell)))
+			deleted = lappend(deleted, lfirst(cell));
 	}
 	return deleted;
+}
+
+/*
+ * The same for a column that is unique: NULL if there is none.
+ */
+HeapTuple
+bemi_deleted_row(Oid catalog, Oid index, AttrNumber column, Oid oid)
+{
+	List	   *deleted = bemi_deleted_rows(catalog, index, column, oid);
+
+	return deleted != NIL ? linitial(deleted) : NULL;
 }
 
 static bool

@@ -23,13 +23,18 @@
  *
  * Whoever makes a table need not be allowed to track. bemi does to the table
  * what the root's or the schema's owner has asked for, with the rights of the
- * extension's owner, and with the server's functions only.
+ * extension's owner, and with the server's functions only.  That owner is a
+ * superuser, unless somebody has taken that from him.  Then the rights are
+ * those of the command's user, who owns what he alters.  That is enough for
+ * all but partitions that belong to others.
  *
- * What can be expected to fail is looked at before, and is a warning:
- * somebody's trigger of the same name, an owner of the extension who is no
- * superuser.  Any other error is the command's error, because a table that is
- * made and not tracked would have a false history: lock time-outs, deadlocks,
- * a full lock table, cancellation.
+ * What can be expected to fail is looked at before, and is a warning, because
+ * it is no fault of the command's user: somebody's trigger of the same name,
+ * missing rights.  The history stays true: a table that is published without
+ * bemi's trigger has its problem shown in bemi.tracked, and one that cannot be
+ * published is not said to be tracked.  Any other error is the command's
+ * error, because a table that is made and not tracked would have a false
+ * history: lock time-outs, deadlocks, a full lock table, cancellation.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,8 +69,19 @@
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);
 
 /*
- * Why a table that can be tracked cannot be tracked now, NULL if it can: what
- * the server's functions would fail with.
+ * Takes the rights with which tables are changed, until bemi_act_as_before().
+ */
+static void
+act_on_tables(BemiRights *former)
+{
+	bemi_act_as_owner(former);
+	if (!superuser())
+		bemi_act_as_before(former);
+}
+
+/*
+ * Why the trigger and the replica identity of a table cannot be changed now,
+ * NULL if they can: what the server's functions would fail with.
  */
 static const char *
 tracking_obstacle(const BemiTable *table)
@@ -76,9 +92,19 @@ tracking_obstacle(const BemiTable *table)
 	if (OidIsValid(trigger.oid) && !trigger.ours)
 		return psprintf("Its trigger \"%s\" does not execute bemi.emit_context().",
 						BEMI_TRIGGER);
-	if (!bemi_table_ownercheck(table->oid, GetUserId()))
+	if (!bemi_table_ownercheck(table->oid, GetUserId()) ||
+		bemi_function_aclcheck(bemi_emit_context_oid(), GetUserId()) !=
+		ACLCHECK_OK)
 		return "The owner of extension bemi is no superuser.";
 	return NULL;
+}
+
+static const char *
+obstacle_to_publish(void)
+{
+	return bemi_may_publish() ?
+		NULL :
+		"The owner of extension bemi is no superuser, and does not own the publication.";
 }
 
 static void
@@ -94,25 +120,57 @@ warn_of_obstacle(const BemiTable *table, const char *obstacle)
 }
 
 /*
+ * Gives a table the replica identity without which updates of it would fail,
+ * where it cannot have bemi's trigger.
+ */
+static void
+set_full_identity(const BemiTable *table)
+{
+	if (table->identity != REPLICA_IDENTITY_FULL &&
+		bemi_table_can_be_full(table) &&
+		bemi_table_ownercheck(table->oid, GetUserId()))
+		bemi_table_set_identity(table->oid, REPLICA_IDENTITY_FULL, NULL);
+}
+
+/*
  * Prepares a table that is published with its root, unless it has bemi's
- * trigger already: other choices of identity are the user's.  Without a
- * replica identity updates of it would fail, so it gets that where it cannot
- * have the trigger.
+ * trigger already: other choices of identity are the user's.
  */
 static void
 prepare_published(const BemiTable *table)
 {
 	BemiTrigger trigger;
+	const char *reason;
 
 	if (bemi_table_untrackable(table) != NULL)
 		return;
 	bemi_table_trigger(table->oid, &trigger);
-	if (!OidIsValid(trigger.oid))
+	if (trigger.ours)
+		return;
+	reason = tracking_obstacle(table);
+	if (reason == NULL)
 		bemi_table_prepare(table->oid, table->root);
-	else if (!trigger.ours && table->identity != REPLICA_IDENTITY_FULL)
+	else if (table->identity != REPLICA_IDENTITY_FULL)
 	{
-		warn_of_obstacle(table, tracking_obstacle(table));
-		bemi_table_set_identity(table->oid, REPLICA_IDENTITY_FULL, NULL);
+		warn_of_obstacle(table, reason);
+		set_full_identity(table);
+	}
+}
+
+/*
+ * A table that was tracked by itself was attached.
+ */
+static void
+follow_attached_published(const BemiTable *table)
+{
+	const char *reason = tracking_obstacle(table);
+
+	if (reason == NULL)
+		bemi_track_attached(table->oid);
+	else
+	{
+		warn_of_obstacle(table, reason);
+		bemi_unpublish_table(table->oid);
 	}
 }
 
@@ -128,12 +186,10 @@ follow_attached(Oid relation)
 		return;
 	prepare_published(&table);
 	if (bemi_is_published(relation))
-		bemi_track_attached(relation);
+		follow_attached_published(&table);
 	else if (bemi_table_look_up(relation, &table) &&
-			 bemi_table_untrackable(&table) == NULL &&
-			 bemi_table_can_be_full(&table) &&
-			 table.identity != REPLICA_IDENTITY_FULL)
-		bemi_table_set_identity(relation, REPLICA_IDENTITY_FULL, NULL);
+			 bemi_table_untrackable(&table) == NULL)
+		set_full_identity(&table);
 	bemi_table_invalidate(relation);
 }
 
@@ -152,6 +208,26 @@ follow_attached_tree(Oid relation)
 }
 
 /*
+ * Takes from a table what it has got with tracking.
+ */
+static void
+restore_untracked(Oid relation)
+{
+	char	   *name = bemi_relation_name(relation);
+
+	if (bemi_table_ownercheck(relation, GetUserId()))
+		bemi_table_restore(relation);
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not take trigger \"%s\" from table \"%s\"",
+						BEMI_TRIGGER, name),
+				 errdetail("The owner of extension bemi is no superuser."),
+				 errhint("SELECT bemi.untrack(%s);",
+						 quote_literal_cstr(name))));
+}
+
+/*
  * Is a detached table to be tracked by itself from now on?  One that was
  * tracked before it was attached is; but whether it was, its owner may have
  * written into the trigger himself.
@@ -159,10 +235,11 @@ follow_attached_tree(Oid relation)
 static bool
 table_stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
 {
-	const char *membership = list_nth(trigger->arguments, BEMI_MEMBERSHIP);
+	const char *membership;
 
-	if (bemi_table_untrackable(table) != NULL)
+	if (trigger->arguments == NIL || bemi_table_untrackable(table) != NULL)
 		return false;
+	membership = list_nth(trigger->arguments, BEMI_MEMBERSHIP);
 	return (strcmp(membership, BEMI_AS_ATTACHED) == 0 &&
 			bemi_may_track(table->owner, table->owner)) ||
 		bemi_schema_is_tracked(table->schema);
@@ -177,7 +254,15 @@ track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
 {
 	ListCell   *membership =
 		list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP);
+	const char *reason = tracking_obstacle(table);
 
+	if (reason == NULL)
+		reason = obstacle_to_publish();
+	if (reason != NULL)
+	{
+		warn_of_obstacle(table, reason);
+		return;
+	}
 	if (strcmp(lfirst(membership), BEMI_AS_PARTITION) == 0)
 	{
 		BemiTrigger of_root;
@@ -207,12 +292,12 @@ follow_detached(Oid relation, Oid root)
 	if (!bemi_table_look_up(relation, &table) || table.is_partition)
 		return;
 	bemi_table_trigger(relation, &trigger);
-	if (trigger.arguments != NIL && table_stays_tracked(&table, &trigger))
+	if (table_stays_tracked(&table, &trigger))
 		track_detached(&table, &trigger, root);
 	else
 		foreach(cell, bemi_table_tree(&table))
 	{
-		bemi_table_restore(lfirst_oid(cell));
+		restore_untracked(lfirst_oid(cell));
 	}
 	bemi_table_invalidate_tree(&table);
 }
@@ -252,7 +337,7 @@ follow_virtual_column(const BemiTable *table)
 	if (bemi_table_look_up(table->root, &root))
 		foreach(cell, bemi_table_tree(&root))
 	{
-		bemi_table_restore(lfirst_oid(cell));
+		restore_untracked(lfirst_oid(cell));
 	}
 	return false;
 }
@@ -373,6 +458,8 @@ track_with_schema(const BemiTable *table)
 	List	   *more;
 	ListCell   *cell;
 
+	if (reason == NULL)
+		reason = obstacle_to_publish();
 	if (reason != NULL)
 	{
 		warn_of_obstacle(table, reason);
@@ -395,25 +482,49 @@ track_with_schema(const BemiTable *table)
 }
 
 /*
- * Tables that inherit from an altered one have been altered with it.
+ * A table that inherits from an altered one has been altered with it, under
+ * the command's lock.
+ */
+static void
+follow_heir(Oid relation)
+{
+	BemiTable	heir;
+	BemiRights	former;
+	bool		is_tracked = true;
+
+	if (!bemi_is_published(relation) || !bemi_table_look_up(relation, &heir))
+		return;
+	if (heir.identity == REPLICA_IDENTITY_FULL &&
+		!bemi_table_can_be_full(&heir))
+	{
+		act_on_tables(&former);
+		is_tracked = follow_virtual_column(&heir);
+		bemi_act_as_before(&former);
+	}
+	if (is_tracked)
+		bemi_emit_tracked(relation);
+}
+
+/*
+ * The altered table itself need not be tracked, and can be a foreign table.
  */
 static void
 follow_heirs(const BemiTable *table)
 {
 	ListCell   *cell;
 
-	if (table->kind != RELKIND_RELATION || !table->has_children)
+	if (!table->has_children || (table->kind != RELKIND_RELATION &&
+								 table->kind != RELKIND_FOREIGN_TABLE))
 		return;
 	foreach(cell, find_all_inheritors(table->oid, NoLock, NULL))
 	{
-		if (lfirst_oid(cell) != table->oid &&
-			bemi_is_published(lfirst_oid(cell)))
-			bemi_emit_tracked(lfirst_oid(cell));
+		if (lfirst_oid(cell) != table->oid)
+			follow_heir(lfirst_oid(cell));
 	}
 }
 
 /*
- * A relation was made or altered.
+ * A table was made or altered.
  */
 static void
 follow_table(const BemiTable *table, const CollectedCommand *command)
@@ -423,28 +534,36 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 	List	   *detached;
 	BemiRights	former;
 
-	/* Its rows are not in the stream. */
-	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
-		bemi_emit_tracked(table->root);
-	if ((table->kind != RELKIND_RELATION &&
-		 table->kind != RELKIND_PARTITIONED_TABLE) ||
-		table->persistence == RELPERSISTENCE_TEMP)
-		return;
 	if (is_published)
 	{
 		attached = bemi_command_partitions(command, true);
 		detached = bemi_command_partitions(command, false);
-		bemi_act_as_owner(&former);
+		act_on_tables(&former);
 		bemi_publication_invalidate(table->root);
 		follow_published(table, command, attached, detached);
 		bemi_act_as_before(&former);
 	}
 	else if (is_tracked_with_schema(table))
 	{
-		bemi_act_as_owner(&former);
+		act_on_tables(&former);
 		track_with_schema(table);
 		bemi_act_as_before(&former);
 	}
+}
+
+/*
+ * A relation was made or altered.
+ */
+static void
+follow_relation(const BemiTable *table, const CollectedCommand *command)
+{
+	/* Its rows are not in the stream. */
+	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
+		bemi_emit_tracked(table->root);
+	if ((table->kind == RELKIND_RELATION ||
+		 table->kind == RELKIND_PARTITIONED_TABLE) &&
+		table->persistence != RELPERSISTENCE_TEMP)
+		follow_table(table, command);
 	follow_heirs(table);
 }
 
@@ -539,7 +658,7 @@ follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
 		 rename->renameType != OBJECT_ATTRIBUTE) ||
 		!may_have_rules(table))
 		return;
-	bemi_act_as_owner(&former);
+	act_on_tables(&former);
 	bemi_carry_rules(table, rename->subname, rename->newname);
 	bemi_act_as_before(&former);
 }
@@ -584,7 +703,7 @@ follow_command(const BemiCommand *command)
 	if (IsA(collected->parsetree, CreateStmt) && !command->in_extension)
 		bemi_restore_privileges(&table);
 	follow_renamed_column(&table, collected);
-	follow_table(&table, collected);
+	follow_relation(&table, collected);
 	if (collected->type == SCT_AlterTable ||
 		IsA(collected->parsetree, RenameStmt))
 		follow_row_type(&table);

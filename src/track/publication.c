@@ -99,18 +99,12 @@ check_publication(Oid publication)
 				 errhint("DROP PUBLICATION %s;", BEMI_PUBLICATION)));
 }
 
-/*
- * Puts a table into the publication.  The caller has checked who asks for
- * that, and acts as the extension's owner.
- */
-void
-bemi_publish_table(Oid relation)
+static void
+publish_table(Oid relation)
 {
 	Relation	table;
 	Oid			publication;
 
-	if (bemi_is_published(relation))
-		return;
 	/* The lock that ALTER PUBLICATION takes. */
 	table = table_open(relation, ShareUpdateExclusiveLock);
 	publication = lock_publication();
@@ -125,16 +119,27 @@ bemi_publish_table(Oid relation)
 }
 
 /*
- * Takes a table out of the publication, likewise.
+ * Puts a table into the publication, with the rights of the extension's owner.
+ * The caller has checked who asks for that.
  */
 void
-bemi_unpublish_table(Oid relation)
+bemi_publish_table(Oid relation)
+{
+	BemiRights	former;
+
+	if (bemi_is_published(relation))
+		return;
+	bemi_act_as_owner(&former);
+	publish_table(relation);
+	bemi_act_as_before(&former);
+}
+
+static void
+unpublish_table(Oid relation)
 {
 	Oid			publication;
 	ObjectAddress address;
 
-	if (!bemi_is_published(relation))
-		return;
 	LockRelationOid(relation, ShareUpdateExclusiveLock);
 	publication = lock_publication();
 	check_publication(publication);
@@ -151,6 +156,36 @@ bemi_unpublish_table(Oid relation)
 	bemi_emit_tracking_ended(relation,
 							 get_namespace_name(get_rel_namespace(relation)),
 							 get_rel_name(relation));
+}
+
+/*
+ * Takes a table out of the publication, likewise.
+ */
+void
+bemi_unpublish_table(Oid relation)
+{
+	BemiRights	former;
+
+	if (!bemi_is_published(relation))
+		return;
+	bemi_act_as_owner(&former);
+	unpublish_table(relation);
+	bemi_act_as_before(&former);
+}
+
+/*
+ * Whether the extension's owner may alter the publication, or make it.  One
+ * who is no superuser may not if it belongs to somebody else.
+ */
+bool
+bemi_may_publish(void)
+{
+	Oid			publication = get_publication_oid(BEMI_PUBLICATION, true);
+	Oid			owner = bemi_extension_owner();
+
+	return OidIsValid(publication) ?
+		bemi_publication_ownercheck(publication, owner) :
+		superuser_arg(owner);
 }
 
 /*

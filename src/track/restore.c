@@ -100,7 +100,6 @@ void
 bemi_track_restored(const FormData_pg_trigger *trigger)
 {
 	BemiTable	table;
-	BemiRights	former;
 
 	if (!bemi_table_look_up(trigger->tgrelid, &table) ||
 		!needs_publication(trigger, &table) ||
@@ -111,9 +110,7 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 		warn_of_unpublished(&table);
 		return;
 	}
-	bemi_act_as_owner(&former);
 	bemi_publish_table(table.oid);
-	bemi_act_as_before(&former);
 	ereport(NOTICE, (errmsg("table \"%s\" is tracked again",
 							bemi_relation_name(table.oid))));
 }

@@ -14,6 +14,8 @@
  *	-------							----------------------
  *	ATTACH PARTITION				yes
  *	DETACH PARTITION				yes, also if the partition comes back
+ *	DETACH ... CONCURRENTLY			yes, also without rows, see bemi_follow_detach()
+ *	DETACH ... FINALIZE				yes, also if the rows are deleted by then
  *	DROP of a partition, by any way	yes
  *	TRUNCATE of a partition			yes, PostgreSQL publishes that of the root only
  *	ALTER COLUMN TYPE, rewrites		yes
@@ -25,9 +27,11 @@
  *	ATTACH, CREATE of a foreign or	the root's history is not complete for as long as
  *	unlogged partition				it has that partition, see bemi_emit_tracked()
  *
- * An empty table makes no gap.  What must never happen: a wait for somebody's
- * lock on a table that the command has not locked itself.  Where such a table
- * may have rows, it counts as if it had.
+ * An empty table makes no gap, except where somebody else may be writing to
+ * it.  A table of dead rows counts as if it had rows, unless it is small:
+ * nobody waits for a scan of it.  What must never happen: a wait for
+ * somebody's lock on a table that the command has not locked itself.  Where
+ * such a table may have rows, it counts as if it had.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,12 +40,15 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/event_trigger.h"
+#include "commands/tablecmds.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -51,7 +58,21 @@
 
 #include "track/track_internal.h"
 
+PG_FUNCTION_INFO_V1(bemi_follow_detach);
 PG_FUNCTION_INFO_V1(bemi_follow_rewrite);
+
+/*
+ * Blocks in which a row is looked for, under a lock that keeps readers out: 8
+ * MB, which take milliseconds.
+ */
+#define MOST_BLOCKS_TO_SCAN	1000
+
+/* What shows that a table may have rows. */
+typedef enum RowEvidence
+{
+	EVIDENCE_ROW,				/* one that the transaction can see */
+	EVIDENCE_BLOCK				/* also dead or foreign ones */
+} RowEvidence;
 
 /*
  * The table under whose name the changes of a relation are published: its
@@ -101,11 +122,21 @@ has_visible_row(Relation table)
 	return found;
 }
 
+static bool
+has_rows(Relation table, RowEvidence evidence)
+{
+	BlockNumber blocks = RelationGetNumberOfBlocks(table);
+
+	if (evidence == EVIDENCE_ROW && blocks <= MOST_BLOCKS_TO_SCAN)
+		return blocks > 0 && has_visible_row(table);
+	return blocks > 0;
+}
+
 /*
  * Whether a table may have rows: yes, if somebody else has locked it.
  */
 static bool
-may_have_rows(Oid relation)
+may_have_rows(Oid relation, RowEvidence evidence)
 {
 	Relation	table;
 	bool		found;
@@ -118,7 +149,7 @@ may_have_rows(Oid relation)
 		UnlockRelationOid(relation, AccessShareLock);
 		return false;
 	}
-	found = RelationGetNumberOfBlocks(table) > 0 && has_visible_row(table);
+	found = has_rows(table, evidence);
 	table_close(table, AccessShareLock);
 	return found;
 }
@@ -127,7 +158,7 @@ may_have_rows(Oid relation)
  * The same of a table and all its partitions.
  */
 static bool
-tree_may_have_rows(Oid relation)
+tree_may_have_rows(Oid relation, RowEvidence evidence)
 {
 	ListCell   *cell;
 
@@ -135,7 +166,28 @@ tree_may_have_rows(Oid relation)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION &&
-			may_have_rows(lfirst_oid(cell)))
+			may_have_rows(lfirst_oid(cell), evidence))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether the command has ended a detachment that was pending: one that an
+ * earlier transaction has begun.
+ */
+static bool
+was_detach_pending(Oid partition)
+{
+	ListCell   *cell;
+
+	foreach(cell,
+			bemi_deleted_rows(InheritsRelationId, InheritsRelidSeqnoIndexId,
+							  Anum_pg_inherits_inhrelid, partition))
+	{
+		HeapTuple	row = lfirst(cell);
+
+		if (((Form_pg_inherits) GETSTRUCT(row))->inhdetachpending)
 			return true;
 	}
 	return false;
@@ -143,15 +195,83 @@ tree_may_have_rows(Oid relation)
 
 /*
  * A partition was attached to a published root or a table below it, or
- * detached.
+ * detached.  While its detachment was pending, its rows could be deleted
+ * without a change.
  */
 void
 bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
 {
-	if (tree_may_have_rows(partition))
+	RowEvidence evidence = !attached && was_detach_pending(partition) ?
+		EVIDENCE_BLOCK :
+		EVIDENCE_ROW;
+
+	if (tree_may_have_rows(partition, evidence))
 		emit_rows_changed(root, psprintf("Partition %s was %s with its rows.",
 										 bemi_relation_name(partition),
 										 attached ? "attached" : "detached"));
+}
+
+/*
+ * The partition that a command is to detach concurrently, NULL if it is
+ * another command.
+ */
+static const RangeVar *
+detached_concurrently(const Node *command)
+{
+	ListCell   *cell;
+
+	if (!IsA(command, AlterTableStmt))
+		return NULL;
+	foreach(cell, ((const AlterTableStmt *) command)->cmds)
+	{
+		const AlterTableCmd *subcommand = lfirst(cell);
+
+		if (subcommand->subtype == AT_DetachPartition &&
+			((const PartitionCmd *) subcommand->def)->concurrent)
+			return ((const PartitionCmd *) subcommand->def)->name;
+	}
+	return NULL;
+}
+
+/*
+ * Event trigger function for the begin of ALTER TABLE, for DETACH PARTITION
+ * ... CONCURRENTLY.
+ *
+ * That command marks the partition, commits, waits for others and ends in a
+ * second transaction.  Once the first one is committed, queries of the root
+ * leave the partition's rows out, and changes of them are not in the stream.
+ * So the gap is there: the second transaction fails if somebody cancels the
+ * wait or the server stops, and comes with FINALIZE at any time, or never.
+ * Whatever keeps the first transaction from its commit takes the message back.
+ *
+ * Others may be writing to the partition, so it does not help to look for
+ * rows.  The table is found and locked as the command does it, with the same
+ * errors, so that it is the same table.
+ */
+Datum
+bemi_follow_detach(PG_FUNCTION_ARGS)
+{
+	Node	   *command;
+	const RangeVar *name;
+	Oid			published = InvalidOid;
+	Oid			table;
+	Oid			partition;
+
+	bemi_check_called_as_event_trigger(fcinfo, "_bemi.follow_detach");
+	command = ((EventTriggerData *) fcinfo->context)->parsetree;
+	name = detached_concurrently(command);
+	if (name == NULL)
+		PG_RETURN_VOID();
+	table = AlterTableLookupRelation((AlterTableStmt *) command,
+									 ShareUpdateExclusiveLock);
+	partition = RangeVarGetRelid(name, NoLock, true);
+	if (OidIsValid(table) && OidIsValid(partition))
+		published = published_as(table);
+	if (OidIsValid(published))
+		emit_rows_changed(published,
+						  psprintf("Partition %s was detached concurrently.",
+								   bemi_relation_name(partition)));
+	PG_RETURN_VOID();
 }
 
 /*
@@ -173,7 +293,7 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 	if ((reason & (AT_REWRITE_DEFAULT_VAL | AT_REWRITE_COLUMN_REWRITE)) == 0)
 		PG_RETURN_VOID();
 	published = published_as(table);
-	if (OidIsValid(published) && may_have_rows(table))
+	if (OidIsValid(published) && may_have_rows(table, EVIDENCE_ROW))
 		emit_rows_changed(published,
 						  psprintf("Table %s was rewritten: %s.",
 								   bemi_relation_name(table),
@@ -184,37 +304,54 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 }
 
 /*
- * The parent that a partition had until this transaction, InvalidOid if it was
- * none.
+ * Adds the parents that a partition had until this transaction: more than one
+ * if it was detached and attached again before it was dropped.
  */
-static Oid
-former_parent(Oid partition)
+static List *
+add_former_parents(List *parents, Oid partition)
 {
-	HeapTuple	tuple =
-		bemi_deleted_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
-						 Anum_pg_inherits_inhrelid, partition);
+	ListCell   *cell;
 
-	return tuple ? ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent :
-		InvalidOid;
+	foreach(cell,
+			bemi_deleted_rows(InheritsRelationId, InheritsRelidSeqnoIndexId,
+							  Anum_pg_inherits_inhrelid, partition))
+	{
+		HeapTuple	row = lfirst(cell);
+
+		parents =
+			list_append_unique_oid(parents, ((Form_pg_inherits) GETSTRUCT(row))
+								   ->inhparent);
+	}
+	return parents;
 }
 
 /*
- * The table under whose name the changes of a dropped partition were
+ * The tables under whose names the changes of a dropped partition were
  * published, and still are those of its siblings.  Other partitions above it
  * may be gone, too.
  */
-static Oid
+static List *
 formerly_published_as(Oid partition)
 {
-	Oid			parent = partition;
+	List	   *parents = add_former_parents(NIL, partition);
+	List	   *published = NIL;
 
-	do
+	for (int i = 0; i < list_length(parents); i++)
 	{
-		parent = former_parent(parent);
-		if (!OidIsValid(parent))
-			return InvalidOid;
-	} while (get_rel_relkind(parent) == '\0');
-	return published_as(parent);
+		Oid			parent = list_nth_oid(parents, i);
+		Oid			root;
+
+		CHECK_FOR_INTERRUPTS();
+		if (get_rel_relkind(parent) == '\0')
+		{
+			parents = add_former_parents(parents, parent);
+			continue;
+		}
+		root = published_as(parent);
+		if (OidIsValid(root))
+			published = list_append_unique_oid(published, root);
+	}
+	return published;
 }
 
 /*
@@ -245,18 +382,20 @@ bemi_follow_dropped_table(const BemiDropped *dropped)
 	HeapTuple	tuple = bemi_deleted_row(RelationRelationId, ClassOidIndexId,
 										 Anum_pg_class_oid, dropped->object);
 	Form_pg_class form = tuple ? (Form_pg_class) GETSTRUCT(tuple) : NULL;
-	Oid			published = form != NULL && form->relispartition ?
-		formerly_published_as(dropped->object) : InvalidOid;
+	ListCell   *cell;
 
-	if (!OidIsValid(published))
+	if (form == NULL || !form->relispartition)
 		return;
-	if (form->relkind == RELKIND_RELATION && storage_has_blocks(form))
-		emit_rows_changed(published,
-						  psprintf("Partition %s was dropped with its rows.",
-								   dropped->identity));
-	if (form->relkind == RELKIND_FOREIGN_TABLE ||
-		form->relpersistence == RELPERSISTENCE_UNLOGGED)
-		bemi_emit_tracked(published);
+	foreach(cell, formerly_published_as(dropped->object))
+	{
+		if (form->relkind == RELKIND_RELATION && storage_has_blocks(form))
+			emit_rows_changed(lfirst_oid(cell),
+							  psprintf("Partition %s was dropped with its rows.",
+									   dropped->identity));
+		if (form->relkind == RELKIND_FOREIGN_TABLE ||
+			form->relpersistence == RELPERSISTENCE_UNLOGGED)
+			bemi_emit_tracked(lfirst_oid(cell));
+	}
 }
 
 /*
@@ -270,7 +409,7 @@ bemi_truncates_published_rows(Relation table)
 	return table->rd_rel->relispartition &&
 		table->rd_rel->relkind == RELKIND_RELATION &&
 		bemi_is_published(bemi_partition_root(RelationGetRelid(table))) &&
-		may_have_rows(RelationGetRelid(table));
+		may_have_rows(RelationGetRelid(table), EVIDENCE_ROW);
 }
 
 /*

@@ -164,7 +164,6 @@ static void
 track_tree(const BemiTable *target)
 {
 	bool		changed = false;
-	BemiRights	former;
 	List	   *done = NIL;
 	List	   *more;
 	ListCell   *cell;
@@ -177,7 +176,6 @@ track_tree(const BemiTable *target)
 		}
 		done = list_concat(done, more);
 	}
-	bemi_act_as_owner(&former);
 	if (!bemi_is_published(target->root) && !target->is_partition)
 		bemi_publish_table(target->oid);
 	else if (changed)
@@ -185,7 +183,6 @@ track_tree(const BemiTable *target)
 		bemi_emit_tracked(target->root);
 		bemi_table_invalidate_tree(target);
 	}
-	bemi_act_as_before(&former);
 }
 
 static ArrayType *
@@ -336,7 +333,6 @@ bemi_untrack(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 	BemiTable	table;
-	BemiRights	former;
 	ListCell   *cell;
 
 	look_up_untrackable(relation, &table);
@@ -344,9 +340,7 @@ bemi_untrack(PG_FUNCTION_ARGS)
 	{
 		LockRelationOid(relation, AccessExclusiveLock);
 		look_up_untrackable(relation, &table);
-		bemi_act_as_owner(&former);
 		bemi_unpublish_table(relation);
-		bemi_act_as_before(&former);
 	}
 	foreach(cell, bemi_table_tree(&table))
 	{

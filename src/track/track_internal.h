@@ -113,6 +113,7 @@ extern void bemi_table_invalidate_tree(const BemiTable *table);
 /* publication.c */
 extern void bemi_publish_table(Oid relation);
 extern void bemi_unpublish_table(Oid relation);
+extern bool bemi_may_publish(void);
 extern void bemi_publication_invalidate(Oid root);
 
 /* rules.c */
@@ -169,6 +170,8 @@ extern bool bemi_schema_is_tracked(Oid schema);
 extern List *bemi_collected_commands(void);
 extern List *bemi_dropped_objects(Oid catalog);
 extern List *bemi_dropped_tables(void);
+extern List *bemi_deleted_rows(Oid catalog, Oid index, AttrNumber column,
+							   Oid oid);
 extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column,
 								  Oid oid);
 extern List *bemi_command_partitions(const CollectedCommand *command,

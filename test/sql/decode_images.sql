@@ -496,6 +496,34 @@ BEGIN
 		NULL;
 	END;
 	EXECUTE 'DROP TABLE virtual, later, later_keyless';
+	-- Also where the column comes by way of a parent that is not tracked, or a foreign table.
+	CREATE TABLE base (id integer, v text);
+	CREATE TABLE base_2 (id integer, v text);
+	CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base);
+	CREATE TABLE grandchild (PRIMARY KEY (id)) INHERITS (heir);
+	CREATE TABLE heir_keyless () INHERITS (base);
+	CREATE TABLE heir_of_two (PRIMARY KEY (id)) INHERITS (base, base_2);
+	CREATE FOREIGN DATA WRAPPER nothing;
+	CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+	CREATE FOREIGN TABLE far (id integer, v text) SERVER nowhere;
+	CREATE TABLE heir_of_far (PRIMARY KEY (id)) INHERITS (far);
+	CREATE TABLE parted (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+	PERFORM bemi.track(t) FROM unnest('{heir, grandchild, heir_keyless, heir_of_two, heir_of_far, parted}'::regclass[]) t;
+	EXECUTE 'ALTER TABLE base ADD g text GENERATED ALWAYS AS (v || v) VIRTUAL';
+	EXECUTE 'ALTER FOREIGN TABLE far ADD g text GENERATED ALWAYS AS (v || v) VIRTUAL';
+	EXECUTE 'ALTER TABLE parted ADD g text GENERATED ALWAYS AS (v || v) VIRTUAL';
+	EXECUTE $q$INSERT INTO heir VALUES (1, 'a'); INSERT INTO grandchild VALUES (1, 'a'); INSERT INTO heir_keyless VALUES (1, 'a');
+		INSERT INTO heir_of_two VALUES (1, 'a'); INSERT INTO heir_of_far VALUES (1, 'a'); INSERT INTO parted VALUES (1, 'a');
+		UPDATE base SET v = 'b'; UPDATE heir_of_far SET v = 'b'; UPDATE parted SET v = 'b'; UPDATE parted_1 SET v = 'c';
+		DELETE FROM base; DELETE FROM heir_of_far; DELETE FROM parted$q$;
+	IF (SELECT string_agg("table" || ' ' || identity, ', ' ORDER BY "table"::text COLLATE "C") FROM bemi.tracked
+		WHERE "table"::text ~ '^(heir|grandchild|parted)') IS DISTINCT FROM
+		'grandchild DEFAULT, heir DEFAULT, heir_of_far DEFAULT, heir_of_two DEFAULT, parted DEFAULT, parted_1 DEFAULT' THEN
+		RAISE EXCEPTION 'virtual generated columns of heirs: %', (SELECT array_agg(t) FROM bemi.tracked t);
+	END IF;
+	EXECUTE 'DROP TABLE base, base_2, parted CASCADE';
+	DROP FOREIGN DATA WRAPPER nothing CASCADE;
 	PERFORM set_config('client_min_messages', messages, false);
 END $$;
 

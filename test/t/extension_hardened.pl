@@ -150,5 +150,75 @@ synced_elsewhere();
 is(as_role('reader', q{SELECT _bemi.describe('todo') ->> 'redact'}), '["card"]', 'it describes a table');
 is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker elsewhere has what docs/how-to/read-other-servers.md names, and goes on');
 
+#
+# The owner of the extension is no superuser any more
+#
+
+# What the application does goes on. It is tracked with the rights of who does it, and he has them
+# for all but other people's partitions: that is a warning, and a problem in bemi.tracked.
+$node->safe_psql('postgres', q{
+	CREATE ROLE boss SUPERUSER LOGIN;
+	CREATE ROLE app LOGIN;
+	CREATE DATABASE demoted OWNER boss});
+is(as_role('boss', q{CREATE EXTENSION bemi; GRANT CREATE ON DATABASE demoted TO app}, 'demoted'), '', 'somebody makes the extension');
+is( as_role('app', q{
+		CREATE SCHEMA app;
+		CREATE TABLE app.root (id int, v text) PARTITION BY RANGE (id);
+		CREATE TABLE app.p1 PARTITION OF app.root FOR VALUES FROM (0) TO (10);
+		CREATE TABLE app.p2 PARTITION OF app.root FOR VALUES FROM (10) TO (20);
+		CREATE TABLE app.own (id int, v text);
+		CREATE TABLE app.renamed (id int, v text)}, 'demoted'),
+	'', 'an application has tables');
+$node->safe_psql('demoted', q{
+	GRANT EXECUTE ON FUNCTION bemi.track(regclass, name[], name[], name[]) TO app;
+	SELECT bemi.track_schema('app'), bemi.track('app.renamed', redact => '{v}');
+	CREATE SCHEMA other;
+	CREATE TABLE other.below (id int, v text) PARTITION BY RANGE (id);
+	CREATE TABLE other.below_1 (id int, v text);
+	GRANT USAGE ON SCHEMA other TO app;
+	ALTER TABLE other.below ATTACH PARTITION other.below_1 FOR VALUES FROM (20) TO (30);
+	ALTER TABLE other.below OWNER TO app;
+	CALL bemi.start();
+	ALTER ROLE boss NOSUPERUSER});
+my $owned = q{SELECT "table", identity, published, redact, problems FROM bemi.tracked WHERE "table"::text LIKE '%s' ORDER BY "table"::text};
+is( as_role('app', q{
+		CREATE TABLE app.made (id int, v text);
+		CREATE TABLE app.p3 PARTITION OF app.root FOR VALUES FROM (30) TO (40);
+		ALTER TABLE app.root DETACH PARTITION app.p2;
+		ALTER TABLE app.root ATTACH PARTITION app.own FOR VALUES FROM (50) TO (60);
+		ALTER TABLE app.root DETACH PARTITION app.p1;
+		DROP TABLE app.p1;
+		ALTER TABLE app.renamed RENAME v TO w;
+		ALTER SCHEMA app RENAME TO app_2;
+		ALTER SCHEMA app_2 RENAME TO app}, 'demoted'),
+	'', 'its DDL goes on');
+is( $node->safe_psql('demoted', sprintf($owned, 'app.%')),
+	"app.made|FULL|t|{}|{}\napp.own|FULL|t|{}|{}\napp.p2|FULL|t|{}|{}\napp.p3|FULL|t|{}|{}\napp.renamed|FULL|t|{w}|{}\napp.root|FULL|t|{}|{}",
+	'and is tracked as always');
+like(as_role('app', 'ALTER TABLE app.root ATTACH PARTITION other.below FOR VALUES FROM (20) TO (30)', 'demoted'),
+	qr/\AWARNING:  could not track table "other.below_1"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.track\('other.below_1'\);\n?\z/,
+	"somebody else's partition cannot be tracked so");
+is( $node->safe_psql('demoted', sprintf($owned, 'other.%')),
+	"other.below|FULL|t|{}|{}\nother.below_1|DEFAULT|t|{}|"
+	  . '{"no trigger: changes come without context, or with an earlier one","replica identity is not FULL: before is not complete, nor after where large values stay as they were"}',
+	'and has its problems shown');
+like($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'),
+	qr/the owner of extension bemi is no superuser.*: ALTER ROLE boss SUPERUSER;/, 'bemi.status says what is wrong');
+$node->safe_psql('demoted', q{SELECT bemi.track('other.below_1')});
+is(as_role('app', 'ALTER TABLE app.root DETACH PARTITION other.below', 'demoted'),
+	"WARNING:  could not take trigger \"bemi_emit_context\" from table \"other.below_1\"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.untrack('other.below_1');",
+	'nor be given back');
+
+# A publication of somebody else is out of reach.
+$node->safe_psql('demoted', 'ALTER PUBLICATION bemi OWNER TO CURRENT_USER');
+like(as_role('app', 'CREATE TABLE app.late (id int)', 'demoted'),
+	qr/WARNING:  could not track table "app.late"\nDETAIL:  The owner of extension bemi is no superuser, and does not own the publication./,
+	'a table that cannot be published is made');
+like($node->safe_psql('demoted', sprintf($owned, 'app.late')), qr/its schema is tracked, but it is not/, 'and shown as a problem');
+$node->safe_psql('demoted', 'ALTER ROLE boss SUPERUSER');
+is(as_role('app', 'ALTER TABLE app.late ADD v text', 'demoted'), '', 'it is tracked');
+is($node->safe_psql('demoted', sprintf($owned, 'app.late')), 'app.late|FULL|t|{}|{}', 'as soon as the owner is a superuser again');
+is($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'), '', 'and nothing is wrong any more');
+
 $node->stop;
 done_testing();

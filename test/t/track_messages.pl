@@ -329,7 +329,7 @@ run_steps(
 		ALTER TABLE pt ATTACH PARTITION pt_1 FOR VALUES FROM (0) TO (100); COMMIT} => "${gap}Partition moved.pt_1 was detached with its rows." ],
 	[ pt => 'ALTER TABLE pt DETACH PARTITION pt_1' => "${gap}Partition moved.pt_1 was detached with its rows." ],
 	[ pt => 'ALTER TABLE pt ATTACH PARTITION pt_1 FOR VALUES FROM (0) TO (100)' => "${gap}Partition moved.pt_1 was attached with its rows." ],
-	[ pt => 'ALTER TABLE pt DETACH PARTITION pt_1 CONCURRENTLY' => "${gap}Partition moved.pt_1 was detached with its rows." ],
+	[ pt => 'ALTER TABLE pt DETACH PARTITION pt_1 CONCURRENTLY' => "${gap}Partition moved.pt_1 was detached concurrently.; ${gap}Partition moved.pt_1 was detached with its rows." ],
 	[ pt => 'ALTER TABLE pt DETACH PARTITION pt_2' => "${gap}Partition moved.pt_2 was detached with its rows." ],
 	[ pt => 'ALTER TABLE pt ATTACH PARTITION pt_2 FOR VALUES FROM (100) TO (200)' => "${gap}Partition moved.pt_2 was attached with its rows." ],
 	[ pt => 'ALTER TABLE pt ATTACH PARTITION full_one FOR VALUES FROM (300) TO (400)' => "${gap}Partition moved.full_one was attached with its rows." ],
