@@ -2,21 +2,27 @@
 
 PG_CONFIG ?= pg_config
 
+# Where the sources are: make -f elsewhere/bemi/Makefile builds in the current directory.
+top := $(dir $(lastword $(MAKEFILE_LIST)))
+
 # The version is stated once, in the control file, and handed to the C code. (VERSION is taken: it
 # is PostgreSQL's.)
-EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" bemi.control)
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(top)bemi.control)
 
 EXTENSION = bemi
 MODULE_big = bemi
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
-DATA = $(sort $(wildcard bemi--*.sql))
+OBJS = $(patsubst $(top)%.c,%.o,$(sort $(wildcard $(addprefix $(top)src/,*.c */*.c))))
+DATA = $(patsubst $(top)%,%,$(sort $(wildcard $(top)bemi--*.sql)))
 
 # The script is made of sql/, in the order of the file names, and committed, so that an installation
 # needs nothing but a copy. A test compares the two.
-SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
+SCRIPT = $(top)$(EXTENSION)--$(EXTVERSION).sql
+
+# The queries that are sent to sources, as C strings. Not committed.
+REMOTE_SQL = src/stream/remote_sql.h
 
 # The worker is a libpq client.
-PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
+PG_CPPFLAGS = -Isrc -I$(srcdir)/src -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(libpq)
 
 # STRICT=1, for developers and CI: more warnings, and each is an error. PostgreSQL's headers count
@@ -67,7 +73,7 @@ REGRESS_OPTS = --inputdir=test --temp-instance=tmp_check_regress $(THROWAWAY)
 ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso $(THROWAWAY)
 REGRESS_PREP = output_iso/expected
 
-EXTRA_CLEAN = tmp_check_regress
+EXTRA_CLEAN = tmp_check_regress $(REMOTE_SQL)
 
 # Where there is no PGXS yet (a fresh machine), help, test and demo work all the same.
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
@@ -84,13 +90,23 @@ endif
 
 .DEFAULT_GOAL := all
 
-$(SCRIPT): $(sort $(wildcard sql/*.sql))
+$(SCRIPT): $(sort $(wildcard $(top)sql/*.sql))
 	cat $^ >$@
 
 all: $(SCRIPT)
 
+$(REMOTE_SQL): $(top)sql/remote/header.awk $(sort $(wildcard $(top)sql/remote/*.sql)) | directories
+	awk -f $^ >$@.new
+	mv $@.new $@
+
 # PGXS tracks no headers on Debian, where it is built without dependency tracking.
-$(OBJS): $(sort $(wildcard src/*.h src/*/*.h)) bemi.control
+objects = $(OBJS) $(OBJS:.o=.bc)
+$(objects): $(sort $(wildcard $(addprefix $(top)src/,*.h */*.h))) $(top)bemi.control $(REMOTE_SQL)
+
+# They are missing where only the sources are elsewhere.
+$(objects): | directories
+directories:
+	@mkdir -p $(sort $(dir $(OBJS)))
 
 # Up to PostgreSQL 15, pg_isolation_regress looks for expected output only under its output and
 # its input directory. A link there keeps all of it in ./expected, and the specs' results, logs
@@ -162,5 +178,5 @@ help:
 	@echo 'BENCH="name ..."               only these benchmarks, of those in bench/'
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
-.PHONY: all install installcheck clean test list-tests check-quick check-format format typedefs \
+.PHONY: directories all install installcheck clean test list-tests check-quick check-format format typedefs \
 	test-valgrind test-versions soak fuzz bench demo help

@@ -4,7 +4,8 @@
  *
  * The stream has the names and type OIDs of a table's columns.  It lacks the
  * primary key (with REPLICA IDENTITY FULL it flags every column) and the parts
- * of types.  One query to the catalog returns these as a JSON object:
+ * of types.  A query to the catalog (sql/remote/description.sql) returns these
+ * as a JSON object:
  *
  *	{"key": ["id"], "columns": ["id", "name"], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
@@ -35,59 +36,11 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
-#include "catalog/pg_type_d.h"
+#include "common/relpath.h"
 #include "utils/builtins.h"
 
+#include "stream/remote_sql.h"
 #include "stream/stream_internal.h"
-
-/*
- * The query.  Each "%s" is the table's OID, "%u" is the first OID of a type
- * that is not built in.
- */
-static const char *const description_query =
-"WITH RECURSIVE t(oid) AS ("
-" SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped"
-" UNION"
-" SELECT x.oid FROM t JOIN pg_type p ON p.oid = t.oid, LATERAL ("
-"SELECT p.typbasetype"
-" UNION ALL SELECT p.typelem"
-" UNION ALL SELECT a.atttypid FROM pg_attribute a"
-" WHERE a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped) x(oid)"
-"), part AS ("
-" SELECT t.oid, part.* FROM t JOIN pg_type p ON p.oid = t.oid, LATERAL ("
-"SELECT 'b'::text, 0::oid, NULL::text, 0::int"
-" UNION ALL SELECT 'd', p.typbasetype, NULL, 1 WHERE p.typtype = 'd'"
-" UNION ALL SELECT 'a', e.oid, e.typdelim::text, 1 FROM pg_type e"
-" WHERE e.oid = p.typelem AND e.typarray = p.oid"
-" UNION ALL SELECT 'c', 0, NULL, 0 WHERE p.typtype = 'c'"
-" UNION ALL SELECT 'f', a.atttypid, a.attname::text, a.attnum::int FROM pg_attribute a"
-" WHERE p.typtype = 'c' AND a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped"
-" UNION ALL SELECT 'j', c.castfunc, NULL, 1 FROM pg_cast c"
-" JOIN pg_proc f ON f.oid = c.castfunc JOIN pg_language l ON l.oid = f.prolang"
-" WHERE c.castsource = p.oid AND c.casttarget = 'json'::regtype AND p.typtype = 'b' AND l.lanname = 'c'"
-") part(kind, other, name, place) WHERE t.oid >= %u OR p.typtype = 'c'"
-" OR (SELECT e.typtype = 'c' FROM pg_type e WHERE e.oid = p.typelem)"
-") SELECT json_build_object('key', (SELECT coalesce(json_agg(a.attname ORDER BY k.place), '[]')"
-" FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place), pg_attribute a"
-" WHERE i.indrelid = %s AND i.indisprimary AND k.place <= i.indnkeyatts"
-" AND a.attrelid = i.indrelid AND a.attnum = k.attnum),"
-" 'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a"
-" WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped),"
-" 'partly', (SELECT CASE c.relkind WHEN 'p' THEN EXISTS (WITH RECURSIVE below(oid) AS ("
-" SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
-" UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid AND NOT i.inhdetachpending"
-") SELECT FROM below b JOIN pg_class l ON l.oid = b.oid WHERE l.relkind <> 'p' AND l.relreplident <> 'f')"
-" ELSE false END FROM pg_class c WHERE c.oid = %s),"
-" 'types', (SELECT coalesce(json_agg(json_build_array(part.oid::text, part.kind, part.other::text, part.name)"
-" ORDER BY part.oid, part.place, part.kind), '[]') FROM part))";
-
-static char *
-description_query_of(const char *relation)
-{
-	return psprintf(description_query, relation, FirstGenbkiObjectId,
-					relation, relation, relation);
-}
 
 /*
  * Today's description of a table, with the rules for its columns if the source
@@ -97,15 +50,19 @@ description_query_of(const char *relation)
 char *
 bemi_stream_describe(BemiStream *stream, Oid relation)
 {
-	char	   *command = stream->describes ?
-		psprintf("SELECT _bemi.describe(%u)", relation) :
-		description_query_of(psprintf("%u", relation));
-	PGresult   *result = bemi_stream_query(stream, command);
-	char	   *description = bemi_answer_is_null(result, 0, 0) ? NULL :
-		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
+	char		oid[OIDCHARS + 1];
+	const char *values[] = {oid};
+	PGresult   *result;
+	char	   *description;
 
+	snprintf(oid, sizeof(oid), "%u", relation);
+	result = bemi_stream_query_with(stream, stream->describes ?
+									BEMI_SQL_DESCRIPTION_OF_EXTENSION :
+									BEMI_SQL_DESCRIPTION,
+									lengthof(values), values);
+	description = bemi_answer_is_null(result, 0, 0) ? NULL :
+		bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
-	pfree(command);
 	return description;
 }
 
@@ -123,21 +80,7 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 	if (stream->signing_key == NULL)
 		return pstrdup("[]");
 
-	/*
-	 * The function includes partitions and FOR ALL TABLES, but it returns
-	 * only today's tables. pg_publication_rel has those of the snapshot.
-	 */
-	result =
-		bemi_stream_query_at(stream, snapshot,
-							 "SELECT coalesce(json_agg(json_build_object("
-							 "'relation', c.oid, 'description', _bemi.describe(c.oid))), '[]')"
-							 " FROM (SELECT relid FROM pg_get_publication_tables('" BEMI_PUBLICATION
-							 "')"
-							 " UNION SELECT r.prrelid FROM pg_publication p"
-							 " JOIN pg_publication_rel r ON r.prpubid = p.oid"
-							 " WHERE p.pubname = '" BEMI_PUBLICATION
-							 "') t(oid)"
-							 " JOIN pg_class c USING (oid)");
+	result = bemi_stream_query_at(stream, snapshot, BEMI_SQL_DESCRIPTIONS);
 	descriptions = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
 	return descriptions;
@@ -150,30 +93,28 @@ bemi_stream_descriptions(BemiStream *stream, const char *snapshot)
 List *
 bemi_stream_gone(BemiStream *stream, const List *oids, XLogRecPtr *position)
 {
-	StringInfoData command;
+	StringInfoData list;
+	const char *values[1];
 	PGresult   *result;
 	ListCell   *cell;
 	List	   *gone = NIL;
 
-	initStringInfo(&command);
-	appendStringInfoString(&command,
-						   "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-						   " ELSE pg_current_wal_insert_lsn() END, t.oid FROM unnest('{");
+	initStringInfo(&list);
+	appendStringInfoChar(&list, '{');
 	foreach(cell, oids)
 	{
-		appendStringInfo(&command, "%s%u", cell == list_head(oids) ? "" : ",",
+		appendStringInfo(&list, "%s%u", list.len > 1 ? "," : "",
 						 lfirst_oid(cell));
 	}
-	appendStringInfoString(&command,
-						   "}'::oid[]) t(oid)"
-						   " WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.oid)");
-	result = bemi_stream_query(stream, command.data);
+	appendStringInfoChar(&list, '}');
+	values[0] = list.data;
+	result = bemi_stream_query_with(stream, BEMI_SQL_GONE_TABLES, 1, values);
 	for (int i = 0; i < PQntuples(result); i++)
 	{
 		*position = bemi_answer_lsn_or_invalid(result, i, 0);
 		gone = lappend_oid(gone, bemi_answer_number(result, i, 1));
 	}
 	PQclear(result);
-	pfree(command.data);
+	pfree(list.data);
 	return gone;
 }

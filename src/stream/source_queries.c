@@ -21,8 +21,7 @@
  * snapshot of the destination, because the source may be slow.
  *
  * The command texts follow "Streaming Replication Protocol" in PostgreSQL's
- * documentation.  Names in queries need no schema: the session's search_path
- * is pg_catalog (extension/settings.c).
+ * documentation.  The queries are in sql/remote/.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "stream/remote_sql.h"
 #include "stream/stream_internal.h"
 
 /*
@@ -129,6 +129,25 @@ bemi_stream_query(BemiStream *stream, const char *command)
 }
 
 /*
+ * Runs a query with values for $1 and so on, as texts.
+ */
+PGresult *
+bemi_stream_query_with(BemiStream *stream, const char *command, int count,
+					   const char *const *values)
+{
+	PGconn	   *conn = catalog_connection(stream);
+	PGresult   *result;
+
+	if (!PQsendQueryParams(conn, command, count, NULL, values, NULL, NULL, 0))
+		bemi_stream_report_failure(stream, conn,
+								   "could not send a command to source");
+	result = bemi_stream_await_result(stream, conn);
+	if (PQresultStatus(result) != PGRES_TUPLES_OK)
+		bemi_stream_report_refusal(stream, result);
+	return result;
+}
+
+/*
  * Runs a query with an exported snapshot.
  */
 PGresult *
@@ -202,10 +221,7 @@ read_ancestors(BemiStream *stream, uint32 timeline)
 static TimestampTz
 read_start_time(BemiStream *stream)
 {
-	PGresult   *result =
-		bemi_stream_query(stream,
-						  "SELECT (extract(epoch FROM pg_postmaster_start_time())"
-						  " * 1000000)::bigint");
+	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_START_TIME);
 	TimestampTz started_at = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
@@ -240,14 +256,8 @@ bemi_stream_identify(BemiStream *stream, BemiSourceIdentity *identity)
 void
 bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 {
-	char	   *command =
-		psprintf("SELECT confirmed_flush_lsn,"
-				 " coalesce(wal_status = 'lost', false),"
-				 " coalesce(database = current_database(), false), active"
-				 " FROM pg_catalog.pg_replication_slots"
-				 " WHERE slot_name = %s",
-				 quote_literal_cstr(name));
-	PGresult   *result = bemi_stream_query(stream, command);
+	PGresult   *result =
+		bemi_stream_query_with(stream, BEMI_SQL_SLOT, 1, &name);
 
 	memset(slot, 0, sizeof(BemiSlot));
 	if (PQntuples(result) > 0)
@@ -268,10 +278,7 @@ bemi_stream_find_slot(BemiStream *stream, const char *name, BemiSlot *slot)
 TimestampTz
 bemi_stream_now(BemiStream *stream)
 {
-	PGresult   *result =
-		bemi_stream_query(stream,
-						  "SELECT (extract(epoch FROM clock_timestamp())"
-						  " * 1000000)::bigint");
+	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_CLOCK);
 	TimestampTz now = bemi_answer_time(result, 0, 0);
 
 	PQclear(result);
@@ -289,13 +296,7 @@ bemi_stream_look_at_horizon(BemiStream *stream)
 	PGresult   *result =
 		bemi_stream_query(stream,
 						  stream->describes ?
-						  "SELECT (extract(epoch FROM h.until) * 1000000)::bigint, h.lsn"
-						  " FROM _bemi.commit_horizon(100) h" :
-						  "SELECT (extract(epoch FROM c.now) * 1000000)::bigint,"
-						  " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-						  " ELSE pg_current_wal_insert_lsn() END"
-						  " FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp()"
-						  " ELSE clock_timestamp() END AS now OFFSET 0) c");
+						  BEMI_SQL_HORIZON_OF_EXTENSION : BEMI_SQL_HORIZON);
 
 	stream->horizon_time = bemi_answer_time_or_zero(result, 0, 0);
 	if (stream->horizon_time != 0)
@@ -328,24 +329,7 @@ bemi_stream_horizon(BemiStream *stream, XLogRecPtr *position)
 char *
 bemi_stream_published(BemiStream *stream)
 {
-	PGresult   *result =
-		bemi_stream_query(stream,
-						  "SELECT (SELECT coalesce(json_agg(json_build_object("
-						  "'relation', c.oid, 'schema', n.nspname, 'table', c.relname,"
-						  " 'complete', p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
-						  " AND (p.pubviaroot OR c.relkind <> 'p' AND NOT c.relispartition)"
-						  " AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL"
-						  " AND NOT (c.relkind = 'p' AND EXISTS (WITH RECURSIVE below(oid) AS ("
-						  "SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND NOT i.inhdetachpending"
-						  " UNION ALL SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid"
-						  " AND NOT i.inhdetachpending) SELECT FROM below b JOIN pg_class l ON l.oid = b.oid"
-						  " WHERE l.relkind = 'f' OR l.relkind = 'r' AND l.relpersistence = 'u')))), '[]')"
-						  " FROM pg_get_publication_tables(p.pubname::text) t"
-						  " JOIN pg_class c ON c.oid = t.relid"
-						  " JOIN pg_namespace n ON n.oid = c.relnamespace"
-						  " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid)"
-						  " FROM pg_publication p WHERE p.pubname = '" BEMI_PUBLICATION
-						  "'");
+	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_PUBLISHED);
 	char	   *tables;
 
 	if (PQntuples(result) == 0)
@@ -366,18 +350,8 @@ bemi_stream_published(BemiStream *stream)
 bool
 bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 {
-	char	   *command =
-		psprintf("SELECT l.lsn,"
-				 " coalesce(pg_wal_lsn_diff(l.lsn, s.restart_lsn), -1),"
-				 " coalesce(s.wal_status, ''), coalesce(age(s.catalog_xmin), -1)"
-				 " FROM pg_replication_slots s, (SELECT CASE WHEN"
-				 " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-				 " ELSE pg_current_wal_lsn() END AS lsn) l"
-				 " WHERE s.slot_name = %s",
-				 quote_literal_cstr(slot));
 	PGresult   *result =
-		bemi_stream_run_command(stream, catalog_connection(stream), command,
-								PGRES_TUPLES_OK);
+		bemi_stream_query_with(stream, BEMI_SQL_SLOT_COST, 1, &slot);
 	bool		found = PQntuples(result) > 0;
 
 	if (found)
@@ -389,7 +363,6 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 		cost->catalog_xmin_age = bemi_answer_number(result, 0, 3);
 	}
 	PQclear(result);
-	pfree(command);
 	return found;
 }
 
@@ -402,18 +375,8 @@ bemi_stream_slot_cost(BemiStream *stream, const char *slot, BemiSlotCost *cost)
 List *
 bemi_stream_idle_slots(BemiStream *stream, const char *but)
 {
-	char	   *command =
-		psprintf("SELECT s.slot_name, pg_size_pretty(pg_wal_lsn_diff(l.lsn, s.restart_lsn))"
-				 " FROM pg_replication_slots s, (SELECT CASE WHEN"
-				 " pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-				 " ELSE pg_current_wal_lsn() END AS lsn) l"
-				 " WHERE s.database = current_database() AND s.plugin = 'pgoutput'"
-				 " AND s.slot_name ~ '^bemi_[0-9]+_' AND s.slot_name <> %s"
-				 " AND NOT s.active AND s.restart_lsn <= l.lsn"
-				 " AND NOT (pg_is_in_recovery() AND coalesce(to_jsonb(s) ->> 'synced', 'false') = 'true')"
-				 " ORDER BY s.restart_lsn, s.slot_name",
-				 quote_literal_cstr(but));
-	PGresult   *result = bemi_stream_query(stream, command);
+	PGresult   *result =
+		bemi_stream_query_with(stream, BEMI_SQL_IDLE_SLOTS, 1, &but);
 	List	   *slots = NIL;
 
 	for (int i = 0; i < PQntuples(result); i++)
@@ -425,7 +388,6 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 		slots = lappend(slots, slot);
 	}
 	PQclear(result);
-	pfree(command);
 	return slots;
 }
 
@@ -439,34 +401,24 @@ bemi_stream_idle_slots(BemiStream *stream, const char *but)
 void
 bemi_stream_election(BemiStream *stream, BemiElection *election)
 {
-	char	   *command =
-		psprintf("SELECT e.possible, CASE WHEN e.possible AND s.names LIKE '%%*%%' THEN"
-				 " format('ALTER SYSTEM SET synchronous_standby_names = %%L; SELECT pg_reload_conf();',"
-				 " replace(replace(s.names, '\"*\"', '*'), '*', coalesce(w.standbys, 'standby1'))) ELSE '' END"
-				 " FROM (SELECT current_setting('synchronous_standby_names') AS names,"
-				 " current_setting('application_name') AS name) s,"
-				 " LATERAL (SELECT coalesce((SELECT r.sync_priority > 0 FROM pg_stat_replication r WHERE r.pid = %d),"
-				 " (s.names LIKE '%%*%%' OR s.name <> '' AND strpos(lower(s.names), lower(s.name)) > 0)"
-				 " AND NOT pg_is_in_recovery() AND NOT (%s AND current_setting('bemi.asynchronous', true) IS NOT NULL)) AS possible) e,"
-				 " (SELECT string_agg(DISTINCT quote_ident(r.application_name), ', ') AS standbys"
-				 " FROM pg_stat_replication r WHERE r.state <> 'backup' AND r.application_name <> ''"
-				 " AND NOT EXISTS (SELECT FROM pg_replication_slots l"
-				 " WHERE l.active_pid = r.pid AND l.slot_type = 'logical')) w",
-				 bemi_stream_walsender(stream),
-				 stream->declines ? "true" : "false");
-	PGresult   *result = bemi_stream_query(stream, command);
+	char		walsender[12];
+	const char *values[] = {walsender, stream->declines ? "true" : "false"};
+	PGresult   *result;
+
+	pg_ltoa(bemi_stream_walsender(stream), walsender);
+	result = bemi_stream_query_with(stream, BEMI_SQL_ELECTION,
+									lengthof(values), values);
 
 	election->possible = bemi_answer_bool(result, 0, 0);
 	election->advice =
 		bemi_stream_string(stream, bemi_answer_text(result, 0, 1));
 	PQclear(result);
-	pfree(command);
 }
 
 static bool
 source_is_standby(BemiStream *stream)
 {
-	PGresult   *result = bemi_stream_query(stream, "SELECT pg_is_in_recovery()");
+	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_RECOVERY);
 	bool		standby = bemi_answer_bool(result, 0, 0);
 
 	PQclear(result);
@@ -516,8 +468,7 @@ int
 bemi_stream_read_timeout(BemiStream *stream)
 {
 	PGresult   *result =
-		ask_walsender(stream, "SELECT setting FROM pg_catalog.pg_settings"
-					  " WHERE name = 'wal_sender_timeout'");
+		ask_walsender(stream, BEMI_SQL_WALSENDER_TIMEOUT);
 
 	stream->source_timeout_ms =
 		PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;

@@ -112,6 +112,9 @@ extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row,
 /* source_queries.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
+extern PGresult *bemi_stream_query_with(BemiStream *stream,
+										const char *command, int count,
+										const char *const *values);
 extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									  const char *command);
 

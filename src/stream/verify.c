@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "extension/extension.h"
+#include "stream/remote_sql.h"
 #include "stream/stream_internal.h"
 
 /*
@@ -84,10 +85,7 @@ remember_signing_key(BemiStream *stream, const char *signing_key,
 static void
 record_time_of_reading(BemiStream *stream)
 {
-	PGresult   *result =
-		bemi_stream_query(stream, "SELECT CASE WHEN pg_is_in_recovery()"
-						  " THEN pg_last_wal_replay_lsn()"
-						  " ELSE pg_current_wal_insert_lsn() END");
+	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_END_OF_WAL);
 
 	stream->signing_key_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
 	stream->signing_key_read_at = GetCurrentTimestamp();
@@ -104,14 +102,7 @@ signing_key_is_readable(BemiStream *stream)
 	PGresult   *result;
 	bool		readable;
 
-	result =
-		bemi_stream_query(stream,
-						  "SELECT coalesce(has_table_privilege(c.oid, 'SELECT'), false),"
-						  " to_regprocedure('_bemi.describe(regclass)') IS NOT NULL FROM pg_extension e"
-						  " LEFT JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
-						  " AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'"
-						  " JOIN pg_class c ON c.oid = d.objid AND c.relname = 'signing_key' AND c.relkind = 'r'"
-						  " WHERE e.extname = 'bemi'");
+	result = bemi_stream_query(stream, BEMI_SQL_SIGNING_KEY_RIGHTS);
 	readable = PQntuples(result) == 1 && bemi_answer_bool(result, 0, 0);
 	stream->describes =
 		PQntuples(result) == 1 && bemi_answer_bool(result, 0, 1);
@@ -138,9 +129,7 @@ bemi_stream_read_signing_key(BemiStream *stream)
 	if (!signing_key_is_readable(stream))
 		return;
 
-	result =
-		bemi_stream_query(stream,
-						  "SELECT value, pg_catalog.concat(tableoid, ' ', xmin) FROM _bemi.signing_key");
+	result = bemi_stream_query(stream, BEMI_SQL_SIGNING_KEY);
 	if (PQntuples(result) == 1 && !bemi_answer_is_null(result, 0, 0))
 		remember_signing_key(stream, bemi_answer_text(result, 0, 0),
 							 bemi_answer_text(result, 0, 1));

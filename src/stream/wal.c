@@ -32,6 +32,7 @@
 #include "access/xlogrecord.h"
 #include "utils/timestamp.h"
 
+#include "stream/remote_sql.h"
 #include "stream/stream_internal.h"
 
 /* Interval at which a wait calls on_wait and checks for interrupts. */
@@ -293,7 +294,7 @@ static uint32
 find_page_size(BemiStream *stream)
 {
 	PGresult   *result =
-		bemi_stream_query(stream, "SELECT current_setting('wal_block_size')");
+		bemi_stream_query(stream, BEMI_SQL_WAL_BLOCK_SIZE);
 	uint32		size =
 		PQntuples(result) == 1 ? bemi_answer_number(result, 0, 0) : 0;
 

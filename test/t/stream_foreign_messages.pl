@@ -90,14 +90,18 @@ sub answer
 		  . message('K', pack('NN', 1, 1)) . message('Z', 'I');
 		while (sysread $client, my $command, 100000)
 		{
-			my $row = substr($command, 0, 1) eq 'Q' ? $answer->(substr $command, 5) : last;
-			my $reply = '';
+			# A query by itself, or with values: then Parse, with an empty name before the text, to Sync
+			# come together.
+			my ($kind, $text) = unpack 'a1 x4 a*', $command;
+			last unless $kind =~ /[QP]/;
+			my $row = $answer->($kind eq 'P' ? substr $text, 1 : $text);
+			my $reply = $kind eq 'P' ? message('1', '') . message('2', '') : '';
 
 			if ($row)
 			{
 				my $columns = @$row || 1;
 
-				$reply = message('T', pack('n', $columns) . join('', map { "c$_\0" . pack('NnNnNn', 0, 0, 25, 65535, 4294967295, 0) } 1 .. $columns));
+				$reply .= message('T', pack('n', $columns) . join('', map { "c$_\0" . pack('NnNnNn', 0, 0, 25, 65535, 4294967295, 0) } 1 .. $columns));
 				$reply .= message('D', pack('n', scalar @$row) . join('', map { defined ? pack('N', length) . $_ : pack('N', 4294967295) } @$row)) if @$row;
 			}
 			syswrite $client, $reply . message('C', ($row ? 'SELECT 1' : 'SET') . "\0") . message('Z', 'I');
@@ -155,7 +159,7 @@ my @questions = (
 	[ 'whether its key is readable', qr/has_table_privilege/, [ 't', 't' ], 'no row' ],
 	[ 'its key', qr/FROM _bemi\.signing_key/, [ 'secret', '1 1' ], 'no row', 'NULL' ],
 	[ 'the publication', qr/pg_get_publication_tables\(p/, ['[]'], 'no row' ],
-	[ 'the slot', qr/FROM pg_catalog\.pg_replication_slots/, [ '0/1000000', 'f', 't', 'f' ], 'no row' ],
+	[ 'the slot', qr/^SELECT confirmed_flush_lsn/, [ '0/1000000', 'f', 't', 'f' ], 'no row' ],
 	[ 'to drop the slot', qr/^DROP_REPLICATION_SLOT/ ],
 	[ 'another slot', qr/^CREATE_REPLICATION_SLOT/, [ 'slot', '0/2000000', '1-1', 'pgoutput' ] ],
 	[ 'its tables', qr/bemi\.describe/, ['[]'] ],

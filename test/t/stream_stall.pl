@@ -48,7 +48,7 @@ sub begin_log { return $log = -s $node->logfile; }
 sub asked
 {
 	my ($pattern) = @_;
-	my @lines = slurp_file($node->logfile, $log) =~ /bemi_\d+_main LOG:  statement: $pattern/g;
+	my @lines = slurp_file($node->logfile, $log) =~ /bemi_\d+_main LOG:  (?:statement|execute <unnamed>): $pattern/g;
 
 	return scalar @lines;
 }
