@@ -30,7 +30,7 @@ $ENV{PGSERVICEFILE} = $services;
 
 my $node = bemi_node('documents', run => 0, initdb => ['--username=postgres'], conf => <<~CONF);
 	fsync = off
-	statement_timeout = '30s'
+	statement_timeout = '60s'
 	max_replication_slots = 20
 	max_wal_senders = 20
 	max_worker_processes = 20
@@ -48,7 +48,7 @@ sub run_psql
 	my ($input) = @_;
 	my $output = '';
 	my $psql = IPC::Run::start([ $node->installed_command('psql'), '-X', '-q', '-d', $node->connstr('shop') ],
-		'<', \$input, '>&', \$output, IPC::Run::timeout(60));
+		'<', \$input, '>&', \$output, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 
 	eval { $psql->finish; 1 } or $psql->kill_kill;
 	return $output;
@@ -86,7 +86,7 @@ sub run_in_database
 
 	return ([], [], 0) if !grep { $_->{lang} =~ /^(sql|console)$/ } @{ $page->{blocks} };
 	$node->safe_psql('postgres', 'CREATE DATABASE shop');
-	@result = run_page($page, \&run_psql);
+	@result = run_page($page, $node->pg_version->major, \&run_psql);
 	clean_up();
 	return @result;
 }
@@ -206,6 +206,10 @@ for my $setting (grep { exists $settings{ $_->[0] } } @settings)
 
 is(join("\n", link_faults(@pages, map { read_page($_) } 'CONTRIBUTING.md', 'bench/README.md')), '', 'links lead somewhere');
 
+# An index leads to every page.
+my %linked = map { my $page = $_; map { $_ => 1 } linked_files($page) } grep { $_->{file} =~ m{^docs/(internals/)?README\.md$} } @pages;
+is(join("\n", grep { m{^docs/} && !m{^docs/README} && !$linked{$_} } map { $_->{file} } @pages), '', 'docs/README.md and docs/internals/README.md list every page');
+
 #
 # Messages
 #
@@ -260,6 +264,13 @@ my %names = map { $_->[0] => 1 } rows(q{
 $names{$_} = 1 for qw(bemi.control bemi.io bemi.probe bemi.probe_procedure bemi.probe_table bemi.probe_view);
 my @wrong;
 
+# Pages, too, so that what was renamed is found in a sentence.
+for my $page (@pages)
+{
+	my @names = map { /(?<![\w.\/@-])(_?bemi\.[a-z]\w*)/g } @{ $page->{lines} };
+	push @wrong, map { "$page->{file}: $_" } grep { !$names{$_} && !/\.changes_/ } @names;
+}
+
 for my $file (@sources, @scripts, 'Makefile', 'bemi.control')
 {
 	my $text = slurp_file($file);
@@ -272,7 +283,7 @@ for my $file (@sources, @scripts, 'Makefile', 'bemi.control')
 	}
 	push @wrong, map { "$file: document $_" } grep { !-e } $text =~ m{((?:[\w-]+/)*[\w-]+\.md)\b}g;
 }
-is(join("\n", @wrong), '', 'objects, settings and documents that the source names exist');
+is(join("\n", @wrong), '', 'objects, settings and documents that the source and pages name exist');
 
 #
 # The test itself

@@ -19,7 +19,7 @@ use File::Temp;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(document_files read_page run_page link_faults section_of first_table quoted_strings
+our @EXPORT = qw(document_files read_page run_page link_faults linked_files section_of first_table quoted_strings
   c_strings sql_strings message_pattern);
 
 # Markdown files below these, sorted.
@@ -46,7 +46,7 @@ sub document_files
 #
 
 # Returns a page: file, lines, headings (line, level, text, anchor), links (line, target) and blocks.
-# A block has line, lang, text, and marks: "test" if readers do not see it, "error", "skip".
+# A block has line, lang, text, and marks: "test" if readers do not see it, "error", "skip", "from".
 sub read_page
 {
 	my ($file) = @_;
@@ -68,13 +68,14 @@ sub read_page
 		}
 		elsif ($line =~ /^<!-- test$/)
 		{
-			my $block = { line => $i + 1, lang => 'sql', marks => { test => 1 } };
+			my $block = { line => $i + 1, lang => 'sql', marks => { %marks, test => 1 } };
 
 			$block->{text} = read_to($page, \$i, qr/^-->$/, 0);
 			$block->{last_line} = $i + 1;
 			push @{ $page->{blocks} }, $block;
+			%marks = ();
 		}
-		elsif ($line =~ /^\s*<!-- (skip|error)\b:?\s*(.*?)\s*-->\s*$/) { $marks{$1} = $2; }
+		elsif ($line =~ /^\s*<!-- (skip|error|from)\b:?\s*(.*?)\s*-->\s*$/) { $marks{$1} = $2; }
 		elsif ($line =~ /\S/)
 		{
 			%marks = ();
@@ -148,6 +149,28 @@ sub quoted_strings { return $_[0] =~ /`([^`]+)`/g; }
 # Links
 #
 
+# The files that a page leads to.
+sub linked_files
+{
+	my ($page) = @_;
+
+	return map { file_of($page, $_->{target} =~ s/#.*//r) } grep { $_->{target} !~ /^([a-z]+:|#)/ } @{ $page->{links} };
+}
+
+sub file_of
+{
+	my ($page, $path) = @_;
+	my @parts;
+
+	return $page->{file} if $path eq '';
+	for my $part (grep { $_ ne '.' } split m{/}, dirname($page->{file}) . "/$path")
+	{
+		if ($part eq '..' && @parts && $parts[-1] ne '..') { pop @parts; }
+		else { push @parts, $part; }
+	}
+	return join '/', @parts;
+}
+
 # Links that lead to no file or no heading.
 sub link_faults
 {
@@ -160,7 +183,7 @@ sub link_faults
 		for my $link (grep { $_->{target} !~ /^[a-z]+:/ } @{ $page->{links} })
 		{
 			my ($path, $anchor) = split /#/, $link->{target}, 2;
-			my $file = plain_path($path eq '' ? $page->{file} : dirname($page->{file}) . "/$path");
+			my $file = file_of($page, $path);
 			my $where = "$page->{file}:$link->{line}: the link $link->{target}";
 
 			if (!-e $file) { push @faults, "$where leads to no file"; }
@@ -175,18 +198,6 @@ sub link_faults
 	return @faults;
 }
 
-sub plain_path
-{
-	my @parts;
-
-	for my $part (grep { $_ ne '.' } split m{/}, $_[0])
-	{
-		if ($part eq '..' && @parts && $parts[-1] ne '..') { pop @parts; }
-		else { push @parts, $part; }
-	}
-	return join '/', @parts;
-}
-
 #
 # Running
 #
@@ -194,11 +205,11 @@ sub plain_path
 my $sign = '-- bemi documents --';
 
 # Runs a page.  Returns the faults, the reasons of blocks that were not run, and the number of those that were.
-# Parameters: a function that runs psql's input and returns its output.
+# Parameters: the server's version, and a function that runs psql's input and returns its output.
 sub run_page
 {
-	my ($page, $run_psql) = @_;
-	my ($units, $faults, $skips) = units_of($page);
+	my ($page, $version, $run_psql) = @_;
+	my ($units, $faults, $skips) = units_of($page, $version);
 	my $input = '';
 
 	for my $i (0 .. $#$units)
@@ -223,7 +234,7 @@ sub run_page
 # What psql runs in one piece: a block of SQL with the output below it, or one statement of a session.
 sub units_of
 {
-	my ($page) = @_;
+	my ($page, $version) = @_;
 	my (@units, @faults, @skips);
 	my @blocks = @{ $page->{blocks} };
 
@@ -238,6 +249,7 @@ sub units_of
 			if ($reason eq '') { push @faults, "${where}a block is skipped without a reason"; }
 			else { push @skips, $where . $reason; }
 		}
+		elsif ($version < ($block->{marks}{from} // 0)) { push @skips, "${where}PostgreSQL before $block->{marks}{from}"; }
 		elsif ($block->{lang} eq 'console') { push @units, session_units($block); }
 		elsif (!is_finished($block->{text})) { push @faults, "${where}the last statement of the block has no semicolon"; }
 		else
