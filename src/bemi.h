@@ -16,12 +16,37 @@
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "nodes/plannodes.h"
+#include "portability/instr_time.h"
 #include "replication/logicalproto.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
+
+/*
+ * Milliseconds of a clock that nobody sets, the same one for all processes of
+ * a server: for delays and time-outs, which a time of day that is set back
+ * would make endless.  Never 0.
+ */
+static inline int64
+bemi_monotonic_ms(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return 1 + (int64) INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
+ * Whether so many milliseconds have passed since that time of
+ * bemi_monotonic_ms(); 0: since ever.
+ */
+static inline bool
+bemi_has_passed(int64 since, int64 milliseconds)
+{
+	return since == 0 || bemi_monotonic_ms() - since >= milliseconds;
+}
 
 /*
  * Prefixes of messages in the WAL: contexts, the marker that bemi.sync() waits

@@ -51,7 +51,6 @@
 
 #include "extension/extension.h"
 #include "store/store_internal.h"
-#include "worker/worker_internal.h"
 
 /* Least intervals of maintenance, of reports of statistics, and of ANALYZE. */
 #define MAINTENANCE_INTERVAL_MS		60000
@@ -74,8 +73,18 @@ typedef struct Refusal
 	int			sqlerrcode;
 } Refusal;
 
+/* One run of maintenance. */
+typedef struct Maintenance
+{
+	const char *source;			/* that this worker reads */
+	int64		begun_at;
+	MemoryContext memory;		/* lives for this run */
+	List	   *expired;		/* partitions to drop */
+	char	   *dropped;		/* name of a dropped one */
+} Maintenance;
+
 /* A step of maintenance; returns whether it changed anything. */
-typedef bool (*MaintenanceStep) (Oid table);
+typedef bool (*MaintenanceStep) (Maintenance *maintenance, Oid table);
 
 static const struct config_enum_entry partition_intervals[] = {
 	{"day", 0, false},
@@ -96,14 +105,10 @@ static bool maintenance_is_due = true;
 /* The setting has changed, so obstacles are logged again. */
 static bool log_refusals_again = false;
 
-static TimestampTz maintained_at = 0;
-static TimestampTz statistics_sent_at = 0;
-static TimestampTz analyze_tried_at = 0;
-
-/* Lives for one run: partitions to drop, and the name of a dropped one. */
-static MemoryContext maintenance_memory = NULL;
-static List *expired = NIL;
-static char *dropped_name = NULL;
+/* By bemi_monotonic_ms(). */
+static int64 maintained_at = 0;
+static int64 statistics_sent_at = 0;
+static int64 analyze_tried_at = 0;
 
 /* List of Refusal that were logged, in TopMemoryContext. */
 static List *refusals = NIL;
@@ -303,7 +308,8 @@ report_failure(const char *what, Oid partition)
  * changed anything.  Errors are logged.
  */
 static bool
-attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
+attempt_maintenance_step(Maintenance *maintenance, MaintenanceStep step,
+						 Oid table, const char *what)
 {
 	bool volatile done = false;
 
@@ -312,18 +318,18 @@ attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
 		Oid			changes = begin_maintenance();
 
 		if (OidIsValid(changes))
-			done = step(OidIsValid(table) ? table : changes);
+			done = step(maintenance, OidIsValid(table) ? table : changes);
 		end_maintenance();
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(maintenance_memory);
+		MemoryContextSwitchTo(maintenance->memory);
 		report_failure(what, table);
 		done = false;
 	}
 	PG_END_TRY();
 	disarm_lock_timeout();
-	MemoryContextSwitchTo(maintenance_memory);
+	MemoryContextSwitchTo(maintenance->memory);
 	return done;
 }
 
@@ -332,20 +338,20 @@ attempt_maintenance_step(MaintenanceStep step, Oid table, const char *what)
  * dropped.
  */
 static bool
-find_expired(Oid changes)
+find_expired(Maintenance *maintenance, Oid changes)
 {
 	BemiValue	age = bemi_sql_interval(retention);
-	MemoryContext caller = MemoryContextSwitchTo(maintenance_memory);
+	MemoryContext caller = MemoryContextSwitchTo(maintenance->memory);
 
-	expired =
+	maintenance->expired =
 		bemi_sql_read_oids("SELECT partition FROM _bemi.expired_partitions($1)",
 						   &age, 1, REGCLASSOID);
 	MemoryContextSwitchTo(caller);
-	return expired != NIL;
+	return maintenance->expired != NIL;
 }
 
 static bool
-drop_partition(Oid partition)
+drop_partition(Maintenance *maintenance, Oid partition)
 {
 	BemiValue	arguments[] = {
 		bemi_sql_oid(REGCLASSOID, partition), bemi_sql_interval(retention)
@@ -362,7 +368,7 @@ drop_partition(Oid partition)
 				 errmsg("partition \"%s\" is in use", name)));
 	/* Readers lock bemi.changes first, so lock in the same order. */
 	UnlockRelationOid(partition, AccessExclusiveLock);
-	dropped_name = MemoryContextStrdup(maintenance_memory, name);
+	maintenance->dropped = MemoryContextStrdup(maintenance->memory, name);
 
 	bemi_ddl_enter(&ddl);
 	dropped =
@@ -376,29 +382,29 @@ drop_partition(Oid partition)
  * Drops partitions that are too old, oldest first.
  */
 static void
-drop_expired(void)
+drop_expired(Maintenance *maintenance)
 {
 	ListCell   *cell;
 
-	expired = NIL;
 	if (retention == NULL ||
-		!attempt_maintenance_step(find_expired, InvalidOid,
+		!attempt_maintenance_step(maintenance, find_expired, InvalidOid,
 								  "look for partitions older than bemi.retention"))
 		return;
-	forget_refusals(log_refusals_again ? NIL : expired);
+	forget_refusals(log_refusals_again ? NIL : maintenance->expired);
 	log_refusals_again = false;
-	foreach(cell, expired)
+	foreach(cell, maintenance->expired)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (attempt_maintenance_step(drop_partition, lfirst_oid(cell),
+		if (attempt_maintenance_step(maintenance, drop_partition,
+									 lfirst_oid(cell),
 									 "drop a partition older than bemi.retention"))
 			ereport(LOG,
 					(errmsg("bemi: partition \"%s\" of bemi.changes was dropped",
-							dropped_name),
+							maintenance->dropped),
 					 errdetail("All its changes were older than bemi.retention, \"%s\".",
 							   retention_setting)));
-		if (TimestampDifferenceExceeds(maintained_at, GetCurrentTimestamp(),
-									   LONGEST_VISIT_MS))
+		if (bemi_has_passed(maintenance->begun_at,
+							LONGEST_VISIT_MS))
 			break;
 	}
 }
@@ -408,9 +414,9 @@ drop_expired(void)
  * _bemi.forget_gone_tables().
  */
 static bool
-forget_gone_tables(Oid changes)
+forget_gone_tables(Maintenance *maintenance, Oid changes)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(maintenance->source);
 
 	bemi_sql_run("SELECT _bemi.forget_gone_tables($1)", &source, 1);
 	return true;
@@ -422,7 +428,7 @@ forget_gone_tables(Oid changes)
  * partition again.
  */
 static bool
-analyze_changes(Oid changes)
+analyze_changes(Maintenance *maintenance, Oid changes)
 {
 	VacuumParams params = {0};
 	BemiValue	needed = {.type = BOOLOID};
@@ -434,7 +440,7 @@ analyze_changes(Oid changes)
 
 	/* A lock that fails is tried again soon, a slow ANALYZE tomorrow. */
 	LockRelationOid(changes, ShareUpdateExclusiveLock);
-	analyze_tried_at = GetCurrentTimestamp();
+	analyze_tried_at = bemi_monotonic_ms();
 	params.options = VACOPT_ANALYZE;
 	params.log_min_duration = -1;
 	analyze_rel(changes, NULL, &params, NIL, true,
@@ -446,54 +452,57 @@ analyze_changes(Oid changes)
  * Whether an interval is over.  If so, the next one begins now.
  */
 static bool
-interval_is_over(TimestampTz *since, TimestampTz now, int interval_ms)
+interval_is_over(int64 *since, int64 interval_ms)
 {
-	if (!TimestampDifferenceExceeds(*since, now, interval_ms))
+	if (!bemi_has_passed(*since, interval_ms))
 		return false;
-	*since = now;
+	*since = bemi_monotonic_ms();
 	return true;
 }
 
 static void
-run_maintenance(TimestampTz now)
+run_maintenance(const char *source)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	Maintenance maintenance = {
+		.source = source,
+		.begun_at = bemi_monotonic_ms(),
+		.memory = AllocSetContextCreate(caller, "bemi maintenance",
+										ALLOCSET_SMALL_SIZES),
+	};
 
-	maintenance_memory = AllocSetContextCreate(caller, "bemi maintenance",
-											   ALLOCSET_SMALL_SIZES);
-	MemoryContextSwitchTo(maintenance_memory);
+	MemoryContextSwitchTo(maintenance.memory);
 	pgstat_report_activity(STATE_RUNNING, "maintenance");
-	drop_expired();
-	(void) attempt_maintenance_step(forget_gone_tables, InvalidOid,
+	drop_expired(&maintenance);
+	(void) attempt_maintenance_step(&maintenance, forget_gone_tables,
+									InvalidOid,
 									"forget tables that are gone");
-	if (TimestampDifferenceExceeds(analyze_tried_at, now, ANALYZE_INTERVAL_MS))
-		(void) attempt_maintenance_step(analyze_changes, InvalidOid,
-										"analyze bemi.changes");
+	if (bemi_has_passed(analyze_tried_at, ANALYZE_INTERVAL_MS))
+		(void) attempt_maintenance_step(&maintenance, analyze_changes,
+										InvalidOid, "analyze bemi.changes");
 	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(maintenance_memory);
+	MemoryContextDelete(maintenance.memory);
 }
 
 /*
- * Runs maintenance that is due.  The worker calls it often, outside of a
- * transaction.
+ * Runs maintenance that is due, for the worker of a source.  The worker calls
+ * it often, outside of a transaction.
  *
  * Commits report their statistics, but not more often than about once a
  * second.  So the last ones before a pause are reported here.  Otherwise
  * autovacuum would not know of them.
  */
 void
-bemi_store_maintain(void)
+bemi_store_maintain(const char *source)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (maintenance_is_due ||
-		interval_is_over(&maintained_at, now, MAINTENANCE_INTERVAL_MS))
+		interval_is_over(&maintained_at, MAINTENANCE_INTERVAL_MS))
 	{
 		maintenance_is_due = false;
-		maintained_at = now;
-		run_maintenance(now);
+		maintained_at = bemi_monotonic_ms();
+		run_maintenance(source);
 	}
-	if (interval_is_over(&statistics_sent_at, now, STATISTICS_INTERVAL_MS))
+	if (interval_is_over(&statistics_sent_at, STATISTICS_INTERVAL_MS))
 		pgstat_report_stat(true);
 }
 

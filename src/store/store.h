@@ -14,19 +14,6 @@
 
 /* writer.c */
 
-/*
- * Whether this many milliseconds have passed since that time.  True also if
- * the clock was set back since then, because periodic work must not stop until
- * the clock has caught up.
- */
-static inline bool
-bemi_has_passed(TimestampTz since, int ms)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	return now < since || TimestampDifferenceExceeds(since, now, ms);
-}
-
 /* Counts of stored changes, transactions and invalid messages. */
 typedef struct BemiCounts
 {
@@ -83,7 +70,7 @@ extern void bemi_store_drain_counts(BemiStore *store,
 									BemiCounts *counts, BemiUntil *until);
 
 /* maintenance.c */
-extern void bemi_store_maintain(void);
+extern void bemi_store_maintain(const char *source);
 extern void bemi_store_maintenance_init(void);
 
 /* stored.c */

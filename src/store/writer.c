@@ -102,7 +102,7 @@ struct BemiStore
 	/* the destination transaction */
 	bool		open;
 	bool		is_complete;	/* ends at the end of a source transaction */
-	TimestampTz opened_at;
+	int64		opened_at;
 	BemiCounts	counts;			/* of this transaction */
 	int64		transaction_changes;	/* of the source transaction */
 	XLogRecPtr	end_lsn;		/* of the last source transaction in it */
@@ -112,7 +112,7 @@ struct BemiStore
 	/* committed, but not in _bemi.source_progress yet */
 	BemiCounts	uncounted;
 	BemiUntil	until;			/* all earlier commits are stored */
-	TimestampTz progress_at;	/* time of the last update */
+	int64		progress_at;	/* time of the last update */
 
 	BemiCounts	undrained;		/* for bemi_store_drain_counts() */
 	BemiUntil	drained_until;	/* as drained last */
@@ -164,7 +164,7 @@ bemi_store_open(BemiStore *store)
 	MemoryContextSwitchTo(caller);
 
 	store->open = true;
-	store->opened_at = GetCurrentTimestamp();
+	store->opened_at = bemi_monotonic_ms();
 }
 
 /*
@@ -535,7 +535,7 @@ update_progress(BemiStore *store)
 	bemi_sql_run("SELECT _bemi.update_progress($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 				 arguments, lengthof(arguments));
 	memset(&store->uncounted, 0, sizeof(BemiCounts));
-	store->progress_at = GetCurrentTimestamp();
+	store->progress_at = bemi_monotonic_ms();
 }
 
 /*

@@ -22,10 +22,17 @@
 
 #include "worker/worker_internal.h"
 
-static bool wake_at_commit = false;
+/*
+ * What is to be done at commit; the lists are in the transaction's memory.
+ */
+typedef struct AtCommit
+{
+	bool		wake;			/* the workers of this database */
+	List	   *added;			/* sources that get entries */
+	List	   *removed;		/* and that lose them */
+} AtCommit;
 
-/* Sources that get entries at commit; of the transaction's memory. */
-static List *add_at_commit = NIL;
+static AtCommit at_commit;
 
 /*
  * Error unless there is room for a source, or it has an entry.  Another
@@ -34,14 +41,7 @@ static List *add_at_commit = NIL;
 void
 bemi_require_place(const char *source)
 {
-	bool		has_place;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	has_place = bemi_find_worker(MyDatabaseId, source) != NULL;
-	for (int i = 0; i < bemi_max_sources && !has_place; i++)
-		has_place = !bemi_shared->workers[i].in_use;
-	LWLockRelease(bemi_shared->lock);
-	if (!has_place)
+	if (!bemi_entry_has_place(MyDatabaseId, source))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("cannot start source \"%s\"", source),
@@ -65,46 +65,43 @@ bemi_report_no_place(const char *source)
 }
 
 /*
- * Lets the workers of this database look at their rows of bemi.sources.
- */
-static void
-wake_workers(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < bemi_max_sources; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (!worker->in_use || worker->database != MyDatabaseId)
-			continue;
-		worker->wake = true;
-		worker->next_start = 0;
-		if (worker->latch)
-			SetLatch(worker->latch);
-	}
-	LWLockRelease(bemi_shared->lock);
-	bemi_wake_launcher();
-}
-
-/*
  * Called by whoever changes bemi.sources: nobody can see it before the commit.
  */
 void
 bemi_wake_workers_at_commit(void)
 {
-	wake_at_commit = (bemi_shared != NULL);
+	at_commit.wake = (bemi_shared != NULL);
 }
 
-/*
- * The same, and a worker for a source that may have none yet.
- */
-void
-bemi_add_worker_at_commit(const char *source)
+static List *
+append_source(List *sources, const char *source)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
 
-	add_at_commit = lappend(add_at_commit, pstrdup(source));
+	sources = lappend(sources, pstrdup(source));
 	MemoryContextSwitchTo(caller);
+	return sources;
+}
+
+/*
+ * The same, and an entry for a source that may have none yet.
+ */
+void
+bemi_add_entry_at_commit(const char *source)
+{
+	at_commit.added = append_source(at_commit.added, source);
+	bemi_wake_workers_at_commit();
+}
+
+/*
+ * The same, and no entry any more for a source whose row is gone.  At the
+ * commit this session still has the lock on the sources: only after that can
+ * another one start the source again, and add its entry.
+ */
+void
+bemi_remove_entry_at_commit(const char *source)
+{
+	at_commit.removed = append_source(at_commit.removed, source);
 	bemi_wake_workers_at_commit();
 }
 
@@ -112,36 +109,35 @@ bemi_add_worker_at_commit(const char *source)
  * Too late for errors: a source that finds no room is reported to the log.
  */
 static void
-add_workers(void)
+change_entries(void)
 {
 	ListCell   *cell;
 
-	foreach(cell, add_at_commit)
+	foreach(cell, at_commit.removed)
 	{
-		if (!bemi_add_worker(MyDatabaseId, lfirst(cell)))
+		bemi_entry_remove_idle(MyDatabaseId, lfirst(cell));
+	}
+	foreach(cell, at_commit.added)
+	{
+		if (!bemi_entry_add(MyDatabaseId, lfirst(cell)))
 			bemi_report_no_place(lfirst(cell));
 	}
+	bemi_entry_wake_all(MyDatabaseId);
 }
 
 static void
 entries_at_transaction_end(XactEvent event, void *arg)
 {
-	if (!wake_at_commit)
+	if (!at_commit.wake)
 		return;
 	if (event == XACT_EVENT_PRE_PREPARE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has started or stopped a source of bemi")));
 	if (event == XACT_EVENT_COMMIT)
-	{
-		add_workers();
-		wake_workers();
-	}
+		change_entries();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
-	{
-		wake_at_commit = false;
-		add_at_commit = NIL;
-	}
+		memset(&at_commit, 0, sizeof(at_commit));
 }
 
 void

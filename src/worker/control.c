@@ -88,37 +88,13 @@ require_workers(const char *function, const char *hint)
 					errhint("%s", hint)));
 }
 
-/*
- * A copy of the source's entry; false if it has none.
- */
-static bool
-copy_source_entry(const char *source, BemiWorker *copy)
+/* How the wait for a worker's end has ended. */
+typedef enum Outcome
 {
-	BemiWorker *worker;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	worker = bemi_find_worker(MyDatabaseId, source);
-	if (worker != NULL)
-		*copy = *worker;
-	LWLockRelease(bemi_shared->lock);
-	return worker != NULL;
-}
-
-/*
- * Number of the last attempt that was begun by any worker.  With the sources
- * locked, it is the last one that does not know what this session is about to
- * change.
- */
-static int64
-last_worker_attempt(void)
-{
-	int64		attempt;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	attempt = bemi_shared->attempts;
-	LWLockRelease(bemi_shared->lock);
-	return attempt;
-}
+	OUTCOME_GONE,
+	OUTCOME_FAILED,
+	OUTCOME_STARTED				/* another session has started the source */
+} Outcome;
 
 /*
  * Sleeps until some worker has something new to say, but not for long.
@@ -139,15 +115,9 @@ wait_for_news(int64 timeout_ms)
  * error into *worker, as if the worker had reported it.
  */
 static bool
-launcher_is_missing(TimestampTz since, BemiWorker *worker)
+launcher_is_missing(int64 since, BemiEntry *worker)
 {
-	bool		missing;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	missing = bemi_shared->launcher_pid == 0;
-	LWLockRelease(bemi_shared->lock);
-	if (!missing ||
-		!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), GRACE_MS))
+	if (bemi_launcher_is_running() || !bemi_has_passed(since, GRACE_MS))
 		return false;
 
 	worker->state = BEMI_STATE_FAILED;
@@ -162,7 +132,7 @@ launcher_is_missing(TimestampTz since, BemiWorker *worker)
  * Another session has stopped or dropped the source that is being started.
  */
 static void
-report_taken_back(BemiWorker *worker)
+report_taken_back(BemiEntry *worker)
 {
 	worker->state = BEMI_STATE_FAILED;
 	strlcpy(worker->error, "another session has stopped the source",
@@ -176,14 +146,14 @@ report_taken_back(BemiWorker *worker)
  */
 static bool
 wait_until_streaming(const char *source, int64 since_attempt,
-					 BemiWorker *worker)
+					 BemiEntry *worker)
 {
-	TimestampTz since = GetCurrentTimestamp();
+	int64		since = bemi_monotonic_ms();
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
 	for (;;)
 	{
-		if (!copy_source_entry(source, worker) ||
+		if (!bemi_entry_copy(MyDatabaseId, source, worker) ||
 			(worker->state == BEMI_STATE_STOPPED && !worker->wake &&
 			 !worker->launched))
 		{
@@ -203,28 +173,32 @@ wait_until_streaming(const char *source, int64 since_attempt,
 
 /*
  * Waits until the source's worker is gone, and with "entry" the source itself.
- * False if an attempt fails that was begun after "since_attempt"; *worker then
- * has the error.
+ * *worker then has the error, if an attempt fails that was begun after
+ * "since_attempt".
  */
-static bool
+static Outcome
 wait_until_gone(const char *source, bool entry, int64 since_attempt,
-				BemiWorker *worker)
+				BemiEntry *worker)
 {
-	TimestampTz since = GetCurrentTimestamp();
-	bool		failed = false;
+	int64		since = bemi_monotonic_ms();
+	Outcome		outcome = OUTCOME_GONE;
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while (!failed && copy_source_entry(source, worker))
+	while (bemi_entry_copy(MyDatabaseId, source, worker))
 	{
 		if (!entry && worker->state == BEMI_STATE_STOPPED && worker->pid == 0)
 			break;
-		failed = worker->failed_attempt > since_attempt ||
-			launcher_is_missing(since, worker);
-		if (!failed)
-			wait_for_news(LOOK_MS);
+		if (worker->run_attempt > since_attempt)
+			outcome = OUTCOME_STARTED;
+		else if (worker->failed_attempt > since_attempt ||
+				 launcher_is_missing(since, worker))
+			outcome = OUTCOME_FAILED;
+		if (outcome != OUTCOME_GONE)
+			break;
+		wait_for_news(LOOK_MS);
 	}
 	ConditionVariableCancelSleep();
-	return !failed;
+	return outcome;
 }
 
 /*
@@ -232,22 +206,21 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt,
  * caller can mend the mistake and call again.
  */
 static void
-forget_failed_source(const char *source, const BemiWorker *worker)
+forget_failed_source(const char *source, const BemiEntry *worker)
 {
-	BemiWorker	ignored;
+	BemiEntry	ignored;
 	int64		since_attempt;
 	BemiValue	name = bemi_sql_text(source);
 	const char *hint = worker->hint[0] ? worker->hint : NULL;
 
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_worker_attempt();
+	since_attempt = bemi_entry_last_attempt();
 	if (bemi_sql_run_bool_as_owner("SELECT _bemi.unregister_source($1)", &name,
 								   1))
 	{
-		bemi_wake_workers_at_commit();
+		bemi_remove_entry_at_commit(source);
 		bemi_procedure_commit();
-		if (!bemi_remove_worker(MyDatabaseId, source))
-			(void) wait_until_gone(source, true, since_attempt, &ignored);
+		(void) wait_until_gone(source, true, since_attempt, &ignored);
 	}
 	else if (hint == NULL)
 		hint =
@@ -333,7 +306,7 @@ bemi_start(PG_FUNCTION_ARGS)
 	char	   *source;
 	char	   *conninfo;
 	int64		since_attempt;
-	BemiWorker	worker;
+	BemiEntry	worker;
 
 	source = source_argument(fcinfo);
 	/* First, because up to PostgreSQL 14 this mode preloads nothing. */
@@ -359,10 +332,10 @@ bemi_start(PG_FUNCTION_ARGS)
 	bemi_procedure_begin(fcinfo);
 	check_controller(source, conninfo, "bemi.start");
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_worker_attempt();
+	since_attempt = bemi_entry_last_attempt();
 	bemi_require_place(source);
 	register_source(source, conninfo);
-	bemi_add_worker_at_commit(source);
+	bemi_add_entry_at_commit(source);
 	if (wait)
 	{
 		bemi_procedure_commit();
@@ -374,11 +347,21 @@ bemi_start(PG_FUNCTION_ARGS)
 }
 
 /*
- * The worker has failed since, and goes on trying.
+ * Another session has started the source since, or the worker has failed and
+ * goes on trying.
  */
 static void
-report_not_ended(const char *source, bool drop, const BemiWorker *worker)
+report_not_ended(const char *source, bool drop, Outcome outcome,
+				 const BemiEntry *worker)
 {
+	if (outcome == OUTCOME_STARTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another session has started source \"%s\"", source),
+				 errhint(drop ?
+						 "To drop it after all: CALL bemi.drop_source('%s');" :
+						 "To stop it after all: CALL bemi.stop('%s');",
+						 source)));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 drop ? errmsg("could not drop source \"%s\" yet", source) :
@@ -402,7 +385,8 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 	BemiValue	arguments[2];
 	char	   *source;
 	int64		since_attempt;
-	BemiWorker	worker;
+	Outcome		outcome;
+	BemiEntry	worker;
 
 	require_preload();
 	PreventCommandDuringRecovery(psprintf("%s()", procedure));
@@ -411,7 +395,7 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 	bemi_procedure_begin(fcinfo);
 	check_controller(source, NULL, procedure);
 	bemi_lock_sources(ExclusiveLock);
-	since_attempt = last_worker_attempt();
+	since_attempt = bemi_entry_last_attempt();
 	arguments[0] = bemi_sql_text(source);
 	arguments[1] = bemi_sql_text(desired);
 	if (!bemi_sql_run_bool_as_owner("SELECT _bemi.set_desired_state($1, $2)",
@@ -424,8 +408,9 @@ end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
 	if (!bemi_procedure_is_atomic(fcinfo))
 	{
 		bemi_procedure_commit();
-		if (!wait_until_gone(source, drop, since_attempt, &worker))
-			report_not_ended(source, drop, &worker);
+		outcome = wait_until_gone(source, drop, since_attempt, &worker);
+		if (outcome != OUTCOME_GONE)
+			report_not_ended(source, drop, outcome, &worker);
 	}
 	bemi_procedure_end();
 }
@@ -475,28 +460,23 @@ timeout_argument(FunctionCallInfo fcinfo)
 /*
  * Writes the marker and returns its position.  It is not transactional, so it
  * is sent in WAL order: behind everything that was committed before.  The
- * workers must know that somebody waits for it before it can reach them, so
- * the lock is held.
+ * workers must know that somebody waits for it before it can reach them.
  */
 static XLogRecPtr
 write_marker(void)
 {
-	XLogRecPtr	position;
+	volatile XLogRecPtr position = InvalidXLogRecPtr;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
-	for (int i = 0; i < bemi_max_sources; i++)
+	bemi_facts_expect_marker();
+	PG_TRY();
 	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (!worker->in_use || worker->database != MyDatabaseId ||
-			worker->is_remote)
-			continue;
-		if (worker->awaited <= worker->stored)
-			worker->awaited = position;
-		worker->awaited_last = position;
+		position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
 	}
-	LWLockRelease(bemi_shared->lock);
+	PG_FINALLY();
+	{
+		bemi_facts_await_marker(MyDatabaseId, position);
+	}
+	PG_END_TRY();
 
 	/* The walsender only reads what is flushed. */
 	XLogFlush(position);
@@ -524,20 +504,27 @@ is_shutting_down(void)
 	return stopping;
 }
 
+/* A source that bemi.sync() waits for. */
+typedef struct Lagging
+{
+	BemiEntry	entry;
+	XLogRecPtr	stored;
+} Lagging;
+
 /*
  * Error if the worker that is waited for has gone, and cannot come back before
  * the server is started again.
  */
 static void
-check_shutdown(const BemiWorker *lagging)
+check_shutdown(const BemiEntry *entry)
 {
-	if (lagging->state == BEMI_STATE_STREAMING || !is_shutting_down())
+	if (entry->state == BEMI_STATE_STREAMING || !is_shutting_down())
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 			 errmsg("bemi.sync() cannot finish because the server is shutting down"),
 			 errdetail("Source \"%s\" is %s, and its worker cannot connect before the server is started again.",
-					   lagging->source, bemi_state_name(lagging->state))));
+					   entry->source, bemi_state_name(entry->state))));
 }
 
 /*
@@ -555,33 +542,36 @@ is_started(void)
  * Counts also the others, which read other servers.
  */
 static bool
-find_lagging_entry(XLogRecPtr position, BemiWorker *lagging, int *sources,
+find_lagging_entry(XLogRecPtr position, Lagging *lagging, int *sources,
 				   int *elsewhere)
 {
+	BemiEntry  *entries;
+	BemiFacts  *facts;
+	int			count = bemi_entry_copy_all(&entries, &facts);
 	bool		found = false;
 
 	*sources = *elsewhere = 0;
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < bemi_max_sources; i++)
+	for (int i = 0; i < count; i++)
 	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (!worker->in_use || worker->database != MyDatabaseId ||
-			worker->state == BEMI_STATE_STOPPED)
+		if (entries[i].database != MyDatabaseId ||
+			entries[i].state == BEMI_STATE_STOPPED)
 			continue;
-		if (worker->is_remote)
+		if (facts[i].is_remote)
 		{
 			(*elsewhere)++;
 			continue;
 		}
 		(*sources)++;
-		if (worker->state != BEMI_STATE_STREAMING || worker->stored < position)
+		if (entries[i].state != BEMI_STATE_STREAMING ||
+			facts[i].stored < position)
 		{
-			*lagging = *worker;
+			lagging->entry = entries[i];
+			lagging->stored = facts[i].stored;
 			found = true;
 		}
 	}
-	LWLockRelease(bemi_shared->lock);
+	pfree(entries);
+	pfree(facts);
 	return found;
 }
 
@@ -590,7 +580,7 @@ find_lagging_entry(XLogRecPtr position, BemiWorker *lagging, int *sources,
  * restart of the server, the launcher takes a moment to come to it.
  */
 static bool
-find_lagging_source(XLogRecPtr position, BemiWorker *lagging)
+find_lagging_source(XLogRecPtr position, Lagging *lagging)
 {
 	int			sources;
 	int			elsewhere;
@@ -608,8 +598,8 @@ find_lagging_source(XLogRecPtr position, BemiWorker *lagging)
 				 errdetail("Sources on other servers are not waited for.") :
 				 0,
 				 errhint("CALL bemi.start();")));
-	memset(lagging, 0, sizeof(BemiWorker));
-	strlcpy(lagging->source, "?", BEMI_SOURCE_NAME_LEN);
+	memset(lagging, 0, sizeof(Lagging));
+	strlcpy(lagging->entry.source, "?", BEMI_SOURCE_NAME_LEN);
 	return true;
 }
 
@@ -627,7 +617,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 	BemiHorizon horizon;
 	bool		settled;
 	XLogRecPtr	position;
-	BemiWorker	lagging;
+	Lagging		lagging;
 
 	require_workers("bemi.sync()", "Start the server as usual.");
 	require_preload();
@@ -644,17 +634,18 @@ bemi_sync(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("bemi.sync() timed out"),
 					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
-							   lagging.source, bemi_state_name(lagging.state),
+							   lagging.entry.source,
+							   bemi_state_name(lagging.entry.state),
 							   LSN_FORMAT_ARGS(lagging.stored),
 							   LSN_FORMAT_ARGS(position)),
-					 lagging.error[0] ?
-					 errhint("Its last error was: %s", lagging.error) :
+					 lagging.entry.error[0] ? errhint("Its last error was: %s",
+													  lagging.entry.error) :
 					 0));
-		check_shutdown(&lagging);
+		check_shutdown(&lagging.entry);
 		wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();
 	if (settled)
-		bemi_record_synced(position, since);
+		bemi_facts_record_synced(MyDatabaseId, position, since);
 	PG_RETURN_VOID();
 }

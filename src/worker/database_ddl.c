@@ -193,20 +193,17 @@ static List *
 slots_elsewhere(Oid database)
 {
 	List	   *slots = NIL;
+	BemiEntry  *entries;
+	int			count = bemi_entry_copy_all(&entries, NULL);
 
-	for (int i = 0; i < bemi_max_sources; i++)
+	for (int i = 0; i < count; i++)
 	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-		char		name[NAMEDATALEN] = "";
+		char		name[NAMEDATALEN];
 		ReplicationSlot *slot;
 
-		LWLockAcquire(bemi_shared->lock, LW_SHARED);
-		if (worker->in_use && worker->database == database &&
-			worker->slot_elsewhere)
-			strlcpy(name, bemi_slot_of_worker(worker), sizeof(name));
-		LWLockRelease(bemi_shared->lock);
-		if (name[0] == '\0')
+		if (entries[i].database != database || !entries[i].slot_elsewhere)
 			continue;
+		bemi_entry_slot_name(&entries[i], name);
 
 		/* A connection string may lead back to this very database. */
 		slot = SearchNamedReplicationSlot(name, true);

@@ -50,9 +50,6 @@
 #include "extension/extension.h"
 #include "worker/worker_internal.h"
 
-#define FIRST_DELAY_MS		1000
-#define LONGEST_DELAY_MS	60000
-
 /* Handles of the workers that this launcher has registered, by entry. */
 static BackgroundWorkerHandle **handles = NULL;
 
@@ -66,17 +63,20 @@ typedef enum DatabaseState
 } DatabaseState;
 
 /*
- * Databases that the launcher has yet to send a scout to, and those that take
- * nobody in for the time being; the scout that is on its way, and where to;
- * how many in a row have failed, and when the next one may go.
+ * Which databases the launcher has yet to look at for sources.
  */
-static List *to_discover = NIL;
-static List *closed = NIL;
-static TimestampTz closed_seen_at = 0;
-static BackgroundWorkerHandle *discovery = NULL;
-static Oid	discovering = InvalidOid;
-static int	discovery_failures = 0;
-static TimestampTz next_discovery = 0;
+typedef struct Discovery
+{
+	List	   *to_visit;		/* databases to send a discovery worker to */
+	List	   *closed;			/* and those that take nobody in for now */
+	int64		closed_seen_at; /* when that was found out */
+	BackgroundWorkerHandle *worker; /* the one that is on its way, or NULL ... */
+	Oid			database;		/* ... to this database */
+	int			failures;		/* in a row */
+	int64		next_start;		/* not before; 0: at once */
+} Discovery;
+
+static Discovery discovery;
 
 /*
  * OIDs of all databases, in the current memory context.
@@ -183,7 +183,7 @@ bemi_discovery_main(Datum arg)
 			replorigin_drop_by_name(lfirst(cell), true, true);
 		if (database != my_database)
 			continue;
-		if (!bemi_add_worker(database, source))
+		if (!bemi_entry_add(database, source))
 			bemi_report_no_place(source);
 	}
 	PopActiveSnapshot();
@@ -293,18 +293,6 @@ explain_closed_database(DatabaseState state, const NameData *name,
 }
 
 /*
- * Milliseconds to wait after so many failures in a row.
- */
-static long
-delay_after_failures(int failures)
-{
-	if (failures == 0)
-		return 0;
-	return Min((long) FIRST_DELAY_MS << Min(failures - 1, 10),
-			   LONGEST_DELAY_MS);
-}
-
-/*
  * Puts a database on the list of those to send a scout to, or of those that
  * take nobody in; in the latter case, the log hears of it if a slot keeps WAL
  * there.  True if a scout is to go there.
@@ -319,9 +307,9 @@ plan_discovery(Oid database)
 	char	   *hint;
 
 	if (state == DATABASE_OPEN)
-		to_discover = lappend_oid(to_discover, database);
+		discovery.to_visit = lappend_oid(discovery.to_visit, database);
 	else if (state != DATABASE_GONE)
-		closed = lappend_oid(closed, database);
+		discovery.closed = lappend_oid(discovery.closed, database);
 	MemoryContextSwitchTo(caller);
 	if (state == DATABASE_OPEN || state == DATABASE_GONE ||
 		!bemi_database_has_slot(database))
@@ -345,23 +333,23 @@ recheck_closed(void)
 	ListCell   *cell;
 	NameData	name;
 
-	if (!TimestampDifferenceExceeds(closed_seen_at, GetCurrentTimestamp(),
-									LONGEST_DELAY_MS))
+	if (!bemi_has_passed(discovery.closed_seen_at, BEMI_LONGEST_DELAY_MS))
 		return;
-	closed_seen_at = GetCurrentTimestamp();
-	foreach(cell, closed)
+	discovery.closed_seen_at = bemi_monotonic_ms();
+	foreach(cell, discovery.closed)
 	{
 		DatabaseState state = check_database(lfirst_oid(cell), &name);
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
 		if (state == DATABASE_OPEN)
-			to_discover = lappend_oid(to_discover, lfirst_oid(cell));
+			discovery.to_visit =
+				lappend_oid(discovery.to_visit, lfirst_oid(cell));
 		else if (state != DATABASE_GONE)
 			still = lappend_oid(still, lfirst_oid(cell));
 		MemoryContextSwitchTo(caller);
 	}
-	list_free(closed);
-	closed = still;
+	list_free(discovery.closed);
+	discovery.closed = still;
 }
 
 /*
@@ -374,38 +362,36 @@ receive_discovery(void)
 	pid_t		pid;
 	bool		done;
 
-	if (discovery == NULL ||
-		GetBackgroundWorkerPid(discovery, &pid) != BGWH_STOPPED)
+	if (discovery.worker == NULL ||
+		GetBackgroundWorkerPid(discovery.worker, &pid) != BGWH_STOPPED)
 		return;
-	pfree(discovery);
-	discovery = NULL;
+	pfree(discovery.worker);
+	discovery.worker = NULL;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	done = (bemi_shared->discovered == discovering);
+	done = (bemi_shared->discovered == discovery.database);
 	LWLockRelease(bemi_shared->lock);
-	if (done || !plan_discovery(discovering))
+	if (done || !plan_discovery(discovery.database))
 	{
-		discovery_failures = 0;
-		next_discovery = 0;
+		discovery.failures = 0;
+		discovery.next_start = 0;
 		return;
 	}
-	next_discovery =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									delay_after_failures(
-														 ++discovery_failures));
+	discovery.next_start = bemi_monotonic_ms() +
+		bemi_delay_after(++discovery.failures);
 }
 
 /*
  * The next database for a scout to go to; one that is paused is let wait.
  */
 static Oid
-next_to_discover(void)
+next_to_visit(void)
 {
 	Oid			next = InvalidOid;
 	ListCell   *cell;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	foreach(cell, to_discover)
+	foreach(cell, discovery.to_visit)
 	{
 		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
 			next = lfirst_oid(cell);
@@ -426,13 +412,12 @@ start_discovery(void)
 
 	receive_discovery();
 	recheck_closed();
-	if (discovery != NULL)
-		return LONGEST_DELAY_MS;
-	discovering = next_to_discover();
-	if (!OidIsValid(discovering))
-		return LONGEST_DELAY_MS;
-	left =
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_discovery);
+	if (discovery.worker != NULL)
+		return BEMI_LONGEST_DELAY_MS;
+	discovery.database = next_to_visit();
+	if (!OidIsValid(discovery.database))
+		return BEMI_LONGEST_DELAY_MS;
+	left = discovery.next_start - bemi_monotonic_ms();
 	if (left > 0)
 		return left;
 
@@ -441,49 +426,33 @@ start_discovery(void)
 	LWLockRelease(bemi_shared->lock);
 
 	describe_process(&process, "bemi discovery worker", "bemi_discovery_main");
-	process.bgw_main_arg = ObjectIdGetDatum(discovering);
-	if (!register_process(&process, &discovery))
-		return FIRST_DELAY_MS;
-	to_discover = list_delete_oid(to_discover, discovering);
-	return LONGEST_DELAY_MS;
+	process.bgw_main_arg = ObjectIdGetDatum(discovery.database);
+	if (!register_process(&process, &discovery.worker))
+		return BEMI_FIRST_DELAY_MS;
+	discovery.to_visit =
+		list_delete_oid(discovery.to_visit, discovery.database);
+	return BEMI_LONGEST_DELAY_MS;
 }
 
 /*
  * Starts a worker's process.
  */
 static void
-launch_worker(int i)
+launch_worker(int i, const char *source)
 {
 	BackgroundWorker process;
 
 	describe_process(&process, "bemi worker", "bemi_worker_main");
 	process.bgw_main_arg = Int32GetDatum(i);
-	snprintf(process.bgw_name, BGW_MAXLEN, "bemi worker %s",
-			 bemi_shared->workers[i].source);
-	if (register_process(&process, &handles[i]))
-		return;
-
-	bemi_begin_attempt(&bemi_shared->workers[i]);
-	bemi_set_error(&bemi_shared->workers[i],
-				   "could not start a worker process",
-				   psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
-							max_worker_processes + 4));
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->workers[i].launched = false;
-	bemi_shared->workers[i].failures++;
-	LWLockRelease(bemi_shared->lock);
-}
-
-/*
- * Gives an entry up for good.
- */
-static void
-forget_worker(int i)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->workers[i].in_use = false;
-	bemi_shared->workers[i].launched = false;
-	LWLockRelease(bemi_shared->lock);
+	snprintf(process.bgw_name, BGW_MAXLEN, "bemi worker %s", source);
+	if (handles[i] != NULL)
+		pfree(handles[i]);
+	handles[i] = NULL;
+	if (!register_process(&process, &handles[i]))
+		(void)
+			bemi_entry_refuse_start(i, "could not start a worker process",
+									psprintf("Put this line into postgresql.conf and restart: max_worker_processes = %d",
+											 max_worker_processes + 4));
 }
 
 /*
@@ -491,24 +460,16 @@ forget_worker(int i)
  * log hears of it once.
  */
 static void
-delay_worker(int i, DatabaseState state, const NameData *name)
+refuse_worker(int i, const char *source, DatabaseState state,
+			  const NameData *name)
 {
-	BemiWorker *worker = &bemi_shared->workers[i];
 	char	   *error;
 	char	   *hint;
-	bool		is_news;
 
 	explain_closed_database(state, name, &error, &hint);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	is_news = strcmp(worker->error, error) != 0;
-	worker->launched = false;
-	worker->failures++;
-	LWLockRelease(bemi_shared->lock);
-	bemi_begin_attempt(worker);
-	bemi_set_error(worker, error, hint);
-	if (is_news)
+	if (bemi_entry_refuse_start(i, error, hint))
 		ereport(LOG, (errmsg("bemi: source \"%s\" is not read: %s",
-							 worker->source, error),
+							 source, error),
 					  errdetail("Its replication slot keeps write-ahead log."),
 					  errhint("%s", hint)));
 	bemi_wake_launcher();		/* for the time of the next try */
@@ -519,28 +480,25 @@ delay_worker(int i, DatabaseState state, const NameData *name)
  * gone.
  */
 static void
-launch_if_possible(int i)
+launch_if_possible(int i, const BemiEntry *entry)
 {
 	NameData	name;
-	DatabaseState state =
-		check_database(bemi_shared->workers[i].database, &name);
+	DatabaseState state = check_database(entry->database, &name);
 
 	if (state == DATABASE_GONE)
-		forget_worker(i);
+		bemi_entry_forget(i);
 	else if (state == DATABASE_OPEN)
-		launch_worker(i);
+		launch_worker(i, entry->source);
 	else
-		delay_worker(i, state, &name);
+		refuse_worker(i, entry->source, state, &name);
 }
 
 /*
- * Notices a worker that is gone.  Its own exit callback has done the rest,
- * unless it died before it came so far.
+ * Notices a worker that is gone.
  */
 static void
 reap_worker(int i)
 {
-	BemiWorker *worker = &bemi_shared->workers[i];
 	pid_t		pid;
 
 	if (handles[i] == NULL ||
@@ -548,50 +506,7 @@ reap_worker(int i)
 		return;
 	pfree(handles[i]);
 	handles[i] = NULL;
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	if (worker->launched && worker->pid == 0)
-	{
-		worker->launched = false;
-		worker->failures++;
-		worker->state = BEMI_STATE_FAILED;
-	}
-	LWLockRelease(bemi_shared->lock);
-}
-
-/*
- * Decides whether a worker is to be started now.  If only later, *timeout_ms
- * is lowered to that time.  Caller holds the lock.
- */
-static bool
-worker_is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
-{
-	long		left;
-
-	if (!worker->in_use || worker->launched ||
-		bemi_is_paused(worker->database))
-		return false;
-	if (worker->state == BEMI_STATE_STOPPED && !worker->wake)
-		return false;
-
-	if (worker->failures > 0 && worker->next_start == 0 && !worker->wake)
-		worker->next_start =
-			TimestampTzPlusMilliseconds(now, delay_after_failures(
-																  worker->failures));
-	left = TimestampDifferenceMilliseconds(now, worker->next_start);
-	if (left > 0 && !worker->wake)
-	{
-		*timeout_ms = Min(*timeout_ms, left);
-		return false;
-	}
-
-	if (worker->failures > 0 && worker->state == BEMI_STATE_FAILED)
-		worker->restarts++;
-	worker->launched = true;
-	worker->wake = false;
-	worker->next_start = 0;
-	worker->state = BEMI_STATE_STARTING;
-	return true;
+	bemi_entry_process_is_gone(i);
 }
 
 /*
@@ -600,37 +515,17 @@ worker_is_due(BemiWorker *worker, TimestampTz now, long *timeout_ms)
 static long
 start_due_workers(void)
 {
-	long		timeout_ms = LONGEST_DELAY_MS;
+	long		timeout_ms = BEMI_LONGEST_DELAY_MS;
 
 	for (int i = 0; i < bemi_max_sources; i++)
 	{
-		bool		due;
+		BemiEntry	entry;
 
 		reap_worker(i);
-		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		due = worker_is_due(&bemi_shared->workers[i], GetCurrentTimestamp(),
-							&timeout_ms);
-		LWLockRelease(bemi_shared->lock);
-
-		if (due)
-			launch_if_possible(i);
+		if (bemi_entry_begin_start(i, &entry, &timeout_ms))
+			launch_if_possible(i, &entry);
 	}
 	return timeout_ms;
-}
-
-/*
- * A launcher before this one may have died between registering a worker and
- * that worker's start.  Should the worker come after all, it finds its origin
- * taken and leaves.
- */
-static void
-forget_unborn_workers(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < bemi_max_sources; i++)
-		if (bemi_shared->workers[i].pid == 0)
-			bemi_shared->workers[i].launched = false;
-	LWLockRelease(bemi_shared->lock);
 }
 
 /*
@@ -654,26 +549,7 @@ discover_all_databases(void)
 		(void) plan_discovery(lfirst_oid(cell));
 	}
 	list_free(databases);
-	closed_seen_at = GetCurrentTimestamp();
-}
-
-static void
-forget_launcher(int code, Datum arg)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->launcher_pid = 0;
-	bemi_shared->launcher_latch = NULL;
-	LWLockRelease(bemi_shared->lock);
-}
-
-static void
-register_launcher(void)
-{
-	before_shmem_exit(forget_launcher, (Datum) 0);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_shared->launcher_pid = MyProcPid;
-	bemi_shared->launcher_latch = MyLatch;
-	LWLockRelease(bemi_shared->lock);
+	discovery.closed_seen_at = bemi_monotonic_ms();
 }
 
 /*
@@ -692,11 +568,11 @@ bemi_launcher_main(Datum arg)
 	bemi_pin_settings();
 	wait_event = bemi_wait_event("BemiLauncher");
 
-	register_launcher();
+	bemi_enter_launcher();
 	handles = MemoryContextAllocZero(TopMemoryContext,
 									 sizeof(BackgroundWorkerHandle *) *
 									 bemi_max_sources);
-	forget_unborn_workers();
+	bemi_entry_forget_unborn();
 	discover_all_databases();
 
 	round = AllocSetContextCreate(TopMemoryContext, "bemi launcher round",

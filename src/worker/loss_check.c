@@ -51,6 +51,7 @@ typedef struct Finding
 	char	   *system_identifier;
 	BemiSlot	slot;
 	XLogRecPtr	origin;
+	BemiFacts	known;			/* what earlier workers have left */
 	char	   *published;		/* what the publication lists */
 
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
@@ -181,7 +182,7 @@ compare_positions(BemiStream *stream, Finding *finding,
 			"This database was restored, or moved on, without what it had confirmed to the source.";
 	}
 	else if (finding->parted_at < finding->origin ||
-			 bemi_my_worker->must_compare)
+			 finding->known.must_compare)
 		compare_commits(stream, finding, row);
 	else
 		find_witness(finding);
@@ -213,14 +214,24 @@ find_lost_slot(Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * What has ended the worker before this one, palloc'd.
+ */
+static char *
+last_error(void)
+{
+	BemiEntry	entry;
+
+	bemi_entry_copy_mine(&entry);
+	return pstrdup(entry.error);
+}
+
+/*
  * The next worker counts failures anew.
  */
 static void
-keep_slot(void)
+keep_slot(const Finding *finding)
 {
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_keep_slot(finding->known.give_up);
 	bemi_forget_unreadable();
 }
 
@@ -232,13 +243,13 @@ static void
 find_failed_commit(BemiStream *stream, Finding *finding,
 				   const BemiSourceRow *row)
 {
-	XLogRecPtr	at_row = bemi_my_worker->unreadable.row;
+	XLogRecPtr	at_row = finding->known.unreadable.row;
 
 	finding->reason = "slot_unreadable";
 	finding->detail =
 		psprintf("The source fails to decode its write-ahead log: %s.",
-				 bemi_my_worker->error);
-	if (bemi_my_worker->unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
+				 last_error());
+	if (finding->known.unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
 		!finding->slot.made || finding->slot.lost)
 		return;
 	/* Others may have committed since the row was written, and be stored. */
@@ -251,7 +262,7 @@ find_failed_commit(BemiStream *stream, Finding *finding,
 		 * It fails no longer, or only at what is stored: so no witness is
 		 * asked for.
 		 */
-		keep_slot();
+		keep_slot(finding);
 		finding->reason = finding->detail = NULL;
 		finding->resume = InvalidXLogRecPtr;
 		compare_positions(stream, finding, row);
@@ -278,9 +289,9 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 			psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
 					 row->database, row->system_identifier, bemi_slot_name);
 	}
-	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
+	else if (finding->known.give_up == BEMI_GIVE_UP_LAG)
 		finding->reason = "max_slot_lag";
-	else if (bemi_my_worker->give_up == BEMI_GIVE_UP_UNREADABLE)
+	else if (finding->known.give_up == BEMI_GIVE_UP_UNREADABLE)
 		find_failed_commit(stream, finding, row);
 	else if (!finding->slot.made || finding->slot.lost)
 		find_lost_slot(finding, row);
@@ -353,7 +364,7 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	BemiStored	last;
 	char	   *refusal;
 
-	if (bemi_my_worker->is_local)
+	if (bemi_source_is_local)
 		return;
 	if (row->slot_made && finding->slot.confirmed <= finding->origin)
 		finding->proven = finding->slot.confirmed;
@@ -372,21 +383,30 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
+ * Up to when all is stored.
+ */
+static BemiUntil
+complete_until(void)
+{
+	BemiFacts	known;
+
+	bemi_facts_copy_mine(&known);
+	return known.synced.time > known.until.time ? known.synced : known.until;
+}
+
+/*
  * Opens a gap, unless one is open, within the current transaction.
  */
 static void
 record_gap(const char *reason, XLogRecPtr from, const char *detail,
 		   bool goes_back, bool proven)
 {
-	const BemiUntil *until =
-		bemi_my_worker->synced.time > bemi_my_worker->until.time ?
-		&bemi_my_worker->synced :
-		&bemi_my_worker->until;
+	BemiUntil	until = complete_until();
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_source_name),
 		bemi_sql_text(reason), bemi_sql_lsn(from), bemi_sql_text(detail),
-		bemi_sql_null_if(until->time == 0, bemi_sql_time(until->time)),
-		bemi_sql_null_if(until->time == 0, bemi_sql_lsn(until->position)),
+		bemi_sql_null_if(until.time == 0, bemi_sql_time(until.time)),
+		bemi_sql_null_if(until.time == 0, bemi_sql_lsn(until.position)),
 		bemi_sql_bool(goes_back), bemi_sql_bool(proven)
 	};
 
@@ -422,7 +442,7 @@ describe_loss(const Finding *finding)
 static void
 forget_slot(void)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 
 	bemi_sql_run("UPDATE bemi.sources SET slot_made = false WHERE name = $1",
 				 &source, 1);
@@ -442,7 +462,7 @@ record_loss(const Finding *finding)
 
 	ereport(LOG,
 			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
-					bemi_my_worker->source, finding->reason),
+					bemi_source_name, finding->reason),
 			 errhint("bemi.gaps shows from when to when.")));
 
 	bemi_begin_transaction();
@@ -468,7 +488,7 @@ create_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 	XLogRecPtr	position;
 	char	   *snapshot;
 
-	bemi_set_state(bemi_my_worker, BEMI_STATE_MAKING_SLOT);
+	bemi_entry_set_state(BEMI_STATE_MAKING_SLOT);
 	if (finding->slot.exists)
 		bemi_stream_drop_slot(stream, bemi_slot_name);
 	position = bemi_stream_create_slot(stream, bemi_slot_name, &snapshot);
@@ -485,7 +505,7 @@ update_identity(const Finding *finding)
 {
 	const BemiSourceIdentity *identity = finding->identity;
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_source_name),
 		bemi_sql_text(finding->system_identifier),
 		bemi_sql_int8(identity->timeline), bemi_sql_text(identity->database),
 		bemi_sql_text(identity->ancestors)
@@ -511,7 +531,7 @@ static void
 record_start_time(const Finding *finding)
 {
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_source_name),
 		bemi_sql_time(finding->identity->started_at)
 	};
 
@@ -526,7 +546,7 @@ static void
 update_signing_key(BemiStream *stream)
 {
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_source_name),
 		bemi_sql_text(bemi_stream_signing_key_version(stream))
 	};
 
@@ -543,21 +563,15 @@ update_signing_key(BemiStream *stream)
 static void
 forget_positions(XLogRecPtr position, TimestampTz now)
 {
-	BemiUntil  *until = &bemi_my_worker->until;
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source), bemi_sql_lsn(position),
+		bemi_sql_text(bemi_source_name), bemi_sql_lsn(position),
 		bemi_sql_time(now)
 	};
 
 	bemi_sql_run("UPDATE _bemi.source_progress SET changed_lsn = NULL, changed_at = NULL, changed_xid = NULL,"
 				 " stored_lsn = $2, stored_until = least(stored_until, $3) WHERE source = $1",
 				 arguments, lengthof(arguments));
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
-	memset(&bemi_my_worker->synced, 0, sizeof(BemiUntil));
-	until->time = Min(until->time, now);
-	until->position = position;
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_forget_positions(position, now);
 }
 
 /*
@@ -576,7 +590,7 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 	char	   *published = bemi_stream_published(stream);
 	TimestampTz now = bemi_stream_now(stream);
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(server),
+		bemi_sql_text(bemi_source_name), bemi_sql_text(server),
 		bemi_sql_lsn(finding->went_back ? Max(finding->origin, position) :
 					 position),
 		bemi_sql_time(now), bemi_sql_json(finding->published),
@@ -594,11 +608,7 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 	ForceSyncCommit();
 	bemi_end_transaction();
 
-	bemi_set_progress(bemi_my_worker, InvalidXLogRecPtr, InvalidXLogRecPtr);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
-	bemi_my_worker->must_compare = false;
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_begin_reading(finding->known.give_up);
 	if (finding->skips)
 		bemi_record_skipped_transaction();
 	else
@@ -618,9 +628,9 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 	const BemiSourceIdentity *identity = finding->identity;
 	char	   *server =
 		psprintf("%s/%s", finding->system_identifier, identity->database);
-	TimestampTz until = bemi_my_worker->until.time;
+	TimestampTz until = finding->known.until.time;
 	BemiValue	arguments[8] = {
-		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(server),
+		bemi_sql_text(bemi_source_name), bemi_sql_text(server),
 		bemi_sql_lsn(finding->origin),
 		bemi_sql_time(until ? until : DT_NOBEGIN),
 		bemi_sql_lsn(identity->position),
@@ -657,11 +667,7 @@ set_origin_back(const Finding *finding)
 		bemi_set_origin(finding->resume);
 		bemi_end_transaction();
 	}
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->must_compare = false;
-	if (bemi_my_worker->counts.changed.commit_lsn >= finding->resume)
-		memset(&bemi_my_worker->counts.changed, 0, sizeof(BemiStored));
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_set_back(finding->resume);
 }
 
 static bool
@@ -690,7 +696,7 @@ continue_stream(BemiStream *stream, const Finding *finding,
 		bemi_end_transaction();
 	}
 	if (row->started_at != finding->identity->started_at &&
-		!bemi_my_worker->is_local)
+		!bemi_source_is_local)
 	{
 		bemi_begin_transaction();
 		record_start_time(finding);
@@ -711,7 +717,7 @@ describe_skipped(const BemiUnreadable *skipped)
 	appendStringInfo(&detail,
 					 "Transaction %u, committed at %X/%X, has failed %d times. %s.",
 					 skipped->xid, LSN_FORMAT_ARGS(skipped->commit_lsn),
-					 skipped->tries, bemi_my_worker->error);
+					 skipped->tries, last_error());
 	if (skipped->tables[0] != '\0')
 		appendStringInfo(&detail,
 						 " Tables that it was known to change before that: %s.",
@@ -729,11 +735,11 @@ describe_skipped(const BemiUnreadable *skipped)
 static void
 record_skipped(const Finding *finding, XLogRecPtr resume)
 {
-	const BemiUnreadable *skipped = &bemi_my_worker->unreadable;
+	const BemiUnreadable *skipped = &finding->known.unreadable;
 	TimestampTz before = skipped->committed_at - 1;
 	TimestampTz after = skipped->committed_at + 1;
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source),
+		bemi_sql_text(bemi_source_name),
 		bemi_sql_lsn(finding->origin), bemi_sql_lsn(resume),
 		bemi_sql_time(IS_VALID_TIMESTAMP(before) ? before :
 					  skipped->committed_at),
@@ -744,9 +750,9 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 
 	ereport(LOG,
 			(errmsg("bemi: transaction %u of source \"%s\", committed at %X/%X, is skipped",
-					skipped->xid, bemi_my_worker->source,
+					skipped->xid, bemi_source_name,
 					LSN_FORMAT_ARGS(skipped->commit_lsn)),
-			 errdetail("%s", bemi_my_worker->error),
+			 errdetail("%s", last_error()),
 			 errhint("bemi.gaps shows what is known of it.")));
 	bemi_begin_transaction();
 	bemi_sql_run("SELECT _bemi.record_skipped($1, $2, $3, $4, $5, $6)",
@@ -762,7 +768,7 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 static bool
 is_same_wal(const Finding *finding)
 {
-	return bemi_my_worker->unreadable.commit_lsn < finding->parted_at;
+	return finding->known.unreadable.commit_lsn < finding->parted_at;
 }
 
 /*
@@ -772,7 +778,7 @@ is_same_wal(const Finding *finding)
 static void
 skip_transaction(BemiStream *stream, const Finding *finding)
 {
-	XLogRecPtr	resume = bemi_my_worker->unreadable.commit_lsn + 1;
+	XLogRecPtr	resume = finding->known.unreadable.commit_lsn + 1;
 
 	if (resume > finding->origin)
 	{
@@ -845,6 +851,7 @@ examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	finding->system_identifier =
 		psprintf(UINT64_FORMAT, finding->identity->system_identifier);
 	finding->published = bemi_stream_published(stream);
+	bemi_facts_copy_mine(&finding->known);
 	bemi_stream_find_slot(stream, bemi_slot_name, &finding->slot);
 	bemi_begin_transaction();
 	finding->origin = bemi_origin_position();
@@ -887,13 +894,16 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		begin_reading_at(stream, &finding, position, descriptions);
 	}
 	else if (row->gap_open)		/* an earlier worker came just so far */
+	{
 		begin_reading_at(stream, &finding, finding.resume, NULL);
+		finding.known.give_up = BEMI_KEEP_SLOT;
+	}
 	else
 		continue_stream(stream, &finding, row);
 
 	*witness = finding.witness;
 	if (finding.reason != NULL ||
-		bemi_my_worker->give_up != BEMI_GIVE_UP_TRANSACTION)
+		finding.known.give_up != BEMI_GIVE_UP_TRANSACTION)
 		return;
 	if (is_same_wal(&finding))
 	{
@@ -924,8 +934,5 @@ bemi_record_given_up(void)
 	forget_slot();
 	ForceSyncCommit();
 	bemi_end_transaction();
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->give_up = BEMI_KEEP_SLOT;
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_keep_slot(BEMI_GIVE_UP_LAG);
 }

@@ -92,19 +92,6 @@ bemi_pause_database(Oid database)
 }
 
 /*
- * Gives up the entries of a database that is gone.  A process that was
- * registered for one and comes now finds it unused; until then "launched"
- * keeps others from taking it.
- */
-static void
-forget_entries(Oid database)
-{
-	for (int i = 0; i < bemi_max_sources; i++)
-		if (bemi_shared->workers[i].database == database)
-			bemi_shared->workers[i].in_use = false;
-}
-
-/*
  * The transaction ends, and with it the pauses.
  */
 static void
@@ -115,9 +102,9 @@ pause_at_transaction_end(XactEvent event, void *arg)
 		 event != XACT_EVENT_PREPARE))
 		return;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped))
-		forget_entries(dropped);
+		bemi_entry_forget_all(dropped);
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < BEMI_MAX_PAUSES; i++)
 		if (bemi_shared->pauses[i].session == MyProcPid)
 			bemi_shared->pauses[i].session = 0;
@@ -133,41 +120,12 @@ pause_at_transaction_end(XactEvent event, void *arg)
 /*
  * Whether a process is connected to a database.
  */
-static bool
-is_connected(pid_t pid, Oid database)
+bool
+bemi_is_connected(pid_t pid, Oid database)
 {
 	PGPROC	   *process = pid != 0 ? BackendPidGetProc(pid) : NULL;
 
 	return process != NULL && process->databaseId == database;
-}
-
-/*
- * Tells the workers of a database to leave, and says whether one is still
- * there.  "told" keeps who was told: an entry forgets its process a little
- * before the process has gone.
- */
-static bool
-stop_workers(Oid database, pid_t *signalled)
-{
-	bool		found = false;
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < bemi_max_sources; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (worker->database == database && worker->pid != 0)
-		{
-			/* It clears its pid under this lock, so it is still this process. */
-			worker->asked_to_leave = true;
-			kill(worker->pid, SIGTERM);
-			signalled[i] = worker->pid;
-			found = true;
-		}
-		found |= is_connected(signalled[i], database);
-	}
-	LWLockRelease(bemi_shared->lock);
-	return found;
 }
 
 static bool
@@ -240,13 +198,15 @@ stop_walsenders(Oid database)
 {
 	bool		found;
 	bool		others;
+	BemiEntry  *entries;
+	int			count;
 
 	find_slots_in_use(database, true, &found, &others);
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < bemi_max_sources; i++)
-		if (bemi_shared->workers[i].database == database)
-			found |= is_connected(bemi_shared->workers[i].walsender, database);
-	LWLockRelease(bemi_shared->lock);
+	count = bemi_entry_copy_all(&entries, NULL);
+	for (int i = 0; i < count; i++)
+		if (entries[i].database == database)
+			found |= bemi_is_connected(entries[i].walsender, database);
+	pfree(entries);
 	return found;
 }
 
@@ -259,16 +219,16 @@ void
 bemi_stop_readers(Oid database)
 {
 	static uint32 wait_event = 0;
-	TimestampTz since = GetCurrentTimestamp();
+	int64		since = bemi_monotonic_ms();
 	pid_t	   *signalled = palloc0(sizeof(pid_t) * bemi_max_sources);
 
 	if (wait_event == 0)
 		wait_event = bemi_wait_event("BemiMakeWay");
 
 	ConditionVariablePrepareToSleep(&bemi_shared->changed);
-	while ((stop_workers(database, signalled) || stop_walsenders(database)) &&
-		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
-									   GIVE_WAY_MS))
+	while ((bemi_entry_stop_all(database, signalled) ||
+			stop_walsenders(database)) &&
+		   !bemi_has_passed(since, GIVE_WAY_MS))
 		ConditionVariableTimedSleep(&bemi_shared->changed, LOOK_MS,
 									wait_event);
 	ConditionVariableCancelSleep();

@@ -238,10 +238,10 @@ bemi_check_reading(const BemiSourceRow *row)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("source \"%s\" was started for another server, of which this one is a copy",
-						bemi_my_worker->source),
+						bemi_source_name),
 				 reader_detail(row),
 				 errhint("If this server replaces the other one: CALL bemi.start('%s'); If not: CALL bemi.drop_source('%s', force => true);",
-						 bemi_my_worker->source, bemi_my_worker->source)));
+						 bemi_source_name, bemi_source_name)));
 }
 
 /*
@@ -251,7 +251,7 @@ static void
 set_reader(BemiSourceRow *row, const char *reader)
 {
 	BemiValue	arguments[] = {
-		bemi_sql_text(bemi_my_worker->source), bemi_sql_text(reader)
+		bemi_sql_text(bemi_source_name), bemi_sql_text(reader)
 	};
 
 	bemi_begin_transaction();
@@ -271,24 +271,9 @@ static bool
 is_reader_alive(BemiStream *stream)
 {
 	double		source_timeout_ms = bemi_stream_read_timeout(stream);
-	instr_time	contested;
+	int64		contested_ms = bemi_facts_contest();
 
-	INSTR_TIME_SET_CURRENT(contested);
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	if (INSTR_TIME_IS_ZERO(bemi_my_worker->contested_at))
-		bemi_my_worker->contested_at = contested;
-	INSTR_TIME_SUBTRACT(contested, bemi_my_worker->contested_at);
-	LWLockRelease(bemi_shared->lock);
-	return source_timeout_ms > 0 &&
-		INSTR_TIME_GET_MILLISEC(contested) > source_timeout_ms * 1.5;
-}
-
-static void
-forget_contest(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	INSTR_TIME_SET_ZERO(bemi_my_worker->contested_at);
-	LWLockRelease(bemi_shared->lock);
+	return source_timeout_ms > 0 && contested_ms > source_timeout_ms * 1.5;
 }
 
 /*
@@ -299,17 +284,17 @@ leave_to_reader(BemiStream *stream, BemiSourceRow *row)
 {
 	if (is_reader_alive(stream))
 	{
-		forget_contest();
+		bemi_facts_end_contest();
 		set_reader(row, NOBODY);
 		bemi_check_reading(row);
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("another server reads slot \"%s\" of source \"%s\"",
-					row->slot_name, bemi_my_worker->source),
+					row->slot_name, bemi_source_name),
 			 reader_detail(row),
 			 errhint("Stop that server, or the source there, and try again: CALL bemi.start('%s');",
-					 bemi_my_worker->source)));
+					 bemi_source_name)));
 }
 
 /*
@@ -329,9 +314,9 @@ bemi_claim_source(BemiStream *stream, BemiSourceRow *row)
 	if (row->reader != NULL)
 		ereport(LOG,
 				(errmsg("bemi: this server goes on reading source \"%s\" in place of the one that did",
-						bemi_my_worker->source),
+						bemi_source_name),
 				 reader_detail(row)));
-	forget_contest();
+	bemi_facts_end_contest();
 	set_reader(row, this_reader());
 }
 

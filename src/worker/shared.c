@@ -4,15 +4,17 @@
  *		The memory that sessions, workers and the launcher share.
  *
  * It is made when the server starts, and empty again after a restart or crash
- * of the server.  The entries of the sources are in entry.c, the pauses in
- * pause.c; here is the lock of all of it, the condition variable, and whether
- * there is a launcher.
+ * of the server.  The entries of the sources are in entry.c, what is known of
+ * them in facts.c, and pause.c writes the pauses.  Here are the lock of all of
+ * it, the condition variable, and whether there is a launcher.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
@@ -26,13 +28,6 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 #endif
 
-static Size
-shared_memory_size(void)
-{
-	return add_size(offsetof(BemiShared, workers),
-					mul_size(sizeof(BemiWorker), bemi_max_sources));
-}
-
 static void
 request_shared_memory(void)
 {
@@ -40,7 +35,10 @@ request_shared_memory(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 #endif
-	RequestAddinShmemSpace(MAXALIGN(shared_memory_size()));
+	/* ShmemInitStruct() begins at cache lines. */
+	RequestAddinShmemSpace(CACHELINEALIGN(sizeof(BemiShared)));
+	RequestAddinShmemSpace(CACHELINEALIGN(bemi_entry_memory_size()));
+	RequestAddinShmemSpace(CACHELINEALIGN(bemi_facts_memory_size()));
 	RequestNamedLWLockTranche("bemi", 1);
 }
 
@@ -53,14 +51,55 @@ attach_shared_memory(void)
 		prev_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	bemi_shared = ShmemInitStruct("bemi", shared_memory_size(), &found);
+	bemi_shared = ShmemInitStruct("bemi", sizeof(BemiShared), &found);
 	if (!found)
 	{
-		memset(bemi_shared, 0, shared_memory_size());
+		memset(bemi_shared, 0, sizeof(BemiShared));
 		bemi_shared->lock = &GetNamedLWLockTranche("bemi")->lock;
 		ConditionVariableInit(&bemi_shared->changed);
 	}
+	bemi_entry_attach();
+	bemi_facts_attach();
 	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * Whether anybody starts workers.
+ */
+bool
+bemi_launcher_is_running(void)
+{
+	bool		running;
+
+	LWLockAcquire(bemi_shared->lock, LW_SHARED);
+	running = bemi_shared->launcher_pid != 0;
+	LWLockRelease(bemi_shared->lock);
+	return running;
+}
+
+static void
+set_launcher(pid_t pid, Latch *latch)
+{
+	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
+	bemi_shared->launcher_pid = pid;
+	bemi_shared->launcher_latch = latch;
+	LWLockRelease(bemi_shared->lock);
+}
+
+static void
+forget_launcher(int code, Datum arg)
+{
+	set_launcher(0, NULL);
+}
+
+/*
+ * This process is the launcher.
+ */
+void
+bemi_enter_launcher(void)
+{
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	set_launcher(MyProcPid, MyLatch);
 }
 
 /*

@@ -84,44 +84,23 @@ kept_exceeds_limit(int64 kept)
  * up; otherwise the log hears of it, once until it has recovered.
  */
 static bool
-report_excess(BemiWorker *worker, int64 kept)
+report_excess(int entry, const char *source, int64 kept)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	bool		give_up = max_slot_lag_action == LAG_DROP;
-	bool		is_news;
+	bool		give_up = false;
+	bool		is_new = false;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	is_news = !worker->warned;
-	worker->warned = true;
-	if (give_up && worker->give_up != BEMI_GIVE_UP_LAG)
-	{
-		give_up =
-			TimestampDifferenceExceeds(worker->given_up_at, now, AGAIN_MS);
-		if (give_up)
-		{
-			worker->give_up = BEMI_GIVE_UP_LAG;
-			worker->given_up_at = now;
-			worker->wake = true;
-		}
-	}
-	LWLockRelease(bemi_shared->lock);
-
-	if (is_news)
+	if (max_slot_lag_action == LAG_DROP)
+		give_up = bemi_facts_give_up_lag(entry, AGAIN_MS, &is_new);
+	if (is_new)
+		bemi_entry_wake(entry);
+	if (!bemi_facts_set_warned(entry, true))
 		ereport(LOG,
 				(errmsg("bemi: slot of source \"%s\" keeps %lld MB of WAL, more than \"bemi.max_slot_lag\"",
-						worker->source, (long long) (kept / (1024 * 1024))),
+						source, (long long) (kept / (1024 * 1024))),
 				 give_up ?
 				 errdetail("It is given up, and a gap written into bemi.gaps.") :
 				 errhint("SELECT * FROM bemi.status; shows what keeps its worker from storing changes.")));
 	return give_up;
-}
-
-static void
-report_recovery(BemiWorker *worker)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	worker->warned = false;
-	LWLockRelease(bemi_shared->lock);
 }
 
 /*
@@ -170,33 +149,13 @@ check_local_slot(ReplicationSlot *slot, XLogRecPtr now_at,
 }
 
 /*
- * The worker that a slot belongs to, by its name; entries are never moved.
- */
-static BemiWorker *
-worker_of_slot(const char *name)
-{
-	BemiWorker *found = NULL;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	for (int i = 0; i < bemi_max_sources && found == NULL; i++)
-	{
-		BemiWorker *worker = &bemi_shared->workers[i];
-
-		if (worker->in_use && strcmp(bemi_slot_of_worker(worker), name) == 0)
-			found = worker;
-	}
-	LWLockRelease(bemi_shared->lock);
-	return found;
-}
-
-/*
  * Looks after the slots of this server.  If there is more to do soon,
  * *timeout_ms is lowered.  Called by the launcher.
  */
 void
 bemi_limit_local_slots(long *timeout_ms)
 {
-	static TimestampTz looked_at = 0;
+	static int64 looked_at = 0;
 	XLogRecPtr	now_at;
 
 	if (max_slot_lag_mb < 0)
@@ -206,27 +165,29 @@ bemi_limit_local_slots(long *timeout_ms)
 		*timeout_ms = Min(*timeout_ms, RELEASE_MS);
 		return;
 	}
-	looked_at = GetCurrentTimestamp();
+	looked_at = bemi_monotonic_ms();
 	*timeout_ms = Min(*timeout_ms, LOOK_MS);
 
 	now_at = GetXLogWriteRecPtr();
 	for (int i = 0; i < max_replication_slots; i++)
 	{
 		LaggingSlot lagging;
-		BemiWorker *worker;
+		BemiEntry	entry;
+		int			number;
 
 		LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
 		if (!check_local_slot(&ReplicationSlotCtl->replication_slots[i],
 							  now_at, &lagging))
 			lagging.name[0] = '\0';
 		LWLockRelease(ReplicationSlotControlLock);
-		worker = lagging.name[0] ? worker_of_slot(lagging.name) : NULL;
-		if (worker == NULL)
+		number = lagging.name[0] ?
+			bemi_entry_find_slot(lagging.name, &entry) : -1;
+		if (number < 0)
 			continue;
 
 		if (!kept_exceeds_limit(lagging.kept))
-			report_recovery(worker);
-		else if (report_excess(worker, lagging.kept))
+			(void) bemi_facts_set_warned(number, false);
+		else if (report_excess(number, entry.source, lagging.kept))
 		{
 			if (lagging.reader != 0)
 				(void) kill(lagging.reader, SIGTERM);
@@ -245,7 +206,7 @@ bemi_limit_local_slots(long *timeout_ms)
 static bool
 check_is_due(const BemiStream *stream, bool failing)
 {
-	static TimestampTz looked_at = 0;
+	static int64 looked_at = 0;
 	static XLogRecPtr looked_to = InvalidXLogRecPtr;
 	XLogRecPtr	received = bemi_stream_received(stream);
 	int			interval_ms = REMOTE_LOOK_MS;
@@ -256,7 +217,7 @@ check_is_due(const BemiStream *stream, bool failing)
 		interval_ms = LOOK_MS;
 	if (!bemi_has_passed(looked_at, interval_ms))
 		return false;
-	looked_at = GetCurrentTimestamp();
+	looked_at = bemi_monotonic_ms();
 	looked_to = received;
 	return true;
 }
@@ -277,11 +238,9 @@ report_blindness(MemoryContext memory)
 	FlushErrorState();
 	ereport(LOG,
 			(errmsg("bemi: could not look at the slot of source \"%s\": %s",
-					bemi_my_worker->source, error->message),
+					bemi_source_name, error->message),
 			 error->hint ? errhint("%s", error->hint) : 0));
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	memset(&bemi_my_worker->cost, 0, sizeof(BemiSlotCost));
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_set_cost(NULL);
 }
 
 /*
@@ -334,13 +293,11 @@ bemi_limit_slot(BemiStream *stream)
 		!check_remote_slot(stream, &cost, &failing))
 		return;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->cost = cost;
-	LWLockRelease(bemi_shared->lock);
-
+	bemi_facts_set_cost(&cost);
 	if (!kept_exceeds_limit(cost.wal_kept))
-		report_recovery(bemi_my_worker);
-	else if (report_excess(bemi_my_worker, cost.wal_kept))
+		(void) bemi_facts_set_warned(bemi_entry_mine(), false);
+	else if (report_excess(bemi_entry_mine(), bemi_source_name,
+						   cost.wal_kept))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("slot \"%s\" keeps more WAL than \"bemi.max_slot_lag\"",

@@ -29,14 +29,17 @@
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
-/* The entry of this process. */
-BemiWorker *bemi_my_worker = NULL;
+/* Name of the source, as given to bemi.start(). */
+char	   *bemi_source_name = NULL;
 
 /* Name of the origin, and of a slot of this server. */
 char	   *bemi_origin_name = NULL;
 
 /* Name of the slot, as the row says. */
 char	   *bemi_slot_name = NULL;
+
+/* Whether it is this very server; known when the worker has connected. */
+bool		bemi_source_is_local = false;
 
 /* For how long to wait for the walsender that has just served us. */
 #define RELEASE_TIMEOUT_MS	10000
@@ -60,7 +63,7 @@ begin_locked_transaction(LOCKMODE mode)
 	if (mode != NoLock)
 	{
 		bemi_lock_sources(mode);
-		bemi_begin_attempt(bemi_my_worker);
+		bemi_entry_begin_attempt();
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
@@ -132,7 +135,7 @@ fill_source_row(BemiSourceRow *row, const BemiValue *columns)
 static void
 read_source_row(BemiSourceRow *row, MemoryContext memory)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 	BemiValue	columns[] = {
 		[SOURCE_DESIRED] = {.type = TEXTOID},
 		[SOURCE_SLOT_MADE] = {.type = BOOLOID},
@@ -167,6 +170,8 @@ read_source_row(BemiSourceRow *row, MemoryContext memory)
 						  &source, 1, columns, lengthof(columns)))
 		fill_source_row(row, columns);
 	MemoryContextSwitchTo(caller);
+	if (row->run)
+		bemi_entry_is_to_run();
 }
 
 /*
@@ -189,7 +194,7 @@ bemi_read_source(BemiSourceRow *row)
 void
 bemi_load_progress(void)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 	BemiValue	columns[] = {
 		{.type = INT8OID}, {.type = INT8OID}, {.type = INT8OID},
 		{.type = TIMESTAMPTZOID}, {.type = PG_LSNOID},
@@ -197,8 +202,10 @@ bemi_load_progress(void)
 	};
 	BemiCounts	counts = {0};
 	BemiUntil	until = {0};
+	BemiFacts	known;
 
-	if (bemi_my_worker->counted)
+	bemi_facts_copy_mine(&known);
+	if (known.counted)
 		return;
 	if (bemi_sql_read_row("SELECT changes, transactions, invalid_messages, stored_until, stored_lsn,"
 						  " changed_lsn, changed_at, changed_xid"
@@ -214,8 +221,7 @@ bemi_load_progress(void)
 		counts.changed.committed_at = bemi_sql_number_of(&columns[6]);
 		counts.changed.xid = (TransactionId) bemi_sql_number_of(&columns[7]);
 	}
-	bemi_add_counts(bemi_my_worker, &counts, &until);
-	bemi_my_worker->counted = true;
+	bemi_facts_load_progress(&counts, &until);
 }
 
 /*
@@ -225,7 +231,7 @@ bemi_load_progress(void)
 int
 bemi_count_gaps(void)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 	BemiValue	count = {.type = INT8OID};
 
 	(void) bemi_sql_read_row("SELECT pg_catalog.count(*) FROM bemi.gaps"
@@ -290,7 +296,7 @@ drop_remote_slot(BemiSourceRow *row)
 	BemiSlot	slot;
 
 	bemi_check_reading(row);
-	stream = bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+	stream = bemi_stream_connect(row->conninfo, bemi_source_name,
 								 bemi_slot_name, bemi_leave_if_woken);
 	bemi_claim_source(stream, row);
 	bemi_stream_find_slot(stream, bemi_slot_name, &slot);
@@ -310,11 +316,11 @@ drop_remote_slot(BemiSourceRow *row)
 bool
 bemi_remove_source(BemiSourceRow *row)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 	MemoryContext caller = CurrentMemoryContext;
 	bool		dropped;
 
-	bemi_set_state(bemi_my_worker, BEMI_STATE_DROPPING);
+	bemi_entry_set_state(BEMI_STATE_DROPPING);
 	if (row->conninfo != NULL && !row->force)
 		drop_remote_slot(row);
 	wait_for_release(bemi_origin_name);
@@ -332,11 +338,9 @@ bemi_remove_source(BemiSourceRow *row)
 			bemi_sql_run("SELECT _bemi.forget_source($1)", &source, 1);
 		drop_origin();
 
-		LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-		bemi_my_worker->in_use = false;
-		LWLockRelease(bemi_shared->lock);
+		bemi_entry_remove();
 		ereport(LOG, (errmsg("bemi: source \"%s\" was dropped",
-							 bemi_my_worker->source)));
+							 bemi_source_name)));
 	}
 	bemi_end_transaction();
 	return dropped;

@@ -52,6 +52,9 @@
 /* bemi.asynchronous */
 static bool asynchronous = false;
 
+/* In a worker: whether commits at its source may wait for it. */
+static bool is_elected = false;
+
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
 /* ---------- in the walsender ---------- */
@@ -114,16 +117,22 @@ may_be_elected(pid_t pid)
 static void
 update_election(const BemiElection *election)
 {
-	bool		is_news =
-		election->advice[0] != '\0' && bemi_my_worker->advice[0] == '\0';
-
-	bemi_set_election(bemi_my_worker, election->possible, election->advice);
-	if (is_news)
+	is_elected = election->possible;
+	if (bemi_facts_set_advice(election->advice))
 		ereport(LOG,
 				(errmsg("bemi: commits at source \"%s\" may wait for its worker instead of a standby",
-						bemi_my_worker->source),
+						bemi_source_name),
 				 errdetail("\"synchronous_standby_names\" of the source matches the worker's walsender."),
 				 errhint("At the source: %s", election->advice)));
+}
+
+/*
+ * Whether commits at the source may wait for this worker.
+ */
+bool
+bemi_is_elected(void)
+{
+	return is_elected;
 }
 
 /*
@@ -151,13 +160,13 @@ bemi_ask_for_election(BemiStream *stream)
 void
 bemi_watch_election(BemiStream *stream)
 {
-	static TimestampTz looked_at = 0;
+	static int64 looked_at = 0;
 
-	if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_MS))
+	if (!bemi_has_passed(looked_at, LOOK_MS))
 		return;
-	looked_at = GetCurrentTimestamp();
+	looked_at = bemi_monotonic_ms();
 	if (may_be_elected(bemi_stream_walsender(stream)) ||
-		bemi_my_worker->is_elected)
+		is_elected)
 		bemi_ask_for_election(stream);
 }
 

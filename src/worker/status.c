@@ -48,18 +48,60 @@ bemi_state_name(BemiState state)
 }
 
 /*
- * Fills the columns of what a slot on another server costs, and returns their
+ * Each of these fills some columns of _bemi.source_status(), and returns their
  * number.
  */
 static int
-fill_slot_cost(const BemiWorker *worker, Datum *values, bool *nulls)
+fill_progress(const BemiEntry *entry, const BemiFacts *facts, Datum *values,
+			  bool *nulls)
 {
-	const BemiSlotCost *cost = &worker->cost;
+	TimestampTz stored_until = Max(facts->until.time, facts->synced.time);
+	int			n = 0;
+
+	values[n++] = CStringGetTextDatum(entry->source);
+	values[n++] = CStringGetTextDatum(bemi_state_name(entry->state));
+	nulls[n] = (entry->pid == 0);
+	values[n++] = Int32GetDatum(entry->pid);
+	nulls[n] = XLogRecPtrIsInvalid(facts->received);
+	values[n++] = LSNGetDatum(facts->received);
+	nulls[n] = XLogRecPtrIsInvalid(facts->stored);
+	values[n++] = LSNGetDatum(facts->stored);
+	nulls[n] = (stored_until == 0);
+	values[n++] = TimestampTzGetDatum(stored_until);
+
+	nulls[n] = nulls[n + 1] = nulls[n + 2] = !facts->counted;
+	values[n++] = Int64GetDatum(facts->counts.changes);
+	values[n++] = Int64GetDatum(facts->counts.transactions);
+	values[n++] = Int64GetDatum(facts->counts.invalid_messages);
+	return n;
+}
+
+static int
+fill_error(const BemiEntry *entry, Datum *values, bool *nulls)
+{
+	int			n = 0;
+
+	values[n++] = Int64GetDatum(entry->restarts);
+	nulls[n] = nulls[n + 1] = (entry->error_count == 0);
+	values[n++] = CStringGetTextDatum(entry->error);
+	values[n++] = TimestampTzGetDatum(entry->error_at);
+	nulls[n] = (entry->hint[0] == '\0');
+	values[n++] = CStringGetTextDatum(entry->hint);
+	return n;
+}
+
+/*
+ * What a slot on another server costs.
+ */
+static int
+fill_slot_cost(const BemiFacts *facts, Datum *values, bool *nulls)
+{
+	const BemiSlotCost *cost = &facts->cost;
 	bool		unknown = XLogRecPtrIsInvalid(cost->source_lsn);
 	int			n = 0;
 
 	nulls[n] = unknown;
-	values[n++] = LSNGetDatum(Max(cost->source_lsn, worker->received));
+	values[n++] = LSNGetDatum(Max(cost->source_lsn, facts->received));
 	nulls[n] = unknown || cost->wal_kept < 0;
 	values[n++] = Int64GetDatum(cost->wal_kept);
 	nulls[n] = (cost->wal_status[0] == '\0');
@@ -69,51 +111,40 @@ fill_slot_cost(const BemiWorker *worker, Datum *values, bool *nulls)
 	return n;
 }
 
+static int
+fill_source(const BemiEntry *entry, const BemiFacts *facts, Datum *values,
+			bool *nulls)
+{
+	int			n = 0;
+
+	nulls[n] = (entry->pid == 0 || entry->walsender == 0);
+	values[n++] = Int32GetDatum(entry->walsender);
+	n += fill_slot_cost(facts, &values[n], &nulls[n]);
+	nulls[n] = (facts->advice[0] == '\0');
+	values[n++] = CStringGetTextDatum(facts->advice);
+
+	values[n++] = Int32GetDatum(facts->unreadable.tries);
+	nulls[n] = XLogRecPtrIsInvalid(facts->unreadable.commit_lsn);
+	values[n++] = LSNGetDatum(facts->unreadable.commit_lsn);
+	nulls[n] = (entry->pid == 0 || facts->strays[0] == '\0');
+	values[n++] = CStringGetTextDatum(facts->strays);
+	return n;
+}
+
 /*
  * Puts one row of _bemi.source_status() into the result.
  */
 static void
-put_source_status(ReturnSetInfo *result, const BemiWorker *worker)
+put_source_status(ReturnSetInfo *result, const BemiEntry *entry,
+				  const BemiFacts *facts)
 {
 	Datum		values[22];
 	bool		nulls[22] = {0};
-	TimestampTz stored_until = Max(worker->until.time, worker->synced.time);
 	int			n = 0;
 
-	values[n++] = CStringGetTextDatum(worker->source);
-	values[n++] = CStringGetTextDatum(bemi_state_name(worker->state));
-	nulls[n] = (worker->pid == 0);
-	values[n++] = Int32GetDatum(worker->pid);
-	nulls[n] = XLogRecPtrIsInvalid(worker->received);
-	values[n++] = LSNGetDatum(worker->received);
-	nulls[n] = XLogRecPtrIsInvalid(worker->stored);
-	values[n++] = LSNGetDatum(worker->stored);
-	nulls[n] = (stored_until == 0);
-	values[n++] = TimestampTzGetDatum(stored_until);
-
-	nulls[n] = nulls[n + 1] = nulls[n + 2] = !worker->counted;
-	values[n++] = Int64GetDatum(worker->counts.changes);
-	values[n++] = Int64GetDatum(worker->counts.transactions);
-	values[n++] = Int64GetDatum(worker->counts.invalid_messages);
-
-	values[n++] = Int64GetDatum(worker->restarts);
-	nulls[n] = nulls[n + 1] = (worker->error_count == 0);
-	values[n++] = CStringGetTextDatum(worker->error);
-	values[n++] = TimestampTzGetDatum(worker->error_at);
-	nulls[n] = (worker->hint[0] == '\0');
-	values[n++] = CStringGetTextDatum(worker->hint);
-
-	nulls[n] = (worker->pid == 0 || worker->walsender == 0);
-	values[n++] = Int32GetDatum(worker->walsender);
-	n += fill_slot_cost(worker, &values[n], &nulls[n]);
-	nulls[n] = (worker->advice[0] == '\0');
-	values[n++] = CStringGetTextDatum(worker->advice);
-
-	values[n++] = Int32GetDatum(worker->unreadable.tries);
-	nulls[n] = XLogRecPtrIsInvalid(worker->unreadable.commit_lsn);
-	values[n++] = LSNGetDatum(worker->unreadable.commit_lsn);
-	nulls[n] = (worker->pid == 0 || worker->strays[0] == '\0');
-	values[n++] = CStringGetTextDatum(worker->strays);
+	n += fill_progress(entry, facts, &values[n], &nulls[n]);
+	n += fill_error(entry, &values[n], &nulls[n]);
+	n += fill_source(entry, facts, &values[n], &nulls[n]);
 	Assert(n == lengthof(values));
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
@@ -126,21 +157,19 @@ put_source_status(ReturnSetInfo *result, const BemiWorker *worker)
 Datum
 bemi_source_status(PG_FUNCTION_ARGS)
 {
-	BemiWorker *copy;
+	BemiEntry  *entries;
+	BemiFacts  *facts;
+	int			count;
 
 	bemi_init_result_set(fcinfo);
 	if (bemi_shared == NULL)
 		return (Datum) 0;
 
-	/* Building rows allocates; not while others wait for the lock. */
-	copy = palloc(sizeof(BemiWorker) * bemi_max_sources);
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	memcpy(copy, bemi_shared->workers, sizeof(BemiWorker) * bemi_max_sources);
-	LWLockRelease(bemi_shared->lock);
-
-	for (int i = 0; i < bemi_max_sources; i++)
-		if (copy[i].in_use && copy[i].database == MyDatabaseId)
-			put_source_status((ReturnSetInfo *) fcinfo->resultinfo, &copy[i]);
+	count = bemi_entry_copy_all(&entries, &facts);
+	for (int i = 0; i < count; i++)
+		if (entries[i].database == MyDatabaseId)
+			put_source_status((ReturnSetInfo *) fcinfo->resultinfo,
+							  &entries[i], &facts[i]);
 	return (Datum) 0;
 }
 
@@ -150,8 +179,6 @@ bemi_source_status(PG_FUNCTION_ARGS)
 static const char *
 why_no_worker(void)
 {
-	bool		launcher;
-
 	if (!IsUnderPostmaster)
 		return "the server runs in single-user mode, without workers";
 	if (RecoveryInProgress())
@@ -159,10 +186,7 @@ why_no_worker(void)
 	if (bemi_shared == NULL)
 		return "the library is not in shared_preload_libraries, add bemi to it and restart the server";
 
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	launcher = bemi_shared->launcher_pid != 0;
-	LWLockRelease(bemi_shared->lock);
-	return launcher ?
+	return bemi_launcher_is_running() ?
 		NULL :
 		"bemi's launcher is not running, raise max_worker_processes and restart the server";
 }

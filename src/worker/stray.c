@@ -52,26 +52,33 @@ list_origins(void)
 	return origins;
 }
 
+/* The entries of this server's sources, as copied. */
+typedef struct Known
+{
+	BemiEntry  *entries;
+	int			count;
+	List	   *origins;
+} Known;
+
 /*
  * Whether a slot is that of the source with this origin.  While no worker has
  * looked at the source since the server started, only the beginning of the
- * slot's name is known.  Caller holds the lock.
+ * slot's name is known.
  */
 static bool
-is_slot_of(const char *origin, const char *slot)
+is_slot_of(const Known *known, const char *origin, const char *slot)
 {
 	int			len = strlen(origin);
 
-	for (int i = 0; i < bemi_max_sources; i++)
+	for (int i = 0; i < known->count; i++)
 	{
-		BemiWorker *worker = &bemi_shared->workers[i];
+		const BemiEntry *entry = &known->entries[i];
 		char		name[NAMEDATALEN];
 
-		snprintf(name, NAMEDATALEN, "bemi_%u_%s", worker->database,
-				 worker->source);
-		if (worker->in_use && worker->slot[0] != '\0' &&
-			strcmp(name, origin) == 0)
-			return strcmp(worker->slot, slot) == 0;
+		snprintf(name, NAMEDATALEN, "bemi_%u_%s", entry->database,
+				 entry->source);
+		if (entry->slot[0] != '\0' && strcmp(name, origin) == 0)
+			return strcmp(entry->slot, slot) == 0;
 	}
 	return strncmp(origin, slot, len) == 0 &&
 		(slot[len] == '_' || slot[len] == '\0');
@@ -81,18 +88,16 @@ is_slot_of(const char *origin, const char *slot)
  * Whether a slot is that of a source of this server.
  */
 static bool
-is_known_here(const char *slot, const List *origins)
+is_known_here(const Known *known, const char *slot)
 {
-	bool		found = false;
 	ListCell   *cell;
 
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	foreach(cell, origins)
+	foreach(cell, known->origins)
 	{
-		found = found || is_slot_of(lfirst(cell), slot);
+		if (is_slot_of(known, lfirst(cell), slot))
+			return true;
 	}
-	LWLockRelease(bemi_shared->lock);
-	return found;
+	return false;
 }
 
 /*
@@ -102,16 +107,21 @@ static char *
 list_strays(const List *slots)
 {
 	StringInfoData list;
-	List	   *origins = slots != NIL ? list_origins() : NIL;
+	Known		known = {0};
 	ListCell   *cell;
 	int			left_out = 0;
 
+	if (slots != NIL)
+	{
+		known.origins = list_origins();
+		known.count = bemi_entry_copy_all(&known.entries, NULL);
+	}
 	initStringInfo(&list);
 	foreach(cell, slots)
 	{
 		BemiIdleSlot *slot = lfirst(cell);
 
-		if (is_known_here(slot->name, origins))
+		if (is_known_here(&known, slot->name))
 			continue;
 		if (list.len + LONGEST_ENTRY > BEMI_STRAYS_LEN)
 			left_out++;
@@ -133,16 +143,11 @@ bemi_look_for_strays(BemiStream *stream)
 {
 	char	   *strays =
 		list_strays(bemi_stream_idle_slots(stream, bemi_slot_name));
-	bool		is_news;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	is_news = strays[0] != '\0' && bemi_my_worker->strays[0] == '\0';
-	strlcpy(bemi_my_worker->strays, strays, BEMI_STRAYS_LEN);
-	LWLockRelease(bemi_shared->lock);
-	if (is_news)
+	if (bemi_facts_set_strays(strays))
 		ereport(LOG,
 				(errmsg("bemi: slots without a reader keep write-ahead log at source \"%s\": %s",
-						bemi_my_worker->source, strays),
+						bemi_source_name, strays),
 				 errdetail("Each may belong to a former server of this history, or to a history that is only stopped."),
 				 errhint("To drop one, at the source: SELECT pg_drop_replication_slot('%s');",
 						 pnstrdup(strays, strcspn(strays, " ")))));

@@ -35,17 +35,19 @@
 static bool
 find_last_stored(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 {
-	const BemiStored *changed = &bemi_my_worker->counts.changed;
-	bool		remembers = !XLogRecPtrIsInvalid(changed->commit_lsn) &&
-		changed->commit_lsn >= from && changed->commit_lsn < to;
+	BemiStored	changed;
+	bool		remembers;
 	bool		found;
 
+	bemi_facts_last_changed(&changed);
+	remembers = !XLogRecPtrIsInvalid(changed.commit_lsn) &&
+		changed.commit_lsn >= from && changed.commit_lsn < to;
 	bemi_begin_transaction();
-	found = bemi_find_last_outside(remembers ? changed->commit_lsn + 1 : from,
+	found = bemi_find_last_outside(remembers ? changed.commit_lsn + 1 : from,
 								   to, stored);
 	bemi_end_transaction();
 	if (!found && remembers)
-		*stored = *changed;
+		*stored = changed;
 	return found || remembers;
 }
 

@@ -74,13 +74,29 @@ typedef struct Receiving
 static Receiving receiving;
 
 /*
+ * What is in shared memory.  No other process writes it while this one runs.
+ */
+static BemiUnreadable unreadable;
+
+/*
+ * Begins with what the worker before this one has left.
+ */
+void
+bemi_load_unreadable(void)
+{
+	BemiFacts	known;
+
+	bemi_facts_copy_mine(&known);
+	unreadable = known.unreadable;
+}
+
+/*
  * Whether the source has failed to send something that may still be to come.
- * Read without the lock: nobody else writes it while this process runs.
  */
 static bool
 failure_is_expected(void)
 {
-	return bemi_my_worker->unreadable.tries > 0;
+	return unreadable.tries > 0;
 }
 
 /*
@@ -90,7 +106,7 @@ failure_is_expected(void)
 static bool
 is_beyond_failure(XLogRecPtr position)
 {
-	return position >= bemi_my_worker->unreadable.commit_lsn;
+	return position >= unreadable.commit_lsn;
 }
 
 /*
@@ -99,14 +115,10 @@ is_beyond_failure(XLogRecPtr position)
 void
 bemi_forget_unreadable(void)
 {
-	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	unreadable->tries = 0;
-	unreadable->commit_lsn = unreadable->stored = InvalidXLogRecPtr;
-	if (bemi_my_worker->give_up == BEMI_GIVE_UP_TRANSACTION)
-		bemi_my_worker->give_up = BEMI_KEEP_SLOT;
-	LWLockRelease(bemi_shared->lock);
+	unreadable.tries = 0;
+	unreadable.commit_lsn = unreadable.stored = InvalidXLogRecPtr;
+	bemi_facts_set_unreadable(&unreadable);
+	bemi_facts_keep_slot(BEMI_GIVE_UP_TRANSACTION);
 }
 
 /*
@@ -173,60 +185,59 @@ void
 bemi_watch_progress(XLogRecPtr stored)
 {
 	if (failure_is_expected() &&
-		!XLogRecPtrIsInvalid(bemi_my_worker->unreadable.commit_lsn) &&
-		stored > bemi_my_worker->unreadable.commit_lsn)
+		!XLogRecPtrIsInvalid(unreadable.commit_lsn) &&
+		stored > unreadable.commit_lsn)
 		bemi_forget_unreadable();
 }
 
 /*
- * Counts a failure at this place; caller holds the lock.
+ * Counts a failure at this place.
  */
 static void
-count_failure(BemiUnreadable *unreadable, XLogRecPtr stored, XLogRecPtr row)
+count_failure(XLogRecPtr stored, XLogRecPtr row)
 {
 	/* Where the transaction is known, others before it may yet be stored. */
 	if (!XLogRecPtrIsInvalid(receiving.commit_lsn))
 		stored = InvalidXLogRecPtr;
-	if (unreadable->tries == 0 ||
-		unreadable->commit_lsn != receiving.commit_lsn ||
-		unreadable->stored != stored)
+	if (unreadable.tries == 0 ||
+		unreadable.commit_lsn != receiving.commit_lsn ||
+		unreadable.stored != stored)
 	{
-		unreadable->tries = 0;
-		unreadable->first_at = GetCurrentTimestamp();
+		unreadable.tries = 0;
+		unreadable.first_at = bemi_monotonic_ms();
 	}
-	unreadable->tries++;
-	unreadable->commit_lsn = receiving.commit_lsn;
-	unreadable->stored = stored;
-	unreadable->row = row;
-	unreadable->committed_at = receiving.committed_at;
-	unreadable->xid = receiving.xid;
-	unreadable->at_new_table = (receiving.last == BEMI_EVENT_RELATION);
-	strlcpy(unreadable->tables, receiving.names, BEMI_TABLES_LEN);
+	unreadable.tries++;
+	unreadable.commit_lsn = receiving.commit_lsn;
+	unreadable.stored = stored;
+	unreadable.row = row;
+	unreadable.committed_at = receiving.committed_at;
+	unreadable.xid = receiving.xid;
+	unreadable.at_new_table = (receiving.last == BEMI_EVENT_RELATION);
+	strlcpy(unreadable.tables, receiving.names, BEMI_TABLES_LEN);
 }
 
 /*
  * Whether the failure is at a row, so that one transaction is at fault.
  */
 static bool
-failure_is_at_row(const BemiUnreadable *unreadable)
+failure_is_at_row(void)
 {
-	return !XLogRecPtrIsInvalid(unreadable->commit_lsn) ||
-		!XLogRecPtrIsInvalid(unreadable->row);
+	return !XLogRecPtrIsInvalid(unreadable.commit_lsn) ||
+		!XLogRecPtrIsInvalid(unreadable.row);
 }
 
 /*
  * Whether the place was tried often enough, and for long enough.
  */
 static bool
-was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
+was_tried_enough(bool hurry)
 {
-	bool		known = failure_is_at_row(unreadable);
+	bool		known = failure_is_at_row();
 
 	if (hurry)
-		return unreadable->tries >= SKIP_AGAIN_TRIES;
-	return unreadable->tries >= (known ? SKIP_TRIES : NEW_SLOT_TRIES) &&
-		TimestampDifferenceExceeds(unreadable->first_at, GetCurrentTimestamp(),
-								   known ? SKIP_MS : NEW_SLOT_MS);
+		return unreadable.tries >= SKIP_AGAIN_TRIES;
+	return unreadable.tries >= (known ? SKIP_TRIES : NEW_SLOT_TRIES) &&
+		bemi_has_passed(unreadable.first_at, known ? SKIP_MS : NEW_SLOT_MS);
 }
 
 /*
@@ -238,22 +249,19 @@ was_tried_enough(const BemiUnreadable *unreadable, bool hurry)
 void
 bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 {
-	BemiUnreadable *unreadable = &bemi_my_worker->unreadable;
+	BemiGiveUp	give_up = BEMI_KEEP_SLOT;
 	bool		hurry;
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	count_failure(unreadable, stored, row);
-	hurry = row_at_fault && failure_is_at_row(unreadable) &&
-		unreadable->skipped_at != 0 &&
-		!TimestampDifferenceExceeds(unreadable->skipped_at,
-									GetCurrentTimestamp(), SKIP_AGAIN_MS);
-	if (bemi_my_worker->give_up == BEMI_KEEP_SLOT &&
-		was_tried_enough(unreadable, hurry))
-		bemi_my_worker->give_up = XLogRecPtrIsInvalid(unreadable->commit_lsn) ?
+	count_failure(stored, row);
+	bemi_facts_set_unreadable(&unreadable);
+	hurry = row_at_fault && failure_is_at_row() &&
+		unreadable.skipped_at != 0 &&
+		!bemi_has_passed(unreadable.skipped_at, SKIP_AGAIN_MS);
+	if (was_tried_enough(hurry))
+		give_up = XLogRecPtrIsInvalid(unreadable.commit_lsn) ?
 			BEMI_GIVE_UP_UNREADABLE : BEMI_GIVE_UP_TRANSACTION;
-	if (hurry || bemi_my_worker->give_up != BEMI_KEEP_SLOT)
-		bemi_my_worker->wake = true;
-	LWLockRelease(bemi_shared->lock);
+	if (bemi_facts_give_up(give_up) != BEMI_KEEP_SLOT || hurry)
+		bemi_entry_wake(bemi_entry_mine());
 }
 
 /*
@@ -262,8 +270,6 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 void
 bemi_record_skipped_transaction(void)
 {
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->unreadable.skipped_at = GetCurrentTimestamp();
-	LWLockRelease(bemi_shared->lock);
+	unreadable.skipped_at = bemi_monotonic_ms();
 	bemi_forget_unreadable();
 }

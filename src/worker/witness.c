@@ -60,18 +60,19 @@
 void
 bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
 {
-	const BemiStored *changed = &bemi_my_worker->counts.changed;
-	bool		remembers = changed->commit_lsn >= from &&
-		changed->commit_lsn < to &&
-		!XLogRecPtrIsInvalid(changed->commit_lsn);
+	BemiStored	changed;
+	bool		remembers;
 
+	bemi_facts_last_changed(&changed);
+	remembers = changed.commit_lsn >= from && changed.commit_lsn < to &&
+		!XLogRecPtrIsInvalid(changed.commit_lsn);
 	memset(witness, 0, sizeof(BemiWitness));
 	bemi_begin_transaction();
-	if (!bemi_find_last_stored(bemi_my_worker->source,
-							   remembers ? changed->commit_lsn + 1 : from, to,
+	if (!bemi_find_last_stored(bemi_source_name,
+							   remembers ? changed.commit_lsn + 1 : from, to,
 							   &witness->stored) &&
 		remembers)
-		witness->stored = *changed;
+		witness->stored = changed;
 	bemi_end_transaction();
 }
 
@@ -84,15 +85,12 @@ exit_to_compare(const BemiWitness *witness)
 {
 	ereport(LOG,
 			(errmsg("bemi: source \"%s\" no longer has the transaction that was stored last",
-					bemi_my_worker->source),
+					bemi_source_name),
 			 errdetail("Transaction %u was committed at %X/%X.",
 					   witness->stored.xid,
 					   LSN_FORMAT_ARGS(witness->stored.commit_lsn))));
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->must_compare = true;
-	bemi_my_worker->wake = true;
-	LWLockRelease(bemi_shared->lock);
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	bemi_facts_require_comparison();
+	bemi_entry_stop(true);
 	proc_exit(0);
 }
 
@@ -137,15 +135,16 @@ static bool
 transaction_is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at,
 					  TransactionId xid)
 {
-	const BemiStored *changed = &bemi_my_worker->counts.changed;
+	BemiStored	changed;
 	BemiStored	transaction = {commit_lsn, committed_at, xid};
 	bool		stored;
 
-	if (commit_lsn == changed->commit_lsn &&
-		committed_at == changed->committed_at && xid == changed->xid)
+	bemi_facts_last_changed(&changed);
+	if (commit_lsn == changed.commit_lsn &&
+		committed_at == changed.committed_at && xid == changed.xid)
 		return true;
 	bemi_begin_transaction();
-	stored = bemi_is_stored(bemi_my_worker->source, &transaction);
+	stored = bemi_is_stored(bemi_source_name, &transaction);
 	bemi_end_transaction();
 	return stored;
 }
@@ -170,7 +169,7 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 bool
 bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 {
-	BemiValue	source = bemi_sql_text(bemi_my_worker->source);
+	BemiValue	source = bemi_sql_text(bemi_source_name);
 	BemiValue	gaps[] = {
 		{.type = TIMESTAMPTZARRAYOID}, {.type = TIMESTAMPTZARRAYOID}
 	};
@@ -180,7 +179,7 @@ bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 						  " coalesce(pg_catalog.array_agg(coalesce(to_time, 'infinity')), '{}')"
 						  " FROM bemi.gaps WHERE source = $1 AND \"table\" IS NULL",
 						  &source, 1, gaps, lengthof(gaps));
-	return bemi_find_stored_outside(bemi_my_worker->source, from, to, gaps[0],
+	return bemi_find_stored_outside(bemi_source_name, from, to, gaps[0],
 									gaps[1], stored);
 }
 

@@ -67,8 +67,9 @@ typedef struct Pipeline
 	BemiStore  *store;
 
 	MemoryContext event_memory;
-	TimestampTz started_at;
-	TimestampTz confirmed_at;
+	int64		started_at;
+	bool		recovered;		/* the next failure is a first one */
+	int64		confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
 	bool		has_signing_key;	/* the source's was known from the
@@ -76,11 +77,11 @@ typedef struct Pipeline
 	BemiWitness witness;		/* that the stream begins with */
 
 	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
-	TimestampTz horizon_at;		/* when it was taken */
+	int64		horizon_at;		/* when it was taken */
 
 	bool		drained;		/* messages have come since the last round */
 	bool		settled;		/* that round has left nothing to be done soon */
-	TimestampTz round_at;		/* when it was */
+	int64		round_at;		/* when it was */
 } Pipeline;
 
 /*
@@ -90,16 +91,11 @@ typedef struct Pipeline
 void
 bemi_leave_if_woken(BemiStream *stream)
 {
-	bool		woken;
-
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	woken = bemi_my_worker->wake;
-	LWLockRelease(bemi_shared->lock);
-	if (!woken)
+	if (!bemi_entry_is_woken())
 		return;
 
 	bemi_stream_cancel(stream);
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+	bemi_entry_stop(false);
 	proc_exit(0);
 }
 
@@ -111,16 +107,12 @@ static void
 record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 {
 	/* A copy of this server has the same identifier, and other processes. */
-	bool		is_local = bemi_stream_is_here(stream) ||
+	bemi_source_is_local = bemi_stream_is_here(stream) ||
 		(identity->system_identifier == GetSystemIdentifier() &&
 		 BackendPidGetProc(bemi_stream_walsender(stream)) != NULL);
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->is_local = is_local;
-	bemi_my_worker->is_remote = !bemi_my_worker->is_local;
-	bemi_my_worker->walsender =
-		bemi_my_worker->is_local ? bemi_stream_walsender(stream) : 0;
-	LWLockRelease(bemi_shared->lock);
+	bemi_facts_record_place(bemi_source_is_local, !bemi_source_is_local);
+	bemi_entry_record_walsender(bemi_source_is_local ?
+								bemi_stream_walsender(stream) : 0);
 }
 
 /*
@@ -131,32 +123,17 @@ record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 static void
 record_row(const BemiSourceRow *row)
 {
-	bool		slot_elsewhere =
-		row->slot_made && row->conninfo != NULL && !bemi_is_copy(row);
+	bool		is_remote = row->conninfo != NULL &&
+		(row->system_identifier == NULL ||
+		 strtoull(row->system_identifier, NULL, 10) != GetSystemIdentifier());
 
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->slot_elsewhere = slot_elsewhere;
-	if (row->exists)
-	{
-		strlcpy(bemi_my_worker->slot, row->slot_name, NAMEDATALEN);
-		bemi_my_worker->is_remote =
-			row->conninfo != NULL && (row->system_identifier == NULL ||
-									  strtoull(row->system_identifier, NULL,
-											   10) != GetSystemIdentifier());
-		bemi_slot_name = row->slot_name;
-	}
-	LWLockRelease(bemi_shared->lock);
-}
-
-/*
- * Notes that there is a slot.
- */
-static void
-record_slot(const BemiSourceRow *row)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->slot_elsewhere = row->conninfo != NULL;
-	LWLockRelease(bemi_shared->lock);
+	bemi_entry_record_slot(row->slot_name,
+						   row->slot_made && row->conninfo != NULL &&
+						   !bemi_is_copy(row));
+	if (!row->exists)
+		return;
+	bemi_facts_record_place(false, is_remote);
+	bemi_slot_name = row->slot_name;
 }
 
 /*
@@ -167,16 +144,9 @@ record_slot(const BemiSourceRow *row)
 static bool
 is_awaited_marker(const BemiEvent *event)
 {
-	bool		awaited;
-
-	if (event->kind != BEMI_EVENT_MESSAGE || event->transactional ||
-		strcmp(event->prefix, BEMI_MARKER_PREFIX) != 0)
-		return false;
-	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	awaited = bemi_my_worker->awaited > bemi_my_worker->stored &&
-		bemi_my_worker->awaited <= event->position;
-	LWLockRelease(bemi_shared->lock);
-	return awaited;
+	return event->kind == BEMI_EVENT_MESSAGE && !event->transactional &&
+		strcmp(event->prefix, BEMI_MARKER_PREFIX) == 0 &&
+		bemi_facts_is_awaited(event->position);
 }
 
 /*
@@ -246,17 +216,17 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	int			gaps;
 	char	   *tag;
 
-	bemi_set_state(bemi_my_worker, BEMI_STATE_CONNECTING);
+	bemi_entry_set_state(BEMI_STATE_CONNECTING);
 	memset(pipeline, 0, sizeof(Pipeline));
 	bemi_check_reading(row);
 	pipeline->stream =
-		bemi_stream_connect(row->conninfo, bemi_my_worker->source,
+		bemi_stream_connect(row->conninfo, bemi_source_name,
 							bemi_slot_name, bemi_leave_if_woken);
 	bemi_stream_identify(pipeline->stream, &identity);
 	record_connection(pipeline->stream, &identity);
 	bemi_claim_source(pipeline->stream, row);
 	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
-	record_slot(row);
+	bemi_entry_record_slot(NULL, row->conninfo != NULL);
 
 	bemi_begin_transaction();
 	bemi_partition_init();
@@ -266,10 +236,10 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	gaps = bemi_count_gaps();
 	bemi_end_transaction();
 	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
-				   identity.timeline, gaps, bemi_my_worker->source);
+				   identity.timeline, gaps, bemi_source_name);
 	pipeline->protocol = bemi_protocol_create(pipeline->stream);
 	pipeline->store =
-		bemi_store_create(bemi_my_worker->source, &identity, origin);
+		bemi_store_create(bemi_source_name, &identity, origin);
 	pipeline->stitch =
 		bemi_stitch_create(tag, pipeline->stream, pipeline->store);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -282,22 +252,11 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 					  origin);
 	await_witness(pipeline);
 	bemi_stream_on_wait(pipeline->stream, NULL);
-	pipeline->started_at = GetCurrentTimestamp();
+	pipeline->started_at = bemi_monotonic_ms();
 	pipeline->has_signing_key = bemi_stream_has_signing_key(pipeline->stream);
-	if (!bemi_my_worker->is_local)
+	if (!bemi_source_is_local)
 		bemi_limit_slot(pipeline->stream);
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STREAMING);
-}
-
-/*
- * The next failure is a first one again.
- */
-static void
-forget_failures(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->failures = 0;
-	LWLockRelease(bemi_shared->lock);
+	bemi_entry_set_state(BEMI_STATE_STREAMING);
 }
 
 /*
@@ -310,14 +269,14 @@ record_horizon(Pipeline *pipeline)
 {
 	BemiHorizon *horizon = &pipeline->horizon;
 
-	if (!bemi_my_worker->is_local)
+	if (!bemi_source_is_local)
 		horizon->time =
 			bemi_stream_horizon(pipeline->stream, &horizon->position);
 	else if (bemi_has_passed(pipeline->horizon_at, HORIZON_MS))
 	{
-		pipeline->horizon_at = GetCurrentTimestamp();
+		pipeline->horizon_at = bemi_monotonic_ms();
 		bemi_horizon_begin(horizon,
-						   TimestampTzPlusMilliseconds(pipeline->horizon_at,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   -HORIZON_MARGIN_MS));
 	}
 }
@@ -359,15 +318,14 @@ show_progress(Pipeline *pipeline)
 	}
 	bemi_store_drain_counts(pipeline->store, &counts, &until);
 
-	/* Read without the lock: nobody else writes it while this process runs. */
-	if (bemi_my_worker->failures > 0 &&
+	if (!pipeline->recovered &&
 		(counts.changes > 0 ||
-		 TimestampDifferenceExceeds(pipeline->started_at,
-									GetCurrentTimestamp(), RECOVERED_MS)))
-		forget_failures();
-	bemi_add_counts(bemi_my_worker, &counts, &until);
-	bemi_set_progress(bemi_my_worker, received,
-					  all ? received : bemi_my_worker->stored);
+		 bemi_has_passed(pipeline->started_at, RECOVERED_MS)))
+	{
+		bemi_entry_recover();
+		pipeline->recovered = true;
+	}
+	bemi_facts_add_progress(received, all, &counts, &until);
 }
 
 /*
@@ -384,7 +342,7 @@ report_progress(Pipeline *pipeline)
 	show_progress(pipeline);
 	bemi_stream_close_idle_catalog(pipeline->stream);
 	if (asked ||
-		(bemi_my_worker->is_elected && flushed != pipeline->confirmed) ||
+		(bemi_is_elected() && flushed != pipeline->confirmed) ||
 		bemi_has_passed(pipeline->confirmed_at,
 						flushed != pipeline->confirmed ? UNCONFIRMED_MS :
 						IDLE_MS))
@@ -392,7 +350,7 @@ report_progress(Pipeline *pipeline)
 		pipeline->asked |= asked;
 		bemi_stream_confirm(pipeline->stream, flushed);
 		pipeline->confirmed = flushed;
-		pipeline->confirmed_at = GetCurrentTimestamp();
+		pipeline->confirmed_at = bemi_monotonic_ms();
 	}
 }
 
@@ -404,10 +362,10 @@ report_progress(Pipeline *pipeline)
 static bool
 progress_is_awaited(const Pipeline *pipeline)
 {
-	return bemi_my_worker->is_elected &&
+	return bemi_is_elected() &&
 		bemi_stream_received(pipeline->stream) > pipeline->confirmed &&
 		bemi_has_passed(pipeline->confirmed_at,
-						bemi_my_worker->is_local ? UNCONFIRMED_MS : 0);
+						bemi_source_is_local ? UNCONFIRMED_MS : 0);
 }
 
 /*
@@ -418,10 +376,10 @@ idle_time_ms(Pipeline *pipeline, XLogRecPtr flushed)
 {
 	if (flushed != pipeline->confirmed ||
 		bemi_store_awaits_flush(pipeline->store) ||
-		(bemi_my_worker->is_elected &&
+		(bemi_is_elected() &&
 		 bemi_stream_received(pipeline->stream) > flushed))
 		return UNCONFIRMED_MS;
-	return bemi_my_worker->is_local &&
+	return bemi_source_is_local &&
 		bemi_store_awaits_time(pipeline->store) ?
 		UNCONFIRMED_MS :
 		IDLE_MS;
@@ -437,8 +395,8 @@ idle_time_ms(Pipeline *pipeline, XLogRecPtr flushed)
 static bool
 stream_is_quiet(const Pipeline *pipeline)
 {
-	return pipeline->settled && !pipeline->drained && !bemi_my_worker->wake &&
-		!bemi_my_worker->is_elected &&
+	return pipeline->settled && !pipeline->drained && !bemi_is_elected() &&
+		!bemi_entry_is_woken() &&
 		!bemi_stream_reply_requested(pipeline->stream) &&
 		!bemi_store_may_advance(pipeline->store,
 								bemi_stream_received(pipeline->stream),
@@ -509,32 +467,6 @@ process_received(Pipeline *pipeline)
 }
 
 /*
- * Whether somebody has changed the worker's row since the last look.
- */
-static bool
-worker_was_woken(void)
-{
-	bool		woken;
-
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	woken = bemi_my_worker->wake;
-	bemi_my_worker->wake = false;
-	LWLockRelease(bemi_shared->lock);
-	return woken;
-}
-
-/*
- * Lets the launcher start another worker for this source.
- */
-static void
-request_next_worker(void)
-{
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->wake = true;
-	LWLockRelease(bemi_shared->lock);
-}
-
-/*
  * The server stops, or somebody ends the process, while nothing is half done.
  * That is no error, and takes no lines in the log: a server may have many
  * sources.
@@ -555,9 +487,8 @@ connect_with_signing_key(Pipeline *pipeline)
 {
 	ereport(LOG,
 			(errmsg("bemi: the worker of source \"%s\" can read \"_bemi.signing_key\" now and connects again",
-					bemi_my_worker->source)));
-	request_next_worker();
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
+					bemi_source_name)));
+	bemi_entry_stop(true);
 	exit_quietly(pipeline);
 }
 
@@ -568,11 +499,11 @@ connect_with_signing_key(Pipeline *pipeline)
 static void
 watch_source(Pipeline *pipeline)
 {
-	if (bemi_my_worker->is_local)
+	if (bemi_source_is_local)
 		bemi_watch_election(pipeline->stream);
 	else
 		bemi_limit_slot(pipeline->stream);
-	bemi_store_flush_commits(pipeline->store, bemi_my_worker->is_elected);
+	bemi_store_flush_commits(pipeline->store, bemi_is_elected());
 	if (bemi_stream_has_signing_key(pipeline->stream) &&
 		!pipeline->has_signing_key && bemi_store_is_stored(pipeline->store))
 		connect_with_signing_key(pipeline);
@@ -609,22 +540,34 @@ stream_changes(BemiSourceRow *row)
 							 idle_time_ms(&pipeline, pipeline.confirmed));
 			continue;
 		}
-		pipeline.round_at = GetCurrentTimestamp();
+		pipeline.round_at = bemi_monotonic_ms();
 		report_progress(&pipeline);
 		watch_source(&pipeline);
 
 		/* In the middle of a source transaction there is no looking aside. */
 		if (bemi_store_is_stored(pipeline.store))
 		{
-			bemi_store_maintain();
+			bemi_store_maintain(bemi_source_name);
 			bemi_protocol_forget_gone(pipeline.protocol);
 		}
-		if (bemi_store_is_stored(pipeline.store) && worker_was_woken())
+		if (bemi_store_is_stored(pipeline.store) && bemi_entry_take_wake())
 			bemi_read_source(row);
 		else if (!more)
 			wait_for_stream(&pipeline);
 	}
 	bemi_stream_close(pipeline.stream);
+}
+
+/*
+ * Whether the slot was given up because of bemi.max_slot_lag.
+ */
+static bool
+slot_was_given_up(void)
+{
+	BemiFacts	known;
+
+	bemi_facts_copy_mine(&known);
+	return known.give_up == BEMI_GIVE_UP_LAG;
 }
 
 static void
@@ -643,7 +586,7 @@ run_worker(void)
 {
 	BemiSourceRow row;
 
-	(void) worker_was_woken();
+	(void) bemi_entry_take_wake();
 	bemi_read_source(&row);
 	if (row.exists)
 		load_progress();
@@ -651,14 +594,12 @@ run_worker(void)
 	if (row.run)
 		stream_changes(&row);
 	else if (row.exists && !row.drop && row.slot_made &&
-			 bemi_my_worker->give_up == BEMI_GIVE_UP_LAG)
+			 slot_was_given_up())
 		bemi_record_given_up();
 	if ((row.drop || !row.exists) && bemi_remove_source(&row))
 		return;
 
-	bemi_set_state(bemi_my_worker, BEMI_STATE_STOPPED);
-	if (row.run)
-		request_next_worker();
+	bemi_entry_stop(row.run);
 }
 
 /*
@@ -678,26 +619,14 @@ record_error(void)
 	if (error->sqlerrcode == BEMI_ERRCODE_UNREADABLE)
 	{
 		bemi_forget_unreadable();
-		bemi_my_worker->give_up = BEMI_GIVE_UP_UNREADABLE;
+		(void) bemi_facts_give_up(BEMI_GIVE_UP_UNREADABLE);
 	}
 	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
 			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
 		bemi_record_unreadable(replorigin_session_get_progress(false),
 							   bemi_stream_failed_at(),
 							   error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
-	bemi_set_error(bemi_my_worker, text, error->hint);
-}
-
-/*
- * The worker gives way, and is to be started again as soon as it may; caller
- * holds the lock.
- */
-static void
-pause_for_command(void)
-{
-	bemi_my_worker->launched = false;
-	bemi_my_worker->wake = true;
-	bemi_my_worker->state = BEMI_STATE_PAUSED;
+	bemi_entry_fail(text, error->hint);
 }
 
 /*
@@ -706,67 +635,25 @@ pause_for_command(void)
 static void
 worker_onexit(int code, Datum arg)
 {
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	bemi_my_worker->launched = false;
-	bemi_my_worker->pid = 0;
-	bemi_my_worker->latch = NULL;
-	if (bemi_my_worker->asked_to_leave &&
-		bemi_my_worker->state != BEMI_STATE_STOPPED &&
-		bemi_my_worker->state != BEMI_STATE_FAILED)
-		pause_for_command();
-	else if (bemi_my_worker->in_use &&
-			 bemi_my_worker->state != BEMI_STATE_STOPPED)
-	{
-		bemi_my_worker->failures++;
-		bemi_my_worker->next_start = 0;
-		if (bemi_my_worker->state != BEMI_STATE_FAILED)
-		{
-			bemi_my_worker->state = BEMI_STATE_FAILED;
-			bemi_my_worker->failed_attempt = bemi_my_worker->attempt;
-			bemi_my_worker->error_count++;
-			bemi_my_worker->error_at = GetCurrentTimestamp();
-			strlcpy(bemi_my_worker->error, "worker was terminated",
-					BEMI_ERROR_LEN);
-			bemi_my_worker->hint[0] = '\0';
-		}
-	}
-	LWLockRelease(bemi_shared->lock);
-	ConditionVariableBroadcast(&bemi_shared->changed);
-	bemi_wake_launcher();
+	bemi_entry_leave();
 }
 
 /*
  * Takes the entry that the launcher has made.
  */
 static void
-worker_enter(int entry)
+worker_enter(int number, BemiEntry *entry)
 {
-	bemi_my_worker = &bemi_shared->workers[entry];
-	LWLockAcquire(bemi_shared->lock, LW_EXCLUSIVE);
-	if (!bemi_my_worker->in_use || bemi_my_worker->pid != 0)
-	{
-		LWLockRelease(bemi_shared->lock);
+	if (!bemi_entry_enter(number, entry))
 		proc_exit(0);
-	}
-	if (bemi_is_paused(bemi_my_worker->database))
-	{
-		pause_for_command();
-		LWLockRelease(bemi_shared->lock);
-		proc_exit(0);
-	}
-	bemi_my_worker->launched = true;
-	bemi_my_worker->asked_to_leave = false;
-	bemi_my_worker->pid = MyProcPid;
-	bemi_my_worker->latch = MyLatch;
-	LWLockRelease(bemi_shared->lock);
 	before_shmem_exit(worker_onexit, (Datum) 0);
-	bemi_begin_attempt(bemi_my_worker);
 
+	MemoryContextSwitchTo(TopMemoryContext);
+	bemi_source_name = pstrdup(entry->source);
 	bemi_origin_name =
-		MemoryContextStrdup(TopMemoryContext,
-							psprintf("bemi_%u_%s", bemi_my_worker->database,
-									 bemi_my_worker->source));
+		psprintf("bemi_%u_%s", entry->database, entry->source);
 	bemi_slot_name = bemi_origin_name;
+	bemi_load_unreadable();
 }
 
 /*
@@ -775,13 +662,14 @@ worker_enter(int entry)
 void
 bemi_worker_main(Datum arg)
 {
+	BemiEntry	entry;
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	worker_enter(DatumGetInt32(arg));
-	BackgroundWorkerInitializeConnectionByOid(bemi_my_worker->database,
-											  InvalidOid, 0);
+	worker_enter(DatumGetInt32(arg), &entry);
+	BackgroundWorkerInitializeConnectionByOid(entry.database, InvalidOid, 0);
 	bemi_pin_settings();
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext,

@@ -8,7 +8,6 @@
 #ifndef BEMI_WORKER_INTERNAL_H
 #define BEMI_WORKER_INTERNAL_H
 
-#include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -30,6 +29,10 @@ extern int	bemi_max_sources;
 
 /* As bemi.sources allows them, and the zero. */
 #define BEMI_SOURCE_NAME_LEN	33
+
+/* The delay before a process is started again doubles between these. */
+#define BEMI_FIRST_DELAY_MS		1000
+#define BEMI_LONGEST_DELAY_MS	60000
 
 /* Longer texts are cut. */
 #define BEMI_ERROR_LEN			1024
@@ -65,7 +68,7 @@ typedef enum BemiGiveUp
 typedef struct BemiUnreadable
 {
 	int			tries;			/* that have failed there; 0: it does not fail */
-	TimestampTz first_at;		/* time of the first */
+	int64		first_at;		/* the first, by bemi_monotonic_ms() */
 	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: not
 								 * known, it is what comes after ... */
 	XLogRecPtr	stored;			/* ... this position */
@@ -74,34 +77,50 @@ typedef struct BemiUnreadable
 	TransactionId xid;
 	bool		at_new_table;	/* failed right after a table's description */
 	char		tables[BEMI_TABLES_LEN];	/* what it has changed up to there */
-	TimestampTz skipped_at;		/* time of the last skip; 0: never */
+	int64		skipped_at;		/* the last skip; 0: never */
 } BemiUnreadable;
 
 /*
- * One source and its worker, in shared memory.  All of it is protected by the
- * lock of BemiShared.  "In use" as long as the source's origin exists.
+ * One source and its worker: a copy of the entry in shared memory, which only
+ * entry.c can reach.
  */
-typedef struct BemiWorker
+typedef struct BemiEntry
 {
-	bool		in_use;
+	bool		in_use;			/* as long as the source's origin exists */
 	Oid			database;
 	char		source[BEMI_SOURCE_NAME_LEN];
 	char		slot[NAMEDATALEN];	/* "" until a worker has read its row */
+	bool		slot_elsewhere; /* made over a connection string */
 
 	/* the process */
+	BemiState	state;
 	bool		launched;		/* registered, and not yet gone */
 	pid_t		pid;			/* 0 unless it runs */
 	Latch	   *latch;
+	pid_t		walsender;		/* that serves it here, 0 if it is elsewhere */
 	bool		wake;			/* its row of bemi.sources may have changed */
-	TimestampTz next_start;		/* not before, after a failure */
+	bool		asked_to_leave; /* its end is no failure */
+	int64		next_start;		/* not before, after a failure; by
+								 * bemi_monotonic_ms(), 0: not decided */
 	int			failures;		/* in a row */
 	int64		restarts;
-	bool		asked_to_leave; /* its end is no failure */
-	pid_t		walsender;		/* that serves it here, 0 if it is elsewhere */
-	bool		slot_elsewhere; /* it has made one over a connection string */
 
-	/* what it says of itself */
-	BemiState	state;
+	/* attempts, see bemi_entry_begin_attempt() */
+	int64		attempt;		/* number of the last */
+	int64		run_attempt;	/* of the last whose row asked to run */
+	int64		failed_attempt; /* that the error below is of */
+	int64		error_count;
+	TimestampTz error_at;
+	char		error[BEMI_ERROR_LEN];
+	char		hint[BEMI_ERROR_LEN];
+} BemiEntry;
+
+/*
+ * What is known of a source, for sessions and for its next worker: a copy of
+ * what is in shared memory, which only facts.c can reach.
+ */
+typedef struct BemiFacts
+{
 	bool		is_local;		/* reads this very server */
 	bool		is_remote;		/* another one; neither: not known yet */
 	XLogRecPtr	received;
@@ -116,26 +135,22 @@ typedef struct BemiWorker
 	BemiCounts	counts;
 	bool		counted;		/* until and counts are up to date */
 	BemiSlotCost cost;			/* of a slot on another server */
+	bool		warned;			/* of what the slot costs */
+	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a
+											 * reader */
+	char		advice[BEMI_ERROR_LEN]; /* what to do if commits at the source
+										 * may wait for the worker, or "" */
+
+	/* for the next worker */
 	BemiGiveUp	give_up;
-	TimestampTz given_up_at;	/* not again within a while */
+	int64		given_up_at;	/* for bemi.max_slot_lag; not again within a
+								 * while */
 	BemiUnreadable unreadable;
 	bool		must_compare;	/* the source lacks a transaction that is
 								 * stored */
-	instr_time	contested_at;	/* another server has been seen to read the
-								 * slot; zero: none */
-	bool		warned;			/* of what the slot costs */
-	bool		is_elected;		/* commits at the source may wait for it */
-	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a
-											 * reader */
-	char		advice[BEMI_ERROR_LEN]; /* what to do about that, or "" */
-	int64		attempt;		/* number of the last, see
-								 * bemi_begin_attempt() */
-	int64		failed_attempt; /* that the error below is of */
-	int64		error_count;
-	TimestampTz error_at;
-	char		error[BEMI_ERROR_LEN];
-	char		hint[BEMI_ERROR_LEN];
-} BemiWorker;
+	int64		contested_at;	/* another server has been seen to read the
+								 * slot; 0: none */
+} BemiFacts;
 
 /* A database whose workers give way to a command of a session. */
 typedef struct BemiPause
@@ -144,6 +159,12 @@ typedef struct BemiPause
 	Oid			database;
 } BemiPause;
 
+/*
+ * In shared memory, with the entries (entry.c) and the facts (facts.c).  The
+ * lock protects all of it but itself and the condition variable.  It is held
+ * for a few instructions, never over a wait, an allocation, or anything that
+ * can fail.
+ */
 typedef struct BemiShared
 {
 	LWLock	   *lock;
@@ -151,9 +172,7 @@ typedef struct BemiShared
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
 	Oid			discovered;		/* database that a scout has been through */
-	int64		attempts;		/* of all workers, since the server started */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
-	BemiWorker	workers[FLEXIBLE_ARRAY_MEMBER]; /* bemi_max_sources */
 } BemiShared;
 
 /* NULL unless the library is in shared_preload_libraries. */
@@ -161,29 +180,95 @@ extern BemiShared *bemi_shared;
 
 /* shared.c */
 extern void bemi_shared_init(void);
+extern bool bemi_launcher_is_running(void);
+extern void bemi_enter_launcher(void);
 extern void bemi_wake_launcher(void);
 
-/* entry.c */
-extern bool bemi_add_worker(Oid database, const char *source);
-extern bool bemi_remove_worker(Oid database, const char *source);
-extern BemiWorker *bemi_find_worker(Oid database, const char *source);
-extern void bemi_set_state(BemiWorker *worker, BemiState state);
-extern void bemi_begin_attempt(BemiWorker *worker);
-extern void bemi_set_error(BemiWorker *worker, const char *error,
-						   const char *hint);
-extern void bemi_set_election(BemiWorker *worker, bool is_elected,
-							  const char *advice);
-extern void bemi_set_progress(BemiWorker *worker, XLogRecPtr received,
-							  XLogRecPtr stored);
-extern void bemi_add_counts(BemiWorker *worker, const BemiCounts *counts,
-							const BemiUntil *until);
-extern void bemi_record_synced(XLogRecPtr position, TimestampTz time);
+/* entry.c, in the order of its parts */
+extern Size bemi_entry_memory_size(void);
+extern void bemi_entry_attach(void);
+extern bool bemi_entry_copy(Oid database, const char *source,
+							BemiEntry *copy);
+extern int	bemi_entry_copy_all(BemiEntry **entries, BemiFacts **facts);
+extern bool bemi_entry_is_of(int i, Oid database);
+extern void bemi_entry_slot_name(const BemiEntry *entry, char *name);
+extern int	bemi_entry_find_slot(const char *slot, BemiEntry *copy);
+extern int64 bemi_entry_last_attempt(void);
+
+extern bool bemi_entry_has_place(Oid database, const char *source);
+extern bool bemi_entry_add(Oid database, const char *source);
+extern void bemi_entry_remove_idle(Oid database, const char *source);
+extern void bemi_entry_wake_all(Oid database);
+extern void bemi_entry_wake(int i);
+extern bool bemi_entry_stop_all(Oid database, pid_t *signalled);
+extern void bemi_entry_forget_all(Oid database);
+
+extern long bemi_delay_after(int failures);
+extern bool bemi_entry_begin_start(int i, BemiEntry *copy, long *timeout_ms);
+extern bool bemi_entry_refuse_start(int i, const char *error,
+									const char *hint);
+extern void bemi_entry_process_is_gone(int i);
+extern void bemi_entry_forget(int i);
+extern void bemi_entry_forget_unborn(void);
+
+extern bool bemi_entry_enter(int i, BemiEntry *copy);
+extern void bemi_entry_leave(void);
+extern int	bemi_entry_mine(void);
+extern void bemi_entry_copy_mine(BemiEntry *copy);
+extern void bemi_entry_begin_attempt(void);
+extern void bemi_entry_is_to_run(void);
+extern void bemi_entry_record_slot(const char *slot, bool elsewhere);
+extern void bemi_entry_record_walsender(pid_t walsender);
+extern void bemi_entry_set_state(BemiState state);
+extern void bemi_entry_stop(bool again);
+extern void bemi_entry_fail(const char *error, const char *hint);
+extern void bemi_entry_recover(void);
+extern void bemi_entry_remove(void);
+extern bool bemi_entry_is_woken(void);
+extern bool bemi_entry_take_wake(void);
+
+/* facts.c, in the order of its parts */
+extern Size bemi_facts_memory_size(void);
+extern void bemi_facts_attach(void);
+extern void bemi_facts_reset(int i);
+extern void bemi_facts_get(int i, BemiFacts *copy);
+extern void bemi_facts_copy_mine(BemiFacts *copy);
+
+extern void bemi_facts_expect_marker(void);
+extern void bemi_facts_await_marker(Oid database, XLogRecPtr position);
+extern bool bemi_facts_is_awaited(XLogRecPtr position);
+extern void bemi_facts_record_synced(Oid database, XLogRecPtr position,
+									 TimestampTz time);
+
+extern void bemi_facts_record_place(bool is_local, bool is_remote);
+extern void bemi_facts_load_progress(const BemiCounts *counts,
+									 const BemiUntil *until);
+extern void bemi_facts_add_progress(XLogRecPtr received, bool all_stored,
+									const BemiCounts *counts,
+									const BemiUntil *until);
+extern void bemi_facts_forget_positions(XLogRecPtr position, TimestampTz now);
+extern void bemi_facts_begin_reading(BemiGiveUp given_up);
+extern void bemi_facts_set_back(XLogRecPtr position);
+extern void bemi_facts_require_comparison(void);
+extern void bemi_facts_last_changed(BemiStored *changed);
+
+extern bool bemi_facts_set_advice(const char *advice);
+extern bool bemi_facts_set_strays(const char *strays);
+extern void bemi_facts_set_cost(const BemiSlotCost *cost);
+extern bool bemi_facts_set_warned(int i, bool warned);
+extern bool bemi_facts_give_up_lag(int i, int again_ms, bool *is_new);
+extern BemiGiveUp bemi_facts_give_up(BemiGiveUp reason);
+extern void bemi_facts_keep_slot(BemiGiveUp given_up);
+extern void bemi_facts_set_unreadable(const BemiUnreadable *unreadable);
+extern int64 bemi_facts_contest(void);
+extern void bemi_facts_end_contest(void);
 
 /* at_commit.c */
 extern void bemi_at_commit_init(void);
 extern void bemi_require_place(const char *source);
 extern void bemi_report_no_place(const char *source);
-extern void bemi_add_worker_at_commit(const char *source);
+extern void bemi_add_entry_at_commit(const char *source);
+extern void bemi_remove_entry_at_commit(const char *source);
 extern void bemi_wake_workers_at_commit(void);
 
 /* status.c */
@@ -212,10 +297,10 @@ typedef struct BemiSourceRow
 } BemiSourceRow;
 
 /* source.c */
-extern BemiWorker *bemi_my_worker;
+extern char *bemi_source_name;
 extern char *bemi_origin_name;
 extern char *bemi_slot_name;
-extern const char *bemi_slot_of_worker(const BemiWorker *worker);
+extern bool bemi_source_is_local;
 extern void bemi_begin_transaction(void);
 extern void bemi_end_transaction(void);
 extern void bemi_read_source(BemiSourceRow *row);
@@ -277,6 +362,7 @@ extern void bemi_record_stop(void);
 extern void bemi_record_given_up(void);
 
 /* unreadable.c */
+extern void bemi_load_unreadable(void);
 extern bool bemi_watch_event(const BemiEvent *event);
 extern void bemi_watch_progress(XLogRecPtr stored);
 extern void bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row,
@@ -315,6 +401,7 @@ extern PGDLLEXPORT void bemi_discovery_main(Datum arg);
 
 /* pause.c */
 extern bool bemi_is_paused(Oid database);
+extern bool bemi_is_connected(pid_t pid, Oid database);
 extern bool bemi_pause_database(Oid database);
 extern void bemi_stop_readers(Oid database);
 extern bool bemi_has_other_readers(Oid database);
@@ -324,6 +411,7 @@ extern void bemi_worker_pause_init(void);
 /* standby.c */
 extern void bemi_ask_for_election(BemiStream *stream);
 extern void bemi_watch_election(BemiStream *stream);
+extern bool bemi_is_elected(void);
 extern void bemi_worker_standby_init(void);
 
 /* database_ddl.c */
