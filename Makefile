@@ -52,18 +52,22 @@ wanted := $(foreach word,$(TESTS),$(call matches,$(word)))
 chosen = $(filter $(wanted),$(1))
 REGRESS := $(call chosen,$(call names,sql,sql))
 ISOLATION := $(call chosen,$(call names,specs,spec))
-PROVE_TESTS := $(patsubst %,test/t/%.pl,$(call chosen,$(call names,t,pl)))
+TAP := $(call chosen,$(call names,t,pl))
+# The longest first, so that none of them runs alone at the end.
+LONG = track_keys_in_stream worker_scale worker_backups worker_cancel worker_traces worker_restores stream_faults \
+	worker_database_ddl worker_slot_owner worker_crash
+PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(LONG),$(TAP)) $(filter-out $(LONG),$(TAP)))
 ifneq ($(PROVE_TESTS),)
 TAP_TESTS = 1
 endif
 
-# What "make check-quick" runs: all but most TAP tests. Of these a few, so that each room of the code
-# runs for some seconds: capture, tracking, stream, decoding, storing, the worker's ways to fail.
+# What "make check-quick" runs: all but most TAP tests. Of these a few that take little time of the processor, so that
+# each room of the code runs for some seconds.
 QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
-	capture_copy capture_memory capture_other_writers capture_random context_comment decode_encoding_size \
+	capture_copy capture_other_writers capture_random context_comment decode_encoding_size \
 	decode_redaction extension_dump_restore extension_hijack extension_pg_upgrade stream_stall worker_failing \
 	worker_first_light worker_hostile worker_source_owner worker_unreadable
-lost = $(filter-out format $(every),$(QUICK))
+lost = $(filter-out format $(every),$(QUICK) $(LONG))
 
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
 # specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under
@@ -127,7 +131,7 @@ list-tests:
 	@printf '%s\n' $(REGRESS:%=test/sql/%.sql) $(ISOLATION:%=test/specs/%.spec) $(PROVE_TESTS)
 
 check-quick:
-	$(if $(lost),$(error QUICK names tests that do not exist: $(lost)))
+	$(if $(lost),$(error QUICK or LONG names tests that do not exist: $(lost)))
 	@BEMI_CLIENTS=none $(MAKE) --no-print-directory test TESTS='$(QUICK)'
 
 check-format:
