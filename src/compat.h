@@ -25,6 +25,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_publication.h"
 #include "nodes/miscnodes.h"
 #endif
 #include "replication/message.h"
