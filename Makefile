@@ -135,6 +135,7 @@ check-quick:
 	@BEMI_CLIENTS=none $(MAKE) --no-print-directory test TESTS='$(QUICK)'
 
 check-format:
+	@test/rooms
 	@test/format --check
 
 format:
@@ -165,7 +166,7 @@ help:
 	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
 	@echo 'make list-tests     print the files that TESTS="..." selects'
 	@echo 'make check-quick    run the SQL tests, the specs and some TAP tests (two minutes)'
-	@echo 'make format         format the C code as PostgreSQL is formatted; make check-format only says what is not'
+	@echo 'make format         format the C code as PostgreSQL is formatted; make check-format only says what is not, and which include breaks the order of the rooms'
 	@echo 'make typedefs       renew typedefs.list, by which make format knows the names of types'
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'

@@ -18,44 +18,21 @@
  *	                    with pgoutput             decode/  bytes -> changes
  *	                                              store/   -> bemi.changes
  *
- * The rooms, each with one public header:
+ * The rooms, from the ground up.  A room includes only public headers of rooms
+ * that come before it in this list.  test/rooms checks that.
  *
- *	extension/	Ground floor.  settings.c pins settings, hmac.c signs.
- *	context/	context.c checks the setting, comment.c finds the comment behind
- *				a statement, server_fields.c adds what bemi.include asks for.
- *	capture/	capture.c has the hooks, statement.c how statements nest,
- *				message.c which message is valid.
- *	track/		track.c is bemi.track(); table.c has trigger and replica identity
- *				of one table, publication.c its place in the publication,
- *				schema.c the tracked schemas.  ddl.c follows commands, which
- *				command.c lists; listing.c follows the publication, rows.c rows
- *				that change without DML.  message.c and describe.c write what
- *				the worker must know; rules.c has the rules for columns.
- *				refuse.c refuses commands, restore.c is for tables that are
- *				restored alone, rights.c and catalog.c check and look up.
- *	stream/		connection.c is libpq, replication.c the stream,
- *				source_queries.c and answer.c ask the source, descriptions.c
- *				asks it for tables, encoding.c converts, probe.c finds where an
- *				undecodable transaction ends, wal.c reads WAL bytes, verify.c
- *				checks signatures, hint.c knows what to type.
- *	decode/		protocol.c reads pgoutput, types.c and row_json.c make JSON,
- *				description.c and rules.c apply what is known of a table,
- *				stitch.c joins change and context, stitch_context.c shortens it.
- *	store/		writer.c writes bemi.changes, partition.c and index.c know where,
- *				user_code.c as whom users' code runs, stored.c reads back,
- *				maintenance.c drops old partitions, drop_protection.c guards
- *				DROP EXTENSION.
- *	worker/		worker.c is the loop, entry.c its place in shared memory,
- *				launcher.c starts it, source.c has its row, slot and origin,
- *				control.c is bemi.start() and its like.  loss_check.c finds what
- *				was lost, with witness.c, trace.c and timeline.c; reader.c finds
- *				out whether this server is a copy, stray.c slots without a
- *				reader, slot_limit.c slots that keep too much, unreadable.c
- *				what the source cannot decode, horizon.c up to which time the
- *				history is complete, standby.c why the worker is no synchronous
- *				standby.  database_ddl.c and pause.c give way to DROP DATABASE.
+ *	extension/	what belongs to the extension itself, calls of SQL, rights,
+ *				settings, signatures
+ *	context/	the context of a statement, and what the server adds to it
+ *	track/		which tables are tracked; follows DDL
+ *	capture/	the hooks that write the context into the WAL
+ *	stream/		the connection to a source, and what is asked of it
+ *	store/		writes bemi.changes and keeps it
+ *	decode/		pgoutput to changes, each with its context; calls store/
+ *	worker/		the processes that read sources, and what controls them
  *
- * The SQL is in sql/, by room, too. compat.h knows the versions of PostgreSQL.
+ * docs/internals/rooms.md names each file.  The SQL is in sql/, by room, too.
+ * compat.h knows the versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *
@@ -84,10 +61,10 @@
 
 #include "capture/capture.h"
 #include "context/context.h"
-#include "decode/decode_internal.h"
+#include "decode/decode.h"
 #include "extension/extension.h"
 #include "store/store.h"
-#include "worker/worker_internal.h"
+#include "worker/worker.h"
 
 PG_MODULE_MAGIC;
 

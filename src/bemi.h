@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * bemi.h
- *		What the steps of a change's way tell each other.
+ *		What all rooms share: names and prefixes.
  *
- * The steps, in order, with their files; bemi.c has the map.
+ * bemi.c has the map.
  *
  *-------------------------------------------------------------------------
  */

@@ -42,7 +42,7 @@
 #include "capture/capture_internal.h"
 #include "context/context.h"
 #include "extension/extension.h"
-#include "track/track_internal.h"
+#include "track/track.h"
 
 PG_FUNCTION_INFO_V1(bemi_emit_context);
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * capture_internal.h Running statements and their messages: capture.c,
- *		statement.c, message.c.
+ * capture_internal.h
+ *		Running statements and their messages: capture.c, statement.c, message.c.
  *
  *-------------------------------------------------------------------------
  */

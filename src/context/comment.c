@@ -40,7 +40,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 
-#include "context/context.h"
+#include "context/context_internal.h"
 
 #define COMMENT_OPEN		"/*Bemi"
 #define COMMENT_CLOSE		"Bemi*/"

@@ -36,7 +36,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "context/context.h"
+#include "context/context_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_set_context);
 PG_FUNCTION_INFO_V1(bemi_merge_context);

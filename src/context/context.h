@@ -29,7 +29,6 @@ typedef struct BemiStatementText
 	int			len;			/* 0: up to the end */
 } BemiStatementText;
 
-extern bool bemi_context_is_valid(const char *json, int len, char **detail);
 extern bool bemi_is_json_object(const char *json, int len);
 extern const char *bemi_context_of_statement(
 											 const BemiStatementText *statement);
@@ -41,13 +40,10 @@ extern BemiStatementText bemi_statement_text(const char *text,
 											 const PlannedStmt *statement);
 extern void bemi_statement_begins(void);
 extern void bemi_utility_begins(const Node *command);
-extern const char *bemi_context_in_comment(const BemiStatementText *statement);
-extern void bemi_context_comment_init(void);
 
 /* server_fields.c */
 extern bool bemi_server_fields_are_included(void);
 extern const char *bemi_context_with_server_fields(const char *context);
 extern void bemi_require_context(const char *context, Relation table);
-extern void bemi_server_fields_init(void);
 
 #endif							/* BEMI_CONTEXT_H */

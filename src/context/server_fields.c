@@ -29,7 +29,7 @@
 #include "utils/rel.h"
 #include "utils/varlena.h"
 
-#include "context/context.h"
+#include "context/context_internal.h"
 
 /*
  * All fields but the query fit into this many bytes, even if each character is

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * decode_internal.h
- *		Messages of pgoutput become changes.
+ *		What only the files of decoding use: types, columns, rules, JSON of rows.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef BEMI_DECODE_INTERNAL_H
 #define BEMI_DECODE_INTERNAL_H
 
-#include "stream/stream.h"
+#include "decode/decode.h"
 
 /* types.c */
 
@@ -53,9 +53,6 @@ extern bool bemi_type_is_known(Oid type);
 
 /* rules.c */
 
-typedef struct BemiRelation BemiRelation;
-typedef struct BemiColumn BemiColumn;
-
 /* How a column's values are stored. */
 typedef enum BemiRedaction
 {
@@ -64,9 +61,6 @@ typedef enum BemiRedaction
 	BEMI_REDACT_HASH			/* replaced by a keyed hash */
 } BemiRedaction;
 
-extern bool bemi_rule_is_prefix(const char *rule);
-extern bool bemi_rule_matches(const char *column, const char *rule);
-extern bool bemi_rules_match(const char *column, const List *rules);
 extern void bemi_rules_apply(BemiRelation *relation, const List *ignore,
 							 const List *redact, const List *redact_hash,
 							 const List *known, const char *hash_key);
@@ -75,7 +69,6 @@ extern bool bemi_rules_keep_update(const BemiRelation *relation,
 								   const LogicalRepTupleData *after);
 extern char *bemi_redacted(const BemiColumn *column, const char *text,
 						   int len);
-extern void bemi_rules_init(void);
 
 /* description.c */
 extern bool bemi_description_fits(const BemiRelation *relation,
@@ -98,72 +91,6 @@ struct BemiColumn
 	const char *hash_key;		/* for BEMI_REDACT_HASH; NULL: unknown */
 };
 
-/* A table of the source, as the stream describes it; kept until it changes. */
-struct BemiRelation
-{
-	Oid			oid;			/* at the source; hash key, must be first */
-	MemoryContext memory;		/* of all pointers below */
-	const char *schema;
-	const char *table;
-	bool		risky;			/* has columns whose conversion may fail */
-	int			column_count;
-	BemiColumn *columns;
-	int		   *order;			/* indexes into columns, in jsonb's order */
-	int			key_count;
-	int		   *keys;			/* primary key, as indexes into columns */
-	bool		identity_is_partial;	/* for some partitions the WAL lacks
-										 * the old row, and the stream does
-										 * not show it */
-	bool		ignores;		/* some columns are ignored */
-};
-
-typedef enum BemiEventKind
-{
-	BEMI_EVENT_BEGIN,
-	BEMI_EVENT_COMMIT,
-	BEMI_EVENT_INSERT,
-	BEMI_EVENT_UPDATE,
-	BEMI_EVENT_DELETE,
-	BEMI_EVENT_TRUNCATE,
-	BEMI_EVENT_MESSAGE,
-	BEMI_EVENT_RELATION,		/* a table is described */
-	BEMI_EVENT_NOTHING			/* not needed for the history */
-} BemiEventKind;
-
-/* One message of pgoutput; lives until the next one is read. */
-typedef struct BemiEvent
-{
-	BemiEventKind kind;
-	XLogRecPtr	position;		/* of the record, from the stream's frame */
-
-	/* BEGIN, COMMIT */
-	XLogRecPtr	commit_lsn;
-	XLogRecPtr	end_lsn;		/* COMMIT only */
-	TimestampTz committed_at;
-	TransactionId xid;			/* BEGIN only */
-
-	/* INSERT, UPDATE, DELETE, RELATION; TRUNCATE has a list */
-	BemiRelation *relation;
-	bool		has_before;		/* the WAL holds the old row, or its key */
-	bool		before_is_key;	/* only the columns of the replica identity */
-	LogicalRepTupleData before;
-	LogicalRepTupleData after;
-	List	   *truncated;		/* of BemiRelation */
-
-	/* MESSAGE */
-	bool		transactional;
-	const char *prefix;
-	const char *content;
-	int			content_len;
-} BemiEvent;
-
-typedef struct BemiProtocol BemiProtocol;
-
-extern BemiProtocol *bemi_protocol_create(BemiStream *stream);
-extern void bemi_protocol_read(BemiProtocol *protocol, XLogRecPtr position,
-							   StringInfo bytes, BemiEvent *event);
-extern void bemi_protocol_forget_gone(BemiProtocol *protocol);
-
 /* row_json.c */
 
 /* One state of a row: its values, and the row that may hold omitted ones. */
@@ -183,38 +110,11 @@ extern char *bemi_row_primary_key(const BemiRelation *relation,
 								  const BemiImage *image);
 extern Jsonb *bemi_text_to_jsonb(const char *text, int len);
 
-/* stitch.c */
-
 /* stitch_context.c */
 extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content,
 									  int len);
 extern bool bemi_context_is_large(const Jsonb *context);
 extern Jsonb *bemi_context_small_members(const Jsonb *context,
 										 const pg_uuid_t *holder);
-
-/* A row of bemi.changes, without the columns that store/writer.c fills. */
-typedef struct BemiChange
-{
-	pg_uuid_t	id;
-	const char *schema;
-	const char *table;
-	const char *primary_key;	/* or NULL */
-	const char *operation;
-	Jsonb	   *before;			/* NULL: an empty object */
-	Jsonb	   *after;			/* likewise */
-	Jsonb	   *context;		/* likewise */
-	uint64		context_serial; /* the same for the same context */
-	TimestampTz committed_at;
-	TimestampTz queued_at;		/* when the worker received it */
-	TransactionId xid;
-	XLogRecPtr	position;
-} BemiChange;
-
-typedef struct BemiStitch BemiStitch;
-typedef struct BemiStore BemiStore;
-
-extern BemiStitch *bemi_stitch_create(const char *tag, BemiStream *stream,
-									  BemiStore *store);
-extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
 
 #endif							/* BEMI_DECODE_INTERNAL_H */

@@ -25,6 +25,7 @@
 
 #include "decode/decode_internal.h"
 #include "stream/stream.h"
+#include "track/track.h"
 
 /*
  * The array that an object has under a key, or NULL.

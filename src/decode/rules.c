@@ -25,6 +25,7 @@
 
 #include "decode/decode_internal.h"
 #include "extension/extension.h"
+#include "track/track.h"
 
 /* This many digits of a hash are enough to distinguish values. */
 #define SHOWN_HASH_LEN	32
@@ -43,29 +44,6 @@ static bool noop_updates = true;
  */
 static char *ignored_everywhere = NULL;
 
-/*
- * Whether a rule is a prefix of names rather than a name.
- */
-bool
-bemi_rule_is_prefix(const char *rule)
-{
-	int			len = strlen(rule);
-
-	return len > 0 && rule[len - 1] == '*';
-}
-
-/*
- * Whether a column matches a rule, which is a name, or a prefix and "*".
- */
-bool
-bemi_rule_matches(const char *column, const char *name)
-{
-	if (bemi_rule_is_prefix(name) &&
-		strncmp(column, name, strlen(name) - 1) == 0)
-		return true;
-	return strcmp(column, name) == 0;
-}
-
 static bool
 column_is_listed(const char *column, const List *names)
 {
@@ -74,19 +52,6 @@ column_is_listed(const char *column, const List *names)
 	foreach(cell, names)
 	{
 		if (strcmp(column, lfirst(cell)) == 0)
-			return true;
-	}
-	return false;
-}
-
-bool
-bemi_rules_match(const char *column, const List *names)
-{
-	ListCell   *cell;
-
-	foreach(cell, names)
-	{
-		if (bemi_rule_matches(column, lfirst(cell)))
 			return true;
 	}
 	return false;

@@ -302,9 +302,10 @@ apply_relation(BemiStitch *stitch, BemiRelation *relation)
 
 	check_signing_key(stitch);
 	is_verified = bemi_stream_has_signing_key(stitch->stream);
-	described = bemi_store_description(stitch->store, relation);
+	described = bemi_store_description(stitch->store, relation->oid);
 	if (!is_verified)
-		bemi_store_begin_tracking(stitch->store, relation,
+		bemi_store_begin_tracking(stitch->store, relation->oid,
+								  relation->schema, relation->table,
 								  stitch->commit_lsn, stitch->committed_at);
 	if (!is_verified || described == NULL ||
 		!bemi_description_fits(relation, described))

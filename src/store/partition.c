@@ -90,7 +90,7 @@ static Oid	changes_oid = InvalidOid;
  * starts.
  */
 void
-bemi_partition_init(void)
+bemi_store_find_changes(void)
 {
 	changes_oid = bemi_own_table("changes");
 	if (!OidIsValid(changes_oid))

@@ -1,18 +1,37 @@
 /*-------------------------------------------------------------------------
  *
- * store.h Writes changes into bemi.changes, reads them back, and maintains
- *		them.
+ * store.h
+ *		Writes changes into bemi.changes, reads them back, and maintains them.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef BEMI_STORE_H
 #define BEMI_STORE_H
 
-#include "decode/decode_internal.h"
 #include "extension/extension.h"
 #include "stream/stream.h"
 
 /* writer.c */
+
+/* A row of bemi.changes, without the columns that store/writer.c fills. */
+typedef struct BemiChange
+{
+	pg_uuid_t	id;
+	const char *schema;
+	const char *table;
+	const char *primary_key;	/* or NULL */
+	const char *operation;
+	Jsonb	   *before;			/* NULL: an empty object */
+	Jsonb	   *after;			/* likewise */
+	Jsonb	   *context;		/* likewise */
+	uint64		context_serial; /* the same for the same context */
+	TimestampTz committed_at;
+	TimestampTz queued_at;		/* when the worker received it */
+	TransactionId xid;
+	XLogRecPtr	position;
+} BemiChange;
+
+typedef struct BemiStore BemiStore;
 
 /* Counts of stored changes, transactions and invalid messages. */
 typedef struct BemiCounts
@@ -36,19 +55,17 @@ typedef struct BemiUntil
 extern BemiStore *bemi_store_create(const char *source,
 									const BemiSourceIdentity *identity,
 									XLogRecPtr origin);
-extern void bemi_store_open(BemiStore *store);
 extern void bemi_store_begin_transaction(BemiStore *store);
 extern void bemi_store_add(BemiStore *store, const BemiChange *change);
-extern void bemi_store_begin_tracking(BemiStore *store,
-									  const BemiRelation *relation,
+extern void bemi_store_begin_tracking(BemiStore *store, Oid relation,
+									  const char *schema, const char *table,
 									  XLogRecPtr at_lsn, TimestampTz at_time);
 extern bool bemi_store_apply_tracking(BemiStore *store,
 									  const Jsonb *message, TransactionId xid,
 									  XLogRecPtr at_lsn, TimestampTz at_time);
 extern void bemi_store_record_signing_key(BemiStore *store,
 										  const char *version);
-extern Jsonb *bemi_store_description(BemiStore *store,
-									 const BemiRelation *relation);
+extern Jsonb *bemi_store_description(BemiStore *store, Oid relation);
 extern void bemi_store_count_invalid(BemiStore *store);
 extern void bemi_store_end_transaction(BemiStore *store,
 									   const BemiStored *transaction,
@@ -68,6 +85,9 @@ extern bool bemi_store_awaits_flush(const BemiStore *store);
 extern bool bemi_store_awaits_time(const BemiStore *store);
 extern void bemi_store_drain_counts(BemiStore *store,
 									BemiCounts *counts, BemiUntil *until);
+
+/* partition.c */
+extern void bemi_store_find_changes(void);
 
 /* maintenance.c */
 extern void bemi_store_maintain(const char *source);

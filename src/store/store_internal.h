@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * store_internal.h The open partition, its indexes, and users' code on it.
+ * store_internal.h
+ *		The open partition, its indexes, and users' code on it.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +34,6 @@ typedef struct BemiPartition BemiPartition;
 
 /* partition.c */
 extern const char *const bemi_store_columns[BEMI_STORE_COLUMNS];
-extern void bemi_partition_init(void);
 extern BemiPartition *bemi_partition_for(BemiPartition *open,
 										 TimestampTz committed_at);
 extern bool bemi_partition_contains(const BemiPartition *partition,

@@ -33,7 +33,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode_internal.h"
 #include "store/store_internal.h"
 #include "stream/stream.h"
 
@@ -151,8 +150,8 @@ bemi_store_create(const char *source, const BemiSourceIdentity *identity,
 /*
  * Begins a destination transaction, unless one is open.
  */
-void
-bemi_store_open(BemiStore *store)
+static void
+open_transaction(BemiStore *store)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
@@ -173,7 +172,7 @@ bemi_store_open(BemiStore *store)
 void
 bemi_store_begin_transaction(BemiStore *store)
 {
-	bemi_store_open(store);
+	open_transaction(store);
 	store->is_complete = false;
 	store->transaction_changes = 0;
 }
@@ -347,13 +346,14 @@ bemi_store_add(BemiStore *store, const BemiChange *change)
  * counts as tracked from here on.
  */
 void
-bemi_store_begin_tracking(BemiStore *store, const BemiRelation *relation,
-						  XLogRecPtr at_lsn, TimestampTz at_time)
+bemi_store_begin_tracking(BemiStore *store, Oid relation, const char *schema,
+						  const char *table, XLogRecPtr at_lsn,
+						  TimestampTz at_time)
 {
 	BemiValue	arguments[] = {
 		bemi_sql_text(store->source), bemi_sql_text(store->server),
-		bemi_sql_oid(OIDOID, relation->oid),
-		bemi_sql_text(relation->schema), bemi_sql_text(relation->table),
+		bemi_sql_oid(OIDOID, relation),
+		bemi_sql_text(schema), bemi_sql_text(table),
 		bemi_sql_lsn(at_lsn), bemi_sql_time(at_time)
 	};
 
@@ -404,10 +404,10 @@ bemi_store_record_signing_key(BemiStore *store, const char *version)
  * _bemi.describe()), palloc'd; NULL if there is none.
  */
 Jsonb *
-bemi_store_description(BemiStore *store, const BemiRelation *relation)
+bemi_store_description(BemiStore *store, Oid relation)
 {
 	BemiValue	arguments[] = {
-		bemi_sql_text(store->source), bemi_sql_oid(OIDOID, relation->oid)
+		bemi_sql_text(store->source), bemi_sql_oid(OIDOID, relation)
 	};
 	BemiValue	description = {.type = JSONBOID};
 
@@ -635,7 +635,7 @@ bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 void
 bemi_store_advance(BemiStore *store, XLogRecPtr received)
 {
-	bemi_store_open(store);
+	open_transaction(store);
 	store->end_lsn = Max(received, store->origin);
 	store->end_time = store->until.time;
 	update_progress(store);

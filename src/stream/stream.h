@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stream.h A connection to a source, its stream, and queries to it.
+ * stream.h
+ *		A connection to a source, its stream, and queries to it.
  *
  *-------------------------------------------------------------------------
  */
@@ -8,17 +9,6 @@
 #define BEMI_STREAM_H
 
 #include "bemi.h"
-
-/* replication.c */
-
-/*
- * SQLSTATEs of errors that end a stream while the source decodes: trying again
- * is of no use; the error is likely to repeat at the same place; it is likely
- * to repeat, and the values of a row are the cause.
- */
-#define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
-#define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
-#define BEMI_ERRCODE_ROW_AT_FAULT	MAKE_SQLSTATE('B', 'E', 'M', 'I', 'F')
 
 typedef struct BemiStream BemiStream;
 
@@ -29,6 +19,20 @@ typedef struct BemiStored
 	TimestampTz committed_at;
 	TransactionId xid;
 } BemiStored;
+
+/* connection.c */
+extern BemiStream *bemi_stream_connect(const char *conninfo,
+									   const char *source, const char *name,
+									   void (*on_wait) (BemiStream *));
+extern void bemi_stream_on_wait(BemiStream *stream,
+								void (*on_wait) (BemiStream *));
+extern XLogRecPtr bemi_stream_failed_at(void);
+extern void bemi_stream_cancel(BemiStream *stream);
+extern void bemi_stream_close(BemiStream *stream);
+extern int	bemi_stream_walsender(const BemiStream *stream);
+extern bool bemi_stream_is_here(const BemiStream *stream);
+
+/* source_queries.c */
 
 /* The identity of a source, as it reports it. */
 typedef struct BemiSourceIdentity
@@ -42,18 +46,6 @@ typedef struct BemiSourceIdentity
 								 * number and the position of the switch; ""
 								 * on the first timeline, NULL: unknown */
 } BemiSourceIdentity;
-
-/* One part of a type of the source. */
-typedef struct BemiTypePart
-{
-	Oid			type;
-	char		kind;			/* b: it exists, d: domain over other, a:
-								 * array of other with delimiter name, c:
-								 * composite, f: its next field, j: function
-								 * other casts it to json */
-	Oid			other;
-	char	   *name;
-} BemiTypePart;
 
 /* A slot of the source. */
 typedef struct BemiSlot
@@ -90,16 +82,6 @@ typedef struct BemiElection
 								 * intended, or "" */
 } BemiElection;
 
-extern BemiStream *bemi_stream_connect(const char *conninfo,
-									   const char *source, const char *name,
-									   void (*on_wait) (BemiStream *));
-extern void bemi_stream_on_wait(BemiStream *stream,
-								void (*on_wait) (BemiStream *));
-extern XLogRecPtr bemi_stream_failed_at(void);
-extern void bemi_stream_cancel(BemiStream *stream);
-extern void bemi_stream_close(BemiStream *stream);
-extern int	bemi_stream_walsender(const BemiStream *stream);
-extern bool bemi_stream_is_here(const BemiStream *stream);
 extern void bemi_stream_identify(BemiStream *stream,
 								 BemiSourceIdentity *identity);
 extern void bemi_stream_find_slot(BemiStream *stream, const char *name,
@@ -113,11 +95,24 @@ extern bool bemi_stream_slot_cost(BemiStream *stream, const char *slot,
 								  BemiSlotCost *cost);
 extern List *bemi_stream_idle_slots(BemiStream *stream, const char *but);
 extern void bemi_stream_election(BemiStream *stream, BemiElection *election);
-extern void bemi_stream_close_idle_catalog(BemiStream *stream);
-extern void bemi_stream_close_catalog(BemiStream *stream);
+extern int	bemi_stream_read_timeout(BemiStream *stream);
 extern XLogRecPtr bemi_stream_create_slot(BemiStream *stream, const char *slot,
 										  char **snapshot);
 extern void bemi_stream_drop_slot(BemiStream *stream, const char *slot);
+extern void bemi_stream_close_idle_catalog(BemiStream *stream);
+extern void bemi_stream_close_catalog(BemiStream *stream);
+
+/* replication.c */
+
+/*
+ * SQLSTATEs of errors that end a stream while the source decodes: trying again
+ * is of no use; the error is likely to repeat at the same place; it is likely
+ * to repeat, and the values of a row are the cause.
+ */
+#define BEMI_ERRCODE_UNREADABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'U')
+#define BEMI_ERRCODE_REPEATABLE		MAKE_SQLSTATE('B', 'E', 'M', 'I', 'R')
+#define BEMI_ERRCODE_ROW_AT_FAULT	MAKE_SQLSTATE('B', 'E', 'M', 'I', 'F')
+
 extern void bemi_stream_start(BemiStream *stream, const char *slot,
 							  XLogRecPtr position);
 extern bool bemi_stream_receive(BemiStream *stream, StringInfo message);
@@ -127,7 +122,6 @@ extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
-extern int	bemi_stream_read_timeout(BemiStream *stream);
 
 /* probe.c */
 extern XLogRecPtr bemi_stream_find_commit(BemiStream *stream, const char *slot,
@@ -154,6 +148,19 @@ extern BemiTrace bemi_stream_trace(BemiStream *stream, uint32 timeline,
 								   char **refusal);
 
 /* descriptions.c */
+
+/* One part of a type of the source. */
+typedef struct BemiTypePart
+{
+	Oid			type;
+	char		kind;			/* b: it exists, d: domain over other, a:
+								 * array of other with delimiter name, c:
+								 * composite, f: its next field, j: function
+								 * other casts it to json */
+	Oid			other;
+	char	   *name;
+} BemiTypePart;
+
 extern char *bemi_stream_describe(BemiStream *stream, Oid relation);
 extern char *bemi_stream_descriptions(BemiStream *stream,
 									  const char *snapshot);

@@ -37,7 +37,6 @@
 #include "utils/syscache.h"
 
 #include "context/context.h"
-#include "decode/decode_internal.h"
 #include "track/track_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_rules);

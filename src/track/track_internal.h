@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * track_internal.h
- *		What the files of tracking share.
+ *		What only the files of tracking use.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 #include "utils/array.h"
 #include "utils/snapshot.h"
 
-#include "bemi.h"
+#include "track/track.h"
 
 /*
  * An object that the DDL command of an event trigger has made or altered.
@@ -152,9 +152,6 @@ extern void bemi_emit_tracking_message(const char *event, Oid relation,
 /* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
 extern void bemi_follow_dropped_table(const BemiDropped *dropped);
-extern bool bemi_truncates_published_rows(Relation table);
-extern void bemi_follow_truncated(const List *partitions,
-								  const List *truncated);
 
 /* track.c */
 extern void bemi_track_attached(Oid relation);

@@ -38,7 +38,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode_internal.h"
+#include "decode/decode.h"
 #include "worker/worker_internal.h"
 
 /*

@@ -47,7 +47,7 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode_internal.h"
+#include "decode/decode.h"
 #include "store/store.h"
 #include "stream/stream.h"
 #include "worker/worker_internal.h"

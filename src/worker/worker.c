@@ -33,10 +33,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "decode/decode_internal.h"
+#include "decode/decode.h"
 #include "extension/extension.h"
 #include "store/store.h"
-#include "store/store_internal.h"
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
@@ -229,7 +228,7 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 	bemi_entry_record_slot(NULL, row->conninfo != NULL);
 
 	bemi_begin_transaction();
-	bemi_partition_init();
+	bemi_store_find_changes();
 	bemi_end_transaction();
 	origin = bemi_acquire_origin();
 	bemi_begin_transaction();

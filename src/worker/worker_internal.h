@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker_internal.h
- *		What the worker, the launcher and the sessions know of each other.
+ *		What only the files of the worker use: its entry in shared memory, which
+ *		the launcher and sessions share, and the worker's own state.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,9 +15,10 @@
 #include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 
-#include "decode/decode_internal.h"
+#include "decode/decode.h"
 #include "store/store.h"
 #include "stream/stream.h"
+#include "worker/worker.h"
 
 /*
  * Sources that one server can read into its databases: setting
@@ -418,7 +420,6 @@ extern void bemi_worker_standby_init(void);
 extern void bemi_database_ddl_init(void);
 
 /* worker.c */
-extern void bemi_worker_init(void);
 extern void bemi_leave_if_woken(BemiStream *stream);
 extern PGDLLEXPORT void bemi_worker_main(Datum arg);
 

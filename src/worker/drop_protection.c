@@ -17,8 +17,6 @@
 #include "utils/acl.h"
 
 #include "extension/extension.h"
-#include "store/store.h"
-#include "track/track_internal.h"
 #include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(bemi_protect_history);

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * context_internal.h
+ *		What only the files of the context use.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BEMI_CONTEXT_INTERNAL_H
+#define BEMI_CONTEXT_INTERNAL_H
+
+#include "context/context.h"
+
+/* context.c */
+extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+
+/* comment.c */
+extern const char *bemi_context_in_comment(const BemiStatementText *statement);
+extern void bemi_context_comment_init(void);
+
+/* server_fields.c */
+extern void bemi_server_fields_init(void);
+
+#endif							/* BEMI_CONTEXT_INTERNAL_H */
