@@ -380,11 +380,14 @@ sub quote
 	return "  $title:\n" . join('', map { "    $_\n" } split /\n/, $text);
 }
 
-# Line by line, without what does not count.
+# Line by line, without what does not count, and from the end as far as lines are shown.
 sub diff
 {
-	my ($shown, $output) = @_;
-	my @files = map { my $file = File::Temp->new; print $file plain_output($_); $file->flush; $file } $shown, $output;
+	my ($shown, $output) = map { plain_output($_) } @_;
+	my $count = ($shown =~ /^\Q...\E$/m) ? 1000 : ($shown =~ tr/\n//) + 5;
+	my @printed = split /^/, $output;
+	my @files = map { my $file = File::Temp->new; print $file $_; $file->flush; $file }
+	  $shown, join('', @printed > $count ? @printed[ -$count .. -1 ] : @printed);
 	my $diff = '';
 
 	IPC::Run::run([ 'diff', '-U1000', '--label', 'shown', '--label', 'printed', map { $_->filename } @files ], '>', \$diff);
