@@ -1,7 +1,7 @@
 # What the source tells the worker about its tables, through the write-ahead log.
 #
 # A message describes a table in C (src/track/describe.c); a source without the
-# extension is asked the same by a query (src/stream/descriptions.c).  Whatever the
+# extension is asked the same by a query (sql/remote/description.sql).  Whatever the
 # table is like, both must give the same answer, or a change would be stored in two
 # ways.  So the query is taken from the source file and compared here.
 
@@ -27,15 +27,13 @@ sub is_available
 # Descriptions
 #
 
-my ($literals) = slurp_file('src/stream/descriptions.c') =~ /description_query =\n(.*?);\n/s;
-my $query = join('', map { s/\\"/"/gr } $literals =~ /"((?:[^"\\]|\\.)*)"/g);
+my $query = slurp_file('sql/remote/description.sql');
 
 sub by_query
 {
 	my ($relation) = @_;
-	my @values = ($relation, 10000, $relation, $relation, $relation);
 
-	return $query =~ s/%[su]/shift @values/ger;
+	return $query =~ s/\$1\b/$relation/gr;
 }
 
 $node->safe_psql(
