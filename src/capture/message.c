@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * message.c The context messages of the current transaction.
+ * message.c
+ *		The context messages of the current transaction.
  *
  * Input: the context of rows that are about to be written.  Output: a
  * transactional logical message with the prefix "_bemi" and the context's JSON

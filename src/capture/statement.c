@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * statement.c Stack of running statements, innermost first, and the context
- *		message each has emitted.
+ * statement.c
+ *		Stack of running statements, innermost first, and the context message
+ *		each has emitted.
  *
  * Input: the statements that capture.c has armed, and the COPY and TRUNCATE
  * commands.  Output: the statement that a trigger or a plan node belongs to,

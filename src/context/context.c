@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * context.c The context: the JSON object that the application gives for its
+ * context.c
+ *		The context: the JSON object that the application gives for its
  *		statements.
  *
  * Input: text from the client, by one of three ways: the setting bemi.context,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * server_fields.c Fields that the server adds to a context, and statements
- *		without one.
+ * server_fields.c
+ *		Fields that the server adds to a context, and statements without one.
  *
  * Input: the context that the application gave, or NULL.  Output: the same
  * with the fields of bemi.include under the reserved key "_db".  As

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * description.c Applies the source's description of a table to its relation.
+ * description.c
+ *		Applies the source's description of a table to its relation.
  *
  * Input: a relation from the stream (protocol.c), and a JSON object with the
  * facts that the stream lacks: the primary key, the parts of the columns'

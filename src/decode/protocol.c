@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * protocol.c Reads the messages of pgoutput.
+ * protocol.c
+ *		Reads the messages of pgoutput.
  *
  * Input: messages of the output plugin pgoutput, protocol version 1 (see
  * "Logical Replication Message Formats" in PostgreSQL's documentation).

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * row_json.c Converts column values from text, as pgoutput sends them, to
- *		jsonb.
+ * row_json.c
+ *		Converts column values from text, as pgoutput sends them, to jsonb.
  *
  * Input: a row of texts with its relation's columns (protocol.c) and their
  * types (types.c).  Output: a jsonb that equals to_jsonb(row), in the memory

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * rules.c Column rules: which updates are kept, and which values are redacted.
+ * rules.c
+ *		Column rules: which updates are kept, and which values are redacted.
  *
  * Input: the rules of a table (description.c), as lists of column names.  A
  * name that ends in "*" matches all columns that begin with the rest.  The

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stitch_context.c The stored form of a context.
+ * stitch_context.c
+ *		The stored form of a context.
  *
  * Input: the content of a context message, which any SQL user may have
  * written.  Output: the jsonb that is stored with the changes after it, in the

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * types.c Describes the types of the source's columns.
+ * types.c
+ *		Describes the types of the source's columns.
  *
  * Input: the OIDs of types in the stream and, for types that are not built in,
  * their parts from the source's catalog (track/describe.c,

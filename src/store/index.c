@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * index.c Inserts the index entries of rows that have just been written.
+ * index.c
+ *		Inserts the index entries of rows that have just been written.
  *
  * Input: rows that a partition's multi-insert has written (partition.c).  Each
  * index gets its entries for all of these rows before the next index, because

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * maintenance.c Maintenance of bemi.changes: drops old partitions, updates
- *		statistics.
+ * maintenance.c
+ *		Maintenance of bemi.changes: drops old partitions, updates statistics.
  *
  * Input: the settings bemi.retention, which is how long changes are kept, and
  * bemi.partition_interval, which _bemi.make_partition() uses for the range of

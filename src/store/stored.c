@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stored.c Reads stored transactions from bemi.changes.
+ * stored.c
+ *		Reads stored transactions from bemi.changes.
  *
  * Input: a source and a range of commit positions.  Output: the last stored
  * transaction in the range, or whether a transaction is stored.  Ids are in

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * user_code.c Runs users' code on bemi.changes with the rights of its owner.
+ * user_code.c
+ *		Runs users' code on bemi.changes with the rights of its owner.
  *
  * The worker is a superuser. bemi.changes is a table like others, so users can
  * add code to it: defaults, also of domains, generated columns, CHECK

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * answer.c Reads values from a source's answers.
+ * answer.c
+ *		Reads values from a source's answers.
  *
  * A broken or hostile source, or a pooler, may answer a query with too few
  * rows or columns. libpq returns a null pointer for a missing value, and

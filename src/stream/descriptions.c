@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * descriptions.c Asks a source for the descriptions of its tables.
+ * descriptions.c
+ *		Asks a source for the descriptions of its tables.
  *
  * The stream has the names and type OIDs of a table's columns.  It lacks the
  * primary key (with REPLICA IDENTITY FULL it flags every column) and the parts

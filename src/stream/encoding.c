@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * encoding.c Converts texts of the source to the encoding of this database.
+ * encoding.c
+ *		Converts texts of the source to the encoding of this database.
  *
  * A remote source may have another encoding, with characters that this
  * database's encoding lacks.  If the source had to convert its texts, the

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * hint.c Hints: the line to type when a source refuses a connection or a
+ * hint.c
+ *		Hints: the line to type when a source refuses a connection or a
  *		command.
  *
  * Input: the source's error message and its SQLSTATE.  Output: a hint, or

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * probe.c Probes: short streams that examine a source before the real stream.
+ * probe.c
+ *		Probes: short streams that examine a source before the real stream.
  *
  * First use: find the commit position of a transaction at which the source
  * fails before it sends BEGIN. pgoutput sends BEGIN together with the first

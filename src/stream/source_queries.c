@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * source_queries.c Queries to a source, apart from the stream.
+ * source_queries.c
+ *		Queries to a source, apart from the stream.
  *
  * They ask for the source's identity, its slot and the slot's cost, and the
  * tables of the publication; others create and drop the slot.  Replication

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * verify.c Verifies the source's tracking messages with its signing key.
+ * verify.c
+ *		Verifies the source's tracking messages with its signing key.
  *
  * Each source with the extension has a signing key (_bemi.signing_key).
  * Superusers can read it, and roles to which they grant SELECT.  The source

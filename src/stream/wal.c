@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * wal.c Traces a transaction: is it still in the source's WAL?
+ * wal.c
+ *		Traces a transaction: is it still in the source's WAL?
  *
  * A logical slot does not send a confirmed transaction again, and a new slot
  * sends no old one.  But a physical stream can read the WAL as long as the
