@@ -262,14 +262,14 @@ my %names = map { $_->[0] => 1 } rows(q{
 	WHERE n.nspname IN ('bemi', '_bemi') UNION SELECT name FROM pg_settings});
 
 # Files, the site of another Bemi, and what the script makes for a moment.
-$names{$_} = 1 for qw(bemi.control bemi.io bemi.probe bemi.probe_procedure bemi.probe_table bemi.probe_view);
+$names{$_} = 1 for qw(bemi.control bemi.h bemi.io bemi.probe bemi.probe_procedure bemi.probe_table bemi.probe_view);
 my @wrong;
 
 # Pages, too, so that what was renamed is found in a sentence.
 for my $page (@pages)
 {
 	my @names = map { /(?<![\w.\/@-])(_?bemi\.[a-z]\w*)/g } @{ $page->{lines} };
-	push @wrong, map { "$page->{file}: $_" } grep { !$names{$_} && !/\.changes_/ } @names;
+	push @wrong, map { "$page->{file}: $_" } grep { !$names{$_} && !/\.changes_|_$/ } @names;
 }
 
 for my $file (@sources, @scripts, 'Makefile', 'bemi.control')
