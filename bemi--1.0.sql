@@ -521,6 +521,15 @@ COMMENT ON FUNCTION _bemi.is_published(regclass)
 	IS 'internal: is the table itself in the publication "bemi"?';
 REVOKE ALL ON FUNCTION _bemi.is_published(regclass) FROM PUBLIC;
 
+CREATE FUNCTION _bemi.partition_root(target regclass)
+	RETURNS regclass
+	AS 'MODULE_PATHNAME', 'bemi_root_of_partition'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION _bemi.partition_root(regclass)
+	IS 'internal: under the name of which table the changes of a table are stored: the topmost of '
+		'it and the tables above it that is in the publication "bemi", or the topmost of all';
+REVOKE ALL ON FUNCTION _bemi.partition_root(regclass) FROM PUBLIC;
+
 CREATE FUNCTION _bemi.check_tracker(owner oid, object text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -744,7 +753,7 @@ BEGIN
 		FROM _bemi.partitions(target) p(relation)
 			JOIN pg_attribute a ON a.attrelid = p.relation
 		WHERE a.atthasmissing AND NOT a.attisdropped
-			AND _bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
+			AND _bemi.is_published(nullif(_bemi.partition_root(p.relation), p.relation))
 	LOOP
 		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now',
 			lost.attname, lost.relation
@@ -982,20 +991,20 @@ COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
 		'are none';
 REVOKE ALL ON FUNCTION _bemi.columnless_rules(regclass, regclass) FROM PUBLIC;
 
--- A partition is tracked with its root, if that has the trigger. The root is the table whose
--- place in the publication, and whose rules, count.
+-- A partition is tracked with its root. The root is the table whose place in the publication,
+-- and whose rules, count. If none above the partition is published, it is the topmost table
+-- that has the trigger.
 CREATE FUNCTION _bemi.tracked_with_root(partition regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT jsonb_build_object('published', EXISTS (SELECT FROM pg_partition_ancestors(partition) a
-				JOIN pg_publication_rel r ON r.prrelid = a.relid
-				JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi'),
+	SELECT jsonb_build_object('published', r.prrelid IS NOT NULL,
 			'published_as', source.relation::oid, 'rules', _bemi.rules(source.relation),
 			'filtered', r.prqual IS NOT NULL, 'partly', r.prattrs IS NOT NULL)
-		FROM (SELECT CASE WHEN _bemi.has_trigger(pg_partition_root(partition))
-					THEN pg_partition_root(partition) ELSE partition END) source(relation)
+		FROM (SELECT CASE WHEN _bemi.is_published(root) OR _bemi.has_trigger(root)
+					THEN root ELSE partition END
+				FROM _bemi.partition_root(partition) root) source(relation)
 			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual,
 					to_jsonb(r) ->> 'prattrs' AS prattrs
 				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -1951,7 +1960,8 @@ COMMENT ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, te
 REVOKE ALL ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text) FROM PUBLIC;
 
 -- After a restart, the worker may read again what it has read of the time after the last
--- stored change. What has become of a table since is not undone by that.
+-- stored change. What has become of a table since is not undone by that. What the same
+-- transaction has done before counts, because it can track and untrack a table.
 CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn,
 		at_time timestamptz)
 	RETURNS boolean
@@ -1960,11 +1970,11 @@ CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, 
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
 		AND g.reason <> 'rows_changed_by_ddl'
-		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
+		AND (g.from_lsn > $4 AND g.from_time >= $5 OR g.to_lsn > $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
-	IS 'internal: has the worker read already that a table was tracked or untracked here, or '
-		'later?';
+	IS 'internal: has the worker read already that a table was tracked or untracked by a later '
+		'transaction?';
 REVOKE ALL ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
 -- A command has changed rows, and their changes are not in the stream. The gap's ends are a
@@ -2803,9 +2813,8 @@ BEGIN
 	-- Changes of a partition go by the name of its root, if that is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target)
-				AND _bemi.is_published(pg_partition_root(target))
-			THEN pg_partition_root(target) ELSE target END;
+		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
+			THEN _bemi.partition_root(target) ELSE target END;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
@@ -2900,6 +2909,8 @@ BEGIN
 		_bemi.has_bad_rules(regclass),
 		_bemi.has_trigger(regclass),
 		_bemi.is_of_extension(regclass),
+		_bemi.is_published(regclass),
+		_bemi.partition_root(regclass),
 		_bemi.rules(regclass),
 		_bemi.this_database(),
 		_bemi.tracked_with_root(regclass),

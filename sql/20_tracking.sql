@@ -100,6 +100,15 @@ COMMENT ON FUNCTION _bemi.is_published(regclass)
 	IS 'internal: is the table itself in the publication "bemi"?';
 REVOKE ALL ON FUNCTION _bemi.is_published(regclass) FROM PUBLIC;
 
+CREATE FUNCTION _bemi.partition_root(target regclass)
+	RETURNS regclass
+	AS 'MODULE_PATHNAME', 'bemi_root_of_partition'
+	LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION _bemi.partition_root(regclass)
+	IS 'internal: under the name of which table the changes of a table are stored: the topmost of '
+		'it and the tables above it that is in the publication "bemi", or the topmost of all';
+REVOKE ALL ON FUNCTION _bemi.partition_root(regclass) FROM PUBLIC;
+
 CREATE FUNCTION _bemi.check_tracker(owner oid, object text)
 	RETURNS void
 	LANGUAGE plpgsql

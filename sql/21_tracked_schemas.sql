@@ -175,7 +175,7 @@ BEGIN
 		FROM _bemi.partitions(target) p(relation)
 			JOIN pg_attribute a ON a.attrelid = p.relation
 		WHERE a.atthasmissing AND NOT a.attisdropped
-			AND _bemi.is_published(nullif(pg_partition_root(p.relation), p.relation))
+			AND _bemi.is_published(nullif(_bemi.partition_root(p.relation), p.relation))
 	LOOP
 		RAISE WARNING 'before is null for column "%" in changes of rows that partition "%" has now',
 			lost.attname, lost.relation

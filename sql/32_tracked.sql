@@ -29,20 +29,20 @@ COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
 		'are none';
 REVOKE ALL ON FUNCTION _bemi.columnless_rules(regclass, regclass) FROM PUBLIC;
 
--- A partition is tracked with its root, if that has the trigger. The root is the table whose
--- place in the publication, and whose rules, count.
+-- A partition is tracked with its root. The root is the table whose place in the publication,
+-- and whose rules, count. If none above the partition is published, it is the topmost table
+-- that has the trigger.
 CREATE FUNCTION _bemi.tracked_with_root(partition regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT jsonb_build_object('published', EXISTS (SELECT FROM pg_partition_ancestors(partition) a
-				JOIN pg_publication_rel r ON r.prrelid = a.relid
-				JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = 'bemi'),
+	SELECT jsonb_build_object('published', r.prrelid IS NOT NULL,
 			'published_as', source.relation::oid, 'rules', _bemi.rules(source.relation),
 			'filtered', r.prqual IS NOT NULL, 'partly', r.prattrs IS NOT NULL)
-		FROM (SELECT CASE WHEN _bemi.has_trigger(pg_partition_root(partition))
-					THEN pg_partition_root(partition) ELSE partition END) source(relation)
+		FROM (SELECT CASE WHEN _bemi.is_published(root) OR _bemi.has_trigger(root)
+					THEN root ELSE partition END
+				FROM _bemi.partition_root(partition) root) source(relation)
 			LEFT JOIN (SELECT r.prrelid, to_jsonb(r) ->> 'prqual' AS prqual,
 					to_jsonb(r) ->> 'prattrs' AS prattrs
 				FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid

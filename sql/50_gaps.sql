@@ -334,7 +334,8 @@ COMMENT ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, te
 REVOKE ALL ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text) FROM PUBLIC;
 
 -- After a restart, the worker may read again what it has read of the time after the last
--- stored change. What has become of a table since is not undone by that.
+-- stored change. What has become of a table since is not undone by that. What the same
+-- transaction has done before counts, because it can track and untrack a table.
 CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn,
 		at_time timestamptz)
 	RETURNS boolean
@@ -343,11 +344,11 @@ CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, 
 AS $$
 	SELECT EXISTS (SELECT FROM bemi.gaps g WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3
 		AND g.reason <> 'rows_changed_by_ddl'
-		AND (g.from_lsn >= $4 AND g.from_time >= $5 OR g.to_lsn >= $4 AND g.to_time >= $5))
+		AND (g.from_lsn > $4 AND g.from_time >= $5 OR g.to_lsn > $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
-	IS 'internal: has the worker read already that a table was tracked or untracked here, or '
-		'later?';
+	IS 'internal: has the worker read already that a table was tracked or untracked by a later '
+		'transaction?';
 REVOKE ALL ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
 -- A command has changed rows, and their changes are not in the stream. The gap's ends are a

@@ -90,9 +90,8 @@ BEGIN
 	-- Changes of a partition go by the name of its root, if that is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.oid = CASE WHEN (SELECT p.relispartition FROM pg_class p WHERE p.oid = target)
-				AND _bemi.is_published(pg_partition_root(target))
-			THEN pg_partition_root(target) ELSE target END;
+		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
+			THEN _bemi.partition_root(target) ELSE target END;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;

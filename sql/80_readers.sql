@@ -33,6 +33,8 @@ BEGIN
 		_bemi.has_bad_rules(regclass),
 		_bemi.has_trigger(regclass),
 		_bemi.is_of_extension(regclass),
+		_bemi.is_published(regclass),
+		_bemi.partition_root(regclass),
 		_bemi.rules(regclass),
 		_bemi.this_database(),
 		_bemi.tracked_with_root(regclass),

@@ -64,6 +64,7 @@
 #include "decode/decode.h"
 #include "extension/extension.h"
 #include "store/store.h"
+#include "track/track.h"
 #include "worker/worker.h"
 
 PG_MODULE_MAGIC;
@@ -81,6 +82,7 @@ _PG_init(void)
 	bemi_extension_init();
 	bemi_context_init();
 	bemi_capture_init();
+	bemi_truncate_init();
 	bemi_rules_init();
 	bemi_store_maintenance_init();
 	bemi_worker_init();

@@ -204,6 +204,15 @@ bemi_publication_of_schema(Oid catalog, Oid object)
 #endif
 
 /*
+ * 17 asks whether a stronger lock will do, too.
+ */
+#if PG_VERSION_NUM >= 170000
+#define bemi_lock_is_held(tag, mode)	LockHeldByMe(tag, mode, true)
+#else
+#define bemi_lock_is_held(tag, mode)	LockHeldByMe(tag, mode)
+#endif
+
+/*
  * 16 renamed what identifies a relation's storage, 17 what stands for no
  * backend.
  */

@@ -319,6 +319,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 					 DestReceiver *dest, QueryCompletion *qc)
 {
 	BemiStatement entry = {0};
+	BemiTruncate truncate;
 
 	bemi_utility_begins(pstmt->utilityStmt);
 	if (!command_changes_rows(pstmt->utilityStmt))
@@ -331,6 +332,7 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		entry.text = bemi_statement_text(queryString, pstmt);
 		slist_init(&entry.source_plans);
 		bemi_link_statement(&entry);
+		bemi_truncate_begin(&truncate);
 		PG_TRY();
 		{
 			call_process_utility(pstmt, queryString, readOnlyTree, context,
@@ -338,12 +340,13 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 		}
 		PG_CATCH();
 		{
+			bemi_truncate_abort(&truncate);
 			bemi_unlink_statement(&entry);
 			PG_RE_THROW();
 		}
 		PG_END_TRY();
 		bemi_unlink_statement(&entry);
-		bemi_follow_truncated(entry.truncated_partitions, entry.truncated);
+		bemi_truncate_end(&truncate);
 	}
 	bemi_reemit_outer();
 }
@@ -384,25 +387,6 @@ emit_context_at_once(Relation table)
 }
 
 /*
- * Records a table that TRUNCATE empties.  The stream does not contain a
- * TRUNCATE of a partition alone (see track/rows.c), and the complete list of
- * tables is known only when the command ends.
- */
-static void
-record_truncated(BemiStatement *statement, Relation table)
-{
-	MemoryContext caller = MemoryContextSwitchTo(statement->memory);
-
-	statement->truncated =
-		lappend_oid(statement->truncated, RelationGetRelid(table));
-	if (bemi_truncates_published_rows(table))
-		statement->truncated_partitions =
-			lappend_oid(statement->truncated_partitions,
-						RelationGetRelid(table));
-	MemoryContextSwitchTo(caller);
-}
-
-/*
  * bemi.emit_context(): statement trigger, before INSERT, UPDATE, DELETE or
  * TRUNCATE.  ON CONFLICT and MERGE fire it several times for one statement,
  * which still emits one message.
@@ -435,9 +419,6 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 		request_context_message(statement, source_plan);
 	else
 		emit_context_at_once(trigger->tg_relation);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
-		bemi_running_utility() != NULL)
-		record_truncated(bemi_running_utility(), trigger->tg_relation);
 
 	PG_RETURN_POINTER(NULL);
 }

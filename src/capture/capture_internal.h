@@ -49,9 +49,6 @@ typedef struct BemiStatement
 	bool		has_snapshot;
 	const char *context;		/* when it began; NULL: none */
 	bool		emitted;		/* the message was written */
-	List	   *truncated;		/* OIDs of tables whose trigger TRUNCATE has
-								 * fired */
-	List	   *truncated_partitions;	/* those of published roots, with rows */
 } BemiStatement;
 
 /* statement.c */

@@ -17,6 +17,8 @@
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -25,6 +27,8 @@
 #include "compat.h"
 #include "extension/extension.h"
 #include "track/track_internal.h"
+
+PG_FUNCTION_INFO_V1(bemi_root_of_partition);
 
 /*
  * Whether a role may track what belongs to "owner": it has the owner's
@@ -56,17 +60,69 @@ bemi_check_tracker(const BemiTable *table)
 }
 
 /*
- * The root of a partition; any other relation is its own.
+ * The tables above a partition, the next one first; NIL for any other
+ * relation.
+ */
+static List *
+relation_ancestors(Oid relation)
+{
+	return get_rel_relispartition(relation) ?
+		get_partition_ancestors(relation) : NIL;
+}
+
+/*
+ * The table under whose name the changes of a relation are stored.  As in
+ * pgoutput, that is the topmost one that the publication lists, among the
+ * relation and the tables above it.  If it lists none of them, the topmost of
+ * all.
  */
 Oid
 bemi_partition_root(Oid relation)
 {
-	List	   *ancestors = get_rel_relispartition(relation) ?
-		get_partition_ancestors(relation) : NIL;
-	Oid			root = ancestors == NIL ? relation : llast_oid(ancestors);
+	List	   *line = lcons_oid(relation, relation_ancestors(relation));
+	Oid			root = llast_oid(line);
 
-	list_free(ancestors);
+	for (int i = list_length(line) - 1; i >= 0; i--)
+	{
+		if (bemi_is_published(list_nth_oid(line, i)))
+		{
+			root = list_nth_oid(line, i);
+			break;
+		}
+	}
+	list_free(line);
 	return root;
+}
+
+/*
+ * _bemi.partition_root(target regclass)
+ */
+Datum
+bemi_root_of_partition(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_OID(bemi_partition_root(PG_GETARG_OID(0)));
+}
+
+/*
+ * Whether a relation is this table, or lies below it as a partition.
+ */
+bool
+bemi_is_within(Oid relation, Oid table)
+{
+	return relation == table ||
+		list_member_oid(relation_ancestors(relation), table);
+}
+
+/*
+ * Whether this transaction has locked a relation as TRUNCATE does.
+ */
+bool
+bemi_is_locked(Oid relation)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	return bemi_lock_is_held(&tag, AccessExclusiveLock);
 }
 
 /*

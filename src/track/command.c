@@ -257,36 +257,65 @@ bemi_dropped_tables(void)
 }
 
 /*
- * Has this transaction deleted the row?  One that it has only locked, or
- * updated before it has deleted the new version, is not deleted: that version
- * is linked to the next one.
+ * Whether this transaction has deleted a version of a row, or replaced it by
+ * another.  To lock it is neither.
  */
 static bool
-is_deleted(HeapTuple row)
+is_replaced(HeapTuple row)
 {
 	return (row->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
 		!HEAP_XMAX_IS_LOCKED_ONLY(row->t_data->t_infomask) &&
 		TransactionIdIsCurrentTransactionId(
-											HeapTupleHeaderGetUpdateXid(row->t_data)) &&
+											HeapTupleHeaderGetUpdateXid(row->t_data));
+}
+
+/*
+ * Whether it has deleted the row.  A version that was updated before is linked
+ * to the next one.
+ */
+static bool
+is_deleted(HeapTuple row)
+{
+	return is_replaced(row) &&
 		ItemPointerEquals(&row->t_self, &row->t_data->t_ctid);
 }
 
 /*
- * The rows of a catalog that this transaction has deleted, as they were at
- * last.  The index finds them by the OID in its first column.
+ * Versions of rows that are no longer valid for this transaction, because of
+ * what it has done.  The index finds them by the OID in its first column.
  */
-List *
-bemi_deleted_rows(Oid catalog, Oid index, AttrNumber column, Oid oid)
+static List *
+former_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
+			bool (*is_former) (HeapTuple row))
 {
-	List	   *deleted = NIL;
+	List	   *former = NIL;
 	ListCell   *cell;
 
 	foreach(cell, bemi_catalog_rows(catalog, index, column, oid, SnapshotAny))
 	{
-		if (is_deleted(lfirst(cell)))
-			deleted = lappend(deleted, lfirst(cell));
+		if (is_former(lfirst(cell)))
+			former = lappend(former, lfirst(cell));
 	}
-	return deleted;
+	return former;
+}
+
+/*
+ * The rows of a catalog that this transaction has deleted, as they were at
+ * last.
+ */
+List *
+bemi_deleted_rows(Oid catalog, Oid index, AttrNumber column, Oid oid)
+{
+	return former_rows(catalog, index, column, oid, is_deleted);
+}
+
+/*
+ * Those that it has deleted or replaced, as they were at any time.
+ */
+List *
+bemi_replaced_rows(Oid catalog, Oid index, AttrNumber column, Oid oid)
+{
+	return former_rows(catalog, index, column, oid, is_replaced);
 }
 
 /*

@@ -228,6 +228,22 @@ restore_untracked(Oid relation)
 }
 
 /*
+ * The same for all partitions of a table, but not for those that are still
+ * published, by themselves or with another table.
+ */
+static void
+restore_untracked_tree(const BemiTable *table)
+{
+	ListCell   *cell;
+
+	foreach(cell, bemi_table_tree(table))
+	{
+		if (!bemi_is_published(bemi_partition_root(lfirst_oid(cell))))
+			restore_untracked(lfirst_oid(cell));
+	}
+}
+
+/*
  * Is a detached table to be tracked by itself from now on?  One that was
  * tracked before it was attached is; but whether it was, its owner may have
  * written into the trigger himself.
@@ -287,7 +303,6 @@ follow_detached(Oid relation, Oid root)
 {
 	BemiTable	table;
 	BemiTrigger trigger;
-	ListCell   *cell;
 
 	if (!bemi_table_look_up(relation, &table) || table.is_partition)
 		return;
@@ -295,10 +310,8 @@ follow_detached(Oid relation, Oid root)
 	if (table_stays_tracked(&table, &trigger))
 		track_detached(&table, &trigger, root);
 	else
-		foreach(cell, bemi_table_tree(&table))
-	{
-		restore_untracked(lfirst_oid(cell));
-	}
+		restore_untracked_tree(&table);
+	bemi_emit_tracked_tree(relation);
 	bemi_table_invalidate_tree(&table);
 }
 
@@ -335,10 +348,7 @@ follow_virtual_column(const BemiTable *table)
 					  errdetail("%s", reason)));
 	bemi_unpublish_table(table->root);
 	if (bemi_table_look_up(table->root, &root))
-		foreach(cell, bemi_table_tree(&root))
-	{
-		restore_untracked(lfirst_oid(cell));
-	}
+		restore_untracked_tree(&root);
 	return false;
 }
 
@@ -506,15 +516,46 @@ follow_heir(Oid relation)
 }
 
 /*
+ * Does the command attach or detach a partition?  That is all it does, then.
+ */
+static bool
+command_moves_partition(const CollectedCommand *command)
+{
+	const CollectedATSubcmd *first;
+
+	if (command->type != SCT_AlterTable ||
+		command->d.alterTable.subcmds == NIL)
+		return false;
+	first = linitial(command->d.alterTable.subcmds);
+	if (!IsA(first->parsetree, AlterTableCmd))
+		return false;
+	switch (((AlterTableCmd *) first->parsetree)->subtype)
+	{
+		case AT_AttachPartition:
+		case AT_DetachPartition:
+		case AT_DetachPartitionFinalize:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
  * The altered table itself need not be tracked, and can be a foreign table.
+ * Partitions of a published table need no message of their own.
  */
 static void
-follow_heirs(const BemiTable *table)
+follow_heirs(const BemiTable *table, const CollectedCommand *command)
 {
 	ListCell   *cell;
 
-	if (!table->has_children || (table->kind != RELKIND_RELATION &&
-								 table->kind != RELKIND_FOREIGN_TABLE))
+	if (!table->has_children ||
+		(table->kind != RELKIND_RELATION &&
+		 table->kind != RELKIND_FOREIGN_TABLE &&
+		 table->kind != RELKIND_PARTITIONED_TABLE) ||
+		(table->kind == RELKIND_PARTITIONED_TABLE &&
+		 (bemi_is_published(table->root) ||
+		  command_moves_partition(command))))
 		return;
 	foreach(cell, find_all_inheritors(table->oid, NoLock, NULL))
 	{
@@ -564,7 +605,7 @@ follow_relation(const BemiTable *table, const CollectedCommand *command)
 		 table->kind == RELKIND_PARTITIONED_TABLE) &&
 		table->persistence != RELPERSISTENCE_TEMP)
 		follow_table(table, command);
-	follow_heirs(table);
+	follow_heirs(table, command);
 }
 
 /*

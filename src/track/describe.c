@@ -12,8 +12,8 @@
  * stream/descriptions.c explains, whose query asks the same of a source
  * without the extension.  "rules": "unknown" means that the trigger is gone,
  * so that the worker keeps the rules that it knows.  "stale": true means a
- * partition that is published by its own name, which hears nothing of what
- * happens to its root.
+ * partition whose changes are stored under the name of its root, so that no
+ * message keeps its own description up to date.
  *
  * Everything comes from the catalogs, as a snapshot sees them: the worker asks
  * what tables were like at the position of a new slot.  The server's caches
@@ -37,6 +37,8 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -147,26 +149,75 @@ described_columns(Oid relation, Snapshot snapshot)
 }
 
 /*
+ * The table of which a relation is a partition, InvalidOid if it is none.
+ */
+static Oid
+described_parent(Oid relation, Snapshot snapshot)
+{
+	Form_pg_class row = class_row(relation, snapshot);
+	HeapTuple	parent = row != NULL && row->relispartition ?
+		catalog_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
+					Anum_pg_inherits_inhrelid, relation, snapshot) :
+		NULL;
+
+	if (parent == NULL ||
+		((Form_pg_inherits) GETSTRUCT(parent))->inhdetachpending)
+		return InvalidOid;
+	return ((Form_pg_inherits) GETSTRUCT(parent))->inhparent;
+}
+
+static bool
+publication_is_ours(Oid publication, Snapshot snapshot)
+{
+	HeapTuple	row =
+		catalog_row(PublicationRelationId, PublicationObjectIndexId,
+					Anum_pg_publication_oid, publication, snapshot);
+
+	return row != NULL &&
+		strcmp(NameStr(((Form_pg_publication) GETSTRUCT(row))->pubname),
+			   BEMI_PUBLICATION) == 0;
+}
+
+/*
+ * As bemi_is_published(), at the time of the snapshot.
+ */
+static bool
+was_published(Oid relation, Snapshot snapshot)
+{
+	ListCell   *cell;
+
+	foreach(cell,
+			bemi_catalog_rows(PublicationRelRelationId,
+							  PublicationRelPrrelidPrpubidIndexId,
+							  Anum_pg_publication_rel_prrelid, relation,
+							  snapshot))
+	{
+		Form_pg_publication_rel row =
+			(Form_pg_publication_rel) GETSTRUCT((HeapTuple) lfirst(cell));
+
+		if (publication_is_ours(row->prpubid, snapshot))
+			return true;
+	}
+	return false;
+}
+
+/*
  * As bemi_partition_root(), at the time of the snapshot.
  */
 static Oid
 described_root(Oid relation, Snapshot snapshot)
 {
-	Form_pg_class row = class_row(relation, snapshot);
+	Oid			published = InvalidOid;
+	Oid			topmost;
 
-	while (row != NULL && row->relispartition)
+	do
 	{
-		HeapTuple	parent =
-			catalog_row(InheritsRelationId, InheritsRelidSeqnoIndexId,
-						Anum_pg_inherits_inhrelid, relation, snapshot);
-
-		if (parent == NULL ||
-			((Form_pg_inherits) GETSTRUCT(parent))->inhdetachpending)
-			break;
-		relation = ((Form_pg_inherits) GETSTRUCT(parent))->inhparent;
-		row = class_row(relation, snapshot);
-	}
-	return relation;
+		if (was_published(relation, snapshot))
+			published = relation;
+		topmost = relation;
+		relation = described_parent(relation, snapshot);
+	} while (OidIsValid(relation));
+	return OidIsValid(published) ? published : topmost;
 }
 
 /*

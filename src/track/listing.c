@@ -119,7 +119,7 @@ emit_added_table(Oid row, Oid publication)
 		return;
 	form = (Form_pg_publication_rel) GETSTRUCT(tuple);
 	if (form->prpubid == publication)
-		bemi_emit_tracked(form->prrelid);
+		bemi_emit_tracked_tree(form->prrelid);
 	ReleaseSysCache(tuple);
 }
 
@@ -179,10 +179,15 @@ table_of_deleted_row(Oid row)
 static void
 follow_removed(const BemiDropped *dropped)
 {
-	if (dropped->publication != NULL &&
-		strcmp(dropped->publication, BEMI_PUBLICATION) == 0)
-		bemi_emit_tracking_ended(table_of_deleted_row(dropped->object),
-								 dropped->schema, dropped->table);
+	Oid			relation;
+
+	if (dropped->publication == NULL ||
+		strcmp(dropped->publication, BEMI_PUBLICATION) != 0)
+		return;
+	relation = table_of_deleted_row(dropped->object);
+	bemi_emit_tracking_ended(relation, dropped->schema, dropped->table);
+	if (OidIsValid(relation))
+		bemi_emit_tracked_tree(relation);
 }
 
 /*

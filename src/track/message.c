@@ -225,23 +225,28 @@ bemi_unstored_partition(PG_FUNCTION_ARGS)
 }
 
 /*
- * Why not all changes of a published table are in the stream, palloc'd; NULL
- * if all are.
+ * Why not all changes of a published table are in the stream under its name,
+ * palloc'd; NULL if all are.
  */
 static char *
 why_stream_is_incomplete(HeapTuple published, const Publication *publication)
 {
 	Oid			relation =
 		((Form_pg_publication_rel) GETSTRUCT(published))->prrelid;
+	Oid			root = bemi_partition_root(relation);
 	const PublicationActions *actions = &publication->pubactions;
 	bool		is_partitioned =
 		get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE;
 	char	   *unlogged;
 
+	if (root != relation)
+		return psprintf("Its changes are stored under the name of %s.",
+						bemi_relation_name(root));
 	if (!actions->pubinsert || !actions->pubupdate || !actions->pubdelete ||
 		!actions->pubtruncate)
 		return pstrdup("The publication does not publish all operations.");
-	if (is_partitioned && !publication->pubviaroot)
+	if ((is_partitioned || get_rel_relispartition(relation)) &&
+		!publication->pubviaroot)
 		return pstrdup("The publication does not publish by way of the partition root.");
 	if (!bemi_publishes_whole_rows(published))
 		return pstrdup("The publication has a row filter or a column list.");
@@ -251,8 +256,7 @@ why_stream_is_incomplete(HeapTuple published, const Publication *publication)
 
 /*
  * Tells what a table that the publication lists is called and what it is like,
- * and whether all changes of it are published.  A partition is published with
- * its root, or by a name of its own, whose history is not kept as complete.
+ * and whether all changes of it are published under that name.
  */
 void
 bemi_emit_tracked(Oid relation)
@@ -266,7 +270,7 @@ bemi_emit_tracked(Oid relation)
 
 	if (!HeapTupleIsValid(published))
 		return;
-	if (table != NULL && !get_rel_relispartition(relation))
+	if (table != NULL)
 	{
 		detail =
 			why_stream_is_incomplete(published, GetPublication(publication));
@@ -280,6 +284,27 @@ bemi_emit_tracked(Oid relation)
 								   detail);
 	}
 	ReleaseSysCache(published);
+}
+
+/*
+ * The same for a table and all its partitions.  What the publication lists
+ * below a table has its changes stored under another name once it lists the
+ * table, or no longer does.
+ */
+void
+bemi_emit_tracked_tree(Oid relation)
+{
+	ListCell   *cell;
+
+	bemi_emit_tracked(relation);
+	if (get_rel_relkind(relation) != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(cell, find_all_inheritors(relation, NoLock, NULL))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (lfirst_oid(cell) != relation)
+			bemi_emit_tracked(lfirst_oid(cell));
+	}
 }
 
 /*

@@ -113,7 +113,7 @@ publish_table(Oid relation)
 	{
 		(void) bemi_publication_add(publication, table);
 		CommandCounterIncrement();
-		bemi_emit_tracked(relation);
+		bemi_emit_tracked_tree(relation);
 	}
 	table_close(table, NoLock);
 }
@@ -156,6 +156,7 @@ unpublish_table(Oid relation)
 	bemi_emit_tracking_ended(relation,
 							 get_namespace_name(get_rel_namespace(relation)),
 							 get_rel_name(relation));
+	bemi_emit_tracked_tree(relation);
 }
 
 /*

@@ -7,8 +7,8 @@
  * or dropped takes them away.  ALTER TABLE computes new values for whole
  * columns.  None of this is in the stream, so the worker writes a gap into
  * bemi.gaps, at the commit of the command.  In flow the events of event
- * triggers and what capture/capture.c knows of TRUNCATE; out flow tracking
- * messages (message.c) about the root.
+ * triggers and what truncate.c knows of TRUNCATE; out flow tracking messages
+ * (message.c) about the root.
  *
  *	command							gap, if there are rows
  *	-------							----------------------
@@ -17,7 +17,7 @@
  *	DETACH ... CONCURRENTLY			yes, also without rows, see bemi_follow_detach()
  *	DETACH ... FINALIZE				yes, also if the rows are deleted by then
  *	DROP of a partition, by any way	yes
- *	TRUNCATE of a partition			yes, PostgreSQL publishes that of the root only
+ *	TRUNCATE of a partition			yes, unless its root is truncated, too
  *	ALTER COLUMN TYPE, rewrites		yes
  *	ADD COLUMN, rewrites			yes: a volatile default, an identity, a generated
  *									column differ from row to row
@@ -55,6 +55,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "track/track_internal.h"
 
@@ -75,17 +76,15 @@ typedef enum RowEvidence
 } RowEvidence;
 
 /*
- * The table under whose name the changes of a relation are published: its
- * root, or itself; InvalidOid if neither is.
+ * The table under whose name the changes of a relation are published,
+ * InvalidOid if they are not.
  */
 static Oid
 published_as(Oid relation)
 {
 	Oid			root = bemi_partition_root(relation);
 
-	if (bemi_is_published(root))
-		return root;
-	return bemi_is_published(relation) ? relation : InvalidOid;
+	return bemi_is_published(root) ? root : InvalidOid;
 }
 
 /*
@@ -399,35 +398,60 @@ bemi_follow_dropped_table(const BemiDropped *dropped)
 }
 
 /*
- * TRUNCATE is about to empty a table, which it has locked.  Whether that table
- * is a partition with rows whose root is published, which does not need to be
- * named by the statement.
+ * Whether a table that this transaction has locked may have rows.
  */
 bool
-bemi_truncates_published_rows(Relation table)
+bemi_may_have_rows(Oid relation)
 {
-	return table->rd_rel->relispartition &&
-		table->rd_rel->relkind == RELKIND_RELATION &&
-		bemi_is_published(bemi_partition_root(RelationGetRelid(table))) &&
-		may_have_rows(RelationGetRelid(table), EVIDENCE_ROW);
+	return may_have_rows(relation, EVIDENCE_ROW);
 }
 
 /*
- * TRUNCATE has emptied partitions.  It is in the stream where it has emptied
- * their root, too.
+ * pg_class.relfilenode at present.
  */
-void
-bemi_follow_truncated(const List *partitions, const List *truncated)
+static Oid
+current_storage(Oid relation)
 {
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Oid			storage = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		storage = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
+		ReleaseSysCache(tuple);
+	}
+	return storage;
+}
+
+/*
+ * Whether a table had rows in the storage that this transaction has replaced,
+ * which goes at commit.
+ */
+bool
+bemi_had_rows_in_former_storage(Oid relation)
+{
+	Oid			storage = current_storage(relation);
 	ListCell   *cell;
 
-	foreach(cell, partitions)
+	foreach(cell, bemi_replaced_rows(RelationRelationId, ClassOidIndexId,
+									 Anum_pg_class_oid, relation))
 	{
-		Oid			root = bemi_partition_root(lfirst_oid(cell));
+		Form_pg_class former =
+			(Form_pg_class) GETSTRUCT((HeapTuple) lfirst(cell));
 
-		if (!list_member_oid(truncated, root))
-			emit_rows_changed(root,
-							  psprintf("Partition %s was truncated.",
-									   bemi_relation_name(lfirst_oid(cell))));
+		if (former->relfilenode != storage && storage_has_blocks(former))
+			return true;
 	}
+	return false;
+}
+
+/*
+ * TRUNCATE has emptied a partition and not its root, see truncate.c.
+ */
+void
+bemi_emit_truncated(Oid partition)
+{
+	emit_rows_changed(bemi_partition_root(partition),
+					  psprintf("Partition %s was truncated.",
+							   bemi_relation_name(partition)));
 }

@@ -395,9 +395,9 @@ first_trigger_arguments(const BemiTable *table)
 /*
  * Gives a table bemi's trigger and, if it can have that, REPLICA IDENTITY
  * FULL.  Both under the stronger lock, because an upgrade could deadlock with
- * the application.  Nothing happens if the table is gone, or no longer belongs
- * to this root, once the lock is there.  Returns whether there was anything to
- * do.
+ * the application.  Nothing happens if the table is gone, or no longer lies
+ * below this root, once the lock is there.  Returns whether there was anything
+ * to do.
  */
 bool
 bemi_table_prepare(Oid relation, Oid root)
@@ -409,7 +409,7 @@ bemi_table_prepare(Oid relation, Oid root)
 		return false;
 	check_table_owner(&table);
 	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) ||
-		table.root != root)
+		!bemi_is_within(relation, root))
 		return false;
 	check_table_owner(&table);
 
@@ -533,6 +533,22 @@ bemi_table_restore(Oid relation)
 	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
 	restore_identity(&table, &trigger);
+}
+
+/*
+ * The same for a table that is no longer tracked and for all its partitions,
+ * but not for those that are still published, by themselves or with another.
+ */
+void
+bemi_table_restore_tree(const BemiTable *table)
+{
+	ListCell   *cell;
+
+	foreach(cell, bemi_table_tree(table))
+	{
+		if (!bemi_is_published(bemi_partition_root(lfirst_oid(cell))))
+			bemi_table_restore(lfirst_oid(cell));
+	}
 }
 
 /*

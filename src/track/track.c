@@ -86,7 +86,7 @@ look_up_trackable(Oid relation, BemiTable *table)
 static void
 check_rules_allowed(const BemiTable *table)
 {
-	if (table->is_partition)
+	if (table->oid != table->root)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("rules are those of the partitioned table, not of partition \"%s\"",
@@ -143,7 +143,7 @@ track_partition(Oid relation, const BemiTable *target)
 		return false;
 	}
 	changed = bemi_table_prepare(relation, target->root);
-	if (partition.is_partition && bemi_is_published(relation))
+	if (relation != target->root && bemi_is_published(relation))
 	{
 		bemi_check_tracker(&partition);
 		bemi_act_as_owner(&former);
@@ -333,7 +333,6 @@ bemi_untrack(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 	BemiTable	table;
-	ListCell   *cell;
 
 	look_up_untrackable(relation, &table);
 	if (has_tracking_trigger(relation) || bemi_is_published(relation))
@@ -342,9 +341,6 @@ bemi_untrack(PG_FUNCTION_ARGS)
 		look_up_untrackable(relation, &table);
 		bemi_unpublish_table(relation);
 	}
-	foreach(cell, bemi_table_tree(&table))
-	{
-		bemi_table_restore(lfirst_oid(cell));
-	}
+	bemi_table_restore_tree(&table);
 	PG_RETURN_VOID();
 }

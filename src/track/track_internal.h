@@ -56,7 +56,7 @@ typedef struct BemiTrigger
 typedef struct BemiTable
 {
 	Oid			oid;
-	Oid			root;			/* topmost partitioned table, or the same */
+	Oid			root;			/* see bemi_partition_root() */
 	Oid			schema;
 	Oid			owner;
 	Oid			row_type;		/* or InvalidOid */
@@ -107,6 +107,7 @@ extern void bemi_table_set_trigger(Oid relation, const List *arguments);
 extern void bemi_table_set_identity(Oid relation, char identity, char *index);
 extern bool bemi_table_prepare(Oid relation, Oid root);
 extern void bemi_table_restore(Oid relation);
+extern void bemi_table_restore_tree(const BemiTable *table);
 extern void bemi_table_invalidate(Oid relation);
 extern void bemi_table_invalidate_tree(const BemiTable *table);
 
@@ -142,6 +143,7 @@ extern char *bemi_describe(Oid relation, Snapshot snapshot);
  * of catalogs visible (CommandCounterIncrement()).
  */
 extern void bemi_emit_tracked(Oid relation);
+extern void bemi_emit_tracked_tree(Oid relation);
 extern void bemi_emit_tracking_ended(Oid relation, const char *schema,
 									 const char *table);
 extern void bemi_emit_tracking_message(const char *event, Oid relation,
@@ -152,6 +154,9 @@ extern void bemi_emit_tracking_message(const char *event, Oid relation,
 /* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
 extern void bemi_follow_dropped_table(const BemiDropped *dropped);
+extern bool bemi_may_have_rows(Oid relation);
+extern bool bemi_had_rows_in_former_storage(Oid relation);
+extern void bemi_emit_truncated(Oid partition);
 
 /* track.c */
 extern void bemi_track_attached(Oid relation);
@@ -167,6 +172,8 @@ extern bool bemi_schema_is_tracked(Oid schema);
 extern List *bemi_collected_commands(void);
 extern List *bemi_dropped_objects(Oid catalog);
 extern List *bemi_dropped_tables(void);
+extern List *bemi_replaced_rows(Oid catalog, Oid index, AttrNumber column,
+								Oid oid);
 extern List *bemi_deleted_rows(Oid catalog, Oid index, AttrNumber column,
 							   Oid oid);
 extern HeapTuple bemi_deleted_row(Oid catalog, Oid index, AttrNumber column,
@@ -178,6 +185,8 @@ extern List *bemi_command_partitions(const CollectedCommand *command,
 extern bool bemi_may_track(Oid role, Oid owner);
 extern void bemi_check_tracker(const BemiTable *table);
 extern Oid	bemi_partition_root(Oid relation);
+extern bool bemi_is_within(Oid relation, Oid table);
+extern bool bemi_is_locked(Oid relation);
 extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);
 

@@ -11,6 +11,7 @@ use strict;
 use warnings;
 
 use Bemi;
+use Bemi::Completeness;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -88,6 +89,39 @@ $node->safe_psql(
 	DROP SUBSCRIPTION mail;
 	ALTER DATABASE postgres RESET bemi.context;
 	ALTER TABLE mail ENABLE TRIGGER bemi_emit_context});
+
+# TRUNCATE of a partition alone is not in the stream, and no trigger or command of this
+# server tells of it.  One publication sends partitions, the other their root.
+my $parted = q{
+	CREATE TABLE %1$s (id int) PARTITION BY RANGE (id);
+	CREATE TABLE %1$s_1 PARTITION OF %1$s FOR VALUES FROM (0) TO (10);
+	CREATE TABLE %1$s_2 PARTITION OF %1$s FOR VALUES FROM (10) TO (20)};
+my $truncate = 'INSERT INTO %1$s VALUES (1), (11); TRUNCATE %1$s_1; INSERT INTO %1$s VALUES (2); TRUNCATE %1$s';
+my @parted = ('apart', 'together');
+
+$publisher->safe_psql('postgres', join ';', map { sprintf $parted, $_ } @parted);
+$publisher->safe_psql('postgres', q{
+	CREATE PUBLICATION apart FOR TABLE apart;
+	CREATE PUBLICATION together FOR TABLE together WITH (publish_via_partition_root)});
+$node->safe_psql('postgres', join ';', map { sprintf("$parted; SELECT bemi.track('%1\$s')", $_) } @parted);
+$node->safe_psql('postgres',
+	"CREATE SUBSCRIPTION parted CONNECTION '" . ($publisher->connstr('postgres') =~ s/'/''/gr) . "' PUBLICATION apart, together");
+$node->wait_for_subscription_sync($publisher, 'parted');
+my $before_truncate = now($node);
+$publisher->safe_psql('postgres', 'BEGIN; INSERT INTO apart VALUES (1); INSERT INTO together VALUES (1); TRUNCATE together; TRUNCATE apart_2; COMMIT');
+$publisher->wait_for_catchup('parted');
+is(join(' ', map { complete($node, $_, $before_truncate) } @parted), 'complete complete', 'a root, and an empty partition, truncated by the apply worker');
+for my $table (@parted)
+{
+	$publisher->safe_psql('postgres', sprintf $truncate, $table);
+}
+$publisher->wait_for_catchup('parted');
+is( join("\n", map { complete($node, $_, $before_truncate) } @parted), <<~'END' =~ s/\n\z//r, 'partitions truncated by the apply worker');
+	rows_changed_by_ddl: Partition public.apart_1 was truncated.; rows_changed_by_ddl: Partition public.apart_1 was truncated.
+	complete
+	END
+is(scalar(() = news() =~ /^together\|\|TRUNCATE/mg), 2, 'and their root');
+$node->safe_psql('postgres', q{DROP SUBSCRIPTION parted; SELECT bemi.untrack('apart'), bemi.untrack('together')});
 $publisher->stop;
 
 #

@@ -9,6 +9,7 @@ use strict;
 use warnings;
 
 use Bemi;
+use Bemi::Completeness;
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -107,52 +108,6 @@ is($node->safe_psql('postgres', q{SELECT _bemi.describe(1)}),
 # What the worker makes of messages
 #
 
-sub sync { return $node->safe_psql('postgres', q{SELECT bemi.sync('60s')}); }
-
-sub now { return $node->safe_psql('postgres', 'SELECT clock_timestamp()'); }
-
-# Is a table's history complete between two times?  If not, why.
-sub complete
-{
-	my ($table, $from, $to) = @_;
-	my ($schema, $name) = $table =~ /^(\w+)\.(\w+)$/ ? ($1, $2) : ('public', $table);
-
-	$to //= now();
-	sync();
-	return $node->safe_psql('postgres', qq{
-		SELECT string_agg(concat_ws(': ', CASE WHEN complete THEN 'complete' END, reason, nullif(detail, _bemi.default_detail(reason))), '; ' ORDER BY c.missing_from, detail)
-		FROM bemi.source_completeness('main', '$schema', '$name', '$from', '$to') c});
-}
-
-# Runs statements, each with a table and what is to be said of its history: from before
-# the statement until after it, or from then until the next one.
-sub run_steps
-{
-	my ($schema, $when, @steps) = @_;
-	my (@before, @after);
-
-	for my $step (@steps)
-	{
-		my ($before, $after) = split /\n/, $node->safe_psql('postgres', qq{
-			SET search_path = $schema;
-			SELECT clock_timestamp();
-			$step->[1];
-			SELECT clock_timestamp()});
-
-		push @before, $before;
-		push @after, $after;
-	}
-	push @before, now();
-	for my $i (0 .. $#steps)
-	{
-		my ($table, $command, $expected) = @{ $steps[$i] };
-		my @time = $when eq 'with' ? ($before[$i], $after[$i]) : ($after[$i], $before[ $i + 1 ]);
-
-		is(complete("$schema.$table", @time), $expected, $command);
-	}
-	return;
-}
-
 is(start_error($node), '', 'the source is started');
 
 #
@@ -209,20 +164,20 @@ for my $way (sort keys %dropped_by)
 
 	$dropped_by{$way}[3] = $table;
 	$node->safe_psql('postgres', sprintf("$create; SELECT bemi.track('%1\$s')", $table));
-	$tracked{$way} = [ now(), now() ];
+	$tracked{$way} = [ now($node), now($node) ];
 	$node->safe_psql('postgres', sprintf("$drop; CREATE TABLE %1\$s (id int PRIMARY KEY, v text)", $table));
-	$untracked{$way} = now();
+	$untracked{$way} = now($node);
 	$node->safe_psql('postgres', "INSERT INTO $table VALUES (1, 'nobody tracks this')");
 }
 for my $way (sort keys %dropped_by)
 {
 	my $table = $dropped_by{$way}[3];
 
-	is(complete($table, @{ $tracked{$way} }), 'complete', "$way: a table is tracked");
-	is(complete($table, $untracked{$way}), 'tracking_ended', "$way: another table of its name is not");
+	is(complete($node, $table, @{ $tracked{$way} }), 'complete', "$way: a table is tracked");
+	is(complete($node, $table, $untracked{$way}), 'tracking_ended', "$way: another table of its name is not");
 }
 $node->safe_psql('postgres', 'CALL bemi.stop(); CALL bemi.start()');
-is(join(', ', map { complete($dropped_by{$_}[3], $untracked{$_}) } sort keys %dropped_by),
+is(join(', ', map { complete($node, $dropped_by{$_}[3], $untracked{$_}) } sort keys %dropped_by),
 	join(', ', ('tracking_ended') x keys %dropped_by),
 	'after stop and start, too');
 
@@ -238,11 +193,11 @@ $node->safe_psql(
 	ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 	CREATE TABLE unseen (id int PRIMARY KEY);
 	INSERT INTO unseen VALUES (2)});
-my $unseen_since = now();
+my $unseen_since = now($node);
 $node->safe_psql('postgres', q{INSERT INTO unseen VALUES (3); SELECT bemi.track('unseen')});
-is(complete('unseen', $unseen_since), 'tracking_ended: Another table of this name was dropped, and nothing tells when.',
+is(complete($node, 'unseen', $unseen_since), 'tracking_ended: Another table of this name was dropped, and nothing tells when.',
 	'a table whose end was not seen');
-is(complete('unseen', now()), 'complete', 'is tracked from then on');
+is(complete($node, 'unseen', now($node)), 'complete', 'is tracked from then on');
 
 #
 # Partitions whose rows are not in the write-ahead log
@@ -259,7 +214,7 @@ $node->safe_psql(
 	CREATE TABLE f_1 PARTITION OF f FOR VALUES FROM (0) TO (100);
 	CREATE FOREIGN TABLE f_2 PARTITION OF f FOR VALUES FROM (100) TO (200) SERVER files;
 	SELECT bemi.track('f')});
-is(complete('unstored.f', now()), 'not_tracked', 'a foreign table as partition: not complete');
+is(complete($node, 'unstored.f', now($node)), 'not_tracked', 'a foreign table as partition: not complete');
 is( $node->safe_psql('postgres', q{SELECT "table", problems FROM bemi.tracked WHERE "table"::text LIKE 'unstored.f%' ORDER BY 1}),
 	qq(unstored.f|{"partition unstored.f_2 is a foreign table: its changes are not stored"}\nunstored.f_1|{}\nunstored.f_2|{"foreign table: changes are not stored"}),
 	'and bemi.tracked says why');
@@ -278,7 +233,7 @@ is( $node->safe_psql('history', q{
 
 my $is_foreign = 'tracking_ended: Partition unstored.f_2 is a foreign table.';
 my $is_unlogged = 'tracking_ended: Partition unstored.f_3 is unlogged.';
-run_steps(
+run_steps($node,
 	unstored => 'after',
 	[ f => 'ALTER TABLE f DETACH PARTITION f_2' => 'complete' ],
 	[ f => 'ALTER TABLE f ATTACH PARTITION f_2 FOR VALUES FROM (100) TO (200)' => $is_foreign ],
@@ -321,7 +276,7 @@ $node->safe_psql(
 	INSERT INTO plain VALUES (1, 1, 'v')});
 
 my $gap = 'rows_changed_by_ddl: ';
-run_steps(
+run_steps($node,
 	moved => 'with',
 	[ pt => q{BEGIN; ALTER TABLE pt DETACH PARTITION pt_1; UPDATE pt_1 SET v = 'money 1000000' WHERE id = 2; DELETE FROM pt_1 WHERE id = 1;
 		ALTER TABLE pt ATTACH PARTITION pt_1 FOR VALUES FROM (0) TO (100); COMMIT} => "${gap}Partition moved.pt_1 was detached with its rows." ],
@@ -361,7 +316,7 @@ run_steps(
 	[ typed => q{ALTER TYPE kind ALTER ATTRIBUTE n TYPE text CASCADE} => "${gap}Table moved.typed was rewritten: the type of a column has changed." ],
 	[ child => q{ALTER TABLE parent ALTER n TYPE text} => "${gap}Table moved.child was rewritten: the type of a column has changed." ],
 	[ nothing_in_it => q{ALTER TABLE nothing_in_it ALTER n TYPE text, ADD u uuid DEFAULT gen_random_uuid()} => 'complete' ]);
-is(complete('moved.plain', now()), 'complete', 'before and after such a moment, the history is complete');
+is(complete($node, 'moved.plain', now($node)), 'complete', 'before and after such a moment, the history is complete');
 
 my $gaps = q{SELECT schema, "table", to_time, detail FROM bemi.gaps WHERE source = '%s' AND reason = 'rows_changed_by_ddl' ORDER BY 1, 2, 3};
 my $last = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
