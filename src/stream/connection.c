@@ -40,9 +40,6 @@
 /* An absence of the worker is mentioned in errors for this long. */
 #define RECENTLY_MS			60000
 
-/* See bemi_stream_failed_at(). */
-static XLogRecPtr failed_at = InvalidXLogRecPtr;
-
 /*
  * Timeouts of the catalog connection.  Its queries are short and need no lock
  * that is usually held for long.  If one takes longer, changes must not wait
@@ -64,15 +61,13 @@ static XLogRecPtr failed_at = InvalidXLogRecPtr;
 void
 bemi_stream_record_activity(BemiStream *stream)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = bemi_monotonic_ms();
 
 	if (stream->source_timeout_ms > 0 && stream->active_at != 0 &&
-		TimestampDifferenceExceeds(stream->active_at, now,
-								   stream->source_timeout_ms / 2))
+		now - stream->active_at >= stream->source_timeout_ms / 2)
 	{
 		stream->absent_until = now;
-		stream->absent_ms =
-			TimestampDifferenceMilliseconds(stream->active_at, now);
+		stream->absent_ms = (int) Min(now - stream->active_at, PG_INT32_MAX);
 	}
 	stream->active_at = now;
 }
@@ -83,9 +78,7 @@ bemi_stream_record_activity(BemiStream *stream)
 static int
 absence_detail(const BemiStream *stream)
 {
-	if (stream->absent_until == 0 ||
-		TimestampDifferenceExceeds(stream->absent_until, GetCurrentTimestamp(),
-								   RECENTLY_MS))
+	if (bemi_has_passed(stream->absent_until, RECENTLY_MS))
 		return 0;
 	errdetail("The worker had not answered for %d ms before, because it was busy or waited for a lock.",
 			  stream->absent_ms);
@@ -193,9 +186,9 @@ failed_row_position(const PGresult *result)
  * error; InvalidXLogRecPtr if it named none.
  */
 XLogRecPtr
-bemi_stream_failed_at(void)
+bemi_stream_failed_at(const BemiStream *stream)
 {
-	return failed_at;
+	return stream->failed_at;
 }
 
 /*
@@ -232,7 +225,7 @@ bemi_stream_report_refusal(BemiStream *stream, PGresult *result)
 
 	if (hint == NULL)
 		hint = stream_hint(code);
-	failed_at = failed_row_position(result);
+	stream->failed_at = failed_row_position(result);
 	PQclear(result);
 	ereport(ERROR, (errcode(code), errmsg("source reports: %s", message),
 					detail ? errdetail("%s", detail) : 0,
@@ -397,8 +390,7 @@ complete_connection(BemiStream *stream, PGconn *conn)
 {
 	int			timeout_ms = wal_receiver_timeout > 0 ?
 		Min(wal_receiver_timeout, CONNECT_TIMEOUT_MS) : CONNECT_TIMEOUT_MS;
-	TimestampTz give_up =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	int64		begun_at = bemi_monotonic_ms();
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
 	if (conn == NULL)
@@ -414,7 +406,7 @@ complete_connection(BemiStream *stream, PGconn *conn)
 		/* libpq would block if it were called before the socket is ready. */
 		if (bemi_stream_wait_for_socket(conn, event, Min(timeout_ms, 1000)))
 			status = PQconnectPoll(conn);
-		else if (GetCurrentTimestamp() > give_up)
+		else if (bemi_has_passed(begun_at, timeout_ms))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("could not connect to source: no answer within %d ms",
@@ -429,11 +421,10 @@ complete_connection(BemiStream *stream, PGconn *conn)
  * drop slots may take long; for those this is not called.
  */
 static void
-check_query_timeout(TimestampTz begun_at)
+check_query_timeout(int64 begun_at)
 {
 	if (wal_receiver_timeout > 0 &&
-		TimestampDifferenceExceeds(begun_at, GetCurrentTimestamp(),
-								   wal_receiver_timeout))
+		bemi_has_passed(begun_at, wal_receiver_timeout))
 		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
 						errmsg("source has not answered for %d ms",
 							   wal_receiver_timeout)));
@@ -445,7 +436,7 @@ check_query_timeout(TimestampTz begun_at)
 PGresult *
 bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 {
-	TimestampTz begun_at = GetCurrentTimestamp();
+	int64		begun_at = bemi_monotonic_ms();
 	PGresult   *result = NULL;
 
 	for (;;)

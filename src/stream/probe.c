@@ -50,7 +50,7 @@ next_probed_begin(BemiStream *probe, XLogRecPtr end,
 				  LogicalRepBeginData *begin)
 {
 	StringInfoData message;
-	TimestampTz asked_at = GetCurrentTimestamp();
+	int64		asked_at = bemi_monotonic_ms();
 
 	for (;;)
 	{
@@ -64,11 +64,10 @@ next_probed_begin(BemiStream *probe, XLogRecPtr end,
 		if (probe->received >= end)
 			return false;
 		/* Its first answer may come before it has read to the end. */
-		if (TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(),
-									   ASK_MS))
+		if (bemi_has_passed(asked_at, ASK_MS))
 		{
 			bemi_stream_ask(probe);
-			asked_at = GetCurrentTimestamp();
+			asked_at = bemi_monotonic_ms();
 		}
 		bemi_stream_wait(probe, ASK_MS);
 		CHECK_FOR_INTERRUPTS();
@@ -130,7 +129,7 @@ decoding_fails_at(const BemiStream *stream, const char *slot,
 	PG_CATCH();
 	{
 		catch_repeatable_error(caller);
-		failed = (bemi_stream_failed_at() == row);
+		failed = (bemi_stream_failed_at(probe) == row);
 	}
 	PG_END_TRY();
 	bemi_stream_close(probe);

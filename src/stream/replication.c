@@ -45,6 +45,16 @@ slot_is_in_use(const PGresult *result)
 }
 
 /*
+ * The source has sent something.
+ */
+void
+bemi_stream_record_answer(BemiStream *stream)
+{
+	stream->heard_at = GetCurrentTimestamp();
+	stream->heard_ms = bemi_monotonic_ms();
+}
+
+/*
  * Starts streaming.  The source begins at this position or at the slot's
  * confirmed one, whichever is later.
  */
@@ -56,8 +66,7 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 				 " (proto_version '1', publication_names '%s', messages 'true')",
 				 quote_identifier(slot), LSN_FORMAT_ARGS(position),
 				 BEMI_PUBLICATION);
-	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  SLOT_TIMEOUT_MS);
+	int64		begun_at = bemi_monotonic_ms();
 	PGresult   *result =
 		bemi_stream_run_any_command(stream, stream->replication, command);
 
@@ -65,7 +74,8 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 	 * The former walsender releases it when it notices that its client is
 	 * gone.
 	 */
-	while (slot_is_in_use(result) && GetCurrentTimestamp() < give_up)
+	while (slot_is_in_use(result) &&
+		   !bemi_has_passed(begun_at, SLOT_TIMEOUT_MS))
 	{
 		PQclear(result);
 		(void) bemi_stream_wait_for_socket(stream->replication,
@@ -76,7 +86,7 @@ bemi_stream_start(BemiStream *stream, const char *slot, XLogRecPtr position)
 	if (PQresultStatus(result) != PGRES_COPY_BOTH)
 		bemi_stream_report_refusal(stream, result);
 	PQclear(result);
-	stream->heard_at = GetCurrentTimestamp();
+	bemi_stream_record_answer(stream);
 }
 
 /*
@@ -142,7 +152,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 		XLogRecPtr	start;
 		XLogRecPtr	end;
 
-		stream->heard_at = GetCurrentTimestamp();
+		bemi_stream_record_answer(stream);
 		stream->asked_at = 0;
 		if (kind == 'w')
 		{
@@ -251,23 +261,19 @@ bemi_stream_ask(BemiStream *stream)
 static void
 check_stream_silence(BemiStream *stream)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (stream->asked_at != 0)
 	{
-		if (TimestampDifferenceExceeds(stream->asked_at, now,
-									   wal_receiver_timeout / 2))
+		if (bemi_has_passed(stream->asked_at, wal_receiver_timeout / 2))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("source has not answered for %d ms",
 							wal_receiver_timeout),
 					 errhint("If the network is that slow, raise \"wal_receiver_timeout\".")));
 	}
-	else if (TimestampDifferenceExceeds(stream->heard_at, now,
-										wal_receiver_timeout / 2))
+	else if (bemi_has_passed(stream->heard_ms, wal_receiver_timeout / 2))
 	{
 		send_stream_reply(stream, true);
-		stream->asked_at = now;
+		stream->asked_at = bemi_monotonic_ms();
 	}
 }
 
@@ -316,5 +322,5 @@ bemi_stream_wait(BemiStream *stream, long timeout_ms)
 		0 &&
 		(event.events & WL_LATCH_SET))
 		ResetLatch(MyLatch);
-	stream->active_at = GetCurrentTimestamp();	/* waiting is not an absence */
+	stream->active_at = bemi_monotonic_ms();	/* waiting is not an absence */
 }

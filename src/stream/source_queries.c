@@ -68,17 +68,14 @@ ask_walsender(BemiStream *stream, const char *command)
 long
 bemi_stream_catalog_left_ms(const BemiStream *stream)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz unused;
-	TimestampTz old;
+	int64		unused;
+	int64		old;
 
 	if (stream->catalog == NULL)
 		return -1;
-	unused = TimestampTzPlusMilliseconds(stream->catalog_used_at,
-										 CATALOG_UNUSED_MS);
-	old = TimestampTzPlusMilliseconds(stream->catalog_opened_at,
-									  CATALOG_OPEN_MS);
-	return TimestampDifferenceMilliseconds(now, Min(unused, old));
+	unused = stream->catalog_used_at + CATALOG_UNUSED_MS;
+	old = stream->catalog_opened_at + CATALOG_OPEN_MS;
+	return Max(Min(unused, old) - bemi_monotonic_ms(), 0);
 }
 
 void
@@ -113,9 +110,9 @@ catalog_connection(BemiStream *stream)
 	if (stream->catalog == NULL)
 	{
 		bemi_stream_open_connection(stream, false);
-		stream->catalog_opened_at = GetCurrentTimestamp();
+		stream->catalog_opened_at = bemi_monotonic_ms();
 	}
-	stream->catalog_used_at = GetCurrentTimestamp();
+	stream->catalog_used_at = bemi_monotonic_ms();
 	return stream->catalog;
 }
 

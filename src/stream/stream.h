@@ -26,7 +26,7 @@ extern BemiStream *bemi_stream_connect(const char *conninfo,
 									   void (*on_wait) (BemiStream *));
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
-extern XLogRecPtr bemi_stream_failed_at(void);
+extern XLogRecPtr bemi_stream_failed_at(const BemiStream *stream);
 extern void bemi_stream_cancel(BemiStream *stream);
 extern void bemi_stream_close(BemiStream *stream);
 extern int	bemi_stream_walsender(const BemiStream *stream);

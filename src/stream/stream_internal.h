@@ -26,8 +26,8 @@ struct BemiStream
 	bool		has_no_timeout; /* the command has no timeout */
 	PGconn	   *replication;
 	PGconn	   *catalog;		/* ordinary connection, open only while needed */
-	TimestampTz catalog_opened_at;
-	TimestampTz catalog_used_at;
+	int64		catalog_opened_at;	/* these by bemi_monotonic_ms() */
+	int64		catalog_used_at;
 
 	bool		encoding_known; /* of the source; the conversions are invalid
 								 * if the server has none */
@@ -43,7 +43,7 @@ struct BemiStream
 	XLogRecPtr	former_until;	/* verifies messages before this position */
 	XLogRecPtr	signing_key_read_lsn;	/* end of the source's WAL when the
 										 * key was read last */
-	TimestampTz signing_key_read_at;	/* time of that */
+	int64		signing_key_read_at;	/* and by bemi_monotonic_ms() */
 	bool		unsettled;		/* a message was rejected without reading the
 								 * key again */
 	bool		describes;		/* it has _bemi.describe() */
@@ -56,11 +56,15 @@ struct BemiStream
 	XLogRecPtr	horizon_position;
 	bool		reply_requested;
 	bool		ended;			/* the end is not yet reported */
+	XLogRecPtr	failed_at;		/* row of the last error, as far as it names
+								 * one */
 	TimestampTz heard_at;		/* when the source has sent something */
-	TimestampTz asked_at;		/* when we requested an answer; 0: not since
+	int64		heard_ms;		/* the same by bemi_monotonic_ms(), as all
+								 * below */
+	int64		asked_at;		/* when we requested an answer; 0: not since
 								 * then */
-	TimestampTz active_at;		/* when we last read from it or wrote to it */
-	TimestampTz absent_until;	/* end of our last long absence; 0: none */
+	int64		active_at;		/* when we last read from it or wrote to it */
+	int64		absent_until;	/* end of our last long absence; 0: none */
 	int			absent_ms;		/* its duration */
 	int			source_timeout_ms;	/* wal_sender_timeout of the source; 0:
 									 * none */
@@ -91,6 +95,7 @@ extern const char *bemi_connection_hint(const BemiStream *stream,
 										const char *sqlstate);
 
 /* replication.c */
+extern void bemi_stream_record_answer(BemiStream *stream);
 extern void bemi_stream_ask(BemiStream *stream);
 
 /* probe.c */

@@ -89,7 +89,7 @@ record_time_of_reading(BemiStream *stream)
 	PGresult   *result = bemi_stream_query(stream, BEMI_SQL_END_OF_WAL);
 
 	stream->signing_key_read_lsn = bemi_answer_lsn_or_invalid(result, 0, 0);
-	stream->signing_key_read_at = GetCurrentTimestamp();
+	stream->signing_key_read_at = bemi_monotonic_ms();
 	PQclear(result);
 }
 
@@ -170,9 +170,8 @@ bemi_stream_signing_key_is_new(BemiStream *stream)
 static bool
 may_reread_signing_key(const BemiStream *stream)
 {
-	return TimestampDifferenceExceeds(stream->signing_key_read_at,
-									  GetCurrentTimestamp(),
-									  SIGNING_KEY_INTERVAL_MS);
+	return bemi_has_passed(stream->signing_key_read_at,
+						   SIGNING_KEY_INTERVAL_MS);
 }
 
 /*

@@ -327,7 +327,7 @@ start_reading_wal(WalReader *reader, uint32 timeline)
 		return false;
 	}
 	PQclear(result);
-	probe->heard_at = GetCurrentTimestamp();
+	bemi_stream_record_answer(probe);
 	return true;
 }
 

@@ -297,6 +297,22 @@ source_argument(FunctionCallInfo fcinfo)
 }
 
 /*
+ * Error where bemi.start() would wait for ever.
+ */
+static void
+require_commit(FunctionCallInfo fcinfo, const char *source)
+{
+	if (!bemi_procedure_is_atomic(fcinfo))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+			 errmsg("bemi.start() cannot wait inside a transaction block"),
+			 errdetail("The slot waits for every running transaction, this one included."),
+			 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);",
+					 source)));
+}
+
+/*
  * bemi.start(name, conninfo, wait)
  */
 Datum
@@ -321,13 +337,8 @@ bemi_start(PG_FUNCTION_ARGS)
 		check_conninfo(conninfo);
 	if (conninfo == NULL)
 		require_logical_wal();
-	if (wait && bemi_procedure_is_atomic(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("bemi.start() cannot wait inside a transaction block"),
-				 errdetail("The slot waits for every running transaction, this one included."),
-				 errhint("Let it take effect at commit: CALL bemi.start('%s', wait => false);",
-						 source)));
+	if (wait)
+		require_commit(fcinfo, source);
 
 	bemi_procedure_begin(fcinfo);
 	check_controller(source, conninfo, "bemi.start");
@@ -613,6 +624,7 @@ Datum
 bemi_sync(PG_FUNCTION_ARGS)
 {
 	int64		timeout_ms = timeout_argument(fcinfo);
+	int64		begun_at = bemi_monotonic_ms();
 	TimestampTz since = GetCurrentTimestamp();
 	BemiHorizon horizon;
 	bool		settled;
@@ -627,7 +639,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 
 	while (find_lagging_source(position, &lagging))
 	{
-		int64		waited_ms = (GetCurrentTimestamp() - since) / 1000;
+		int64		waited_ms = bemi_monotonic_ms() - begun_at;
 
 		if (waited_ms >= timeout_ms)
 			ereport(ERROR,

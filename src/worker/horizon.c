@@ -95,15 +95,14 @@ sleep_until_settled(long milliseconds)
 bool
 bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 {
-	TimestampTz give_up =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	int64		since = bemi_monotonic_ms();
 
 	while (!TimestampDifferenceExceeds(time, GetCurrentTimestamp(), SETTLE_MS))
 		sleep_until_settled(SETTLE_MS);
 	bemi_horizon_begin(horizon, time);
 	while (!bemi_horizon_is_settled(horizon))
 	{
-		if (GetCurrentTimestamp() >= give_up)
+		if (bemi_has_passed(since, timeout_ms))
 			return false;
 		sleep_until_settled(LOOK_MS);
 	}

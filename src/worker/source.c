@@ -247,15 +247,15 @@ bemi_count_gaps(void)
 static void
 wait_for_release(const char *name)
 {
-	TimestampTz give_up =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RELEASE_TIMEOUT_MS);
+	int64		since = bemi_monotonic_ms();
 	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
 	uint32		wait_event = bemi_wait_event("BemiSlotRelease");
 
 	if (slot == NULL)
 		return;
 	ConditionVariablePrepareToSleep(&slot->active_cv);
-	while (slot->active_pid != 0 && GetCurrentTimestamp() < give_up)
+	while (slot->active_pid != 0 &&
+		   !bemi_has_passed(since, RELEASE_TIMEOUT_MS))
 		ConditionVariableTimedSleep(&slot->active_cv, 1000, wait_event);
 	ConditionVariableCancelSleep();
 }

@@ -71,12 +71,17 @@ typedef struct Receiving
 	char		names[BEMI_TABLES_LEN];
 } Receiving;
 
-static Receiving receiving;
-
 /*
- * What is in shared memory.  No other process writes it while this one runs.
+ * What this process watches: its one stream, and the failures that are counted
+ * in shared memory, which no other process writes while this one runs.
  */
-static BemiUnreadable unreadable;
+typedef struct Watch
+{
+	Receiving	receiving;
+	BemiUnreadable failures;
+} Watch;
+
+static Watch watch;
 
 /*
  * Begins with what the worker before this one has left.
@@ -87,7 +92,7 @@ bemi_load_unreadable(void)
 	BemiFacts	known;
 
 	bemi_facts_copy_mine(&known);
-	unreadable = known.unreadable;
+	watch.failures = known.unreadable;
 }
 
 /*
@@ -96,7 +101,7 @@ bemi_load_unreadable(void)
 static bool
 failure_is_expected(void)
 {
-	return unreadable.tries > 0;
+	return watch.failures.tries > 0;
 }
 
 /*
@@ -106,7 +111,7 @@ failure_is_expected(void)
 static bool
 is_beyond_failure(XLogRecPtr position)
 {
-	return position >= unreadable.commit_lsn;
+	return position >= watch.failures.commit_lsn;
 }
 
 /*
@@ -115,9 +120,9 @@ is_beyond_failure(XLogRecPtr position)
 void
 bemi_forget_unreadable(void)
 {
-	unreadable.tries = 0;
-	unreadable.commit_lsn = unreadable.stored = InvalidXLogRecPtr;
-	bemi_facts_set_unreadable(&unreadable);
+	watch.failures.tries = 0;
+	watch.failures.commit_lsn = watch.failures.stored = InvalidXLogRecPtr;
+	bemi_facts_set_unreadable(&watch.failures);
 	bemi_facts_keep_slot(BEMI_GIVE_UP_TRANSACTION);
 }
 
@@ -128,18 +133,18 @@ static void
 add_unreadable_table(const BemiRelation *relation)
 {
 	const char *name;
-	int			used = strlen(receiving.names);
+	int			used = strlen(watch.receiving.names);
 
-	for (int i = 0; i < receiving.table_count; i++)
-		if (receiving.tables[i] == relation->oid)
+	for (int i = 0; i < watch.receiving.table_count; i++)
+		if (watch.receiving.tables[i] == relation->oid)
 			return;
-	if (receiving.table_count == lengthof(receiving.tables))
+	if (watch.receiving.table_count == lengthof(watch.receiving.tables))
 		return;
-	receiving.tables[receiving.table_count++] = relation->oid;
+	watch.receiving.tables[watch.receiving.table_count++] = relation->oid;
 
 	name = quote_qualified_identifier(relation->schema, relation->table);
 	if (used + strlen(name) + sizeof(", ") <= BEMI_TABLES_LEN)
-		snprintf(receiving.names + used, BEMI_TABLES_LEN - used, "%s%s",
+		snprintf(watch.receiving.names + used, BEMI_TABLES_LEN - used, "%s%s",
 				 used > 0 ? ", " : "", name);
 }
 
@@ -154,15 +159,15 @@ bemi_watch_event(const BemiEvent *event)
 
 	if (event->kind == BEMI_EVENT_BEGIN)
 	{
-		memset(&receiving, 0, sizeof(receiving));
-		receiving.commit_lsn = event->commit_lsn;
-		receiving.committed_at = event->committed_at;
-		receiving.xid = event->xid;
+		memset(&watch.receiving, 0, sizeof(Receiving));
+		watch.receiving.commit_lsn = event->commit_lsn;
+		watch.receiving.committed_at = event->committed_at;
+		watch.receiving.xid = event->xid;
 	}
 	if (event->kind != BEMI_EVENT_NOTHING)
-		receiving.last = event->kind;
+		watch.receiving.last = event->kind;
 	if (event->kind == BEMI_EVENT_COMMIT)
-		receiving.commit_lsn = InvalidXLogRecPtr;
+		watch.receiving.commit_lsn = InvalidXLogRecPtr;
 	if (!failure_is_expected())
 		return false;
 
@@ -185,8 +190,8 @@ void
 bemi_watch_progress(XLogRecPtr stored)
 {
 	if (failure_is_expected() &&
-		!XLogRecPtrIsInvalid(unreadable.commit_lsn) &&
-		stored > unreadable.commit_lsn)
+		!XLogRecPtrIsInvalid(watch.failures.commit_lsn) &&
+		stored > watch.failures.commit_lsn)
 		bemi_forget_unreadable();
 }
 
@@ -197,23 +202,24 @@ static void
 count_failure(XLogRecPtr stored, XLogRecPtr row)
 {
 	/* Where the transaction is known, others before it may yet be stored. */
-	if (!XLogRecPtrIsInvalid(receiving.commit_lsn))
+	if (!XLogRecPtrIsInvalid(watch.receiving.commit_lsn))
 		stored = InvalidXLogRecPtr;
-	if (unreadable.tries == 0 ||
-		unreadable.commit_lsn != receiving.commit_lsn ||
-		unreadable.stored != stored)
+	if (watch.failures.tries == 0 ||
+		watch.failures.commit_lsn != watch.receiving.commit_lsn ||
+		watch.failures.stored != stored)
 	{
-		unreadable.tries = 0;
-		unreadable.first_at = bemi_monotonic_ms();
+		watch.failures.tries = 0;
+		watch.failures.first_at = bemi_monotonic_ms();
 	}
-	unreadable.tries++;
-	unreadable.commit_lsn = receiving.commit_lsn;
-	unreadable.stored = stored;
-	unreadable.row = row;
-	unreadable.committed_at = receiving.committed_at;
-	unreadable.xid = receiving.xid;
-	unreadable.at_new_table = (receiving.last == BEMI_EVENT_RELATION);
-	strlcpy(unreadable.tables, receiving.names, BEMI_TABLES_LEN);
+	watch.failures.tries++;
+	watch.failures.commit_lsn = watch.receiving.commit_lsn;
+	watch.failures.stored = stored;
+	watch.failures.row = row;
+	watch.failures.committed_at = watch.receiving.committed_at;
+	watch.failures.xid = watch.receiving.xid;
+	watch.failures.at_new_table =
+		(watch.receiving.last == BEMI_EVENT_RELATION);
+	strlcpy(watch.failures.tables, watch.receiving.names, BEMI_TABLES_LEN);
 }
 
 /*
@@ -222,8 +228,8 @@ count_failure(XLogRecPtr stored, XLogRecPtr row)
 static bool
 failure_is_at_row(void)
 {
-	return !XLogRecPtrIsInvalid(unreadable.commit_lsn) ||
-		!XLogRecPtrIsInvalid(unreadable.row);
+	return !XLogRecPtrIsInvalid(watch.failures.commit_lsn) ||
+		!XLogRecPtrIsInvalid(watch.failures.row);
 }
 
 /*
@@ -235,9 +241,10 @@ was_tried_enough(bool hurry)
 	bool		known = failure_is_at_row();
 
 	if (hurry)
-		return unreadable.tries >= SKIP_AGAIN_TRIES;
-	return unreadable.tries >= (known ? SKIP_TRIES : NEW_SLOT_TRIES) &&
-		bemi_has_passed(unreadable.first_at, known ? SKIP_MS : NEW_SLOT_MS);
+		return watch.failures.tries >= SKIP_AGAIN_TRIES;
+	return watch.failures.tries >= (known ? SKIP_TRIES : NEW_SLOT_TRIES) &&
+		bemi_has_passed(watch.failures.first_at,
+						known ? SKIP_MS : NEW_SLOT_MS);
 }
 
 /*
@@ -253,12 +260,12 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 	bool		hurry;
 
 	count_failure(stored, row);
-	bemi_facts_set_unreadable(&unreadable);
+	bemi_facts_set_unreadable(&watch.failures);
 	hurry = row_at_fault && failure_is_at_row() &&
-		unreadable.skipped_at != 0 &&
-		!bemi_has_passed(unreadable.skipped_at, SKIP_AGAIN_MS);
+		watch.failures.skipped_at != 0 &&
+		!bemi_has_passed(watch.failures.skipped_at, SKIP_AGAIN_MS);
 	if (was_tried_enough(hurry))
-		give_up = XLogRecPtrIsInvalid(unreadable.commit_lsn) ?
+		give_up = XLogRecPtrIsInvalid(watch.failures.commit_lsn) ?
 			BEMI_GIVE_UP_UNREADABLE : BEMI_GIVE_UP_TRANSACTION;
 	if (bemi_facts_give_up(give_up) != BEMI_KEEP_SLOT || hurry)
 		bemi_entry_wake(bemi_entry_mine());
@@ -270,6 +277,6 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 void
 bemi_record_skipped_transaction(void)
 {
-	unreadable.skipped_at = bemi_monotonic_ms();
+	watch.failures.skipped_at = bemi_monotonic_ms();
 	bemi_forget_unreadable();
 }

@@ -204,6 +204,40 @@ await_witness(Pipeline *pipeline)
 }
 
 /*
+ * Connects to the source, and finds out from where to read on.
+ */
+static void
+connect_pipeline(Pipeline *pipeline, BemiSourceRow *row,
+				 BemiSourceIdentity *identity)
+{
+	bemi_entry_set_state(BEMI_STATE_CONNECTING);
+	bemi_check_reading(row);
+	pipeline->stream =
+		bemi_stream_connect(row->conninfo, bemi_source_name,
+							bemi_slot_name, bemi_leave_if_woken);
+	bemi_stream_identify(pipeline->stream, identity);
+	record_connection(pipeline->stream, identity);
+	bemi_claim_source(pipeline->stream, row);
+	bemi_secure_slot(pipeline->stream, identity, row, &pipeline->witness);
+	bemi_entry_record_slot(NULL, row->conninfo != NULL);
+}
+
+/*
+ * What makes ids of changes unique, palloc'd.
+ */
+static char *
+make_id_tag(const BemiSourceIdentity *identity)
+{
+	int			gaps;
+
+	bemi_begin_transaction();
+	gaps = bemi_count_gaps();
+	bemi_end_transaction();
+	return psprintf(UINT64_FORMAT "/%u/%d/%s", identity->system_identifier,
+					identity->timeline, gaps, bemi_source_name);
+}
+
+/*
  * Builds the whole way from the source to the history, in the current memory
  * context, and starts the stream.
  */
@@ -212,35 +246,18 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 {
 	BemiSourceIdentity identity;
 	XLogRecPtr	origin;
-	int			gaps;
-	char	   *tag;
 
-	bemi_entry_set_state(BEMI_STATE_CONNECTING);
-	memset(pipeline, 0, sizeof(Pipeline));
-	bemi_check_reading(row);
-	pipeline->stream =
-		bemi_stream_connect(row->conninfo, bemi_source_name,
-							bemi_slot_name, bemi_leave_if_woken);
-	bemi_stream_identify(pipeline->stream, &identity);
-	record_connection(pipeline->stream, &identity);
-	bemi_claim_source(pipeline->stream, row);
-	bemi_secure_slot(pipeline->stream, &identity, row, &pipeline->witness);
-	bemi_entry_record_slot(NULL, row->conninfo != NULL);
-
+	connect_pipeline(pipeline, row, &identity);
 	bemi_begin_transaction();
 	bemi_store_find_changes();
 	bemi_end_transaction();
 	origin = bemi_acquire_origin();
-	bemi_begin_transaction();
-	gaps = bemi_count_gaps();
-	bemi_end_transaction();
-	tag = psprintf(UINT64_FORMAT "/%u/%d/%s", identity.system_identifier,
-				   identity.timeline, gaps, bemi_source_name);
 	pipeline->protocol = bemi_protocol_create(pipeline->stream);
 	pipeline->store =
 		bemi_store_create(bemi_source_name, &identity, origin);
 	pipeline->stitch =
-		bemi_stitch_create(tag, pipeline->stream, pipeline->store);
+		bemi_stitch_create(make_id_tag(&identity), pipeline->stream,
+						   pipeline->store);
 	pipeline->event_memory = AllocSetContextCreate(CurrentMemoryContext,
 												   "bemi event",
 												   ALLOCSET_DEFAULT_SIZES);
@@ -509,52 +526,60 @@ watch_source(Pipeline *pipeline)
 }
 
 /*
+ * Ends the process if the server or somebody has asked for it, and applies new
+ * settings.
+ */
+static void
+serve_interrupts(Pipeline *pipeline, const BemiSourceRow *row)
+{
+	if (ProcDiePending && bemi_store_is_stored(pipeline->store))
+		exit_quietly(pipeline);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		bemi_check_reading(row);
+	}
+}
+
+/*
  * Streams until the row no longer asks for it, and leaves that row in *row.
  */
 static void
-stream_changes(BemiSourceRow *row)
+stream_changes(Pipeline *pipeline, BemiSourceRow *row)
 {
-	Pipeline	pipeline;
-
-	open_pipeline(&pipeline, row);
+	open_pipeline(pipeline, row);
 	while (row->run)
 	{
 		bool		more;
 
-		if (ProcDiePending && bemi_store_is_stored(pipeline.store))
-			exit_quietly(&pipeline);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
+		serve_interrupts(pipeline, row);
+		more = process_received(pipeline);
+		if (stream_is_quiet(pipeline))
 		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			bemi_check_reading(row);
-		}
-
-		more = process_received(&pipeline);
-		if (stream_is_quiet(&pipeline))
-		{
-			show_progress(&pipeline);
-			bemi_stream_wait(pipeline.stream,
-							 idle_time_ms(&pipeline, pipeline.confirmed));
+			show_progress(pipeline);
+			bemi_stream_wait(pipeline->stream,
+							 idle_time_ms(pipeline, pipeline->confirmed));
 			continue;
 		}
-		pipeline.round_at = bemi_monotonic_ms();
-		report_progress(&pipeline);
-		watch_source(&pipeline);
+		pipeline->round_at = bemi_monotonic_ms();
+		report_progress(pipeline);
+		watch_source(pipeline);
 
 		/* In the middle of a source transaction there is no looking aside. */
-		if (bemi_store_is_stored(pipeline.store))
+		if (bemi_store_is_stored(pipeline->store))
 		{
 			bemi_store_maintain(bemi_source_name);
-			bemi_protocol_forget_gone(pipeline.protocol);
+			bemi_protocol_forget_gone(pipeline->protocol);
 		}
-		if (bemi_store_is_stored(pipeline.store) && bemi_entry_take_wake())
+		if (bemi_store_is_stored(pipeline->store) && bemi_entry_take_wake())
 			bemi_read_source(row);
 		else if (!more)
-			wait_for_stream(&pipeline);
+			wait_for_stream(pipeline);
 	}
-	bemi_stream_close(pipeline.stream);
+	bemi_stream_close(pipeline->stream);
+	pipeline->stream = NULL;
 }
 
 /*
@@ -581,7 +606,7 @@ load_progress(void)
  * The worker's life between its start and a fault.
  */
 static void
-run_worker(void)
+run_worker(Pipeline *pipeline)
 {
 	BemiSourceRow row;
 
@@ -591,7 +616,7 @@ run_worker(void)
 		load_progress();
 	record_row(&row);
 	if (row.run)
-		stream_changes(&row);
+		stream_changes(pipeline, &row);
 	else if (row.exists && !row.drop && row.slot_made &&
 			 slot_was_given_up())
 		bemi_record_given_up();
@@ -605,7 +630,7 @@ run_worker(void)
  * Notes the error that ends this process, with its detail.
  */
 static void
-record_error(void)
+record_error(const Pipeline *pipeline)
 {
 	ErrorData  *error;
 	char	   *text;
@@ -623,7 +648,9 @@ record_error(void)
 	else if (error->sqlerrcode == BEMI_ERRCODE_REPEATABLE ||
 			 error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT)
 		bemi_record_unreadable(replorigin_session_get_progress(false),
-							   bemi_stream_failed_at(),
+							   pipeline->stream ?
+							   bemi_stream_failed_at(pipeline->stream) :
+							   InvalidXLogRecPtr,
 							   error->sqlerrcode == BEMI_ERRCODE_ROW_AT_FAULT);
 	bemi_entry_fail(text, error->hint);
 }
@@ -662,6 +689,7 @@ void
 bemi_worker_main(Datum arg)
 {
 	BemiEntry	entry;
+	Pipeline   *pipeline;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -674,13 +702,14 @@ bemi_worker_main(Datum arg)
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext,
 												"bemi worker",
 												ALLOCSET_DEFAULT_SIZES));
+	pipeline = palloc0(sizeof(Pipeline));
 	PG_TRY();
 	{
-		run_worker();
+		run_worker(pipeline);
 	}
 	PG_CATCH();
 	{
-		record_error();
+		record_error(pipeline);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
