@@ -3,16 +3,21 @@
 #
 # The delays are read from the log: each failure is there with its time.  Only
 # lower bounds are tested, for a busy machine may always be slower.
+#
+# Nor does one session's failed start take away what another session starts at
+# the same time, or a clock that is set back keep a worker from its next try.
 
 use strict;
 use warnings;
 
 use Bemi;
+use Bemi::Restores qw($has_clock with_clock set_clock);
+use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = bemi_node('main', conf => "log_line_prefix = '%n [%p] %b '\n");
+my $node = with_clock(sub { bemi_node('main', conf => "log_line_prefix = '%n [%p] %b '\n") });
 
 $node->safe_psql(
 	'postgres', q{
@@ -129,6 +134,68 @@ is($session->{stderr}, '', 'bemi.stop() does not report the error of a worker th
 is($node->safe_psql('postgres', 'SELECT state, last_error FROM bemi.status'), 'stopped|worker was terminated',
 	'but waits for the next one');
 $session->quit;
+
+#
+# A source is started by one session while another takes back its own start of it
+#
+
+# The first start waits for a source that accepts connections and does not answer.
+my $mute = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1') or die "could not listen: $!";
+my $start = sprintf("CALL bemi.start('mute', conninfo => 'host=127.0.0.1 port=%d dbname=x'", $mute->sockport);
+my $first = $node->background_psql('postgres', on_error_stop => 0);
+$first->query_until(qr/begun/, "\\echo begun\n$start);\n\\echo ended\n");
+$node->poll_query_until('postgres', q{SELECT state = 'connecting' FROM bemi.status WHERE source = 'mute'})
+  or die 'the worker does not connect';
+
+# Then the source fails, but a third session keeps the first and the next from going on.
+my $lock = $node->background_psql('postgres');
+$lock->query_safe(q{BEGIN; CALL bemi.start('other', conninfo => 'host=127.0.0.1 port=1 dbname=x', wait => false)});
+close($mute);
+sub waiting
+{
+	my ($count) = @_;
+	$node->poll_query_until('postgres',
+		"SELECT count(*) >= $count FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+		. " WHERE NOT l.granted AND l.locktype = 'object' AND a.backend_type = 'client backend'")
+	  or die 'nobody waits for the lock';
+}
+waiting(1);
+my $second = $node->background_psql('postgres');
+$second->query_until(qr/begun/, "\\echo begun\n$start, wait => false);\n\\echo ended\n");
+waiting(2);
+$lock->query_safe('ROLLBACK');
+$lock->quit;
+$first->query_until(qr/ended/, '');
+like($first->{stderr}, qr/could not start source "mute"/, 'the session whose start has failed is told so');
+$second->query_until(qr/ended/, '');
+ok($node->poll_query_until('postgres', q{SELECT state = 'failed' AND desired = 'run' FROM bemi.status JOIN bemi.sources ON name = source WHERE name = 'mute'}),
+	'and what it takes back is not what the other has started meanwhile');
+$first->quit;
+$second->quit;
+$node->safe_psql('postgres', q{CALL bemi.drop_source('mute', force => true); CALL bemi.start()});
+
+#
+# A clock that is set back
+#
+
+SKIP:
+{
+	skip 'no clock that can be set', 1 unless $has_clock;
+	set_clock(7200);
+	my $restarts = $node->safe_psql('postgres', q{
+		ALTER TABLE bemi.changes RENAME COLUMN context TO reason;
+		INSERT INTO t VALUES (7);
+		SELECT restarts FROM bemi.status}) + 1;
+	$node->poll_query_until('postgres', "SELECT restarts >= $restarts AND state = 'failed' FROM bemi.status")
+	  or die 'the worker is not started again';
+
+	# The next delay has begun two hours ahead of the clock.
+	set_clock(0);
+	ok($node->poll_query_until('postgres', "SELECT restarts > $restarts FROM bemi.status"),
+		'a worker is started again after its delay when the clock is set back meanwhile');
+	$node->safe_psql('postgres', 'ALTER TABLE bemi.changes RENAME COLUMN reason TO context');
+	wait_for_state($node, 'streaming');
+}
 
 $node->stop;
 done_testing();
