@@ -54,7 +54,7 @@ REGRESS := $(call chosen,$(call names,sql,sql))
 ISOLATION := $(call chosen,$(call names,specs,spec))
 TAP := $(call chosen,$(call names,t,pl))
 # The longest first, so that none of them runs alone at the end.
-LONG = track_keys_in_stream worker_scale worker_backups worker_cancel worker_traces worker_restores stream_faults \
+LONG = track_keys_in_stream track_keys_elsewhere worker_scale worker_backups worker_cancel worker_traces worker_restores stream_faults \
 	worker_database_ddl worker_slot_owner worker_crash
 PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(LONG),$(TAP)) $(filter-out $(LONG),$(TAP)))
 ifneq ($(PROVE_TESTS),)

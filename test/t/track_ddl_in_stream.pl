@@ -4,17 +4,16 @@
 # The same statements twice: while the source is stopped, so that the worker
 # meets every table long after it was changed or dropped; and while it streams,
 # with other clients writing.  The journal (see Bemi::Journal) says what the
-# history must hold.
+# history must hold.  track_ddl_random.pl has statements in any order.
 
 use strict;
 use warnings;
 
 use Bemi;
-use IPC::Run;
 use Bemi::Journal;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use Bemi::Session;
 use Test::More;
 
 my $seed = $ENV{BEMI_SEED} // int(rand(2**31));
@@ -32,12 +31,6 @@ my $has_citext = $node->safe_psql('postgres',
 # PostgreSQL 14 has null in the old row of a partition for a column that was added
 # with a default, until the partition is rewritten.
 my $rewrite = $node->pg_version < 15 ? 1 : 0;
-
-# Minor releases from before May 2025 do not tell a transaction that is running what
-# others change in a publication.
-my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
-my %told_since = (14 => 140018, 15 => 150013, 16 => 160009, 17 => 170005);
-my $told = $version >= ($told_since{ int($version / 10000) } // 0);
 
 # Name => statements.  Run in a schema of their own, which is the search_path.
 my @scenarios = (
@@ -653,75 +646,6 @@ note 'changes of the clients: ' . journal_entries($node, where => q{schema ~ '^l
 is(journal_differences($node, order => 'row', where => q{schema ~ '^load'}),
 	'', 'live: all changes of the clients are stored');
 
-#
-# Membership of the publication, changed by hand: what counts is where a row
-# stands in its transaction, and among the commits of others
-#
-
-sub change_publication
-{
-	my ($mode) = @_;
-	my ($writer, $changer) = map { Bemi::Session->new($node) } (1, 2);
-	my @in = ("ALTER PUBLICATION bemi ADD TABLE published_$mode", 'RESET journal.mode');
-	my @out = ("ALTER PUBLICATION bemi DROP TABLE published_$mode", 'SET journal.mode = off');
-
-	for my $sql (
-		"CREATE TABLE published_$mode (k int PRIMARY KEY, v text)",
-		"SELECT journal.follow('published_$mode')",
-		"INSERT INTO published_$mode VALUES (1, 'yes')",
-		@out,
-		"INSERT INTO published_$mode VALUES (2, 'no')",
-		"UPDATE published_$mode SET v = 'no' WHERE k = 1",
-		@in,
-		"UPDATE published_$mode SET v = 'yes, with an old row that is not stored'",
-		'BEGIN',
-		"INSERT INTO published_$mode VALUES (3, 'yes')",
-		@out,
-		"INSERT INTO published_$mode VALUES (4, 'no')",
-		@in,
-		"INSERT INTO published_$mode VALUES (5, 'yes')",
-		'SAVEPOINT s',
-		@out,
-		"INSERT INTO published_$mode VALUES (6, 'no')",
-		'ROLLBACK TO s',
-		"INSERT INTO published_$mode VALUES (7, 'yes')",
-		'COMMIT')
-	{
-		$writer->query($sql);
-	}
-
-	# A transaction that has begun before somebody else's change commits.
-	if ($told)
-	{
-		$writer->query("BEGIN; INSERT INTO published_$mode VALUES (10, 'yes')");
-		$changer->query($out[0]);
-		$writer->query("$out[1]; INSERT INTO published_$mode VALUES (11, 'no')");
-		$changer->query($in[0]);
-		$writer->query("$in[1]; INSERT INTO published_$mode VALUES (12, 'yes'); COMMIT");
-		$changer->query($out[0]);
-		$writer->query("BEGIN; $out[1]; INSERT INTO published_$mode VALUES (13, 'no')");
-		$changer->query($in[0]);
-		$writer->query("$in[1]; UPDATE published_$mode SET v = 'last'; COMMIT");
-	}
-	$_->quit for ($writer, $changer);
-	return;
-}
-
-$node->safe_psql('postgres', 'CALL bemi.stop()');
-change_publication('late');
-$node->safe_psql('postgres', 'CALL bemi.start()');
-change_publication('live');
-$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
-for my $mode ('late', 'live')
-{
-	my $where = qq{"table" = 'published_$mode'};
-
-	is(journal_entries($node, where => $where), $told ? 18 : 6, "publication, $mode: there are changes");
-	is(journal_differences($node, where => $where), '', "publication, $mode: what is published is stored");
-}
-is( $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.tracked WHERE "table"::text ~ \'published\' AND problems = \'{}\''),
-	'2', 'publication: bemi.tracked has nothing to complain of');
-
 # What a version sends otherwise is warned of.
 my (undef, undef, $warnings) = $node->psql('postgres', q{
 	CREATE TABLE grows (k int) PARTITION BY RANGE (k);
@@ -733,122 +657,6 @@ my (undef, undef, $warnings) = $node->psql('postgres', q{
 	DROP TABLE grows});
 is( scalar(() = $warnings =~ /WARNING:  before is null for column "w" in changes of rows that partition "public.grows_1" has now/g),
 	$rewrite, 'one warning from PostgreSQL 14, none from later ones');
-
-#
-# Any statements, in any order
-#
-
-my $n = 0;
-
-sub any { return $_[ int(rand(@_)) ]; }
-
-sub random_statement
-{
-	my $t = any('r1', 'r2', 'r3');
-	my $k = 1 + int(rand(20));
-	my $column = any('v', 'w', 'x', 'y');
-	my $type = any('int', 'bigint', 'text', 'numeric', 'jsonb', 'varchar(10)', 'text[]', 'color', 'timestamptz');
-	my $default = any('', '', q{ DEFAULT NULL}, $type =~ /int|numeric|text$|jsonb/ ? q{ DEFAULT '17'} : '');
-
-	$n++;
-	return any(
-		("INSERT INTO $t (k) VALUES ($k)") x 4,
-		("INSERT INTO $t (k, $column) VALUES ($k, '$n')") x 4,
-		("UPDATE $t SET $column = '$n' WHERE k BETWEEN $k AND $k + 3") x 4,
-		("UPDATE $t SET k = k + 1000 WHERE k = $k") x 2,
-		("DELETE FROM $t WHERE k = $k") x 3,
-		"INSERT INTO $t (k) SELECT generate_series(100, 110)",
-		"UPDATE $t SET $column = NULL",
-		"TRUNCATE $t",
-		("ALTER TABLE $t ADD COLUMN $column $type$default") x 3,
-		"ALTER TABLE $t ADD COLUMN $column double precision DEFAULT random()",
-		"ALTER TABLE $t DROP COLUMN $column",
-		"ALTER TABLE $t RENAME $column TO " . any('v', 'w', 'x', 'y'),
-		"ALTER TABLE $t ALTER $column TYPE $type USING NULL",
-		"ALTER TABLE $t ALTER $column TYPE text USING $column\::text || '!'",
-		"ALTER TABLE $t ALTER $column SET STORAGE EXTERNAL",
-		"UPDATE $t SET $column = repeat('long', 2000) WHERE k = $k",
-		"ALTER TABLE $t RENAME TO r4; ALTER TABLE r3 RENAME TO $t; ALTER TABLE r4 RENAME TO r3",
-		"DROP TABLE $t; CREATE TABLE $t ($column int, k int, PRIMARY KEY (k)); SELECT journal.follow('$t')",
-		"CREATE TABLE $t (k int PRIMARY KEY, v text); SELECT journal.follow('$t')",
-		"ALTER TABLE $t DROP CONSTRAINT ${t}_pkey",
-		"ALTER TABLE $t ADD CONSTRAINT ${t}_pkey PRIMARY KEY (k)",
-		"CLUSTER $t USING ${t}_pkey",
-		"ALTER TYPE color RENAME TO colour; ALTER TYPE colour RENAME TO color",
-		"ALTER TYPE color ADD VALUE '$n'",
-		("BEGIN") x 4,
-		("COMMIT") x 6,
-		"ROLLBACK",
-		("SAVEPOINT s" . any(1, 2)) x 4,
-		("ROLLBACK TO s" . any(1, 2)) x 3,
-		("RELEASE s" . any(1, 2)) x 2);
-}
-
-# In a session of its own; what fails takes only itself back, so that most
-# transactions go on.
-sub run_random
-{
-	my ($mode) = @_;
-
-	$n = 0;
-	$node->psql(
-		'postgres', join(";\n",
-			"CREATE SCHEMA random_$mode",
-			"SET search_path = random_$mode, public",
-			"CREATE TYPE color AS ENUM ('1', '2', '17')",
-			(map { ("SELECT bemi.set_context('{\"n\": $_}', false)", random_statement()) } (1 .. 600)),
-			"COMMIT;"),
-		on_error_stop => 0,
-		extra_params => [ '-v', 'ON_ERROR_ROLLBACK=on' ]);
-	return;
-}
-
-$node->safe_psql('postgres', 'CALL bemi.stop()');
-run_random('late');
-$node->safe_psql('postgres', 'CALL bemi.start()');
-run_random('live');
-$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
-for my $mode ('late', 'live')
-{
-	my $where = "schema = 'random_$mode'";
-
-	cmp_ok(journal_entries($node, where => $where), '>', 0, "random, $mode: there are changes");
-	is(journal_differences($node, where => $where), '', "random, $mode: all stored (seed $seed)");
-}
-
-#
-# The publication dropped, and made anew under the same name: what was written
-# while there was none cannot be read, up to PostgreSQL 17, which is a gap.  What
-# was written before is stored, however close to that.
-#
-
-$node->safe_psql(
-	'postgres', q{
-	CALL bemi.stop();
-	CREATE TABLE lost (k int PRIMARY KEY, v text);
-	SELECT journal.follow('lost');
-	INSERT INTO lost VALUES (1, 'stored');
-	DROP PUBLICATION bemi;
-	SET journal.mode = off;
-	INSERT INTO lost VALUES (2, 'lost');
-	SELECT bemi.track('lost')});
-$node->psql('postgres', 'CALL bemi.start()');
-if ($node->pg_version < 18)
-{
-	$node->poll_query_until('postgres',
-		q{SELECT EXISTS (SELECT FROM bemi.gaps WHERE reason = 'slot_unreadable' AND to_time IS NOT NULL)})
-	  or die 'there is no gap';
-}
-wait_for_state($node, 'streaming');
-$node->safe_psql(
-	'postgres', q{
-	UPDATE lost SET v = 'stored again' WHERE k = 1;
-	SELECT bemi.sync('60s')});
-# From PostgreSQL 14, the row before the gap comes in one batch with the BEGIN of the
-# transaction that fails, and may be in the gap.
-is(journal_differences($node, where => q{"table" = 'lost'}
-		  . ($node->pg_version < 15 ? q{ AND operation = 'UPDATE'} : '')),
-	'', 'publication dropped: stored up to there, and from the end of the gap on');
 
 $node->stop;
 done_testing();
