@@ -10,12 +10,7 @@ SELECT current_setting('server_version_num')::integer < 150000 AS too_old \gset
 \quit
 \endif
 CREATE EXTENSION bemi;
-SELECT slot_name FROM pg_create_logical_replication_slot('bemi_merge', 'test_decoding');
-CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
-	SELECT data FROM pg_logical_slot_get_changes('bemi_merge', NULL, NULL,
-		'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
-$$;
+\i test/sql/include/wal.sql
 CREATE TABLE stock (id integer PRIMARY KEY, amount integer);
 CREATE TABLE delivery (id integer PRIMARY KEY, amount integer);
 INSERT INTO stock VALUES (1, 10), (2, 20);
@@ -59,6 +54,6 @@ RESET bemi.context;
 DEALLOCATE deliver;
 DROP TABLE stock, delivery;
 DROP FUNCTION wal();
-SELECT pg_drop_replication_slot('bemi_merge');
+SELECT pg_drop_replication_slot('bemi_wal');
 DROP PUBLICATION bemi;
 DROP EXTENSION bemi;

@@ -8,13 +8,8 @@
 -- statement is a transaction of its own unless it says otherwise.
 --
 CREATE EXTENSION bemi;
-SELECT slot_name FROM pg_create_logical_replication_slot('bemi_capture', 'test_decoding');
 
-CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
-	SELECT data FROM pg_logical_slot_get_changes('bemi_capture', NULL, NULL,
-		'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
-$$;
+\i test/sql/include/wal.sql
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text);
 CREATE TABLE done (id integer PRIMARY KEY, task text);
@@ -274,6 +269,6 @@ RESET bemi.context;
 DROP VIEW short;
 DROP TABLE todo, done, step, loose, part, base, derived;
 DROP FUNCTION wal();
-SELECT pg_drop_replication_slot('bemi_capture');
+SELECT pg_drop_replication_slot('bemi_wal');
 DROP PUBLICATION bemi;
 DROP EXTENSION bemi;

@@ -13,23 +13,9 @@ CREATE EXTENSION bemi;
 CALL bemi.start();
 
 -- The changes stored since the last call, in commit order.
-CREATE FUNCTION tell() RETURNS TABLE ("table" text, operation text, key text, by text)
-LANGUAGE plpgsql AS $$
-DECLARE
-	seen text := current_setting('tell.seen', true);
-BEGIN
-	PERFORM bemi.sync('60s');
-	RETURN QUERY SELECT c."table", c.operation, c.primary_key, coalesce(c.context->>'by', c.context::text)
-		FROM bemi.changes c WHERE seen IS NULL OR seen = '' OR c.id > seen::uuid ORDER BY c.id;
-	PERFORM set_config('tell.seen', (SELECT c.id::text FROM bemi.changes c ORDER BY c.id DESC LIMIT 1), false);
-END $$;
+\i test/sql/include/tell.sql
 
--- The number of context messages written since the last call.
-SELECT slot_name FROM pg_create_logical_replication_slot('bemi_ways', 'test_decoding');
-CREATE FUNCTION messages() RETURNS bigint LANGUAGE sql AS $$
-	SELECT count(*) FILTER (WHERE data LIKE 'message: transactional: 1 prefix: _bemi,%')
-		FROM pg_logical_slot_get_changes('bemi_ways', NULL, NULL)
-$$;
+\i test/sql/include/messages.sql
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text);
 CREATE TABLE log (id integer PRIMARY KEY, task text);

@@ -9,15 +9,9 @@
 -- and not shown.
 --
 CREATE EXTENSION bemi;
-SELECT slot_name FROM pg_create_logical_replication_slot('bemi_rules', 'test_decoding');
 
 -- Messages and rows since the last call: a context as it is, a row as table and key.
-CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
-	SELECT regexp_replace(regexp_replace(data, '^message: .* content:', ''),
-		'^table public\.(\w+): ([A-Z]+):.* id\[integer\]:(\d+).*$', '  \1 \2 \3')
-	FROM pg_logical_slot_get_changes('bemi_rules', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
-$$;
+\i test/sql/include/wal_short.sql
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text);
 CREATE TABLE done (id integer PRIMARY KEY, task text);
@@ -472,7 +466,7 @@ DEALLOCATE poll;
 DROP FUNCTION wal(), no_xid(), note(integer), note_the_same(integer), note_without(integer);
 DROP TABLE todo, done;
 DROP ROLE regress_bemi_ruled;
-SELECT pg_drop_replication_slot('bemi_rules');
+SELECT pg_drop_replication_slot('bemi_wal');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

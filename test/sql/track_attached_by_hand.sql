@@ -9,15 +9,9 @@
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
-SELECT slot_name FROM pg_create_logical_replication_slot('bemi_by_hand', 'test_decoding');
 
 -- Messages and rows since the last call: a context as it is, a row as table and key.
-CREATE FUNCTION wal() RETURNS SETOF text LANGUAGE sql AS $$
-	SELECT regexp_replace(regexp_replace(data, '^message: .* content:', ''),
-		'^table public\.(\w+): ([A-Z]+):.* id\[integer\]:(\d+).*$', '  \1 \2 \3')
-	FROM pg_logical_slot_get_changes('bemi_by_hand', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')
-	WHERE data NOT IN ('BEGIN', 'COMMIT') AND data NOT LIKE '%prefix: _bemi_tracking,%'
-$$;
+\i test/sql/include/wal_short.sql
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text);
 CREATE VIEW tasks AS SELECT id FROM todo WHERE id > 0;
@@ -202,7 +196,7 @@ SELECT relreplident FROM pg_class WHERE oid = 'by_hand'::regclass;
 DROP TABLE by_hand, todo CASCADE;
 DROP VIEW tracked;
 DROP FUNCTION wal(), instead();
-SELECT pg_drop_replication_slot('bemi_by_hand');
+SELECT pg_drop_replication_slot('bemi_wal');
 DROP PUBLICATION IF EXISTS bemi;
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;

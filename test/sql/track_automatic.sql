@@ -24,8 +24,7 @@ BEGIN
 		FROM bemi.changes c WHERE seen IS NULL OR seen = '' OR c.id > seen::uuid ORDER BY c.id;
 	PERFORM set_config('tell.seen', (SELECT c.id::text FROM bemi.changes c ORDER BY c.id DESC LIMIT 1), false);
 END $$;
-CREATE VIEW tracked AS
-	SELECT "table"::text, triggers, identity, published, problems FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
+\i test/sql/include/tracked.sql
 
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_bemi_maker;

@@ -14,18 +14,8 @@ CREATE EXTENSION bemi;
 CALL bemi.start();
 
 -- The changes stored since the last call, in commit order.
-CREATE FUNCTION tell() RETURNS TABLE ("table" text, operation text, key text, by text)
-LANGUAGE plpgsql AS $$
-DECLARE
-	seen text := current_setting('tell.seen', true);
-BEGIN
-	PERFORM bemi.sync('60s');
-	RETURN QUERY SELECT c."table", c.operation, c.primary_key, coalesce(c.context->>'by', c.context::text)
-		FROM bemi.changes c WHERE seen IS NULL OR seen = '' OR c.id > seen::uuid ORDER BY c.id;
-	PERFORM set_config('tell.seen', (SELECT c.id::text FROM bemi.changes c ORDER BY c.id DESC LIMIT 1), false);
-END $$;
-CREATE VIEW tracked AS
-	SELECT "table"::text, triggers, identity, published, problems FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
+\i test/sql/include/tell.sql
+\i test/sql/include/tracked.sql
 
 CREATE TABLE part (id integer PRIMARY KEY, task text) PARTITION BY RANGE (id);
 CREATE TABLE part_0 PARTITION OF part FOR VALUES FROM (0) TO (10);
