@@ -15,6 +15,7 @@ use warnings;
 
 use Bemi;
 use Bemi::Documents;
+use Bemi::Session;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -54,29 +55,45 @@ sub run_psql
 	return $output;
 }
 
-my $version = int($node->safe_psql('postgres', 'SHOW server_version_num') / 10000);
-my @roles = split /\n/, $node->safe_psql('postgres', 'SELECT rolname FROM pg_roles');
+# One session cleans up, and another one makes the database of the next page while a page runs.
+my $admin = Bemi::Session->new($node);
+my $maker = Bemi::Session->new($node);
+my $version = int($admin->query('SHOW server_version_num') / 10000);
+my $roles = $admin->query(q{SELECT string_agg(quote_literal(rolname), ', ') FROM pg_roles});
+
+sub administer
+{
+	my $result = $admin->query($_[0]);
+
+	die "$_[0]: $result" if $result =~ /^(ERROR|FATAL):/m;
+	return $result;
+}
+
+sub make_next_database { return $maker->send('CREATE DATABASE next_page'); }
+
+sub take_next_database
+{
+	die $maker->result if $maker->result ne '';
+	return administer('ALTER DATABASE next_page RENAME TO shop');
+}
 
 # What a page has left behind: settings first, because some keep a commit waiting, then databases with
 # their workers and slots, then roles.
 sub clean_up
 {
-	my $known = join ', ', map { "'$_'" } @roles;
-
-	$node->safe_psql('postgres', q{
-		ALTER SYSTEM RESET ALL;
-		SELECT pg_reload_conf() WHERE EXISTS (SELECT FROM pg_settings WHERE sourcefile LIKE '%auto.conf')});
-	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_settings WHERE sourcefile LIKE '%auto.conf')})
-	  or die 'settings are left';
-	$node->safe_psql('postgres', 'DROP DATABASE shop WITH (FORCE)');
-	$node->poll_query_until('postgres', q{
-		SELECT count(pg_drop_replication_slot(slot_name)) = 0 FROM pg_replication_slots WHERE NOT active AND slot_name LIKE 'bemi\_%'})
+	administer('ALTER SYSTEM RESET ALL');
+	administer(q{SELECT FROM pg_reload_conf() WHERE EXISTS (SELECT FROM pg_settings WHERE sourcefile LIKE '%auto.conf')});
+	$admin->poll_until(q{SELECT count(*) FROM pg_settings WHERE sourcefile LIKE '%auto.conf'}, '0') or die 'settings are left';
+	administer('DROP DATABASE shop WITH (FORCE)');
+	$admin->poll_until(q{
+		SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE NOT active AND slot_name LIKE 'bemi\_%'}, '0')
 	  or die 'slots are left';
-	$node->safe_psql('postgres', qq{
+	administer(q{
 		SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
-			WHERE datname NOT IN ('postgres', 'template0', 'template1') \\gexec
-		SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname NOT IN ($known) \\gexec
-		ALTER ROLE postgres RESET ALL});
+			WHERE datname NOT IN ('postgres', 'template0', 'template1', 'next_page') \gexec
+	});
+	administer(qq{SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname NOT IN ($roles) \\gexec\n});
+	administer('ALTER ROLE postgres RESET ALL');
 	return;
 }
 
@@ -86,12 +103,14 @@ sub run_in_database
 	my @result;
 
 	return ([], [], 0) if !grep { $_->{lang} =~ /^(sql|console)$/ } @{ $page->{blocks} };
-	$node->safe_psql('postgres', 'CREATE DATABASE shop');
+	take_next_database();
+	make_next_database();
 	@result = run_page($page, $version, \&run_psql);
 	clean_up();
 	return @result;
 }
 
+make_next_database();
 my @pages = map { read_page($_) } document_files('README.md', 'docs', glob 'clients/*/README.md');
 my @wanted = split ' ', $ENV{DOCUMENTS} // '';
 my @skips;
@@ -305,4 +324,5 @@ like($faults->[$_], $expected[$_], "fault $_") for 0 .. $#expected;
 is(scalar @$skips, 1, 'a reason is printed for each block that is not run');
 is(scalar(() = link_faults($faulty)), 2, 'links that lead nowhere');
 
+$_->quit for $admin, $maker;
 done_testing();
