@@ -49,7 +49,6 @@ extern BemiTypes *bemi_types_create(const List *parts);
 extern bool bemi_types_know(BemiTypes *types, Oid oid);
 extern const BemiType *bemi_type_of(BemiTypes *types, Oid oid);
 extern List *bemi_type_parts_elsewhere(const List *parts);
-extern bool bemi_type_is_known(Oid type);
 
 /* rules.c */
 

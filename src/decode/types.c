@@ -133,26 +133,26 @@ bemi_types_create(const List *parts)
 }
 
 /*
- * Whether a type is built in or among the parts.
- */
-bool
-bemi_types_know(BemiTypes *types, Oid oid)
-{
-	return bemi_type_is_known(oid) ||
-		hash_search(types->entries, &oid, HASH_FIND, NULL) != NULL;
-}
-
-/*
  * Whether a type is built in, and so the same on every server.  Row types of
  * system catalogs do not count, because they differ between versions.
  */
-bool
-bemi_type_is_known(Oid type)
+static bool
+type_is_built_in(Oid type)
 {
 	Oid			element = get_element_type(type);
 
 	return type < FirstGenbkiObjectId &&
 		get_typtype(OidIsValid(element) ? element : type) != TYPTYPE_COMPOSITE;
+}
+
+/*
+ * Whether a type is built in or among the parts.
+ */
+bool
+bemi_types_know(BemiTypes *types, Oid oid)
+{
+	return type_is_built_in(oid) ||
+		hash_search(types->entries, &oid, HASH_FIND, NULL) != NULL;
 }
 
 static BemiType *
@@ -417,7 +417,7 @@ describe_type(BemiTypes *types, Oid oid, int depth)
 	CHECK_FOR_INTERRUPTS();
 	if (entry->described != NULL)
 		return entry->described;
-	if (bemi_type_is_known(oid))
+	if (type_is_built_in(oid))
 		type = describe_known(types, oid);
 	else if (depth > DEEPEST_TYPE)
 		type = make_type(oid, BEMI_TYPE_TEXT);

@@ -125,8 +125,8 @@ trigger_sets_rules(Oid relation, int argument_count)
 /*
  * Error unless the current user may give bemi's trigger so many arguments.
  */
-void
-bemi_check_rule_setter(Oid relation, Oid owner, int argument_count)
+static void
+check_rule_setter(Oid relation, Oid owner, int argument_count)
 {
 	if (!trigger_sets_rules(relation, argument_count) ||
 		bemi_may_track(GetUserId(), owner))
@@ -188,7 +188,7 @@ check_trigger(const BemiCommand *command, Oid emit_context)
 	refuse_trigger_on_bemi(&table);
 	if (trigger.tgfoid != emit_context)
 		return;
-	bemi_check_rule_setter(table.oid, table.relowner, trigger.tgnargs);
+	check_rule_setter(table.oid, table.relowner, trigger.tgnargs);
 	if (!trigger_is_replaced(command))
 		bemi_track_restored(&trigger);
 }

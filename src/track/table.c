@@ -100,8 +100,8 @@ bemi_table_look_up(Oid relation, BemiTable *table)
  * false if it is gone.  The caller has checked before that the current user
  * may lock it.
  */
-bool
-bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table)
+static bool
+lock_table(Oid relation, LOCKMODE mode, BemiTable *table)
 {
 	LockRelationOid(relation, mode);
 	if (bemi_table_look_up(relation, table))
@@ -408,7 +408,7 @@ bemi_table_prepare(Oid relation, Oid root)
 	if (!bemi_table_look_up(relation, &table) || table_is_prepared(&table))
 		return false;
 	check_table_owner(&table);
-	if (!bemi_table_lock(relation, AccessExclusiveLock, &table) ||
+	if (!lock_table(relation, AccessExclusiveLock, &table) ||
 		!bemi_is_within(relation, root))
 		return false;
 	check_table_owner(&table);
@@ -522,7 +522,7 @@ bemi_table_restore(Oid relation)
 	if (!trigger.ours || !bemi_table_look_up(relation, &table))
 		return;
 	check_table_owner(&table);
-	if (!bemi_table_lock(relation, AccessExclusiveLock, &table))
+	if (!lock_table(relation, AccessExclusiveLock, &table))
 		return;
 	check_table_owner(&table);
 	bemi_table_trigger(relation, &trigger);

@@ -96,7 +96,6 @@ typedef struct BemiDropped
 
 /* table.c */
 extern bool bemi_table_look_up(Oid relation, BemiTable *table);
-extern bool bemi_table_lock(Oid relation, LOCKMODE mode, BemiTable *table);
 extern List *bemi_table_tree(const BemiTable *table);
 extern const char *bemi_table_untrackable(const BemiTable *table);
 extern bool bemi_table_can_be_full(const BemiTable *table);
@@ -195,8 +194,6 @@ extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
 extern void bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo,
 											   const char *name);
 extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
-extern void bemi_check_rule_setter(Oid relation, Oid owner,
-								   int argument_count);
 extern void bemi_check_publication_owner(void);
 
 #endif							/* BEMI_TRACK_INTERNAL_H */
