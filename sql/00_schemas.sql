@@ -89,6 +89,7 @@ GRANT USAGE ON SCHEMA bemi TO PUBLIC;
 -- Functions of schema bemi call those of _bemi with the rights of their caller, so everybody
 -- may look names up in it.
 CREATE SCHEMA _bemi;
-COMMENT ON SCHEMA _bemi IS 'internals of extension bemi; names in it change without notice';
+COMMENT ON SCHEMA _bemi
+	IS 'partitions of bemi.changes; the rest is internal, and changes without notice';
 REVOKE ALL ON SCHEMA _bemi FROM PUBLIC;
 GRANT USAGE ON SCHEMA _bemi TO PUBLIC;

@@ -141,33 +141,33 @@ BEGIN
 	-- Somebody may have detached the partition of this month, and kept it.
 	stem := partition;
 	WHILE EXISTS (SELECT FROM pg_class
-		WHERE relname = partition AND relnamespace = 'bemi'::regnamespace) LOOP
+		WHERE relname = partition AND relnamespace = '_bemi'::regnamespace) LOOP
 		n := n + 1;
 		partition := stem || '_' || n;
 	END LOOP;
 
 	-- Indexes of users come with ATTACH. No primary key, because bemi.changes may have one or
 	-- be given one. Who publishes the history, and deletes from it, needs the identity.
-	EXECUTE format('CREATE TABLE bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
+	EXECUTE format('CREATE TABLE _bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
-	EXECUTE format('CREATE UNIQUE INDEX %I ON bemi.%I (id) WITH (deduplicate_items = off)',
+	EXECUTE format('CREATE UNIQUE INDEX %I ON _bemi.%I (id) WITH (deduplicate_items = off)',
 		partition || '_id_key', partition);
-	EXECUTE format('ALTER TABLE bemi.%I REPLICA IDENTITY USING INDEX %I',
+	EXECUTE format('ALTER TABLE _bemi.%I REPLICA IDENTITY USING INDEX %I',
 		partition, partition || '_id_key');
 	-- For the life of a row, and for all changes of a table. The schema comes third, because
 	-- it separates few rows, and each search compares the columns before the key. (So all
 	-- changes of a table are found among those of its namesakes in other schemas.) No two
 	-- entries are the same, and to find that out takes time.
-	EXECUTE format('CREATE INDEX ON bemi.%I ("table", primary_key, schema, id)'
+	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
-	EXECUTE format('CREATE INDEX ON bemi.%I USING gin (context jsonb_path_ops)', partition);
+	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
 	-- the same owner, whose rights what users have put on the history runs with
-	EXECUTE (SELECT format('ALTER TABLE bemi.%I OWNER TO %s', partition, c.relowner::regrole)
+	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
 	-- Readers come by way of bemi.changes, which asks for no right on a partition.
-	PERFORM _bemi.make_private(format('bemi.%I', partition)::regclass);
+	PERFORM _bemi.make_private(format('_bemi.%I', partition)::regclass);
 	-- no wider than the hole that it is for; greatest() and least() pass over NULL
-	PERFORM _bemi.attach_partition(format('bemi.%I', partition)::regclass, format(
+	PERFORM _bemi.attach_partition(format('_bemi.%I', partition)::regclass, format(
 		'FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
 		coalesce(quote_literal(least(next_day, hole_to)), 'MAXVALUE')));

@@ -237,7 +237,8 @@ bemi_attach_partition(PG_FUNCTION_ARGS)
 	BemiRights	caller;
 
 	command =
-		psprintf("ALTER TABLE bemi.changes ATTACH PARTITION bemi.%s FOR VALUES %s",
+		psprintf("ALTER TABLE bemi.changes ATTACH PARTITION " BEMI_INTERNAL_SCHEMA
+				 ".%s FOR VALUES %s",
 				 quote_identifier(get_rel_name(partition)),
 				 text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	bemi_act_restricted_as(owner_of_table(partition), &caller);

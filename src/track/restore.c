@@ -27,7 +27,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type_d.h"
@@ -116,14 +115,14 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 }
 
 /*
- * Called for each table that CREATE TABLE has made.  One in bemi's schema is a
- * partition of the history, and has no privileges yet but by default.
+ * Called for each table that CREATE TABLE has made.  One in a schema of bemi
+ * is a partition of the history, and has no privileges yet but by default.
  */
 void
 bemi_restore_privileges(const BemiTable *table)
 {
 	BemiValue	partition = bemi_sql_oid(REGCLASSOID, table->oid);
 
-	if (table->schema == get_namespace_oid(BEMI_SCHEMA, true))
+	if (bemi_is_own_schema(table->schema))
 		bemi_sql_run_as_owner("SELECT _bemi.make_private($1)", &partition, 1);
 }

@@ -25,4 +25,4 @@ COMMIT;
 SELECT bemi.sync() \g /dev/null
 
 -- Some pages name this partition, whatever month it is.
-SELECT _bemi.make_partition('2026-11-01') WHERE to_regclass('bemi.changes_2026_11') IS NULL \g /dev/null
+SELECT _bemi.make_partition('2026-11-01') WHERE to_regclass('_bemi.changes_2026_11') IS NULL \g /dev/null

@@ -79,13 +79,13 @@ CREATE EXTENSION bemi;
 SELECT _bemi.make_partition('2026-01-15');
 SELECT * FROM partition_of_history;
 -- nor those that a dump brings back
-CREATE TABLE bemi.changes_2026_02 (LIKE bemi.changes INCLUDING ALL);
-ALTER TABLE ONLY bemi.changes ATTACH PARTITION bemi.changes_2026_02 FOR VALUES FROM ('2026-02-01 UTC') TO ('2026-03-01 UTC');
-SELECT relname, relacl = (SELECT relacl FROM pg_class WHERE oid = 'bemi.changes_2026_01'::regclass) AS the_same FROM pg_class WHERE oid = 'bemi.changes_2026_02'::regclass;
+CREATE TABLE _bemi.changes_2026_02 (LIKE bemi.changes INCLUDING ALL);
+ALTER TABLE ONLY bemi.changes ATTACH PARTITION _bemi.changes_2026_02 FOR VALUES FROM ('2026-02-01 UTC') TO ('2026-03-01 UTC');
+SELECT relname, relacl = (SELECT relacl FROM pg_class WHERE oid = '_bemi.changes_2026_01'::regclass) AS the_same FROM pg_class WHERE oid = '_bemi.changes_2026_02'::regclass;
 SET ROLE regress_bemi_readonly;
 SELECT * FROM _bemi.signing_key;
 SELECT * FROM bemi.changes;
-SELECT * FROM bemi.changes_2026_01;
+SELECT * FROM _bemi.changes_2026_01;
 SELECT nextval('bemi.gaps_id_seq');
 CREATE TABLE bemi.mine ();
 RESET ROLE;

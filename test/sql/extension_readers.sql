@@ -65,7 +65,7 @@ SELECT * FROM _bemi.source_relations;
 SELECT * FROM bemi.tracked_schemas;
 DELETE FROM bemi.changes;
 INSERT INTO bemi.gaps (detail, reason, from_time) VALUES ('made by a test', 'retention', '-infinity');
-SELECT * FROM bemi.changes_2026_02;
+SELECT * FROM _bemi.changes_2026_02;
 SELECT bemi.track('todo');
 SELECT bemi.hold('2026-01-01', '2026-03-01');
 CALL bemi.start();

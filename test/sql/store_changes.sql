@@ -205,7 +205,7 @@ SELECT count(*) = count(DISTINCT id) AS unique_ids,
 	bool_and(substr(id::text, 15, 1) = '8') AS version_8,
 	bool_and(substr(id::text, 20, 1) IN ('8', '9', 'a', 'b')) AS variant,
 	bool_and(committed_at <= queued_at AND queued_at <= created_at) AS times_in_order,
-	bool_and(c.tableoid = to_regclass('bemi.changes_' || to_char(committed_at, 'YYYY_MM'))) AS right_partition,
+	bool_and(c.tableoid = to_regclass('_bemi.changes_' || to_char(committed_at, 'YYYY_MM'))) AS right_partition,
 	bool_and(position > 0 AND transaction_id > 0) AS numbered
 	FROM bemi.changes c;
 SELECT bool_and(committed_at >= previous) AS in_commit_order

@@ -67,13 +67,13 @@ SELECT * FROM _bemi.partition_ranges();
 SELECT c.relname, t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relname = 'changes_2021_02';
 -- a day at either end of time, and a week
 BEGIN;
-SELECT format('DROP TABLE bemi.%I', partition) FROM partitions \gexec
+SELECT format('DROP TABLE _bemi.%I', partition) FROM partitions \gexec
 SET LOCAL bemi.partition_interval = 'day';
 SELECT _bemi.make_partition('-infinity');
 SELECT _bemi.make_partition('294276-12-31 23:59:59.999999');
 SELECT _bemi.make_partition('294276-12-30');
 SELECT partition, bounds FROM partitions;
-SELECT format('DROP TABLE bemi.%I', partition) FROM partitions \gexec
+SELECT format('DROP TABLE _bemi.%I', partition) FROM partitions \gexec
 SET LOCAL bemi.partition_interval = 'week';
 SELECT _bemi.make_partition('4714-11-24 00:00:00 BC');
 SELECT _bemi.make_partition('infinity');
@@ -106,7 +106,7 @@ ROLLBACK;
 --
 -- Holds
 --
-SELECT bemi.hold_partition('bemi.changes_2021_02', reason => 'case 12');
+SELECT bemi.hold_partition('_bemi.changes_2021_02', reason => 'case 12');
 SELECT bemi.hold(from_time => '2021-03-05', to_time => '2021-03-08');
 SELECT from_time, to_time, reason, held_by = session_user AS mine, held_at <= clock_timestamp() AS now FROM bemi.holds ORDER BY 1;
 SELECT e.partition FROM _bemi.expired_partitions('1 day') e;
@@ -118,8 +118,8 @@ SELECT bemi.release(from_time => '2021-03-08', to_time => '2021-03-15');
 SELECT bemi.hold('-infinity', 'infinity', 'everything');
 SELECT * FROM _bemi.expired_partitions('1 day');
 SELECT bemi.release('-infinity', 'infinity');
-SELECT bemi.release_partition('bemi.changes_2021_02');
-SELECT bemi.hold_partition('bemi.changes_4714_11_bc');
+SELECT bemi.release_partition('_bemi.changes_2021_02');
+SELECT bemi.hold_partition('_bemi.changes_4714_11_bc');
 SELECT bemi.hold_partition('bemi.by_user');
 SELECT from_time, to_time, reason FROM bemi.holds ORDER BY 1;
 SELECT e.partition FROM _bemi.expired_partitions('1 day') e;
@@ -138,7 +138,7 @@ SELECT bemi.hold('2021-01-01'::timestamptz, '2021-01-01');
 SELECT bemi.hold('2021-01-02', '2021-01-01', 'reason');
 SELECT bemi.release('2021-01-01', '2021-01-02');
 SELECT bemi.release(NULL, '2021-01-02');
-SELECT bemi.release_partition('bemi.changes_2021_02');
+SELECT bemi.release_partition('_bemi.changes_2021_02');
 SELECT bemi.release_partition('bemi.elsewhere');
 SELECT bemi.release_partition(NULL::regclass);
 -- who holds it is not overwritten
@@ -169,27 +169,27 @@ RESET ROLE;
 -- written down, in one row
 --
 SELECT _bemi.drop_expired_partition('bemi.by_user', '1 day');
-SELECT _bemi.drop_expired_partition('bemi.changes_12021_12', '1 day');
+SELECT _bemi.drop_expired_partition('_bemi.changes_12021_12', '1 day');
 SELECT _bemi.drop_expired_partition('bemi.elsewhere', '1 day');
 SELECT _bemi.drop_expired_partition('bemi.archive', '1 day');
 SELECT _bemi.drop_expired_partition('bemi.by_user_1', '1 day');
 SELECT _bemi.drop_expired_partition('bemi.changes', '1 day');
 SELECT count(*) FROM bemi.gaps;
-CREATE VIEW needs_it AS SELECT * FROM bemi.changes_2021_02;
-SELECT _bemi.drop_expired_partition('bemi.changes_2021_02', '1 day');
+CREATE VIEW needs_it AS SELECT * FROM _bemi.changes_2021_02;
+SELECT _bemi.drop_expired_partition('_bemi.changes_2021_02', '1 day');
 SELECT partition FROM partitions WHERE partition = 'changes_2021_02';
 DROP VIEW needs_it;
-SELECT _bemi.drop_expired_partition('bemi.changes_2021_02', '1 day');
+SELECT _bemi.drop_expired_partition('_bemi.changes_2021_02', '1 day');
 SELECT source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time FROM bemi.gaps;
 SELECT bemi.release_partition('bemi.by_user');
 SELECT _bemi.drop_expired_partition('bemi.by_user', '1 day');
-SELECT _bemi.drop_expired_partition('bemi.changes_2021_03_08', '1 day');
+SELECT _bemi.drop_expired_partition('_bemi.changes_2021_03_08', '1 day');
 SELECT source, schema, "table", reason, from_lsn, to_lsn, from_time, to_time FROM bemi.gaps;
 SELECT partition, bounds FROM partitions;
 
 -- the history cannot be kept by bemi, nor a partition of it
 SELECT bemi.track('bemi.changes');
-SELECT bemi.track('bemi.changes_2021_03');
+SELECT bemi.track('_bemi.changes_2021_03');
 SELECT bemi.track_schema('bemi');
 
 DROP FOREIGN TABLE bemi.archive;

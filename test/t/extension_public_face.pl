@@ -84,12 +84,12 @@ my @calls = (
 	[ q{SELECT bemi.release('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.hold(from_time => '2026-01-01', to_time => '2026-04-01', reason => 'audit')}, '' ],
 	[ q{SELECT _bemi.make_partition('2020-02-03')}, '' ],
-	[ q{SELECT bemi.hold_partition('bemi.changes_2020_02', reason => 'case 12')}, '' ],
+	[ q{SELECT bemi.hold_partition('_bemi.changes_2020_02', reason => 'case 12')}, '' ],
 	[ q{SELECT reason, to_time - from_time FROM bemi.holds ORDER BY from_time}, "case 12|29 days\naudit|90 days" ],
 	[ q{SELECT bemi.release(from_time => '2026-01-01', to_time => '2026-04-01')}, '' ],
-	[ q{SELECT bemi.release_partition('bemi.changes_2020_02')}, '' ],
-	[ q{SELECT bemi.hold_partition(partition => 'bemi.changes_2020_02')}, '' ],
-	[ q{SELECT bemi.release_partition(partition => 'bemi.changes_2020_02'); SELECT count(*) FROM bemi.holds}, "\n0" ],
+	[ q{SELECT bemi.release_partition('_bemi.changes_2020_02')}, '' ],
+	[ q{SELECT bemi.hold_partition(partition => '_bemi.changes_2020_02')}, '' ],
+	[ q{SELECT bemi.release_partition(partition => '_bemi.changes_2020_02'); SELECT count(*) FROM bemi.holds}, "\n0" ],
 
 	[ q{GRANT EXECUTE ON FUNCTION bemi.track, bemi.untrack, bemi.hold, bemi.release, bemi.hold_partition, bemi.release_partition,
 		bemi.complete, bemi.completeness, bemi.source_complete, bemi.source_completeness TO operator}, '' ],
@@ -130,6 +130,25 @@ my @uncalled = grep { $made !~ /bemi\.$_\b/ } split /\n/, sql("SELECT DISTINCT p
 is("@uncalled", '', 'no public function or procedure is without its call here');
 
 is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } sort glob 'sql/*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
+
+# The SQL can be read beside its diff, and a query to a source where it is written.
+sub columns
+{
+	my ($line) = @_;
+
+	1 while $line =~ s/\t/' ' x (4 - $-[0] % 4)/e;
+	return length $line;
+}
+
+for my $file (glob 'sql/*.sql sql/remote/*.sql')
+{
+	my @lines = split /\n/, slurp_file($file);
+	my @long = grep { columns($lines[ $_ - 1 ]) > 100 } 1 .. @lines;
+	my ($comment) = slurp_file($file) =~ /\A((?:--.*\n)+)/;
+
+	is("@long", '', "$file: no line has more than 100 columns");
+	like($comment, qr/^-- Servers: .*^-- Returns /ms, "$file: says where it runs and what it returns") if $file =~ /remote/;
+}
 
 my $functions = slurp_file('docs/reference/functions.md');
 my @undocumented = grep { $functions !~ /^### bemi\.$_\(\)$/m } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");

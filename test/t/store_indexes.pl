@@ -228,7 +228,7 @@ like($node->safe_psql('postgres', 'SELECT last_error FROM bemi.status'),
 is( $node->safe_psql('postgres',
 		q{SELECT count(*) FROM bemi.changes WHERE context @> '{"n": 40}'}),
 	'0', 'nothing of that is stored');
-$node->safe_psql('postgres', 'DROP INDEX bemi.refuses');
+$node->safe_psql('postgres', 'DROP INDEX _bemi.refuses');
 $node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 is( $node->safe_psql('postgres',
 		q{SELECT operation, count(*) FROM bemi.changes WHERE context @> '{"n": 40}' GROUP BY 1 ORDER BY 1}),

@@ -80,7 +80,7 @@ sub bounds
 	return $node->safe_psql(
 		'postgres', qq{
 		SELECT pg_get_expr(relpartbound, oid) FROM pg_class
-		WHERE relname = '$partition' AND relnamespace = 'bemi'::regnamespace AND relispartition});
+		WHERE relname = '$partition' AND relnamespace = '_bemi'::regnamespace AND relispartition});
 }
 
 # Every row of t is stored once, with its time, where that time belongs, and the
@@ -217,11 +217,11 @@ sub works_on
 my $this_year = 1900 + (gmtime)[5];
 my ($old, $older) = ($this_year - 3, $this_year - 4);
 store("$older-05-05", "$old-05-05", "$old-06-06");
-my ($may, $june) = ("bemi.changes_${old}_05", "bemi.changes_${old}_06");
+my ($may, $june) = ("_bemi.changes_${old}_05", "_bemi.changes_${old}_06");
 
 $node->safe_psql(
 	'postgres', q{
-	SELECT bemi.hold_partition('bemi.changes_2021_02', reason => 'a case');
+	SELECT bemi.hold_partition('_bemi.changes_2021_02', reason => 'a case');
 	SELECT bemi.hold(from_time => '2010-01-15', to_time => '2010-01-16')});
 log_of_retention(
 	'10 years',
@@ -282,7 +282,7 @@ log_of_retention(
 	'732 days',
 	qr/LOG:  bemi: could not drop .*: cannot drop table \Q$june\E because other objects depend on it/,
 	'what others depend on stays');
-wait_for_partitions("$old-12-31", "bemi.changes_2021_02 $may $june");
+wait_for_partitions("$old-12-31", "_bemi.changes_2021_02 $may $june");
 pass('and does not keep the rest from going');
 works_on('with a view');
 $node->safe_psql('postgres', 'DROP VIEW needs_june');
@@ -330,7 +330,7 @@ is( $node->safe_psql('postgres',
 	'after a crash, nothing is stored twice');
 is( $node->safe_psql('postgres',
 		q{SELECT array_agg(partition::text) FROM _bemi.partition_ranges() WHERE to_time <= now() - interval '2 years'}),
-	'{bemi.changes_2021_02}',
+	'{_bemi.changes_2021_02}',
 	'what was held since long is still there');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres RESET bemi.retention; CALL bemi.stop(); CALL bemi.start()');
 
@@ -401,7 +401,7 @@ store('2030-01-01', '1999-12-31', 'infinity');
 ok( $archive->poll_query_until('postgres', $all, $node->safe_psql('postgres', $all)),
 	'and what comes, also in new partitions');
 set('bemi.retention', '20 years');
-$node->poll_query_until('postgres', q{SELECT to_regclass('bemi.changes_1999_12') IS NULL})
+$node->poll_query_until('postgres', q{SELECT to_regclass('_bemi.changes_1999_12') IS NULL})
   or die 'the partition is not dropped';
 works_on('without that partition');
 ok( $archive->poll_query_until(
@@ -411,7 +411,7 @@ ok( $archive->poll_query_until(
 	'what is dropped here stays there');
 is( $node->safe_psql(
 		'postgres', q{
-		SELECT count(*), count(*) FILTER (WHERE schemaname = 'bemi') FROM pg_publication_tables WHERE pubname = 'bemi'}),
+		SELECT count(*), count(*) FILTER (WHERE schemaname IN ('bemi', '_bemi')) FROM pg_publication_tables WHERE pubname = 'bemi'}),
 	'1|0',
 	'the publication that the worker reads does not have the history');
 my $count = $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes');
@@ -465,7 +465,7 @@ $_->finish foreach @writers;
 ok($node->poll_query_until('postgres', $stored, '112|112|56'),
 	'two workers make the same partitions once');
 set('bemi.retention', '1 year');
-wait_for_partitions("$old-12-31", 'bemi.changes_2021_02');
+wait_for_partitions("$old-12-31", '_bemi.changes_2021_02');
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT source, state, restarts, last_error FROM bemi.status ORDER BY source;

@@ -196,7 +196,7 @@ like($heard, qr/notification "changes" with payload "$k"/, 'somebody who listens
 is(sql(q{SELECT count(*) FROM pg_trigger WHERE tgname = 'tr' AND tgenabled = 'A'}),
 	sql(q{SELECT 1 + count(*) FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass}), 'partitions have it likewise');
 sql(q{SELECT _bemi.make_partition('1999-01-01')});
-is(sql(q{SELECT tgenabled FROM pg_trigger WHERE tgname = 'tr' AND tgrelid = 'bemi.changes_1999_01'::regclass}),
+is(sql(q{SELECT tgenabled FROM pg_trigger WHERE tgname = 'tr' AND tgrelid = '_bemi.changes_1999_01'::regclass}),
 	'A', 'new ones, too');
 
 # An owner who is no superuser.
@@ -246,7 +246,7 @@ store('without it');
 
 sql(qq{
 	GRANT CREATE ON SCHEMA keeper TO PUBLIC;
-	GRANT CREATE ON SCHEMA bemi TO keeper;
+	GRANT CREATE ON SCHEMA bemi, _bemi TO keeper;
 	DO \$\$ DECLARE part regclass; BEGIN
 		FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass LOOP
 			EXECUTE format('ALTER TABLE %s OWNER TO keeper', part);
@@ -264,12 +264,12 @@ sql(qq{
 	ALTER TABLE bemi.changes ADD CONSTRAINT kept CHECK (keeper.e('check', operation) <> keeper.e('constant', 'folded') || '!');
 	CREATE INDEX kept_index ON bemi.changes (keeper.e('index', operation)) WHERE keeper.e('where', operation) <> '!';
 	RESET SESSION AUTHORIZATION;
-	REVOKE CREATE ON SCHEMA bemi FROM keeper});
+	REVOKE CREATE ON SCHEMA bemi, _bemi FROM keeper});
 store('expressions of the owner');
 is(sql(qq{SELECT by_default, keeper.e('', '') <> '' FROM bemi.changes WHERE "table" = 't' AND primary_key = '$k'}), 'keeper|t', 'they run as the owner');
 # The worker looks into the history when it starts, and to plan that computes constants.
 sql(q{
-	GRANT CREATE ON SCHEMA bemi TO keeper;
+	GRANT CREATE ON SCHEMA bemi, _bemi TO keeper;
 	SET SESSION AUTHORIZATION keeper;
 	CREATE FUNCTION keeper.volatile() RETURNS text LANGUAGE plpgsql AS $$
 		BEGIN
@@ -284,7 +284,7 @@ sql(q{
 	ALTER TABLE bemi.changes ADD CONSTRAINT constant CHECK (keeper.constant('a') <> operation);
 	CREATE INDEX constant_index ON bemi.changes ((operation || keeper.constant('b')));
 	RESET SESSION AUTHORIZATION;
-	REVOKE CREATE ON SCHEMA bemi FROM keeper});
+	REVOKE CREATE ON SCHEMA bemi, _bemi FROM keeper});
 sql('CALL bemi.stop()');
 sql('CALL bemi.start()');
 $k++;
@@ -382,7 +382,7 @@ pass('a foreign key of the history is checked');
 sql(q{INSERT INTO known VALUES ('other')});
 sync();
 sql(q{SELECT _bemi.make_partition('1997-01-01')});
-is( sql(q{SELECT count(*) FILTER (WHERE indisprimary), count(*), count(*) FILTER (WHERE indisreplident) FROM pg_index WHERE indrelid = 'bemi.changes_1997_01'::regclass}),
+is( sql(q{SELECT count(*) FILTER (WHERE indisprimary), count(*), count(*) FILTER (WHERE indisreplident) FROM pg_index WHERE indrelid = '_bemi.changes_1997_01'::regclass}),
 	'1|5|1', 'a new partition has the keys of bemi.changes, and its own');
 sql('ALTER TABLE bemi.changes DROP CONSTRAINT is_known, DROP CONSTRAINT by_position, DROP CONSTRAINT changes_pkey');
 
@@ -405,7 +405,7 @@ is( $node->safe_psql('fresh', q{
 
 my $current = sql(q{SELECT tableoid::regclass FROM bemi.changes WHERE "table" = 't' ORDER BY id DESC LIMIT 1});
 my $reader = Bemi::Session->new($node);
-for my $partition ($current, 'bemi.changes_1997_01')
+for my $partition ($current, '_bemi.changes_1997_01')
 {
 	my $what = $partition eq $current ? 'the current partition' : 'an old one';
 
@@ -417,13 +417,13 @@ for my $partition ($current, 'bemi.changes_1997_01')
 	store($what);
 }
 is(sql(q{SELECT string_agg(inhrelid::regclass::text, ',') FROM pg_inherits WHERE inhdetachpending}),
-	'bemi.changes_1997_01', 'the worker has finished the one that was in its way, and no other');
+	'_bemi.changes_1997_01', 'the worker has finished the one that was in its way, and no other');
 like(slurp_file($node->logfile), qr/partition ".*" of bemi\.changes is detached now/, 'and says so');
 sql(q{ALTER SYSTEM SET bemi.retention = '20 years'; SELECT pg_reload_conf()});
-$node->poll_query_until('postgres', q{SELECT to_regclass('bemi.changes_1998_01') IS NULL AND to_regclass('bemi.changes_1999_01') IS NULL})
+$node->poll_query_until('postgres', q{SELECT to_regclass('_bemi.changes_1998_01') IS NULL AND to_regclass('_bemi.changes_1999_01') IS NULL})
   or die 'retention does not go on';
-is(sql(q{SELECT to_regclass('bemi.changes_1997_01')}), 'bemi.changes_1997_01', 'retention goes on, and leaves what is half detached');
-sql('ALTER TABLE bemi.changes DETACH PARTITION bemi.changes_1997_01 FINALIZE; ALTER SYSTEM RESET bemi.retention; SELECT pg_reload_conf()');
+is(sql(q{SELECT to_regclass('_bemi.changes_1997_01')}), '_bemi.changes_1997_01', 'retention goes on, and leaves what is half detached');
+sql('ALTER TABLE bemi.changes DETACH PARTITION _bemi.changes_1997_01 FINALIZE; ALTER SYSTEM RESET bemi.retention; SELECT pg_reload_conf()');
 is(warning(), '', 'nothing is wrong any more');
 
 #

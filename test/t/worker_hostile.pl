@@ -87,7 +87,7 @@ is( $node->safe_psql('postgres',
 	'defaults and generated columns are filled');
 
 my $month = $node->safe_psql('postgres',
-	q{SELECT format('bemi.%I', relname) FROM pg_class WHERE relname ~ '^changes_\d{4}_\d\d$'});
+	q{SELECT format('_bemi.%I', relname) FROM pg_class WHERE relname ~ '^changes_\d{4}_\d\d$'});
 $node->safe_psql(
 	'postgres', qq{
 	ALTER TABLE bemi.changes DETACH PARTITION $month;
