@@ -206,7 +206,8 @@ CREATE TABLE bemi.gaps (
 	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	detail text NOT NULL,
 	CHECK (from_time <= to_time),
-	-- Each of these has its row in docs/reference/gap-reasons.md, and its sentence in _bemi.default_detail().
+	-- Each of these has its row in docs/reference/gap-reasons.md, and its sentence in
+	-- _bemi.default_detail().
 	CONSTRAINT gaps_reason_check CHECK (reason IN (
 		'source_started',
 		'source_dropped',
@@ -1032,8 +1033,10 @@ CREATE FUNCTION _bemi.pending_detach(target regclass)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('partition %s is half detached, its changes are not stored: '
-			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;', i.inhrelid::regclass, i.inhparent::regclass)
-		FROM pg_inherits i WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
+			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;',
+			i.inhrelid::regclass, i.inhparent::regclass)
+		FROM pg_inherits i
+		WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.pending_detach(regclass)
 	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '
@@ -2669,7 +2672,8 @@ CREATE VIEW bemi.status AS
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
 			_bemi.history_warning(),
-			(SELECT format('the owner of extension bemi is no superuser, so that tables may be left '
+			(SELECT format(
+					'the owner of extension bemi is no superuser, so that tables may be left '
 					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
 				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
 				WHERE e.extname = 'bemi' AND NOT r.rolsuper)

@@ -111,7 +111,8 @@ CREATE TABLE bemi.gaps (
 	noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	detail text NOT NULL,
 	CHECK (from_time <= to_time),
-	-- Each of these has its row in docs/reference/gap-reasons.md, and its sentence in _bemi.default_detail().
+	-- Each of these has its row in docs/reference/gap-reasons.md, and its sentence in
+	-- _bemi.default_detail().
 	CONSTRAINT gaps_reason_check CHECK (reason IN (
 		'source_started',
 		'source_dropped',

@@ -69,8 +69,10 @@ CREATE FUNCTION _bemi.pending_detach(target regclass)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('partition %s is half detached, its changes are not stored: '
-			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;', i.inhrelid::regclass, i.inhparent::regclass)
-		FROM pg_inherits i WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
+			'ALTER TABLE %s DETACH PARTITION %1$s FINALIZE;',
+			i.inhrelid::regclass, i.inhparent::regclass)
+		FROM pg_inherits i
+		WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.pending_detach(regclass)
 	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '

@@ -146,7 +146,8 @@ CREATE VIEW bemi.status AS
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
 			_bemi.history_warning(),
-			(SELECT format('the owner of extension bemi is no superuser, so that tables may be left '
+			(SELECT format(
+					'the owner of extension bemi is no superuser, so that tables may be left '
 					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
 				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
 				WHERE e.extname = 'bemi' AND NOT r.rolsuper)
