@@ -516,27 +516,31 @@ follow_heir(Oid relation)
 }
 
 /*
- * Does the command attach or detach a partition?  That is all it does, then.
+ * Does the command alter what inherits from the table, too?  ATTACH and DETACH
+ * of a partition do nothing else.
  */
 static bool
-command_moves_partition(const CollectedCommand *command)
+command_alters_heirs(const CollectedCommand *command)
 {
 	const CollectedATSubcmd *first;
 
+	if (command->type == SCT_Simple && IsA(command->parsetree, RenameStmt))
+		return ((RenameStmt *) command->parsetree)->renameType ==
+			OBJECT_COLUMN;
 	if (command->type != SCT_AlterTable ||
 		command->d.alterTable.subcmds == NIL)
 		return false;
 	first = linitial(command->d.alterTable.subcmds);
 	if (!IsA(first->parsetree, AlterTableCmd))
-		return false;
+		return true;
 	switch (((AlterTableCmd *) first->parsetree)->subtype)
 	{
 		case AT_AttachPartition:
 		case AT_DetachPartition:
 		case AT_DetachPartitionFinalize:
-			return true;
-		default:
 			return false;
+		default:
+			return true;
 	}
 }
 
@@ -549,13 +553,12 @@ follow_heirs(const BemiTable *table, const CollectedCommand *command)
 {
 	ListCell   *cell;
 
-	if (!table->has_children ||
+	if (!table->has_children || !command_alters_heirs(command) ||
 		(table->kind != RELKIND_RELATION &&
 		 table->kind != RELKIND_FOREIGN_TABLE &&
 		 table->kind != RELKIND_PARTITIONED_TABLE) ||
 		(table->kind == RELKIND_PARTITIONED_TABLE &&
-		 (bemi_is_published(table->root) ||
-		  command_moves_partition(command))))
+		 bemi_is_published(table->root)))
 		return;
 	foreach(cell, find_all_inheritors(table->oid, NoLock, NULL))
 	{
