@@ -28,7 +28,8 @@
  * the hook.  It executes no other command, so the tables to which its
  * transaction has given new storage were truncated.  They are found among
  * those whose relcache entries were invalidated.  If their root is locked, it
- * was truncated with them.
+ * was truncated with them.  One case is not found: a transaction truncates the
+ * root, adds rows, and truncates a partition alone.
  *
  * What must never happen: a wait for a lock, or a lock that the statement does
  * not take itself.
