@@ -543,7 +543,7 @@ BEGIN
 			'bemi.track(regclass, name[], name[], name[])', 'EXECUTE') THEN
 		RAISE EXCEPTION 'permission denied to track %', object
 			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It takes the owner, and the right to call bemi.track().';
+				DETAIL = 'You must own it and have the right to call bemi.track().';
 	END IF;
 END
 $$;

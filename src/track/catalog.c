@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * catalog.c
- *		Look-ups of tracking: by OID, by syscache or index, without locks.
+ * catalog.c Look-ups of tracking, by OID, with syscaches and indexes, without
+ *		locks.
  *
- * None of them asks for a right of the current user, and none calls an SQL
- * function: event triggers use them in everybody's DDL, which must not fail
- * because somebody has revoked EXECUTE on functions, or USAGE on the schema.
+ * Event triggers use them in every user's DDL.  What must never happen: that
+ * DDL fails because EXECUTE on functions or USAGE on the schema was revoked.
+ * So none of them checks a right of the current user, and none calls an SQL
+ * function.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,8 +32,8 @@
 PG_FUNCTION_INFO_V1(bemi_root_of_partition);
 
 /*
- * Whether a role may track what belongs to "owner": it has the owner's
- * privileges, and has been granted bemi.track().
+ * Whether a role may track tables of "owner": it has the owner's privileges,
+ * and EXECUTE on bemi.track().
  */
 bool
 bemi_may_track(Oid role, Oid owner)
@@ -139,7 +140,7 @@ bemi_is_published(Oid relation)
 }
 
 /*
- * Name of a relation as it is written in SQL, with its schema.
+ * Qualified name of a relation, quoted as in SQL.
  */
 char *
 bemi_relation_name(Oid relation)

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
- * command.c
- *		What a DDL command has done, for the event triggers that are written in C.
+ * command.c Reads what a DDL command has done, for the event triggers.
  *
- * The server keeps the list of objects that a command has made, altered or
- * dropped in event_trigger.c, and gives it out by one way only: the
- * set-returning functions pg_event_trigger_ddl_commands() and
- * pg_event_trigger_dropped_objects().  They are called here directly, not in a
- * query, so their caller's rights and search_path are of no consequence: a
- * REVOKE of their EXECUTE privilege must not make other people's DDL fail.
+ * The server's event_trigger.c keeps the list of objects that a command has
+ * created, altered or dropped.  Only two set-returning functions return it:
+ * pg_event_trigger_ddl_commands() and pg_event_trigger_dropped_objects().
+ * They are called here directly, not in a query, so the user's rights and
+ * search_path do not matter.  What must never happen: a user's DDL fails
+ * because their EXECUTE privilege was revoked.  Results are in the current
+ * memory context.
  *
- * Each row of the first one has the collected command itself, with its parse
- * tree and, for ALTER TABLE, the subcommands.  So it is known which table a
+ * Each row of the first function has the collected command itself, with its
+ * parse tree and, for ALTER TABLE, the subcommands.  They show which table a
  * command has attached or detached.
  *
  *-------------------------------------------------------------------------
@@ -38,7 +38,7 @@
 
 #include "track/track_internal.h"
 
-/* The columns of pg_event_trigger_ddl_commands() that are of use here. */
+/* The columns of pg_event_trigger_ddl_commands() that are used here. */
 #define COMMAND_CLASSID			1
 #define COMMAND_OBJID			2
 #define COMMAND_OBJSUBID		3
@@ -61,7 +61,7 @@ typedef struct ResultRows
 } ResultRows;
 
 /*
- * Calls a function of the server that takes nothing and returns a set.
+ * Calls a function of the server without arguments that returns a set.
  */
 static void
 open_command_rows(Oid oid, ResultRows *rows)
@@ -191,7 +191,7 @@ command_text(TupleTableSlot *row, int column, int element)
 }
 
 /*
- * Whether a row is about a table that can have been a partition of a tracked
+ * Whether a row is about a table that may have been a partition of a tracked
  * one.
  */
 static bool
@@ -206,7 +206,8 @@ is_lasting_table(TupleTableSlot *row)
 }
 
 /*
- * One row of the result, NULL if it is of no interest for tables.
+ * One row of the result; NULL if it is about neither a table nor a row of a
+ * publication.
  */
 static BemiDropped *
 read_dropped(TupleTableSlot *row)
@@ -235,7 +236,7 @@ read_dropped(TupleTableSlot *row)
 }
 
 /*
- * The tables and places in publications that the command has dropped (at
+ * The tables and rows of publications that the command has dropped (at
  * sql_drop), as BemiDropped.
  */
 List *
@@ -339,8 +340,8 @@ concerns_partition(const AlterTableCmd *subcommand, bool attached)
 }
 
 /*
- * Has this transaction locked the relation as who attaches or detaches it
- * does?
+ * Whether this transaction has the lock on the relation that ATTACH and DETACH
+ * take.
  */
 static bool
 is_locked_as_child(Oid oid)
@@ -358,8 +359,8 @@ is_locked_as_child(Oid oid)
 
 /*
  * The table that a subcommand has attached or detached.  Before PostgreSQL 16
- * the server gives its name only, which could mean another table by now.  That
- * one is not locked.
+ * the server provides only its name, which may belong to another table by now.
+ * The lock shows that it is the right one.
  */
 static Oid
 concerned_partition(const CollectedATSubcmd *subcommand)
@@ -375,7 +376,7 @@ concerned_partition(const CollectedATSubcmd *subcommand)
 	if (!OidIsValid(partition) || !is_locked_as_child(partition))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("partition \"%s\" was renamed while a command was at work on it",
+				 errmsg("partition \"%s\" was renamed while a command was working on it",
 						name->relname),
 				 errhint("Try the command again.")));
 	return partition;
@@ -383,8 +384,8 @@ concerned_partition(const CollectedATSubcmd *subcommand)
 
 /*
  * OIDs of the tables that a command has attached as partitions, or detached.
- * To be called with the rights of the user, on whom the meaning of names
- * depends.
+ * Must be called with the rights of the user, because the meaning of names
+ * depends on them.
  */
 List *
 bemi_command_partitions(const CollectedCommand *command, bool attached)

@@ -1,40 +1,41 @@
 /*-------------------------------------------------------------------------
  *
- * ddl.c
- *		Follows the commands that make and alter tables.
+ * ddl.c Follows the commands that create and alter tables.
  *
- * An event trigger function at the end of each such command tracks the new
- * partitions of tracked tables and the new tables of tracked schemas, goes on
- * with or gives up partitions that were detached, and has the worker learn
- * what has changed.  It runs for every command of every user, so it leaves
- * early if the command does not concern bemi: a temporary table, or one that
- * is neither published, nor with a published root, nor in a tracked schema.
- * That takes a few look-ups by key, which do not grow with the database, and
- * no lock.
+ * An event trigger function at the end of each such command tracks new
+ * partitions of tracked tables and new tables of tracked schemas, keeps or
+ * ends the tracking of detached partitions, and emits tracking messages for
+ * the worker.  It runs for every command of every user.  So it returns early
+ * if the command does not concern bemi: if the table is temporary, or if it is
+ * not published, has no published root, and is in no tracked schema.  This
+ * check takes a few look-ups by key and no lock, whatever the size of the
+ * database.
  *
- * What a command has attached or detached is read from the command itself, and
- * the root of a partition from the catalog.  What a trigger says in its
- * arguments counts only for the table that the command has detached.
+ * The attached or detached table is read from the command, and the root of a
+ * partition from the catalog.  The arguments of a trigger count only for the
+ * table that the command has detached, because any owner can write them.
  *
- * Nothing but the table that the command was about, and what it has attached
- * or detached, is locked or changed.  All these are locked by the command
- * already, except for what lies below a detached table, and for the partitions
- * of a table that comes into a tracked schema.
+ * Only the command's own table, and the tables that it has attached or
+ * detached, are locked or changed.  The command has locked these already,
+ * except for tables below a detached table and for partitions of a table that
+ * moves into a tracked schema.
  *
- * Whoever makes a table need not be allowed to track. bemi does to the table
- * what the root's or the schema's owner has asked for, with the rights of the
- * extension's owner, and with the server's functions only.  That owner is a
- * superuser, unless somebody has taken that from him.  Then the rights are
- * those of the command's user, who owns what he alters.  That is enough for
- * all but partitions that belong to others.
+ * The user who creates a table need not have the right to track it.  The owner
+ * of the root or the schema has asked for tracking, so it is done with the
+ * rights of the extension's owner, and only by functions of the server.  That
+ * owner is usually a superuser.  If he has lost SUPERUSER, the rights of the
+ * command's user are used instead.  These are enough for everything but
+ * partitions of other owners.
  *
- * What can be expected to fail is looked at before, and is a warning, because
- * it is no fault of the command's user: somebody's trigger of the same name,
- * missing rights.  The history stays true: a table that is published without
- * bemi's trigger has its problem shown in bemi.tracked, and one that cannot be
- * published is not said to be tracked.  Any other error is the command's
- * error, because a table that is made and not tracked would have a false
- * history: lock time-outs, deadlocks, a full lock table, cancellation.
+ * Expected obstacles are checked before and cause only a warning, because the
+ * command's user has not caused them: a user's trigger of the same name, or
+ * missing rights.  The history stays true: bemi.tracked shows the problem of a
+ * table that is published without bemi's trigger, and a table that cannot be
+ * published is not recorded as tracked.  Any other error (lock timeouts,
+ * deadlocks, a full lock table, cancellation) is an error of the command.
+ *
+ * What must never happen: a table of a tracked schema or root is created and
+ * silently not tracked, because its history would be wrong.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,7 +70,8 @@
 PG_FUNCTION_INFO_V1(bemi_follow_ddl);
 
 /*
- * Takes the rights with which tables are changed, until bemi_act_as_before().
+ * Switches to the role whose rights tables are changed with, until
+ * bemi_act_as_before().
  */
 static void
 act_on_tables(BemiRights *former)
@@ -80,8 +82,8 @@ act_on_tables(BemiRights *former)
 }
 
 /*
- * Why the trigger and the replica identity of a table cannot be changed now,
- * NULL if they can: what the server's functions would fail with.
+ * Why the server's functions would fail to change the trigger and the replica
+ * identity of a table now; NULL if they would not.
  */
 static const char *
 tracking_obstacle(const BemiTable *table)
@@ -120,8 +122,8 @@ warn_of_obstacle(const BemiTable *table, const char *obstacle)
 }
 
 /*
- * Gives a table the replica identity without which updates of it would fail,
- * where it cannot have bemi's trigger.
+ * Sets only the replica identity, for a table that cannot have bemi's trigger,
+ * because its updates would fail without one.
  */
 static void
 set_full_identity(const BemiTable *table)
@@ -133,8 +135,8 @@ set_full_identity(const BemiTable *table)
 }
 
 /*
- * Prepares a table that is published with its root, unless it has bemi's
- * trigger already: other choices of identity are the user's.
+ * Prepares a table that is published with its root, unless it already has
+ * bemi's trigger; another identity is then the user's choice.
  */
 static void
 prepare_published(const BemiTable *table)
@@ -158,7 +160,7 @@ prepare_published(const BemiTable *table)
 }
 
 /*
- * A table that was tracked by itself was attached.
+ * Follows an attached table that was tracked by itself.
  */
 static void
 follow_attached_published(const BemiTable *table)
@@ -175,7 +177,8 @@ follow_attached_published(const BemiTable *table)
 }
 
 /*
- * A table that was attached to a tracked one, or lies below it.
+ * Follows a table that was attached to a tracked one, or is below such a
+ * table.
  */
 static void
 follow_attached(Oid relation)
@@ -208,7 +211,7 @@ follow_attached_tree(Oid relation)
 }
 
 /*
- * Takes from a table what it has got with tracking.
+ * Removes from a table what tracking has added to it.
  */
 static void
 restore_untracked(Oid relation)
@@ -220,7 +223,7 @@ restore_untracked(Oid relation)
 	else
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not take trigger \"%s\" from table \"%s\"",
+				 errmsg("could not remove trigger \"%s\" from table \"%s\"",
 						BEMI_TRIGGER, name),
 				 errdetail("The owner of extension bemi is no superuser."),
 				 errhint("SELECT bemi.untrack(%s);",
@@ -244,9 +247,9 @@ restore_untracked_tree(const BemiTable *table)
 }
 
 /*
- * Is a detached table to be tracked by itself from now on?  One that was
- * tracked before it was attached is; but whether it was, its owner may have
- * written into the trigger himself.
+ * Whether a detached table is tracked by itself from now on.  It is if it was
+ * tracked before it was attached.  Its owner may have written that into the
+ * trigger himself, so he must have the right to track.
  */
 static bool
 table_stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
@@ -262,8 +265,8 @@ table_stays_tracked(const BemiTable *table, const BemiTrigger *trigger)
 }
 
 /*
- * A detached table that stays tracked.  If it had its rules from the root, it
- * must not be without.
+ * Tracks a detached table by itself.  If it used the rules of its root, it
+ * gets a copy of them.
  */
 static void
 track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
@@ -296,7 +299,8 @@ track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
 }
 
 /*
- * A table that was detached from a tracked one still has what it got with it.
+ * Follows a table that was detached from a tracked one.  If it is no longer
+ * tracked, its trigger is removed and its former replica identity restored.
  */
 static void
 follow_detached(Oid relation, Oid root)
@@ -316,8 +320,8 @@ follow_detached(Oid relation, Oid root)
 }
 
 /*
- * A tracked table has got a column with which every further write would fail.
- * Returns whether it is tracked all the same.
+ * Follows a new virtual generated column of a tracked table, with which every
+ * further write would fail.  Returns whether the table is still tracked.
  */
 static bool
 follow_virtual_column(const BemiTable *table)
@@ -326,13 +330,13 @@ follow_virtual_column(const BemiTable *table)
 	BemiTable	root;
 	ListCell   *cell;
 
-	/* Its partitions have got the column, too, and are locked by the command. */
+	/* Its partitions have the column, too, and the command has locked them. */
 	if (reason == NULL)
 	{
 		ereport(WARNING,
 				(errmsg("before is no longer complete in changes of table \"%s\"",
 						NameStr(table->name)),
-				 errdetail("It has a virtual generated column, which no replica identity can have.")));
+				 errdetail("It has a virtual generated column, which cannot be part of a replica identity.")));
 		foreach(cell, bemi_table_tree(table))
 		{
 			BemiTable	part;
@@ -353,8 +357,8 @@ follow_virtual_column(const BemiTable *table)
 }
 
 /*
- * Does a subcommand change what a partition sends of itself, or whether it
- * does?
+ * Whether a subcommand changes which old values a partition sends, or whether
+ * it sends its changes at all.
  */
 static bool
 is_change_of_root(AlterTableType subcommand)
@@ -364,9 +368,9 @@ is_change_of_root(AlterTableType subcommand)
 }
 
 /*
- * Did the command change what the stream sends of the root with the changes of
- * its partitions, and does not invalidate there: its name or its replica
- * identity?
+ * Whether the command has changed the name or the replica identity of a root.
+ * The stream sends these with changes of partitions, but the server does not
+ * invalidate the partitions.
  */
 static bool
 changes_root(const CollectedCommand *command)
@@ -389,8 +393,8 @@ changes_root(const CollectedCommand *command)
 }
 
 /*
- * PostgreSQL 14 sends null for a column that was added with a default, see
- * _bemi.warn_of_missing_values().
+ * Warns of PostgreSQL 14, which sends null for a column that was added with a
+ * default, see _bemi.warn_of_missing_values().
  */
 static void
 warn_of_missing_values(Oid relation)
@@ -403,8 +407,8 @@ warn_of_missing_values(Oid relation)
 }
 
 /*
- * Does the schema's tracking include a table?  Partitions are tracked with
- * their root, tables of extensions one by one only.
+ * Whether a table is tracked because of its schema.  Partitions are tracked
+ * with their root, and members of extensions only by bemi.track().
  */
 static bool
 is_tracked_with_schema(const BemiTable *table)
@@ -415,7 +419,8 @@ is_tracked_with_schema(const BemiTable *table)
 }
 
 /*
- * A table that is published, itself or with its root, was made or altered.
+ * Follows a table that is published, by itself or with its root, and was
+ * created or altered.
  */
 static void
 follow_published(const BemiTable *table, const CollectedCommand *command,
@@ -447,7 +452,7 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 		follow_detached(lfirst_oid(cell), table->root);
 	}
 
-	/* The message says whether all partitions are FULL, and logged. */
+	/* The message contains whether all partitions are FULL and logged. */
 	if (table->oid == table->root || attached != NIL || detached != NIL ||
 		table->persistence == RELPERSISTENCE_UNLOGGED || changes_root(command))
 		bemi_emit_tracked(table->root);
@@ -458,7 +463,7 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 }
 
 /*
- * A table that is in a tracked schema, and not published.
+ * Tracks a table that is in a tracked schema and not published.
  */
 static void
 track_with_schema(const BemiTable *table)
@@ -476,7 +481,10 @@ track_with_schema(const BemiTable *table)
 		return;
 	}
 	bemi_table_prepare(table->oid, table->oid);
-	/* As in track.c: what somebody attaches to a partition is seen late. */
+	/*
+	 * As in track_tree() of track.c: a table that another session attaches to
+	 * a partition becomes visible only after the partition is locked.
+	 */
 	while ((more = list_difference_oid(bemi_table_tree(table), done)) != NIL)
 	{
 		foreach(cell, more)
@@ -492,8 +500,8 @@ track_with_schema(const BemiTable *table)
 }
 
 /*
- * A table that inherits from an altered one has been altered with it, under
- * the command's lock.
+ * Follows a table that inherits from an altered one and was altered with it,
+ * under the command's lock.
  */
 static void
 follow_heir(Oid relation)
@@ -545,8 +553,9 @@ command_alters_heirs(const CollectedCommand *command)
 }
 
 /*
- * The altered table itself need not be tracked, and can be a foreign table.
- * Partitions of a published table need no message of their own.
+ * Follows all tables that inherit from an altered one.  That one need not be
+ * tracked, and can be a foreign table.  Partitions of a published table need
+ * no message of their own.
  */
 static void
 follow_heirs(const BemiTable *table, const CollectedCommand *command)
@@ -568,7 +577,7 @@ follow_heirs(const BemiTable *table, const CollectedCommand *command)
 }
 
 /*
- * A table was made or altered.
+ * Follows a table that was created or altered.
  */
 static void
 follow_table(const BemiTable *table, const CollectedCommand *command)
@@ -596,12 +605,12 @@ follow_table(const BemiTable *table, const CollectedCommand *command)
 }
 
 /*
- * A relation was made or altered.
+ * Follows a relation that was created or altered.
  */
 static void
 follow_relation(const BemiTable *table, const CollectedCommand *command)
 {
-	/* Its rows are not in the stream. */
+	/* The rows of a foreign table are not in the stream. */
 	if (table->kind == RELKIND_FOREIGN_TABLE && table->is_partition)
 		bemi_emit_tracked(table->root);
 	if ((table->kind == RELKIND_RELATION ||
@@ -612,8 +621,8 @@ follow_relation(const BemiTable *table, const CollectedCommand *command)
 }
 
 /*
- * Types and tables that depend on a type: OIDs of the types, and of the row
- * types of the tables.
+ * Adds the users of a type: types that depend on it, and the row types of
+ * tables that do.
  */
 static List *
 add_type_users(List *types, Oid type)
@@ -647,10 +656,9 @@ add_type_users(List *types, Oid type)
 }
 
 /*
- * What a composite type is made of belongs to the description of each tracked
- * table that has such a column, an array of it, a domain over it, or a
- * composite with it.  The worker learns the descriptions without a lock on
- * these tables.
+ * Emits the descriptions of all tracked tables that use an altered row type:
+ * in a column, an array, a domain or another composite.  These tables are not
+ * locked.
  */
 static void
 follow_row_type(const BemiTable *table)
@@ -673,9 +681,9 @@ follow_row_type(const BemiTable *table)
 }
 
 /*
- * May the rules of some table have to follow the new name of a column?  The
- * columns of inheriting tables are renamed with it, and those of typed tables
- * with their type's attribute.
+ * Whether a renamed column may have rules.  The columns of inheriting tables
+ * are renamed with it, and those of typed tables with an attribute of their
+ * type, so these may have rules, too.
  */
 static bool
 may_have_rules(const BemiTable *table)
@@ -689,7 +697,7 @@ may_have_rules(const BemiTable *table)
 }
 
 /*
- * A renamed column takes its rules along.
+ * Gives a renamed column its rules.
  */
 static void
 follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
@@ -708,7 +716,7 @@ follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
 }
 
 /*
- * A trigger was made.  If it is bemi's, rules may have been set.
+ * Follows a new trigger.  If it is bemi's, it may have set rules.
  */
 static void
 follow_trigger(Oid oid)
@@ -754,8 +762,8 @@ follow_command(const BemiCommand *command)
 }
 
 /*
- * Is the command about a temporary table, as its text says?  One that becomes
- * temporary by its schema is found out later.
+ * Whether the command's text creates a temporary table.  A table that is
+ * temporary because of its schema is recognized later.
  */
 static bool
 command_is_temporary(const Node *command)
@@ -784,8 +792,8 @@ bemi_follow_ddl(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 
 	/*
-	 * The second transaction of DETACH CONCURRENTLY has no snapshot, without
-	 * which long values of a deleted catalog row cannot be deleted.
+	 * The second transaction of DETACH CONCURRENTLY has no snapshot, but
+	 * deleting TOAST values of a catalog row needs one.
 	 */
 	if (!ActiveSnapshotSet())
 	{

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * describe.c
- *		What the stream does not tell of a table, but the worker must know.
+ * describe.c Describes a table for the worker: the facts that the stream
+ *		lacks.
  *
- * In flows a table's OID; out flows a JSON object, palloc'd:
+ * Input: a table's OID.  Output: a JSON object, palloc'd:
  *
  *	{"redact": ["card"], "key": ["id"], "columns": ["id", "card"], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
@@ -15,12 +15,13 @@
  * partition whose changes are stored under the name of its root, so that no
  * message keeps its own description up to date.
  *
- * Everything comes from the catalogs, as a snapshot sees them: the worker asks
- * what tables were like at the position of a new slot.  The server's caches
- * know the present only, so they are used where the present is asked for, and
- * for the server's own types, which never change.  No table is locked and no
- * SQL runs, because this happens within DDL of any user, with the rights of
- * the superuser.
+ * Everything is read from the catalogs with a snapshot, because the worker
+ * needs the descriptions at the position of a new slot.  The server's caches
+ * have only the current state, so they are used if no snapshot is given, and
+ * for built-in types, which never change.
+ *
+ * What must never happen: a table is locked or SQL runs, because this is
+ * called within every user's DDL, with the rights of a superuser.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +62,7 @@ typedef struct Column
 
 /*
  * Copies of the rows of a catalog that an index finds by an OID in its first
- * column.  A snapshot that is NULL stands for the present.
+ * column.  Snapshot NULL: the current state.
  */
 List *
 bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
@@ -84,7 +85,7 @@ bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
 }
 
 /*
- * The one row that is found so, NULL if there is none.
+ * The same for a single row; NULL if there is none.
  */
 static HeapTuple
 catalog_row(Oid catalog, Oid index, AttrNumber column, Oid oid,
@@ -121,7 +122,7 @@ type_row(Oid type, Snapshot snapshot)
 }
 
 /*
- * The columns of a relation, in their order, without those that are dropped.
+ * The columns of a relation, in their order, without dropped ones.
  */
 static List *
 described_columns(Oid relation, Snapshot snapshot)
@@ -202,7 +203,7 @@ was_published(Oid relation, Snapshot snapshot)
 }
 
 /*
- * As bemi_partition_root(), at the time of the snapshot.
+ * Like bemi_partition_root(), at the time of the snapshot.
  */
 static Oid
 described_root(Oid relation, Snapshot snapshot)
@@ -294,8 +295,8 @@ append_primary_key(StringInfo text, Oid relation, const List *columns,
 }
 
 /*
- * Whether a table, or some of its partitions, have another replica identity
- * than FULL.  Partitioned tables have no rows, so theirs does not matter.
+ * Whether a table or one of its partitions has another replica identity than
+ * FULL.  Partitioned tables have no rows, so theirs does not count.
  */
 static bool
 is_partly_full(Oid relation, Snapshot snapshot)
@@ -343,7 +344,7 @@ add_types_of(List *types, const List *columns)
 }
 
 /*
- * Adds the types that a type is made of.
+ * Adds the types that a type is composed of.
  */
 static List *
 add_types_within(List *types, Oid type, Snapshot snapshot)
@@ -363,14 +364,15 @@ add_types_within(List *types, Oid type, Snapshot snapshot)
 }
 
 /*
- * All types that take part in a table's columns, in the order of their OIDs.
+ * All types in a table's columns, directly or within other types, in the order
+ * of their OIDs.
  */
 static List *
 all_types_of(const List *columns, Snapshot snapshot)
 {
 	List	   *types = add_types_of(NIL, columns);
 
-	/* Types that are added on the way come at the end. */
+	/* The loop also visits the types that it appends. */
 	for (int i = 0; i < list_length(types); i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -435,9 +437,8 @@ append_json_cast(StringInfo text, Oid type, Snapshot snapshot)
 }
 
 /*
- * Whether the worker knows a type without being told: one of the server's own
- * that has nothing to do with composites, whose columns may differ between
- * versions.
+ * Whether a type needs no description: a built-in one without composites,
+ * because their columns may differ between versions.
  */
 static bool
 is_well_known(Oid type, Form_pg_type row, Form_pg_type element)
@@ -461,8 +462,7 @@ append_type(StringInfo text, Oid type, Snapshot snapshot)
 		append_part(text, type, 'd', row->typbasetype, NULL);
 
 	/*
-	 * A type that can be subscripted need not be the array type of its
-	 * elements.
+	 * A type with subscripts need not be the array type of its elements.
 	 */
 	if (element != NULL && element->typarray == type)
 		append_part(text, type, 'a', row->typelem,
@@ -489,7 +489,7 @@ append_types(StringInfo text, const List *columns, Snapshot snapshot)
 }
 
 /*
- * Appends what the catalogs say of the relation itself.
+ * Appends the relation's own members of the description.
  */
 static void
 append_relation(StringInfo text, Oid relation, Snapshot snapshot)
@@ -507,9 +507,9 @@ append_relation(StringInfo text, Oid relation, Snapshot snapshot)
 }
 
 /*
- * Describes a table, see the top of this file.  A snapshot that is NULL stands
- * for the present.  The memory that this takes is the caller's until he resets
- * his context, so it has one of its own.
+ * Describes a table, see the top of this file.  Snapshot NULL: the current
+ * state.  The result is palloc'd; all other memory is in a context of its own,
+ * which is deleted.
  */
 char *
 bemi_describe(Oid relation, Snapshot snapshot)
@@ -547,8 +547,8 @@ bemi_describe(Oid relation, Snapshot snapshot)
 }
 
 /*
- * _bemi.describe(target regclass) returns jsonb: for workers, where the stream
- * has told nothing yet, as the caller's snapshot sees the table.
+ * _bemi.describe(target regclass) returns jsonb: for workers that have no
+ * description from the stream yet.  It uses the caller's snapshot.
  */
 Datum
 bemi_describe_table(PG_FUNCTION_ARGS)

@@ -1,21 +1,21 @@
 /*-------------------------------------------------------------------------
  *
- * listing.c
- *		Tells the worker which tables the publication "bemi" lists.
+ * listing.c Follows the list of tables of the publication "bemi".
  *
- * What the publication lists decides what is in the history.  So each change
- * of it becomes a tracking message (message.c): tables that are added or
- * dropped, options that concern all of its tables, and its own name.
+ * The publication determines which tables are in the history.  So each change
+ * of it is emitted as a tracking message (message.c): tables that are added or
+ * dropped, options that concern all of its tables, and its name.
  *
- * In flow the events of two event triggers.  The one for dropped objects fires
- * for every command that drops something, because a table can be dropped by
- * way of anything that it depends on: a schema, a type, a function, an
- * extension, a role.  It looks at the list of dropped objects and at nothing
- * else, unless a table of the publication is among them.
+ * Input: the events of two event triggers.  The one for dropped objects fires
+ * for every command that drops something, because a table can be dropped
+ * together with anything that it depends on: a schema, a type, a function, an
+ * extension, a role.  It reads only the list of dropped objects, unless a
+ * table of the publication is among them.
  *
- * Everything is found by OID.  A table that is dropped, or no longer
+ * Everything is found by OID.  A table that was dropped, or is no longer
  * published, is found by the row of pg_publication_rel that the command has
- * deleted.
+ * deleted.  What must never happen: a table leaves the publication, and the
+ * worker does not learn it.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,8 +42,8 @@ refuse_all_tables(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("publication \"%s\" must list its tables",
 					BEMI_PUBLICATION),
-			 errdetail("The history itself would be among all tables."),
-			 errhint("SELECT bemi.track_schema('public'); tracks all tables of a schema, also those made later.")));
+			 errdetail("All tables would include the history itself."),
+			 errhint("SELECT bemi.track_schema('public'); tracks all tables of a schema, also later ones.")));
 }
 
 static void
@@ -53,13 +53,12 @@ refuse_schema(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("publication \"%s\" must list its tables one by one",
 					BEMI_PUBLICATION),
-			 errdetail("Tables of a schema that are published so come without context, and nothing tells from when on they are."),
-			 errhint("SELECT bemi.track_schema(...); tracks all tables of a schema, also those made later.")));
+			 errdetail("Tables that are published with their schema have no context, and bemi cannot know since when they are published."),
+			 errhint("SELECT bemi.track_schema(...); tracks all tables of a schema, also later ones.")));
 }
 
 /*
- * The publication has got other options, or its name: that concerns all its
- * tables.
+ * Emits all tables, after the publication has got new options or its name.
  */
 static void
 emit_all_tracked(Oid publication)
@@ -75,7 +74,8 @@ emit_all_tracked(Oid publication)
 }
 
 /*
- * The publication has lost its name.  The worker asks for that name.
+ * Emits that tracking of all tables has ended, because the publication has
+ * lost the name that the worker uses.
  */
 static void
 emit_all_tracking_ended(Oid publication)
@@ -94,7 +94,7 @@ emit_all_tracking_ended(Oid publication)
 }
 
 /*
- * Whether the command has taken the name from the publication.
+ * Whether the command has renamed the publication away.
  */
 static bool
 command_removes_name(const Node *command)
@@ -107,7 +107,7 @@ command_removes_name(const Node *command)
 }
 
 /*
- * A table was added to a publication.
+ * Emits a table that was added to a publication.
  */
 static void
 emit_added_table(Oid row, Oid publication)
@@ -124,9 +124,9 @@ emit_added_table(Oid row, Oid publication)
 }
 
 /*
- * Event trigger function for CREATE PUBLICATION and ALTER PUBLICATION.  Listed
- * are the tables and schemas that were added, or the publication itself if it
- * was made or altered.
+ * Event trigger function for CREATE PUBLICATION and ALTER PUBLICATION.  The
+ * server lists the tables and schemas that were added, or the publication
+ * itself if it was created or altered.
  */
 Datum
 bemi_follow_publication(PG_FUNCTION_ARGS)
@@ -158,8 +158,8 @@ bemi_follow_publication(PG_FUNCTION_ARGS)
 }
 
 /*
- * The table that a deleted row of pg_publication_rel stood for; InvalidOid if
- * the row cannot be found.
+ * The table of a deleted row of pg_publication_rel; InvalidOid if the row
+ * cannot be found.
  */
 static Oid
 table_of_deleted_row(Oid row)
@@ -173,8 +173,8 @@ table_of_deleted_row(Oid row)
 }
 
 /*
- * A table was dropped from a publication, or with the publication, or was
- * dropped.
+ * Emits that tracking has ended: a table was removed from the publication,
+ * dropped, or the publication was dropped.
  */
 static void
 follow_removed(const BemiDropped *dropped)
@@ -191,7 +191,7 @@ follow_removed(const BemiDropped *dropped)
 }
 
 /*
- * Event trigger function for whatever drops something.
+ * Event trigger function for all commands that drop objects.
  */
 Datum
 bemi_follow_unpublished(PG_FUNCTION_ARGS)

@@ -1,25 +1,26 @@
 /*-------------------------------------------------------------------------
  *
- * message.c
- *		Tells the worker, through the write-ahead log, which tables are tracked.
+ * message.c Writes tracking messages: which tables are tracked, through the
+ *		WAL.
  *
- * In flow a table and what has happened to it; out flows a transactional
- * logical message, prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits
- * that sign the rest, which is a JSON object:
+ * Input: a table and the event.  Output: a transactional logical message with
+ * the prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits, which are the
+ * signature of the rest, and a JSON object:
  *
  *	{"event": "began", "relation": 16385, "schema": "public", "table": "todo",
  *	 "description": {...}, "detail": null, "transaction": "733"}
  *
- * The worker meets the message in its place between the changes and applies it
- * with the transaction's other changes.  Anybody can write logical messages,
- * also copies of ours; hence the signature and the transaction's id.
+ * The worker receives the message in its place between the changes, and
+ * applies it together with the transaction's changes.  Any user can write
+ * logical messages, also copies of ours.  The signature and the transaction's
+ * id show which ones are genuine.
  *
- * The signing key is the row of _bemi.signing_key.  Nobody but a superuser can
- * read that table, so it is read here, in C, by whoever executes DDL.  Nothing
- * of it leaves this file but signatures.
+ * The signing key is the row of _bemi.signing_key.  Only superusers can read
+ * that table, so it is read here, in C, within any user's DDL.  Only
+ * signatures leave this file.
  *
- * What must never happen: a message that an error takes back although the DDL
- * stays.  So no caller may catch errors around these functions.
+ * What must never happen: an error rolls back a message, but not the DDL.  So
+ * no caller may catch errors around these functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,8 +53,8 @@
 PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 
 /*
- * The worker takes no message of more than 16 MB (stream/verify.c).  Without a
- * description, it asks for one.
+ * The worker rejects messages of more than 16 MB (stream/verify.c).  If there
+ * is no description, it asks for one.
  */
 #define LONGEST_DESCRIPTION	16000000
 
@@ -83,7 +84,7 @@ read_signing_key_value(Relation signing_key)
 }
 
 /*
- * The secret that messages are signed with, palloc'd; NULL if there is none.
+ * The signing key, palloc'd; NULL if there is none.
  */
 static char *
 read_signing_key(void)
@@ -110,10 +111,10 @@ read_signing_key(void)
 /*
  * Signs a message and writes it.
  *
- * A row that comes next in another subtransaction could overtake the message
- * (see capture/message.c): an event trigger function may run in one of its
- * own, or the client may begin one.  So a record without meaning is put behind
- * it.
+ * A row that is written next, in another subtransaction, could overtake the
+ * message (see capture/message.c): an event trigger function may run in a
+ * subtransaction of its own, or the client may begin one.  So a record without
+ * effect is written after it.
  */
 static void
 write_signed_message(const char *signing_key, const char *message)
@@ -142,8 +143,8 @@ append_message_text(StringInfo message, const char *key, const char *text)
 }
 
 /*
- * Writes a message.  "description" is JSON text, or NULL if the table is gone;
- * "detail" is a sentence for bemi.gaps, or NULL.
+ * Writes a message.  "description" is JSON text, or NULL if the table has been
+ * dropped; "detail" is a sentence for bemi.gaps, or NULL.
  */
 void
 bemi_emit_tracking_message(const char *event, Oid relation, const char *schema,
@@ -155,7 +156,7 @@ bemi_emit_tracking_message(const char *event, Oid relation, const char *schema,
 	StringInfoData message;
 
 	if (signing_key == NULL)
-		return;					/* nobody could ever read it, or believe it */
+		return;					/* it could not be read, or not be verified */
 	initStringInfo(&message);
 	appendStringInfoChar(&message, '{');
 	append_message_text(&message, "event", event);
@@ -173,8 +174,8 @@ bemi_emit_tracking_message(const char *event, Oid relation, const char *schema,
 }
 
 /*
- * The first partition whose rows are not in the write-ahead log of this
- * server, or InvalidOid.
+ * The first partition with rows that are not in this server's WAL, or
+ * InvalidOid.
  */
 static Oid
 find_unlogged_partition(Oid root)
@@ -196,7 +197,7 @@ find_unlogged_partition(Oid root)
 }
 
 /*
- * Which partition that is, and why, palloc'd; NULL if there is none.
+ * Describes that partition, palloc'd; NULL if there is none.
  */
 static char *
 describe_unlogged_partition(Oid root)
@@ -247,7 +248,7 @@ why_stream_is_incomplete(HeapTuple published, const Publication *publication)
 		return pstrdup("The publication does not publish all operations.");
 	if ((is_partitioned || get_rel_relispartition(relation)) &&
 		!publication->pubviaroot)
-		return pstrdup("The publication does not publish by way of the partition root.");
+		return pstrdup("The publication does not publish changes under the name of the partition root.");
 	if (!bemi_publishes_whole_rows(published))
 		return pstrdup("The publication has a row filter or a column list.");
 	unlogged = is_partitioned ? describe_unlogged_partition(relation) : NULL;
@@ -308,8 +309,9 @@ bemi_emit_tracked_tree(Oid relation)
 }
 
 /*
- * Tells that a table is no longer published, or is gone.  Others may have been
- * writing to it at that time and commit later, so its description goes along.
+ * Emits that a table is no longer published, or was dropped.  The message
+ * contains its description, because other transactions may have written to it
+ * and commit later.
  */
 void
 bemi_emit_tracking_ended(Oid relation, const char *schema, const char *table)

@@ -1,16 +1,18 @@
 /*-------------------------------------------------------------------------
  *
- * publication.c
- *		A table's place in the publication "bemi".
+ * publication.c Adds tables to the publication "bemi", and removes them.
  *
  * ALTER PUBLICATION takes a name, and locks the publication until the
- * transaction ends, so that two sessions that make tables would wait for each
- * other.  The functions here work by OID, and share a lock with each other.
- * It conflicts with the one that ALTER PUBLICATION and DROP PUBLICATION take.
+ * transaction ends.  Two sessions that create tables would wait for each
+ * other.  The functions here work by OID and share a lock with each other.  It
+ * conflicts with the lock of ALTER PUBLICATION and DROP PUBLICATION.
+ *
+ * What must never happen: a table is published whose owner has not been
+ * checked, or a publication is changed that has got another owner.
  *
  * pgoutput caches whether a relation is published, and under which root.
- * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 renews
- * this only when the publication is invalidated, see
+ * ATTACH PARTITION and DETACH PARTITION change both.  PostgreSQL 14 reads this
+ * again only after an invalidation of the publication, see
  * bemi_publication_invalidate().
  *
  *-------------------------------------------------------------------------
@@ -37,8 +39,8 @@
 #include "track/track_internal.h"
 
 /*
- * Is the publication there, and does it have generated columns where that can
- * be?
+ * Whether the publication exists, and publishes generated columns if the
+ * server can.
  */
 static bool
 publication_is_usable(Oid publication)
@@ -54,8 +56,8 @@ publication_is_usable(Oid publication)
 }
 
 /*
- * Locks the publication, so that it stays as it is; made first if need be.  It
- * may be dropped or renamed while the lock is waited for.
+ * Locks the publication, which is created if it is missing.  It may be dropped
+ * or renamed during the wait for the lock, so its name is looked up again.
  */
 static Oid
 lock_publication(void)
@@ -81,7 +83,7 @@ lock_publication(void)
 }
 
 /*
- * Error unless the current user may alter the publication.
+ * Throws an error unless the current user may alter the publication.
  */
 static void
 check_publication(Oid publication)
@@ -95,7 +97,7 @@ check_publication(Oid publication)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("publication \"%s\" must list its tables",
 						BEMI_PUBLICATION),
-				 errdetail("The history itself would be among all tables."),
+				 errdetail("All tables would include the history itself."),
 				 errhint("DROP PUBLICATION %s;", BEMI_PUBLICATION)));
 }
 
@@ -152,7 +154,7 @@ unpublish_table(Oid relation)
 		return;
 	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
-	/* Who was writing to it at that time may commit later. */
+	/* Transactions that have written to it may commit later. */
 	bemi_emit_tracking_ended(relation,
 							 get_namespace_name(get_rel_namespace(relation)),
 							 get_rel_name(relation));
@@ -160,7 +162,7 @@ unpublish_table(Oid relation)
 }
 
 /*
- * Takes a table out of the publication, likewise.
+ * Removes a table from the publication, under the same conditions.
  */
 void
 bemi_unpublish_table(Oid relation)
@@ -191,8 +193,8 @@ bemi_may_publish(void)
 
 /*
  * Sends the invalidation that an update of the root's row in
- * pg_publication_rel would send.  The row itself stays as it is, because two
- * sessions that attach partitions to one root must not wait for each other.
+ * pg_publication_rel would send.  The row is not updated, because two sessions
+ * that attach partitions to one root must not wait for each other.
  */
 void
 bemi_publication_invalidate(Oid root)

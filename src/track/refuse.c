@@ -1,10 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * refuse.c
- *		DDL that is refused because of who runs it.
+ * refuse.c Refuses DDL that the user has no right to.
  *
- * Three things would undermine what the history promises, although PostgreSQL
- * allows them:
+ * PostgreSQL allows three things that would undermine the history:
  *
  * - A trigger with arguments of bemi's sets rules.  An owner who may not untrack
  *   his table must not hide its changes by a rule, nor take a rule back.
@@ -15,9 +13,9 @@
  *   it before bemi does, rename one of its own to it, or be given it.
  *
  * The event triggers here run with the rights of the user who runs the
- * command, because it is about these.  They fire for commands that bemi has
- * nothing to do with, so they call no SQL function and need no privilege (see
- * catalog.c).
+ * command, because they check these rights.  They also fire for commands that
+ * do not concern bemi.  What must never happen: such a command fails.  So they
+ * call no SQL function and need no privilege (see catalog.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -48,11 +46,11 @@ PG_FUNCTION_INFO_V1(bemi_refuse_triggers);
 PG_FUNCTION_INFO_V1(bemi_refuse_publication);
 PG_FUNCTION_INFO_V1(bemi_check_publication);
 
-/* Arguments that bemi.track() gives to its trigger: more are rules. */
+/* Number of arguments that bemi.track() gives to its trigger without rules. */
 #define ARGUMENTS_WITHOUT_RULES	3
 
 /*
- * Copies a trigger's row, false if it is gone.
+ * Copies a trigger's row.  Returns false if it was dropped.
  */
 bool
 bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form)
@@ -76,7 +74,7 @@ bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form)
 }
 
 /*
- * Copies the fixed part of a relation's row, false if it is gone.
+ * Copies the fixed part of a relation's row.  Returns false if it was dropped.
  */
 static bool
 copy_relation_form(Oid oid, FormData_pg_class *form)
@@ -91,8 +89,9 @@ copy_relation_form(Oid oid, FormData_pg_class *form)
 }
 
 /*
- * On bemi.changes a trigger is no danger: only the worker writes to it, and
- * fires what the table's owner has enabled, see store/user_code.c.
+ * Refuses a trigger on a table of bemi.  Triggers on bemi.changes are allowed,
+ * because only the worker writes to it, and the worker fires only triggers
+ * that the table's owner has enabled, see store/user_code.c.
  */
 static void
 refuse_trigger_on_bemi(const FormData_pg_class *table)
@@ -111,8 +110,8 @@ refuse_trigger_on_bemi(const FormData_pg_class *table)
 }
 
 /*
- * Without rules of its own, a trigger on a table that is published takes back
- * those that another one had.
+ * Whether a trigger sets or removes rules.  Without arguments for rules, a
+ * trigger on a published table removes those that a former one had.
  */
 static bool
 trigger_sets_rules(Oid relation, int argument_count)
@@ -123,7 +122,8 @@ trigger_sets_rules(Oid relation, int argument_count)
 }
 
 /*
- * Error unless the current user may give bemi's trigger so many arguments.
+ * Throws an error unless the current user may give bemi's trigger this many
+ * arguments.
  */
 static void
 check_rule_setter(Oid relation, Oid owner, int argument_count)
@@ -135,15 +135,15 @@ check_rule_setter(Oid relation, Oid owner, int argument_count)
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied to set rules for table \"%s\"",
 					bemi_relation_name(relation)),
-			 errdetail("It takes the owner, and the right to call bemi.track()."),
+			 errdetail("You must own it and have the right to call bemi.track()."),
 			 errhint("GRANT EXECUTE ON FUNCTION bemi.track TO %s;",
 					 quote_identifier(
 									  GetUserNameFromId(GetUserId(), false)))));
 }
 
 /*
- * Error if bemi.emit_context() cannot work in a trigger of this kind: it would
- * fail with the application's first write.
+ * Throws an error if bemi.emit_context() does not work in a trigger of this
+ * kind, because otherwise the application's first write would fail.
  */
 void
 bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
@@ -165,7 +165,8 @@ bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
 }
 
 /*
- * A trigger that CREATE OR REPLACE has made is not from a dump.
+ * Whether CREATE OR REPLACE has created the trigger.  Then it does not come
+ * from a dump.
  */
 static bool
 trigger_is_replaced(const BemiCommand *command)
@@ -244,9 +245,9 @@ publication_owner(Oid publication)
 }
 
 /*
- * Error if publication "bemi" belongs to somebody who has not the rights of
- * the extension's owner anyhow.  Superusers have them: pg_restore --no-owner
- * leaves the publication to whoever restores.
+ * Throws an error if the owner of publication "bemi" lacks the rights of the
+ * extension's owner.  Any superuser may own it, because pg_restore --no-owner
+ * makes its user the owner.
  */
 void
 bemi_check_publication_owner(void)

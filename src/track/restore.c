@@ -1,27 +1,26 @@
 /*-------------------------------------------------------------------------
  *
- * restore.c
- *		What pg_restore does not bring back.
+ * restore.c Publishes tables that pg_restore has restored alone.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
  * identity, but not the table's place in the publication.  Without that, none
- * of its changes are stored.  So the event trigger that sees the trigger being
- * made publishes the table, if whoever restores it may track it, and else
- * warns.
+ * of its changes are stored.  So the event trigger for CREATE TRIGGER
+ * publishes the table if the user may track it, and warns otherwise.
  *
- * A dump of the whole database has the same trigger, and adds the table to the
- * publication later, which fails if it is there already.  Such a dump is
- * restored into a database that nobody reads yet: it has no slot of bemi.
- * There, the function does not publish.  It warns only if there is a
- * publication, as that of the dump may yet come; bemi.start() warns of the
- * tables that it has not brought.
+ * A dump of the complete database has the same trigger, and adds the table to
+ * the publication later, which would fail if it was there already.  Such a
+ * dump is restored into a database that is not read yet: it has no slot of
+ * bemi.  There, the function does not publish.  It warns only if there is a
+ * publication, because the dump's publication may come later. bemi.start()
+ * warns of tables that are still missing then.
  *
- * pg_restore shows a warning of the server with --verbose only, so the
- * warning is not enough where more can be done.
+ * pg_restore shows warnings of the server only with --verbose.  So the table
+ * is published where this is possible.
  *
- * A partition of bemi.changes gives no rights to others.  In a dump, that is
- * the same as the server's default, so the dump does not state it, and a
- * partition that is restored gets what default privileges give.
+ * A partition of bemi.changes grants no rights.  This equals the server's
+ * default, so the dump does not state it, and a restored partition would get
+ * the rights of ALTER DEFAULT PRIVILEGES.  What must never happen: others can
+ * read a restored partition.  So its rights are revoked here.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,8 +37,8 @@
 #include "track/track_internal.h"
 
 /*
- * Whether the trigger is one that bemi.track() has made, on a table that is
- * tracked by itself and not published.  A partition follows its root.
+ * Whether bemi.track() has created the trigger, and the table is tracked by
+ * itself and not published.  A partition follows its root.
  */
 static bool
 needs_publication(const FormData_pg_trigger *trigger, const BemiTable *table)
@@ -50,8 +49,8 @@ needs_publication(const FormData_pg_trigger *trigger, const BemiTable *table)
 }
 
 /*
- * Whether the table and all its partitions have the identity without which
- * updates of a published table fail.
+ * Whether the table and all its partitions have REPLICA IDENTITY FULL.
+ * Updates of a published table fail without an identity.
  */
 static bool
 has_identities(const BemiTable *table)
@@ -92,7 +91,7 @@ warn_of_unpublished(const BemiTable *table)
 }
 
 /*
- * Called for each trigger that CREATE TRIGGER has made to run
+ * Called for each trigger that CREATE TRIGGER has created for
  * bemi.emit_context().
  */
 void

@@ -1,7 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * rows.c
- *		Commands that change the rows of a tracked table without a change for each.
+ * rows.c Follows commands that change rows of a tracked table without DML.
  *
  * A partition that is attached brings its rows along, and one that is detached
  * or dropped takes them away.  ALTER TABLE computes new values for whole
@@ -27,11 +26,11 @@
  *	ATTACH, CREATE of a foreign or	the root's history is not complete for as long as
  *	unlogged partition				it has that partition, see bemi_emit_tracked()
  *
- * An empty table makes no gap, except where somebody else may be writing to
- * it.  A table of dead rows counts as if it had rows, unless it is small:
- * nobody waits for a scan of it.  What must never happen: a wait for
- * somebody's lock on a table that the command has not locked itself.  Where
- * such a table may have rows, it counts as if it had.
+ * An empty table causes no gap, unless another session may be writing to it.
+ * A large table with only dead rows counts as not empty, because scanning it
+ * would take too long.  What must never happen: a wait for a lock on a table
+ * that the command has not locked itself.  If another session has locked such
+ * a table, it counts as not empty.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,16 +62,16 @@ PG_FUNCTION_INFO_V1(bemi_follow_detach);
 PG_FUNCTION_INFO_V1(bemi_follow_rewrite);
 
 /*
- * Blocks in which a row is looked for, under a lock that keeps readers out: 8
- * MB, which take milliseconds.
+ * Number of blocks that are searched for a row, under a lock that excludes
+ * readers: 8 MB, which take milliseconds.
  */
 #define MOST_BLOCKS_TO_SCAN	1000
 
-/* What shows that a table may have rows. */
+/* The evidence that a table may have rows. */
 typedef enum RowEvidence
 {
-	EVIDENCE_ROW,				/* one that the transaction can see */
-	EVIDENCE_BLOCK				/* also dead or foreign ones */
+	EVIDENCE_ROW,				/* a row that the transaction can see */
+	EVIDENCE_BLOCK				/* a block, even with invisible rows only */
 } RowEvidence;
 
 /*
@@ -88,8 +87,8 @@ published_as(Oid relation)
 }
 
 /*
- * Tells that rows of a published table have changed without changes.  "detail"
- * is a sentence for bemi.gaps.
+ * Emits that rows of a published table have changed without DML.  "detail" is
+ * a sentence for bemi.gaps.
  */
 static void
 emit_rows_changed(Oid published, const char *detail)
@@ -132,7 +131,8 @@ has_rows(Relation table, RowEvidence evidence)
 }
 
 /*
- * Whether a table may have rows: yes, if somebody else has locked it.
+ * Whether a table may have rows.  Returns true if another session has locked
+ * it.
  */
 static bool
 may_have_rows(Oid relation, RowEvidence evidence)
@@ -154,7 +154,7 @@ may_have_rows(Oid relation, RowEvidence evidence)
 }
 
 /*
- * The same of a table and all its partitions.
+ * The same for a table and all its partitions.
  */
 static bool
 tree_may_have_rows(Oid relation, RowEvidence evidence)
@@ -172,8 +172,8 @@ tree_may_have_rows(Oid relation, RowEvidence evidence)
 }
 
 /*
- * Whether the command has ended a detachment that was pending: one that an
- * earlier transaction has begun.
+ * Whether the command has finished a pending detachment, which an earlier
+ * transaction has begun.
  */
 static bool
 was_detach_pending(Oid partition)
@@ -193,9 +193,9 @@ was_detach_pending(Oid partition)
 }
 
 /*
- * A partition was attached to a published root or a table below it, or
- * detached.  While its detachment was pending, its rows could be deleted
- * without a change.
+ * Emits that a partition with rows was attached to a published root or a table
+ * below it, or detached.  While its detachment was pending, its rows could be
+ * deleted unseen.
  */
 void
 bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
@@ -211,8 +211,8 @@ bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
 }
 
 /*
- * The partition that a command is to detach concurrently, NULL if it is
- * another command.
+ * The partition that a command detaches concurrently; NULL for another
+ * command.
  */
 static const RangeVar *
 detached_concurrently(const Node *command)
@@ -233,19 +233,20 @@ detached_concurrently(const Node *command)
 }
 
 /*
- * Event trigger function for the begin of ALTER TABLE, for DETACH PARTITION
- * ... CONCURRENTLY.
+ * Event trigger function at the start of ALTER TABLE, for DETACH PARTITION ...
+ * CONCURRENTLY.
  *
- * That command marks the partition, commits, waits for others and ends in a
- * second transaction.  Once the first one is committed, queries of the root
- * leave the partition's rows out, and changes of them are not in the stream.
- * So the gap is there: the second transaction fails if somebody cancels the
- * wait or the server stops, and comes with FINALIZE at any time, or never.
- * Whatever keeps the first transaction from its commit takes the message back.
+ * That command marks the partition, commits, waits for other transactions, and
+ * finishes in a second transaction.  After the first commit, queries of the
+ * root no longer see the partition's rows, and changes of them are not in the
+ * stream.  So the message belongs to the first transaction.  The second one
+ * may come much later with FINALIZE, or never, if the wait is canceled or the
+ * server stops.  If the first transaction aborts, the message is rolled back
+ * with it.
  *
- * Others may be writing to the partition, so it does not help to look for
- * rows.  The table is found and locked as the command does it, with the same
- * errors, so that it is the same table.
+ * The gap does not depend on rows, because other sessions may be writing to
+ * the partition.  The table is looked up and locked in the same way as by the
+ * command, with the same errors, so it is the same table.
  */
 Datum
 bemi_follow_detach(PG_FUNCTION_ARGS)
@@ -274,8 +275,8 @@ bemi_follow_detach(PG_FUNCTION_ARGS)
 }
 
 /*
- * Event trigger function for commands that are about to rewrite a table, which
- * they have locked.  Values change only if new ones are computed.
+ * Event trigger function for commands that are about to rewrite a table.  They
+ * have locked it.  Values change only if the rewrite computes new ones.
  */
 Datum
 bemi_follow_rewrite(PG_FUNCTION_ARGS)
@@ -303,7 +304,7 @@ bemi_follow_rewrite(PG_FUNCTION_ARGS)
 }
 
 /*
- * Adds the parents that a partition had until this transaction: more than one
+ * Adds the parents of a partition before this transaction.  There are several
  * if it was detached and attached again before it was dropped.
  */
 static List *
@@ -325,9 +326,9 @@ add_former_parents(List *parents, Oid partition)
 }
 
 /*
- * The tables under whose names the changes of a dropped partition were
- * published, and still are those of its siblings.  Other partitions above it
- * may be gone, too.
+ * The tables with the names under which changes of a dropped partition were
+ * published, and those of its siblings still are.  Partitions between them may
+ * be dropped, too.
  */
 static List *
 formerly_published_as(Oid partition)
@@ -354,8 +355,8 @@ formerly_published_as(Oid partition)
 }
 
 /*
- * Whether the storage of a dropped table, which goes at commit, has any
- * blocks.
+ * Whether the storage of a dropped table has any blocks.  It is deleted at
+ * commit.
  */
 static bool
 storage_has_blocks(Form_pg_class table)
@@ -372,8 +373,8 @@ storage_has_blocks(Form_pg_class table)
 }
 
 /*
- * A table was dropped, which may have been a partition of a table that is
- * still there.
+ * Follows a dropped table, which may have been a partition of a table that
+ * still exists.
  */
 void
 bemi_follow_dropped_table(const BemiDropped *dropped)

@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * rules.c
- *		The rules for a tracked table's columns, as its trigger keeps them.
+ * rules.c The column rules of a tracked table, which its trigger stores.
  *
- * Rules are lists of column names, and a name that ends in "*" stands for all
- * columns that begin so: {"ignore": [...], "redact": [...], "redact_hash":
- * [...]}.  They are the last argument of the trigger that bemi.track() makes,
- * so they are dumped, restored and dropped with the table.
+ * Rules are lists of column names: {"ignore": [...], "redact": [...],
+ * "redact_hash": [...]}.  A name that ends in "*" matches all columns that
+ * begin with the rest.  Rules are the last argument of the trigger that
+ * bemi.track() creates, so they are dumped, restored and dropped with the
+ * table.
  *
- * In flows a table's OID; out flow its rules, in the current memory context.
- * The functions that set rules write the trigger, with the rights of the
- * extension's owner; their callers have checked who asks for that, and locked
- * the table.  Nothing here throws because of what the trigger holds: the owner
- * of a table can make a trigger with any arguments.  What must never happen:
- * rules that cannot be read count as none.  They redact all columns.
+ * Input: a table's OID.  Output: its rules, in the current memory context.
+ * The functions that set rules write the trigger with the rights of the
+ * extension's owner.  Their callers have checked the user's rights and locked
+ * the table.  Reading never throws an error, because a table's owner can
+ * create a trigger with any arguments.  What must never happen: rules that
+ * cannot be read count as no rules.  They redact all columns.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,7 +66,7 @@ rule_list_of_kind(BemiRules *rules, const JsonbValue *kind)
 }
 
 /*
- * Appends the names in a JSON array; false if something else is among them.
+ * Appends the names in a JSON array.  Returns false if it has other elements.
  */
 static bool
 append_rule_names(List **names, const JsonbValue *array)
@@ -90,8 +90,8 @@ append_rule_names(List **names, const JsonbValue *array)
 }
 
 /*
- * Reads rules from their text; false if it is not a list of names for each
- * kind.
+ * Parses the text of rules.  Returns false unless it has a list of names for
+ * each kind.
  */
 static bool
 parse_rules(const char *text, BemiRules *rules)
@@ -118,7 +118,7 @@ parse_rules(const char *text, BemiRules *rules)
 }
 
 /*
- * The rules of a table, as the snapshot sees it.
+ * Reads the rules of a table with a snapshot.
  */
 void
 bemi_read_rules(Oid relation, Snapshot snapshot, BemiRules *rules)
@@ -159,7 +159,7 @@ joined_names(const List *names)
 }
 
 /*
- * Whether rules cannot be read.
+ * Whether a table has rules that cannot be read.
  */
 static bool
 has_bad_rules(Oid relation)
@@ -188,7 +188,7 @@ append_rule_list(StringInfo text, const char *kind, const List *names)
 }
 
 /*
- * The rules as a JSON object, palloc'd.  An empty list is left out.
+ * The text of rules as a JSON object, palloc'd.  Empty lists are left out.
  */
 char *
 bemi_rules_text(const BemiRules *rules)
@@ -205,7 +205,7 @@ bemi_rules_text(const BemiRules *rules)
 }
 
 /*
- * Gives a table rules, unless it has the same.
+ * Writes rules into a table's trigger, unless it has the same.
  */
 static void
 write_rules(const BemiTable *table, const BemiRules *rules)
@@ -246,7 +246,7 @@ table_column_names(const BemiTable *table)
 }
 
 /*
- * The first column that matches some rule, NULL if none does.
+ * The first column that matches a rule; NULL if none does.
  */
 static char *
 first_matching_column(const List *columns, const List *rules)
@@ -268,7 +268,7 @@ report_null_name(const BemiTable *table, const char *kind)
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("column name in rule \"%s\" must not be null", kind),
 			 errdetail("The rule is a list of column names."),
-			 errhint("To take it back: SELECT bemi.track(%s, %s => '{}');",
+			 errhint("To remove the rule: SELECT bemi.track(%s, %s => '{}');",
 					 quote_literal_cstr(bemi_relation_name(table->oid)),
 					 kind)));
 }
@@ -282,7 +282,7 @@ report_unknown_column(const BemiTable *table, const char *kind,
 			 errmsg("column \"%s\" of table \"%s\" does not exist", rule,
 					NameStr(table->name)),
 			 errdetail("It cannot be in the rule \"%s\".", kind),
-			 errhint("Names are written as in the catalog, without quotes. One that ends in * stands for all that begin so.")));
+			 errhint("Write names as in the catalog, without quotes. A name that ends in * matches all names with this prefix.")));
 }
 
 static bool
@@ -299,7 +299,7 @@ name_is_listed(const List *names, const char *name)
 }
 
 /*
- * The names that a rule was given, each once.
+ * Checks the names that the user has given for a rule, and removes duplicates.
  */
 static List *
 checked_rule_names(const BemiTable *table, const char *kind, ArrayType *array)
@@ -328,7 +328,8 @@ checked_rule_names(const BemiTable *table, const char *kind, ArrayType *array)
 }
 
 /*
- * A list of names as an array's text, without those that a column matches.
+ * A list of names as the literal of an array, without those that match a
+ * column.
  */
 static char *
 rule_array_text(const List *names, const char *without)
@@ -350,7 +351,8 @@ rule_array_text(const List *names, const char *without)
 }
 
 /*
- * Error if a column is to be both redacted and hashed.  "kind" was given last.
+ * Throws an error if a column would be both redacted and hashed.  "kind" is
+ * the rule that was given now.
  */
 static void
 check_redacted_once(const BemiTable *table, const BemiRules *rules,
@@ -386,8 +388,8 @@ check_redacted_once(const BemiTable *table, const BemiRules *rules,
 }
 
 /*
- * Sets the kinds of rules that are given; NULL leaves a kind as it is, and an
- * empty list takes it back.
+ * Sets the rules that are given.  NULL does not change a rule, and an empty
+ * list removes it.
  */
 void
 bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
@@ -404,7 +406,7 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot keep rules for table \"%s\"",
 						NameStr(table.name)),
-				 errdetail("Its trigger \"%s\" was not made by bemi.track().",
+				 errdetail("Its trigger \"%s\" was not created by bemi.track().",
 						   BEMI_TRIGGER),
 				 errhint("DROP TRIGGER %s ON %s;", BEMI_TRIGGER,
 						 bemi_relation_name(relation))));
@@ -425,8 +427,8 @@ bemi_set_rules(Oid relation, ArrayType *ignore, ArrayType *redact,
 }
 
 /*
- * Replaces a column's former name in one list.  Where a rule matched it by its
- * beginning only, and none matches the present name, that name is added.
+ * Replaces a column's former name in one list.  If only a prefix matched the
+ * former name, and no rule matches the new one, the new name is added.
  */
 static List *
 carry_rule_list(List *names, const char *former, const char *present)
@@ -446,7 +448,7 @@ carry_rule_list(List *names, const char *former, const char *present)
 }
 
 /*
- * Gives a renamed column of one table the rules that it had.
+ * Updates the rules of one table for a renamed column.
  */
 static void
 carry_rules(const BemiTable *table, const char *former, const char *present)
@@ -510,10 +512,10 @@ typed_tables(Oid type)
 }
 
 /*
- * A column of a table, or an attribute of a composite type, was renamed, and
- * with it the columns of inheriting and of typed tables.  They take their
- * rules along.  Which of these tables are tracked need not be known: the
- * others have no rules.
+ * Updates rules for a renamed column of a table, or attribute of a composite
+ * type.  The columns of inheriting and typed tables were renamed with it.
+ * Untracked ones among these tables have no rules, so they need not be
+ * excluded.
  */
 void
 bemi_carry_rules(const BemiTable *table, const char *former,
@@ -538,7 +540,7 @@ bemi_carry_rules(const BemiTable *table, const char *former,
 				 renamed.kind != RELKIND_PARTITIONED_TABLE))
 				continue;
 			carry_rules(&renamed, former, present);
-			/* The column may be of the primary key. */
+			/* The column may belong to the primary key. */
 			if (renamed.oid != table->oid)
 				bemi_emit_tracked(renamed.oid);
 		}
@@ -546,7 +548,7 @@ bemi_carry_rules(const BemiTable *table, const char *former,
 }
 
 /*
- * Error if somebody's trigger has rules that cannot be read.
+ * Throws an error if a trigger has rules that cannot be read.
  */
 void
 bemi_check_rules(Oid relation)
@@ -563,7 +565,7 @@ bemi_check_rules(Oid relation)
 			 errdetail("They are: %s",
 					   joined_names(list_copy_tail(trigger.arguments,
 												   BEMI_RULES))),
-			 errhint("They are set by bemi.track(), not by arguments of the trigger.")));
+			 errhint("Set rules with bemi.track(), not with arguments of the trigger.")));
 }
 
 static bool
@@ -574,8 +576,8 @@ column_is_redacted(const BemiRules *rules, const char *column)
 }
 
 /*
- * Warns where a table that was attached was redacted by rules of its own, and
- * is not by those of its root.
+ * Warns if an attached table's own rules redacted a column and those of its
+ * root do not.
  */
 void
 bemi_warn_of_lost_redaction(const BemiTable *table)
@@ -595,7 +597,7 @@ bemi_warn_of_lost_redaction(const BemiTable *table)
 			ereport(WARNING,
 					(errmsg("column \"%s\" of partition \"%s\" is no longer redacted",
 							column, bemi_relation_name(table->oid)),
-					 errdetail("The rules are those of the partitioned table now."),
+					 errdetail("It uses the rules of the partitioned table now."),
 					 errhint("SELECT bemi.track(%s, redact => ...);",
 							 quote_literal_cstr(
 												bemi_relation_name(table->root)))));

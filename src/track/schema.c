@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * schema.c
- *		Schemas whose tables are all tracked: bemi.tracked_schemas.
+ * schema.c Tracked schemas, all of whose tables are tracked:
+ *		bemi.tracked_schemas.
  *
- * A row counts only in the database in which it was made, because a dump
- * carries the table.  It is found by the schema's OID, with an index.  The
- * event triggers here keep the schema's name in it up to date, and remove it
- * with the schema.  Who renames or drops a schema that is not in the table
- * pays for one look-up.
+ * A row counts only in the database in which it was inserted, because a dump
+ * contains the table.  It is found by the schema's OID, with an index.  The
+ * event triggers here update the schema's name in it, and delete it with the
+ * schema.  Renaming or dropping another schema costs one look-up.  What must
+ * never happen: a new schema that gets the OID of a dropped one is tracked.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,17 +40,17 @@ PG_FUNCTION_INFO_V1(bemi_forget_dropped_schemas);
 /* Columns of bemi.tracked_schemas. */
 #define SCHEMA_COLUMN		1
 #define SCHEMA_OID_COLUMN	2
-#define AWAKE_IN_COLUMN		3
+#define ENABLED_IN_COLUMN		3
 
 /*
- * Does a row name this database, as _bemi.this_database() names it?
+ * Whether a row belongs to this database, see _bemi.this_database().
  */
 static bool
 is_of_this_database(HeapTuple tuple, TupleDesc columns)
 {
 	bool		is_null;
 	Datum		enabled_in =
-		heap_getattr(tuple, AWAKE_IN_COLUMN, columns, &is_null);
+		heap_getattr(tuple, ENABLED_IN_COLUMN, columns, &is_null);
 
 	return strcmp(TextDatumGetCString(enabled_in),
 				  psprintf(INT64_FORMAT "/%u", (int64) GetSystemIdentifier(),
@@ -58,7 +58,7 @@ is_of_this_database(HeapTuple tuple, TupleDesc columns)
 }
 
 /*
- * Is there a row with this key, of this database or of any?
+ * Whether there is a row with this key, of this database or of any.
  */
 static bool
 has_schema_row(const char *index_name, ScanKey key, bool of_any_database)
@@ -72,7 +72,7 @@ has_schema_row(const char *index_name, ScanKey key, bool of_any_database)
 	bool		found = false;
 
 	if (!OidIsValid(table))
-		return false;			/* CREATE EXTENSION is at work */
+		return false;			/* CREATE EXTENSION is running */
 	rows = table_open(table, AccessShareLock);
 	scan = systable_beginscan(rows, index, OidIsValid(index), NULL, 1, key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -84,7 +84,7 @@ has_schema_row(const char *index_name, ScanKey key, bool of_any_database)
 }
 
 /*
- * Are all tables of the schema tracked?
+ * Whether all tables of the schema are tracked.
  */
 bool
 bemi_schema_is_tracked(Oid schema)
@@ -97,7 +97,7 @@ bemi_schema_is_tracked(Oid schema)
 }
 
 /*
- * Is there a row by this name?  It may have come with a dump.
+ * Whether there is a row with this name.  It may have come with a dump.
  */
 static bool
 is_name_tracked(const char *schema)
@@ -112,8 +112,8 @@ is_name_tracked(const char *schema)
 }
 
 /*
- * Has the worker learn the new name of the schema's tables.  Partitions of
- * other schemas are stored under the name of their root, too.
+ * Emits the tables of a renamed schema.  Their partitions in other schemas are
+ * stored under the name of their root, too.
  */
 static void
 emit_new_names(Oid schema)
@@ -158,8 +158,8 @@ bemi_follow_renamed_schemas(PG_FUNCTION_ARGS)
 }
 
 /*
- * _bemi.forget_dropped_schemas(), for sql_drop: a schema that is made later
- * may get the OID of a dropped one.
+ * _bemi.forget_dropped_schemas(), for sql_drop: a new schema may get the OID
+ * of a dropped one.
  */
 Datum
 bemi_forget_dropped_schemas(PG_FUNCTION_ARGS)

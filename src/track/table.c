@@ -1,32 +1,29 @@
 /*-------------------------------------------------------------------------
  *
- * table.c
- *		One table's trigger and replica identity, found and changed by OID.
+ * table.c A table's trigger and replica identity, found and changed by OID.
  *
  * A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
- * place in the publication (publication.c).  The arguments of the trigger
- * remember the replica identity that the table had before, how it came to be
- * tracked, and the rules for its columns, see track_internal.h.  So all of
- * this travels with the table: into a dump, through a rename, and away with
- * DROP TABLE.  A table's owner can make a trigger with any arguments.  Whether
- * a table is a partition, and of which root, is therefore read from the
+ * row in the publication (publication.c).  The arguments of the trigger
+ * contain the former replica identity, how the table is tracked, and the
+ * column rules, see track_internal.h.  So all of these are in a dump, survive
+ * a rename and disappear with DROP TABLE.  A table's owner can create a
+ * trigger with any arguments.  So the root of a partition is read from the
  * catalog.
  *
- * Everything here acts on an OID.  A name that is looked up again after a lock
- * was waited for can belong to another table by then, and the caller often has
- * a superuser's rights.  So a table is locked by OID, looked up again under
- * the lock, and then changed through the server's functions that take an OID:
- * CreateTrigger(), AlterTableInternal(), performDeletion().  CreateTrigger()
- * and AlterTableInternal() check the rights of the current user.  For what
- * only looks, no lock is taken.
+ * Everything here works by OID.  During a wait for a lock, a name can go to
+ * another table, and the caller often has a superuser's rights.  So a table is
+ * locked by OID, looked up again under the lock, and then changed by functions
+ * of the server that take an OID: CreateTrigger(), AlterTableInternal(),
+ * performDeletion().  CreateTrigger() and AlterTableInternal() check the
+ * rights of the current user.  Look-ups take no lock.
  *
- * Event triggers of others do not see these changes as commands, just as they
- * do not see what the server does by itself.  AlterTableInternal() would crash
- * inside of an event trigger if the collection of commands were not inhibited.
+ * Users' event triggers do not see these changes as commands, like the
+ * server's own internal changes.  The collection of commands is inhibited,
+ * because otherwise AlterTableInternal() would crash inside an event trigger.
  *
- * What must never happen: a lock on a table that neither the command at hand
- * nor the caller of bemi.track() has named; and an error of a lock, of
- * resources or of cancellation that does not reach the user.
+ * What must never happen: a lock on a table that neither the current command
+ * nor the caller of bemi.track() has named; or an error of locks, resources or
+ * cancellation is hidden from the user.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,8 +63,8 @@
 PG_FUNCTION_INFO_V1(bemi_untrackable);
 
 /*
- * What the catalog has about a relation; false if it is gone.  Takes no lock
- * on the relation.
+ * Reads a relation from the catalog, without a lock on it.  Returns false if
+ * it was dropped.
  */
 bool
 bemi_table_look_up(Oid relation, BemiTable *table)
@@ -96,9 +93,9 @@ bemi_table_look_up(Oid relation, BemiTable *table)
 }
 
 /*
- * Locks a relation until the end of the transaction, and looks it up then;
- * false if it is gone.  The caller has checked before that the current user
- * may lock it.
+ * Locks a relation until the end of the transaction, and looks it up under the
+ * lock.  Returns false if it was dropped.  The caller has checked that the
+ * current user may lock it.
  */
 static bool
 lock_table(Oid relation, LOCKMODE mode, BemiTable *table)
@@ -123,9 +120,9 @@ bemi_table_tree(const BemiTable *table)
 }
 
 /*
- * Can the table be written to with REPLICA IDENTITY FULL?  Virtual generated
- * columns are never in the stream, and writes to a published table fail if its
- * replica identity has one, as FULL does.
+ * Whether the table can be written to with REPLICA IDENTITY FULL.  Virtual
+ * generated columns are never in the stream.  FULL includes them, and writes
+ * to a published table with such an identity fail.
  */
 bool
 bemi_table_can_be_full(const BemiTable *table)
@@ -152,7 +149,7 @@ bemi_table_can_be_full(const BemiTable *table)
 }
 
 /*
- * Index of the table that has this property: a column of pg_index, true.
+ * Index of the table for which this boolean column of pg_index is true.
  */
 static Oid
 index_with_property(Oid relation, AttrNumber property)
@@ -188,7 +185,7 @@ const char *
 bemi_table_untrackable(const BemiTable *table)
 {
 	if (table->kind == RELKIND_FOREIGN_TABLE)
-		return "The rows of a foreign table are written on another server; track them there.";
+		return "The rows of a foreign table are on another server; track them there.";
 	if (table->kind == RELKIND_VIEW || table->kind == RELKIND_MATVIEW)
 		return "A view has no rows of its own; track the tables below it.";
 	if (table->kind != RELKIND_RELATION &&
@@ -198,7 +195,7 @@ bemi_table_untrackable(const BemiTable *table)
 		table->schema == get_namespace_oid("information_schema", true))
 		return "It is a system table.";
 	if (bemi_is_own_schema(table->schema))
-		return "It is one of bemi's own; the history would grow by being kept.";
+		return "It belongs to bemi; storing changes of the history would cause further changes.";
 	if (table->persistence == RELPERSISTENCE_TEMP)
 		return "A temporary table is not written to the write-ahead log.";
 	if (table->persistence == RELPERSISTENCE_UNLOGGED)
@@ -206,7 +203,7 @@ bemi_table_untrackable(const BemiTable *table)
 	if (!bemi_table_can_be_full(table) &&
 		!OidIsValid(index_with_property(table->oid,
 										Anum_pg_index_indisprimary)))
-		return "It has a virtual generated column, so that its rows are told apart by a primary key only, and has none.";
+		return "It has a virtual generated column, so it needs a primary key, and has none.";
 	return NULL;
 }
 
@@ -227,7 +224,7 @@ bemi_untrackable(PG_FUNCTION_ARGS)
 }
 
 /*
- * The arguments of a trigger, which pg_trigger holds one after the other, each
+ * The arguments of a trigger. pg_trigger has them one after the other, each
  * ended by a zero byte.
  */
 static List *
@@ -248,8 +245,8 @@ trigger_arguments(HeapTuple tuple, TupleDesc columns)
 }
 
 /*
- * Finds the table's trigger of the name that bemi.track() gives, as a snapshot
- * sees it.
+ * Reads the table's trigger with the name that bemi.track() uses, with a
+ * snapshot.
  */
 void
 bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
@@ -283,7 +280,7 @@ bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 }
 
 /*
- * The same at present.
+ * The same for the current state.
  */
 void
 bemi_table_trigger(Oid relation, BemiTrigger *trigger)
@@ -292,9 +289,9 @@ bemi_table_trigger(Oid relation, BemiTrigger *trigger)
 }
 
 /*
- * Makes bemi's trigger with these arguments, or gives them to it.  Checks what
- * CREATE TRIGGER checks of the current user.  Not one of somebody else's is
- * replaced; the server has an error for that.
+ * Creates or replaces bemi's trigger with these arguments.  Checks the same
+ * rights of the current user as CREATE TRIGGER.  If a user's trigger has the
+ * name, the server throws an error.
  */
 void
 bemi_table_set_trigger(Oid relation, const List *arguments)
@@ -329,8 +326,7 @@ bemi_table_set_trigger(Oid relation, const List *arguments)
 }
 
 /*
- * Gives a table a replica identity, as ALTER TABLE ONLY ... REPLICA IDENTITY
- * does.
+ * Sets the replica identity, like ALTER TABLE ONLY ...  REPLICA IDENTITY.
  */
 void
 bemi_table_set_identity(Oid relation, char identity, char *index)
@@ -365,7 +361,7 @@ check_table_owner(const BemiTable *table)
 }
 
 /*
- * Does a table have all that bemi_table_prepare() gives it?
+ * Whether bemi_table_prepare() has nothing left to do.
  */
 static bool
 table_is_prepared(const BemiTable *table)
@@ -378,7 +374,7 @@ table_is_prepared(const BemiTable *table)
 }
 
 /*
- * The arguments of the trigger of a table that was not tracked before.
+ * The arguments of the trigger for a table that was not tracked before.
  */
 static List *
 first_trigger_arguments(const BemiTable *table)
@@ -428,7 +424,7 @@ bemi_table_prepare(Oid relation, Oid root)
 }
 
 /*
- * Has an index only columns that are there, and not null?
+ * Whether an index has only columns that exist and are NOT NULL.
  */
 static bool
 has_certain_columns(const Form_pg_index index)
@@ -451,8 +447,8 @@ has_certain_columns(const Form_pg_index index)
 }
 
 /*
- * Can this index of the table still be its replica identity?  What the server
- * checks, too, but with an error.
+ * Whether this index can still be the table's replica identity.  The server
+ * checks the same, but throws an error.
  */
 static bool
 can_be_identity(Oid relation, const char *name)
@@ -478,8 +474,9 @@ can_be_identity(Oid relation, const char *name)
 }
 
 /*
- * Puts a former replica identity back.  One that somebody has changed since is
- * not bemi's to put back, and a trigger made by hand knows of no former one.
+ * Restores the former replica identity.  If the user has changed the identity
+ * since, it is kept.  A trigger that was created by hand has no former
+ * identity.
  */
 static void
 restore_identity(const BemiTable *table, const BemiTrigger *trigger)
@@ -497,7 +494,7 @@ restore_identity(const BemiTable *table, const BemiTrigger *trigger)
 		!can_be_identity(table->oid, index))
 	{
 		ereport(NOTICE,
-				(errmsg("index \"%s\" of table \"%s\" is gone, its replica identity becomes DEFAULT",
+				(errmsg("index \"%s\" of table \"%s\" no longer exists, its replica identity becomes DEFAULT",
 						index, NameStr(table->name))));
 		former = REPLICA_IDENTITY_DEFAULT;
 	}
@@ -508,8 +505,8 @@ restore_identity(const BemiTable *table, const BemiTrigger *trigger)
 }
 
 /*
- * Takes bemi's trigger from a table and puts its former replica identity back.
- * DROP TRIGGER checks the owner, performDeletion() does not.
+ * Removes bemi's trigger from a table and restores its former replica
+ * identity.  It checks the owner itself, because performDeletion() does not.
  */
 void
 bemi_table_restore(Oid relation)
@@ -552,9 +549,9 @@ bemi_table_restore_tree(const BemiTable *table)
 }
 
 /*
- * Has the stream describe a relation again with its next change, because
- * something has changed that invalidates no cache entry by itself.  Takes no
- * lock.  Somebody may have dropped the relation meanwhile.
+ * Makes the stream describe a relation again with its next change.  It is
+ * needed for changes that invalidate no cache entry by themselves.  Takes no
+ * lock; the relation may have been dropped.
  */
 void
 bemi_table_invalidate(Oid relation)
@@ -563,7 +560,10 @@ bemi_table_invalidate(Oid relation)
 
 	if (!HeapTupleIsValid(tuple))
 		return;
-	/* Without an id of its own, a subtransaction's would go astray. */
+	/*
+	 * Assign an id first: without one, the invalidation of a subtransaction
+	 * would be lost.
+	 */
 	(void) GetCurrentTransactionId();
 	CacheInvalidateRelcacheByTuple(tuple);
 	ReleaseSysCache(tuple);

@@ -3,13 +3,14 @@
  * track.c
  *		bemi.track() and bemi.untrack().
  *
- * Both check a table before they lock it and once more under the lock, which
- * may have been waited for.  Triggers and identities are set with the rights
- * of the current user, who must own the table and all partitions that are
- * changed.  The table's place in the publication, and the rules for its
- * columns, are set with the rights of the extension's owner.
+ * Both check a table before they lock it and again under the lock, because the
+ * table may change during the wait.  Triggers and identities are set with the
+ * rights of the current user, who must own the table and all partitions that
+ * are changed.  The publication and the column rules are changed with the
+ * rights of the extension's owner.
  *
- * A partition that has all that it needs is not locked.
+ * A partition that needs no change is not locked.  What must never happen: an
+ * act with the owner's rights on a table that the user may not track.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,7 @@ has_tracking_trigger(Oid relation)
 }
 
 /*
- * Error with the reason if the relation cannot be tracked.
+ * Throws an error with the reason if the relation cannot be tracked.
  */
 static void
 check_trackable(const BemiTable *table)
@@ -64,14 +65,14 @@ check_trackable(const BemiTable *table)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot track partition \"%s\" alone",
 						NameStr(table->name)),
-				 errdetail("Rows that are written by way of its root would come without context."),
+				 errdetail("Rows that are written through its root would have no context."),
 				 errhint("SELECT bemi.track(%s);",
 						 quote_literal_cstr(
 											bemi_relation_name(table->root)))));
 }
 
 /*
- * Looks a table up for bemi.track(), or fails.
+ * Looks a table up for bemi.track(), or throws an error.
  */
 static void
 look_up_trackable(Oid relation, BemiTable *table)
@@ -89,17 +90,17 @@ check_rules_allowed(const BemiTable *table)
 	if (table->oid != table->root)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("rules are those of the partitioned table, not of partition \"%s\"",
+				 errmsg("cannot set rules for partition \"%s\"",
 						bemi_relation_name(table->oid)),
-				 errdetail("Changes of partitions are stored under the name of their root."),
+				 errdetail("Partitions use the rules of the partitioned table, because their changes are stored under its name."),
 				 errhint("SELECT bemi.track(%s, ...);",
 						 quote_literal_cstr(
 											bemi_relation_name(table->root)))));
 }
 
 /*
- * A table that was tracked by itself is now published with its root, whose
- * rules count.  Its trigger remembers that, for when it is detached.
+ * Follows a table that was tracked by itself and is now published with its
+ * root, whose rules apply.  The trigger records this for a later DETACH.
  */
 void
 bemi_track_attached(Oid relation)
@@ -121,8 +122,8 @@ bemi_track_attached(Oid relation)
 }
 
 /*
- * Prepares one table of the target's tree.  Returns whether there was anything
- * to do.
+ * Prepares one table of the target's tree.  Returns whether it has changed
+ * anything.
  */
 static bool
 track_partition(Oid relation, const BemiTable *target)
@@ -155,10 +156,11 @@ track_partition(Oid relation, const BemiTable *target)
 
 /*
  * Prepares the table and its partitions, and publishes it.  If it is published
- * already, the worker learns what has changed.
+ * already and has changed, it is emitted again.
  *
- * Somebody may be attaching a table to a partition.  It is in the tree only
- * once the partition has been locked, which waits for that.
+ * Another session may be attaching a table to a partition.  That table appears
+ * in the tree only after this session has locked the partition, so the loop
+ * repeats until there are no new tables.
  */
 static void
 track_tree(const BemiTable *target)
@@ -207,9 +209,9 @@ set_rules(FunctionCallInfo fcinfo)
 }
 
 /*
- * Waits for who is writing to the table or its partitions, so that all who
- * commit later have written under the new rules.  The lock is the one that
- * CREATE TRIGGER takes.
+ * Waits for transactions that have written to the table or its partitions,
+ * because later commits must have been written under the new rules.  The lock
+ * is that of CREATE TRIGGER.
  */
 static void
 lock_for_rules(Oid relation)
@@ -234,8 +236,8 @@ warn_of_missing_values(Oid relation)
 }
 
 /*
- * The lock that bemi.track() needs on the table itself: none if there is
- * nothing left to do with it.
+ * The lock that bemi.track() needs on the table itself: none if the table
+ * needs no change.
  */
 static LOCKMODE
 lock_to_track(const BemiTable *table)
@@ -289,7 +291,7 @@ bemi_track(PG_FUNCTION_ARGS)
 }
 
 /*
- * Error if bemi.untrack() cannot untrack the table by itself.
+ * Throws an error if bemi.untrack() cannot untrack the table alone.
  */
 static void
 check_untrackable_alone(const BemiTable *table)
@@ -299,7 +301,7 @@ check_untrackable_alone(const BemiTable *table)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot untrack table \"%s\" alone",
 						NameStr(table->name)),
-				 errdetail("All tables of its schema are tracked, and it would be again with its next ALTER TABLE."),
+				 errdetail("All tables of its schema are tracked, so its next ALTER TABLE would track it again."),
 				 errhint("SELECT bemi.untrack_schema(%s);",
 						 quote_literal_cstr(quote_identifier(
 															 get_namespace_name(table->schema))))));

@@ -18,7 +18,7 @@
 #include "track/track.h"
 
 /*
- * An object that the DDL command of an event trigger has made or altered.
+ * An object that the DDL command of an event trigger has created or altered.
  */
 typedef struct BemiCommand
 {
@@ -30,29 +30,29 @@ typedef struct BemiCommand
 	CollectedCommand *collected;
 } BemiCommand;
 
-/* The trigger that bemi.track() makes. */
+/* The trigger that bemi.track() creates. */
 #define BEMI_TRIGGER			"bemi_emit_context"
 
 /* Its arguments, in this order. */
 #define BEMI_FORMER_IDENTITY	0	/* pg_class.relreplident before tracking */
 #define BEMI_FORMER_INDEX		1	/* name of the index for 'i', or "" */
 #define BEMI_MEMBERSHIP			2	/* one of the words below */
-#define BEMI_RULES				3	/* rules for columns; may be absent */
+#define BEMI_RULES				3	/* column rules; may be absent */
 
-/* How a table came to be tracked. */
+/* How a table is tracked. */
 #define BEMI_AS_TABLE			"table" /* by itself */
 #define BEMI_AS_PARTITION		"partition" /* with its root */
 #define BEMI_AS_ATTACHED		"attached"	/* by itself, and attached since */
 
 typedef struct BemiTrigger
 {
-	Oid			oid;			/* InvalidOid: the table has none of that name */
+	Oid			oid;			/* InvalidOid: the table has no trigger of that name */
 	bool		ours;			/* executes bemi.emit_context() */
 	char		enabled;		/* pg_trigger.tgenabled */
-	List	   *arguments;		/* of char *; NIL unless bemi.track() made it */
+	List	   *arguments;		/* of char *; NIL unless bemi.track() created it */
 } BemiTrigger;
 
-/* A relation, as the catalog has it now. */
+/* A relation, as it is in the catalog now. */
 typedef struct BemiTable
 {
 	Oid			oid;
@@ -69,11 +69,10 @@ typedef struct BemiTable
 	NameData	name;
 } BemiTable;
 
-/* Rules for the columns of a table: lists of names (char *), in order. */
+/* Column rules of a table: lists of names (char *), in order. */
 typedef struct BemiRules
 {
-	bool		known;			/* false: bemi.track() did not make the
-								 * trigger */
+	bool		known;			/* false: bemi.track() did not create the trigger */
 	bool		readable;		/* false: they redact all columns */
 	List	   *ignore;
 	List	   *redact;
@@ -81,15 +80,15 @@ typedef struct BemiRules
 } BemiRules;
 
 /*
- * A table that the DDL command of an event trigger has dropped, but for
- * temporary ones, or a table's place in a publication.
+ * A table that the DDL command of an event trigger has dropped, or a table's
+ * row in a publication.  Temporary tables are left out.
  */
 typedef struct BemiDropped
 {
 	Oid			catalog;		/* pg_class or pg_publication_rel */
 	Oid			object;
-	char	   *identity;		/* name of a table, as in SQL, with its schema */
-	char	   *publication;	/* names of a place in a publication */
+	char	   *identity;		/* qualified name of a table, quoted as in SQL */
+	char	   *publication;	/* names in a row of a publication */
 	char	   *schema;
 	char	   *table;
 } BemiDropped;
@@ -137,8 +136,8 @@ extern char *bemi_describe(Oid relation, Snapshot snapshot);
 #define BEMI_EVENT_ROWS_CHANGED	"rows changed"
 
 /*
- * These call no SQL, take no lock but AccessShareLock on catalogs and on
- * _bemi.signing_key, and need no rights.  The caller has made its own changes
+ * These functions call no SQL, need no rights, and take only AccessShareLock
+ * on catalogs and on _bemi.signing_key.  The caller has made its own changes
  * of catalogs visible (CommandCounterIncrement()).
  */
 extern void bemi_emit_tracked(Oid relation);

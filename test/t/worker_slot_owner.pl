@@ -80,7 +80,7 @@ sub refuses
 	return;
 }
 
-my $for_another = 'source "s" was started for another server, of which this one is a copy%';
+my $for_another = 'source "s" was started for another server, and this one is a copy of it%';
 
 #
 # The original

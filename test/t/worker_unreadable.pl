@@ -97,7 +97,7 @@ $node->restart;
 wait_until(q{SELECT EXISTS (SELECT FROM bemi.changes WHERE "table" = 't' AND primary_key = '3')},
 	'what comes after is stored, also after a restart of the server');
 is(ids(), '1,3', 'what comes before is, too, and the transaction is missing as a whole');
-is(gaps('transaction_unreadable'), 'public.t, public.bad. It failed at a row of the last of them.',
+is(gaps('transaction_unreadable'), 'public.t, public.bad. It failed at a row of the last table.',
 	'there is one gap, which names the tables');
 $node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
 is( $node->safe_psql('postgres', q{
