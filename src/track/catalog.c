@@ -57,7 +57,7 @@ bemi_check_tracker(const BemiTable *table)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to track table \"%s\"",
 						NameStr(table->name)),
-				 errdetail("It takes the owner, and the right to call bemi.track().")));
+				 errdetail("You must own it and have the right to call bemi.track().")));
 }
 
 /*

@@ -481,6 +481,7 @@ track_with_schema(const BemiTable *table)
 		return;
 	}
 	bemi_table_prepare(table->oid, table->oid);
+
 	/*
 	 * As in track_tree() of track.c: a table that another session attaches to
 	 * a partition becomes visible only after the partition is locked.
