@@ -5,7 +5,7 @@
  *		each change.
  *
  * bemi is a logical-replication subscriber that keeps the history instead of
- * the state, plus the triggers that put the application's context into the
+ * the state, plus triggers that write the application's context into the
  * write-ahead log (WAL).  The way of one change:
  *
  *	application         source database           destination database
@@ -21,18 +21,19 @@
  * The rooms, from the ground up.  A room includes only public headers of rooms
  * that come before it in this list.  test/rooms checks that.
  *
- *	extension/	what belongs to the extension itself, calls of SQL, rights,
- *				settings, signatures
+ *	extension/	the extension's own objects, calls of SQL, rights, settings,
+ *				signatures
  *	context/	the context of a statement, and what the server adds to it
  *	track/		which tables are tracked; follows DDL
  *	capture/	the hooks that write the context into the WAL
- *	stream/		the connection to a source, and what is asked of it
- *	store/		writes bemi.changes and keeps it
- *	decode/		pgoutput to changes, each with its context; calls store/
- *	worker/		the processes that read sources, and what controls them
+ *	stream/		the connection to a source, its stream, and queries to it
+ *	store/		writes bemi.changes and maintains it
+ *	decode/		turns pgoutput into changes with context; calls store/
+ *	worker/		the processes that read sources, and their control
  *
  * docs/internals/rooms.md names each file.  The SQL is in sql/, by room, too.
- * compat.h knows the versions of PostgreSQL.
+ * compat.h has the differences between versions of
+ * PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *
@@ -42,18 +43,20 @@
  *	change			one row inserted, updated or deleted, or one table
  *					truncated: one row of bemi.changes
  *	tracked table	a table with bemi's statement trigger, REPLICA IDENTITY
- *					FULL, and a place in the publication "bemi"
+ *					FULL, and a row in the publication "bemi"
  *	source			a database whose WAL is read
  *	destination		the database that holds bemi.changes; by default the
  *					source itself
  *	worker			the process that reads one source and writes its changes
- *	rule			says what of a tracked table is not kept: ignored columns,
- *					redacted values
+ *	rule			excludes parts of a tracked table: ignored columns, redacted
+ *					values
  *	gap				a time from which changes may be missing: one row of
  *					bemi.gaps
- *	slot, origin	the source's and the destination's record of how far the
- *					worker has come (the server's replication slot and
- *					replication origin)
+ *	slot, origin	the worker's position, recorded at the source (replication
+ *					slot) and at the destination (replication origin)
+ *	signing key		verifies that a tracking message comes from the source
+ *	tracking message	a signed message in the WAL: tracking of a table begins
+ *					or ends, and its description
  *
  *-------------------------------------------------------------------------
  */
@@ -72,9 +75,9 @@ PG_MODULE_MAGIC;
 void		_PG_init(void);
 
 /*
- * Loaded by shared_preload_libraries, all of bemi works.  Loaded later, by the
- * first call of one of its functions, contexts are captured, and what needs
- * the workers says what is missing.
+ * If the library is preloaded, everything works.  If it is loaded later, by
+ * the first call of one of its functions, contexts are captured, and functions
+ * that need workers throw an error with the missing setting.
  */
 void
 _PG_init(void)

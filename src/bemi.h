@@ -50,7 +50,7 @@ bemi_has_passed(int64 since, int64 milliseconds)
 
 /*
  * Prefixes of messages in the WAL: contexts, the marker that bemi.sync() waits
- * for, and what is tracked (track/message.c).
+ * for, and tracking messages (track/message.c).
  */
 #define BEMI_MESSAGE_PREFIX		"_bemi"
 #define BEMI_MARKER_PREFIX		"_bemi_sync"

@@ -92,8 +92,7 @@ bemi_check_json_number(char *token)
 #endif
 
 /*
- * 17 gives the set of what a process waits for to a resource owner, or to
- * none.
+ * 17 added a resource owner for sets of wait events; NULL: none.
  */
 #if PG_VERSION_NUM >= 170000
 #define bemi_create_wait_event_set(count)	CreateWaitEventSet(NULL, count)
@@ -118,14 +117,14 @@ bemi_check_json_number(char *token)
 								 GetDatabaseEncoding(), true)
 #endif
 
-/* 16 keeps what check hooks hand on in memory of its own. */
+/* 16 keeps the "extra" of check hooks in memory of its own. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_guc_malloc(size)	guc_malloc(LOG, size)
 #else
 #define bemi_guc_malloc(size)	malloc(size)
 #endif
 
-/* 16 added "only summarizing indexes", of use to updates alone. */
+/* 16 added an argument for summarizing indexes, which only updates use. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
@@ -134,14 +133,14 @@ bemi_check_json_number(char *token)
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
-/* 16 lets parallel apply workers share an origin; 0 asks for it alone. */
+/* 16 lets parallel apply workers share an origin; 0: do not share it. */
 #if PG_VERSION_NUM >= 160000
 #define bemi_origin_session_setup(node)	replorigin_session_setup(node, 0)
 #else
 #define bemi_origin_session_setup(node)	replorigin_session_setup(node)
 #endif
 
-/* 15 lets the caller ask for the timeline, too. */
+/* 15 added an argument that returns the timeline. */
 #if PG_VERSION_NUM >= 150000
 #define bemi_flush_position()	GetFlushRecPtr(NULL)
 #else
@@ -149,8 +148,8 @@ bemi_check_json_number(char *token)
 #endif
 
 /*
- * 15 looks again how a relation is published when the relation is invalidated;
- * 14 only when the publication is.
+ * 15 reads again how a relation is published if the relation is invalidated,
+ * 14 only if the publication is.
  */
 #if PG_VERSION_NUM >= 150000
 #define BEMI_RELATION_RENEWS_PUBLICATION 1
@@ -213,8 +212,8 @@ bemi_publication_of_schema(Oid catalog, Oid object)
 #endif
 
 /*
- * 16 renamed what identifies a relation's storage, 17 what stands for no
- * backend.
+ * 16 renamed the identifier of a relation's storage, 17 the invalid backend
+ * number.
  */
 #if PG_VERSION_NUM >= 160000
 typedef RelFileLocator bemi_storage_id;
@@ -232,7 +231,7 @@ typedef RelFileNode bemi_storage_id;
 #define BEMI_HAS_SHMEM_REQUEST_HOOK 0
 #endif
 
-/* 15 has one function for what set-returning functions used to write out. */
+/* 15 added a function that prepares the result of a set-returning function. */
 #if PG_VERSION_NUM >= 150000
 #define bemi_init_result_set(fcinfo)	InitMaterializedSRF(fcinfo, 0)
 #else
@@ -254,8 +253,8 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #endif
 
 /*
- * 16 has one function each for the owners and the privileges of all kinds of
- * objects.
+ * 16 has one function for the owners of all kinds of objects, and one for
+ * their privileges.
  */
 #if PG_VERSION_NUM >= 160000
 #define bemi_database_ownercheck(database, role) \
@@ -278,8 +277,7 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #endif
 
 /*
- * 15 added row filters and column lists to what a publication knows of a
- * table.
+ * 15 added row filters and column lists to an entry of a publication.
  */
 #if PG_VERSION_NUM >= 150000
 #define bemi_publication_add(publication, table)                              \
@@ -291,7 +289,7 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	publication_add_relation(publication, table, false)
 #endif
 
-/* 18 publishes generated columns, if it is told so, and has virtual ones. */
+/* 18 can publish generated columns, and has virtual ones. */
 #if PG_VERSION_NUM >= 180000
 #define bemi_lacks_generated_columns(publication) \
 	((publication)->pubgencols == PUBLISH_GENCOLS_NONE)
@@ -313,8 +311,7 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #endif
 
 /*
- * 15 marks in several ways who delays a checkpoint; of old, committing was the
- * only one.
+ * 15 has several marks that delay a checkpoint; 14 has only that of a commit.
  */
 #if PG_VERSION_NUM >= 150000
 #define bemi_committing(count) \
@@ -328,8 +325,8 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #endif
 
 /*
- * The minor releases of August 2023 mark what an interrupted DROP DATABASE has
- * left.
+ * The minor releases of August 2023 mark a database whose DROP DATABASE was
+ * interrupted.
  */
 #ifndef DATCONNLIMIT_INVALID_DB
 #define DATCONNLIMIT_INVALID_DB	(-2)

@@ -1,20 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * catalog.c
- *		What belongs to the extension itself: owner, schemas, tables,
- *		functions, and the lock on its sources.
+ * catalog.c The extension's own objects: owner, schemas, tables, functions,
+ *		and the lock on its sources.
  *
- * In flow names; out flow OIDs, InvalidOid for what is not there.  CREATE
+ * Input: names.  Output: OIDs, or InvalidOid for missing objects.  CREATE
  * EXTENSION and DROP EXTENSION can come between any two calls, so every caller
- * has to expect that.
+ * must expect that.
  *
- * No function here asks for a right of the current user or calls SQL: event
- * triggers and hooks use them in everybody's statements, which must not fail
- * because somebody has revoked EXECUTE on functions, or USAGE on the schema.
+ * No function here checks a right of the current user or calls SQL.  Event
+ * triggers and hooks use them in every user's statements, and these must not
+ * fail because EXECUTE on functions or USAGE on the schema was revoked.
  *
- * What must never happen: the worker, a superuser, reads or writes a table
- * that somebody else has put under a name of bemi.  bemi_own_table() checks
- * that the table belongs to the extension.
+ * What must never happen: the worker, a superuser, reads or writes a user's
+ * table that has a name of bemi.  bemi_own_table() checks that the table
+ * belongs to the extension.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,12 +47,12 @@ static Oid	emit_context_oid = InvalidOid;
 static bool emit_context_oid_known = false;
 
 /*
- * Counts the invalidations, one of which may come in the middle of a look-up.
+ * Counts the invalidations, because one may come in the middle of a look-up.
  */
 static uint64 emit_context_changes = 0;
 
 /*
- * Owner of the extension, InvalidOid if it is not there.
+ * Owner of the extension, InvalidOid if the extension does not exist.
  */
 Oid
 bemi_extension_owner(void)
@@ -89,7 +88,7 @@ bemi_is_own_schema(Oid schema)
 }
 
 /*
- * OID of a table of schema bemi, InvalidOid if it is not there, or not the
+ * OID of a table of schema bemi, InvalidOid if it is missing, or not the
  * extension's own.
  */
 Oid
@@ -108,7 +107,7 @@ bemi_own_table(const char *name)
 
 /*
  * OID of a function of schema bemi with exactly these arguments, InvalidOid if
- * it is not there.  Nobody but the extension's owner can make objects in that
+ * it is missing.  Only the extension's owner can create objects in that
  * schema.
  */
 Oid
@@ -128,7 +127,8 @@ bemi_own_function(const char *name, int nargs, const Oid *types)
 }
 
 /*
- * Functions or schemas changed: look emit_context() up again when asked.
+ * Syscache callback: functions or schemas have changed, so the next caller
+ * looks emit_context() up again.
  */
 static void
 forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
@@ -138,8 +138,8 @@ forget_emit_context_oid(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * OID of bemi.emit_context().  A catalog look-up only when functions of this
- * database have changed since the last one.
+ * OID of bemi.emit_context().  The catalog is read only if functions of this
+ * database have changed since the last look-up.
  */
 Oid
 bemi_emit_context_oid(void)
@@ -155,11 +155,11 @@ bemi_emit_context_oid(void)
 }
 
 /*
- * Locks what this database wants to read, until the end of the transaction:
- * exclusively to change it, shared to read it.  A lock on bemi.sources would
- * not do, as the extension may come and go.  It also makes a reader see all of
- * a change that has woken him: sessions wake others when they have committed,
- * but before they let go of their locks and send their invalidations.
+ * Locks the list of this database's sources until the end of the transaction:
+ * exclusively to change it, shared to read it.  A lock on bemi.sources is not
+ * enough, because the extension may be dropped and created.  The lock also
+ * makes a woken reader see the complete change: a session wakes others when it
+ * has committed, but before it releases its locks and sends its invalidations.
  */
 void
 bemi_lock_sources(LOCKMODE mode)

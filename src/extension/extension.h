@@ -65,8 +65,8 @@ extern bool bemi_sql_is_true(const BemiValue *column);
 extern int64 bemi_sql_number_of(const BemiValue *column);
 
 /*
- * What these return is palloc'd in the current memory context; nothing else
- * remains.  The statement runs as the current user, or as the owner of the
+ * Results are palloc'd in the current memory context; all other memory is
+ * freed.  The statement runs as the current user, or as the owner of the
  * extension, with search_path pinned.
  */
 extern void bemi_sql_run(const char *statement, const BemiValue *arguments,
@@ -93,7 +93,7 @@ extern void bemi_procedure_end(void);
 
 #define BEMI_HMAC_LEN	64		/* hexadecimal digits */
 
-/* What a key is derived for; no two uses of the signing key share one. */
+/* Purposes of derived keys.  No two uses of the signing key share one. */
 #define BEMI_KEY_TRACKING		"bemi tracking message"
 #define BEMI_KEY_REDACT_HASH	"bemi redact_hash"
 #define BEMI_KEY_VERSION		"bemi signing key version"

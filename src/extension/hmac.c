@@ -1,17 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * hmac.c
- *		HMAC-SHA-256 (RFC 2104), by the server's own functions.
+ * hmac.c HMAC-SHA-256 (RFC 2104), with the server's own functions.
  *
- * In flow a key and bytes; out flows the code as hexadecimal digits, palloc'd.
- * The source signs its messages about tables with it (track/message.c), the
+ * Input: a key and bytes.  Output: the code as hexadecimal digits, palloc'd.
+ * The source signs its tracking messages with it (track/message.c).  The
  * worker verifies them (stream/verify.c) and hashes redacted values
  * (decode/rules.c).
  *
- * All of these come from one secret, _bemi.signing_key.  The secret itself is
- * only ever a key for the name of a purpose.  The result is the key for that
- * purpose, so that a code that was made for one purpose never is valid for
- * another.
+ * All these keys are derived from _bemi.signing_key: it is only used as the
+ * key for the name of a purpose, and the result is the key for that purpose.
+ * What must never happen: a code for one purpose is valid for another.
  *
  *-------------------------------------------------------------------------
  */

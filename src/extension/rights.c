@@ -8,16 +8,16 @@
  * - The owner of the extension.  Functions of tracking and of starting sources
  *	 check the rights of the current user and then act as the owner, who owns
  *	 the publication and the tables of bemi.  They are not SECURITY DEFINER
- *	 functions, because those cannot find out who calls them: the role that the
- *	 session has set is not the caller, if the call comes from an index
- *	 expression or a function of somebody else.  Only C can look at the current
- *	 user first and change it then.
- * - The owner of a table, whose code has to run: defaults, expressions of
- *	 indexes, triggers.  That code is restricted.  It can change neither the
+ *	 functions, because those cannot find out their caller: if the call comes
+ *	 from an index expression or a function of another user, the session's role
+ *	 is not the caller.  Only C can read the current user first and change it
+ *	 then. - The owner of a table, whose code has to run: defaults, expressions
+ *	 of indexes, triggers.  That code is restricted.  It can change neither the
  *	 role nor, for longer than it runs, a setting.
  *
- * An error takes the user back, because the server resets it with the
- * (sub)transaction.
+ * After an error, the server resets the user with the (sub)transaction.  What
+ * must never happen: an act with exchanged rights before the current user's
+ * rights were checked.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,7 +29,7 @@
 #include "extension/extension.h"
 
 /*
- * Takes the rights of the extension's owner, until bemi_act_as_before().
+ * Switches to the extension's owner, until bemi_act_as_before().
  */
 void
 bemi_act_as_owner(BemiRights *former)
@@ -47,8 +47,7 @@ bemi_act_as_owner(BemiRights *former)
 }
 
 /*
- * Takes the rights of a role whose code is to run, until
- * bemi_act_as_before().
+ * Switches to a role whose code must run, until bemi_act_as_before().
  */
 void
 bemi_act_restricted_as(Oid role, BemiRights *former)

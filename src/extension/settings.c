@@ -7,23 +7,24 @@
  * A configuration file, ALTER DATABASE and ALTER ROLE set defaults for every
  * process, the worker and its walsender among them.  Such a default must not
  * change what is stored, and must not keep the worker from its work.  So each
- * setting that can do one or the other has one value here.
+ * setting that could do one of these has a fixed value here.
  *
  * In a process of ours, the values come from PGC_S_OVERRIDE.  That source
  * beats pg_db_role_setting, which is applied while the process connects, and
  * every later reload of the configuration.  In a session at a source, the
  * values are startup options: they beat pg_db_role_setting, too, they hold
  * before the first command, and no SQL needs to run on the replication
- * connection (stream/source_queries.c says why that matters).
+ * connection (see stream/source_queries.c).
  *
- * What is not listed remains the user's, because nothing that bemi calls reads
- * it, or because it is a choice about the history itself: lc_monetary (money
+ * Other settings remain the user's choice, because nothing that bemi calls
+ * reads them, or because they concern the history itself: lc_monetary (money
  * is stored as its database prints it), default_tablespace, temp_tablespaces,
  * default_toast_compression, memory and planner settings, what is logged,
  * time-outs of the network, and bemi's own settings.
  *
- * A function in SQL has no list: it is written so that no setting changes what
- * it does.
+ * A function in SQL has no list, because it is written in such a way that no
+ * setting changes its result.  What must never happen: a default of a database
+ * or a role changes a stored value.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,10 +38,9 @@
 #include "extension/extension.h"
 
 /*
- * Dates are printed in the same way whatever their order in input is.  So a
- * session has an order that hardly any server has by default, and that the
- * source reports: it shows that the options have arrived.  A pooler may drop
- * them.
+ * The order of dates affects only input, not output.  So a session uses an
+ * order that is hardly any server's default, and that the source reports.  It
+ * shows that the options have arrived, because a pooler may drop them.
  */
 #define SESSION_DATESTYLE	"ISO, YMD"
 
@@ -53,12 +53,12 @@ typedef struct PinnedSetting
 } PinnedSetting;
 
 /*
- * An ordinary role can set all that is pinned in a session, since the role
+ * Any role can set the settings that are pinned in a session, because the role
  * that reads a source need not be a superuser. statement_timeout comes first,
  * because it would apply to the command that sets the others.
  */
 static const PinnedSetting pinned_settings[] = {
-	/* Time-outs and limits of the application are not meant for us. */
+	/* Timeouts and limits of applications must not end our processes. */
 	{"statement_timeout", "0", "0", 0},
 	{"lock_timeout", "0", "0", 0},
 	{"idle_session_timeout", "0", "0", 0},
@@ -66,19 +66,18 @@ static const PinnedSetting pinned_settings[] = {
 	{"transaction_timeout", "0", "0", 170000},
 	{"exit_on_error", "off", "off", 0},
 
-	/* Who we are, and what we may see. */
+	/* The role, and the visible rows. */
 	{"role", "none", "none", 0},
 	{"row_security", "off", "off", 0},
 	{"restrict_nonsystem_relation_kind", "", NULL, 0},
 
-	/* What a name or a text in SQL means. */
+	/* The meaning of names and literals in SQL. */
 	{"search_path", "pg_catalog", "pg_catalog", 0},
 	{"standard_conforming_strings", "on", "on", 0},
 	{"transform_null_equals", "off", "off", 0},
 
 	/*
-	 * What the text of a value means, and how a value is printed: as
-	 * to_jsonb() does.
+	 * Input and output of values: as to_jsonb() prints them.
 	 */
 	{"timezone", "UTC", "UTC", 0},
 	{"datestyle", "ISO, MDY", SESSION_DATESTYLE, 0},
@@ -88,23 +87,23 @@ static const PinnedSetting pinned_settings[] = {
 	{"array_nulls", "on", "on", 0},
 	{"quote_all_identifiers", "off", "off", 0},
 
-	/* What a transaction is like. */
+	/* Properties of transactions. */
 	{"default_transaction_isolation", "read committed", "read committed", 0},
 	{"default_transaction_read_only", "off", "off", 0},
 	{"default_transaction_deferrable", "off", "off", 0},
 	{"synchronous_commit", "off", NULL, 0},
 
 	/*
-	 * Other people's triggers are not for our own DDL and rows, see
+	 * Users' triggers must not fire for our own DDL and rows, see
 	 * store/user_code.c.
 	 */
 	{"session_replication_role", "replica", NULL, 0},
 	{"event_triggers", "off", NULL, 0},
 
-	/* The history writes to the tables that it makes in heap's own ways. */
+	/* The worker writes to partitions with functions of heap. */
 	{"default_table_access_method", "heap", NULL, 0},
 
-	/* Small queries are neither compiled nor shared out to other processes. */
+	/* Small queries need neither JIT nor parallel workers. */
 	{"jit", "off", "off", 0},
 	{"max_parallel_workers_per_gather", "0", "0", 0}
 };
@@ -120,8 +119,8 @@ setting_is_known(const PinnedSetting *setting)
 }
 
 /*
- * ALTER DATABASE ... SET session_authorization changes who a process is that
- * has not logged in.
+ * Resets the session user, because ALTER DATABASE ...  SET
+ * session_authorization changes it for processes that have not logged in.
  */
 static void
 pin_session_user(void)
@@ -136,7 +135,7 @@ pin_session_user(void)
 }
 
 /*
- * Pins the settings of this process.  To be called right after it has
+ * Pins the settings of this process.  Must be called right after it has
  * connected, outside of a transaction.
  */
 void
@@ -155,9 +154,9 @@ bemi_pin_settings(void)
 }
 
 /*
- * The settings of a session as startup options, palloc'd, after those that a
- * connection string has, or NULL.  A source that is older than this server may
- * not know all of them, and then refuses the connection.
+ * The settings of a session as startup options, palloc'd, appended to the
+ * options of a connection string (or NULL).  A source that is older than this
+ * server may not know all of them, and then refuses the connection.
  */
 char *
 bemi_settings_as_options(const char *options)
@@ -201,8 +200,9 @@ bemi_settings_are_refused(const char *message)
 }
 
 /*
- * The commands that set what the options have not, palloc'd; NULL if there are
- * none.  "datestyle" and "timezone" are as the session reports them.
+ * The commands that set what the options could not set, palloc'd; NULL if
+ * there are none.  "datestyle" and "timezone" are the values that the session
+ * reports.
  */
 char *
 bemi_settings_as_commands(int server_version, const char *datestyle,

@@ -3,8 +3,9 @@
  * sql_call.c
  *		One way to call SQL from C, with typed arguments and results.
  *
- * In flow a statement and its arguments; out flow the columns of its first
- * row, if the caller asks for them.  This is the only file that uses SPI.
+ * Input: a statement and its arguments.  Output: the columns of its first row,
+ * if the caller requests them.  This is the only file that uses SPI.  What
+ * must never happen: a statement runs under a search_path that a user has set.
  *
  * - The statement is a constant of the code and never holds text of a user.
  *	 It names everything but pg_catalog with its schema.  search_path is pinned
@@ -41,12 +42,12 @@
 #include "extension/extension.h"
 
 /*
- * A call that runs.
+ * A running call.
  */
 typedef struct SqlCall
 {
 	const char *statement;
-	MemoryContext caller;		/* that the results are copied into */
+	MemoryContext caller;		/* for the results */
 	int			settings;		/* nest level of the pinned ones */
 } SqlCall;
 
@@ -59,8 +60,8 @@ make_value(Oid type, bool is_null, Datum datum)
 }
 
 /*
- * Values of each type, palloc'd where they are no plain datum.  A NULL pointer
- * makes an SQL NULL.
+ * Arguments of each type, palloc'd if they are passed by reference.  A NULL
+ * pointer becomes an SQL NULL.
  */
 BemiValue
 bemi_sql_text(const char *text)
@@ -128,7 +129,7 @@ bemi_sql_xid(TransactionId xid)
 }
 
 /*
- * An OID as "type": oid, or one of the types that name an object by its OID.
+ * An OID as an argument of type "type": oid, or one of the reg* types.
  */
 BemiValue
 bemi_sql_oid(Oid type, Oid oid)
@@ -146,7 +147,7 @@ bemi_sql_null_if(bool is_null, BemiValue value)
 }
 
 /*
- * The text of a column; NULL for NULL.
+ * The text of a column; NULL if it is NULL.
  */
 char *
 bemi_sql_text_of(const BemiValue *column)
@@ -163,7 +164,7 @@ bemi_sql_is_true(const BemiValue *column)
 }
 
 /*
- * A column of eight bytes: a number, a time or a position; 0 for NULL.
+ * An eight-byte column (a number, a time or a position); 0 if it is NULL.
  */
 int64
 bemi_sql_number_of(const BemiValue *column)
@@ -186,7 +187,7 @@ begin_call(SqlCall *call, const char *statement)
 }
 
 /*
- * Ends it.  An error ends it, too: with the (sub)transaction.
+ * Ends a call.  After an error, the end of the (sub)transaction does this.
  */
 static void
 end_call(const SqlCall *call)
@@ -196,7 +197,7 @@ end_call(const SqlCall *call)
 }
 
 /*
- * Runs the statement; "limit" rows of its result at most, 0: all.
+ * Runs the statement, and reads at most "limit" rows of its result; 0: all.
  */
 static void
 execute(const SqlCall *call, const BemiValue *arguments, int count,
@@ -221,7 +222,7 @@ execute(const SqlCall *call, const BemiValue *arguments, int count,
 }
 
 /*
- * Copies a column of a row of the result; error if it has another type.
+ * Copies a column of the result.  Throws an error if it has another type.
  */
 static void
 copy_column(const SqlCall *call, uint64 row, int column, BemiValue *copy)
@@ -264,7 +265,7 @@ fetch_row(const char *statement, const BemiValue *arguments, int count,
 }
 
 /*
- * Runs a statement without interest in its result.
+ * Runs a statement and ignores its result.
  */
 void
 bemi_sql_run(const char *statement, const BemiValue *arguments, int count)
@@ -317,8 +318,8 @@ bemi_sql_run_bool_as_owner(const char *statement, const BemiValue *arguments,
 }
 
 /*
- * Runs a statement and copies the columns of its first row, whose types the
- * caller has put into "columns".  False if there is no row.
+ * Runs a statement and copies the columns of its first row.  The caller has
+ * put their types into "columns".  Returns false if there is no row.
  */
 bool
 bemi_sql_run_row(const char *statement, const BemiValue *arguments, int count,
@@ -339,9 +340,8 @@ bemi_sql_read_row(const char *query, const BemiValue *arguments, int count,
 }
 
 /*
- * All rows of a query with one column, of "type", which is oid or one of the
- * types that name an object by its OID; as a list of OIDs, with the active
- * snapshot.
+ * All rows of a query with one column of type "type" (oid or one of the reg*
+ * types), as a list of OIDs, with the active snapshot.
  */
 List *
 bemi_sql_read_oids(const char *query, const BemiValue *arguments, int count,
@@ -367,8 +367,8 @@ bemi_sql_read_oids(const char *query, const BemiValue *arguments, int count,
 }
 
 /*
- * Whether a procedure was called where it must not commit: in a transaction
- * block, or from a function.
+ * Whether a procedure must not commit, because it was called in a transaction
+ * block or from a function.
  */
 bool
 bemi_procedure_is_atomic(FunctionCallInfo fcinfo)
@@ -378,7 +378,7 @@ bemi_procedure_is_atomic(FunctionCallInfo fcinfo)
 }
 
 /*
- * Begins the work of a procedure, in memory that outlives its commits, until
+ * Begins a procedure, in a memory context that outlives its commits, until
  * bemi_procedure_end().
  */
 void
@@ -388,8 +388,8 @@ bemi_procedure_begin(FunctionCallInfo fcinfo)
 }
 
 /*
- * Commits, and begins the next transaction.  Not where the procedure is
- * atomic.
+ * Commits, and begins the next transaction.  Must not be called if the
+ * procedure is atomic.
  */
 void
 bemi_procedure_commit(void)

@@ -121,8 +121,8 @@ publish_table(Oid relation)
 }
 
 /*
- * Puts a table into the publication, with the rights of the extension's owner.
- * The caller has checked who asks for that.
+ * Adds a table to the publication, with the rights of the extension's owner.
+ * The caller has checked the user's right to do that.
  */
 void
 bemi_publish_table(Oid relation)
