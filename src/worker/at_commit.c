@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
- * at_commit.c
- *		How a session's change of bemi.sources reaches the workers.
+ * at_commit.c Passes a session's change of bemi.sources on to the workers at
+ *		commit.
  *
- * bemi.start(), bemi.stop() and bemi.drop_source() change a row, which nobody
- * else can see before the commit.  So what shared memory must know of the
- * change is kept in this process until the transaction commits, and forgotten
- * if it does not.
+ * bemi.start(), bemi.stop() and bemi.drop_source() change a row, which is
+ * invisible to others before the commit.  So the change of shared memory is
+ * kept in this process until the transaction commits, and discarded if it
+ * aborts.
  *
- * At the commit it is too late for errors: whether a new source finds a place
- * is checked before, and if another session takes the last one meanwhile, the
- * log says so.
+ * Errors are no longer possible at commit.  So the free entry for a new source
+ * is checked before.  If another session takes the last one meanwhile, the log
+ * shows it.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,8 +35,9 @@ typedef struct AtCommit
 static AtCommit at_commit;
 
 /*
- * Error unless there is room for a source, or it has an entry.  Another
- * session may take the last place before this one commits; then the log tells.
+ * Throws an error unless the source has an entry or there is a free one.
+ * Another session may take the last one before this one commits; then the log
+ * shows it.
  */
 void
 bemi_require_place(const char *source)
@@ -52,7 +53,7 @@ bemi_require_place(const char *source)
 }
 
 /*
- * A source that found no place, when it is too late for errors.
+ * Logs a source without an entry, when errors are no longer possible.
  */
 void
 bemi_report_no_place(const char *source)
@@ -65,7 +66,8 @@ bemi_report_no_place(const char *source)
 }
 
 /*
- * Called by whoever changes bemi.sources: nobody can see it before the commit.
+ * Called after a change of bemi.sources, which others can see only after the
+ * commit.
  */
 void
 bemi_wake_workers_at_commit(void)
@@ -106,7 +108,8 @@ bemi_remove_entry_at_commit(const char *source)
 }
 
 /*
- * Too late for errors: a source that finds no room is reported to the log.
+ * Adds entries for new sources.  Errors are no longer possible, so a source
+ * without a free entry is logged.
  */
 static void
 change_entries(void)

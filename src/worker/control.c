@@ -1,19 +1,18 @@
 /*-------------------------------------------------------------------------
  *
- * control.c
- *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync(): how
- *		sessions speak to the worker.
+ * control.c bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync().
  *
- * Start, stop and drop write what is desired into bemi.sources and let the
- * workers know at commit; the workers do the rest.  So all can be part of a
- * larger transaction, a migration for instance.  To wait for the effect, they
- * must commit by themselves: the publication has to be there before the slot
- * is made, and the slot waits for all running transactions, its own caller's
- * among them.  Hence procedures, which may commit, where functions may not.
+ * Start, stop and drop write the desired state into bemi.sources and wake the
+ * workers at commit.  The workers do the rest.  So these calls can be part of
+ * a larger transaction, such as a migration.  To wait for the effect, they
+ * must commit: the publication must be committed before the slot is created,
+ * and the slot waits for all running transactions, including its caller's.  So
+ * they are procedures, because functions cannot commit.
  *
- * Every wait is on the condition variable of entry.c and serves
- * interrupts; no lock is held meanwhile.  A session that is cancelled leaves
- * behind what it has committed, and bemi.status shows it.
+ * Every wait is on the condition variable in shared memory, processes
+ * interrupts, and holds no lock.  If the session is cancelled, its committed
+ * change stays in effect, and bemi.status shows it.  What must never happen: a
+ * wait that cannot end although no worker can come.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,17 +35,21 @@ PG_FUNCTION_INFO_V1(bemi_stop);
 PG_FUNCTION_INFO_V1(bemi_drop_source);
 PG_FUNCTION_INFO_V1(bemi_sync);
 
-/* How often a wait looks whether there is a launcher at all. */
+/* Interval at which a wait checks that the launcher is running. */
 #define LOOK_MS		1000
 
-/* For how long there may be none: it is started again after a crash. */
+/*
+ * Time that the launcher may be missing, because it is restarted after a
+ * crash.
+ */
 #define GRACE_MS	10000
 
-/* For how long bemi.sync() waits for commits that are under way. */
+/* Longest wait of bemi.sync() for commits in progress. */
 #define COMMIT_MS	1000
 
 /*
- * The library must be in shared memory for anybody to speak to a worker.
+ * Throws an error unless the library was preloaded, because sessions reach
+ * workers only through shared memory.
  */
 static void
 require_preload(void)
@@ -75,7 +78,8 @@ require_logical_wal(void)
 }
 
 /*
- * A server in single-user mode has no workers to wait for.
+ * Throws an error in single-user mode, because there are no workers to wait
+ * for.
  */
 static void
 require_workers(const char *function, const char *hint)
@@ -97,7 +101,7 @@ typedef enum Outcome
 } Outcome;
 
 /*
- * Sleeps until some worker has something new to say, but not for long.
+ * Sleeps until a worker's state changes, at most LOOK_MS.
  */
 static void
 wait_for_news(int64 timeout_ms)
@@ -111,8 +115,8 @@ wait_for_news(int64 timeout_ms)
 }
 
 /*
- * Whether no worker will ever come, because there is no launcher.  Put as an
- * error into *worker, as if the worker had reported it.
+ * Whether no worker can come, because the launcher is missing.  The error is
+ * put into *worker, as if the worker had reported it.
  */
 static bool
 launcher_is_missing(int64 since, BemiEntry *worker)
@@ -129,7 +133,8 @@ launcher_is_missing(int64 since, BemiEntry *worker)
 }
 
 /*
- * Another session has stopped or dropped the source that is being started.
+ * Reports that another session has stopped or dropped the source that this one
+ * is starting.
  */
 static void
 report_taken_back(BemiEntry *worker)
@@ -141,8 +146,8 @@ report_taken_back(BemiEntry *worker)
 }
 
 /*
- * Waits until the source's worker streams.  False if an attempt fails that was
- * begun after "since_attempt"; *worker then has the error.
+ * Waits until the source's worker streams.  Returns false if an attempt after
+ * "since_attempt" fails; *worker then has the error.
  */
 static bool
 wait_until_streaming(const char *source, int64 since_attempt,
@@ -202,8 +207,8 @@ wait_until_gone(const char *source, bool entry, int64 since_attempt,
 }
 
 /*
- * A source that has failed before it had a slot is forgotten, so that the
- * caller can mend the mistake and call again.
+ * Throws the worker's error.  A source that has failed before it had a slot is
+ * removed, so the caller can correct the mistake and call again.
  */
 static void
 forget_failed_source(const char *source, const BemiEntry *worker)
@@ -224,7 +229,7 @@ forget_failed_source(const char *source, const BemiEntry *worker)
 	}
 	else if (hint == NULL)
 		hint =
-			"It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.";
+			"The worker tries again; SELECT * FROM bemi.status; shows whether that succeeds.";
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not start source \"%s\"", source),
@@ -233,7 +238,7 @@ forget_failed_source(const char *source, const BemiEntry *worker)
 }
 
 /*
- * Error unless the caller may start and stop the source.
+ * Throws an error unless the user may start and stop the source.
  */
 static void
 check_controller(const char *source, const char *conninfo,
@@ -250,8 +255,8 @@ check_controller(const char *source, const char *conninfo,
 }
 
 /*
- * Error unless libpq can read the connection string, lest the worker's error
- * shows a part of it.
+ * Throws an error unless libpq can parse the connection string.  Otherwise the
+ * worker's error could show a part of it.
  */
 static void
 check_conninfo(const char *conninfo)
@@ -272,7 +277,7 @@ check_conninfo(const char *conninfo)
 }
 
 /*
- * Writes into the tables that the source is to be read.
+ * Registers the source in the tables.
  */
 static void
 register_source(const char *source, const char *conninfo)
@@ -379,15 +384,15 @@ report_not_ended(const char *source, bool drop, Outcome outcome,
 			 errmsg("could not stop source \"%s\" yet", source),
 			 errdetail("The worker reports: %s", worker->error),
 			 drop ?
-			 errhint("It is tried again. If the source is gone for good: CALL bemi.drop_source('%s', force => true);",
+			 errhint("The worker tries again. If the source no longer exists: CALL bemi.drop_source('%s', force => true);",
 					 source) :
-			 errhint("It is tried again; SELECT * FROM bemi.status; shows whether that succeeds.")));
+			 errhint("The worker tries again; SELECT * FROM bemi.status; shows whether that succeeds.")));
 }
 
 /*
- * Sets what is desired of a source, and waits until its worker has done it.
- * In an atomic context there is no commit to wait after, so it takes effect
- * with the caller's.
+ * Sets the desired state of a source, and waits until its worker has reached
+ * it.  In an atomic context it cannot commit, so it does not wait, and takes
+ * effect at the caller's commit.
  */
 static void
 end_source(FunctionCallInfo fcinfo, const char *procedure, const char *desired)
@@ -449,7 +454,7 @@ bemi_drop_source(PG_FUNCTION_ARGS)
 }
 
 /*
- * An interval in milliseconds; NULL for ever.
+ * An interval in milliseconds; NULL: for ever.
  */
 static int64
 timeout_argument(FunctionCallInfo fcinfo)
@@ -489,14 +494,14 @@ write_marker(void)
 	}
 	PG_END_TRY();
 
-	/* The walsender only reads what is flushed. */
+	/* The walsender reads only flushed WAL. */
 	XLogFlush(position);
 	return position;
 }
 
 /*
- * Whether the server has been told to stop.  It then lets nobody connect, but
- * waits for the sessions that there are if the shutdown is smart.
+ * Whether the server is shutting down.  It then accepts no connections, and in
+ * a smart shutdown waits for the existing sessions.
  */
 static bool
 is_shutting_down(void)
@@ -523,8 +528,8 @@ typedef struct Lagging
 } Lagging;
 
 /*
- * Error if the worker that is waited for has gone, and cannot come back before
- * the server is started again.
+ * Throws an error if the awaited worker cannot come back before the server is
+ * started again.
  */
 static void
 check_shutdown(const BemiEntry *entry)
@@ -539,7 +544,7 @@ check_shutdown(const BemiEntry *entry)
 }
 
 /*
- * Whether a source is meant to be read that the launcher has not come to yet.
+ * Whether there is a started source for which the launcher has no entry yet.
  */
 static bool
 is_started(void)
@@ -548,9 +553,9 @@ is_started(void)
 }
 
 /*
- * Looks for a source of this server that has not stored everything up to the
- * position; among those that count at all.  False also if there are none.
- * Counts also the others, which read other servers.
+ * Finds a source of this server that has not stored everything up to the
+ * position.  Returns false if there is none.  Counts all running sources of
+ * this server, and those that read other servers.
  */
 static bool
 find_lagging_entry(XLogRecPtr position, Lagging *lagging, int *sources,
@@ -587,8 +592,9 @@ find_lagging_entry(XLogRecPtr position, Lagging *lagging, int *sources,
 }
 
 /*
- * The same, and a source without an entry counts as one that lags: after a
- * restart of the server, the launcher takes a moment to come to it.
+ * The same.  A source without an entry counts as lagging, because after a
+ * restart of the server its entry is created only after a moment.  Throws an
+ * error if no source is started.
  */
 static bool
 find_lagging_source(XLogRecPtr position, Lagging *lagging)
@@ -617,8 +623,8 @@ find_lagging_source(XLogRecPtr position, Lagging *lagging)
 /*
  * bemi.sync(timeout)
  *
- * Before the marker come all commits that have returned, and if none takes too
- * long, all that have a time from before the call.
+ * The marker follows all commits that have returned.  If no commit takes too
+ * long, it also follows all commits with a time before the call.
  */
 Datum
 bemi_sync(PG_FUNCTION_ARGS)

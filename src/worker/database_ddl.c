@@ -1,33 +1,34 @@
 /*-------------------------------------------------------------------------
  *
- * database_ddl.c
- *		How workers give way to commands that want a database for themselves.
+ * database_ddl.c Ends workers for commands that need a database for
+ *		themselves.
  *
  * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ...
- * RENAME are refused while anybody is connected to the database, and the first
- * of them also while a slot of it is read.  Autovacuum's workers are stopped
- * for them by the server, and so must ours be: nobody who drops a database
- * should have to know who reads it.
+ * RENAME are refused while there are connections to the database.  DROP
+ * DATABASE is also refused while one of its slots is read.  The server stops
+ * autovacuum's workers for these commands.  Ours must be stopped, too, because
+ * a user who drops a database should not have to know its readers.
  *
- * A hook around these commands looks whether the command can succeed at all,
- * so that nobody disturbs workers who could not have the command anyway.  Then
- * it pauses the database, see pause.c, lets the command run, and cleans up
- * after DROP DATABASE.  If the command fails, or leaves the database there,
- * the end of the pause is all it takes for the workers to go on.
+ * A hook around these commands first checks whether the command can succeed.
+ * A user without the right to it must not be able to disturb workers.  Then
+ * the hook pauses the database (see pause.c), runs the command, and cleans up
+ * after DROP DATABASE.  If the command fails, the workers continue when the
+ * pause ends.
  *
- * After DROP DATABASE the entries in shared memory go with the commit, and the
- * origins in a transaction of their own after it: an origin's progress is
- * forgotten at once, not at commit, so if it went before a commit that fails,
- * changes would be stored twice.
+ * After DROP DATABASE, the entries in shared memory are removed at its commit.
+ * The origins are dropped in a transaction after it, because the progress of
+ * an origin is lost at once, not at commit.  What must never happen: an origin
+ * is dropped before a commit that fails, because changes would then be stored
+ * twice.
  *
- * A worker elsewhere that reads this database by a connection string is a
- * client like any other, and stays.
+ * A worker of another server that reads this database is an ordinary client,
+ * and is not stopped.
  *
- * Nor does a worker give way to ALTER DATABASE ... SET TABLESPACE.  The WAL
- * names tables by tablespace and file, so the server cannot decode what was
- * written before the move and not yet read: the source would fail for good.
- * Refusing is the better answer, and what the server does; where it does not,
- * because the source is stopped, we warn.
+ * Workers are not stopped for ALTER DATABASE ...  SET TABLESPACE.  The WAL
+ * names tables by tablespace and file, so the server could never decode
+ * changes that were written before the move and not read yet.  So it is better
+ * that the server refuses the command while a worker is connected.  If the
+ * source is stopped, the server does not refuse it, and the hook warns.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,15 +50,15 @@
 
 #include "worker/worker_internal.h"
 
-/* What a command is about to do to a database, or has done. */
+/* A command and the databases that it affects. */
 typedef struct DatabaseCommand
 {
 	Oid			paused;
 	Oid			dropped;
 	List	   *origins;		/* of its sources */
-	List	   *slots;			/* that they have elsewhere */
+	List	   *slots;			/* of its sources on other servers */
 	Oid			moved;
-	Oid			tablespace;		/* where it was */
+	Oid			tablespace;		/* of "moved", before the command */
 } DatabaseCommand;
 
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
@@ -95,7 +96,7 @@ database_is_template(Oid database)
 }
 
 /*
- * A database that the user owns and is not connected to, or InvalidOid.
+ * OID of a database that the user owns and is not connected to, or InvalidOid.
  */
 static Oid
 own_other_database(const char *name)
@@ -127,8 +128,8 @@ find_command_option(List *options, const char *name)
 }
 
 /*
- * Each of these returns the database that the command wants for itself, or
- * InvalidOid if the server will refuse the command anyway.
+ * Each of these returns the database that the command needs for itself, or
+ * InvalidOid if the server will refuse the command.
  */
 static Oid
 database_to_drop(const DropdbStmt *drop, bool top_level)
@@ -186,8 +187,8 @@ database_concerned_by(Node *command, bool top_level)
 /* ---------- after DROP DATABASE ---------- */
 
 /*
- * Names of the slots that workers of a database have made in other places,
- * which the server cannot drop with the database.
+ * Names of the slots that workers of a database have created on other servers.
+ * The server cannot drop these with the database.
  */
 static List *
 slots_elsewhere(Oid database)
@@ -205,7 +206,7 @@ slots_elsewhere(Oid database)
 			continue;
 		bemi_entry_slot_name(&entries[i], name);
 
-		/* A connection string may lead back to this very database. */
+		/* A connection string may lead back to this database. */
 		slot = SearchNamedReplicationSlot(name, true);
 		if (slot == NULL || slot->data.database != database)
 			slots = lappend(slots, pstrdup(name));
@@ -214,8 +215,7 @@ slots_elsewhere(Oid database)
 }
 
 /*
- * Commits what the command has done, as VACUUM does, and begins a transaction
- * for the rest.
+ * Commits the command, as VACUUM does, and begins another transaction.
  */
 static void
 commit_and_begin(void)
@@ -243,9 +243,10 @@ drop_origins(List *names)
 }
 
 /*
- * The command has dropped a database.  Takes away what the workers had of it,
- * and names what nobody here can take away.  By OID, since somebody may have
- * swapped two databases' names before the command took its lock.
+ * Cleans up after a dropped database: removes its entries and origins, and
+ * warns of slots on other servers, which cannot be dropped here.  It checks
+ * the OID, because two databases may have swapped their names before the
+ * command got its lock.
  */
 static void
 forget_database(const DatabaseCommand *database_command)
@@ -253,7 +254,7 @@ forget_database(const DatabaseCommand *database_command)
 	bool		gone;
 	ListCell   *cell;
 
-	/* The files are deleted: nothing must come between now and the commit. */
+	/* The files are deleted, so nothing may interrupt us before the commit. */
 	HOLD_INTERRUPTS();
 	CommandCounterIncrement();
 	gone = !SearchSysCacheExists1(DATABASEOID,
@@ -274,7 +275,7 @@ forget_database(const DatabaseCommand *database_command)
 				(errcode(ERRCODE_WARNING),
 				 errmsg("replication slot \"%s\" stays at the source that the dropped database has read",
 						(char *) lfirst(cell)),
-				 errdetail("It keeps the source's write-ahead log until it is dropped."),
+				 errdetail("It keeps the source's WAL until it is dropped."),
 				 errhint("Run this there: SELECT pg_drop_replication_slot('%s');",
 						 (char *) lfirst(cell))));
 	}
@@ -297,7 +298,7 @@ tablespace_of(Oid database)
 }
 
 /*
- * The source that a slot or origin of that name belongs to.
+ * The source in the name of a slot or origin.
  */
 static const char *
 source_of_name(const char *name)
@@ -306,8 +307,7 @@ source_of_name(const char *name)
 }
 
 /*
- * Warns of the slots whose database was moved, all of whose readers were
- * stopped.
+ * Warns of slots whose database was moved while their sources were stopped.
  */
 static void
 warn_of_move(Oid database)
@@ -324,8 +324,8 @@ warn_of_move(Oid database)
 					(errcode(ERRCODE_WARNING),
 					 errmsg("replication slot \"%s\" may not be readable any more",
 							(char *) lfirst(cell)),
-					 errdetail("What was written before the database moved and was not yet read cannot be decoded."),
-					 errhint("If bemi.status shows an error, begin anew: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
+					 errdetail("Changes that were written before the move and not yet read cannot be decoded."),
+					 errhint("If bemi.status shows an error, start the source again: CALL bemi.drop_source('%s'); CALL bemi.start('%s');",
 							 source_of_name(lfirst(cell)),
 							 source_of_name(lfirst(cell)))));
 	}
@@ -334,7 +334,7 @@ warn_of_move(Oid database)
 /* ---------- the hook ---------- */
 
 /*
- * What is done before the command, and must be known after it.
+ * Prepares a command, and records what is needed after it.
  */
 static void
 prepare_database_command(Node *command, bool top_level,
@@ -390,7 +390,7 @@ database_process_utility(PlannedStmt *statement, const char *query,
 }
 
 /*
- * Without shared memory there are no workers of ours on this server.
+ * Without shared memory this server has no workers of ours.
  */
 void
 bemi_database_ddl_init(void)

@@ -119,7 +119,7 @@ move_entry(BemiEntry *entry, BemiState to)
 }
 
 /*
- * Copies a text into shared memory, without cutting a character in two.
+ * Copies a text into shared memory.  A long text is cut between characters.
  */
 static void
 copy_text(char *to, const char *text)
@@ -345,7 +345,8 @@ bemi_entry_has_place(Oid database, const char *source)
 }
 
 /*
- * Makes an entry for a source, unless it has one.  False if there is no room.
+ * Creates an entry for a source, unless it has one.  Returns false if there is
+ * no free one.
  */
 bool
 bemi_entry_add(Oid database, const char *source)

@@ -1,26 +1,27 @@
 /*-------------------------------------------------------------------------
  *
- * horizon.c
- *		Up to which time every commit has its place in the WAL.
+ * horizon.c The commit horizon: a time such that all earlier commits are in
+ *		the WAL.
  *
- * A transaction takes the time of its commit first and writes its commit
- * record then.  In between, it may wait for whatever the WAL waits for.  So a
- * worker that has stored all WAL up to now may still receive a commit of an
- * earlier time, and what bemi.status and bemi.complete() promise of a time
- * needs a proof: a time and a position such that each commit of an earlier
- * time has its record before the position.
+ * A transaction reads the clock for its commit time first, and writes its
+ * commit record later.  In between, it may wait for the WAL.  So a worker that
+ * has stored all WAL up to now may still receive a commit with an earlier
+ * time. bemi.status and bemi.complete() therefore need a horizon: a time and a
+ * position such that each commit with an earlier time has its record before
+ * the position.  What must never happen: such a commit has its record after
+ * the position.
  *
- * The server marks a process as committing before the process takes the time,
- * and takes the mark away after the record is written, because checkpoints
- * need that, too.  So: note who is marked at some time; when the last of them
- * is done, the end of the WAL is the position.  Who is marked later takes a
- * later time.
+ * The server marks a process as committing before the process reads the clock,
+ * and removes the mark after the record is written, because checkpoints need
+ * this.  So we list the marked processes at some time.  When the last of them
+ * has finished, the end of the WAL is the position.  A process that is marked
+ * later reads a later time.
  *
- * Two things blur this by less than SETTLE_MS.  The mark is set without a
- * memory barrier, so that others see it somewhat later, and COMMIT PREPARED
- * takes the time a few instructions before its mark.  Commits that a
- * subscription applies have the time of their publisher, which nothing here
- * can know.
+ * Two effects need a margin, which is less than SETTLE_MS.  The mark is set
+ * without a memory barrier, so others see it a little later.  COMMIT PREPARED
+ * reads the clock a few instructions before its mark.  Commits that a
+ * subscription applies have their publisher's time, which no horizon can
+ * cover.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,15 +40,15 @@
 
 PG_FUNCTION_INFO_V1(bemi_commit_horizon);
 
-/* So old a time must be before one looks who is committing. */
+/* Least age of a time when the marked processes are listed. */
 #define SETTLE_MS		1
 
-/* How often a wait looks whether the commits are done. */
+/* Interval at which a wait checks whether the commits have finished. */
 #define LOOK_MS			2
 
 /*
- * Begins to look for the position of a time that is at least SETTLE_MS old.
- * What it remembers is in the current memory context.
+ * Begins to determine the position for a time that is at least SETTLE_MS old.
+ * The list of processes is in the current memory context.
  */
 void
 bemi_horizon_begin(BemiHorizon *horizon, TimestampTz time)
@@ -89,8 +90,8 @@ sleep_until_settled(long milliseconds)
 }
 
 /*
- * Waits for the position of a time that has just been, though not longer than
- * so many milliseconds.  False if some commit takes longer.
+ * Waits for the position of a recent time, at most this many milliseconds.
+ * Returns false if a commit takes longer.
  */
 bool
 bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
@@ -110,8 +111,8 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 }
 
 /*
- * _bemi.commit_horizon(timeout_ms): now, and the position; NULLs if commits
- * take longer than the timeout, and on a standby, where nobody commits.
+ * _bemi.commit_horizon(timeout_ms): now, and its position; NULLs if commits
+ * take longer than the timeout, and on a standby, which has no commits.
  */
 Datum
 bemi_commit_horizon(PG_FUNCTION_ARGS)

@@ -1,31 +1,32 @@
 /*-------------------------------------------------------------------------
  *
- * launcher.c
- *		The one process that keeps a worker running for each source.
+ * launcher.c The launcher: one process that keeps a worker running for each
+ *		source.
  *
- * The launcher belongs to no database, so it cannot read bemi.sources; a
- * background process can connect once in its life, and to stay connected would
- * keep that database from being dropped.  So it sends out scouts: short-lived
- * processes that connect to one database each, make entries in shared memory
- * for the sources they find there, and exit.  They are sent out when the
- * server has started, or was promoted, or has recovered from a crash; after
- * that, bemi.start() makes the entries by itself.
+ * The launcher is connected to no database, so it cannot read bemi.sources.  A
+ * background process can connect only once, and a permanent connection would
+ * prevent DROP DATABASE.  So it starts discovery workers: short-lived
+ * processes that connect to one database each, create entries in shared memory
+ * for the sources there, and exit.  They are started after the server has
+ * started, was promoted, or has recovered from a crash.  After that,
+ * bemi.start() creates the entries.
  *
- * A source counts if its replication origin exists, bemi_<database
- * OID>_<name>.  A row without one came with a dump, or with a template
- * database, and is not read here unless somebody calls bemi.start().
+ * A source counts if its replication origin bemi_<database OID>_<name> exists.
+ * A row without an origin came with a dump or a template database.  It is not
+ * read here until bemi.start() is called.
  *
- * A worker that fails is started again after a delay that doubles from one
- * second to a minute.  A worker that stopped because it was told to is started
- * again when somebody says that its row has changed.
+ * A worker that has failed is started again after a delay that doubles from
+ * one second to a minute.  A worker that was stopped is started again when its
+ * row has changed.
  *
- * A process that is sent to a database that takes nobody in (ALLOW_CONNECTIONS
- * is false, or DROP DATABASE was interrupted) fails before it can say why.  So
- * none is sent there; the launcher itself notes the error, and looks again
- * later.
+ * A process cannot connect to a closed database (ALLOW_CONNECTIONS is false,
+ * or DROP DATABASE was interrupted), and fails before it can report the
+ * reason.  So none is started there.  The launcher itself records the error,
+ * and checks again later.
  *
- * The launcher sleeps on its latch: scouts and workers set it when they exit,
- * sessions when they have changed bemi.sources.
+ * The launcher sleeps on its latch.  Discovery workers and workers set it when
+ * they exit, sessions when they have changed bemi.sources.  What must never
+ * happen: two workers for one source, or a started source that never gets one.
  *
  *-------------------------------------------------------------------------
  */
@@ -98,7 +99,7 @@ list_databases(void)
 }
 
 /*
- * Reads an origin's name.  False if it is not one of ours.
+ * Parses an origin's name.  Returns false if it is not one of ours.
  */
 static bool
 parse_origin_name(const char *name, Oid *database, const char **source)
@@ -117,7 +118,7 @@ parse_origin_name(const char *name, Oid *database, const char **source)
 
 /*
  * Names of the replication origins of a database's sources, or of all
- * (InvalidOid), in the current memory context.
+ * databases' (InvalidOid), in the current memory context.
  */
 List *
 bemi_list_origins(Oid database)
@@ -149,8 +150,9 @@ bemi_list_origins(Oid database)
 }
 
 /*
- * Entry point of a scout: makes entries for the sources of its database.  On
- * the way it drops origins whose database was dropped, as nobody else can.
+ * Entry point of a discovery worker: creates entries for the sources of its
+ * database.  It also drops origins of dropped databases, because no other
+ * process can.
  */
 void
 bemi_discovery_main(Datum arg)
@@ -164,12 +166,20 @@ bemi_discovery_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(my_database, InvalidOid, 0);
 	bemi_pin_settings();
-	/* Not for a standby: the scouts of the other databases wait for this one. */
+
+	/*
+	 * Do not wait for a standby: the next discovery workers wait for this
+	 * one.
+	 */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	/* In this order, or an origin of a database just made would seem lost. */
+
+	/*
+	 * In this order, because an origin of a new database would otherwise seem
+	 * lost.
+	 */
 	origins = bemi_list_origins(InvalidOid);
 	databases = list_databases();
 	foreach(cell, origins)
@@ -195,7 +205,7 @@ bemi_discovery_main(Datum arg)
 }
 
 /*
- * What the launcher's processes have in common.
+ * Sets what the launcher's processes have in common.
  */
 static void
 describe_process(BackgroundWorker *process, const char *kind,
@@ -227,7 +237,7 @@ register_process(BackgroundWorker *process, BackgroundWorkerHandle **handle)
 }
 
 /*
- * What a row of pg_database says of connections, and the database's name.
+ * Whether a database accepts connections, and its name.
  */
 static DatabaseState
 database_state_of(Form_pg_database database, NameData *name)
@@ -239,8 +249,7 @@ database_state_of(Form_pg_database database, NameData *name)
 }
 
 /*
- * The same of a database that may be gone.  A process that is sent to one that
- * is not open fails before it can say anything.
+ * The same for a database that may have been dropped.
  */
 static DatabaseState
 check_database(Oid oid, NameData *name)
@@ -267,7 +276,7 @@ check_database(Oid oid, NameData *name)
 }
 
 /*
- * Why a database cannot be connected to, and the statement that mends it.
+ * Why a database accepts no connections, and the statement that repairs it.
  */
 static void
 explain_closed_database(DatabaseState state, const NameData *name,
@@ -293,9 +302,9 @@ explain_closed_database(DatabaseState state, const NameData *name,
 }
 
 /*
- * Puts a database on the list of those to send a scout to, or of those that
- * take nobody in; in the latter case, the log hears of it if a slot keeps WAL
- * there.  True if a scout is to go there.
+ * Adds a database to the list for discovery, or to the list of closed ones.  A
+ * closed one is logged if a slot of it keeps WAL.  Returns true if it is to be
+ * discovered.
  */
 static bool
 plan_discovery(Oid database)
@@ -318,13 +327,13 @@ plan_discovery(Oid database)
 	explain_closed_database(state, &name, &error, &hint);
 	ereport(LOG,
 			(errmsg("bemi: sources are not read: %s", error),
-			 errdetail("Their replication slots keep write-ahead log."),
+			 errdetail("Their replication slots keep WAL."),
 			 errhint("%s", hint)));
 	return false;
 }
 
 /*
- * Now and then, looks whether a database can be connected to again.
+ * From time to time, checks whether closed databases accept connections again.
  */
 static void
 recheck_closed(void)
@@ -353,8 +362,9 @@ recheck_closed(void)
 }
 
 /*
- * Notices that the scout is back.  One that was kept from its work is sent
- * again later, or nobody would ever read the sources of its database.
+ * Checks whether the discovery worker has ended.  If it has failed, its
+ * database is discovered again later, because its sources would otherwise
+ * never be read.
  */
 static void
 receive_discovery(void)
@@ -382,7 +392,7 @@ receive_discovery(void)
 }
 
 /*
- * The next database for a scout to go to; one that is paused is let wait.
+ * The next database to discover; paused ones wait.
  */
 static Oid
 next_to_visit(void)
@@ -401,8 +411,8 @@ next_to_visit(void)
 }
 
 /*
- * Sends the next scout once the one before is back.  Returns for how long
- * there is nothing to do about it.
+ * Starts the next discovery worker when the former one has ended.  Returns for
+ * how long there is nothing to do here.
  */
 static long
 start_discovery(void)
@@ -456,8 +466,8 @@ launch_worker(int i, const char *source)
 }
 
 /*
- * Does not start a worker that could not connect.  It is tried again, but the
- * log hears of it once.
+ * Does not start a worker that could not connect, and records the error.  It
+ * is tried again, but logged once.
  */
 static void
 refuse_worker(int i, const char *source, DatabaseState state,
@@ -470,14 +480,13 @@ refuse_worker(int i, const char *source, DatabaseState state,
 	if (bemi_entry_refuse_start(i, error, hint))
 		ereport(LOG, (errmsg("bemi: source \"%s\" is not read: %s",
 							 source, error),
-					  errdetail("Its replication slot keeps write-ahead log."),
+					  errdetail("Its replication slot keeps WAL."),
 					  errhint("%s", hint)));
-	bemi_wake_launcher();		/* for the time of the next try */
+	bemi_wake_launcher();		/* it computes the time of the next try */
 }
 
 /*
- * Starts a worker that is due, if it can connect to its database, which may be
- * gone.
+ * Starts a worker that is due, if its database exists and accepts connections.
  */
 static void
 launch_if_possible(int i, const BemiEntry *entry)
@@ -510,7 +519,8 @@ reap_worker(int i)
 }
 
 /*
- * Starts what is due, and returns for how long there is nothing to do.
+ * Starts the workers that are due, and returns for how long there is nothing
+ * to do.
  */
 static long
 start_due_workers(void)
@@ -529,7 +539,7 @@ start_due_workers(void)
 }
 
 /*
- * The launcher has just started: nothing is known of any database.
+ * Plans the discovery of all databases, when the launcher has started.
  */
 static void
 discover_all_databases(void)

@@ -1,37 +1,39 @@
 /*-------------------------------------------------------------------------
  *
- * loss_check.c
- *		Has anything been lost?  What a worker finds out before it goes on.
+ * loss_check.c Loss check: before it streams, a worker checks whether changes
+ *		were lost.
  *
- * The destination knows how far it has come (the origin) and what the source
- * was when it connected last (the row of bemi.sources); the source says what
- * it is now, and what has become of the slot.  Where the two do not fit
- * together, changes may be missing.  That is written into bemi.gaps first,
- * flushed, and only then is the slot made anew, or the origin moved: a worker
- * that dies in between leaves a gap that is open, which the next one closes,
- * but never a slot that is new with nothing said about it.
+ * The destination has the position up to which it has stored (the origin), and
+ * the source's identity at the last connection (the row of bemi.sources).  The
+ * source reports its identity now, and the state of its slot.  If these do not
+ * fit, changes may be missing.  Then a gap is written into bemi.gaps and
+ * flushed first, and only after that is a new slot created or the origin
+ * moved.  If a worker dies in between, the next one closes the open gap.  What
+ * must never happen: a new slot without a recorded gap.
  *
- * A transaction that the source cannot decode (unreadable.c) is skipped, and
- * nothing else: the source sends no transaction whose commit record starts
- * before the position that the stream is started from.  So the origin moves
- * one byte beyond that record's start, and the slot stays.  Its gap is a
- * closed one, as short as the transaction; to write it twice changes nothing.
+ * If the source cannot decode a transaction (unreadable.c), only this one is
+ * skipped.  The source sends no transaction whose commit record starts before
+ * the position that the stream is started from.  So the origin moves one byte
+ * beyond the start of that record, and the slot stays.  The gap is closed and
+ * covers only this transaction.  Writing it twice changes nothing.
  *
- * Whether the source has gone back is found out apart from whether a new slot
- * is needed: by its timelines (timeline.c), by the end of its WAL, by the
- * transactions that it sends again (witness.c), and by its WAL (trace.c) if
- * there is no slot, or if the slot is ahead of the history.  Where none of
- * them proves anything, the gap begins with the history.
+ * Whether the source was restored to an earlier state, and whether a new slot
+ * is needed, are two questions.  The first is answered by its timelines
+ * (timeline.c), by the end of its WAL, by the transactions that it sends again
+ * (witness.c), and by reading its WAL (trace.c) if there is no slot or the
+ * slot is ahead of the history.  If none of these proves anything, the gap
+ * begins with the history.
  *
- * The slot is never confirmed beyond the origin (see bemi_store_advance()), so
- * one that is ahead of it shows that the destination has lost something, being
- * restored from a backup for instance.  A history that came with a dump has no
- * slot and no origin, but it has the identity of its source and the last
- * transaction (_bemi.source_progress), so it is compared with the source, too.
+ * The slot is never confirmed beyond the origin (see bemi_store_advance()).
+ * So a slot that is ahead of the origin shows that the destination has lost
+ * changes, for example because it was restored from a backup.  A history that
+ * came with a dump has no slot and no origin.  But it has the identity of its
+ * source and its last transaction (_bemi.source_progress), so it is compared
+ * with the source, too.
  *
- * Which tables are tracked comes with the stream, and at its beginning from
- * the source's catalog; for a source without the extension from there with
- * each connection, and for one with another secret once.
+ * The stream contains which tables are tracked.  At its beginning they are
+ * read from the source's catalog.  This is repeated once if the signing key
+ * has changed, and at each connection if the source has no extension.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +46,7 @@
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
-/* What a connection has shown. */
+/* The result of comparing a source with the history. */
 typedef struct Finding
 {
 	const BemiSourceIdentity *identity;
@@ -52,26 +54,28 @@ typedef struct Finding
 	BemiSlot	slot;
 	XLogRecPtr	origin;
 	BemiFacts	known;			/* what earlier workers have left */
-	char	   *published;		/* what the publication lists */
+	char	   *published;		/* tables of the publication */
 
 	const char *reason;			/* code of bemi.gaps; NULL: nothing was lost */
-	const char *detail;			/* sentence for people; NULL: that of the code */
-	const char *unproven;		/* what is not proven, and how to go on */
+	const char *detail;			/* for bemi.gaps; NULL: the default sentence
+								 * of the code */
+	const char *unproven;		/* for bemi.gaps: what is not proven, and what
+								 * to do */
 	XLogRecPtr	proven;			/* up to here the slot proves that the source
-								 * has what is stored; InvalidXLogRecPtr: it
-								 * proves nothing */
-	bool		history_is_old; /* the reason is on this side, and stays */
-	XLogRecPtr	resume;			/* from where to read on with this slot;
-								 * InvalidXLogRecPtr: make another one */
-	XLogRecPtr	parted_at;		/* up to here the source has the WAL that was
-								 * read */
-	bool		went_back;		/* and what is stored from there on is undone */
-	BemiWitness witness;		/* to be met, if nothing was lost */
-	bool		skips;			/* one transaction only */
+								 * has the stored changes; InvalidXLogRecPtr:
+								 * it proves nothing */
+	bool		history_is_old; /* the history was restored, not the source */
+	XLogRecPtr	resume;			/* where to continue with this slot;
+								 * InvalidXLogRecPtr: create another one */
+	XLogRecPtr	parted_at;		/* the source still has the WAL before this
+								 * position */
+	bool		went_back;		/* and stored changes after it are undone */
+	BemiWitness witness;		/* to be awaited, if nothing was lost */
+	bool		skips;			/* only one transaction is lost */
 } Finding;
 
 /*
- * Whether the database has another name than the last time.
+ * Whether the database has been renamed since the last connection.
  */
 static bool
 is_renamed(const Finding *finding, const BemiSourceRow *row)
@@ -81,8 +85,8 @@ is_renamed(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Whether the source is not the one that the slot was made on.  A database may
- * have been renamed; its slot goes with it.
+ * Whether this is not the source that the slot was created on.  A slot belongs
+ * to a database's OID, so it shows that a database was only renamed.
  */
 static bool
 is_another_source(const Finding *finding, const BemiSourceRow *row)
@@ -95,7 +99,7 @@ is_another_source(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * The source lacks what is stored after "position".
+ * Records that the source lacks the changes that are stored after "position".
  */
 static void
 record_way_back(Finding *finding, XLogRecPtr position)
@@ -105,8 +109,8 @@ record_way_back(Finding *finding, XLogRecPtr position)
 }
 
 /*
- * The first position at which the source's WAL is known to be other than what
- * was read, by its timelines or because it ends before.
+ * The first position at which the source's WAL is known to differ from the WAL
+ * that was read: by its timelines, or because it ends there.
  */
 static XLogRecPtr
 find_divergence(const Finding *finding, const BemiSourceRow *row)
@@ -120,9 +124,9 @@ find_divergence(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * The source may have gone back.  Its slot sends again what has committed
- * since the slot's position: the last of these transactions that is stored is
- * where to read on.
+ * Compares transactions, because the source may have been restored.  The slot
+ * sends all transactions since its position again.  Reading continues after
+ * the last of these that is stored.
  */
 static void
 compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
@@ -144,7 +148,7 @@ compare_commits(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Looks for the transaction that the source must still have.
+ * Finds the witness: the transaction that the source must still have.
  */
 static void
 find_witness(Finding *finding)
@@ -158,8 +162,8 @@ find_witness(Finding *finding)
 }
 
 /*
- * What may have been lost without the slot's fault: the source, or the
- * destination, has gone back in time.
+ * Finds losses if the slot is intact: the source or the destination may have
+ * been restored to an earlier state.
  */
 static void
 compare_positions(BemiStream *stream, Finding *finding,
@@ -179,7 +183,7 @@ compare_positions(BemiStream *stream, Finding *finding,
 		finding->resume = confirmed;
 		finding->history_is_old = true;
 		finding->detail =
-			"This database was restored, or moved on, without what it had confirmed to the source.";
+			"This database was restored to an earlier state, or a standby was promoted without changes that were confirmed to the source.";
 	}
 	else if (finding->parted_at < finding->origin ||
 			 finding->known.must_compare)
@@ -189,7 +193,7 @@ compare_positions(BemiStream *stream, Finding *finding,
 }
 
 /*
- * Whether the source's WAL has taken another path than the one that was read.
+ * Whether the source's WAL differs from the WAL that was read.
  */
 static bool
 is_on_other_path(const Finding *finding, const BemiSourceRow *row)
@@ -199,7 +203,7 @@ is_on_other_path(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * There is no slot.
+ * Finds the reason why there is no slot.
  */
 static void
 find_lost_slot(Finding *finding, const BemiSourceRow *row)
@@ -226,7 +230,7 @@ last_error(void)
 }
 
 /*
- * The next worker counts failures anew.
+ * Keeps the slot after all, and resets the count of failures.
  */
 static void
 keep_slot(const Finding *finding)
@@ -236,8 +240,9 @@ keep_slot(const Finding *finding)
 }
 
 /*
- * The source has failed again and again.  What is lost is one transaction, if
- * it can be found, or else what the slot has yet to send.
+ * Finds the loss after the source has failed several times.  It is one
+ * transaction if that can be found, otherwise everything that the slot has not
+ * sent.
  */
 static void
 find_failed_commit(BemiStream *stream, Finding *finding,
@@ -252,15 +257,15 @@ find_failed_commit(BemiStream *stream, Finding *finding,
 	if (finding->known.unreadable.tries == 0 || XLogRecPtrIsInvalid(at_row) ||
 		!finding->slot.made || finding->slot.lost)
 		return;
-	/* Others may have committed since the row was written, and be stored. */
+	/* Transactions that committed after the row was written may be stored. */
 	finding->resume =
 		bemi_stream_find_commit(stream, bemi_slot_name, at_row,
 								finding->origin, finding->identity->position);
 	if (finding->resume == finding->origin)
 	{
 		/*
-		 * It fails no longer, or only at what is stored: so no witness is
-		 * asked for.
+		 * It no longer fails, or only at a stored transaction.  So no witness
+		 * is needed.
 		 */
 		keep_slot(finding);
 		finding->reason = finding->detail = NULL;
@@ -276,7 +281,7 @@ find_failed_commit(BemiStream *stream, Finding *finding,
 }
 
 /*
- * Decides what was lost, for a source that had a slot.
+ * Finds what was lost, for a source that had a slot.
  */
 static void
 find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
@@ -286,7 +291,7 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 	{
 		finding->reason = "server_changed";
 		finding->detail =
-			psprintf("Before, it was database \"%s\" of system %s, where slot \"%s\" may be left.",
+			psprintf("The former source was database \"%s\" of system %s. Slot \"%s\" may still exist there.",
 					 row->database, row->system_identifier, bemi_slot_name);
 	}
 	else if (finding->known.give_up == BEMI_GIVE_UP_LAG)
@@ -300,8 +305,8 @@ find_loss(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * The source has no longer what was stored last.  How much of what is stored
- * does it have?
+ * The source no longer has the last stored transaction.  Finds how many of the
+ * stored ones it has.
  */
 static void
 find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row,
@@ -320,15 +325,14 @@ find_undone(BemiStream *stream, Finding *finding, const BemiSourceRow *row,
 	if (!XLogRecPtrIsInvalid(parted_at))
 		return;
 	finding->unproven =
-		psprintf("The source went back to before %X/%X, to a position that its WAL does not show. Changes stored after that, which it no longer knows of, remain in the history. If you know to which time it went back:",
+		psprintf("The source went back to an unknown position before %X/%X. Later changes, which it no longer has, remain in the history. If you know the time to which it went back:",
 				 LSN_FORMAT_ARGS(gone));
 }
 
 /*
- * The source has removed the WAL that would show whether it went back.  A
- * server that was not restarted did not.  One that has taken another timeline
- * shows by that where it parted from what was read.  What the slot proves is
- * not in doubt.
+ * The source has removed the WAL that would prove its state.  A server that
+ * was not restarted was not restored.  One with another timeline shows by that
+ * where its WAL differs.  Changes that the slot proves are certain.
  */
 static void
 find_no_proof(Finding *finding, const BemiSourceRow *row,
@@ -341,7 +345,7 @@ find_no_proof(Finding *finding, const BemiSourceRow *row,
 	if (finding->parted_at < finding->origin)
 		record_way_back(finding, finding->parted_at);
 	finding->unproven =
-		psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and its WAL does not show transaction %u at %X/%X (%s).%s",
+		psprintf("Nothing proves that the source still has the changes that are stored%s: it was restarted, and transaction %u at %X/%X cannot be found in its WAL (%s).%s",
 				 XLogRecPtrIsInvalid(finding->proven) ?
 				 "" :
 				 psprintf(" after %X/%X",
@@ -352,10 +356,11 @@ find_no_proof(Finding *finding, const BemiSourceRow *row,
 }
 
 /*
- * Neither a new slot nor one that is ahead of the history shows whether the
- * source still has what is stored, so its WAL is read.  Not for what the
- * former slot has confirmed: its state is as old as the WAL.  And not on the
- * same server, which takes the history back with the source.
+ * Reads the source's WAL to find out whether it still has the stored changes.
+ * A new slot does not show that, nor does a slot that is ahead of the history.
+ * Positions that the former slot has confirmed need no proof, because the
+ * slot's state is as old as its WAL.  The worker's own server needs none,
+ * because restoring it restores the history, too.
  */
 static void
 trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
@@ -395,7 +400,7 @@ complete_until(void)
 }
 
 /*
- * Opens a gap, unless one is open, within the current transaction.
+ * Opens a gap, unless one is open.  Within the current transaction.
  */
 static void
 record_gap(const char *reason, XLogRecPtr from, const char *detail,
@@ -415,7 +420,7 @@ record_gap(const char *reason, XLogRecPtr from, const char *detail,
 }
 
 /*
- * The sentences of a gap's detail, palloc'd; NULL if there are none.
+ * The detail of a gap, palloc'd; NULL if there is none.
  */
 static char *
 describe_loss(const Finding *finding)
@@ -427,7 +432,7 @@ describe_loss(const Finding *finding)
 		appendStringInfoString(&detail, finding->detail);
 	if (finding->went_back && !XLogRecPtrIsInvalid(finding->parted_at))
 		appendStringInfo(&detail,
-						 "%sThe source went back to %X/%X. Changes stored after that, which it no longer knows of, remain in the history.",
+						 "%sThe source went back to %X/%X. Later changes, which it no longer has, remain in the history.",
 						 detail.len > 0 ? " " : "",
 						 LSN_FORMAT_ARGS(finding->parted_at));
 	if (finding->unproven != NULL)
@@ -449,8 +454,8 @@ forget_slot(void)
 }
 
 /*
- * Writes down what was lost, so that it stays whatever comes next.  Without a
- * proof, the gap begins where the slot's proof ends, or with the history.
+ * Records the loss and flushes it.  Without a proof, the gap begins where the
+ * slot's proof ends, or with the history.
  */
 static void
 record_loss(const Finding *finding)
@@ -463,7 +468,7 @@ record_loss(const Finding *finding)
 	ereport(LOG,
 			(errmsg("bemi: changes of source \"%s\" may be lost: %s",
 					bemi_source_name, finding->reason),
-			 errhint("bemi.gaps shows from when to when.")));
+			 errhint("bemi.gaps shows the period.")));
 
 	bemi_begin_transaction();
 	record_gap(finding->reason, from_slot ? finding->proven : from,
@@ -476,11 +481,10 @@ record_loss(const Finding *finding)
 }
 
 /*
- * Makes a slot and returns the position from which it sees every commit, and
- * what the tables were like there.  One that is there may have been given up,
- * and to read on with it could store again what is stored; or an earlier
- * worker came just so far, and nobody knows any more what the tables were
- * like.
+ * Creates a slot and returns the position from which it sees every commit, and
+ * the descriptions of the tables there.  An existing slot is dropped first.
+ * It may have been given up, and would send stored changes again.  Or an
+ * earlier worker has died after creating it, and its descriptions are lost.
  */
 static XLogRecPtr
 create_slot(BemiStream *stream, const Finding *finding, char **descriptions)
@@ -497,8 +501,9 @@ create_slot(BemiStream *stream, const Finding *finding, char **descriptions)
 }
 
 /*
- * Notes what the source is, for the next comparison, within the current
- * transaction.  Twice, because bemi.sources is not in a dump.
+ * Records the source's identity for the next comparison, within the current
+ * transaction.  It is stored twice, because a dump does not contain
+ * bemi.sources.
  */
 static void
 update_identity(const Finding *finding)
@@ -523,9 +528,9 @@ update_identity(const Finding *finding)
 }
 
 /*
- * Notes when the source's server was started, within the current transaction.
- * Not in bemi.sources, whose row a session may have locked, since it changes
- * with each restart.
+ * Records the start time of the source's server, within the current
+ * transaction.  It is not in bemi.sources, because it changes with each
+ * restart and a session may have locked that row.
  */
 static void
 record_start_time(const Finding *finding)
@@ -540,7 +545,8 @@ record_start_time(const Finding *finding)
 }
 
 /*
- * Notes which secret the source has, within the current transaction.
+ * Records the version of the source's signing key, within the current
+ * transaction.
  */
 static void
 update_signing_key(BemiStream *stream)
@@ -556,9 +562,9 @@ update_signing_key(BemiStream *stream)
 }
 
 /*
- * Positions stored so far may mean nothing any more, within the current
- * transaction.  What is lost from here on is either younger than what was
- * complete, or in the gap that ends now.
+ * Forgets positions that may no longer be valid, within the current
+ * transaction.  Later losses are either later than the time up to which the
+ * history is complete, or in the gap that ends now.
  */
 static void
 forget_positions(XLogRecPtr position, TimestampTz now)
@@ -575,9 +581,9 @@ forget_positions(XLogRecPtr position, TimestampTz now)
 }
 
 /*
- * From "position" on, everything is read: closes the gap and moves the origin
- * there, which is no part of the transaction and so comes last.  With a new
- * slot it is known what the tables were like there.
+ * Begins to read at "position": closes the gap and moves the origin there.
+ * Moving the origin is not transactional, so it comes last.  A new slot comes
+ * with descriptions of the tables.
  */
 static void
 begin_reading_at(BemiStream *stream, const Finding *finding,
@@ -586,7 +592,7 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 	char	   *server = psprintf("%s/%s", finding->system_identifier,
 								  finding->identity->database);
 
-	/* The list first, so that what it lists is tracked at that time. */
+	/* The list was read first, so its tables were tracked at this time. */
 	char	   *published = bemi_stream_published(stream);
 	TimestampTz now = bemi_stream_now(stream);
 	BemiValue	arguments[] = {
@@ -616,11 +622,10 @@ begin_reading_at(BemiStream *stream, const Finding *finding,
 }
 
 /*
- * Compares the tables with those of the publication now, if the source does
- * not tell by itself, or has another secret than at the last connection:
- * messages that it has signed with the former one cannot be verified any more.
- * For the same reason, what it has told so far need not be all, and becomes
- * stale.  "always": also otherwise.
+ * Compares the known tables with those of the publication, if the source sends
+ * no tracking messages or its signing key has changed.  Messages with the
+ * former key can no longer be verified, so some may be missing, and all stored
+ * descriptions become stale.  "always": compares in any case.
  */
 static void
 compare_published(BemiStream *stream, const Finding *finding, bool always)
@@ -640,7 +645,7 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 
 	bemi_begin_transaction();
 	arguments[7] = bemi_sql_text(bemi_stream_signing_key_version(stream));
-	/* As if the secret were another one. */
+	/* As if the signing key had changed. */
 	if (always)
 		bemi_sql_run("SELECT _bemi.record_key_version($1, NULL)", arguments,
 					 1);
@@ -652,11 +657,11 @@ compare_published(BemiStream *stream, const Finding *finding, bool always)
 }
 
 /*
- * Sets the origin back to the last transaction with changes, or to where the
- * slot stands if that is later.  What the source has sent from there on had
- * nothing to store; if the source was restored in the meantime, what it sends
- * now may have.  A transaction from there on that the worker remembers is one
- * that the source does not have any more.
+ * Sets the origin back to the last transaction with changes, or to the slot's
+ * position if that is later.  Transactions after it had nothing to store.  But
+ * if the source was restored since, the ones that it sends now may have
+ * changes.  If the worker remembers a transaction after this position, the
+ * source no longer has it.
  */
 static void
 set_origin_back(const Finding *finding)
@@ -682,7 +687,7 @@ identity_is_known(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Nothing was lost.
+ * Continues to stream if nothing was lost.
  */
 static void
 continue_stream(BemiStream *stream, const Finding *finding,
@@ -706,7 +711,7 @@ continue_stream(BemiStream *stream, const Finding *finding,
 }
 
 /*
- * What is known of a transaction that is skipped.
+ * The detail for a skipped transaction.
  */
 static char *
 describe_skipped(const BemiUnreadable *skipped)
@@ -720,17 +725,17 @@ describe_skipped(const BemiUnreadable *skipped)
 					 skipped->tries, last_error());
 	if (skipped->tables[0] != '\0')
 		appendStringInfo(&detail,
-						 " Tables that it was known to change before that: %s.",
+						 " Before that, it had changed these tables: %s.",
 						 skipped->tables);
 	if (skipped->at_new_table)
 		appendStringInfoString(&detail,
-							   " It failed at a row of the last of them.");
+							   " It failed at a row of the last table.");
 	return detail.data;
 }
 
 /*
- * Writes the gap of a skipped transaction.  Its ends are a microsecond before
- * and after the commit.
+ * Records the gap of a skipped transaction.  It begins a microsecond before
+ * the commit and ends a microsecond after it.
  */
 static void
 record_skipped(const Finding *finding, XLogRecPtr resume)
@@ -753,7 +758,7 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 					skipped->xid, bemi_source_name,
 					LSN_FORMAT_ARGS(skipped->commit_lsn)),
 			 errdetail("%s", last_error()),
-			 errhint("bemi.gaps shows what is known of it.")));
+			 errhint("bemi.gaps shows the details.")));
 	bemi_begin_transaction();
 	bemi_sql_run("SELECT _bemi.record_skipped($1, $2, $3, $4, $5, $6)",
 				 arguments, lengthof(arguments));
@@ -763,7 +768,7 @@ record_skipped(const Finding *finding, XLogRecPtr resume)
 
 /*
  * Whether the source still has the WAL that it failed at.  After a failover,
- * others may have committed at these positions.
+ * these positions may have other transactions.
  */
 static bool
 is_same_wal(const Finding *finding)
@@ -772,8 +777,8 @@ is_same_wal(const Finding *finding)
 }
 
 /*
- * Skips the transaction that the source cannot decode.  It may have begun or
- * ended to track tables, so the worker looks which are tracked now.
+ * Skips the transaction that the source cannot decode.  It may have changed
+ * which tables are tracked, so these are compared.
  */
 static void
 skip_transaction(BemiStream *stream, const Finding *finding)
@@ -792,8 +797,8 @@ skip_transaction(BemiStream *stream, const Finding *finding)
 }
 
 /*
- * A history that has come with a dump has no origin.  It reaches as far as the
- * last transaction that it has.
+ * Finds the position of a history that came with a dump, which has no origin:
+ * it ends with its last transaction.
  */
 static void
 find_reach(Finding *finding)
@@ -808,8 +813,8 @@ find_reach(Finding *finding)
 }
 
 /*
- * Decides what was lost, for a source that has no slot yet, or for which it
- * was given up before.  A source that was never read has lost nothing.
+ * Finds what was lost, for a source that has no slot yet, or whose slot was
+ * given up.  A source that was never read has lost nothing.
  */
 static void
 find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
@@ -823,7 +828,7 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 		finding->reason = "history_moved";
 		finding->history_is_old = true;
 		finding->detail =
-			"The history came with a dump, or its database was copied. The slot of the former server keeps write-ahead log until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
+			"The history came with a dump, or its database was copied. The slot of the former server keeps WAL until it is dropped; to find it, at the source: SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'bemi%' AND NOT active;";
 	}
 	else if (row->system_identifier != NULL &&
 			 !is_another_source(finding, row))
@@ -831,7 +836,8 @@ find_loss_without_slot(Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Whether only the source's WAL shows if the source still has what is stored.
+ * Whether only the source's WAL can prove that the source still has the stored
+ * changes.
  */
 static bool
 is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
@@ -843,7 +849,7 @@ is_to_be_traced(const Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Collects what the source says, and decides what was lost.
+ * Examines the source, finds what was lost, and records it.
  */
 static void
 examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
@@ -873,9 +879,9 @@ examine_source(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Sees to it that there is a slot that everything after the origin can be read
- * from, and that it is written down if anything before may be missing.  The
- * stream must begin with *witness, if there is one.
+ * Makes sure that there is a slot from which everything after the origin can
+ * be read, and that a gap is recorded if changes before it may be missing.  If
+ * there is a *witness, the stream must begin with it.
  */
 void
 bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
@@ -893,7 +899,7 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 		position = create_slot(stream, &finding, &descriptions);
 		begin_reading_at(stream, &finding, position, descriptions);
 	}
-	else if (row->gap_open)		/* an earlier worker came just so far */
+	else if (row->gap_open)		/* an earlier worker has died here */
 	{
 		begin_reading_at(stream, &finding, finding.resume, NULL);
 		finding.known.give_up = BEMI_KEEP_SLOT;
@@ -915,7 +921,8 @@ bemi_secure_slot(BemiStream *stream, const BemiSourceIdentity *identity,
 }
 
 /*
- * The source is being dropped, within the current transaction.
+ * Records the end of a source that is being dropped, within the current
+ * transaction.
  */
 void
 bemi_record_stop(void)
@@ -924,7 +931,7 @@ bemi_record_stop(void)
 }
 
 /*
- * The slot of a source that is stopped had to be given up.
+ * Records that the slot of a stopped source was given up.
  */
 void
 bemi_record_given_up(void)

@@ -1,24 +1,23 @@
 /*-------------------------------------------------------------------------
  *
- * pause.c
- *		How workers are made to leave a database, and kept away from it.
+ * pause.c Pauses a database: ends its workers, and keeps new ones away.
  *
  * A session that needs a database for itself marks it as paused, in shared
- * memory: the launcher starts nothing there, and a worker that was just being
- * started leaves again.  Workers that run get a SIGTERM; when they are gone,
- * so do the walsenders that served them, which would notice too late.  A scout
- * is not stopped: it is gone in a few milliseconds, for which the server
- * waits, and what it was sent for would not be found.
+ * memory.  The launcher then starts no process there, and a worker that is
+ * just starting exits.  Running workers get a SIGTERM.  After their end, their
+ * walsenders get one, too, because they would notice it too late.  A discovery
+ * worker is not stopped: it ends within milliseconds, for which the server
+ * waits, and its result would be lost.
  *
- * The pause ends with the transaction, however that ends: the session's end,
- * too, aborts it, and a crash empties shared memory.  It must not end sooner,
- * for a worker that starts would wait for the command's lock, and then find
- * the database renamed.  It holds nothing up but the database's own workers,
- * which go on where they had committed.
+ * The pause ends with the transaction.  The end of the session aborts it, too,
+ * and a crash empties shared memory.  It must not end earlier, because a new
+ * worker would wait for the command's lock, and then find the database
+ * renamed.  It delays only the database's own workers, which continue where
+ * they had committed.  What must never happen: a pause that outlives its
+ * session.
  *
- * That workers were told to leave is kept in their entries, and not concluded
- * from the pause: a command that is canceled ends the pause while they are
- * still on their way.
+ * The request to leave is stored in the workers' entries, because a canceled
+ * command ends the pause while they are still exiting.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,25 +35,26 @@
 
 #include "worker/worker_internal.h"
 
-/* How long workers are waited for; then the server says what is in the way. */
+/*
+ * Longest wait for the workers.  After it, the server reports the connections.
+ */
 #define GIVE_WAY_MS		10000
 
 /*
- * How often it is looked whether they are gone: a walsender's end is silent.
+ * Interval at which their end is checked: a walsender's end signals nothing.
  */
 #define LOOK_MS			20
 
-/* Whether this session has paused any database. */
+/* Whether this session has paused a database. */
 static bool pausing = false;
 
-/* The database that the running transaction has dropped. */
+/* The database that the current transaction has dropped. */
 static Oid	dropped = InvalidOid;
 
 /* ---------- the pause ---------- */
 
 /*
- * Whether the workers of a database have to stay away.  The caller holds the
- * lock.
+ * Whether a database is paused.  The caller holds the lock.
  */
 bool
 bemi_is_paused(Oid database)
@@ -67,8 +67,8 @@ bemi_is_paused(Oid database)
 }
 
 /*
- * Pauses a database until the end of the transaction.  False if there is no
- * room, and then nobody gives way.
+ * Pauses a database until the end of the transaction.  Returns false if there
+ * is no free place; then no worker is stopped.
  */
 bool
 bemi_pause_database(Oid database)
@@ -92,7 +92,7 @@ bemi_pause_database(Oid database)
 }
 
 /*
- * The transaction ends, and with it the pauses.
+ * Ends the pauses with the transaction.
  */
 static void
 pause_at_transaction_end(XactEvent event, void *arg)
@@ -118,7 +118,7 @@ pause_at_transaction_end(XactEvent event, void *arg)
 /* ---------- who is in the way ---------- */
 
 /*
- * Whether a process is connected to a database.
+ * Whether a process is connected to the database.
  */
 bool
 bemi_is_connected(pid_t pid, Oid database)
@@ -145,7 +145,7 @@ is_walsender(pid_t pid)
 }
 
 /*
- * Whether a slot was made by a worker of this database.
+ * Whether a worker of this database has created the slot.
  */
 static bool
 is_our_slot(const ReplicationSlot *slot, Oid database)
@@ -157,8 +157,9 @@ is_our_slot(const ReplicationSlot *slot, Oid database)
 }
 
 /*
- * Looks at the slots of a database that are in use.  "Ours" are those that a
- * walsender reads for one of our workers; they are told to leave if "stop".
+ * Finds the slots of a database that are in use.  "Ours" are those that a
+ * walsender reads for one of our workers.  With "stop", these walsenders get a
+ * SIGTERM.
  */
 static void
 find_slots_in_use(Oid database, bool stop, bool *ours, bool *others)
@@ -190,8 +191,8 @@ find_slots_in_use(Oid database, bool stop, bool *ours, bool *others)
 }
 
 /*
- * Tells the walsenders of a database's workers to leave, and says whether one
- * is still there, if only on its way to its slot.
+ * Stops the walsenders of a database's workers.  Returns whether one still
+ * exists, even if it has not acquired its slot yet.
  */
 static bool
 stop_walsenders(Oid database)
@@ -211,9 +212,9 @@ stop_walsenders(Oid database)
 }
 
 /*
- * Waits until the workers of a paused database and their walsenders are gone.
- * The workers first, or they would take the loss of the connection for a
- * failure.
+ * Stops the workers of a paused database and then their walsenders, and waits
+ * for their end.  The workers come first, because otherwise they would report
+ * the lost connection as a failure.
  */
 void
 bemi_stop_readers(Oid database)
@@ -236,7 +237,7 @@ bemi_stop_readers(Oid database)
 }
 
 /*
- * Whether somebody else reads a slot of the database.
+ * Whether another client reads a slot of the database.
  */
 bool
 bemi_has_other_readers(Oid database)
@@ -249,8 +250,8 @@ bemi_has_other_readers(Oid database)
 }
 
 /*
- * The running transaction has dropped a database; if it commits, the entries
- * of its sources go, before the pause does.
+ * Called after DROP DATABASE: if the transaction commits, the entries of the
+ * database's sources are freed before the pause ends.
  */
 void
 bemi_forget_entries_at_commit(Oid database)

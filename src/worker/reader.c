@@ -1,37 +1,37 @@
 /*-------------------------------------------------------------------------
  *
- * reader.c
- *		May this server read sources of other servers, and use their slots?
+ * reader.c Decides whether this server may read a remote source and use its
+ *		slot.
  *
- * A slot has one reader: what one server has confirmed, another never gets.  A
- * copy of the history's server has the same rows, the same origins and the
- * same names of slots, so it would take changes away from its original.
- * bemi.sources.reader remembers which server reads the source, and the worker
- * compares that with its own server before it connects.
+ * A slot can have only one reader, because changes that one server has
+ * confirmed are never sent to another.  A copy of the history's server has the
+ * same rows, origins and names of slots, so it would take changes away from
+ * its original. bemi.sources.reader contains the server that reads the source.
+ * The worker compares it with its own server before it connects.
  *
- * A copy has all files of the original, so a server is identified by what is
- * in none of them: the path of the data directory, the inode of pg_control
- * (which PostgreSQL overwrites in place and never replaces), and the name of
- * the host.  A server that differs in these is a copy, and does not read, with
- * two exceptions:
+ * A copy has all files of the original.  So a server is identified by
+ * properties that are in none of them: the path of the data directory, the
+ * inode of pg_control (which PostgreSQL overwrites in place and never
+ * replaces), and the name of the host.  A server with other properties is a
+ * copy, and does not read, with two exceptions:
  *
  * - A standby that was promoted: standby.signal was there when the postmaster started,
  *   and recovery has ended since.  (A restored backup has recovery.signal.)
  * - A server at the same path that differs in one of the others only: its host has another
  *   name (a new container, a cluster that moves a disk), or its files were put back.
  *
- * These go on by themselves if nobody reads the slot.  Each of them can be a
- * clone whose original is alive, and then the original's walsender keeps the
- * slot active.  If it is still active after the source would have given up a
- * reader that is gone, its reader is alive.  Then this server renounces the
- * source, in its row, so that it does not read either while the original is
- * restarted.
+ * These continue by themselves if the slot has no reader.  Each of them can be
+ * a clone whose original is alive.  Then the original's walsender keeps the
+ * slot active.  If the slot is still active after the source would have ended
+ * a dead reader's stream, its reader is alive.  Then this server renounces the
+ * source, in its row, because otherwise it could begin to read while the
+ * original restarts.
  *
- * bemi.start() makes this server the reader, in the same way: if nobody else
- * reads.
+ * bemi.start() makes this server the reader under the same condition: that the
+ * slot has no other reader.
  *
- * What must never happen: that this server reads or drops a slot whose reader
- * is alive.
+ * What must never happen: this server reads or drops a slot whose reader is
+ * alive.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,10 +54,10 @@ PG_FUNCTION_INFO_V1(bemi_this_reader);
 
 #define HOST_NAME_LEN	256
 
-/* In the row of a source that this server has renounced. */
+/* bemi.sources.reader of a source that this server has renounced. */
 #define NOBODY			"-"
 
-/* A server, as bemi.sources.reader has it. */
+/* A server, parsed from bemi.sources.reader. */
 typedef struct Reader
 {
 	const char *system_identifier;
@@ -69,7 +69,7 @@ typedef struct Reader
 typedef enum Relationship
 {
 	THE_READER,
-	SUCCESSOR,					/* if nobody reads the slot */
+	SUCCESSOR,					/* if the slot has no reader */
 	COPY
 } Relationship;
 
@@ -77,13 +77,14 @@ typedef enum Relationship
 static bool read_sources = true;
 
 /*
- * This server was started as a standby.  Set in the postmaster, so in all its
- * children.
+ * Whether this server was started as a standby.  Set in the postmaster, so all
+ * its children inherit it.
  */
 static bool was_standby = false;
 
 /*
- * Makes a text one word of printable ASCII, or more words, in place.
+ * Replaces characters that are not printable ASCII, in place.  Without
+ * "words", spaces are replaced, too.
  */
 static char *
 make_printable(char *text, bool words)
@@ -114,7 +115,7 @@ this_directory(void)
 }
 
 /*
- * This server, palloc'd.
+ * The identification of this server, palloc'd.
  */
 static char *
 this_reader(void)
@@ -140,7 +141,7 @@ bemi_this_reader(PG_FUNCTION_ARGS)
 }
 
 /*
- * Cuts the next word off a text.  What is missing is "".
+ * Cuts the next word off a text; "" if there is none.
  */
 static const char *
 next_reader_word(char **text)
@@ -165,8 +166,8 @@ parse_reader(const char *text, Reader *reader)
 }
 
 /*
- * What this server is to the one that reads the source.  If none is known, the
- * first that comes may read it.
+ * The relationship of this server to the source's reader.  If none is known,
+ * the first server may read it.
  */
 static Relationship
 compare_readers(const BemiSourceRow *row)
@@ -194,7 +195,7 @@ compare_readers(const BemiSourceRow *row)
 }
 
 /*
- * Detail of an error: which server the source was started for, if that is
+ * The errdetail with the server that the source was started for, if that is
  * known.
  */
 static int
@@ -212,7 +213,7 @@ reader_detail(const BemiSourceRow *row)
 }
 
 /*
- * Whether the slot of a source is somebody else's.
+ * Whether the slot of a source belongs to another server.
  */
 bool
 bemi_is_copy(const BemiSourceRow *row)
@@ -221,8 +222,8 @@ bemi_is_copy(const BemiSourceRow *row)
 }
 
 /*
- * Error if this server is not to touch slots of other servers, which may
- * belong to the server that this one is a copy of.
+ * Throws an error if this server must not use slots of other servers, because
+ * they may belong to the server of which this one is a copy.
  */
 void
 bemi_check_reading(const BemiSourceRow *row)
@@ -237,7 +238,7 @@ bemi_check_reading(const BemiSourceRow *row)
 	if (bemi_is_copy(row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("source \"%s\" was started for another server, of which this one is a copy",
+				 errmsg("source \"%s\" was started for another server, and this one is a copy of it",
 						bemi_source_name),
 				 reader_detail(row),
 				 errhint("If this server replaces the other one: CALL bemi.start('%s'); If not: CALL bemi.drop_source('%s', force => true);",
@@ -245,7 +246,7 @@ bemi_check_reading(const BemiSourceRow *row)
 }
 
 /*
- * Writes down which server reads the source.
+ * Stores which server reads the source.
  */
 static void
 set_reader(BemiSourceRow *row, const char *reader)
@@ -262,10 +263,10 @@ set_reader(BemiSourceRow *row, const char *reader)
 }
 
 /*
- * Whether the slot has been active for so long that its reader must be alive:
- * the source gives up one that is silent.  Without such a time-out that is
- * never known.  Not by the time of day: if that were set forward, this server
- * would renounce the source.
+ * Whether the slot has been active for so long that its reader must be alive,
+ * because the source ends the stream of a silent reader.  Without
+ * wal_sender_timeout this can never be known.  The time of day is not used: if
+ * the clock were set forward, this server would renounce the source.
  */
 static bool
 is_reader_alive(BemiStream *stream)
@@ -277,7 +278,8 @@ is_reader_alive(BemiStream *stream)
 }
 
 /*
- * The slot has a reader, which is not this server.
+ * Throws an error because another server reads the slot.  Renounces the source
+ * if that server is certainly alive.
  */
 static void
 leave_to_reader(BemiStream *stream, BemiSourceRow *row)
@@ -298,8 +300,8 @@ leave_to_reader(BemiStream *stream, BemiSourceRow *row)
 }
 
 /*
- * Makes this server the reader, if it is not.  Error if the slot has another
- * one.
+ * Makes this server the reader, if it is not yet.  Throws an error if the slot
+ * has another one.
  */
 void
 bemi_claim_source(BemiStream *stream, BemiSourceRow *row)
@@ -313,7 +315,7 @@ bemi_claim_source(BemiStream *stream, BemiSourceRow *row)
 		leave_to_reader(stream, row);
 	if (row->reader != NULL)
 		ereport(LOG,
-				(errmsg("bemi: this server goes on reading source \"%s\" in place of the one that did",
+				(errmsg("bemi: this server continues to read source \"%s\" in place of its former reader",
 						bemi_source_name),
 				 reader_detail(row)));
 	bemi_facts_end_contest();
@@ -326,7 +328,7 @@ bemi_worker_reader_init(void)
 	if (process_shared_preload_libraries_in_progress)
 		was_standby = access(STANDBY_SIGNAL_FILE, F_OK) == 0;
 	DefineCustomBoolVariable("bemi.read_sources",
-							 "Whether sources on other servers are read, and their slots used.",
+							 "Sets whether this server reads sources on other servers and uses their slots.",
 							 "Turn it off on a copy of a server that reads them.",
 							 &read_sources, true, PGC_SIGHUP, 0, NULL, NULL,
 							 NULL);

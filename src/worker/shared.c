@@ -1,7 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * shared.c
- *		The memory that sessions, workers and the launcher share.
+ * shared.c Shared memory of sessions, workers and the launcher.
  *
  * It is made when the server starts, and empty again after a restart or crash
  * of the server.  The entries of the sources are in entry.c, what is known of
@@ -103,7 +102,7 @@ bemi_enter_launcher(void)
 }
 
 /*
- * Lets the launcher look for workers to start.
+ * Wakes the launcher to start workers.
  */
 void
 bemi_wake_launcher(void)
@@ -115,7 +114,8 @@ bemi_wake_launcher(void)
 }
 
 /*
- * Only while shared_preload_libraries are loaded can memory be had.
+ * Requests the memory, which is possible only while shared_preload_libraries
+ * are loaded.
  */
 void
 bemi_shared_init(void)

@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * slot_limit.c
- *		Keeps slots from filling the disk of their source.
+ * slot_limit.c Limits the WAL that slots keep, so a stuck worker cannot fill
+ *		the source's disk.
  *
- * A slot keeps all WAL that its worker has not stored yet, without end if the
- * worker cannot store it.  bemi.max_slot_lag is where the user would rather
- * lose changes, and be told so, than the server.
+ * A slot keeps all WAL that its worker has not stored yet.  If the worker
+ * cannot store it, the WAL grows without limit. bemi.max_slot_lag sets the
+ * size at which the user prefers a gap in the history to a full disk.
  *
- * Slots of this server are watched by the launcher, which lives whatever the
- * workers do: it drops one that nobody reads from, and ends the walsender of
- * one that is read, so that its worker hears of it.  A slot on another server
- * is watched by its worker.  Either way it is noted in shared memory why, and
- * the worker that comes next writes down the gap, and makes another slot.
- * Should the note be lost in a crash, it finds the slot gone, and writes the
- * gap down for that reason.
+ * The launcher checks slots of this server, even while a worker fails or a
+ * source is stopped.  It drops a slot without a reader, and ends the walsender
+ * of one with a reader, whose worker then exits.  A worker checks its own slot
+ * on another server.  Both record the reason in shared memory.  The next
+ * worker records the gap and creates another slot.  If a crash has erased the
+ * reason, it finds the slot missing, and records a gap for that.  What must
+ * never happen: a slot is dropped without a gap.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,19 +34,22 @@
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
-/* How often slots are looked at. */
+/* Interval of checks. */
 #define LOOK_MS			5000
 
 /*
- * And those of other servers: if no limit is set, and if there is nothing new.
+ * Intervals for other servers: without a limit, and without new WAL.
  */
 #define REMOTE_LOOK_MS	15000
 #define QUIET_LOOK_MS	60000
 
-/* A limit that a fresh slot exceeds must not keep us busy. */
+/*
+ * Least time between two drops, because a new slot may exceed a low limit at
+ * once.
+ */
 #define AGAIN_MS		10000
 
-/* Within that time a walsender that was told to has let go of its slot. */
+/* Time in which a walsender releases its slot after SIGTERM. */
 #define RELEASE_MS		200
 
 typedef enum LagAction
@@ -64,12 +67,12 @@ static const struct config_enum_entry lag_actions[] = {
 static int	max_slot_lag_mb = -1;
 static int	max_slot_lag_action = LAG_WARN;
 
-/* A slot of this server that keeps too much. */
+/* A slot of this server and the WAL that it keeps. */
 typedef struct LaggingSlot
 {
 	char		name[NAMEDATALEN];
 	int64		kept;
-	pid_t		reader;			/* 0: nobody reads from it */
+	pid_t		reader;			/* 0: none */
 } LaggingSlot;
 
 static bool
@@ -80,8 +83,8 @@ kept_exceeds_limit(int64 kept)
 }
 
 /*
- * What is done about a slot that keeps too much.  True if it is to be given
- * up; otherwise the log hears of it, once until it has recovered.
+ * Handles a slot that keeps too much.  Returns true if it must be given up.
+ * The excess is logged once until the slot has recovered.
  */
 static bool
 report_excess(int entry, const char *source, int64 kept)
@@ -98,14 +101,14 @@ report_excess(int entry, const char *source, int64 kept)
 				(errmsg("bemi: slot of source \"%s\" keeps %lld MB of WAL, more than \"bemi.max_slot_lag\"",
 						source, (long long) (kept / (1024 * 1024))),
 				 give_up ?
-				 errdetail("It is given up, and a gap written into bemi.gaps.") :
-				 errhint("SELECT * FROM bemi.status; shows what keeps its worker from storing changes.")));
+				 errdetail("The slot is dropped, and a gap is recorded in bemi.gaps.") :
+				 errhint("SELECT * FROM bemi.status; shows why its worker does not store changes.")));
 	return give_up;
 }
 
 /*
- * Drops a slot that nobody reads from.  Somebody may just have begun to: then
- * it is for the next time.
+ * Drops a slot without a reader.  If it has got a reader just now, the next
+ * check handles it.
  */
 static void
 drop_excessive_slot(const char *name)
@@ -129,7 +132,7 @@ drop_excessive_slot(const char *name)
 }
 
 /*
- * Looks at one slot in shared memory; false if it is not bemi's.
+ * Reads one slot in shared memory.  Returns false if it is not bemi's.
  */
 static bool
 check_local_slot(ReplicationSlot *slot, XLogRecPtr now_at,
@@ -149,8 +152,8 @@ check_local_slot(ReplicationSlot *slot, XLogRecPtr now_at,
 }
 
 /*
- * Looks after the slots of this server.  If there is more to do soon,
- * *timeout_ms is lowered.  Called by the launcher.
+ * Checks the slots of this server.  *timeout_ms is lowered to the time of the
+ * next check.  Called by the launcher.
  */
 void
 bemi_limit_local_slots(long *timeout_ms)
@@ -199,9 +202,9 @@ bemi_limit_local_slots(long *timeout_ms)
 }
 
 /*
- * Whether it is time to look at a slot on another server.  Each look opens a
- * connection, so they are few where nothing can have changed: the source has
- * written nothing, or the last look has failed.
+ * Whether a check of a slot on another server is due.  Each check opens a
+ * connection.  So they are rare if the source has written nothing, or if the
+ * last check has failed.
  */
 static bool
 check_is_due(const BemiStream *stream, bool failing)
@@ -223,8 +226,9 @@ check_is_due(const BemiStream *stream, bool failing)
 }
 
 /*
- * Notes that a slot could not be looked at, because of the connection.  The
- * stream goes on; that nothing is known of the slot shows in bemi.status.
+ * Logs that a slot could not be checked because of the connection, and
+ * rethrows other errors.  The stream continues, and bemi.status shows the cost
+ * of the slot as unknown.
  */
 static void
 report_blindness(MemoryContext memory)
@@ -237,15 +241,15 @@ report_blindness(MemoryContext memory)
 	error = CopyErrorData();
 	FlushErrorState();
 	ereport(LOG,
-			(errmsg("bemi: could not look at the slot of source \"%s\": %s",
+			(errmsg("bemi: could not check the slot of source \"%s\": %s",
 					bemi_source_name, error->message),
 			 error->hint ? errhint("%s", error->hint) : 0));
 	bemi_facts_set_cost(NULL);
 }
 
 /*
- * Looks at the slot, at the election of its walsender, and at whatever else of
- * a source elsewhere changes now and then.  False if the slot could not be
+ * Checks a slot on another server, and asks its source for everything else
+ * that changes from time to time.  Returns false if the slot could not be
  * found.
  */
 static bool
@@ -280,7 +284,7 @@ check_remote_slot(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 }
 
 /*
- * Looks after the slot of a source on another server, now and then.  Called by
+ * Checks the slot of a source on another server if a check is due.  Called by
  * its worker when there is nothing else to do.
  */
 void
@@ -308,13 +312,13 @@ void
 bemi_slot_limit_init(void)
 {
 	DefineCustomIntVariable("bemi.max_slot_lag",
-							"WAL that the slot of a source may keep before something is done about it.",
+							"Sets how much WAL the slot of a source may keep.",
 							"-1 means no limit.", &max_slot_lag_mb, -1, -1,
 							INT_MAX, PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL,
 							NULL);
 	DefineCustomEnumVariable("bemi.max_slot_lag_action",
-							 "What is done about a slot that keeps more than bemi.max_slot_lag.",
-							 "\"warn\" writes to the server's log; \"drop\" gives up the slot and writes a gap into bemi.gaps.",
+							 "Sets what happens to a slot that keeps more than bemi.max_slot_lag.",
+							 "\"warn\" writes to the server's log; \"drop\" drops the slot and records a gap in bemi.gaps.",
 							 &max_slot_lag_action, LAG_WARN, lag_actions,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 }

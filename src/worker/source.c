@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
- * source.c
- *		What a worker owns of its source: row, slot and origin.
+ * source.c A worker's source: its row, slot and origin.
  *
- * The row of bemi.sources says what is desired; it is read, and changed, under
- * the lock that sessions hold who change it.  The slot is the source's record
- * of how far the worker has come, the origin the destination's; both have the
- * same name.  They are made in the order row, origin (both by bemi.start()),
- * slot, and dropped in the order slot, row, origin, so that a failure in
- * between leaves something that the next worker finds and goes on with.
+ * The row of bemi.sources contains the desired state.  Workers and sessions
+ * read and change it under the same lock.  The slot records the worker's
+ * position at the source, and the origin records it at the destination.  They
+ * are created in the order row, origin (both by bemi.start()), slot, and
+ * dropped in the order slot, row, origin.  So after a failure in between, the
+ * next worker finds the rest and continues.
  *
- * No lock is held while a source on another server is spoken to.
+ * What must never happen: a lock is held while the worker waits for a source
+ * on another server.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,24 +35,24 @@ char	   *bemi_source_name = NULL;
 /* Name of the origin, and of a slot of this server. */
 char	   *bemi_origin_name = NULL;
 
-/* Name of the slot, as the row says. */
+/* Name of the slot, from the row. */
 char	   *bemi_slot_name = NULL;
 
 /* Whether it is this very server; known when the worker has connected. */
 bool		bemi_source_is_local = false;
 
-/* For how long to wait for the walsender that has just served us. */
+/* Longest wait for our own walsender to release the slot. */
 #define RELEASE_TIMEOUT_MS	10000
 
 /*
- * What bemi_begin_transaction() has left, and bemi_end_transaction() goes back
- * to.
+ * The memory context before bemi_begin_transaction(), which
+ * bemi_end_transaction() restores.
  */
 static MemoryContext around_transaction = NULL;
 
 /*
- * Begins a small transaction, with the sources locked before its snapshot is
- * taken, or not (NoLock).
+ * Begins a short transaction.  The sources are locked before its snapshot is
+ * taken, unless the mode is NoLock.
  */
 static void
 begin_locked_transaction(LOCKMODE mode)
@@ -69,8 +69,8 @@ begin_locked_transaction(LOCKMODE mode)
 }
 
 /*
- * Begin and end the small transactions around the stream; the end goes back to
- * the memory context of the beginning.
+ * Begin and end a short transaction outside of source transactions.  The end
+ * restores the memory context.
  */
 void
 bemi_begin_transaction(void)
@@ -127,10 +127,10 @@ fill_source_row(BemiSourceRow *row, const BemiValue *columns)
 }
 
 /*
- * Reads the worker's row, whose texts go into "memory", within a transaction
+ * Reads the worker's row, with its texts in "memory", within a transaction
  * that has locked the sources.  The row is missing if the source was dropped,
- * and with it the table if the extension was.  What the source was is not in
- * the row of a history that came with a dump, but in its progress.
+ * and the table if the extension was.  If the history came with a dump, the
+ * source's identity is not in the row, but in _bemi.source_progress.
  */
 static void
 read_source_row(BemiSourceRow *row, MemoryContext memory)
@@ -188,8 +188,8 @@ bemi_read_source(BemiSourceRow *row)
 }
 
 /*
- * What was counted and stored so far, into shared memory, unless it is there:
- * that is up to date, while the table may be a second late.
+ * Loads the counts and the progress into shared memory, unless they are there.
+ * Shared memory is up to date, but the table may be a second late.
  */
 void
 bemi_load_progress(void)
@@ -225,8 +225,8 @@ bemi_load_progress(void)
 }
 
 /*
- * How many gaps of all its tables the source has had.  Each is a reason why
- * positions may come again, so this tells ids apart.
+ * Number of the source's gaps that concern all tables.  After such a gap,
+ * positions may repeat, so the number becomes part of the tag in ids.
  */
 int
 bemi_count_gaps(void)
@@ -241,8 +241,9 @@ bemi_count_gaps(void)
 }
 
 /*
- * Waits until nobody reads from a slot of this server any more, though not for
- * long, and before any lock is taken: whoever else reads from it may stay.
+ * Waits until a slot of this server has no reader, at most RELEASE_TIMEOUT_MS.
+ * Must be called before any lock is taken, because another client may read the
+ * slot for a long time.
  */
 static void
 wait_for_release(const char *name)
@@ -261,7 +262,7 @@ wait_for_release(const char *name)
 }
 
 /*
- * Drops a slot of this server and this database, if it is there.
+ * Drops the slot, if it is in this database of this server.
  */
 static void
 drop_local_slot(void)
@@ -273,7 +274,7 @@ drop_local_slot(void)
 }
 
 /*
- * Drops the origin, which this process may hold.
+ * Drops the origin.  This process may have acquired it.
  */
 static void
 drop_origin(void)
@@ -287,7 +288,7 @@ drop_origin(void)
 }
 
 /*
- * Drops the slot of a source on another server.  No lock is held meanwhile.
+ * Drops the slot of a source on another server, without a lock.
  */
 static void
 drop_remote_slot(BemiSourceRow *row)
@@ -306,12 +307,12 @@ drop_remote_slot(BemiSourceRow *row)
 }
 
 /*
- * Takes the source away: its slot, its row and its origin.  The slot first, so
- * that a failure in between leaves the rest to the next try.  A source whose
- * row is gone already can only have its local slot dropped.
+ * Removes the source: its slot, its row and its origin.  The slot comes first,
+ * because after a failure the next try still finds the rest.  If the row is
+ * already gone, only a local slot can be dropped.
  *
- * Returns false, and leaves the row as it is now in *row, if meanwhile
- * somebody has started the source anew.
+ * Returns false, with the new row in *row, if a session has started the source
+ * again meanwhile.
  */
 bool
 bemi_remove_source(BemiSourceRow *row)
@@ -347,7 +348,7 @@ bemi_remove_source(BemiSourceRow *row)
 }
 
 /*
- * Where the origin stands, without holding it.
+ * The origin's position, without acquiring the origin.
  */
 XLogRecPtr
 bemi_origin_position(void)
@@ -357,7 +358,7 @@ bemi_origin_position(void)
 }
 
 /*
- * Sets the origin, forwards or backwards.
+ * Moves the origin, forwards or backwards.
  */
 void
 bemi_set_origin(XLogRecPtr position)
@@ -370,8 +371,7 @@ bemi_set_origin(XLogRecPtr position)
 }
 
 /*
- * Makes this process the one that moves the source's origin, and returns where
- * it stands.
+ * Acquires the source's origin for this process, and returns its position.
  */
 XLogRecPtr
 bemi_acquire_origin(void)
@@ -385,7 +385,7 @@ bemi_acquire_origin(void)
 	bemi_end_transaction();
 
 	/*
-	 * What is committed, but not flushed, must not be confirmed to the
+	 * Flush first, because unflushed commits must not be confirmed to the
 	 * source.
 	 */
 	return replorigin_session_get_progress(true);

@@ -1,35 +1,35 @@
 /*-------------------------------------------------------------------------
  *
- * standby.c
- *		Keeps the worker's walsender from passing for a synchronous standby.
+ * standby.c Prevents that the worker's walsender counts as a synchronous
+ *		standby.
  *
  * A server elects its synchronous standbys among all walsenders whose
- * application_name matches synchronous_standby_names.  '*' matches the
- * worker's walsender, too.  Commits then wait until the history has them, and
- * are acknowledged although no standby has them.
+ * application_name matches synchronous_standby_names. '*' matches the worker's
+ * walsender, too.  What must never happen: commits wait for the history
+ * instead of a standby, and are acknowledged although no standby has them.
  *
- * The client of a walsender cannot decline.  The server passes over walsenders
- * without a flush position, but that position is also what moves a logical
- * slot.  A reply that takes it back comes too late: the one before has
- * released the commits that waited. pg_replication_slot_advance() refuses a
- * slot that is streaming.
+ * The client of a walsender cannot decline.  The server ignores walsenders
+ * without a flush position, but that position also moves a logical slot.  A
+ * later reply without it does not help, because the earlier one has already
+ * released waiting commits. pg_replication_slot_advance() refuses a slot that
+ * is streaming.
  *
  * So the walsender declines.  The server computes a walsender's priority in
  * the walsender's own process, from that process's synchronous_standby_names,
  * when streaming begins and after each reload.  Before it streams, the worker
  * sends SET bemi.asynchronous = on.  A hook in the walsender then makes
  * synchronous_standby_names empty, in that process alone.  The priority is 0
- * from the first frame on.  The hook obeys that statement only, not the
- * setting: who may set it for a database or a role must not decide about other
- * walsenders.
+ * from the first frame on.  The hook reacts only to that statement, not to the
+ * setting, because a user who can set it for a database or a role must not
+ * affect other walsenders.
  *
  * An administrator who wants commits to wait for the history gives the
  * connection an application_name of its own.  The worker then does not
  * decline.
  *
- * A source whose server does not preload the library has no such hook.  There
- * the worker looks whether its walsender may be elected.  If so, it confirms
- * what is flushed without delay, and a warning names the setting to write.
+ * A source that does not preload the library has no such hook.  Then the
+ * worker checks whether its walsender may be elected.  If so, it confirms
+ * flushed positions without delay, and a warning shows the setting to change.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,7 @@
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
-/* How often the worker looks at its own walsender on this server. */
+/* Interval at which the worker checks its walsender on this server. */
 #define LOOK_MS		5000
 
 /* bemi.asynchronous */
@@ -111,8 +111,8 @@ may_be_elected(pid_t pid)
 }
 
 /*
- * Notes the election for bemi.status and for report_progress(), and its change
- * for the log.
+ * Records the election for bemi.status and report_progress(), and logs a
+ * change.
  */
 static void
 update_election(const BemiElection *election)
@@ -154,8 +154,8 @@ bemi_ask_for_election(BemiStream *stream)
 }
 
 /*
- * The same for a source on this server, now and then.  Shared memory tells
- * whether there is anything to ask.
+ * The same for a source on this server, from time to time.  Shared memory
+ * shows whether the source must be asked.
  */
 void
 bemi_watch_election(BemiStream *stream)
@@ -176,9 +176,11 @@ bemi_worker_standby_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
-	/* That it exists also tells that this server has the hook. */
+	/*
+	 * The existence of this setting also shows that the server has the hook.
+	 */
 	DefineCustomBoolVariable("bemi.asynchronous",
-							 "Whether a walsender is to be no synchronous standby; for bemi's own, before they stream.",
+							 "Sets whether a walsender of bemi declines to be a synchronous standby.",
 							 NULL, &asynchronous, false, PGC_USERSET,
 							 GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
 							 NULL, NULL);

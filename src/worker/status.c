@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
- * status.c
- *		What bemi.status shows of this server's workers.
+ * status.c The rows of bemi.status for this server's workers.
  *
- * In flow copies of the entries in shared memory, out flow the rows of
- * _bemi.source_status(), from which the view is made, and what keeps all
- * workers of this server from running.
+ * Input: a copy of the entries in shared memory.  Output: the rows of
+ * _bemi.source_status(), which the view reads, and the reason why no worker of
+ * this server can run.
  *
  *-------------------------------------------------------------------------
  */
@@ -174,7 +173,7 @@ bemi_source_status(PG_FUNCTION_ARGS)
 }
 
 /*
- * What keeps all workers of this server from running; NULL: nothing does.
+ * Why no worker of this server can run; NULL: they can.
  */
 static const char *
 why_no_worker(void)

@@ -1,21 +1,21 @@
 /*-------------------------------------------------------------------------
  *
- * stray.c
- *		Slots that nobody reads, at a source on another server.
+ * stray.c Stray slots: slots of bemi without a reader, at a source on another
+ *		server.
  *
- * A history that was dumped and restored elsewhere makes a slot of its own.
- * The slot of the former server stays at the source and keeps write-ahead log
- * until somebody drops it.  No server can know that it is left for good: it
+ * A history that was dumped and restored on another server creates a slot of
+ * its own.  The slot of the former server stays at the source and keeps WAL
+ * until it is dropped.  But no server can know whether it is still needed: it
  * may belong to a history that is only stopped, or whose server is down.  So
- * the worker names such slots, in bemi.status and in the log, with the line to
- * type, and drops none.
+ * the worker shows such slots in bemi.status and in the log, with the line to
+ * type.  What must never happen: it drops one.
  *
- * The worker asks when it connects, and when it looks at its own slot
- * (slot_limit.c).  Slots that sources of this server have, in any database,
- * are left out: bemi.status shows these by themselves.  A source has an origin
- * from before it has a slot, but an entry in shared memory only when a scout
- * has been to its database, which may be long after a restart, or never while
- * nobody can connect there.
+ * The worker asks when it connects, and when it checks its own slot
+ * (slot_limit.c).  Slots of this server's own sources, in any database, are
+ * left out, because bemi.status shows these sources.  They are recognized by
+ * their origins, which exist before the slots.  Their entries in shared memory
+ * are not enough: after a restart they are created only by a discovery worker,
+ * which may be late, or cannot connect.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,14 +28,14 @@
 #include "worker/worker_internal.h"
 
 /*
- * Room for the longest name, what the slot keeps, and the number of those left
- * out.
+ * Room for the longest name, the size of the WAL, and the number of omitted
+ * slots.
  */
 #define LONGEST_ENTRY	(NAMEDATALEN + 40)
 
 /*
- * The origins of all sources of this server, in the current memory context.
- * The worker may be in the middle of storing a transaction.
+ * The origins of all sources of this server, in the current memory context.  A
+ * destination transaction may be open.
  */
 static List *
 list_origins(void)
@@ -85,7 +85,7 @@ is_slot_of(const Known *known, const char *origin, const char *slot)
 }
 
 /*
- * Whether a slot is that of a source of this server.
+ * Whether a slot belongs to a source of this server.
  */
 static bool
 is_known_here(const Known *known, const char *slot)
@@ -135,8 +135,7 @@ list_strays(const List *slots)
 }
 
 /*
- * Asks the source for such slots.  The log hears of them when there were none
- * before.
+ * Asks the source for stray slots.  They are logged if there were none before.
  */
 void
 bemi_look_for_strays(BemiStream *stream)

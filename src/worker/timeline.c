@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
- * timeline.c
- *		Where the source's WAL parts from the WAL that was read.
+ * timeline.c Finds the position at which the source's timelines differ from
+ *		former ones.
  *
- * A server's WAL is a path through timelines: each was left at a position for
- * the next one.  The worker remembers the path of its last connection
+ * A server's WAL is a path through timelines, with a position at each switch
+ * to the next one.  The worker stores the path of its last connection
  * (bemi.sources.timeline and timeline_ancestors) and compares it with today's.
- * The number of a timeline alone proves nothing: a backup that is promoted
- * twice makes two timelines of the same number.
+ * The number of a timeline proves nothing by itself: if a backup is promoted
+ * twice, there are two timelines with the same number.
  *
- * In flow two paths, each as the number of its last timeline and the lines of
- * BemiSourceIdentity.ancestors; out flows a position.
+ * Input: two paths, each as the number of its last timeline and the lines of
+ * BemiSourceIdentity.ancestors.  Output: a position.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +19,7 @@
 #include "worker/worker_internal.h"
 
 /*
- * Takes the next timeline off a path.  The last one has not been left.
+ * Reads the next timeline of a path.  The last one has no switch.
  */
 static void
 parse_timeline(const char **ancestors, uint32 last, uint32 *timeline,
@@ -41,7 +41,7 @@ parse_timeline(const char **ancestors, uint32 last, uint32 *timeline,
 }
 
 /*
- * The timeline that has a position.
+ * The timeline that contains a position.
  */
 uint32
 bemi_timeline_at(uint32 today, const char *ancestors, XLogRecPtr position)
@@ -59,8 +59,8 @@ bemi_timeline_at(uint32 today, const char *ancestors, XLogRecPtr position)
 }
 
 /*
- * The position up to which both paths have the same WAL.  BEMI_SAME_TIMELINE
- * if they do not part, InvalidXLogRecPtr if that is not known.
+ * The position up to which both paths have the same WAL; BEMI_SAME_TIMELINE if
+ * they do not differ, InvalidXLogRecPtr if that is unknown.
  */
 XLogRecPtr
 bemi_timelines_part_at(uint32 former, const char *former_ancestors,

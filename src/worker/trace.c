@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
- * trace.c
- *		What the source's WAL shows of what is stored, where no slot can be asked.
+ * trace.c Traces stored transactions in the source's WAL, if no slot proves
+ *		them.
  *
- * A slot that is new, or about to be made, does not show whether the source
- * has gone back: a base backup that is started as if after a crash has no
- * slots, the same system identifier and the same timeline.  If it has written
- * past what is stored, positions prove nothing, either.  Nor does a slot that
- * is ahead of a history that was restored, or none yet for one that came with
- * a dump.
+ * A new slot does not show whether the source was restored.  A base backup
+ * that is started like a crashed server has no slots, the same system
+ * identifier and the same timeline.  If it has written beyond the stored
+ * position, positions prove nothing, either.  A slot that is ahead of a
+ * restored history proves nothing, and a history that came with a dump has no
+ * slot.
  *
- * So the last transaction with changes is looked for in the source's WAL
- * (stream/wal.c).  If something else is there, the last one that the source
- * still has is searched for among those that are stored.  Where the source has
- * removed the WAL, nothing is known.
+ * So the last transaction with changes is looked up in the source's WAL
+ * (stream/wal.c).  If it is not there, a binary search finds the last stored
+ * transaction that is.  If the source has removed the WAL, the result is
+ * "unknown".
  *
- * Transactions within gaps do not count: they may be undone, and nobody claims
- * otherwise.
+ * Transactions within gaps do not count, because the gap already declares that
+ * they may be undone.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +28,9 @@
 #include "worker/worker_internal.h"
 
 /*
- * Finds the last transaction with changes in this range that is in no gap;
- * false if there is none.  The one that the worker remembers is younger than
- * all gaps.
+ * Finds the last transaction with changes in this range that is in no gap.
+ * Returns false if there is none.  The one that the worker remembers is later
+ * than all gaps.
  */
 static bool
 find_last_stored(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
@@ -69,7 +69,7 @@ trace_stored_transaction(BemiStream *stream,
 
 /*
  * Whether the source still has the last transaction with changes in this
- * range, which goes into *stored.  Yes if there is none.
+ * range, which is put into *stored.  BEMI_TRACE_FOUND if there is none.
  */
 BemiTrace
 bemi_trace_last(BemiStream *stream, const BemiSourceIdentity *identity,
@@ -83,8 +83,8 @@ bemi_trace_last(BemiStream *stream, const BemiSourceIdentity *identity,
 
 /*
  * Commit position of the last transaction with changes in this range that the
- * source still has; InvalidXLogRecPtr if none is known.  It has nothing of
- * what follows, so a binary search finds the edge.
+ * source still has; InvalidXLogRecPtr if none is known.  The source has all
+ * before it and none after it, so a binary search finds it.
  */
 XLogRecPtr
 bemi_trace_common(BemiStream *stream, const BemiSourceIdentity *identity,

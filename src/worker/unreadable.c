@@ -1,35 +1,33 @@
 /*-------------------------------------------------------------------------
  *
- * unreadable.c
- *		A transaction that the source cannot send.
+ * unreadable.c Counts failures at a transaction that the source cannot decode.
  *
- * Some rows make the source's walsender fail whenever it decodes them: the
- * text of a value or of a whole row exceeds 1 GB, or the output function of a
- * type or a row filter raises an error.  Each new worker fails at the same
- * place, and nothing of this source would ever be stored again.  So the worker
- * counts the failures at one place.  When there are enough of them, the next
- * worker skips the transaction and writes a gap (loss_check.c).
+ * Some rows make the source's walsender fail each time it decodes them: the
+ * text of a value or of a complete row exceeds 1 GB, or the output function of
+ * a type or a row filter raises an error.  Each new worker fails at the same
+ * place, and no later change of this source would ever be stored.  So the
+ * worker counts the failures at one place.  After enough failures, the next
+ * worker skips the transaction and records a gap (loss_check.c).
  *
- * In flow events of the stream, and the error that ends the worker.  The place
- * is the commit position of the transaction that was being received, as its
- * BEGIN tells it.  The place of an error that comes without a BEGIN is the
- * origin.  The next worker then has to search where the transaction ends
- * (stream/probe.c).  If it has none, because the WAL itself cannot be decoded,
- * it makes a new slot, which is a gap up to now.
+ * Input: events of the stream, and the error that ends the worker.  The place
+ * is the commit position of the transaction that was being received, which is
+ * in its BEGIN.  If an error comes without a BEGIN, the place is the origin,
+ * and the next worker must search for the transaction's commit
+ * (stream/probe.c).  If there is none, because the WAL itself cannot be
+ * decoded, it creates a new slot, with a gap up to now.
  *
- * stream/connection.c decides by its SQLSTATE whether an error is likely to
- * come again.  Lack of memory, disk or connections, locks, shutdowns and
- * rights do not count, and neither does any error of this database, such as a
- * CHECK on bemi.changes: they are mended, and then nothing is lost.
+ * stream/connection.c decides by the SQLSTATE whether an error is likely to
+ * repeat.  Lack of memory, disk or connections, locks, shutdowns and rights do
+ * not count.  Errors of this database, such as a CHECK on bemi.changes, do not
+ * count, either.  After these are repaired, nothing is lost.
  *
- * What must never happen: that a transaction is skipped together with others.
- * Transactions before it may share a destination transaction with it and be
- * rolled back.  From the first failure on, the worker therefore commits each
- * source transaction by itself, so that at the second failure everything
- * before the place is stored.
+ * What must never happen: a transaction is skipped together with others.
+ * Earlier transactions may share a destination transaction with it and be
+ * rolled back.  So from the first failure on, the worker commits each source
+ * transaction by itself, and at the second failure everything before the place
+ * is stored.
  *
- * The count is in shared memory.  A restart of the server begins to count
- * anew.
+ * The count is in shared memory.  A restart of the server resets it.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +40,7 @@
 #include "worker/worker_internal.h"
 
 /*
- * A transaction is skipped after so many failures, and not before this time.
+ * A transaction is skipped after this many failures, and not before this time.
  */
 #define SKIP_TRIES		4
 #define SKIP_MS			5000
@@ -52,8 +50,8 @@
 #define NEW_SLOT_MS		15000
 
 /*
- * If one transaction was skipped a short while ago, the next one with a row at
- * fault is tried only so often, and at once.  Otherwise a user could delay the
+ * If a transaction was skipped recently, the next one with a row at fault gets
+ * only this many tries, without delay.  Otherwise a user could delay the
  * history of all tables with a few such rows a minute.
  */
 #define SKIP_AGAIN_TRIES	2
@@ -62,11 +60,11 @@
 /* The transaction that is being received. */
 typedef struct Receiving
 {
-	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: none is */
+	XLogRecPtr	commit_lsn;		/* InvalidXLogRecPtr: none */
 	TimestampTz committed_at;
 	TransactionId xid;
-	BemiEventKind last;			/* event of it */
-	int			table_count;	/* of the two below */
+	BemiEventKind last;			/* its last event */
+	int			table_count;	/* in the two below */
 	Oid			tables[16];
 	char		names[BEMI_TABLES_LEN];
 } Receiving;
@@ -84,7 +82,7 @@ typedef struct Watch
 static Watch watch;
 
 /*
- * Begins with what the worker before this one has left.
+ * Loads the place that the former worker has recorded.
  */
 void
 bemi_load_unreadable(void)
@@ -96,7 +94,7 @@ bemi_load_unreadable(void)
 }
 
 /*
- * Whether the source has failed to send something that may still be to come.
+ * Whether the source has failed at a place that it has not passed yet.
  */
 static bool
 failure_is_expected(void)
@@ -105,8 +103,8 @@ failure_is_expected(void)
 }
 
 /*
- * Whether a transaction of this commit position comes after the place where
- * the source has failed.  If that is not known, whatever comes is after it.
+ * Whether a transaction with this commit position comes after the place where
+ * the source has failed.  If the place is unknown, all come after it.
  */
 static bool
 is_beyond_failure(XLogRecPtr position)
@@ -115,7 +113,7 @@ is_beyond_failure(XLogRecPtr position)
 }
 
 /*
- * The source has come beyond the place.
+ * Forgets the failures, because the source has passed the place.
  */
 void
 bemi_forget_unreadable(void)
@@ -149,8 +147,9 @@ add_unreadable_table(const BemiRelation *relation)
 }
 
 /*
- * Looks at an event before it is stored.  True if the history is to be
- * committed after it, because the source may fail at the next transaction.
+ * Records an event before it is stored.  Returns true if the destination
+ * transaction must be committed after it, because the source may fail at the
+ * next transaction.
  */
 bool
 bemi_watch_event(const BemiEvent *event)
@@ -184,7 +183,7 @@ bemi_watch_event(const BemiEvent *event)
 }
 
 /*
- * All is stored up to this position.
+ * Called when everything up to this position is stored.
  */
 void
 bemi_watch_progress(XLogRecPtr stored)
@@ -201,7 +200,10 @@ bemi_watch_progress(XLogRecPtr stored)
 static void
 count_failure(XLogRecPtr stored, XLogRecPtr row)
 {
-	/* Where the transaction is known, others before it may yet be stored. */
+	/*
+	 * If the transaction is known, others before it may still be stored, so
+	 * the origin does not identify the place.
+	 */
 	if (!XLogRecPtrIsInvalid(watch.receiving.commit_lsn))
 		stored = InvalidXLogRecPtr;
 	if (watch.failures.tries == 0 ||
@@ -223,7 +225,8 @@ count_failure(XLogRecPtr stored, XLogRecPtr row)
 }
 
 /*
- * Whether the failure is at a row, so that one transaction is at fault.
+ * Whether the failure is at a row, which means that one transaction is at
+ * fault.
  */
 static bool
 failure_is_at_row(void)
@@ -233,7 +236,7 @@ failure_is_at_row(void)
 }
 
 /*
- * Whether the place was tried often enough, and for long enough.
+ * Whether there were enough tries at the place, over enough time.
  */
 static bool
 was_tried_enough(bool hurry)
@@ -248,10 +251,9 @@ was_tried_enough(bool hurry)
 }
 
 /*
- * The source has failed with an error that is likely to come again at the same
- * place.  "stored" is where the origin stands, "row" the position of the row,
- * if known, "row_at_fault" whether only the values of a row cause such an
- * error.
+ * Records an error of the source that is likely to repeat at the same place.
+ * "stored" is the origin's position, "row" the position of the row if known,
+ * "row_at_fault" whether only the values of a row cause such an error.
  */
 void
 bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
@@ -272,7 +274,7 @@ bemi_record_unreadable(XLogRecPtr stored, XLogRecPtr row, bool row_at_fault)
 }
 
 /*
- * A transaction was skipped.
+ * Records that a transaction was skipped.
  */
 void
 bemi_record_skipped_transaction(void)

@@ -1,42 +1,39 @@
 /*-------------------------------------------------------------------------
  *
- * witness.c
- *		Is the source still the one whose changes are stored?
+ * witness.c The witness: proves that the source still has the stored changes.
  *
- * A source that was put back to a snapshot, with its slot and on the same
- * timeline, looks like one that has crashed.  If it has written past the
- * position of the origin since, its new transactions up to there would be
- * passed over, and those that the restore has undone would stay in the
- * history.
+ * A source that was restored from a snapshot, with its slot and on the same
+ * timeline, looks like one that has crashed.  If it has written beyond the
+ * origin's position since, its new transactions before that position would be
+ * skipped, and the undone ones would stay in the history.
  *
  * The witness is the last transaction with changes.  The worker starts the
  * stream so that the source sends this transaction again, compares commit
  * position, commit time and xid, and drops its changes.  WAL is linear: a
- * source that has this very commit has everything before it, and everything
- * after it is read from there.  So the worker also sets the origin back to the
+ * source that has this commit has everything before it, and everything after
+ * it is read from there.  So the worker also sets the origin back to the
  * witness.
  *
  * The source sends a transaction again only if its slot has not confirmed it.
- * If the slot has confirmed the last stored transaction, no witness is needed:
- * the state of the slot is part of the snapshot, and is older than the
- * snapshot's WAL.  Then the stream starts at the slot's position, and nothing
- * that comes is stored.
+ * If the slot has confirmed the last stored transaction, no witness is needed,
+ * because the state of the slot is part of the snapshot, and is older than the
+ * snapshot's WAL.  Then the stream starts at the slot's position, and none of
+ * its transactions is stored yet.
  *
  * This needs no write at the source, so it costs an idle source nothing and
  * works with standbys, without the extension, and with every version.
  *
- * If the witness is not there, the worker ends, because nothing can be read
- * from that stream.  The next one compares all transactions that the slot can
- * send with those that are stored (bemi_find_last_common()), and writes a gap
- * (loss_check.c).
+ * If the witness is missing, the worker ends, because this stream cannot be
+ * used.  The next worker compares all transactions that the slot can send with
+ * the stored ones (bemi_find_last_common()), and records a gap (loss_check.c).
  *
- * The worker remembers the last transaction with changes in shared memory, and
- * once a second in _bemi.source_progress.  The history alone does not tell:
- * rows are deleted, and partitions detached.  It does tell what was stored in
- * the second before the server crashed.
+ * The last transaction with changes is in shared memory, and once a second it
+ * is stored in _bemi.source_progress.  The history alone does not show it,
+ * because rows may be deleted and partitions detached.  But it shows the
+ * transactions of the last second before a crash.
  *
- * What must never happen: that a transaction is stored twice.  The stream
- * starts at the last transaction with changes, or later.
+ * What must never happen: a transaction is stored twice.  The stream starts at
+ * the last transaction with changes, or later.
  *
  *-------------------------------------------------------------------------
  */
@@ -53,9 +50,9 @@
 #include "worker/worker_internal.h"
 
 /*
- * Finds the last transaction with changes whose commit position is in this
- * range, from where the slot stands to the origin: the one that the worker
- * remembers, or a later one that is stored.
+ * Finds the last transaction with changes and a commit position in this range,
+ * from the slot's position to the origin: the one that the worker remembers,
+ * or a later one that is stored.
  */
 void
 bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
@@ -77,8 +74,8 @@ bemi_find_witness(XLogRecPtr from, XLogRecPtr to, BemiWitness *witness)
 }
 
 /*
- * The stream does not have the witness where it must be.  Nothing can be read
- * from it; the next worker finds out what the source has.
+ * Ends the process because the witness is missing in the stream.  The next
+ * worker compares the source's transactions with the stored ones.
  */
 static void
 exit_to_compare(const BemiWitness *witness)
@@ -95,9 +92,10 @@ exit_to_compare(const BemiWitness *witness)
 }
 
 /*
- * Takes an event that comes while the witness is expected.  True if the event
- * is to be processed: the frame of the witness, and the descriptions of
- * tables, on which later transactions rely.  Its changes are stored already.
+ * Checks an event that comes while the witness is expected.  Returns true if
+ * the event must be processed: BEGIN and COMMIT of the witness, and
+ * descriptions of tables, which later transactions need.  Its changes are
+ * already stored.
  */
 bool
 bemi_witness_event(BemiWitness *witness, const BemiEvent *event)
@@ -118,7 +116,7 @@ bemi_witness_event(BemiWitness *witness, const BemiEvent *event)
 }
 
 /*
- * Leaves if the source has come beyond the witness without sending it.
+ * Ends the process if the source has passed the witness without sending it.
  */
 void
 bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
@@ -129,7 +127,8 @@ bemi_check_witness(const BemiWitness *witness, XLogRecPtr received)
 }
 
 /*
- * Whether this transaction is stored, or was, as far as the worker remembers.
+ * Whether this transaction is stored, or was the last one that the worker
+ * remembers.
  */
 static bool
 transaction_is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at,
@@ -150,8 +149,8 @@ transaction_is_stored(XLogRecPtr commit_lsn, TimestampTz committed_at,
 }
 
 /*
- * Commit position of the last transaction in this range that is stored, and
- * that the source can still send; InvalidXLogRecPtr if there is none.
+ * Commit position of the last stored transaction in this range that the source
+ * can still send; InvalidXLogRecPtr if there is none.
  */
 XLogRecPtr
 bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
@@ -163,8 +162,8 @@ bemi_find_last_common(BemiStream *stream, XLogRecPtr from, XLogRecPtr to)
 }
 
 /*
- * Finds the last transaction that is stored, that committed in this range, and
- * that no gap covers yet.  Within a transaction.
+ * Finds the last stored transaction in this range that no gap covers yet.
+ * Within a transaction.
  */
 bool
 bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
@@ -184,8 +183,7 @@ bemi_find_last_outside(XLogRecPtr from, XLogRecPtr to, BemiStored *stored)
 }
 
 /*
- * Whether a transaction is stored that committed in this range, and that no
- * gap covers yet.
+ * Whether there is a stored transaction in this range that no gap covers yet.
  */
 bool
 bemi_stores_undone(XLogRecPtr from, XLogRecPtr to)

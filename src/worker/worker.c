@@ -1,22 +1,21 @@
 /*-------------------------------------------------------------------------
  *
- * worker.c
- *		The process that reads one source: owner of the loop and the faults.
+ * worker.c The worker: the process that reads one source.
  *
- * Frames flow from stream/replication.c through decode/protocol.c and
- * decode/stitch.c into store/writer.c.  The worker drains what is at hand,
- * commits when the stream pauses or when a transaction has grown enough, tells
- * the source what it may forget, and sleeps.
+ * Messages go from stream/replication.c through decode/protocol.c and
+ * decode/stitch.c to store/writer.c.  The worker processes all messages that
+ * have arrived, commits when the stream pauses or a transaction is large
+ * enough, confirms the flushed position to the source, and sleeps.
  *
- * There is one answer to a fault, the process's end: the error is noted for
- * bemi.status, the destination transaction is rolled back by the exit, and the
- * launcher starts a new worker after a while.  Since the origin's position is
- * committed with the changes, the new one goes on exactly where the last
- * commit left off, and nothing needs to be mended in memory.
+ * Each error ends the process: it is recorded for bemi.status, the exit rolls
+ * back the destination transaction, and the launcher starts a new worker after
+ * a delay.  The origin's position is committed with the changes.  So the new
+ * worker continues exactly after the last commit, and no state in memory needs
+ * to be repaired.
  *
- * Memory: "bemi worker" holds what lives as long as the stream, "bemi event"
- * is reset after each message.  No lock of the destination and no snapshot is
- * held while the worker sleeps, unless a source transaction is half received.
+ * Memory: "bemi worker" lives as long as the stream, "bemi event" is reset
+ * after each message.  What must never happen: the worker sleeps with a lock
+ * or snapshot of the destination, except within a source transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,25 +38,28 @@
 #include "stream/stream.h"
 #include "worker/worker_internal.h"
 
-/* The longest sleep; and the one while the source waits for a confirmation. */
+/* The longest sleep, and that while the source waits for a confirmation. */
 #define IDLE_MS			10000
 #define UNCONFIRMED_MS	200
 
-/* How often it is found out up to which time the history is complete. */
+/*
+ * Interval at which the time up to which the history is complete is
+ * determined.
+ */
 #define HORIZON_MS			100
 
-/* Who commits at a time is seen this much later, see horizon.c. */
+/* A commit's mark is visible this much later, see horizon.c. */
 #define HORIZON_MARGIN_MS	10
 
 /*
- * For so long, keepalives are no reason for a round; then another one is due.
+ * During this time, keepalives alone cause no round.  Then one is due.
  */
 #define QUIET_MS		5000
 
-/* A worker that streams so long, or stores a change, has recovered. */
+/* A worker that has streamed this long, or stored a change, has recovered. */
 #define RECOVERED_MS	60000
 
-/* The steps of a change's way, as long as the stream lives. */
+/* The objects of one stream, in the order of a change's way. */
 typedef struct Pipeline
 {
 	BemiStream *stream;
@@ -71,21 +73,21 @@ typedef struct Pipeline
 	int64		confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
-	bool		has_signing_key;	/* the source's was known from the
-									 * beginning */
-	BemiWitness witness;		/* that the stream begins with */
+	bool		has_signing_key;	/* the source's key was known at the beginning */
+	BemiWitness witness;		/* that the stream must begin with */
 
-	BemiHorizon horizon;		/* the next to reach; its time is 0: none yet */
-	int64		horizon_at;		/* when it was taken */
+	BemiHorizon horizon;		/* the next one; time 0: none yet */
+	int64		horizon_at;		/* when it was begun */
 
-	bool		drained;		/* messages have come since the last round */
-	bool		settled;		/* that round has left nothing to be done soon */
-	int64		round_at;		/* when it was */
+	bool		drained;		/* messages were processed since the last round */
+	bool		settled;		/* the last round has left nothing to do soon */
+	int64		round_at;		/* time of the last round */
 } Pipeline;
 
 /*
- * To make a slot may take as long as others' transactions last.  If meanwhile
- * the row has changed, leave, and let the next worker see what is desired.
+ * Called during waits for the source.  Creating a slot may take as long as
+ * other transactions last.  If the worker's row has changed meanwhile, the
+ * process ends, and the next worker reads the row.
  */
 void
 bemi_leave_if_woken(BemiStream *stream)
@@ -99,13 +101,13 @@ bemi_leave_if_woken(BemiStream *stream)
 }
 
 /*
- * Notes what others must know of the connection that has been made, before
- * anything is asked of it that keeps the source busy.
+ * Records the connection in shared memory, before any command that may take
+ * long.
  */
 static void
 record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 {
-	/* A copy of this server has the same identifier, and other processes. */
+	/* A copy of this server has the same identifier, but other processes. */
 	bemi_source_is_local = bemi_stream_is_here(stream) ||
 		(identity->system_identifier == GetSystemIdentifier() &&
 		 BackendPidGetProc(bemi_stream_walsender(stream)) != NULL);
@@ -115,9 +117,9 @@ record_connection(BemiStream *stream, const BemiSourceIdentity *identity)
 }
 
 /*
- * Notes of the row what others must know without reading it: the slot, whether
- * DROP DATABASE would leave it behind, and whether bemi.sync() waits for it,
- * as far as can be told before there is a connection.
+ * Records in shared memory what others need of the row: the slot, whether DROP
+ * DATABASE would leave it behind, and whether bemi.sync() waits for the
+ * source.  The last is preliminary until there is a connection.
  */
 static void
 record_row(const BemiSourceRow *row)
@@ -136,9 +138,9 @@ record_row(const BemiSourceRow *row)
 }
 
 /*
- * Whether this is a message that bemi.sync() waits for.  Anybody can write
- * markers, so one counts only if a session waits for its position: else a
- * flood of them would end each source transaction in a commit of its own.
+ * Whether bemi.sync() waits for this message.  Any user can write markers, so
+ * one counts only if a session waits for its position.  Otherwise a flood of
+ * markers would cause a commit after each source transaction.
  */
 static bool
 is_awaited_marker(const BemiEvent *event)
@@ -149,7 +151,7 @@ is_awaited_marker(const BemiEvent *event)
 }
 
 /*
- * Takes one message through all steps.  True if that ended in a commit.
+ * Processes one message.  Returns true if it was followed by a commit.
  */
 static bool
 process_message(Pipeline *pipeline, StringInfo message)
@@ -178,8 +180,8 @@ process_message(Pipeline *pipeline, StringInfo message)
 }
 
 /*
- * Reads until the witness is met and whole.  Until then it is not known
- * whether what comes next is what was not stored yet.
+ * Reads until the witness has been received completely.  Before that, it is
+ * not known whether the stream continues the stored changes.
  */
 static void
 await_witness(Pipeline *pipeline)
@@ -238,8 +240,8 @@ make_id_tag(const BemiSourceIdentity *identity)
 }
 
 /*
- * Builds the whole way from the source to the history, in the current memory
- * context, and starts the stream.
+ * Connects to the source, creates the objects of the stream in the current
+ * memory context, and starts the stream.
  */
 static void
 open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
@@ -276,9 +278,9 @@ open_pipeline(Pipeline *pipeline, BemiSourceRow *row)
 }
 
 /*
- * Takes a time and the position that must be stored for the history to be
- * complete up to that time.  A source elsewhere is asked when its slot is
- * looked at.
+ * Begins a horizon: a time, and the position that must be stored for the
+ * history to be complete up to it.  A remote source is asked when its slot is
+ * checked.
  */
 static void
 record_horizon(Pipeline *pipeline)
@@ -298,8 +300,8 @@ record_horizon(Pipeline *pipeline)
 }
 
 /*
- * All up to this position of the source is stored: up to which time is the
- * history complete?
+ * Called when everything up to this position is stored.  If the horizon's
+ * position is reached, the history is complete up to its time.
  */
 static void
 reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
@@ -317,7 +319,7 @@ reach_horizon(Pipeline *pipeline, XLogRecPtr stored)
 }
 
 /*
- * Tells the sessions how far the history reaches.
+ * Shows the progress to sessions, in shared memory.
  */
 static void
 show_progress(Pipeline *pipeline)
@@ -345,9 +347,9 @@ show_progress(Pipeline *pipeline)
 }
 
 /*
- * Tells the sessions how far the history reaches, and the source what it may
- * forget: at once if it asks or its commits wait for that, else when that has
- * moved and some time is over.
+ * Shows the progress to sessions, and confirms the flushed position to the
+ * source: at once if it has requested that or its commits wait for it,
+ * otherwise after some time.
  */
 static void
 report_progress(Pipeline *pipeline)
@@ -371,9 +373,9 @@ report_progress(Pipeline *pipeline)
 }
 
 /*
- * Whether commits at the source wait for what was received and holds nothing
- * to store.  On the own server, to note that makes more of it, so not too
- * often.
+ * Whether commits at the source wait for a confirmation of WAL without changes
+ * to store.  On the worker's own server, recording the position writes more
+ * WAL, so it is not done too often.
  */
 static bool
 progress_is_awaited(const Pipeline *pipeline)
@@ -385,7 +387,7 @@ progress_is_awaited(const Pipeline *pipeline)
 }
 
 /*
- * For how long the worker may sleep if nothing comes.
+ * For how long the worker may sleep if nothing arrives.
  */
 static long
 idle_time_ms(Pipeline *pipeline, XLogRecPtr flushed)
@@ -402,11 +404,9 @@ idle_time_ms(Pipeline *pipeline, XLogRecPtr flushed)
 }
 
 /*
- * Whether nothing but keepalives has come since the last round, and that round
- * has left nothing to be done.  Each commit at the source sends a keepalive to
- * all of its readers, so most of what wakes a worker that has little to store
- * are these.  (Whoever sets "wake" without our seeing it sets the latch
- * afterwards.)
+ * Whether only keepalives have come since the last round, and that round has
+ * left nothing to do.  Each commit at the source sends a keepalive to all its
+ * readers, so these are most of a quiet worker's wake-ups.
  */
 static bool
 stream_is_quiet(const Pipeline *pipeline)
@@ -421,7 +421,7 @@ stream_is_quiet(const Pipeline *pipeline)
 }
 
 /*
- * Nothing is at hand: time for what can wait.
+ * Does the deferred work when no message has arrived, and sleeps.
  */
 static void
 wait_for_stream(Pipeline *pipeline)
@@ -453,9 +453,9 @@ wait_for_stream(Pipeline *pipeline)
 }
 
 /*
- * Processes what is at hand, but comes back after a commit, so that a stream
- * that never pauses does not keep the worker from everything else.  True if
- * there may be more.
+ * Processes the messages that have arrived, until a commit.  It returns after
+ * a commit, because otherwise a stream that never pauses would prevent all
+ * other work.  Returns true if there may be more messages.
  */
 static bool
 process_received(Pipeline *pipeline)
@@ -483,9 +483,8 @@ process_received(Pipeline *pipeline)
 }
 
 /*
- * The server stops, or somebody ends the process, while nothing is half done.
- * That is no error, and takes no lines in the log: a server may have many
- * sources.
+ * Ends the process without an error on SIGTERM, while no source transaction is
+ * open.  It writes nothing to the log, because a server may have many sources.
  */
 static void
 exit_quietly(Pipeline *pipeline)
@@ -495,22 +494,22 @@ exit_quietly(Pipeline *pipeline)
 }
 
 /*
- * The source lets its secret be read now.  What it has told of its tables so
- * far was not heard, so the next worker begins with a comparison.
+ * Ends the process because the source's signing key has become readable.
+ * Earlier tracking messages could not be verified, so the next worker compares
+ * the tables.
  */
 static void
 connect_with_signing_key(Pipeline *pipeline)
 {
 	ereport(LOG,
-			(errmsg("bemi: the worker of source \"%s\" can read \"_bemi.signing_key\" now and connects again",
+			(errmsg("bemi: the worker of source \"%s\" can now read \"_bemi.signing_key\" and connects again",
 					bemi_source_name)));
 	bemi_entry_stop(true);
 	exit_quietly(pipeline);
 }
 
 /*
- * Looks now and then at what else the source does with the slot and the
- * stream.
+ * Checks from time to time the election, the slot and the signing key.
  */
 static void
 watch_source(Pipeline *pipeline)
@@ -544,7 +543,7 @@ serve_interrupts(Pipeline *pipeline, const BemiSourceRow *row)
 }
 
 /*
- * Streams until the row no longer asks for it, and leaves that row in *row.
+ * Streams until the row no longer requires it.  The last row is in *row.
  */
 static void
 stream_changes(Pipeline *pipeline, BemiSourceRow *row)
@@ -567,7 +566,7 @@ stream_changes(Pipeline *pipeline, BemiSourceRow *row)
 		report_progress(pipeline);
 		watch_source(pipeline);
 
-		/* In the middle of a source transaction there is no looking aside. */
+		/* Not in the middle of a source transaction. */
 		if (bemi_store_is_stored(pipeline->store))
 		{
 			bemi_store_maintain(bemi_source_name);
@@ -603,7 +602,7 @@ load_progress(void)
 }
 
 /*
- * The worker's life between its start and a fault.
+ * Runs the worker until its row is stopped or dropped.
  */
 static void
 run_worker(Pipeline *pipeline)
@@ -627,7 +626,7 @@ run_worker(Pipeline *pipeline)
 }
 
 /*
- * Notes the error that ends this process, with its detail.
+ * Records the error that ends this process, with its detail.
  */
 static void
 record_error(const Pipeline *pipeline)
@@ -656,7 +655,7 @@ record_error(const Pipeline *pipeline)
 }
 
 /*
- * The process ends, in whatever way short of a crash.
+ * before_shmem_exit callback: publishes the worker's end in shared memory.
  */
 static void
 worker_onexit(int code, Datum arg)
@@ -665,7 +664,7 @@ worker_onexit(int code, Datum arg)
 }
 
 /*
- * Takes the entry that the launcher has made.
+ * Takes over the entry for which the launcher has started this process.
  */
 static void
 worker_enter(int number, BemiEntry *entry)

@@ -21,15 +21,15 @@
 #include "worker/worker.h"
 
 /*
- * Sources that one server can read into its databases: setting
- * bemi.max_sources.
+ * Setting bemi.max_sources: sources that this server can read, in all its
+ * databases.
  */
 extern int	bemi_max_sources;
 
-/* Sessions that can have workers give way at a time. */
+/* Databases that can be paused at the same time. */
 #define BEMI_MAX_PAUSES			16
 
-/* As bemi.sources allows them, and the zero. */
+/* Longest name that bemi.sources allows, and the zero byte. */
 #define BEMI_SOURCE_NAME_LEN	33
 
 /* The delay before a process is started again doubles between these. */
@@ -51,40 +51,39 @@ typedef enum BemiState
 	BEMI_STATE_STOPPED
 } BemiState;
 
-/* Why a slot is to be given up. */
+/* Why a slot must be given up. */
 typedef enum BemiGiveUp
 {
 	BEMI_KEEP_SLOT,
 	BEMI_GIVE_UP_LAG,			/* bemi.max_slot_lag */
-	BEMI_GIVE_UP_UNREADABLE,	/* the source fails to decode what comes next */
+	BEMI_GIVE_UP_UNREADABLE,	/* the source cannot decode the next WAL */
 	BEMI_GIVE_UP_TRANSACTION	/* only the next transaction, not the slot */
 } BemiGiveUp;
 
-/* Names of more tables than fit are left out. */
+/* Names of tables that do not fit are left out. */
 #define BEMI_TABLES_LEN			512
 
 /* The same for slots without a reader. */
 #define BEMI_STRAYS_LEN			512
 
-/* Where the source fails, see unreadable.c. */
+/* The place where the source fails, see unreadable.c. */
 typedef struct BemiUnreadable
 {
-	int			tries;			/* that have failed there; 0: it does not fail */
+	int			tries;			/* failures there; 0: it does not fail */
 	int64		first_at;		/* the first, by bemi_monotonic_ms() */
-	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: not
-								 * known, it is what comes after ... */
+	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: unknown, it comes after ... */
 	XLogRecPtr	stored;			/* ... this position */
-	XLogRecPtr	row;			/* that the source failed at; may be unknown */
+	XLogRecPtr	row;			/* at which the source failed; may be unknown */
 	TimestampTz committed_at;
 	TransactionId xid;
 	bool		at_new_table;	/* failed right after a table's description */
-	char		tables[BEMI_TABLES_LEN];	/* what it has changed up to there */
+	char		tables[BEMI_TABLES_LEN];	/* that it has changed before */
 	int64		skipped_at;		/* the last skip; 0: never */
 } BemiUnreadable;
 
 /*
  * One source and its worker: a copy of the entry in shared memory, which only
- * entry.c can reach.
+ * entry.c can access.
  */
 typedef struct BemiEntry
 {
@@ -92,25 +91,24 @@ typedef struct BemiEntry
 	Oid			database;
 	char		source[BEMI_SOURCE_NAME_LEN];
 	char		slot[NAMEDATALEN];	/* "" until a worker has read its row */
-	bool		slot_elsewhere; /* made over a connection string */
+	bool		slot_elsewhere; /* created over a connection string */
 
 	/* the process */
 	BemiState	state;
-	bool		launched;		/* registered, and not yet gone */
+	bool		launched;		/* registered, and not yet ended */
 	pid_t		pid;			/* 0 unless it runs */
 	Latch	   *latch;
-	pid_t		walsender;		/* that serves it here, 0 if it is elsewhere */
+	pid_t		walsender;		/* its walsender on this server, 0: elsewhere */
 	bool		wake;			/* its row of bemi.sources may have changed */
 	bool		asked_to_leave; /* its end is no failure */
-	int64		next_start;		/* not before, after a failure; by
-								 * bemi_monotonic_ms(), 0: not decided */
+	int64		next_start;		/* earliest restart after a failure; by bemi_monotonic_ms(), 0: not decided */
 	int			failures;		/* in a row */
 	int64		restarts;
 
 	/* attempts, see bemi_entry_begin_attempt() */
-	int64		attempt;		/* number of the last */
-	int64		run_attempt;	/* of the last whose row asked to run */
-	int64		failed_attempt; /* that the error below is of */
+	int64		attempt;		/* number of the last one */
+	int64		run_attempt;	/* of the last one with desired state "run" */
+	int64		failed_attempt; /* attempt that caused the error below */
 	int64		error_count;
 	TimestampTz error_at;
 	char		error[BEMI_ERROR_LEN];
@@ -118,21 +116,18 @@ typedef struct BemiEntry
 } BemiEntry;
 
 /*
- * What is known of a source, for sessions and for its next worker: a copy of
- * what is in shared memory, which only facts.c can reach.
+ * Facts about a source, for sessions and its next worker: a copy of those in
+ * shared memory, which only facts.c can access.
  */
 typedef struct BemiFacts
 {
-	bool		is_local;		/* reads this very server */
-	bool		is_remote;		/* another one; neither: not known yet */
+	bool		is_local;		/* it reads this server */
+	bool		is_remote;		/* it reads another one; neither: unknown yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
-	XLogRecPtr	awaited;		/* markers that sessions wait for in
-								 * bemi.sync(): the first that is not stored,
-								 * and the last */
+	XLogRecPtr	awaited;		/* markers that bemi.sync() waits for: the first that is not stored, and the last */
 	XLogRecPtr	awaited_last;
-	BemiUntil	until;			/* all committed before is stored, as the
-								 * worker has found out ... */
+	BemiUntil	until;			/* all earlier commits are stored, as the worker has determined ... */
 	BemiUntil	synced;			/* ... and as bemi.sync() has */
 	BemiCounts	counts;
 	bool		counted;		/* until and counts are up to date */
@@ -140,40 +135,35 @@ typedef struct BemiFacts
 	bool		warned;			/* of what the slot costs */
 	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a
 											 * reader */
-	char		advice[BEMI_ERROR_LEN]; /* what to do if commits at the source
-										 * may wait for the worker, or "" */
+	char		advice[BEMI_ERROR_LEN]; /* statement to type if commits at the source may wait for the worker, or "" */
 
 	/* for the next worker */
 	BemiGiveUp	give_up;
-	int64		given_up_at;	/* for bemi.max_slot_lag; not again within a
-								 * while */
+	int64		given_up_at;	/* for bemi.max_slot_lag; not again for some time */
 	BemiUnreadable unreadable;
-	bool		must_compare;	/* the source lacks a transaction that is
-								 * stored */
-	int64		contested_at;	/* another server has been seen to read the
-								 * slot; 0: none */
+	bool		must_compare;	/* the source lacks a stored transaction */
+	int64		contested_at;	/* since when another server reads the slot; 0: none */
 } BemiFacts;
 
-/* A database whose workers give way to a command of a session. */
+/* A database that a session has paused for a command. */
 typedef struct BemiPause
 {
-	pid_t		session;		/* 0: a free place */
+	pid_t		session;		/* 0: free */
 	Oid			database;
 } BemiPause;
 
 /*
  * In shared memory, with the entries (entry.c) and the facts (facts.c).  The
- * lock protects all of it but itself and the condition variable.  It is held
- * for a few instructions, never over a wait, an allocation, or anything that
- * can fail.
+ * lock protects all of it except itself and the condition variable.  It is
+ * never held during a wait, an allocation, or anything that can fail.
  */
 typedef struct BemiShared
 {
 	LWLock	   *lock;
-	ConditionVariable changed;	/* some worker's state, position or error */
+	ConditionVariable changed;	/* broadcast with each change of a worker's state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
-	Oid			discovered;		/* database that a scout has been through */
+	Oid			discovered;		/* database of the last finished discovery worker */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
 } BemiShared;
 
@@ -276,26 +266,25 @@ extern void bemi_wake_workers_at_commit(void);
 /* status.c */
 extern const char *bemi_state_name(BemiState state);
 
-/* What the worker's row of bemi.sources says. */
+/* The worker's row of bemi.sources. */
 typedef struct BemiSourceRow
 {
 	bool		exists;
 	bool		run;			/* desired */
 	bool		drop;			/* desired */
-	bool		force;			/* the same, without its slot elsewhere */
+	bool		force;			/* drop without its slot on another server */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */
-	char	   *system_identifier;	/* where the slot was made; NULL: not yet */
+	char	   *system_identifier;	/* where the slot was created; NULL: not yet */
 	uint32		timeline;
 	char	   *ancestors;		/* of the timeline; NULL: not known */
 	TimestampTz started_at;		/* the source's server, at the last
 								 * connection; 0: not known */
 	char	   *database;
 	char	   *slot_name;
-	char	   *reader;			/* server that reads it; NULL: the next to
-								 * come */
+	char	   *reader;			/* server that reads it; NULL: none yet */
 	bool		gap_open;		/* that concerns all tables */
-	bool		was_read;		/* by this history, here or elsewhere */
+	bool		was_read;		/* by this history, here or on a former server */
 } BemiSourceRow;
 
 /* source.c */
@@ -322,7 +311,7 @@ extern void bemi_worker_reader_init(void);
 /* A stored transaction that the stream must begin with, see witness.c. */
 typedef struct BemiWitness
 {
-	BemiStored	stored;			/* commit_lsn InvalidXLogRecPtr: there is none */
+	BemiStored	stored;			/* commit_lsn InvalidXLogRecPtr: none */
 	bool		begun;			/* it is being received */
 } BemiWitness;
 
@@ -380,11 +369,14 @@ extern void bemi_limit_slot(BemiStream *stream);
 /* stray.c */
 extern void bemi_look_for_strays(BemiStream *stream);
 
-/* A time, and where in the WAL all commits of earlier times are. */
+/*
+ * A time and a position such that all commits with earlier times are before
+ * the position.
+ */
 typedef struct BemiHorizon
 {
 	TimestampTz time;
-	XLogRecPtr	position;		/* InvalidXLogRecPtr: not known yet */
+	XLogRecPtr	position;		/* InvalidXLogRecPtr: unknown yet */
 	int			count;			/* commits that are waited for */
 	VirtualTransactionId *committing;
 } BemiHorizon;

@@ -338,7 +338,7 @@ is( gaps('east'), "timeline_changed\ntimeline_changed\nsource_went_back",
 $east->stop;
 my ($status, $stdout, $stderr) = $heir->psql('postgres', q{CALL bemi.drop_source('east')});
 like($stderr,
-	qr/could not drop source "east" yet.*HINT:  It is tried again. If the source is gone for good: CALL bemi.drop_source\('east', force => true\);/s,
+	qr/could not drop source "east" yet.*HINT:  The worker tries again. If the source no longer exists: CALL bemi.drop_source\('east', force => true\);/s,
 	'its slot cannot be dropped');
 $heir->safe_psql('postgres', q{CALL bemi.drop_source('east', force => true)});
 is( $heir->safe_psql('postgres', q{

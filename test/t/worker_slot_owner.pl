@@ -191,7 +191,7 @@ stores($heir, 'after a failover, the standby goes on by itself');
 kill 'KILL', $worker;
 like(slurp_file($heir->logfile), qr/ERROR:  another server reads slot/, 'when the source has given the former reader up');
 is($heir->safe_psql('postgres', 'SELECT count(*) FROM bemi.gaps WHERE "table" IS NULL'), $gaps, 'without a gap');
-like(slurp_file($heir->logfile), qr/this server goes on reading source "s" in place of the one that did/, 'and logs it');
+like(slurp_file($heir->logfile), qr/this server continues to read source "s" in place of its former reader/, 'and logs it');
 $heir->restart;
 stores($heir, 'it is the reader now');
 

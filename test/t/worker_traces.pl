@@ -155,14 +155,14 @@ sub play
 
 is(play('snapshot'), 'source_went_back lately', 'its gap begins where the source went back to');
 like($history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps WHERE to_lsn > from_lsn ORDER BY id DESC LIMIT 1}),
-	qr/^The source went back to [0-9A-F]+\/[0-9A-F]+\. Changes/, 'as it says');
+	qr/^The source went back to [0-9A-F]+\/[0-9A-F]+\. Later changes/, 'as it says');
 is(play('short snapshot', short => 1), 'source_went_back lately', 'also if its WAL ends before what is stored');
 is(play('snapshot and erased', erase => 1), 'source_went_back lately', 'or what was stored last is erased from the history');
 
 # A base backup has no WAL of the time before it.
 is(play('base backup', backup => 1), 'source_went_back ever', 'a base backup does not show how far it went back');
 my $detail = $history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps ORDER BY id DESC LIMIT 1});
-like($detail, qr/^The source went back to before .* If you know to which time it went back: UPDATE bemi\.gaps SET from_time = '\.\.\.' WHERE id = \d+;$/, 'as its gap says');
+like($detail, qr/^The source went back to an unknown position before .* If you know the time to which it went back: UPDATE bemi\.gaps SET from_time = '\.\.\.' WHERE id = \d+;$/, 'as its gap says');
 my ($update) = $detail =~ /(UPDATE .*;)$/;
 my $time = $history->safe_psql('postgres', q{SELECT max(committed_at) FROM bemi.changes WHERE after ->> 'v' = 'base backup before'});
 $history->safe_psql('postgres', $update =~ s/\.\.\./$time/r);
@@ -329,7 +329,7 @@ put('lost', 1);
 start_worker();
 is(begins(), 'slot_dropped ever', 'the WAL is gone, and the source was restarted: nothing is claimed');
 $detail = $history->safe_psql('postgres', q{SELECT detail FROM bemi.gaps ORDER BY id DESC LIMIT 1});
-like($detail, qr/^Nothing proves that the source still has the changes that are stored: it was restarted, and its WAL does not show transaction \d+ at [0-9A-F\/]+ \(requested WAL segment \w+ has already been removed\)\. If it has them: UPDATE bemi\.gaps SET from_time = '[^']+' WHERE id = \d+;$/,
+like($detail, qr/^Nothing proves that the source still has the changes that are stored: it was restarted, and transaction \d+ at [0-9A-F\/]+ cannot be found in its WAL \(requested WAL segment \w+ has already been removed\)\. If it has them: UPDATE bemi\.gaps SET from_time = '[^']+' WHERE id = \d+;$/,
 	'as the gap says');
 ($update) = $detail =~ /(UPDATE .*;)$/;
 $history->safe_psql('postgres', $update);
