@@ -1,9 +1,9 @@
-# Sourced after measure.sh: how fast a worker stores that has been running for a while, and knows its tables.
-# It is held up by a lock on the history while rows pile up, then let go.
+# Sourced after measure.sh: how fast does a running worker store, which knows its tables? A lock on the history
+# stops it while rows accumulate, and is then released.
 
 # shellcheck shell=bash
 
-# Prints changes per second: held_rate COUNT STATEMENT, which must make so many changes.
+# Prints changes per second: held_rate COUNT STATEMENT. The statement must make COUNT changes.
 held_rate() {
     local count=$1 statement=$2 before begin stored
     before=$(sql -c 'SELECT changes FROM bemi.status')
@@ -20,6 +20,6 @@ held_rate() {
     awk -v n="$count" -v begin="$begin" -v end="$EPOCHREALTIME" 'BEGIN { printf "%.0f\n", n / (end - begin) }'
     stored=$(($(sql -c 'SELECT changes FROM bemi.status') - before))
     [ "$stored" = "$count" ] || { echo "stored $stored changes of $count" >&2; return 1; }
-    # Past what the worker has written itself.
+    # Skips the worker's own writes.
     sql -c "SELECT bemi.sync('5min')" >/dev/null
 }

@@ -1,8 +1,8 @@
 # Sourced by the scripts in bench/: a server to measure on, two things in turn, and a line of the table.
 #
-# Machines are noisy, and their speed drifts. So what is compared is measured in turn (A B A B ...), each
-# pair gives a ratio, and what counts is the median of the ratios; the smallest and the largest show the
-# noise. The first pair is not counted.
+# Machines are noisy, and their speed drifts. So two things are measured in turn (A B A B ...), and each pair gives
+# a ratio. The median of the ratios is the result. The smallest and the largest show the noise. The first pair is
+# not counted.
 #
 # Each script runs by itself (bench/statement) or with all others ("make bench", bench/run). Both start a
 # throwaway server for it, configured as below.
@@ -13,7 +13,7 @@ shopt -s inherit_errexit
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# The defaults, but for what keeps checkpoints out of the figures.
+# The defaults, except for settings that avoid checkpoints during a measurement.
 if [ -z "${PGHOST:-}" ]; then
     BEMI_CONF="
 	fsync = on
@@ -31,18 +31,18 @@ trap 'rm -rf "$work"' EXIT
 
 sql() { "$bin/psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
 
-# Seconds that a statement takes.
+# Duration of a statement in seconds.
 seconds_of() {
     local begin=$EPOCHREALTIME
     sql -c "$1" >/dev/null
     echo "$begin $EPOCHREALTIME" | awk '{ printf "%.6f\n", $2 - $1 }'
 }
 
-# Differences of a few percent of what waits for the disk need many pairs, each of a fraction of a second, for its
-# speed drifts: fine_pairs is for them.
+# fine_pairs is for differences of a few percent in work that waits for the disk. They need many pairs, each of a
+# fraction of a second, because the disk's speed drifts.
 fine_pairs=$((pairs * 8))
 
-# Transactions per second of a pgbench script, for so many seconds (-T 60) or transactions of each client (-t 300):
+# Transactions per second of a pgbench script. LIMIT is in seconds (-T 60) or transactions of each client (-t 300):
 # rate CLIENTS LIMIT FILE [OPTION...]
 rate() {
     local clients=$1 limit=$2 file=$3
@@ -52,8 +52,8 @@ rate() {
         awk '/^tps/ { print $3; found = 1 } END { exit !found }' || { cat "$work/pgbench.err" >&2; return 1; }
 }
 
-# Two functions in turn, each of which prints a figure; prints "A B" for each counted pair. Every other time B goes
-# first, so that what is second has no advantage.
+# Runs two functions in turn, each of which prints a figure, and prints "A B" for each counted pair. Every other time
+# B comes first, because the second one may have an advantage.
 in_turn() {
     local pair a b
     for ((pair = 0; pair <= pairs; pair++)); do
@@ -66,14 +66,14 @@ in_turn() {
     done
 }
 
-# From lines of "A B": the ratio of each pair.
+# Reads lines of "A B" and prints the ratio of each.
 ratios() { awk '{ printf "%.4f\n", $1 / $2 }'; }
 
-# A line of the table, from figures on stdin, one in a line: median, smallest, largest.
+# Prints a line of the table (median, smallest, largest) from figures on stdin, one in each line.
 #
 #	line QUESTION AGAINST TARGET [FORMAT]
 #
-# TARGET is ">= 0.9", "<= 2" or "" for what is only told.
+# TARGET is ">= 0.9", "<= 2", or "" for a figure without a target.
 line() {
     sort -g | awk -v question="$1" -v against="$2" -v target="$3" -v format="${4:-%.3f}" '
         { value[NR] = $1 }
@@ -91,8 +91,8 @@ head_line() {
     printf '%-58s  %-30s  %10s  %10s  %10s  %-9s  %s\n' question against median smallest largest target ""
 }
 
-# Figures with a text before them, for those who want to see more than the table.
+# Prints figures with a text before them, for details beyond the table.
 tell() { echo "# $*" >&2; }
 
-# About 150 bytes, as a web application has it.
+# About 150 bytes, like the context of a web application.
 context='{"userId": 187234, "endpoint": "/api/v1/todo/complete", "requestId": "9f1c2d34-5b6a-4c7d-8e9f-0a1b2c3d4e5f", "params": {"id": 26, "done": true}}'

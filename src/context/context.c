@@ -158,8 +158,8 @@ measure_json(const char *json, int len)
 }
 
 /*
- * Whether the content of a message exceeds the limits for contexts by more
- * than bemi.include may add, so that the worker must reject it.
+ * Whether the worker must reject the content of a message, because it exceeds
+ * the limits for contexts by more than bemi.include may add.
  */
 bool
 bemi_context_is_too_large(const char *content, int len)

@@ -45,7 +45,7 @@
 #define LONG_ROW	(16 * 1024 * 1024)
 
 /*
- * Longest text that stays in a row of which another value was too long.  Even
+ * Longest text that stays in a row with another value that was too long.  Even
  * a row of as many such texts as there can be columns fits into a jsonb.
  */
 #define SHORT_TEXT	(64 * 1024)
@@ -644,8 +644,8 @@ convert_text(const void *arg, Fidelity fidelity)
 }
 
 /*
- * Whether an error is caused by the data, so that another conversion may
- * succeed.  Cancellation and lack of memory are not.
+ * Whether the data has caused an error.  Then another conversion may succeed.
+ * Cancellation and lack of memory are not.
  */
 static bool
 is_data_error(int sqlerrcode)

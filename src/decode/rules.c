@@ -60,8 +60,8 @@ column_is_listed(const char *column, const List *names)
 
 /*
  * The key for hashes of a column's values; NULL if the source's key is
- * unknown.  Each column has a key of its own, so that a user cannot hash
- * guesses in a table of his own and compare.
+ * unknown.  Each column has a key of its own, because otherwise a user could
+ * hash guesses in a table of his own and compare.
  */
 static char *
 column_hash_key(const BemiRelation *relation, const char *column,
@@ -223,7 +223,7 @@ void
 bemi_rules_init(void)
 {
 	DefineCustomStringVariable("bemi.ignore_columns",
-							   "Sets columns of all tables; an update that changes nothing else is not stored.",
+							   "Sets columns of all tables; an update that changes only these is not stored.",
 							   "A list of names. A name that ends in * matches all names with this prefix.",
 							   &ignore_setting, "", PGC_SUSET, GUC_LIST_INPUT,
 							   check_ignore_columns, assign_ignore_columns,

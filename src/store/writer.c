@@ -438,7 +438,7 @@ bemi_store_count_invalid(BemiStore *store)
 }
 
 /*
- * Ends a source transaction, all of which was added.
+ * Ends a source transaction, after all its changes were added.
  */
 void
 bemi_store_end_transaction(BemiStore *store, const BemiStored *transaction,

@@ -177,8 +177,8 @@ bemi_unpublish_table(Oid relation)
 }
 
 /*
- * Whether the extension's owner may alter the publication, or make it.  One
- * who is no superuser may not if it belongs to somebody else.
+ * Whether the extension's owner may alter the publication, or make it.  A role
+ * that is not a superuser may not if another role owns the publication.
  */
 bool
 bemi_may_publish(void)

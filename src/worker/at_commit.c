@@ -23,13 +23,13 @@
 #include "worker/worker_internal.h"
 
 /*
- * What is to be done at commit; the lists are in the transaction's memory.
+ * Changes to make at commit; the lists are in the transaction's memory.
  */
 typedef struct AtCommit
 {
-	bool		wake;			/* the workers of this database */
-	List	   *added;			/* sources that get entries */
-	List	   *removed;		/* and that lose them */
+	bool		wake;			/* wake the workers of this database */
+	List	   *added;			/* sources that get an entry */
+	List	   *removed;		/* sources that lose theirs */
 } AtCommit;
 
 static AtCommit at_commit;
@@ -86,7 +86,7 @@ append_source(List *sources, const char *source)
 }
 
 /*
- * The same, and an entry for a source that may have none yet.
+ * The same, and adds an entry for a source that may have none yet.
  */
 void
 bemi_add_entry_at_commit(const char *source)
@@ -96,9 +96,9 @@ bemi_add_entry_at_commit(const char *source)
 }
 
 /*
- * The same, and no entry any more for a source whose row is gone.  At the
- * commit this session still has the lock on the sources: only after that can
- * another one start the source again, and add its entry.
+ * The same, and removes the entry of a source whose row was deleted.  At
+ * commit this session still has the sources locked, so another one can start
+ * the source again only after that.
  */
 void
 bemi_remove_entry_at_commit(const char *source)

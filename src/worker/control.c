@@ -92,7 +92,7 @@ require_workers(const char *function, const char *hint)
 					errhint("%s", hint)));
 }
 
-/* How the wait for a worker's end has ended. */
+/* Result of a wait for a worker's end. */
 typedef enum Outcome
 {
 	OUTCOME_GONE,
@@ -177,9 +177,9 @@ wait_until_streaming(const char *source, int64 since_attempt,
 }
 
 /*
- * Waits until the source's worker is gone, and with "entry" the source itself.
- * *worker then has the error, if an attempt fails that was begun after
- * "since_attempt".
+ * Waits until the source's worker has ended, and with "entry" until the source
+ * is removed.  If an attempt after "since_attempt" fails, *worker has the
+ * error.
  */
 static Outcome
 wait_until_gone(const char *source, bool entry, int64 since_attempt,
@@ -363,8 +363,8 @@ bemi_start(PG_FUNCTION_ARGS)
 }
 
 /*
- * Another session has started the source since, or the worker has failed and
- * goes on trying.
+ * Throws an error because another session has started the source again, or
+ * because the worker has failed.  It continues to try.
  */
 static void
 report_not_ended(const char *source, bool drop, Outcome outcome,
@@ -475,8 +475,8 @@ timeout_argument(FunctionCallInfo fcinfo)
 
 /*
  * Writes the marker and returns its position.  It is not transactional, so it
- * is sent in WAL order: behind everything that was committed before.  The
- * workers must know that somebody waits for it before it can reach them.
+ * is sent in WAL order, after all earlier commits.  The workers must know that
+ * a session waits for it before they receive it.
  */
 static XLogRecPtr
 write_marker(void)

@@ -6,21 +6,21 @@
  * A source has one entry and at most one process, its worker.  The entry holds
  * the state that bemi.status shows, the process, when to start the next one,
  * and the last error.  docs/internals/worker-states.md has the picture of the
- * states; the tables of moves below say the same, and each move is checked
- * against them where assertions are enabled.
+ * states; the tables of moves below have the same ones, and assertions check
+ * each move against them.
  *
- * This file is the only one that can reach the entries.  Others call the
- * functions below, one for each thing that can happen to an entry, and read
- * copies.  Each function takes the lock of BemiShared, unless its comment says
- * that the caller holds it, and waits for nothing while it has it.  Workers
- * call the functions for their own entry, which bemi_entry_enter() gives them;
- * the launcher and sessions call those that take a number or a name.
+ * Only this file can access the entries.  Other files call the functions
+ * below, one for each event of an entry, and read copies.  Each function takes
+ * the lock of BemiShared, unless its comment states that the caller holds it,
+ * and never waits with it.  Workers call the functions for their own entry,
+ * which bemi_entry_enter() assigns.  The launcher and sessions call those that
+ * take a number or a name.
  *
- * What is known of the source itself is in facts.c, under the same lock and
- * the same numbers.
+ * facts.c has the facts about the source itself, under the same lock and the
+ * same numbers.
  *
- * What must never happen: two processes with one entry; an entry without a
- * process that nobody will start again and that is neither stopped nor gone.
+ * What must never happen: two processes have one entry; or a process is never
+ * started again although its entry is in use and not stopped.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,13 +52,13 @@ static BemiEntry *my_entry = NULL;
 
 #define STATE(name)		(1 << BEMI_STATE_##name)
 
-/* Where an error, or the end of the process, can lead. */
+/* States after an error or the end of the process. */
 #define ENDS			(STATE(PAUSED) | STATE(FAILED) | STATE(STOPPED))
 
 /*
- * Which states may follow a state: moves of the worker's process.  From the
- * last three it begins, if a former launcher had registered it and it comes
- * late.
+ * The states that may follow a state, for moves of the worker's process.  It
+ * begins with one of the last three if a former launcher has registered it and
+ * it starts late.
  */
 static const int worker_moves[] = {
 	[BEMI_STATE_STARTING] =
@@ -97,7 +97,7 @@ unlock_entries(void)
 }
 
 /*
- * Lets sessions look that wait for a worker.
+ * Releases the lock and wakes sessions that wait for a worker.
  */
 static void
 unlock_and_broadcast(void)
@@ -107,7 +107,7 @@ unlock_and_broadcast(void)
 }
 
 /*
- * The one place where a state changes; caller holds the lock.
+ * The only place where a state changes; caller holds the lock.
  */
 static void
 move_entry(BemiEntry *entry, BemiState to)
@@ -129,7 +129,8 @@ copy_text(char *to, const char *text)
 }
 
 /*
- * Why there is no process, or soon will be none; caller holds the lock.
+ * Records the error for which the process ends, or cannot start; caller holds
+ * the lock.
  */
 static void
 fail_entry(BemiEntry *entry, const char *error, const char *hint)
@@ -143,7 +144,7 @@ fail_entry(BemiEntry *entry, const char *error, const char *hint)
 }
 
 /*
- * The process is gone, after a failure; caller holds the lock.
+ * Counts a failure, when the process has ended; caller holds the lock.
  */
 static void
 count_failure(BemiEntry *entry)
@@ -163,7 +164,7 @@ bemi_entry_memory_size(void)
 }
 
 /*
- * Called while shared memory is made, with its lock.
+ * Called while shared memory is created, with its lock.
  */
 void
 bemi_entry_attach(void)
@@ -202,8 +203,7 @@ find_entry(Oid database, const char *source)
 }
 
 /*
- * The same for an entry that is removed, but whose process still keeps the
- * place.
+ * The same for an entry that is removed, but whose process has not ended yet.
  */
 static int
 find_leaving(Oid database, const char *source)
@@ -217,7 +217,8 @@ find_leaving(Oid database, const char *source)
 }
 
 /*
- * Copies a source's entry; false if it has none, and its process is gone.
+ * Copies a source's entry.  Returns false if it has none and its process has
+ * ended.
  */
 bool
 bemi_entry_copy(Oid database, const char *source, BemiEntry *copy)
@@ -235,8 +236,8 @@ bemi_entry_copy(Oid database, const char *source, BemiEntry *copy)
 }
 
 /*
- * Copies all that are used, with their facts unless "facts" is NULL, into the
- * current memory context, and returns their number.
+ * Copies all used entries, and their facts unless "facts" is NULL, into the
+ * current memory context.  Returns their number.
  */
 int
 bemi_entry_copy_all(BemiEntry **entries, BemiFacts **facts)
@@ -261,9 +262,9 @@ bemi_entry_copy_all(BemiEntry **entries, BemiFacts **facts)
 }
 
 /*
- * Writes the name of a source's slot into a buffer of NAMEDATALEN; of one that
- * no worker has looked at since the server started, as if it were on this
- * server.
+ * Writes the name of a source's slot into a buffer of NAMEDATALEN.  If no
+ * worker has read the source's row since the server started, it is the name
+ * that a slot on this server would have.
  */
 void
 bemi_entry_slot_name(const BemiEntry *entry, char *name)
@@ -300,9 +301,8 @@ bemi_entry_find_slot(const char *slot, BemiEntry *copy)
 }
 
 /*
- * The number of the last attempt that any worker has begun.  With the sources
- * locked, it is the last one that does not know what this session is about to
- * change.
+ * The number of the last attempt of any worker.  While this session has the
+ * sources locked, later attempts are those that see its change.
  */
 int64
 bemi_entry_last_attempt(void)
@@ -318,8 +318,8 @@ bemi_entry_last_attempt(void)
 /* ---------- what sessions do ---------- */
 
 /*
- * The number of an entry that is free, or -1; caller holds the lock.  As long
- * as a process is registered for one it is not.
+ * The number of a free entry, or -1; caller holds the lock.  An entry with a
+ * registered process is not free.
  */
 static int
 find_place(void)
@@ -331,7 +331,7 @@ find_place(void)
 }
 
 /*
- * Whether there is room for a source, or it has an entry.
+ * Whether the source has an entry, or there is a free one.
  */
 bool
 bemi_entry_has_place(Oid database, const char *source)
@@ -371,8 +371,8 @@ bemi_entry_add(Oid database, const char *source)
 }
 
 /*
- * The source's row is gone.  So is its entry, unless a process has it, which
- * will then find out by itself.
+ * Frees the entry of a source without a row.  If it has a process, that
+ * notices the removal itself.
  */
 void
 bemi_entry_remove_idle(Oid database, const char *source)
@@ -387,7 +387,7 @@ bemi_entry_remove_idle(Oid database, const char *source)
 }
 
 /*
- * Lets the workers of a database look at their rows of bemi.sources.
+ * Wakes the workers of a database to read their rows of bemi.sources.
  */
 void
 bemi_entry_wake_all(Oid database)
@@ -409,7 +409,7 @@ bemi_entry_wake_all(Oid database)
 }
 
 /*
- * The next process of this entry is to be started without a delay.
+ * Requests that the next process of this entry is started without a delay.
  */
 void
 bemi_entry_wake(int i)
@@ -420,9 +420,9 @@ bemi_entry_wake(int i)
 }
 
 /*
- * Ends the workers of a database, which is no failure of theirs, and returns
- * whether one is still there.  "signalled" keeps who was signalled: an entry
- * forgets its process a little before the process has gone.
+ * Ends the workers of a database, without counting a failure.  Returns whether
+ * one still exists.  "signalled" keeps their PIDs, because an entry loses its
+ * PID shortly before the process ends.
  */
 bool
 bemi_entry_stop_all(Oid database, pid_t *signalled)
@@ -434,7 +434,10 @@ bemi_entry_stop_all(Oid database, pid_t *signalled)
 	{
 		BemiEntry  *entry = &memory->entries[i];
 
-		/* It clears its pid under this lock, so it is still this process. */
+		/*
+		 * The worker clears its pid under this lock, so it is still this
+		 * process.
+		 */
 		if (entry->database != database || entry->pid == 0)
 			continue;
 		entry->asked_to_leave = true;
@@ -449,9 +452,9 @@ bemi_entry_stop_all(Oid database, pid_t *signalled)
 }
 
 /*
- * The database is gone, and with it the entries.  A process that was
- * registered for one and comes now finds it unused; until then "launched"
- * keeps others from taking it.
+ * Frees the entries of a dropped database.  A process that was registered for
+ * one and starts now finds it unused.  Until then "launched" prevents that the
+ * entry is used for another source.
  */
 void
 bemi_entry_forget_all(Oid database)
@@ -466,7 +469,7 @@ bemi_entry_forget_all(Oid database)
 /* ---------- what the launcher does ---------- */
 
 /*
- * Milliseconds to wait after so many failures in a row.
+ * Milliseconds to wait after this many failures in a row.
  */
 long
 bemi_delay_after(int failures)
@@ -478,8 +481,8 @@ bemi_delay_after(int failures)
 }
 
 /*
- * Milliseconds until the next process may be started; 0: now.  Not by the time
- * of day, which may be set back.  Caller holds the lock.
+ * Milliseconds until the next process may be started; 0: now.  The time of day
+ * is not used, because it may be set back.  Caller holds the lock.
  */
 static long
 start_is_due_in(BemiEntry *entry)
@@ -494,8 +497,8 @@ start_is_due_in(BemiEntry *entry)
 }
 
 /*
- * Decides whether a process is to be started now.  If only later, *timeout_ms
- * is lowered to that time.
+ * Begins to start a process if one is due, and returns whether it is.  If it
+ * is due later, *timeout_ms is lowered to that time.
  */
 bool
 bemi_entry_begin_start(int i, BemiEntry *copy, long *timeout_ms)
@@ -529,8 +532,8 @@ bemi_entry_begin_start(int i, BemiEntry *copy, long *timeout_ms)
 }
 
 /*
- * The launcher cannot start the process.  Whether the error is another one
- * than the last.
+ * Records that the launcher cannot start the process.  Returns whether the
+ * error differs from the last one.
  */
 bool
 bemi_entry_refuse_start(int i, const char *error, const char *hint)
@@ -548,8 +551,9 @@ bemi_entry_refuse_start(int i, const char *error, const char *hint)
 }
 
 /*
- * The process that the launcher has started is gone.  It has done the rest in
- * bemi_entry_leave(), unless it died before it came to enter.
+ * Called when the process that the launcher has started has ended.
+ * bemi_entry_leave() has done the rest, unless the process died before
+ * bemi_entry_enter().
  */
 void
 bemi_entry_process_is_gone(int i)
@@ -566,7 +570,7 @@ bemi_entry_process_is_gone(int i)
 }
 
 /*
- * The database of the source is gone.
+ * Frees an entry whose database was dropped.
  */
 void
 bemi_entry_forget(int i)
@@ -578,9 +582,9 @@ bemi_entry_forget(int i)
 }
 
 /*
- * A launcher before this one may have died between registering a process and
- * that process's start.  Should it come after all, it finds another one there,
- * or becomes the worker.
+ * Resets entries of processes that a former launcher has registered and that
+ * have not started.  If such a process starts after all, it becomes the
+ * worker, or finds another one and exits.
  */
 void
 bemi_entry_forget_unborn(void)
@@ -595,8 +599,8 @@ bemi_entry_forget_unborn(void)
 /* ---------- what the worker does with its own entry ---------- */
 
 /*
- * The worker leaves a database that a session needs for itself, and is to be
- * started again as soon as it may; caller holds the lock.
+ * Marks the entry as paused, because a session needs the database for itself.
+ * The worker is started again when the pause ends.  Caller holds the lock.
  */
 static void
 pause_entry(BemiEntry *entry)
@@ -607,8 +611,8 @@ pause_entry(BemiEntry *entry)
 }
 
 /*
- * Makes this process the worker of the entry that the launcher has started it
- * for, and copies the entry.  False if the process is not to run.
+ * Makes this process the worker of its entry, and copies the entry.  Returns
+ * false if the process must not run.
  */
 bool
 bemi_entry_enter(int i, BemiEntry *copy)
@@ -640,7 +644,7 @@ bemi_entry_enter(int i, BemiEntry *copy)
 }
 
 /*
- * The process ends, in any way short of a crash.
+ * before_shmem_exit callback: publishes the worker's end in shared memory.
  */
 void
 bemi_entry_leave(void)
@@ -682,10 +686,10 @@ bemi_entry_copy_mine(BemiEntry *copy)
 }
 
 /*
- * The worker begins to do what its row asks for.  Called whenever it reads its
- * row, with the sources locked.  A session that changes the row notes the
- * number of attempts while it holds that lock, so that it can tell what later
- * attempts do from what workers do that have not seen the change.
+ * Counts an attempt.  It is called whenever the worker reads its row, with the
+ * sources locked.  A session that changes the row reads the number of attempts
+ * under the same lock.  So it can distinguish later attempts from those of
+ * workers that have not seen the change.
  */
 void
 bemi_entry_begin_attempt(void)
@@ -696,7 +700,7 @@ bemi_entry_begin_attempt(void)
 }
 
 /*
- * The row that was read for the last attempt asks to run.
+ * Records that the row of the last attempt has the desired state "run".
  */
 void
 bemi_entry_is_to_run(void)
@@ -707,8 +711,8 @@ bemi_entry_is_to_run(void)
 }
 
 /*
- * The name of the slot, unless NULL, and whether it is one that DROP DATABASE
- * would leave behind.
+ * Records the name of the slot, unless it is NULL, and whether DROP DATABASE
+ * would leave the slot behind.
  */
 void
 bemi_entry_record_slot(const char *slot, bool elsewhere)
@@ -721,7 +725,7 @@ bemi_entry_record_slot(const char *slot, bool elsewhere)
 }
 
 /*
- * The process of this server that serves the worker; 0: none does.
+ * Records the worker's walsender on this server; 0: none.
  */
 void
 bemi_entry_record_walsender(pid_t walsender)
@@ -732,7 +736,7 @@ bemi_entry_record_walsender(pid_t walsender)
 }
 
 /*
- * The worker goes on to its next state.
+ * Moves the worker to its next state.
  */
 void
 bemi_entry_set_state(BemiState state)
@@ -743,8 +747,8 @@ bemi_entry_set_state(BemiState state)
 }
 
 /*
- * The worker is about to end, without an error: for good, or so that another
- * one begins ("again").
+ * Records that the worker is about to end without an error.  "again": another
+ * one must be started.
  */
 void
 bemi_entry_stop(bool again)
@@ -756,7 +760,7 @@ bemi_entry_stop(bool again)
 }
 
 /*
- * An error is about to end the worker; hint may be NULL.
+ * Records the error that is about to end the worker; hint may be NULL.
  */
 void
 bemi_entry_fail(const char *error, const char *hint)
@@ -767,7 +771,7 @@ bemi_entry_fail(const char *error, const char *hint)
 }
 
 /*
- * The next failure is a first one again.
+ * Resets the count of failures in a row.
  */
 void
 bemi_entry_recover(void)
@@ -778,7 +782,7 @@ bemi_entry_recover(void)
 }
 
 /*
- * The worker has dropped its source.
+ * Frees the worker's own entry, because it has dropped its source.
  */
 void
 bemi_entry_remove(void)
@@ -790,7 +794,7 @@ bemi_entry_remove(void)
 }
 
 /*
- * Whether somebody has changed the worker's row since bemi_entry_take_wake().
+ * Whether a session has changed the worker's row since bemi_entry_take_wake().
  */
 bool
 bemi_entry_is_woken(void)
@@ -804,7 +808,7 @@ bemi_entry_is_woken(void)
 }
 
 /*
- * The same, and from now on, only later changes count.
+ * The same, and resets it, so only later changes count from now on.
  */
 bool
 bemi_entry_take_wake(void)

@@ -1,21 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * facts.c
- *		What is known of each source, in shared memory.
+ * facts.c The facts about each source, in shared memory.
  *
- * Workers write here how far they have come, what they have found out about
- * their source, and what the next worker must know.  bemi.status and
- * bemi.sync() read it.  It has the numbers of the entries (entry.c) and begins
- * empty with each of them.
+ * Workers write their progress here, the state of their source, and data for
+ * the next worker. bemi.status and bemi.sync() read them.  Facts have the
+ * number of their entry (entry.c) and begin empty with it.
  *
- * This file is the only one that can reach the facts; others read copies.
- * Each function takes the lock of BemiShared, unless its comment says that the
- * caller holds it, and waits for nothing while it has it.  A function without
- * a number is about the worker's own source.
+ * Only this file can access the facts; other files read copies.  Each function
+ * takes the lock of BemiShared, unless its comment states that the caller
+ * holds it, and never waits with it.  A function without a number is for the
+ * worker's own source.
  *
- * One writer each: the worker, with these exceptions.  bemi.sync() writes
- * "awaited" and "synced".  The launcher, for a slot of this server, writes
- * "warned", "give_up" and "given_up_at".
+ * Each fact has one writer, which is the worker, with these exceptions.
+ * bemi.sync() writes "awaited" and "synced".  The launcher, for a slot of this
+ * server, writes "warned", "give_up" and "given_up_at".
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +28,8 @@
 
 typedef struct FactsMemory
 {
-	int			expected_markers;	/* sessions that are about to write one */
+	int			expected_markers;	/* sessions that are about to write a
+									 * marker */
 	BemiFacts	facts[FLEXIBLE_ARRAY_MEMBER];	/* bemi_max_sources */
 } FactsMemory;
 
@@ -64,7 +63,7 @@ bemi_facts_memory_size(void)
 }
 
 /*
- * Called while shared memory is made, with its lock.
+ * Called while shared memory is created, with its lock.
  */
 void
 bemi_facts_attach(void)
@@ -77,7 +76,8 @@ bemi_facts_attach(void)
 }
 
 /*
- * Another source takes this number; caller holds the lock.
+ * Empties the facts when another source gets this number; caller holds the
+ * lock.
  */
 void
 bemi_facts_reset(int i)
@@ -86,7 +86,7 @@ bemi_facts_reset(int i)
 }
 
 /*
- * Copies the facts of any source; caller holds the lock.
+ * Copies the facts of a source; caller holds the lock.
  */
 void
 bemi_facts_get(int i, BemiFacts *copy)
@@ -105,8 +105,8 @@ bemi_facts_copy_mine(BemiFacts *copy)
 /* ---------- bemi.sync() ---------- */
 
 /*
- * A session is about to write a marker.  Until it knows where, workers take
- * any marker for it; so theirs cannot be passed over.
+ * Called before a session writes a marker.  Until its position is known,
+ * workers treat each marker as awaited, so they cannot miss it.
  */
 void
 bemi_facts_expect_marker(void)
@@ -117,8 +117,8 @@ bemi_facts_expect_marker(void)
 }
 
 /*
- * The session has written its marker, and waits for those sources of the
- * database that may read this server; or it has failed to (InvalidXLogRecPtr).
+ * Called when the session has written its marker, and waits for the sources of
+ * the database that may read this server; InvalidXLogRecPtr: it has failed.
  */
 void
 bemi_facts_await_marker(Oid database, XLogRecPtr position)
@@ -157,10 +157,10 @@ bemi_facts_is_awaited(XLogRecPtr position)
 }
 
 /*
- * The workers of a database that have stored all up to a position have all
- * that was committed before this time.  That may have been some time ago, when
- * they know more by now, unless what they know is still to come: the clock was
- * set back.
+ * Records for workers of a database that have stored everything up to a
+ * position: all commits before this time are stored.  A worker that has a
+ * later time keeps it, unless that is in the future because the clock was set
+ * back.
  */
 void
 bemi_facts_record_synced(Oid database, XLogRecPtr position, TimestampTz time)
@@ -186,7 +186,7 @@ bemi_facts_record_synced(Oid database, XLogRecPtr position, TimestampTz time)
 /* ---------- how far the worker has come ---------- */
 
 /*
- * Whether the source is this server, another one, or neither is known.
+ * Records whether the source is this server or another one; neither: unknown.
  */
 void
 bemi_facts_record_place(bool is_local, bool is_remote)
@@ -198,10 +198,10 @@ bemi_facts_record_place(bool is_local, bool is_remote)
 }
 
 /*
- * Adds what was counted, with the time that was found out last, 0 for none;
- * caller holds the lock.  A worker reads a clock again and again: if the time
- * is earlier than the last one, the clock was set back, and what bemi.sync()
- * has found out before that may be committed yet.
+ * Adds to the counts, and sets the time up to which the history is complete;
+ * 0: not known.  If that time is earlier than the last one, the clock was set
+ * back.  Then the time that bemi.sync() has recorded is removed, because
+ * commits before it may still come.  Caller holds the lock.
  */
 static void
 add_counts(BemiFacts *facts, const BemiCounts *counts, const BemiUntil *until)
@@ -219,7 +219,7 @@ add_counts(BemiFacts *facts, const BemiCounts *counts, const BemiUntil *until)
 }
 
 /*
- * What the history says of the time before this server was started.
+ * Sets the counts and the progress from before the start of this server.
  */
 void
 bemi_facts_load_progress(const BemiCounts *counts, const BemiUntil *until)
@@ -231,8 +231,8 @@ bemi_facts_load_progress(const BemiCounts *counts, const BemiUntil *until)
 }
 
 /*
- * The worker has received all up to this position, and stored all of that or
- * ("all_stored" is false) no more than before.
+ * Records that the worker has received everything up to this position, and if
+ * "all_stored", that it has stored all of that.
  */
 void
 bemi_facts_add_progress(XLogRecPtr received, bool all_stored,
@@ -255,8 +255,9 @@ bemi_facts_add_progress(XLogRecPtr received, bool all_stored,
 }
 
 /*
- * Positions so far may mean nothing any more.  What is lost from this one on
- * is either younger than what was complete, or in the gap that ends now.
+ * Forgets positions that may no longer be valid.  Later losses are either
+ * later than the time up to which the history is complete, or in the gap that
+ * ends now.
  */
 void
 bemi_facts_forget_positions(XLogRecPtr position, TimestampTz now)
@@ -272,8 +273,8 @@ bemi_facts_forget_positions(XLogRecPtr position, TimestampTz now)
 }
 
 /*
- * The worker reads from a position of its choice, and what it was to give up
- * is given up.
+ * Called when the worker begins to read at a new position, and has given up
+ * what it had to.
  */
 void
 bemi_facts_begin_reading(BemiGiveUp given_up)
@@ -290,8 +291,8 @@ bemi_facts_begin_reading(BemiGiveUp given_up)
 }
 
 /*
- * The source has what is stored up to this position.  A transaction from there
- * on is one that it does not have any more.
+ * Forgets the last transaction if it is after this position, because the
+ * source no longer has it.
  */
 void
 bemi_facts_set_back(XLogRecPtr position)
@@ -306,7 +307,8 @@ bemi_facts_set_back(XLogRecPtr position)
 }
 
 /*
- * The source lacks a transaction that is stored: the next worker compares.
+ * Requests that the next worker compares transactions, because the source
+ * lacks a stored one.
  */
 void
 bemi_facts_require_comparison(void)
@@ -330,7 +332,8 @@ bemi_facts_last_changed(BemiStored *changed)
 /* ---------- the slot, and what becomes of it ---------- */
 
 /*
- * Replaces a text; whether there was none before, and caller holds the lock.
+ * Replaces a text.  Returns whether there was none before.  Caller holds the
+ * lock.
  */
 static bool
 update_text(char *text, const char *by, int size)
@@ -342,8 +345,8 @@ update_text(char *text, const char *by, int size)
 }
 
 /*
- * What to do because commits at the source may wait for the worker; "":
- * nothing.  Whether there was nothing to do before.
+ * Records the statement to type if commits at the source may wait for the
+ * worker; "": none.  Returns whether there was none before.
  */
 bool
 bemi_facts_set_advice(const char *advice)
@@ -357,7 +360,8 @@ bemi_facts_set_advice(const char *advice)
 }
 
 /*
- * Slots at the source without a reader.  Whether there were none before.
+ * Records the slots at the source without a reader.  Returns whether there
+ * were none before.
  */
 bool
 bemi_facts_set_strays(const char *strays)
@@ -371,7 +375,7 @@ bemi_facts_set_strays(const char *strays)
 }
 
 /*
- * What the slot costs another server; NULL: it could not be looked at.
+ * Records the cost of a slot on another server; NULL: unknown.
  */
 void
 bemi_facts_set_cost(const BemiSlotCost *cost)
@@ -385,8 +389,7 @@ bemi_facts_set_cost(const BemiSlotCost *cost)
 }
 
 /*
- * Whether the log has been warned of what the slot keeps.  Returns the former
- * value.
+ * Sets whether the excess of the slot was logged.  Returns the former value.
  */
 bool
 bemi_facts_set_warned(int i, bool warned)
@@ -401,9 +404,9 @@ bemi_facts_set_warned(int i, bool warned)
 }
 
 /*
- * The slot keeps more than bemi.max_slot_lag, and is to be given up, unless
- * that was done less than "again_ms" ago.  Whether it is to be given up;
- * *is_new: since now.
+ * Gives up a slot that keeps more than bemi.max_slot_lag, unless one was given
+ * up less than "again_ms" ago.  Returns whether the slot must be given up;
+ * *is_new: whether this was decided now.
  */
 bool
 bemi_facts_give_up_lag(int i, int again_ms, bool *is_new)
@@ -426,8 +429,8 @@ bemi_facts_give_up_lag(int i, int again_ms, bool *is_new)
 }
 
 /*
- * The worker gives something up, unless there is a reason already to give up
- * more.  Returns the reason that counts.
+ * Sets the reason for giving something up, unless there is already a reason
+ * for giving up more.  Returns the reason that counts.
  */
 BemiGiveUp
 bemi_facts_give_up(BemiGiveUp reason)
@@ -443,8 +446,8 @@ bemi_facts_give_up(BemiGiveUp reason)
 }
 
 /*
- * What was to be given up for this reason is given up, or need not be.  The
- * launcher may have another reason since.
+ * Resets this reason, because it was acted on, or no longer applies.  The
+ * launcher may have set another one since.
  */
 void
 bemi_facts_keep_slot(BemiGiveUp given_up)
@@ -456,7 +459,7 @@ bemi_facts_keep_slot(BemiGiveUp given_up)
 }
 
 /*
- * Where the source fails.
+ * Records the place where the source fails.
  */
 void
 bemi_facts_set_unreadable(const BemiUnreadable *unreadable)
@@ -467,7 +470,7 @@ bemi_facts_set_unreadable(const BemiUnreadable *unreadable)
 }
 
 /*
- * Another server reads the slot.  For how many milliseconds by now?
+ * Milliseconds since another server was first seen to read the slot.
  */
 int64
 bemi_facts_contest(void)

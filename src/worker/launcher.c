@@ -64,17 +64,17 @@ typedef enum DatabaseState
 } DatabaseState;
 
 /*
- * Which databases the launcher has yet to look at for sources.
+ * Databases that must still be searched for sources.
  */
 typedef struct Discovery
 {
-	List	   *to_visit;		/* databases to send a discovery worker to */
-	List	   *closed;			/* and those that take nobody in for now */
-	int64		closed_seen_at; /* when that was found out */
-	BackgroundWorkerHandle *worker; /* the one that is on its way, or NULL ... */
-	Oid			database;		/* ... to this database */
+	List	   *to_visit;		/* databases that need a discovery worker */
+	List	   *closed;			/* databases that accept no connections now */
+	int64		closed_seen_at; /* time of the last check of them */
+	BackgroundWorkerHandle *worker; /* running discovery worker, or NULL ... */
+	Oid			database;		/* ... and its database */
 	int			failures;		/* in a row */
-	int64		next_start;		/* not before; 0: at once */
+	int64		next_start;		/* earliest next start; 0: at once */
 } Discovery;
 
 static Discovery discovery;
@@ -503,7 +503,7 @@ launch_if_possible(int i, const BemiEntry *entry)
 }
 
 /*
- * Notices a worker that is gone.
+ * Checks whether a worker has ended.
  */
 static void
 reap_worker(int i)

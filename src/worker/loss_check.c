@@ -218,7 +218,7 @@ find_lost_slot(Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * What has ended the worker before this one, palloc'd.
+ * The error that has ended the former worker, palloc'd.
  */
 static char *
 last_error(void)

@@ -223,7 +223,7 @@ bemi_is_copy(const BemiSourceRow *row)
 
 /*
  * Throws an error if this server must not use slots of other servers, because
- * they may belong to the server of which this one is a copy.
+ * it may be a copy and the slots its original's.
  */
 void
 bemi_check_reading(const BemiSourceRow *row)

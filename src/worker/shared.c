@@ -2,10 +2,10 @@
  *
  * shared.c Shared memory of sessions, workers and the launcher.
  *
- * It is made when the server starts, and empty again after a restart or crash
- * of the server.  The entries of the sources are in entry.c, what is known of
- * them in facts.c, and pause.c writes the pauses.  Here are the lock of all of
- * it, the condition variable, and whether there is a launcher.
+ * It is created when the server starts, and is empty after a restart or crash.
+ * entry.c has the entries of sources, facts.c the facts about them, and
+ * pause.c writes the pauses.  This file has the lock of all of it, the
+ * condition variable, and the launcher's PID and latch.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,7 +63,7 @@ attach_shared_memory(void)
 }
 
 /*
- * Whether anybody starts workers.
+ * Whether the launcher is running.
  */
 bool
 bemi_launcher_is_running(void)
@@ -92,7 +92,7 @@ forget_launcher(int code, Datum arg)
 }
 
 /*
- * This process is the launcher.
+ * Registers this process as the launcher.
  */
 void
 bemi_enter_launcher(void)

@@ -38,7 +38,7 @@ char	   *bemi_origin_name = NULL;
 /* Name of the slot, from the row. */
 char	   *bemi_slot_name = NULL;
 
-/* Whether it is this very server; known when the worker has connected. */
+/* Whether it is this server; known when the worker has connected. */
 bool		bemi_source_is_local = false;
 
 /* Longest wait for our own walsender to release the slot. */

@@ -82,7 +82,10 @@ standby_process_utility(PlannedStmt *planned, const char *query,
 		standard_ProcessUtility(planned, query, read_only_tree, context,
 								params, environment, receiver, completion);
 
-	/* PGC_S_OVERRIDE, so that a reload of the configuration does not undo it. */
+	/*
+	 * PGC_S_OVERRIDE, because otherwise a reload of the configuration would
+	 * undo it.
+	 */
 	if (am_db_walsender && IsA(planned->utilityStmt, VariableSetStmt) &&
 		declines_election((VariableSetStmt *) planned->utilityStmt))
 		SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP,

@@ -90,7 +90,7 @@ fill_error(const BemiEntry *entry, Datum *values, bool *nulls)
 }
 
 /*
- * What a slot on another server costs.
+ * The cost of a slot on another server.
  */
 static int
 fill_slot_cost(const BemiFacts *facts, Datum *values, bool *nulls)

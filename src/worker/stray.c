@@ -52,7 +52,7 @@ list_origins(void)
 	return origins;
 }
 
-/* The entries of this server's sources, as copied. */
+/* Copies of the entries of this server's sources. */
 typedef struct Known
 {
 	BemiEntry  *entries;
@@ -61,8 +61,8 @@ typedef struct Known
 } Known;
 
 /*
- * Whether a slot is that of the source with this origin.  While no worker has
- * looked at the source since the server started, only the beginning of the
+ * Whether a slot belongs to the source with this origin.  If no worker has
+ * read the source's row since the server started, only the beginning of the
  * slot's name is known.
  */
 static bool

@@ -8,11 +8,11 @@
  * skipped, and the undone ones would stay in the history.
  *
  * The witness is the last transaction with changes.  The worker starts the
- * stream so that the source sends this transaction again, compares commit
- * position, commit time and xid, and drops its changes.  WAL is linear: a
- * source that has this commit has everything before it, and everything after
- * it is read from there.  So the worker also sets the origin back to the
- * witness.
+ * stream at a position from which the source sends this transaction again.  It
+ * compares commit position, commit time and xid, and discards its changes.
+ * WAL is linear: a source that has this commit has everything before it, and
+ * everything after it is read from there.  So the worker also sets the origin
+ * back to the witness.
  *
  * The source sends a transaction again only if its slot has not confirmed it.
  * If the slot has confirmed the last stored transaction, no witness is needed,
