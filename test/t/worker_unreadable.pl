@@ -24,7 +24,7 @@ sub gaps
 	my ($reason) = @_;
 
 	return $node->safe_psql('postgres', qq{
-		SELECT coalesce(substring(detail FROM 'before that: (.*)'), '-') FROM bemi.gaps
+		SELECT coalesce(substring(detail FROM 'had changed these tables: (.*)'), '-') FROM bemi.gaps
 		WHERE reason = '$reason' ORDER BY id});
 }
 
