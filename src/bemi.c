@@ -32,8 +32,7 @@
  *	worker/		the processes that read sources, and their control
  *
  * docs/internals/rooms.md names each file.  The SQL is in sql/, by room, too.
- * compat.h has the differences between versions of
- * PostgreSQL.
+ * compat.h has the differences between versions of PostgreSQL.
  *
  * Words, the same in C, SQL and documents:
  *

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * catalog.c The extension's own objects: owner, schemas, tables, functions,
- *		and the lock on its sources.
+ * catalog.c
+ *		The extension's own objects: owner, schemas, tables, functions, and the
+ *		lock on its sources.
  *
  * Input: names.  Output: OIDs, or InvalidOid for missing objects.  CREATE
  * EXTENSION and DROP EXTENSION can come between any two calls, so every caller

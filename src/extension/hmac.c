@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * hmac.c HMAC-SHA-256 (RFC 2104), with the server's own functions.
+ * hmac.c
+ *		HMAC-SHA-256 (RFC 2104), with the server's own functions.
  *
  * Input: a key and bytes.  Output: the code as hexadecimal digits, palloc'd.
  * The source signs its tracking messages with it (track/message.c).  The

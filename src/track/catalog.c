@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * catalog.c Look-ups of tracking, by OID, with syscaches and indexes, without
+ * catalog.c
+ *		Look-ups of tracking, by OID, with syscaches and indexes, without
  *		locks.
  *
  * Event triggers use them in every user's DDL.  What must never happen: that

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * command.c Reads what a DDL command has done, for the event triggers.
+ * command.c
+ *		Reads what a DDL command has done, for the event triggers.
  *
  * The server's event_trigger.c keeps the list of objects that a command has
  * created, altered or dropped.  Only two set-returning functions return it:

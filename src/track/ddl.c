@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * ddl.c Follows the commands that create and alter tables.
+ * ddl.c
+ *		Follows the commands that create and alter tables.
  *
  * An event trigger function at the end of each such command tracks new
  * partitions of tracked tables and new tables of tracked schemas, keeps or

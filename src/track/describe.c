@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * describe.c Describes a table for the worker: the facts that the stream
- *		lacks.
+ * describe.c
+ *		Describes a table for the worker: the facts that the stream lacks.
  *
  * Input: a table's OID.  Output: a JSON object, palloc'd:
  *

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * listing.c Follows the list of tables of the publication "bemi".
+ * listing.c
+ *		Follows the list of tables of the publication "bemi".
  *
  * The publication determines which tables are in the history.  So each change
  * of it is emitted as a tracking message (message.c): tables that are added or

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * message.c Writes tracking messages: which tables are tracked, through the
- *		WAL.
+ * message.c
+ *		Writes tracking messages: which tables are tracked, through the WAL.
  *
  * Input: a table and the event.  Output: a transactional logical message with
  * the prefix "_bemi_tracking": BEMI_HMAC_LEN hexadecimal digits, which are the

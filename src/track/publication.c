@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * publication.c Adds tables to the publication "bemi", and removes them.
+ * publication.c
+ *		Adds tables to the publication "bemi", and removes them.
  *
  * ALTER PUBLICATION takes a name, and locks the publication until the
  * transaction ends.  Two sessions that create tables would wait for each

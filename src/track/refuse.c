@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * refuse.c Refuses DDL that the user has no right to.
+ * refuse.c
+ *		Refuses DDL that the user has no right to.
  *
  * PostgreSQL allows three things that would undermine the history:
  *

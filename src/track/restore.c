@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * restore.c Publishes tables that pg_restore has restored alone.
+ * restore.c
+ *		Publishes tables that pg_restore has restored alone.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
  * identity, but not the table's place in the publication.  Without that, none

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * rows.c Follows commands that change rows of a tracked table without DML.
+ * rows.c
+ *		Follows commands that change rows of a tracked table without DML.
  *
  * A partition that is attached brings its rows along, and one that is detached
  * or dropped takes them away.  ALTER TABLE computes new values for whole

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * rules.c The column rules of a tracked table, which its trigger stores.
+ * rules.c
+ *		The column rules of a tracked table, which its trigger stores.
  *
  * Rules are lists of column names: {"ignore": [...], "redact": [...],
  * "redact_hash": [...]}.  A name that ends in "*" matches all columns that

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * schema.c Tracked schemas, all of whose tables are tracked:
- *		bemi.tracked_schemas.
+ * schema.c
+ *		Tracked schemas, all of whose tables are tracked: bemi.tracked_schemas.
  *
  * A row counts only in the database in which it was inserted, because a dump
  * contains the table.  It is found by the schema's OID, with an index.  The

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * table.c A table's trigger and replica identity, found and changed by OID.
+ * table.c
+ *		A table's trigger and replica identity, found and changed by OID.
  *
  * A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
  * row in the publication (publication.c).  The arguments of the trigger

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * at_commit.c Passes a session's change of bemi.sources on to the workers at
- *		commit.
+ * at_commit.c
+ *		Passes a session's change of bemi.sources on to the workers at commit.
  *
  * bemi.start(), bemi.stop() and bemi.drop_source() change a row, which is
  * invisible to others before the commit.  So the change of shared memory is

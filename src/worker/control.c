@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * control.c bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync().
+ * control.c
+ *		bemi.start(), bemi.stop(), bemi.drop_source() and bemi.sync().
  *
  * Start, stop and drop write the desired state into bemi.sources and wake the
  * workers at commit.  The workers do the rest.  So these calls can be part of

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * database_ddl.c Ends workers for commands that need a database for
- *		themselves.
+ * database_ddl.c
+ *		Ends workers for commands that need a database for themselves.
  *
  * DROP DATABASE, CREATE DATABASE with a template, and ALTER DATABASE ...
  * RENAME are refused while there are connections to the database.  DROP

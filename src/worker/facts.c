@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * facts.c The facts about each source, in shared memory.
+ * facts.c
+ *		The facts about each source, in shared memory.
  *
  * Workers write their progress here, the state of their source, and data for
  * the next worker. bemi.status and bemi.sync() read them.  Facts have the

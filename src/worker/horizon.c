@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * horizon.c The commit horizon: a time such that all earlier commits are in
- *		the WAL.
+ * horizon.c
+ *		The commit horizon: a time such that all earlier commits are in the
+ *		WAL.
  *
  * A transaction reads the clock for its commit time first, and writes its
  * commit record later.  In between, it may wait for the WAL.  So a worker that

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * launcher.c The launcher: one process that keeps a worker running for each
- *		source.
+ * launcher.c
+ *		The launcher: one process that keeps a worker running for each source.
  *
  * The launcher is connected to no database, so it cannot read bemi.sources.  A
  * background process can connect only once, and a permanent connection would

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * loss_check.c Loss check: before it streams, a worker checks whether changes
- *		were lost.
+ * loss_check.c
+ *		Loss check: before it streams, a worker checks whether changes were
+ *		lost.
  *
  * The destination has the position up to which it has stored (the origin), and
  * the source's identity at the last connection (the row of bemi.sources).  The

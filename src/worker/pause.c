@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * pause.c Pauses a database: ends its workers, and keeps new ones away.
+ * pause.c
+ *		Pauses a database: ends its workers, and keeps new ones away.
  *
  * A session that needs a database for itself marks it as paused, in shared
  * memory.  The launcher then starts no process there, and a worker that is

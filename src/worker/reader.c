@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * reader.c Decides whether this server may read a remote source and use its
- *		slot.
+ * reader.c
+ *		Decides whether this server may read a remote source and use its slot.
  *
  * A slot can have only one reader, because changes that one server has
  * confirmed are never sent to another.  A copy of the history's server has the

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * shared.c Shared memory of sessions, workers and the launcher.
+ * shared.c
+ *		Shared memory of sessions, workers and the launcher.
  *
  * It is created when the server starts, and is empty after a restart or crash.
  * entry.c has the entries of sources, facts.c the facts about them, and

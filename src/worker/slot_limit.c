@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * slot_limit.c Limits the WAL that slots keep, so a stuck worker cannot fill
- *		the source's disk.
+ * slot_limit.c
+ *		Limits the WAL that slots keep, so a stuck worker cannot fill the
+ *		source's disk.
  *
  * A slot keeps all WAL that its worker has not stored yet.  If the worker
  * cannot store it, the WAL grows without limit. bemi.max_slot_lag sets the

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * source.c A worker's source: its row, slot and origin.
+ * source.c
+ *		A worker's source: its row, slot and origin.
  *
  * The row of bemi.sources contains the desired state.  Workers and sessions
  * read and change it under the same lock.  The slot records the worker's

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * standby.c Prevents that the worker's walsender counts as a synchronous
- *		standby.
+ * standby.c
+ *		Prevents that the worker's walsender counts as a synchronous standby.
  *
  * A server elects its synchronous standbys among all walsenders whose
  * application_name matches synchronous_standby_names. '*' matches the worker's

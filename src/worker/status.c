@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * status.c The rows of bemi.status for this server's workers.
+ * status.c
+ *		The rows of bemi.status for this server's workers.
  *
  * Input: a copy of the entries in shared memory.  Output: the rows of
  * _bemi.source_status(), which the view reads, and the reason why no worker of

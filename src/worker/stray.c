@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stray.c Stray slots: slots of bemi without a reader, at a source on another
+ * stray.c
+ *		Stray slots: slots of bemi without a reader, at a source on another
  *		server.
  *
  * A history that was dumped and restored on another server creates a slot of

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * timeline.c Finds the position at which the source's timelines differ from
- *		former ones.
+ * timeline.c
+ *		Finds the position at which the source's timelines differ from former
+ *		ones.
  *
  * A server's WAL is a path through timelines, with a position at each switch
  * to the next one.  The worker stores the path of its last connection

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * trace.c Traces stored transactions in the source's WAL, if no slot proves
- *		them.
+ * trace.c
+ *		Traces stored transactions in the source's WAL, if no slot proves them.
  *
  * A new slot does not show whether the source was restored.  A base backup
  * that is started like a crashed server has no slots, the same system

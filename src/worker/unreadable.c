@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * unreadable.c Counts failures at a transaction that the source cannot decode.
+ * unreadable.c
+ *		Counts failures at a transaction that the source cannot decode.
  *
  * Some rows make the source's walsender fail each time it decodes them: the
  * text of a value or of a complete row exceeds 1 GB, or the output function of

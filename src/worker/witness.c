@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * witness.c The witness: proves that the source still has the stored changes.
+ * witness.c
+ *		The witness: proves that the source still has the stored changes.
  *
  * A source that was restored from a snapshot, with its slot and on the same
  * timeline, looks like one that has crashed.  If it has written beyond the

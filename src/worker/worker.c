@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * worker.c The worker: the process that reads one source.
+ * worker.c
+ *		The worker: the process that reads one source.
  *
  * Messages go from stream/replication.c through decode/protocol.c and
  * decode/stitch.c to store/writer.c.  The worker processes all messages that

@@ -71,7 +71,8 @@ typedef struct BemiUnreadable
 {
 	int			tries;			/* failures there; 0: it does not fail */
 	int64		first_at;		/* the first, by bemi_monotonic_ms() */
-	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr: unknown, it comes after ... */
+	XLogRecPtr	commit_lsn;		/* of the transaction; InvalidXLogRecPtr:
+								 * unknown, it comes after ... */
 	XLogRecPtr	stored;			/* ... this position */
 	XLogRecPtr	row;			/* at which the source failed; may be unknown */
 	TimestampTz committed_at;
@@ -101,7 +102,8 @@ typedef struct BemiEntry
 	pid_t		walsender;		/* its walsender on this server, 0: elsewhere */
 	bool		wake;			/* its row of bemi.sources may have changed */
 	bool		asked_to_leave; /* its end is no failure */
-	int64		next_start;		/* earliest restart after a failure; by bemi_monotonic_ms(), 0: not decided */
+	int64		next_start;		/* earliest restart after a failure; by
+								 * bemi_monotonic_ms(), 0: not decided */
 	int			failures;		/* in a row */
 	int64		restarts;
 
@@ -125,9 +127,11 @@ typedef struct BemiFacts
 	bool		is_remote;		/* it reads another one; neither: unknown yet */
 	XLogRecPtr	received;
 	XLogRecPtr	stored;
-	XLogRecPtr	awaited;		/* markers that bemi.sync() waits for: the first that is not stored, and the last */
+	XLogRecPtr	awaited;		/* markers that bemi.sync() waits for: the
+								 * first that is not stored, and the last */
 	XLogRecPtr	awaited_last;
-	BemiUntil	until;			/* all earlier commits are stored, as the worker has determined ... */
+	BemiUntil	until;			/* all earlier commits are stored, as the
+								 * worker has determined ... */
 	BemiUntil	synced;			/* ... and as bemi.sync() has */
 	BemiCounts	counts;
 	bool		counted;		/* until and counts are up to date */
@@ -135,14 +139,18 @@ typedef struct BemiFacts
 	bool		warned;			/* of what the slot costs */
 	char		strays[BEMI_STRAYS_LEN];	/* slots at the source without a
 											 * reader */
-	char		advice[BEMI_ERROR_LEN]; /* statement to type if commits at the source may wait for the worker, or "" */
+	char		advice[BEMI_ERROR_LEN]; /* statement to type if commits at the
+										 * source may wait for the worker, or
+										 * "" */
 
 	/* for the next worker */
 	BemiGiveUp	give_up;
-	int64		given_up_at;	/* for bemi.max_slot_lag; not again for some time */
+	int64		given_up_at;	/* for bemi.max_slot_lag; not again for some
+								 * time */
 	BemiUnreadable unreadable;
 	bool		must_compare;	/* the source lacks a stored transaction */
-	int64		contested_at;	/* since when another server reads the slot; 0: none */
+	int64		contested_at;	/* since when another server reads the slot;
+								 * 0: none */
 } BemiFacts;
 
 /* A database that a session has paused for a command. */
@@ -160,10 +168,12 @@ typedef struct BemiPause
 typedef struct BemiShared
 {
 	LWLock	   *lock;
-	ConditionVariable changed;	/* broadcast with each change of a worker's state, position or error */
+	ConditionVariable changed;	/* broadcast with each change of a worker's
+								 * state, position or error */
 	pid_t		launcher_pid;
 	Latch	   *launcher_latch;
-	Oid			discovered;		/* database of the last finished discovery worker */
+	Oid			discovered;		/* database of the last finished discovery
+								 * worker */
 	BemiPause	pauses[BEMI_MAX_PAUSES];
 } BemiShared;
 
@@ -275,7 +285,8 @@ typedef struct BemiSourceRow
 	bool		force;			/* drop without its slot on another server */
 	bool		slot_made;
 	char	   *conninfo;		/* NULL: this server */
-	char	   *system_identifier;	/* where the slot was created; NULL: not yet */
+	char	   *system_identifier;	/* where the slot was created; NULL: not
+									 * yet */
 	uint32		timeline;
 	char	   *ancestors;		/* of the timeline; NULL: not known */
 	TimestampTz started_at;		/* the source's server, at the last
