@@ -25,9 +25,9 @@
 #include "compat.h"
 
 /*
- * Milliseconds of a clock that nobody sets, the same one for all processes of
- * a server: for delays and time-outs, which a time of day that is set back
- * would make endless.  Never 0.
+ * Milliseconds of a monotonic clock, the same for all processes of a server:
+ * for delays and time-outs, which a time of day that is set back would make
+ * endless.  Never 0.
  */
 static inline int64
 bemi_monotonic_ms(void)

@@ -21,7 +21,7 @@
  *
  * What must never happen: a text that jsonb_in() would reject passes the
  * check, because the worker would then have to discard a context that the
- * application was told is accepted.
+ * server has accepted.
  *
  *-------------------------------------------------------------------------
  */

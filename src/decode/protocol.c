@@ -21,8 +21,8 @@
  * describes a table once, and again after an invalidation of its relcache
  * entry.  DROP TABLE sends such an invalidation, and all transactions with
  * rows of the table have ended before it gets its lock.  So the source is
- * asked from time to time which tables are gone, and for the end of its WAL.
- * They are forgotten when the stream has passed that position.
+ * asked from time to time which tables were dropped, and for the end of its
+ * WAL.  They are forgotten when the stream has passed that position.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +45,7 @@ struct BemiProtocol
 	XLogRecPtr	gone_at;		/* from this position on */
 };
 
-/* Number of new tables after which the source is asked which ones are gone. */
+/* Number of new tables after which the source is asked for dropped ones. */
 #define ASK_AFTER	200
 
 /*

@@ -4,27 +4,29 @@
  *		One way to call SQL from C, with typed arguments and results.
  *
  * Input: a statement and its arguments.  Output: the columns of its first row,
- * if the caller requests them.  This is the only file that uses SPI.  What
- * must never happen: a statement runs under a search_path that a user has set.
+ * if the caller requests them.  This is the only file that uses SPI.
  *
- * - The statement is a constant of the code and never holds text of a user.
- *	 It names everything but pg_catalog with its schema.  search_path is pinned
- *	 for the time of the call, so that a session's own has no effect.
- * - It runs as the current user.  rights.c exchanges that user before, and
+ * What must never happen: a statement runs under a search_path that a user has
+ * set.
+ *
+ * - The statement is a constant of the code and never contains text of a user.
+ *	 It qualifies all names except those of pg_catalog.  search_path is pinned
+ *	 during the call, so the session's own has no effect.
+ * - The statement runs as the current user.  rights.c switches the user before;
  *	 bemi_sql_..._as_owner() does both.
  * - Memory: plan and result are in contexts of SPI, which end with the call.
- *	 What the caller gets is copied into its current memory context, detoasted.
- *	 Nothing else remains.  Arguments are only read.
- * - Snapshot: bemi_sql_read_...() reads with the active snapshot, and so does
- *	 not see what this transaction has changed after it was taken.  The other
- *	 functions see all that this transaction has done, and may change data.
+ *	 Results are copied into the caller's memory context, detoasted.  All other
+ *	 memory is freed.  Arguments are only read.
+ * - Snapshot: bemi_sql_read_...() reads with the active snapshot, so it does not
+ *	 see later changes of this transaction.  The other functions see all changes
+ *	 of this transaction, and may change data.
  *
  * Each call is parsed and planned, which takes about a tenth of a millisecond.
- * So nothing here is for what happens once a row: store/writer.c inserts rows
- * without SQL.
+ * So nothing here is used for each row: store/writer.c inserts rows without
+ * SQL.
  *
- * A procedure that commits brackets its work with bemi_procedure_begin() and
- * bemi_procedure_end().
+ * A procedure that commits calls bemi_procedure_begin() first and
+ * bemi_procedure_end() at its end.
  *
  *-------------------------------------------------------------------------
  */

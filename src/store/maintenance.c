@@ -476,7 +476,7 @@ run_maintenance(const char *source)
 	drop_expired(&maintenance);
 	(void) attempt_maintenance_step(&maintenance, forget_gone_tables,
 									InvalidOid,
-									"forget tables that are gone");
+									"forget dropped tables");
 	if (bemi_has_passed(analyze_tried_at, ANALYZE_INTERVAL_MS))
 		(void) attempt_maintenance_step(&maintenance, analyze_changes,
 										InvalidOid, "analyze bemi.changes");

@@ -89,7 +89,7 @@ setting_hint(const char *message)
 						max_wal_senders + 5);
 	if (strstr(message, "replication slots are in use") ||
 		strstr(message, "max_replication_slots"))
-		return psprintf("Drop a slot that nobody needs, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
+		return psprintf("Drop an unused slot, or put this line into postgresql.conf of the source and restart it: max_replication_slots = %d",
 						max_replication_slots + 5);
 	if (strstr(message, "too many clients") ||
 		strstr(message, "connection slots are reserved"))

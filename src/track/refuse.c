@@ -159,7 +159,7 @@ bemi_check_trigger_kind(const FormData_pg_trigger *trigger)
 			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 			 errmsg("trigger \"%s\" of table \"%s\" cannot execute bemi.emit_context()",
 					name, table),
-			 errdetail("The context must be written before the rows, once a statement."),
+			 errdetail("The context must be written before the rows, once for each statement."),
 			 errhint("CREATE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT"
 					 " EXECUTE FUNCTION bemi.emit_context();",
 					 quote_identifier(name), table)));

@@ -613,7 +613,7 @@ find_lagging_source(XLogRecPtr position, Lagging *lagging)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no source of this database is started"),
 				 elsewhere > 0 ?
-				 errdetail("Sources on other servers are not waited for.") :
+				 errdetail("bemi.sync() does not wait for sources on other servers.") :
 				 0,
 				 errhint("CALL bemi.start();")));
 	memset(lagging, 0, sizeof(Lagging));
@@ -652,7 +652,7 @@ bemi_sync(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("bemi.sync() timed out"),
-					 errdetail("Source \"%s\" is %s, has stored up to %X/%X, and is waited for to store up to %X/%X.",
+					 errdetail("Source \"%s\" is %s and has stored up to %X/%X; bemi.sync() waits for %X/%X.",
 							   lagging.entry.source,
 							   bemi_state_name(lagging.entry.state),
 							   LSN_FORMAT_ARGS(lagging.stored),

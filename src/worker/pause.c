@@ -7,8 +7,8 @@
  * memory.  The launcher then starts no process there, and a worker that is
  * just starting exits.  Running workers get a SIGTERM.  After their end, their
  * walsenders get one, too, because they would notice it too late.  A discovery
- * worker is not stopped: it ends within milliseconds, for which the server
- * waits, and its result would be lost.
+ * worker is not stopped, because its result would be lost.  It ends within
+ * milliseconds, and the server waits for that.
  *
  * The pause ends with the transaction.  The end of the session aborts it, too,
  * and a crash empties shared memory.  It must not end earlier, because a new

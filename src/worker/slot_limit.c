@@ -286,7 +286,7 @@ check_remote_slot(BemiStream *stream, BemiSlotCost *cost, bool *failing)
 
 /*
  * Checks the slot of a source on another server if a check is due.  Called by
- * its worker when there is nothing else to do.
+ * its worker when it is idle.
  */
 void
 bemi_limit_slot(BemiStream *stream)

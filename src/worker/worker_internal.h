@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * worker_internal.h
- *		What only the files of the worker use: its entry in shared memory, which
- *		the launcher and sessions share, and the worker's own state.
+ * worker_internal.h Entries and facts in shared memory, the worker's own
+ *		state, and the functions that only the files of this room use.
  *
  *-------------------------------------------------------------------------
  */

@@ -206,7 +206,7 @@ like($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'),
 	qr/the owner of extension bemi is no superuser.*: ALTER ROLE boss SUPERUSER;/, 'bemi.status says what is wrong');
 $node->safe_psql('demoted', q{SELECT bemi.track('other.below_1')});
 is(as_role('app', 'ALTER TABLE app.root DETACH PARTITION other.below', 'demoted'),
-	"WARNING:  could not take trigger \"bemi_emit_context\" from table \"other.below_1\"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.untrack('other.below_1');",
+	"WARNING:  could not remove trigger \"bemi_emit_context\" from table \"other.below_1\"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.untrack('other.below_1');",
 	'nor be given back');
 
 # A publication of somebody else is out of reach.

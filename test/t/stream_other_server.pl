@@ -76,7 +76,7 @@ is( $source->safe_psql('app',
 
 my ($status, $stdout, $stderr) = $destination->psql('postgres', q{SELECT bemi.sync('10s')});
 like($stderr,
-	qr/no source of this database is started.*Sources on other servers are not waited for/s,
+	qr/no source of this database is started.*bemi\.sync\(\) does not wait for sources on other servers/s,
 	'bemi.sync() has nothing to wait for, and says so');
 
 # A worker that begins anew confirms where the origin stands: that must be on disk,
