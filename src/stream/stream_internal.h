@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * stream_internal.h BemiStream, and the functions that only the files of this
- *		room use.
+ * stream_internal.h
+ *		BemiStream, and the functions that only the files of this room use.
  *
  *-------------------------------------------------------------------------
  */

@@ -561,6 +561,7 @@ bemi_table_invalidate(Oid relation)
 
 	if (!HeapTupleIsValid(tuple))
 		return;
+
 	/*
 	 * Assign an id first: without one, the invalidation of a subtransaction
 	 * would be lost.

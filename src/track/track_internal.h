@@ -46,10 +46,12 @@ typedef struct BemiCommand
 
 typedef struct BemiTrigger
 {
-	Oid			oid;			/* InvalidOid: the table has no trigger of that name */
+	Oid			oid;			/* InvalidOid: the table has no trigger of
+								 * that name */
 	bool		ours;			/* executes bemi.emit_context() */
 	char		enabled;		/* pg_trigger.tgenabled */
-	List	   *arguments;		/* of char *; NIL unless bemi.track() created it */
+	List	   *arguments;		/* of char *; NIL unless bemi.track() created
+								 * it */
 } BemiTrigger;
 
 /* A relation, as it is in the catalog now. */
@@ -72,7 +74,8 @@ typedef struct BemiTable
 /* Column rules of a table: lists of names (char *), in order. */
 typedef struct BemiRules
 {
-	bool		known;			/* false: bemi.track() did not create the trigger */
+	bool		known;			/* false: bemi.track() did not create the
+								 * trigger */
 	bool		readable;		/* false: they redact all columns */
 	List	   *ignore;
 	List	   *redact;

@@ -74,13 +74,15 @@ typedef struct Pipeline
 	int64		confirmed_at;
 	XLogRecPtr	confirmed;
 	bool		asked;			/* the source waits for a confirmation */
-	bool		has_signing_key;	/* the source's key was known at the beginning */
+	bool		has_signing_key;	/* the source's key was known at the
+									 * beginning */
 	BemiWitness witness;		/* that the stream must begin with */
 
 	BemiHorizon horizon;		/* the next one; time 0: none yet */
 	int64		horizon_at;		/* when it was begun */
 
-	bool		drained;		/* messages were processed since the last round */
+	bool		drained;		/* messages were processed since the last
+								 * round */
 	bool		settled;		/* the last round has left nothing to do soon */
 	int64		round_at;		/* time of the last round */
 } Pipeline;

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * worker_internal.h Entries and facts in shared memory, the worker's own
- *		state, and the functions that only the files of this room use.
+ * worker_internal.h
+ *		Entries and facts in shared memory, the worker's own state, and the
+ *		functions that only the files of this room use.
  *
  *-------------------------------------------------------------------------
  */
