@@ -8,12 +8,12 @@
  *	{"redact": ["card"], "key": ["id"], "columns": ["id", "card"], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
  *
- * with the rules of the table, or of its root if it is a partition; and what
- * stream/descriptions.c explains, whose query asks the same of a source
- * without the extension.  "rules": "unknown" means that the trigger is gone,
- * so that the worker keeps the rules that it knows.  "stale": true means a
- * partition whose changes are stored under the name of its root, so that no
- * message keeps its own description up to date.
+ * with the rules of the table, or of its root if it is a partition.
+ * stream/descriptions.c explains the other members; its query returns the same
+ * for a source without the extension.  "rules": "unknown" means that the
+ * trigger has been dropped, and the worker keeps the known rules.  "stale":
+ * true is set for a partition whose changes are stored under the name of its
+ * root, because no message updates its own description.
  *
  * Everything is read from the catalogs with a snapshot, because the worker
  * needs the descriptions at the position of a new slot.  The server's caches
@@ -150,7 +150,7 @@ described_columns(Oid relation, Snapshot snapshot)
 }
 
 /*
- * The table of which a relation is a partition, InvalidOid if it is none.
+ * The parent of a partition, InvalidOid if the relation is not one.
  */
 static Oid
 described_parent(Oid relation, Snapshot snapshot)
@@ -180,7 +180,7 @@ publication_is_ours(Oid publication, Snapshot snapshot)
 }
 
 /*
- * As bemi_is_published(), at the time of the snapshot.
+ * Like bemi_is_published(), at the time of the snapshot.
  */
 static bool
 was_published(Oid relation, Snapshot snapshot)

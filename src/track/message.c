@@ -288,9 +288,9 @@ bemi_emit_tracked(Oid relation)
 }
 
 /*
- * The same for a table and all its partitions.  What the publication lists
- * below a table has its changes stored under another name once it lists the
- * table, or no longer does.
+ * The same for a table and all its partitions.  If the publication begins or
+ * ceases to list a table, the changes of listed partitions below it are stored
+ * under another name.
  */
 void
 bemi_emit_tracked_tree(Oid relation)

@@ -3,12 +3,11 @@
  * rows.c
  *		Follows commands that change rows of a tracked table without DML.
  *
- * A partition that is attached brings its rows along, and one that is detached
- * or dropped takes them away.  ALTER TABLE computes new values for whole
- * columns.  None of this is in the stream, so the worker writes a gap into
- * bemi.gaps, at the commit of the command.  In flow the events of event
- * triggers and what truncate.c knows of TRUNCATE; out flow tracking messages
- * (message.c) about the root.
+ * ATTACH adds the rows of a partition, and DETACH and DROP remove them.  ALTER
+ * TABLE computes new values for a column of all rows.  None of this is in the
+ * stream, so the worker records a gap in bemi.gaps, at the commit of the
+ * command.  Input: the events of event triggers, and TRUNCATE from truncate.c.
+ * Output: tracking messages (message.c) about the root.
  *
  *	command							gap, if there are rows
  *	-------							----------------------

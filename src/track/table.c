@@ -390,11 +390,10 @@ first_trigger_arguments(const BemiTable *table)
 }
 
 /*
- * Gives a table bemi's trigger and, if it can have that, REPLICA IDENTITY
- * FULL.  Both under the stronger lock, because an upgrade could deadlock with
- * the application.  Nothing happens if the table is gone, or no longer lies
- * below this root, once the lock is there.  Returns whether there was anything
- * to do.
+ * Gives a table bemi's trigger and, if possible, REPLICA IDENTITY FULL.  It
+ * takes the stronger lock for both, because a lock upgrade could deadlock with
+ * the application.  Does nothing if the table was dropped or has left this
+ * root before the lock was granted.  Returns whether it has changed anything.
  */
 bool
 bemi_table_prepare(Oid relation, Oid root)

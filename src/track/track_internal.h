@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * track_internal.h
- *		What only the files of tracking use.
+ *		Triggers, rules and commands, and the functions that only the files of
+ *		this room use.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * truncate.c
- *		TRUNCATE of partitions, which is not in the stream.
+ *		Follows TRUNCATE of partitions, which is not in the stream.
  *
- * PostgreSQL publishes the TRUNCATE of a partitioned table, and not those of
+ * PostgreSQL publishes the TRUNCATE of a partitioned table, but not that of
  * its partitions.  So a statement that empties a partition, but not the table
- * under whose name its changes are stored, makes a gap of that table (rows.c).
+ * under whose name its changes are stored, causes a gap of that table
+ * (rows.c).
  *
- * In flows what the server passes to object_access_hook: each table that a
- * statement is about to empty.  No trigger takes part in this, because the
- * owner of a partition can disable triggers, and session_replication_role
- * does.
+ * Input: calls of object_access_hook, for each table that a statement is about
+ * to empty.  Output: tracking messages.  Triggers are not used, because the
+ * owner of a partition can disable them, and session_replication_role does.
  *
  *	table						is passed to the hook
  *	-----						---------------------
@@ -18,11 +18,11 @@
  *	partition, child, or added	when it is locked
  *	by CASCADE
  *
- * A table that is not locked can get rows, or another name, until it is.  So
- * the hook only remembers it.  After the statement, a table that is locked was
- * emptied, and its former storage, which is there until the transaction ends,
- * tells whether it had rows.  Where the lock was there before, the storage may
- * be that of this transaction and emptied in place, so the hook looks at once.
+ * A table without a lock can still get rows, or another name.  So the hook
+ * only remembers it.  After the statement, a locked table was emptied, and its
+ * former storage, which exists until the transaction ends, shows whether it
+ * had rows.  If the table was locked before, its storage may be new in this
+ * transaction and be emptied in place, so the hook checks it at once.
  *
  * A worker of logical replication truncates without a statement and without
  * the hook.  It executes no other command, so the tables to which its
@@ -50,7 +50,7 @@
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* The innermost statement that is running, NULL if none is. */
+/* The innermost running statement; NULL: none. */
 static BemiTruncate *running_truncate = NULL;
 
 /*
@@ -76,7 +76,8 @@ truncate_is_unpublished(Oid relation)
 }
 
 /*
- * The statement is about to empty a table, or one that had its name.
+ * Remembers a table that the statement is about to empty, or one that had its
+ * name.
  */
 static void
 remember_truncated(BemiTruncate *truncate, Oid relation)
@@ -109,7 +110,7 @@ bemi_object_access(ObjectAccessType access, Oid catalog, Oid object,
 }
 
 /*
- * A utility command begins, which may be TRUNCATE.
+ * Called when a utility command begins, which may be TRUNCATE.
  */
 void
 bemi_truncate_begin(BemiTruncate *truncate)
@@ -121,7 +122,7 @@ bemi_truncate_begin(BemiTruncate *truncate)
 }
 
 /*
- * It has ended, or failed.
+ * Called when it has ended or failed.
  */
 void
 bemi_truncate_abort(BemiTruncate *truncate)
@@ -142,7 +143,7 @@ root_was_truncated(const BemiTruncate *truncate, Oid partition)
 }
 
 /*
- * It has succeeded.
+ * Called when it has succeeded.
  */
 void
 bemi_truncate_end(BemiTruncate *truncate)
@@ -165,8 +166,8 @@ bemi_truncate_end(BemiTruncate *truncate)
 }
 
 /*
- * Relcache callback.  In other processes than workers of logical replication,
- * and while a transaction ends, nothing is to be done.
+ * Relcache callback.  Does nothing except in a worker of logical replication,
+ * within a transaction.
  */
 static void
 remember_invalidated(Datum argument, Oid relation)
@@ -182,7 +183,7 @@ remember_invalidated(Datum argument, Oid relation)
 }
 
 /*
- * The transaction of a worker of logical replication is about to commit.
+ * Called before the commit of a worker of logical replication.
  */
 static void
 emit_applied_truncates(void)

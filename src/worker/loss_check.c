@@ -389,7 +389,7 @@ trace_stored(BemiStream *stream, Finding *finding, const BemiSourceRow *row)
 }
 
 /*
- * Up to when all is stored.
+ * The time up to which the history is complete.
  */
 static BemiUntil
 complete_until(void)
@@ -443,7 +443,7 @@ describe_loss(const Finding *finding)
 }
 
 /*
- * Notes that the source has no slot, within the current transaction.
+ * Records that the source has no slot, within the current transaction.
  */
 static void
 forget_slot(void)

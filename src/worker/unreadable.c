@@ -71,8 +71,8 @@ typedef struct Receiving
 } Receiving;
 
 /*
- * What this process watches: its one stream, and the failures that are counted
- * in shared memory, which no other process writes while this one runs.
+ * State of this process: its stream, and a copy of the failures in shared
+ * memory, which no other process writes while this one runs.
  */
 typedef struct Watch
 {

@@ -228,7 +228,7 @@ connect_pipeline(Pipeline *pipeline, BemiSourceRow *row,
 }
 
 /*
- * What makes ids of changes unique, palloc'd.
+ * The tag that makes ids of changes unique, palloc'd.
  */
 static char *
 make_id_tag(const BemiSourceIdentity *identity)
@@ -528,8 +528,7 @@ watch_source(Pipeline *pipeline)
 }
 
 /*
- * Ends the process if the server or somebody has asked for it, and applies new
- * settings.
+ * Ends the process after SIGTERM, and applies new settings.
  */
 static void
 serve_interrupts(Pipeline *pipeline, const BemiSourceRow *row)
