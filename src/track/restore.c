@@ -115,8 +115,8 @@ bemi_track_restored(const FormData_pg_trigger *trigger)
 }
 
 /*
- * Called for each table that CREATE TABLE has made.  One in a schema of bemi
- * is a partition of the history, and has no privileges yet but by default.
+ * Called for each table that CREATE TABLE has created.  A table in a schema of
+ * bemi is a partition of the history, and has only default privileges yet.
  */
 void
 bemi_restore_privileges(const BemiTable *table)

@@ -84,7 +84,7 @@ for my $database ('shop', 'elsewhere')
 {
 	my $partition = $node->safe_psql($database, q{SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass});
 
-	like($partition, qr/^bemi\.changes_\d{4}_\d\d$/, "$database: the worker has made a partition");
+	like($partition, qr/^_bemi\.changes_\d{4}_\d\d$/, "$database: the worker has made a partition");
 	like(as_role('readonly', "SELECT * FROM $_", $database), qr/ERROR:  permission denied for table/,
 		"$database: default privileges do not open $_")
 	  for '_bemi.signing_key', 'bemi.changes', $partition;
