@@ -83,6 +83,8 @@ command_ok(
 		$origin->connstr('app'), '-Fc', '-f', $custom
 	],
 	'pg_dump in custom format');
+is(index(slurp_file($plain), $origin->safe_psql('app', 'SELECT value FROM _bemi.signing_key')),
+	-1, 'the signing key is not in the dump');
 
 # What holds for a database that was restored, wherever that is.
 sub check_restored
