@@ -59,9 +59,9 @@ EXCEPTION
 END
 $$;
 
--- The packages of bemi.io make a trigger for each row, an event trigger that gives it to new
--- tables, and one that sets replica identities. The row trigger's message takes the place of
--- the context that bemi has written for the statement.
+-- The packages of bemi.io create a trigger for each row, an event trigger that adds it to new
+-- tables, and one that sets replica identities. The message of the row trigger replaces the
+-- context that bemi has emitted for the statement.
 DO $$
 DECLARE
 	remedy text;
@@ -79,18 +79,18 @@ BEGIN
 END
 $$;
 
--- The schema is a member of the extension, and the script must make it itself:
--- were it allowed to exist before, its owner could have planted objects in it.
+-- The script creates the schema itself, and fails if it exists, because its owner could have
+-- planted objects in it.
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
 REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
 GRANT USAGE ON SCHEMA bemi TO PUBLIC;
 
--- Functions of schema bemi call those of _bemi with the rights of their caller, so everybody
--- may look names up in it.
+-- Functions of schema bemi call those of _bemi with the rights of their caller, so every role
+-- needs USAGE.
 CREATE SCHEMA _bemi;
 COMMENT ON SCHEMA _bemi
-	IS 'partitions of bemi.changes; the rest is internal, and changes without notice';
+	IS 'partitions of bemi.changes, and internals that can change without notice';
 REVOKE ALL ON SCHEMA _bemi FROM PUBLIC;
 GRANT USAGE ON SCHEMA _bemi TO PUBLIC;
 
@@ -109,25 +109,26 @@ CREATE TABLE bemi.tracked_schemas (
 );
 CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
 COMMENT ON TABLE bemi.tracked_schemas
-	IS 'schemas whose tables are all tracked, also those made later';
+	IS 'schemas whose tables are all tracked, including tables created later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
 COMMENT ON COLUMN bemi.tracked_schemas.schema_oid
-	IS 'its OID in the database in which the row was made';
+	IS 'OID of the schema in the database where the row was written';
 COMMENT ON COLUMN bemi.tracked_schemas.enabled_in
-	IS 'database in which the row was made, see _bemi.this_database()';
+	IS 'database where the row was written, as _bemi.this_database() names it; the row has no '
+		'effect in another one';
 REVOKE ALL ON bemi.tracked_schemas FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
 
--- What the publication lists decides what is in the history, so each change of it
--- goes into the write-ahead log, where the worker meets it in its place between the
--- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
--- which anybody can write; unlike a context, it is signed.
+-- The publication decides which changes are in the history. Each change of the publication is
+-- written to the WAL as a tracking message, so the worker reads it in order with the changes and
+-- records it in bemi.gaps. Every user can write logical messages. Tracking messages are signed,
+-- because a forged one would falsify bemi.gaps.
 CREATE TABLE _bemi.signing_key (
 	value text NOT NULL
 );
 COMMENT ON TABLE _bemi.signing_key
-	IS 'key that signs the messages about tables, so that nobody else can write them';
-COMMENT ON COLUMN _bemi.signing_key.value IS 'made by CREATE EXTENSION; a dump does not carry it';
+	IS 'signing key of tracking messages; a role that can read it can forge them';
+COMMENT ON COLUMN _bemi.signing_key.value IS 'created by CREATE EXTENSION, and not dumped';
 REVOKE ALL ON _bemi.signing_key FROM PUBLIC;
 INSERT INTO _bemi.signing_key
 	VALUES (pg_catalog.concat(pg_catalog.gen_random_uuid(), pg_catalog.gen_random_uuid()));
@@ -152,25 +153,29 @@ CREATE TABLE bemi.changes (
 COMMENT ON TABLE bemi.changes
 	IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
 COMMENT ON COLUMN bemi.changes.id
-	IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
+	IS 'UUID version 8, built from commit LSN, place in the transaction and source; orders the '
+		'changes by commit';
 COMMENT ON COLUMN bemi.changes.database IS 'database of the changed table';
 COMMENT ON COLUMN bemi.changes.schema IS 'schema of the changed table';
-COMMENT ON COLUMN bemi.changes."table" IS 'changed table, the root if it is partitioned';
+COMMENT ON COLUMN bemi.changes."table"
+	IS 'changed table; for a partition, the root that is published';
 COMMENT ON COLUMN bemi.changes.primary_key
-	IS 'primary key as text; several columns: JSON array of texts in key order; none: NULL';
+	IS 'primary key as text; a JSON array of texts in key order if it has several columns; NULL '
+		'if there is none';
 COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
 COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
 COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
 COMMENT ON COLUMN bemi.changes.context
-	IS 'context of the statement, {} if there was none; of a large one, later changes of a '
-		'transaction have its small members, see bemi.full_context()';
-COMMENT ON COLUMN bemi.changes.committed_at IS 'when the transaction committed at the source';
+	IS 'context of the statement, {} if there was none; only the first change of a transaction '
+		'has all of a large context, see bemi.full_context()';
+COMMENT ON COLUMN bemi.changes.committed_at
+	IS 'commit time, as the source sent it; bemi.retention uses it';
 COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change';
 COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
-COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
-COMMENT ON COLUMN bemi.changes.position
-	IS 'LSN of the row''s record in the source''s write-ahead log';
-COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
+COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction ID (xid) at the source';
+COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s WAL record at the source';
+COMMENT ON COLUMN bemi.changes.source
+	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
 CREATE TABLE bemi.holds (
@@ -183,13 +188,13 @@ CREATE TABLE bemi.holds (
 	CHECK (from_time < to_time)
 );
 COMMENT ON TABLE bemi.holds
-	IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold() and '
-		'bemi.hold_partition(), ended by bemi.release() and bemi.release_partition()';
-COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
-COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
-COMMENT ON COLUMN bemi.holds.reason IS 'reason given with the hold';
-COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when the hold was made';
-COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was made';
+	IS 'time ranges whose partitions bemi.retention does not drop; bemi.hold() adds a range, '
+		'bemi.release() removes it';
+COMMENT ON COLUMN bemi.holds.from_time IS 'start of the range; compared with committed_at';
+COMMENT ON COLUMN bemi.holds.to_time IS 'end of the range, which is not part of it';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason for the hold';
+COMMENT ON COLUMN bemi.holds.held_by IS 'session user who created the hold';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was created';
 REVOKE ALL ON bemi.holds FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
 
@@ -230,30 +235,31 @@ CREATE INDEX ON bemi.gaps (source, schema, "table");
 CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
 CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
 COMMENT ON TABLE bemi.gaps
-	IS 'where history may be missing; bemi.complete() and bemi.completeness() read it';
-COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
-COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
-COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
-COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
+	IS 'time ranges in which changes may be missing; bemi.complete() and bemi.completeness() '
+		'evaluate them';
+COMMENT ON COLUMN bemi.gaps.id IS 'number of the gap, in the order in which gaps were noticed';
+COMMENT ON COLUMN bemi.gaps.source IS 'source with the gap; NULL: all sources';
+COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table; NULL: all tables';
+COMMENT ON COLUMN bemi.gaps."table" IS 'table with the gap; NULL: all tables of the source';
 COMMENT ON COLUMN bemi.gaps.reason
-	IS 'why; a code, see the constraint gaps_reason_check, and detail for what it means';
+	IS 'code of the reason, see constraint gaps_reason_check; detail explains it';
 COMMENT ON COLUMN bemi.gaps.from_lsn
-	IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
+	IS 'everything up to this LSN of the source is stored; NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn
-	IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
+	IS 'everything from this LSN of the source on is stored; NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time
 	IS 'changes committed after this time may be missing; -infinity: all before to_time';
-COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
-COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
-COMMENT ON COLUMN bemi.gaps.detail
-	IS 'sentences that explain the reason, and what else is known of the gap';
+COMMENT ON COLUMN bemi.gaps.to_time
+	IS 'changes committed up to this time may be missing; NULL: the gap is open';
+COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was recorded or extended';
+COMMENT ON COLUMN bemi.gaps.detail IS 'explains the reason, with other facts about the gap';
 REVOKE ALL ON bemi.gaps FROM PUBLIC;
 COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
 REVOKE ALL ON SEQUENCE bemi.gaps_id_seq FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
 
--- Of the tables that no change has been seen of, this tells tracked from untracked.
+-- Distinguishes a tracked table without changes from an untracked one.
 CREATE TABLE _bemi.source_tables (
 	source text COLLATE "C",
 	schema text COLLATE "C",
@@ -264,17 +270,17 @@ CREATE TABLE _bemi.source_tables (
 );
 CREATE INDEX ON _bemi.source_tables (relation);
 COMMENT ON TABLE _bemi.source_tables
-	IS 'tables that the sources track, as far as the workers have read';
+	IS 'tables that each source tracks, up to where its worker has read';
 COMMENT ON COLUMN _bemi.source_tables.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_tables.schema IS 'schema of the table';
 COMMENT ON COLUMN _bemi.source_tables."table" IS 'tracked table';
-COMMENT ON COLUMN _bemi.source_tables.relation IS 'its OID at the source';
+COMMENT ON COLUMN _bemi.source_tables.relation IS 'OID of the table at the source';
 COMMENT ON COLUMN _bemi.source_tables.server IS 'system identifier and database of the source';
 REVOKE ALL ON _bemi.source_tables FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_tables', '');
 
--- As the sources send it in the stream, so of the time of the changes that come next. Not in
--- a dump, because each source that is started sends all of it again.
+-- Sources send descriptions in the stream, so a description is valid for the changes that follow
+-- it. Not dumped, because a source sends all descriptions again after it is started.
 CREATE TABLE _bemi.source_relations (
 	source text COLLATE "C",
 	relation oid,
@@ -282,12 +288,12 @@ CREATE TABLE _bemi.source_relations (
 	PRIMARY KEY (source, relation)
 );
 COMMENT ON TABLE _bemi.source_relations
-	IS 'what published tables are like, as far as the workers have read';
+	IS 'descriptions of published tables, up to where each worker has read';
 COMMENT ON COLUMN _bemi.source_relations.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_relations.relation IS 'OID of the table at the source';
 COMMENT ON COLUMN _bemi.source_relations.description
-	IS 'as _bemi.describe() says it: names of the primary key''s columns, parts of types, and the '
-		'rules for columns';
+	IS 'result of _bemi.describe(): columns of the primary key, parts of types, and rules for '
+		'columns';
 REVOKE ALL ON _bemi.source_relations FROM PUBLIC;
 
 CREATE TABLE bemi.sources (
@@ -303,36 +309,37 @@ CREATE TABLE bemi.sources (
 	database text,
 	reader text
 );
-COMMENT ON TABLE bemi.sources
-	IS 'sources that bemi.start() was called for; bemi.status shows how they are';
+COMMENT ON TABLE bemi.sources IS 'sources created by bemi.start(); bemi.status shows their state';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner
-	IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
+	IS 'role that can start and stop the source, if it has REPLICATION; superusers always can';
 COMMENT ON COLUMN bemi.sources.conninfo
-	IS 'connection string of the source, NULL for this database; may hold secrets';
+	IS 'connection string of the source, NULL for this database; can contain secrets';
 COMMENT ON COLUMN bemi.sources.slot_name
-	IS 'its replication slot; the replication origin that keeps its progress has the same name';
+	IS 'replication slot at the source; the replication origin has the name _bemi.origin_of(name)';
 COMMENT ON COLUMN bemi.sources.desired
-	IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on '
-		'another server)';
+	IS 'state to be reached: run, stop, drop (slot, origin and this row), or force_drop (as '
+		'drop, but keeps a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made
-	IS 'whether the slot was made; one that is missing then is a gap';
-COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
-COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
+	IS 'whether the slot was created; if it is missing later, changes are lost';
+COMMENT ON COLUMN bemi.sources.system_identifier
+	IS 'system identifier of the server where the slot was created';
+COMMENT ON COLUMN bemi.sources.timeline IS 'timeline of the server when the worker last connected';
 COMMENT ON COLUMN bemi.sources.timeline_ancestors
-	IS 'former timelines of that one, a line each: number, and position at which it was left; '
-		'NULL: not known';
+	IS 'former timelines of the server, one per line: number, and LSN at which it ended; NULL: '
+		'unknown';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
 COMMENT ON COLUMN bemi.sources.reader
 	IS 'server that reads a source on another server, as _bemi.this_reader() names it; NULL: the '
-		'next one that finds the slot without a reader';
+		'next server that finds the slot without a reader';
 REVOKE ALL ON bemi.sources FROM PUBLIC;
--- Connection strings are for superusers only, whom row security does not concern, and
--- so are not in a dump, which others may make and read. What is restored is started anew.
+-- Connection strings are for superusers only. Row security hides the rows from everybody else.
+-- The table is not dumped, because others can make and read a dump. After a restore, sources are
+-- started again.
 ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
 
--- Apart from bemi.sources, whose rows a session may hold locked for as long as its
--- transaction lasts: the worker must not wait for that.
+-- Separate from bemi.sources, because a session can lock rows of that until its transaction ends,
+-- and the worker must not wait for it.
 CREATE TABLE _bemi.source_progress (
 	source text COLLATE "C" PRIMARY KEY,
 	changes bigint NOT NULL,
@@ -351,7 +358,8 @@ CREATE TABLE _bemi.source_progress (
 	database text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _bemi.source_progress
-	IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
+	IS 'counters and positions of each source, about a second old; bemi.status shows the current '
+		'ones';
 COMMENT ON COLUMN _bemi.source_progress.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN _bemi.source_progress.transactions
@@ -361,30 +369,26 @@ COMMENT ON COLUMN _bemi.source_progress.invalid_messages
 COMMENT ON COLUMN _bemi.source_progress.stored_until
 	IS 'everything committed at the source before this time is stored';
 COMMENT ON COLUMN _bemi.source_progress.stored_lsn
-	IS 'position in the source''s write-ahead log before which all commits of times before '
-		'stored_until are';
+	IS 'LSN at the source; all commits with times before stored_until are before it';
 COMMENT ON COLUMN _bemi.source_progress.changed_lsn
-	IS 'where the last transaction with changes has committed, in the source''s write-ahead log; '
-		'NULL: none is known';
-COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'commit time of that transaction';
-COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'its transaction id at the source';
+	IS 'LSN of the last commit with changes at the source; NULL: unknown';
+COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'time of that commit';
+COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'transaction ID of that commit';
 COMMENT ON COLUMN _bemi.source_progress.server_started_at
-	IS 'when the source''s server was started, as of the last connection';
+	IS 'start time of the source''s server, as of the last connection';
 COMMENT ON COLUMN _bemi.source_progress.system_identifier
-	IS 'as in bemi.sources, which is not in a dump: of the server that is read';
-COMMENT ON COLUMN _bemi.source_progress.timeline
-	IS 'the same: that the server was on when the worker connected last';
+	IS 'as in bemi.sources, which is not dumped: system identifier of the server';
+COMMENT ON COLUMN _bemi.source_progress.timeline IS 'as in bemi.sources: timeline of the server';
 COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors
-	IS 'the same: former timelines of that one';
-COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
+	IS 'as in bemi.sources: former timelines of the server';
+COMMENT ON COLUMN _bemi.source_progress.database IS 'as in bemi.sources: database that is read';
 COMMENT ON COLUMN _bemi.source_progress.signing_key_version
-	IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has '
-		'none that the worker may read';
+	IS 'hash of the source''s signing key; NULL: the worker can read no key';
 REVOKE ALL ON _bemi.source_progress FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');
 
 --
--- Context: what the application says about its own statements
+-- Context: what the application states about its own statements
 --
 
 CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
@@ -392,8 +396,8 @@ CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_set_context'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.set_context(jsonb, boolean)
-	IS 'sets the context of the statements that follow, in this transaction or, if not local, in '
-		'this session';
+	IS 'sets the context of later statements in this transaction, or in this session if is_local '
+		'is false';
 GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean) TO PUBLIC;
 
 CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
@@ -401,8 +405,8 @@ CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_merge_context'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.merge_context(jsonb, boolean)
-	IS 'adds keys to the setting bemi.context, or replaces them, in this transaction or, if not '
-		'local, in this session';
+	IS 'adds keys to the context, or replaces them, in this transaction, or in this session if '
+		'is_local is false';
 GRANT EXECUTE ON FUNCTION bemi.merge_context(jsonb, boolean) TO PUBLIC;
 
 CREATE FUNCTION bemi.current_context()
@@ -418,20 +422,19 @@ CREATE FUNCTION bemi.emit_context()
 	AS 'MODULE_PATHNAME', 'bemi_emit_context'
 	LANGUAGE C;
 COMMENT ON FUNCTION bemi.emit_context()
-	IS 'trigger function (BEFORE ... FOR EACH STATEMENT): writes the context to the write-ahead '
-		'log, before the rows of the statement';
+	IS 'trigger function for BEFORE ... FOR EACH STATEMENT: writes the context to the WAL before '
+		'the rows of the statement';
 GRANT EXECUTE ON FUNCTION bemi.emit_context() TO PUBLIC;
 
 --
--- Tracking: which tables have their changes kept
+-- Tracking: which tables have their changes stored
 --
--- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
--- place in the publication "bemi". The trigger's arguments remember the replica
--- identity that the table had before (pg_class.relreplident, name of the index),
--- how it came to be tracked: as a table of its own, as a partition with its
--- root, or as a table that was attached to a tracked root since; and, if there are
--- any, the rules for its columns. So this travels with the table: into a dump,
--- through a rename, and away with DROP TABLE.
+-- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a place
+-- in publication "bemi". The arguments of the trigger store the former replica
+-- identity (pg_class.relreplident, name of the index), how the table became tracked
+-- (on its own, as a partition with its root, or because it was attached to a
+-- tracked root), and the rules for its columns. So all this stays with the table in
+-- a dump and after a rename, and DROP TABLE removes it.
 --
 
 CREATE FUNCTION _bemi.check_publication_owner()
@@ -439,15 +442,15 @@ CREATE FUNCTION _bemi.check_publication_owner()
 	AS 'MODULE_PATHNAME', 'bemi_check_publication'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.check_publication_owner()
-	IS 'internal: error if publication "bemi" belongs to somebody who has not the rights of the '
-		'extension''s owner';
+	IS 'internal: error if the owner of publication "bemi" lacks the rights of the extension''s '
+		'owner';
 REVOKE ALL ON FUNCTION _bemi.check_publication_owner() FROM PUBLIC;
 
--- It may have been made before the extension.
+-- The publication may be older than the extension.
 SELECT _bemi.check_publication_owner();
 
--- The publication cannot be a member of the extension, so it is made when first
--- needed; pg_dump carries it along like any other.
+-- The publication cannot be a member of the extension, so it is created on first use. pg_dump
+-- dumps it like any other.
 CREATE FUNCTION _bemi.ensure_publication()
 	RETURNS void
 	LANGUAGE plpgsql
@@ -474,12 +477,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.ensure_publication()
-	IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated '
-		'columns where that can be';
+	IS 'internal: creates publication "bemi" if it does not exist, and makes it publish '
+		'generated columns from PostgreSQL 18 on';
 REVOKE ALL ON FUNCTION _bemi.ensure_publication() FROM PUBLIC;
 
--- The table's partitions, the table itself among them, parents first. pg_partition_tree()
--- would lock all of them.
+-- Parents come first. pg_partition_tree() would lock all partitions.
 CREATE FUNCTION _bemi.partitions(target regclass)
 	RETURNS SETOF regclass
 	LANGUAGE sql STABLE
@@ -506,9 +508,9 @@ AS $$
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure)
 $$;
 COMMENT ON FUNCTION _bemi.has_trigger(regclass)
-	IS 'internal: does the table carry the trigger that bemi.track() makes?';
--- Granted, as others below are, because bemi.track() and its like call it with the rights of
--- their caller, so that they can do no more than the caller.
+	IS 'internal: whether the table has the trigger of bemi.track()';
+-- Granted to PUBLIC, like others below, because bemi.track() and similar functions call it with
+-- the rights of their caller.
 GRANT EXECUTE ON FUNCTION _bemi.has_trigger(regclass) TO PUBLIC;
 
 CREATE FUNCTION _bemi.is_published(target regclass)
@@ -520,7 +522,7 @@ AS $$
 		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.is_published(regclass)
-	IS 'internal: is the table itself in the publication "bemi"?';
+	IS 'internal: whether the table itself is in publication "bemi"';
 REVOKE ALL ON FUNCTION _bemi.is_published(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.partition_root(target regclass)
@@ -528,8 +530,9 @@ CREATE FUNCTION _bemi.partition_root(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_root_of_partition'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.partition_root(regclass)
-	IS 'internal: under the name of which table the changes of a table are stored: the topmost of '
-		'it and the tables above it that is in the publication "bemi", or the topmost of all';
+	IS 'internal: the table under whose name the changes of this one are stored: the topmost of '
+		'its ancestors and itself that is in publication "bemi", or the topmost of all if none '
+		'is';
 REVOKE ALL ON FUNCTION _bemi.partition_root(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_tracker(owner oid, object text)
@@ -548,7 +551,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_tracker(oid, text)
-	IS 'internal: error unless the current user may track what belongs to this owner';
+	IS 'internal: error unless the current user may track objects of this owner';
 GRANT EXECUTE ON FUNCTION _bemi.check_tracker(oid, text) TO PUBLIC;
 
 CREATE FUNCTION _bemi.untrackable(target regclass)
@@ -556,19 +559,18 @@ CREATE FUNCTION _bemi.untrackable(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_untrackable'
 	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION _bemi.untrackable(regclass)
-	IS 'internal: why the relation cannot be tracked, NULL if it can';
+	IS 'internal: reason why the relation cannot be tracked, NULL if it can';
 GRANT EXECUTE ON FUNCTION _bemi.untrackable(regclass) TO PUBLIC;
 
--- Rules for columns are kept as the last argument of the table's trigger, see src/track/rules.c.
+-- Rules for columns are stored in the last argument of the trigger, see src/track/rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL,
 		redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_track'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
-	IS 'keeps every change of the table from now on, partitions included, but not updates of '
-		'ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules '
-		'that are not given stay';
+	IS 'stores every change of the table and its partitions from now on; ignore, redact and '
+		'redact_hash set rules for columns, NULL keeps the current ones; can be repeated';
 REVOKE ALL ON FUNCTION bemi.track(regclass, name[], name[], name[]) FROM PUBLIC;
 
 CREATE FUNCTION bemi.untrack(target regclass)
@@ -576,11 +578,12 @@ CREATE FUNCTION bemi.untrack(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_untrack'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.untrack(regclass)
-	IS 'keeps no further changes of the table, and leaves it as it was before bemi.track()';
+	IS 'stores no more changes of the table, and restores its state before bemi.track(); its '
+		'history stays';
 REVOKE ALL ON FUNCTION bemi.untrack(regclass) FROM PUBLIC;
 
 --
--- Automatic tracking: what follows the tables as they come, move and go
+-- Tracked schemas: a table that is created in one, or moved to it, is tracked automatically
 --
 
 CREATE FUNCTION _bemi.this_server()
@@ -590,7 +593,8 @@ CREATE FUNCTION _bemi.this_server()
 AS $$
 	SELECT format('%s/%s', c.system_identifier, current_database()) FROM pg_control_system() c
 $$;
-COMMENT ON FUNCTION _bemi.this_server() IS 'internal: as _bemi.source_tables names servers';
+COMMENT ON FUNCTION _bemi.this_server()
+	IS 'internal: this server and database, as in _bemi.source_tables.server';
 REVOKE ALL ON FUNCTION _bemi.this_server() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.this_database()
@@ -602,7 +606,7 @@ AS $$
 		FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.this_database()
-	IS 'internal: identifies this database among all databases of all servers';
+	IS 'internal: identifier of this database, unique among all databases of all servers';
 REVOKE ALL ON FUNCTION _bemi.this_database() FROM PUBLIC;
 
 -- In C, because a role that may untrack a table may lack the right to read bemi.tracked_schemas.
@@ -611,7 +615,7 @@ CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace)
-	IS 'internal: are all tables of the schema tracked?';
+	IS 'internal: whether all tables of the schema are tracked';
 GRANT EXECUTE ON FUNCTION _bemi.is_tracked_schema(regnamespace) TO PUBLIC;
 
 CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
@@ -650,7 +654,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean)
-	IS 'internal: notes whether all tables of a schema are tracked';
+	IS 'internal: records whether all tables of a schema are tracked';
 REVOKE ALL ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
@@ -658,8 +662,8 @@ CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
 	AS 'MODULE_PATHNAME', 'bemi_enter_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
-	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been '
-		'granted bemi.track()';
+	IS 'internal: calls _bemi.set_tracked_schema() for the owner of the schema, who needs the '
+		'right to call bemi.track()';
 GRANT EXECUTE ON FUNCTION _bemi.enter_schema(regnamespace, boolean) TO PUBLIC;
 
 CREATE FUNCTION _bemi.is_of_extension(target regclass)
@@ -671,7 +675,7 @@ AS $$
 		WHERE d.classid = 'pg_class'::regclass AND d.objid = target AND d.deptype = 'e')
 $$;
 COMMENT ON FUNCTION _bemi.is_of_extension(regclass)
-	IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
+	IS 'internal: whether the table belongs to an extension; only bemi.track() tracks such a table';
 GRANT EXECUTE ON FUNCTION _bemi.is_of_extension(regclass) TO PUBLIC;
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
@@ -692,8 +696,8 @@ BEGIN
 			USING ERRCODE = 'wrong_object_type', DETAIL = 'It is a system schema, or bemi''s own.';
 	END IF;
 
-	-- First, or a table made meanwhile could be missed. Tables that are tracked already, as far
-	-- as can be told from all of them at once, take no lock and next to no time.
+	-- This comes first, because a table that is created meanwhile would be missed. The query
+	-- leaves out tables that are already tracked, because bemi.track() would lock each of them.
 	PERFORM _bemi.enter_schema(target, true);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -712,7 +716,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.track_schema(regnamespace)
-	IS 'tracks all tables of the schema, and every table that is made in it, or moved to it, later';
+	IS 'tracks all tables of the schema, and later every table that is created in it or moved to '
+		'it';
 REVOKE ALL ON FUNCTION bemi.track_schema(regnamespace) FROM PUBLIC;
 
 CREATE FUNCTION bemi.untrack_schema(target regnamespace)
@@ -734,12 +739,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
-	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
+	IS 'untracks all tables of the schema, and no longer tracks new tables in it';
 REVOKE ALL ON FUNCTION bemi.untrack_schema(regnamespace) FROM PUBLIC;
 
--- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
--- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
--- which does not know that value.
+-- ALTER TABLE ... ADD COLUMN ... DEFAULT does not rewrite rows, so they have no value for the
+-- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root, which
+-- lack that default.
 CREATE FUNCTION _bemi.warn_of_missing_values(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -766,8 +771,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_missing_values(regclass)
-	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a '
-		'default';
+	IS 'internal: warns if PostgreSQL 14 sends null for a column that was added with a default';
 REVOKE ALL ON FUNCTION _bemi.warn_of_missing_values(regclass) FROM PUBLIC;
 
 --
@@ -779,8 +783,9 @@ CREATE FUNCTION _bemi.follow_ddl()
 	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_ddl()
-	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked '
-		'schemas, refuses triggers that cannot work, tells the workers what has changed';
+	IS 'event trigger function: tracks new partitions of tracked tables and new tables of '
+		'tracked schemas, refuses triggers that cannot work, and sends changed descriptions of '
+		'tables to the workers';
 REVOKE ALL ON FUNCTION _bemi.follow_ddl() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
@@ -792,8 +797,8 @@ CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
 	EXECUTE FUNCTION _bemi.follow_ddl();
 COMMENT ON EVENT TRIGGER bemi_follow_ddl
 	IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
--- Without it, an update of a new partition would fail; so also for sessions
--- that have set session_replication_role.
+-- ALWAYS, because an update of a new partition would fail without it, also in sessions that have
+-- set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.refuse_triggers()
@@ -801,16 +806,17 @@ CREATE FUNCTION _bemi.refuse_triggers()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_triggers()
-	IS 'event trigger function: only who may track a table sets rules for it, and only their owner '
-		'puts triggers on tables of bemi; warns of a restored table that is not published';
+	IS 'event trigger function: only a role that may track a table can set rules for it, and '
+		'only the owner of bemi''s tables can put triggers on them; warns about restored tables '
+		'that are not published';
 REVOKE ALL ON FUNCTION _bemi.refuse_triggers() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end
 	WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
 	EXECUTE FUNCTION _bemi.refuse_triggers();
 COMMENT ON EVENT TRIGGER bemi_refuse_triggers
-	IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who '
-		'have not these rights';
+	IS 'refuses triggers that set rules, or that run with the rights of bemi''s owner, if the '
+		'role that creates them lacks these rights';
 ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.refuse_publication()
@@ -818,8 +824,8 @@ CREATE FUNCTION _bemi.refuse_publication()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_publication()
-	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role '
-		'that owns the extension';
+	IS 'event trigger function: publication "bemi" must belong to a superuser or to a member of '
+		'the role that owns the extension';
 REVOKE ALL ON FUNCTION _bemi.refuse_publication() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end
@@ -845,7 +851,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.rename_tracked_schemas()
-	IS 'internal: gives tracked schemas the names that they have now';
+	IS 'internal: updates the names of tracked schemas that were renamed';
 REVOKE ALL ON FUNCTION _bemi.rename_tracked_schemas() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.follow_renamed_schemas()
@@ -853,14 +859,14 @@ CREATE FUNCTION _bemi.follow_renamed_schemas()
 	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_renamed_schemas()
-	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, '
-		'and its tables are stored under the new name';
+	IS 'event trigger function: updates the name of a renamed schema in bemi.tracked_schemas; '
+		'changes of its tables are then stored under the new name';
 REVOKE ALL ON FUNCTION _bemi.follow_renamed_schemas() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
 	EXECUTE FUNCTION _bemi.follow_renamed_schemas();
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas
-	IS 'notes the new names of renamed schemas that are tracked';
+	IS 'records the new name of a tracked schema that is renamed';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
@@ -872,7 +878,7 @@ AS $$
 		WHERE s.schema_oid = forget_tracked_schema.schema AND s.enabled_in = _bemi.this_database()
 $$;
 COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid)
-	IS 'internal: removes a schema that was dropped from the tracked ones';
+	IS 'internal: removes a dropped schema from bemi.tracked_schemas';
 REVOKE ALL ON FUNCTION _bemi.forget_tracked_schema(oid) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.forget_dropped_schemas()
@@ -880,17 +886,19 @@ CREATE FUNCTION _bemi.forget_dropped_schemas()
 	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.forget_dropped_schemas()
-	IS 'event trigger function: a schema made later may get the OID of a dropped one';
+	IS 'event trigger function: removes dropped schemas from bemi.tracked_schemas, because a new '
+		'schema can get the same OID';
 REVOKE ALL ON FUNCTION _bemi.forget_dropped_schemas() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop
 	WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
 	EXECUTE FUNCTION _bemi.forget_dropped_schemas();
-COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
+COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas
+	IS 'removes dropped schemas from bemi.tracked_schemas';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;
 
 --
--- What the workers are told of tables
+-- Tracking messages: which tables are published, what they are like, and which rows DDL changes
 --
 
 CREATE FUNCTION _bemi.describe(target regclass)
@@ -898,7 +906,7 @@ CREATE FUNCTION _bemi.describe(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_describe_table'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.describe(regclass)
-	IS 'internal: primary key, types and rules of the table, for the worker';
+	IS 'internal: description of the table for the worker: primary key, types and rules';
 -- The worker of another server calls it, as a role with REPLICATION.
 GRANT EXECUTE ON FUNCTION _bemi.describe(regclass) TO PUBLIC;
 
@@ -907,15 +915,15 @@ CREATE FUNCTION _bemi.follow_publication()
 	AS 'MODULE_PATHNAME', 'bemi_follow_publication'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_publication()
-	IS 'event trigger function: has the worker note which tables the publication "bemi" lists from '
-		'now on; refuses to have it list whole schemas';
+	IS 'event trigger function: emits tracking messages about the tables that publication "bemi" '
+		'lists from now on; refuses whole schemas in it';
 REVOKE ALL ON FUNCTION _bemi.follow_publication() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_publication ON ddl_command_end
 	WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
 	EXECUTE FUNCTION _bemi.follow_publication();
 COMMENT ON EVENT TRIGGER bemi_follow_publication
-	IS 'has the worker note which tables are tracked from now on';
+	IS 'emits tracking messages about tables that are tracked from now on';
 ALTER EVENT TRIGGER bemi_follow_publication ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.follow_unpublished()
@@ -923,15 +931,15 @@ CREATE FUNCTION _bemi.follow_unpublished()
 	AS 'MODULE_PATHNAME', 'bemi_follow_unpublished'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_unpublished()
-	IS 'event trigger function: has the worker note which tables the publication "bemi" no longer '
-		'lists';
+	IS 'event trigger function: emits tracking messages about tables that publication "bemi" no '
+		'longer lists';
 REVOKE ALL ON FUNCTION _bemi.follow_unpublished() FROM PUBLIC;
 
--- Without a list of commands: a table can be dropped with anything that it depends on.
+-- Without a list of commands, because a table can be dropped with anything that it depends on.
 CREATE EVENT TRIGGER bemi_follow_unpublished ON sql_drop
 	EXECUTE FUNCTION _bemi.follow_unpublished();
 COMMENT ON EVENT TRIGGER bemi_follow_unpublished
-	IS 'has the worker note which tables are no longer tracked';
+	IS 'emits tracking messages about tables that are no longer tracked';
 ALTER EVENT TRIGGER bemi_follow_unpublished ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.follow_detach()
@@ -939,15 +947,15 @@ CREATE FUNCTION _bemi.follow_detach()
 	AS 'MODULE_PATHNAME', 'bemi_follow_detach'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_detach()
-	IS 'event trigger function: has the worker note that DETACH PARTITION ... CONCURRENTLY takes '
-		'rows from a tracked table';
+	IS 'event trigger function: emits a tracking message when DETACH PARTITION ... CONCURRENTLY '
+		'takes rows from a tracked table';
 REVOKE ALL ON FUNCTION _bemi.follow_detach() FROM PUBLIC;
 -- At the start, because the command commits before it ends.
 CREATE EVENT TRIGGER bemi_follow_detach ON ddl_command_start
 	WHEN TAG IN ('ALTER TABLE')
 	EXECUTE FUNCTION _bemi.follow_detach();
 COMMENT ON EVENT TRIGGER bemi_follow_detach
-	IS 'has the worker note which partitions are detached concurrently';
+	IS 'emits tracking messages about partitions that are detached concurrently';
 ALTER EVENT TRIGGER bemi_follow_detach ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.follow_rewrite()
@@ -955,12 +963,13 @@ CREATE FUNCTION _bemi.follow_rewrite()
 	AS 'MODULE_PATHNAME', 'bemi_follow_rewrite'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_rewrite()
-	IS 'event trigger function: has the worker note when a command computes new values for all '
-		'rows of a tracked table';
+	IS 'event trigger function: emits a tracking message when a command computes new values for '
+		'all rows of a tracked table';
 REVOKE ALL ON FUNCTION _bemi.follow_rewrite() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_rewrite ON table_rewrite EXECUTE FUNCTION _bemi.follow_rewrite();
-COMMENT ON EVENT TRIGGER bemi_follow_rewrite IS 'has the worker note which rows were rewritten';
+COMMENT ON EVENT TRIGGER bemi_follow_rewrite
+	IS 'emits tracking messages about tables whose rows are rewritten';
 ALTER EVENT TRIGGER bemi_follow_rewrite ENABLE ALWAYS;
 
 --
@@ -972,8 +981,8 @@ CREATE FUNCTION _bemi.rules(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.rules(regclass)
-	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all '
-		'of it if that cannot be read';
+	IS 'internal: rules of the table, as given to bemi.track(); redacts all columns if they '
+		'cannot be read';
 REVOKE ALL ON FUNCTION _bemi.rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.has_bad_rules(target regclass)
@@ -981,7 +990,7 @@ CREATE FUNCTION _bemi.has_bad_rules(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.has_bad_rules(regclass)
-	IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+	IS 'internal: whether the table''s trigger has rules that cannot be read';
 REVOKE ALL ON FUNCTION _bemi.has_bad_rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
@@ -989,13 +998,13 @@ CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
 	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
-	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there '
-		'are none';
+	IS 'internal: names in the rules of the source table that are no columns of the target, NULL '
+		'if there are none';
 REVOKE ALL ON FUNCTION _bemi.columnless_rules(regclass, regclass) FROM PUBLIC;
 
--- A partition is tracked with its root. The root is the table whose place in the publication,
--- and whose rules, count. If none above the partition is published, it is the topmost table
--- that has the trigger.
+-- A partition is tracked with its root. The root is the table that is published and has the
+-- rules. If no table above the partition is published, the root is the topmost table that has the
+-- trigger.
 CREATE FUNCTION _bemi.tracked_with_root(partition regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
@@ -1013,8 +1022,8 @@ AS $$
 				WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
 $$;
 COMMENT ON FUNCTION _bemi.tracked_with_root(regclass)
-	IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which '
-		'rules';
+	IS 'internal: for bemi.tracked: whether a partition is published, under which name, and with '
+		'which rules';
 REVOKE ALL ON FUNCTION _bemi.tracked_with_root(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unstored_partition(root regclass)
@@ -1022,7 +1031,7 @@ CREATE FUNCTION _bemi.unstored_partition(root regclass)
 	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
-	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is '
+	IS 'internal: a partition whose rows are not in the WAL, with the reason; NULL if there is '
 		'none';
 REVOKE ALL ON FUNCTION _bemi.unstored_partition(regclass) FROM PUBLIC;
 
@@ -1039,21 +1048,21 @@ AS $$
 		WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.pending_detach(regclass)
-	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '
-		'partition of it, has begun and not ended; NULL if there is none';
+	IS 'internal: the command that finishes an interrupted DETACH PARTITION ... CONCURRENTLY of '
+		'the table or of one of its partitions; NULL if there is none';
 REVOKE ALL ON FUNCTION _bemi.pending_detach(regclass) FROM PUBLIC;
 
--- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
--- the joins, the other catalogs. All tables are joined as sets; functions are called for
--- partitions and for tables with rules only, and OFFSET 0 has them called once.
+-- A query asks for one table, or for all. A condition on "table" reaches pg_class and, through
+-- the joins, the other catalogs. All tables are joined as sets. Functions are called only for
+-- partitions and for tables with rules, and OFFSET 0 makes that one call each.
 CREATE VIEW bemi.tracked AS
 	SELECT c.oid::regclass AS "table", coalesce(t.triggers, '{}') AS triggers, rel.identity,
 		rel.published,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'ignore')) AS ignore,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact')) AS redact,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact_hash')) AS redact_hash,
-		-- The server's own view makes it readable, but for all tables at a time: once, and
-		-- only if there is any.
+		-- The server's view has the filter as text, but only for all tables at once. So it is
+		-- read once, and only if there is a filter.
 		CASE WHEN rel.filtered THEN (SELECT jsonb_object_agg(k.oid, to_jsonb(f) ->> 'rowfilter')
 			FROM pg_publication_tables f JOIN pg_namespace n ON f.schemaname = n.nspname
 				JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
@@ -1072,8 +1081,8 @@ CREATE VIEW bemi.tracked AS
 					OR rel.identity = 'FULL' THEN NULL
 				WHEN rel.identity = 'NOTHING'
 					THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
-				ELSE 'replica identity is not FULL: before is not complete, '
-					'nor after where large values stay as they were' END,
+				ELSE 'replica identity is not FULL: before is incomplete, '
+					'and after lacks large values that did not change' END,
 			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL
 				THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
@@ -1084,7 +1093,7 @@ CREATE VIEW bemi.tracked AS
 					'changes are stored in part' END,
 			CASE WHEN rel.rootless AND _bemi.pending_detach(c.oid) IS NULL
 				THEN 'partition of an untracked table: '
-					'rows written by way of it come without context' END,
+					'rows written through it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL
 				THEN 'generated columns are not in the stream: before and after lack them' END,
 			CASE WHEN rel.rules -> 'redact' ? '*' AND _bemi.has_bad_rules(rel.published_as)
@@ -1134,34 +1143,34 @@ CREATE VIEW bemi.tracked AS
 	WHERE c.relkind IN ('r', 'p', 'f')
 		AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
 COMMENT ON VIEW bemi.tracked
-	IS 'tables whose changes are kept, or should be, and what is wrong with them';
+	IS 'tables whose changes are stored, or should be, and the problems with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
-COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
+COMMENT ON COLUMN bemi.tracked.triggers IS 'triggers of the table that call bemi.emit_context()';
 COMMENT ON COLUMN bemi.tracked.identity
-	IS 'its replica identity; only FULL gives a complete "before"';
+	IS 'replica identity of the table; "before" is complete only with FULL';
 COMMENT ON COLUMN bemi.tracked.published
-	IS 'whether it is in the publication "bemi", itself or by its partition root';
-COMMENT ON COLUMN bemi.tracked.ignore
-	IS 'columns whose updates, alone, leave no change; see bemi.track()';
+	IS 'whether the table is in publication "bemi", itself or with its root';
+COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates alone are not stored';
 COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';
-COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns of whose values only hashes are stored';
+COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns whose values are stored as hashes';
 COMMENT ON COLUMN bemi.tracked.row_filter
-	IS 'WHERE of the publication "bemi": only changes of such rows are stored';
-COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; empty if nothing';
+	IS 'row filter of publication "bemi": only changes of matching rows are stored';
+COMMENT ON COLUMN bemi.tracked.problems
+	IS 'problems with the tracking of the table; empty if there are none';
 REVOKE ALL ON bemi.tracked FROM PUBLIC;
 
 --
 -- History
 --
--- The table is a member of the extension, its partitions are not: the worker
--- makes them, and pg_dump carries them with their rows. The indexes belong to the
--- partitions: were they made by way of bemi.changes, a restored dump would make
--- them twice. Text is compared by bytes, which is what look-ups by key need and
--- is cheaper to index.
+-- The table is a member of the extension. Its partitions are not: the worker
+-- creates them, and pg_dump dumps them with their rows. Each partition has its own
+-- indexes, because a restored dump would create indexes of bemi.changes twice. Text
+-- columns have the collation "C", which look-ups by key need and which is cheaper
+-- to index.
 --
 
--- Of a large context, only the first change of a transaction has all of it, see
--- src/decode/stitch_context.c. Without that change (somebody has deleted it), what is left.
+-- Only the first change of a transaction has all of a large context, see
+-- src/decode/stitch_context.c. If that change was deleted, the result is what this change has.
 CREATE FUNCTION bemi.full_context(change bemi.changes)
 	RETURNS jsonb
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -1178,8 +1187,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
-	IS 'the complete context of a change, also where a large one is stored with an earlier change '
-		'of the same transaction';
+	IS 'complete context of a change, also if an earlier change of the same transaction stores it';
 GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO PUBLIC;
 
 CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
@@ -1202,11 +1210,12 @@ AS $$
 		AND coalesce(current_setting('event_triggers', true), 'on') = 'on'
 $$;
 COMMENT ON FUNCTION _bemi.event_triggers_of_others()
-	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
+	IS 'internal: event triggers, other than bemi''s, that fire in the worker; NULL if there are '
+		'none';
 REVOKE ALL ON FUNCTION _bemi.event_triggers_of_others() FROM PUBLIC;
 
--- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
--- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
+-- Nobody but the owner has rights on a partition, because they would outlive a REVOKE on
+-- bemi.changes and bypass its row policies.
 CREATE FUNCTION _bemi.make_private(relation regclass)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1225,14 +1234,15 @@ BEGIN
 	LOOP
 		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', object.name, grantee);
 	END LOOP;
-	-- which default privileges can lack, too
+	-- Default privileges can also have taken rights from the owner.
 	IF object.acl IS NOT NULL THEN
 		EXECUTE format('GRANT ALL ON %s TO %s', object.name, object.owner);
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION _bemi.make_private(regclass)
-	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
+	IS 'internal: revokes from everybody but the owner what default privileges granted on a new '
+		'table';
 REVOKE ALL ON FUNCTION _bemi.make_private(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_history_code()
@@ -1240,19 +1250,18 @@ CREATE FUNCTION _bemi.check_history_code()
 	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.check_history_code()
-	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its '
-		'owner nor a superuser';
+	IS 'internal: error if an expression of bemi.changes depends on an object of a role that is '
+		'neither its owner nor a superuser';
 REVOKE ALL ON FUNCTION _bemi.check_history_code() FROM PUBLIC;
 
--- Called by the worker, which knows the neighbours' bounds, before it stores the
--- first change of a month (week, day). Made apart and attached then, because CREATE
--- TABLE ... PARTITION OF would wait for every reader of the history, and make later
--- readers wait for it.
+-- The worker knows the bounds of the neighbours, and calls this before it stores the first change
+-- of a month (week, day). The table is created alone and then attached, because CREATE TABLE ...
+-- PARTITION OF would wait for every reader of the history, and later readers would wait for it.
 --
--- Rows of the history are written once, so they are frozen as soon as they are vacuumed,
--- rather than with a second visit years later. When that is, is left to the server's
--- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
--- and in proportion to growth that stays a few times the work of writing it.
+-- Rows of the history are written once. So the first vacuum freezes them, and they need no second
+-- one years later. The server's autovacuum_vacuum_insert_scale_factor decides when that is, because
+-- each vacuum reads the whole index on contexts. With vacuums in proportion to growth, that costs a
+-- few times the work of writing the index.
 CREATE FUNCTION _bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
@@ -1297,27 +1306,29 @@ BEGIN
 		partition := stem || '_' || n;
 	END LOOP;
 
-	-- Indexes of users come with ATTACH. No primary key, because bemi.changes may have one or
-	-- be given one. Who publishes the history, and deletes from it, needs the identity.
+	-- ATTACH adds the indexes of users. There is no primary key, because bemi.changes may have
+	-- one or get one. The replica identity is for users who publish the history and delete from
+	-- it.
 	EXECUTE format('CREATE TABLE _bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
 	EXECUTE format('CREATE UNIQUE INDEX %I ON _bemi.%I (id) WITH (deduplicate_items = off)',
 		partition || '_id_key', partition);
 	EXECUTE format('ALTER TABLE _bemi.%I REPLICA IDENTITY USING INDEX %I',
 		partition, partition || '_id_key');
-	-- For the life of a row, and for all changes of a table. The schema comes third, because
-	-- it separates few rows, and each search compares the columns before the key. (So all
-	-- changes of a table are found among those of its namesakes in other schemas.) No two
-	-- entries are the same, and to find that out takes time.
+	-- For all changes of a row, and of a table. The schema comes third, because it separates few
+	-- rows, and each search compares the columns before the key. (So the changes of a table are
+	-- found among those of tables of the same name in other schemas.) No two entries are equal,
+	-- so a search for duplicates would only cost time.
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
-	-- the same owner, whose rights what users have put on the history runs with
+	-- The same owner, because triggers and expressions that users add to the history run with his
+	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
-	-- Readers come by way of bemi.changes, which asks for no right on a partition.
+	-- Readers use bemi.changes, and need no rights on a partition.
 	PERFORM _bemi.make_private(format('_bemi.%I', partition)::regclass);
-	-- no wider than the hole that it is for; greatest() and least() pass over NULL
+	-- Not wider than the hole between the neighbours. greatest() and least() ignore NULL.
 	PERFORM _bemi.attach_partition(format('_bemi.%I', partition)::regclass, format(
 		'FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
@@ -1325,8 +1336,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz)
-	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) '
-		'of this time, as far as its neighbours leave room';
+	IS 'internal: creates the partition of bemi.changes for the month of this time (see '
+		'bemi.partition_interval), or for the part of it that its neighbours leave free';
 REVOKE ALL ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass,
@@ -1335,12 +1346,11 @@ CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass,
 	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION _bemi.partition_ranges()
-	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for '
-		'MINVALUE and MAXVALUE; without the default partition';
+	IS 'internal: partitions of bemi.changes with their bounds, infinite for MINVALUE and '
+		'MAXVALUE; without the default partition';
 REVOKE ALL ON FUNCTION _bemi.partition_ranges() FROM PUBLIC;
 
--- What is wrong with what users have done to bemi.changes, with the line that mends it. In
--- pg_trigger.tgtype, 1 stands for ROW and 4 for INSERT.
+-- In pg_trigger.tgtype, 1 is ROW and 4 is INSERT.
 CREATE FUNCTION _bemi.history_warning()
 	RETURNS text
 	LANGUAGE sql STABLE
@@ -1352,7 +1362,7 @@ AS $$
 			WHERE i.inhparent = 'bemi.changes'::regclass
 	), trigger(name, relation, enabled, owner, of_other) AS (
 		SELECT t.tgname, t.tgrelid::regclass, t.tgenabled, c.relowner::regrole,
-			-- the trigger's function, and those of its WHEN
+			-- the trigger's function, and those in its WHEN
 			(SELECT min(f.oid)::regprocedure FROM pg_depend d
 					JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_roles r ON r.oid = f.proowner
 				WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
@@ -1367,20 +1377,19 @@ AS $$
 				t.name, t.relation, t.relation, t.name)
 			FROM trigger t WHERE t.enabled = 'O'
 		UNION ALL SELECT 2, format(
-			'trigger %I of %s does not fire, since somebody else can replace a function of it:'
+			'trigger %I of %s does not fire, because another role owns a function that it calls:'
 				' ALTER FUNCTION %s OWNER TO %s;', t.name, t.relation, t.of_other, t.owner)
 			FROM trigger t WHERE t.enabled IN ('A', 'R') AND t.of_other IS NOT NULL
-		UNION ALL SELECT 3, format('a partition is neither attached nor detached:'
+		UNION ALL SELECT 3, format('a partition is half detached:'
 				' ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE;', p.oid::regclass)
 			FROM part p WHERE p.pending
 	) w(place, warning)
 $$;
 COMMENT ON FUNCTION _bemi.history_warning()
-	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH '
-		'CONCURRENTLY was interrupted; NULL: none';
+	IS 'internal: triggers of bemi.changes that do not fire and partitions that are half '
+		'detached, each with the command to run; NULL if there are none';
 REVOKE ALL ON FUNCTION _bemi.history_warning() FROM PUBLIC;
 
--- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION _bemi.protect_history()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_protect_history'
@@ -1397,15 +1406,15 @@ COMMENT ON EVENT TRIGGER bemi_protect_history
 	IS 'refuses DROP EXTENSION bemi without CASCADE while changes are stored';
 
 --
--- Long life: what becomes of old partitions
+-- Retention: how old partitions are dropped, and held
 --
--- The worker drops partitions that bemi.retention no longer wants, unless somebody
--- holds them. Both sides lock bemi.holds, and the dropping side takes bemi.changes
--- first: so a hold either comes before, or finds the partition gone.
+-- The worker drops partitions that are older than bemi.retention, unless a hold
+-- overlaps them. Both sides lock bemi.holds, and the worker locks bemi.changes
+-- first. So a hold either comes before the drop, or no longer finds the partition.
 --
 
--- For hold_partition() and release_partition(). A partition of a partition goes with it, and
--- is not held alone.
+-- For hold_partition() and release_partition(). A partition of a partition is dropped with it,
+-- and cannot be held alone.
 CREATE FUNCTION _bemi.partition_range(target regclass,
 		OUT from_time timestamptz, OUT to_time timestamptz)
 	LANGUAGE plpgsql
@@ -1419,7 +1428,7 @@ BEGIN
 		FROM _bemi.partition_ranges() r WHERE r.partition = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION
-			'"%" is not a partition of bemi.changes that could ever be dropped for its age', target
+			'"%" is not a partition of bemi.changes that bemi.retention can drop', target
 			USING ERRCODE = 'wrong_object_type',
 				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. '
 					'The default partition is never dropped.';
@@ -1427,11 +1436,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.partition_range(regclass)
-	IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+	IS 'internal: bounds of a partition of bemi.changes, error if it has none';
 REVOKE ALL ON FUNCTION _bemi.partition_range(regclass) FROM PUBLIC;
 
--- SECURITY DEFINER: the right to hold is the right to call this, and not one to
--- take away what others hold. The first lock is the one that the worker respects.
+-- SECURITY DEFINER, because EXECUTE on this function gives the right to hold, but not to remove
+-- the holds of others. The worker drops no partition while this lock is held.
 CREATE FUNCTION bemi.hold(from_time timestamptz, to_time timestamptz, reason text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1459,16 +1468,16 @@ BEGIN
 			WHERE h.from_time = hold.from_time AND h.to_time = hold.to_time;
 		RAISE EXCEPTION 'these times are already held'
 			USING ERRCODE = 'duplicate_object',
-				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by,
+				DETAIL = format('Held by "%s" since %s, reason: %s.', other.held_by,
 					other.held_at, coalesce(other.reason, 'none given')),
-				HINT = 'A hold of your own, of somewhat wider times, '
-					'stays when the other one is released.';
+				HINT = 'Hold slightly wider times. '
+					'That hold stays when the other one is released.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
-	IS 'keeps the partitions that have any part in these times from being dropped for their age, '
-		'until bemi.release()';
+	IS 'keeps bemi.retention from dropping any partition that overlaps these times, until '
+		'bemi.release()';
 REVOKE ALL ON FUNCTION bemi.hold(timestamptz, timestamptz, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.hold_partition(partition regclass, reason text DEFAULT NULL)
@@ -1480,14 +1489,14 @@ AS $$
 DECLARE
 	range record;
 BEGIN
-	-- before the look at the partitions: none of them goes after it
+	-- This comes before the query, because the worker drops no partition after it.
 	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
 	SELECT * INTO range FROM _bemi.partition_range(hold_partition.partition);
 	PERFORM bemi.hold(range.from_time, range.to_time, hold_partition.reason);
 END
 $$;
 COMMENT ON FUNCTION bemi.hold_partition(regclass, text)
-	IS 'keeps a partition of bemi.changes from being dropped for its age, until '
+	IS 'keeps bemi.retention from dropping this partition of bemi.changes, until '
 		'bemi.release_partition()';
 REVOKE ALL ON FUNCTION bemi.hold_partition(regclass, text) FROM PUBLIC;
 
@@ -1506,13 +1515,13 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such hold'
 			USING ERRCODE = 'undefined_object',
-				DETAIL = 'A hold ends with the very times that it was made with.',
+				DETAIL = 'The times must be exactly those of the hold.',
 				HINT = 'SELECT * FROM bemi.holds;';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz)
-	IS 'ends what bemi.hold() began with the same times';
+	IS 'ends the hold that bemi.hold() created with the same times';
 REVOKE ALL ON FUNCTION bemi.release(timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.release_partition(partition regclass)
@@ -1528,13 +1537,13 @@ BEGIN
 	PERFORM bemi.release(range.from_time, range.to_time);
 END
 $$;
-COMMENT ON FUNCTION bemi.release_partition(regclass) IS 'ends what bemi.hold_partition() began';
+COMMENT ON FUNCTION bemi.release_partition(regclass)
+	IS 'ends the hold that bemi.hold_partition() created';
 REVOKE ALL ON FUNCTION bemi.release_partition(regclass) FROM PUBLIC;
 
--- Whole partitions of which nothing is younger. A foreign table is not the worker's to
--- drop, and the default partition has no bounds. An interval can mix signs so
--- that it leads into the future ("1 month -29 days", in February), and be so long that
--- it leads out of time.
+-- Partitions that end before the oldest time to keep. The worker does not drop foreign tables,
+-- and the default partition has no bounds. An interval with mixed signs can lead into the future
+-- ("1 month -29 days", in February), and a long one out of the range of times.
 CREATE FUNCTION _bemi.expired_partitions(retention interval,
 		OUT partition regclass, OUT to_time timestamptz)
 	RETURNS SETOF record
@@ -1558,11 +1567,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.expired_partitions(interval)
-	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
+	IS 'internal: partitions of bemi.changes that are older than the interval and not held, '
+		'oldest first';
 REVOKE ALL ON FUNCTION _bemi.expired_partitions(interval) FROM PUBLIC;
 
--- The one wait is for the first lock; see src/store/maintenance.c. What is left
--- to do is only then looked at, for others may have held or dropped the partition.
+-- Only the first lock waits, see src/store/maintenance.c. The partition is checked after that,
+-- because others may have held or dropped it meanwhile.
 CREATE FUNCTION _bemi.drop_expired_partition(target regclass, retention interval)
 	RETURNS boolean
 	LANGUAGE plpgsql
@@ -1596,12 +1606,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.drop_expired_partition(regclass, interval)
-	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and '
-		'writes that down; false if it no longer is so';
+	IS 'internal: drops a partition of bemi.changes that is older than the interval and not '
+		'held, and records that in bemi.gaps; false if it is held, gone or not old enough';
 REVOKE ALL ON FUNCTION _bemi.drop_expired_partition(regclass, interval) FROM PUBLIC;
 
--- Autovacuum analyzes partitions, but never their root. A partition that it has seen to
--- since then counts as changed. Not by pg_partition_tree(), which locks them all.
+-- Autovacuum analyzes partitions, but never their root. A partition that was analyzed after the
+-- root counts as changed. pg_partition_tree() would lock all partitions.
 CREATE FUNCTION _bemi.needs_analyze()
 	RETURNS boolean
 	LANGUAGE sql STABLE
@@ -1625,16 +1635,16 @@ AS $$
 	GROUP BY root.analyzed_at
 $$;
 COMMENT ON FUNCTION _bemi.needs_analyze()
-	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed '
-		'since?';
+	IS 'internal: whether bemi.changes was not analyzed for a day, and enough of it has changed '
+		'since';
 REVOKE ALL ON FUNCTION _bemi.needs_analyze() FROM PUBLIC;
 
 --
 -- Gaps: what may be missing from the history
 --
 -- Positions and times are those of the source. A gap without a table concerns all
--- tables of the source, one without a source all sources. The worker writes gaps
--- down in their place among the changes.
+-- tables of the source, a gap without a source all sources. The worker records gaps
+-- in order with the changes.
 --
 
 CREATE FUNCTION _bemi.default_detail(reason text)
@@ -1682,7 +1692,7 @@ AS $$
 	END
 $$;
 COMMENT ON FUNCTION _bemi.default_detail(text)
-	IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if '
+	IS 'internal: sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if '
 		'there is no such reason';
 REVOKE ALL ON FUNCTION _bemi.default_detail(text) FROM PUBLIC;
 
@@ -1702,7 +1712,8 @@ AS $$
 					ELSE '{}' END;
 $$;
 COMMENT ON FUNCTION _bemi.record_description(text, oid, jsonb)
-	IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
+	IS 'internal: records the description of a table, as read by the worker; NULL: the table was '
+		'dropped';
 REVOKE ALL ON FUNCTION _bemi.record_description(text, oid, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.mark_descriptions_stale(source text)
@@ -1714,8 +1725,8 @@ AS $$
 		WHERE r.source = $1
 $$;
 COMMENT ON FUNCTION _bemi.mark_descriptions_stale(text)
-	IS 'internal: the worker is to ask the source about its tables, beside what it has told, until '
-		'it tells it anew';
+	IS 'internal: marks all descriptions of a source as stale; the worker then also queries the '
+		'source about a table, until the source sends its description again';
 REVOKE ALL ON FUNCTION _bemi.mark_descriptions_stale(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
@@ -1723,8 +1734,8 @@ CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 	AS 'MODULE_PATHNAME', 'bemi_last_stored'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.last_stored(text, pg_lsn, pg_lsn)
-	IS 'internal: the last transaction of a source that is stored, of those that have committed in '
-		'this range; NULLs if none is';
+	IS 'internal: last stored transaction of a source that committed in this range; NULLs if '
+		'there is none';
 REVOKE ALL ON FUNCTION _bemi.last_stored(text, pg_lsn, pg_lsn) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.last_stored_time(source text, before_lsn pg_lsn)
@@ -1732,25 +1743,24 @@ CREATE FUNCTION _bemi.last_stored_time(source text, before_lsn pg_lsn)
 	AS 'MODULE_PATHNAME', 'bemi_last_stored_time'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.last_stored_time(text, pg_lsn)
-	IS 'internal: the greatest commit time of the changes of a source that are stored and were '
-		'committed before this position, but for times to come';
+	IS 'internal: latest commit time, not in the future, of the stored changes of a source that '
+		'committed before this LSN';
 REVOKE ALL ON FUNCTION _bemi.last_stored_time(text, pg_lsn) FROM PUBLIC;
 
--- A gap without an end. It begins a tenth of a second before the time up to which the
--- history is known to be complete: until goes with until_lsn, before which the source has
--- written all commits of earlier times. If the source went back, that must be true of the
--- position that it went back to; then _bemi.source_progress may know what it was a moment
--- before.
+-- The gap has no end yet. It begins a tenth of a second before "until", the time up to which the
+-- history is known to be complete: the source has written all commits of earlier times before
+-- until_lsn. If the source went back, that must be true of the position that it went back to. If it
+-- is not, _bemi.source_progress may have an older pair.
 --
--- A change that was committed after until_lsn with an earlier time shows that the source's
--- clock was set back since. Then, and where nothing is known, the gap begins a second before
--- the last change: the last one in commit order, since the one with the greatest time may
--- come from before the clock was set back. Commit times are not quite in commit order. What
--- a clock that was ahead has said does not count. A gap that is open already began earlier,
--- and stays, unless the source went back since to before it.
+-- A change that was committed after until_lsn with an earlier time proves that the source's clock
+-- was set back since. Then, or if nothing is known, the gap begins a second before the last change.
+-- That is the last one in commit order, because a change with a later time may have committed
+-- before the clock was set back. The second is there because commit times are not exactly in
+-- commit order. Times in the future come from a clock that was ahead, and are not used. A gap that
+-- is open already began earlier. It stays, unless the source went back to before it.
 --
--- If nothing proves that the source still has what is stored, the gap begins with the
--- history, and the detail ends with the statement that shortens it.
+-- If nothing proves that the source still has what is stored, the gap begins at -infinity, and the
+-- detail ends with the statement that shortens it.
 CREATE FUNCTION _bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text,
 		until timestamptz, until_lsn pg_lsn, goes_back boolean, proven boolean)
 	RETURNS void
@@ -1786,7 +1796,7 @@ BEGIN
 	IF until > clock_timestamp() THEN
 		until := _bemi.last_stored_time(source, from_lsn) - interval '1 second';
 	END IF;
-	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
+	-- Nothing that is stored has a usable time. Since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
 		SELECT max(g.to_time) INTO until FROM bemi.gaps g
 			WHERE g.source = open_gap.source AND g."table" IS NULL
@@ -1814,13 +1824,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean)
-	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from '
-		'this position on';
+	IS 'internal: records that changes of all tables of a source are lost from this LSN on';
 REVOKE ALL ON FUNCTION
 	_bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean) FROM PUBLIC;
 
--- The gap of one transaction. The worker may die before its origin has moved, and then
--- comes here again.
+-- A worker that ends before its origin has moved calls this again for the same transaction.
 CREATE FUNCTION _bemi.record_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 		from_time timestamptz, to_time timestamptz, detail text)
 	RETURNS void
@@ -1834,12 +1842,13 @@ AS $$
 			AND g.reason = 'transaction_unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
 $$;
 COMMENT ON FUNCTION _bemi.record_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
-	IS 'internal: the worker skips a transaction that the source cannot decode';
+	IS 'internal: records the gap of a transaction that the source cannot decode and the worker '
+		'skips';
 REVOKE ALL ON FUNCTION _bemi.record_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
 	FROM PUBLIC;
 
--- A table whose name is known goes on. One that was dropped and made again has a gap
--- between. Any other was not tracked before.
+-- A table that is known by this name, OID and server gets no gap. A table that was dropped and
+-- created again has a gap in between. Any other table was not tracked before.
 CREATE FUNCTION _bemi.begin_tracking(source text, server text, relation oid,
 		schema text, "table" text,
 		at_lsn pg_lsn, at_time timestamptz, is_first boolean DEFAULT false)
@@ -1857,8 +1866,8 @@ BEGIN
 		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
 		RETURN;
 	END IF;
-	-- Another table had the name. On another server, it may be the same one, which came with a
-	-- dump. On the same server, nobody knows when the other table was dropped.
+	-- Another table had the name. On another server, it may be the same one, restored from a
+	-- dump. On the same server, the other table was dropped at an unknown time.
 	IF EXISTS (SELECT FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
 			AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
@@ -1873,7 +1882,7 @@ BEGIN
 				WHERE g.source = t.source
 					AND (g."table" IS NULL OR g.schema = t.schema AND g."table" = t."table")
 					AND g.to_time <= at_time), '-infinity'),
-			'Another table of this name was dropped, and nothing tells when.')
+			'Another table of this name was dropped at an unknown time.')
 		FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema
 			AND t."table" = begin_tracking."table";
@@ -1905,14 +1914,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
-	IS 'internal: the worker has read that a table is tracked from here on (is_first: it was '
-		'before, too, but nothing was read)';
+	IS 'internal: records that a table is tracked from here on (is_first: it was tracked before, '
+		'too, but the source was not read)';
 REVOKE ALL ON FUNCTION
 	_bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean) FROM PUBLIC;
 
--- A table that is made and dropped all day would have a gap for each time. The oldest gaps
--- of a table become one, which covers the times between them, too: so nothing is ever held
--- for complete that is not.
+-- A table that is created and dropped all day would get a gap each time. So the oldest gaps of a
+-- table become one, which also covers the times between them: an incomplete time never counts as
+-- complete.
 CREATE FUNCTION _bemi.merge_gaps(source text, schema text, "table" text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -1940,7 +1949,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.merge_gaps(text, text, text)
-	IS 'internal: makes one gap of the oldest ones of a table, if it has very many';
+	IS 'internal: merges the oldest gaps of a table into one, if it has more than 100';
 REVOKE ALL ON FUNCTION _bemi.merge_gaps(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn,
@@ -1960,12 +1969,13 @@ AS $$
 	SELECT _bemi.merge_gaps($1, $2, $3);
 $$;
 COMMENT ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
-	IS 'internal: the worker has read that a table is no longer tracked';
+	IS 'internal: records that a table is no longer tracked';
 REVOKE ALL ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text) FROM PUBLIC;
 
--- After a restart, the worker may read again what it has read of the time after the last
--- stored change. What has become of a table since is not undone by that. What the same
--- transaction has done before counts, because it can track and untrack a table.
+-- After a restart, the worker reads again the WAL after the last stored change. A tracking
+-- message in it must not undo what a later transaction has done, if that is already recorded.
+-- Messages of the same transaction are applied, because one transaction can track and untrack a
+-- table.
 CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn,
 		at_time timestamptz)
 	RETURNS boolean
@@ -1977,12 +1987,12 @@ AS $$
 		AND (g.from_lsn > $4 AND g.from_time >= $5 OR g.to_lsn > $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
-	IS 'internal: has the worker read already that a table was tracked or untracked by a later '
-		'transaction?';
+	IS 'internal: whether it is already recorded that a later transaction tracked or untracked '
+		'the table';
 REVOKE ALL ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
--- A command has changed rows, and their changes are not in the stream. The gap's ends are a
--- microsecond before and after the commit. Several commands of a transaction make one gap.
+-- The gap begins a microsecond before the commit and ends a microsecond after it. Several
+-- commands of a transaction make one gap.
 CREATE FUNCTION _bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn,
 		at_time timestamptz, detail text)
 	RETURNS void
@@ -2007,13 +2017,12 @@ AS $$
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
 $$;
 COMMENT ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
-	IS 'internal: the worker has read that a command changed rows of a table without a change for '
-		'each';
+	IS 'internal: records that a command changed rows of a table without a change for each';
 REVOKE ALL ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
 	FROM PUBLIC;
 
--- The worker has seen to it that the source has written the message (see src/stream/verify.c);
--- anybody may have copied it, though, into a transaction of his own.
+-- The worker has verified the signature (see src/stream/verify.c). But every user can copy a
+-- signed message into another transaction, so the message names its transaction.
 CREATE FUNCTION _bemi.apply_tracking(source text, server text, transaction xid, message jsonb,
 		at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
@@ -2038,7 +2047,7 @@ BEGIN
 		PERFORM _bemi.begin_tracking(source, server, (message ->> 'relation')::oid,
 			message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
-		-- Under whatever name it was known.
+		-- Under each name that the source has for it.
 		PERFORM _bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time,
 				message ->> 'detail')
 			FROM _bemi.source_tables t
@@ -2050,15 +2059,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a tracking message, see src/track/message.c; false if it was '
-		'not written in this transaction';
+	IS 'internal: applies a tracking message, see src/track/message.c; false if it was not '
+		'written in this transaction';
 REVOKE ALL ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
 	FROM PUBLIC;
 
--- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
--- not complete at any time. So they go where its history has gone, and if very many tables
--- have gone since. Each worker does this for its own source, so nobody writes the same rows,
--- and for sources that were dropped; not all at once.
+-- A dropped table without gaps counts as never tracked, and is complete at no time. So its gaps
+-- can be deleted when its history was dropped, and the oldest when more than 10000 dropped tables
+-- are known. Each worker does this for its own source and for dropped sources, for at most 1000
+-- tables of a source at a time.
 CREATE FUNCTION _bemi.forget_gone_tables(source text)
 	RETURNS integer
 	LANGUAGE plpgsql
@@ -2096,8 +2105,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.forget_gone_tables(text)
-	IS 'internal: deletes the gaps of tables that are gone, as their history is, and of the oldest '
-		'if they are very many; returns of how many tables';
+	IS 'internal: deletes the gaps of dropped tables whose history was dropped, and of the '
+		'oldest dropped tables if there are very many; returns the number of these tables';
 REVOKE ALL ON FUNCTION _bemi.forget_gone_tables(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.compare_published(source text, server text,
@@ -2121,13 +2130,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION
 	_bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
-	IS 'internal: the worker has looked which tables the publication lists';
+	IS 'internal: compares the tables that the publication lists with the recorded ones, and '
+		'records the differences';
 REVOKE ALL ON FUNCTION
 	_bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	FROM PUBLIC;
 
--- From here on every commit is read. What the publication has listed before the slot
--- was made, and still lists, is tracked from there on; what it lists since, from now.
+-- Every commit from here on is read. If the source is new, tables that the publication listed
+-- before the slot was created, and still lists, get no gap of their own. Tables that were added
+-- since get one.
 CREATE FUNCTION _bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz,
 		before json, published json, descriptions json)
 	RETURNS void
@@ -2159,7 +2170,7 @@ BEGIN
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time,
 		published, false);
 
-	-- What is read on with is of a time when tables may have been other than they are.
+	-- An old slot sends changes of a time when tables may have been different.
 	IF descriptions IS NULL THEN
 		PERFORM _bemi.mark_descriptions_stale(source);
 	ELSE
@@ -2170,9 +2181,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
-	IS 'internal: the worker has a slot that sees every commit from this position on, and this is '
-		'what the publication lists, and what tables were like there (NULL: the slot is an old '
-		'one)';
+	IS 'internal: ends the gap of a source, because its slot sends every commit from this LSN '
+		'on; records the tables that the publication lists, and their descriptions (NULL: the '
+		'slot is an old one)';
 REVOKE ALL ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
 	FROM PUBLIC;
 
@@ -2203,7 +2214,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
 	pg_lsn, timestamptz, bigint)
-	IS 'internal: adds to what bemi.status shows';
+	IS 'internal: adds to the counters of a source, and moves its positions';
 REVOKE ALL ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
 	pg_lsn, timestamptz, bigint) FROM PUBLIC;
 
@@ -2241,11 +2252,11 @@ AS $$
 	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
 COMMENT ON FUNCTION _bemi.forget_source(text)
-	IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+	IS 'internal: deletes the rows of a dropped source, but not its gaps';
 REVOKE ALL ON FUNCTION _bemi.forget_source(text) FROM PUBLIC;
 
--- Not taken from the row: one that came with a dump or a template database names the
--- original's, which may be alive on this very server.
+-- Not read from bemi.sources, because the row may have been copied with its database. Then it
+-- names the slot of the original, which may be on this server.
 CREATE FUNCTION _bemi.origin_of(source text)
 	RETURNS name
 	LANGUAGE sql STABLE
@@ -2255,22 +2266,22 @@ AS $$
 		FROM pg_database d WHERE d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.origin_of(text)
-	IS 'internal: name of the origin that a source of this database has, and of a slot of its own '
-		'server';
+	IS 'internal: name of the replication origin of a source of this database, and of its slot '
+		'if the slot is on this server';
 REVOKE ALL ON FUNCTION _bemi.origin_of(text) FROM PUBLIC;
 
--- A copy of this server has the same files, so it is told by the inode of one, by the host,
--- and by the directory.
+-- A copy of this server has the same files. It differs in the inode of one, in the host, or in
+-- the directory.
 CREATE FUNCTION _bemi.this_reader()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_this_reader'
 	LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION _bemi.this_reader()
-	IS 'internal: this server, as bemi.sources names the one that reads a source: system '
-		'identifier, inode of pg_control, host, data directory';
+	IS 'internal: identifier of this server for bemi.sources.reader: system identifier, inode of '
+		'pg_control, host, data directory';
 REVOKE ALL ON FUNCTION _bemi.this_reader() FROM PUBLIC;
 
--- On another server, slots of several histories may meet, those of copies among them.
+-- Another server can have slots of several histories, also of copies of this one.
 CREATE FUNCTION _bemi.slot_of(source text, conninfo text)
 	RETURNS name
 	LANGUAGE sql STABLE
@@ -2308,7 +2319,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_unpublished()
-	IS 'internal: warning of tables that were restored without their place in the publication';
+	IS 'internal: warns about tables that were restored without their place in the publication';
 REVOKE ALL ON FUNCTION _bemi.warn_of_unpublished() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.register_source(source text, conninfo text, caller name)
@@ -2332,13 +2343,13 @@ BEGIN
 	SELECT s.desired, s.conninfo,
 			s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known
 		FROM bemi.sources s WHERE s.name = source FOR UPDATE;
-	-- A row without an origin came with a dump: its source was never started here.
+	-- A row without an origin was copied with its database: its source was never started here.
 	IF FOUND AND known.desired <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
 				DETAIL = format(
 					'Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
-				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
+				HINT = format('To start it again, stop it first: CALL bemi.stop(%L);', source);
 	END IF;
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL
@@ -2352,7 +2363,7 @@ BEGIN
 	END IF;
 
 	PERFORM _bemi.ensure_publication();
-	-- Those that came with a dump are not enabled yet, see bemi.tracked_schemas.
+	-- Tracked schemas that came with a dump are not enabled yet.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.enabled_in <> _bemi.this_database();
 	PERFORM _bemi.warn_of_unpublished();
@@ -2364,12 +2375,12 @@ BEGIN
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
 			desired = 'run', slot_made = s.slot_made AND NOT fresh,
-			-- Else the worker is to become the reader.
+			-- NULL: the worker makes this server the reader.
 			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
 $$;
 COMMENT ON FUNCTION _bemi.register_source(text, text, name)
-	IS 'internal: the part of bemi.start() that is a transaction';
+	IS 'internal: the transactional part of bemi.start()';
 REVOKE ALL ON FUNCTION _bemi.register_source(text, text, name) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unregister_source(source text)
@@ -2394,8 +2405,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
-	IS 'internal: takes back what register_source() did, if the source never got as far as its '
-		'slot';
+	IS 'internal: undoes _bemi.register_source(), if the source has no slot yet';
 REVOKE ALL ON FUNCTION _bemi.unregister_source(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
@@ -2404,7 +2414,7 @@ CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Without an origin no worker knows of the row: it came with a dump.
+	-- A row without an origin was copied with its database, and no worker reads it.
 	IF set_desired_state.desired IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
@@ -2417,11 +2427,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_desired_state(text, text)
-	IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+	IS 'internal: the transactional part of bemi.stop() and bemi.drop_source()';
 REVOKE ALL ON FUNCTION _bemi.set_desired_state(text, text) FROM PUBLIC;
 
--- Whoever starts a source chooses what the server connects to, with the rights of the
--- account that it runs under. So only a superuser gives connection strings.
+-- The server connects to a source with the rights of its own account. So only a superuser may
+-- give connection strings.
 CREATE FUNCTION _bemi.check_controller(source text, conninfo text, caller name, procedure text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -2442,19 +2452,19 @@ BEGIN
 		USING ERRCODE = 'insufficient_privilege',
 			DETAIL = CASE WHEN conninfo IS NOT NULL
 				THEN 'Only a superuser may give a connection string.'
-				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.',
+				ELSE format('You must be a superuser, or have REPLICATION and own source "%s".',
 					source) END,
 			HINT = CASE WHEN conninfo IS NOT NULL
-					THEN format('A superuser can start it, and then: '
+					THEN format('Have a superuser start it, and then: '
 						'SELECT bemi.set_source_owner(%L, %L);', source, caller)
 				WHEN NOT role.rolreplication
-					THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
-				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);',
+					THEN format('As a superuser: ALTER ROLE %I REPLICATION;', caller)
+				ELSE format('As a superuser: SELECT bemi.set_source_owner(%L, %L);',
 					source, caller) END;
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text)
-	IS 'internal: error unless the role may start and stop the source';
+	IS 'internal: error unless the role may start, stop and drop the source';
 REVOKE ALL ON FUNCTION _bemi.check_controller(text, text, name, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
@@ -2473,8 +2483,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
-	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), '
-		'bemi.stop() and bemi.drop_source()';
+	IS 'lets a role start, stop and drop a source; the role also needs REPLICATION, and EXECUTE '
+		'on bemi.start(), bemi.stop() and bemi.drop_source()';
 REVOKE ALL ON FUNCTION bemi.set_source_owner(text, regrole) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.start(name text DEFAULT 'main',
@@ -2482,27 +2492,28 @@ CREATE PROCEDURE bemi.start(name text DEFAULT 'main',
 	AS 'MODULE_PATHNAME', 'bemi_start'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.start(text, text, boolean)
-	IS 'begins to read a source, this database by default; when it returns, every later commit is '
-		'captured (wait => false: once this transaction has committed and the slot is made)';
+	IS 'starts to read a source, by default this database; every commit after the call is stored '
+		'(wait => false: every commit after this transaction has committed and the slot is '
+		'created)';
 REVOKE ALL ON PROCEDURE bemi.start(text, text, boolean) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.stop(name text DEFAULT 'main')
 	AS 'MODULE_PATHNAME', 'bemi_stop'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.stop(text)
-	IS 'stops reading a source; its slot keeps the write-ahead log for the next start';
+	IS 'stops reading a source; its slot keeps the WAL for the next start';
 REVOKE ALL ON PROCEDURE bemi.stop(text) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.drop_source(name text, force boolean DEFAULT false)
 	AS 'MODULE_PATHNAME', 'bemi_drop_source'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
-	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves '
-		'the slot of a source on another server, which may be gone';
+	IS 'stops reading a source and drops its slot; the history stays; force: keeps the slot of a '
+		'source on another server, which may be unreachable';
 REVOKE ALL ON PROCEDURE bemi.drop_source(text, boolean) FROM PUBLIC;
 
--- For bemi.sync(): after a restart, a source is known from its row before the
--- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
+-- For bemi.sync(): after a restart, the row is there before the launcher has read it. SECURITY
+-- DEFINER, because it reveals no more than bemi.sync().
 CREATE FUNCTION _bemi.is_started()
 	RETURNS boolean
 	LANGUAGE sql VOLATILE
@@ -2513,7 +2524,7 @@ AS $$
 		WHERE s.desired = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION _bemi.is_started()
-	IS 'internal: is any source of this database to run?';
+	IS 'internal: whether any source of this database is started';
 REVOKE ALL ON FUNCTION _bemi.is_started() FROM PUBLIC;
 
 CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
@@ -2522,11 +2533,11 @@ CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.sync(interval)
 	IS 'waits until everything committed before the call is in bemi.changes; error after the '
-		'timeout, NULL waits for ever';
+		'timeout; NULL: no timeout';
 REVOKE ALL ON FUNCTION bemi.sync(interval) FROM PUBLIC;
 
 --
--- bemi.status: how sources and workers are
+-- bemi.status: the state of sources and workers
 --
 
 CREATE FUNCTION _bemi.source_status(
@@ -2542,14 +2553,14 @@ CREATE FUNCTION _bemi.source_status(
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
 COMMENT ON FUNCTION _bemi.source_status()
-	IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of '
-		'slots on other servers; standby_advice: what to type if commits at the source may wait '
-		'for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead '
-		'log that they keep';
+	IS 'internal: what the workers of this database report and, from source_lsn on, the state of '
+		'slots on other servers; standby_advice: command to run if commits at the source may '
+		'wait for the worker; stray_slots: slots at the source without a reader, with the WAL '
+		'that they keep';
 REVOKE ALL ON FUNCTION _bemi.source_status() FROM PUBLIC;
 
--- What the slots of this server are like can be seen from here, also while their
--- workers cannot work; of others, the worker has asked in the last seconds.
+-- The slots of this server are read directly, so they are shown also while their workers fail.
+-- The worker queries the state of other slots every few seconds.
 CREATE FUNCTION _bemi.local_slots(
 		OUT slot_name name, OUT source_lsn pg_lsn,
 		OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
@@ -2572,8 +2583,8 @@ CREATE FUNCTION _bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, 
 	AS 'MODULE_PATHNAME', 'bemi_commit_horizon'
 	LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION _bemi.commit_horizon(integer)
-	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; '
-		'NULL if one takes longer than the timeout';
+	IS 'internal: all commits with a time before "until" are in the WAL before "lsn"; NULLs if a '
+		'commit takes longer than the timeout';
 -- The worker of another server calls it, as a role with REPLICATION. It shows no more than
 -- pg_current_wal_insert_lsn() does.
 GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer) TO PUBLIC;
@@ -2583,11 +2594,11 @@ CREATE FUNCTION _bemi.why_no_worker()
 	AS 'MODULE_PATHNAME', 'bemi_why_no_worker'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _bemi.why_no_worker()
-	IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+	IS 'internal: reason why no worker of this server can run; NULL if there is none';
 REVOKE ALL ON FUNCTION _bemi.why_no_worker() FROM PUBLIC;
 
--- Short waits are part of every day's work. Who is no member of pg_monitor sees less of
--- the process that holds the lock.
+-- Waits of less than 100 ms are normal. A role that is no member of pg_monitor sees less of the
+-- process that holds the lock.
 CREATE FUNCTION _bemi.lock_wait(waiting integer)
 	RETURNS text
 	LANGUAGE sql VOLATILE PARALLEL SAFE
@@ -2611,7 +2622,7 @@ AS $$
 		AND d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.lock_wait(integer)
-	IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it '
+	IS 'internal: lock that a process of this server waits for, and who holds it; NULL if it '
 		'waits for none';
 REVOKE ALL ON FUNCTION _bemi.lock_wait(integer) FROM PUBLIC;
 
@@ -2634,12 +2645,12 @@ CREATE VIEW bemi.status AS
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
 		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at, w.last_hint,
 		n.wal_kept, n.wal_status, n.catalog_xmin_age,
-		-- One expression for each thing that may be wrong, NULL if it is not.
+		-- One expression for each problem, NULL if there is none.
 		nullif(concat_ws('; ',
 			CASE n.wal_status
 				WHEN 'lost'
 					THEN 'the slot is lost: changes are missing from the history; '
-						'the worker writes a gap into bemi.gaps when it connects'
+						'the worker records a gap in bemi.gaps when it connects'
 				WHEN 'unreserved'
 					THEN 'the slot is about to be lost: the server removes WAL that it needs'
 			END,
@@ -2648,11 +2659,11 @@ CREATE VIEW bemi.status AS
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
 			CASE WHEN w.unreadable_tries > 0 AND w.unreadable_lsn IS NOT NULL THEN
 				format('the source fails to decode the transaction committed at %s '
-					'(%s times so far): if it goes on to fail, the transaction is skipped, '
-					'and a gap is written into bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
+					'(%s times so far): if it keeps failing, the worker skips it, '
+					'and records a gap in bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
 			WHEN w.unreadable_tries > 0 THEN
 				format('the source fails to decode what comes after %s (%s times so far): '
-					'if it goes on to fail, that is skipped, and a gap is written into bemi.gaps',
+					'if it keeps failing, the worker skips that, and records a gap in bemi.gaps',
 					w.stored_lsn, w.unreadable_tries)
 			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: '
@@ -2690,41 +2701,40 @@ COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.database IS 'database that is read';
 COMMENT ON COLUMN bemi.status.state
-	IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its '
-		'like), failed (tried again, see last_error), stopped, dropping, not running';
+	IS 'starting, connecting, making slot, streaming, paused (for DROP DATABASE and similar '
+		'commands), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
 COMMENT ON COLUMN bemi.status.slot_name
 	IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn
-	IS 'position in the source''s write-ahead log that the worker has received';
-COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
+	IS 'LSN of the source up to which the worker has received the WAL';
+COMMENT ON COLUMN bemi.status.stored_lsn
+	IS 'LSN of the source up to which everything is in bemi.changes';
 COMMENT ON COLUMN bemi.status.lag_bytes
-	IS 'bytes of the source''s write-ahead log between that and its end, NULL if unknown';
+	IS 'bytes of WAL between stored_lsn and the end of WAL at the source; NULL: unknown';
 COMMENT ON COLUMN bemi.status.lag
-	IS 'how long ago everything was stored, 0 if it is, NULL if nothing ever was';
+	IS 'age of stored_until; 0 if everything is stored, NULL if nothing ever was';
 COMMENT ON COLUMN bemi.status.stored_until
 	IS 'everything committed before this time is in bemi.changes';
 COMMENT ON COLUMN bemi.status.changes
-	IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last '
-		'second of the count';
-COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
+	IS 'changes stored since bemi.start() created the source; a crash can lose the last second '
+		'of the count';
+COMMENT ON COLUMN bemi.status.transactions IS 'source transactions with these changes';
 COMMENT ON COLUMN bemi.status.invalid_messages
-	IS 'messages under bemi''s prefixes that were not valid; after a context that was not, changes '
-		'have the context {}';
+	IS 'invalid messages with a prefix of bemi; after an invalid context message, changes have '
+		'the context {}';
 COMMENT ON COLUMN bemi.status.restarts
-	IS 'how often the worker failed and was started again since the server started';
-COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
-COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
-COMMENT ON COLUMN bemi.status.last_hint IS 'what mends it, if that is known';
-COMMENT ON COLUMN bemi.status.wal_kept
-	IS 'bytes of write-ahead log that the source keeps for the slot';
+	IS 'how often the worker failed and was restarted since the server started';
+COMMENT ON COLUMN bemi.status.last_error IS 'last error of the worker';
+COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker last failed';
+COMMENT ON COLUMN bemi.status.last_hint IS 'how to solve the last error, if that is known';
+COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of WAL that the source keeps for the slot';
 COMMENT ON COLUMN bemi.status.wal_status
-	IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
+	IS 'state of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
 COMMENT ON COLUMN bemi.status.catalog_xmin_age
-	IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
+	IS 'age of the oldest transaction whose catalog rows the slot keeps from VACUUM';
 COMMENT ON COLUMN bemi.status.warning
-	IS 'what needs a look although the worker works, and why no worker runs; several are separated '
-		'by "; "';
+	IS 'problems that do not stop the worker, and why no worker runs; separated by "; "';
 REVOKE ALL ON bemi.status FROM PUBLIC;
 
 --
@@ -2752,8 +2762,8 @@ AS $$
 			AND NOT EXISTS (SELECT FROM bemi.gaps g
 				WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
-	-- The end of this server's write-ahead log is up to date where the clock is not, if
-	-- nothing happens.
+	-- On an idle server, stored_until is behind the clock. Then the end of this server's WAL
+	-- shows whether everything is stored.
 	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL,
 			coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
 			concat_ws(' ', _bemi.default_detail('not_stored_yet'),
@@ -2769,7 +2779,7 @@ AS $$
 	ORDER BY 8, 5
 $$;
 COMMENT ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz)
-	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
+	IS 'internal: gaps of a table in this time range; no row if there is none';
 REVOKE ALL ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
@@ -2798,8 +2808,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? One row that says so, '
-		'or a row for each gap';
+	IS 'whether the history of this table of this source is complete in the time range: one row '
+		'if it is, otherwise a row for each gap';
 REVOKE ALL ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
 	FROM PUBLIC;
 
@@ -2815,7 +2825,7 @@ DECLARE
 	rel record;
 	candidate text;
 BEGIN
-	-- Changes of a partition go by the name of its root, if that is tracked.
+	-- Changes of a partition are stored under the name of its root, if the root is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
@@ -2824,8 +2834,8 @@ BEGIN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
 
-	-- Sources that read this database, now or formerly; the one that does now comes
-	-- last, and speaks for all if none has everything.
+	-- Sources that read this database, now or formerly. The current one comes last, and its gaps
+	-- are returned if no source is complete.
 	FOR candidate IN
 		SELECT l.source FROM (
 				SELECT s.name, s.desired = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
@@ -2847,8 +2857,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table complete in that time? One row that says so, or a row for '
-		'each gap';
+	IS 'whether the history of this table is complete in the time range: one row if it is, '
+		'otherwise a row for each gap';
 REVOKE ALL ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
@@ -2862,8 +2872,8 @@ AS $$
 		FROM bemi.source_completeness(source_name, schema_name, table_name, from_time, to_time) c
 $$;
 COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? '
-		'bemi.source_completeness() shows why not';
+	IS 'whether the history of this table of this source is complete in the time range; '
+		'bemi.source_completeness() returns the gaps';
 REVOKE ALL ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
 	FROM PUBLIC;
 
@@ -2877,14 +2887,15 @@ AS $$
 	SELECT bool_and(c.complete) FROM bemi.completeness(target, from_time, to_time) c
 $$;
 COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table complete in that time? bemi.completeness() shows why not';
+	IS 'whether the history of this table is complete in the time range; bemi.completeness() '
+		'returns the gaps';
 REVOKE ALL ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz) FROM PUBLIC;
 
 --
--- Reading: what a role needs for it, as a whole
+-- Readers: all rights that reading needs
 --
 
--- A view calls its functions with the rights of whoever reads it.
+-- A view calls its functions with the rights of its reader.
 CREATE FUNCTION _bemi.set_monitoring(reader regrole, granted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -2925,8 +2936,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
-	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes '
-		'it';
+	IS 'internal: grants or revokes the right to see the state of sources and tracked tables';
 REVOKE ALL ON FUNCTION _bemi.set_monitoring(regrole, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_reader(reader regrole)
@@ -2936,18 +2946,19 @@ CREATE FUNCTION _bemi.check_reader(reader regrole)
 AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
-		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'reader role does not exist' USING ERRCODE = 'undefined_object';
 	-- A GRANT that has no effect is a warning only.
 	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE')
 		FROM pg_extension e WHERE e.extname = 'bemi') THEN
 		RAISE EXCEPTION 'permission denied to grant or revoke reading'
 			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+				DETAIL = 'You must be a superuser or a member of the role that owns '
+					'extension bemi.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_reader(regrole)
-	IS 'internal: error unless the role exists and the current user may let it read';
+	IS 'internal: error unless the role exists and the current user may grant it the right to read';
 REVOKE ALL ON FUNCTION _bemi.check_reader(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.grant_read(reader regrole)
@@ -2963,7 +2974,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
-	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, '
+	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
 		'tracked, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
@@ -2979,11 +2990,12 @@ BEGIN
 	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
 END
 $$;
-COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
+COMMENT ON FUNCTION bemi.revoke_read(regrole)
+	IS 'revokes the rights that bemi.grant_read() granted';
 REVOKE ALL ON FUNCTION bemi.revoke_read(regrole) FROM PUBLIC;
 
 --
--- Rights that stand with no object
+-- Rights that no single object states
 --
 -- Each file states what PUBLIC may do with an object, right after it. A function that is granted
 -- to PUBLIC in schema _bemi has its reason there. Default privileges of the role that creates the
@@ -3021,9 +3033,9 @@ BEGIN
 END
 $$;
 
--- Monitoring sees how the sources are, not what they store.
+-- pg_monitor sees the state of sources, but not the history.
 SELECT _bemi.set_monitoring('pg_monitor', true);
 
--- Last: the role in which CREATE EXTENSION was called, see above.
+-- Last: restore session_replication_role, see sql/00_schemas.sql.
 SELECT pg_catalog.set_config('session_replication_role',
 	pg_catalog.current_setting('bemi_script.session_replication_role'), true);

@@ -59,9 +59,9 @@ EXCEPTION
 END
 $$;
 
--- The packages of bemi.io make a trigger for each row, an event trigger that gives it to new
--- tables, and one that sets replica identities. The row trigger's message takes the place of
--- the context that bemi has written for the statement.
+-- The packages of bemi.io create a trigger for each row, an event trigger that adds it to new
+-- tables, and one that sets replica identities. The message of the row trigger replaces the
+-- context that bemi has emitted for the statement.
 DO $$
 DECLARE
 	remedy text;
@@ -79,17 +79,17 @@ BEGIN
 END
 $$;
 
--- The schema is a member of the extension, and the script must make it itself:
--- were it allowed to exist before, its owner could have planted objects in it.
+-- The script creates the schema itself, and fails if it exists, because its owner could have
+-- planted objects in it.
 CREATE SCHEMA bemi;
 COMMENT ON SCHEMA bemi IS 'history of every row, with the reason for each change';
 REVOKE ALL ON SCHEMA bemi FROM PUBLIC;
 GRANT USAGE ON SCHEMA bemi TO PUBLIC;
 
--- Functions of schema bemi call those of _bemi with the rights of their caller, so everybody
--- may look names up in it.
+-- Functions of schema bemi call those of _bemi with the rights of their caller, so every role
+-- needs USAGE.
 CREATE SCHEMA _bemi;
 COMMENT ON SCHEMA _bemi
-	IS 'partitions of bemi.changes; the rest is internal, and changes without notice';
+	IS 'partitions of bemi.changes, and internals that can change without notice';
 REVOKE ALL ON SCHEMA _bemi FROM PUBLIC;
 GRANT USAGE ON SCHEMA _bemi TO PUBLIC;

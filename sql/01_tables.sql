@@ -14,25 +14,26 @@ CREATE TABLE bemi.tracked_schemas (
 );
 CREATE INDEX tracked_schemas_schema_oid_idx ON bemi.tracked_schemas (schema_oid);
 COMMENT ON TABLE bemi.tracked_schemas
-	IS 'schemas whose tables are all tracked, also those made later';
+	IS 'schemas whose tables are all tracked, including tables created later';
 COMMENT ON COLUMN bemi.tracked_schemas.schema IS 'name of the schema given to bemi.track_schema()';
 COMMENT ON COLUMN bemi.tracked_schemas.schema_oid
-	IS 'its OID in the database in which the row was made';
+	IS 'OID of the schema in the database where the row was written';
 COMMENT ON COLUMN bemi.tracked_schemas.enabled_in
-	IS 'database in which the row was made, see _bemi.this_database()';
+	IS 'database where the row was written, as _bemi.this_database() names it; the row has no '
+		'effect in another one';
 REVOKE ALL ON bemi.tracked_schemas FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.tracked_schemas', '');
 
--- What the publication lists decides what is in the history, so each change of it
--- goes into the write-ahead log, where the worker meets it in its place between the
--- changes, and writes it down in bemi.gaps. Like a context, it is a logical message,
--- which anybody can write; unlike a context, it is signed.
+-- The publication decides which changes are in the history. Each change of the publication is
+-- written to the WAL as a tracking message, so the worker reads it in order with the changes and
+-- records it in bemi.gaps. Every user can write logical messages. Tracking messages are signed,
+-- because a forged one would falsify bemi.gaps.
 CREATE TABLE _bemi.signing_key (
 	value text NOT NULL
 );
 COMMENT ON TABLE _bemi.signing_key
-	IS 'key that signs the messages about tables, so that nobody else can write them';
-COMMENT ON COLUMN _bemi.signing_key.value IS 'made by CREATE EXTENSION; a dump does not carry it';
+	IS 'signing key of tracking messages; a role that can read it can forge them';
+COMMENT ON COLUMN _bemi.signing_key.value IS 'created by CREATE EXTENSION, and not dumped';
 REVOKE ALL ON _bemi.signing_key FROM PUBLIC;
 INSERT INTO _bemi.signing_key
 	VALUES (pg_catalog.concat(pg_catalog.gen_random_uuid(), pg_catalog.gen_random_uuid()));
@@ -57,25 +58,29 @@ CREATE TABLE bemi.changes (
 COMMENT ON TABLE bemi.changes
 	IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
 COMMENT ON COLUMN bemi.changes.id
-	IS 'UUID version 8 made of commit LSN, place in the transaction, and source; in commit order';
+	IS 'UUID version 8, built from commit LSN, place in the transaction and source; orders the '
+		'changes by commit';
 COMMENT ON COLUMN bemi.changes.database IS 'database of the changed table';
 COMMENT ON COLUMN bemi.changes.schema IS 'schema of the changed table';
-COMMENT ON COLUMN bemi.changes."table" IS 'changed table, the root if it is partitioned';
+COMMENT ON COLUMN bemi.changes."table"
+	IS 'changed table; for a partition, the root that is published';
 COMMENT ON COLUMN bemi.changes.primary_key
-	IS 'primary key as text; several columns: JSON array of texts in key order; none: NULL';
+	IS 'primary key as text; a JSON array of texts in key order if it has several columns; NULL '
+		'if there is none';
 COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
 COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
 COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
 COMMENT ON COLUMN bemi.changes.context
-	IS 'context of the statement, {} if there was none; of a large one, later changes of a '
-		'transaction have its small members, see bemi.full_context()';
-COMMENT ON COLUMN bemi.changes.committed_at IS 'when the transaction committed at the source';
+	IS 'context of the statement, {} if there was none; only the first change of a transaction '
+		'has all of a large context, see bemi.full_context()';
+COMMENT ON COLUMN bemi.changes.committed_at
+	IS 'commit time, as the source sent it; bemi.retention uses it';
 COMMENT ON COLUMN bemi.changes.queued_at IS 'when the worker received the change';
 COMMENT ON COLUMN bemi.changes.created_at IS 'when the worker stored the change';
-COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction at the source (xid)';
-COMMENT ON COLUMN bemi.changes.position
-	IS 'LSN of the row''s record in the source''s write-ahead log';
-COMMENT ON COLUMN bemi.changes.source IS 'source that it was read from, as named to bemi.start()';
+COMMENT ON COLUMN bemi.changes.transaction_id IS 'transaction ID (xid) at the source';
+COMMENT ON COLUMN bemi.changes.position IS 'LSN of the row''s WAL record at the source';
+COMMENT ON COLUMN bemi.changes.source
+	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
 CREATE TABLE bemi.holds (
@@ -88,13 +93,13 @@ CREATE TABLE bemi.holds (
 	CHECK (from_time < to_time)
 );
 COMMENT ON TABLE bemi.holds
-	IS 'times whose changes are kept whatever bemi.retention says; made by bemi.hold() and '
-		'bemi.hold_partition(), ended by bemi.release() and bemi.release_partition()';
-COMMENT ON COLUMN bemi.holds.from_time IS 'first time that is held; compared with committed_at';
-COMMENT ON COLUMN bemi.holds.to_time IS 'first time after it that is not held';
-COMMENT ON COLUMN bemi.holds.reason IS 'reason given with the hold';
-COMMENT ON COLUMN bemi.holds.held_by IS 'role that was logged in when the hold was made';
-COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was made';
+	IS 'time ranges whose partitions bemi.retention does not drop; bemi.hold() adds a range, '
+		'bemi.release() removes it';
+COMMENT ON COLUMN bemi.holds.from_time IS 'start of the range; compared with committed_at';
+COMMENT ON COLUMN bemi.holds.to_time IS 'end of the range, which is not part of it';
+COMMENT ON COLUMN bemi.holds.reason IS 'reason for the hold';
+COMMENT ON COLUMN bemi.holds.held_by IS 'session user who created the hold';
+COMMENT ON COLUMN bemi.holds.held_at IS 'when the hold was created';
 REVOKE ALL ON bemi.holds FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.holds', '');
 
@@ -135,30 +140,31 @@ CREATE INDEX ON bemi.gaps (source, schema, "table");
 CREATE INDEX ON bemi.gaps (source) WHERE "table" IS NULL;
 CREATE INDEX ON bemi.gaps (source, from_time) WHERE "table" IS NOT NULL AND to_time IS NULL;
 COMMENT ON TABLE bemi.gaps
-	IS 'where history may be missing; bemi.complete() and bemi.completeness() read it';
-COMMENT ON COLUMN bemi.gaps.id IS 'counts the gaps in the order in which they were noticed';
-COMMENT ON COLUMN bemi.gaps.source IS 'source that the gap concerns, NULL: all';
-COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table';
-COMMENT ON COLUMN bemi.gaps."table" IS 'table that the gap concerns, NULL: all of the source';
+	IS 'time ranges in which changes may be missing; bemi.complete() and bemi.completeness() '
+		'evaluate them';
+COMMENT ON COLUMN bemi.gaps.id IS 'number of the gap, in the order in which gaps were noticed';
+COMMENT ON COLUMN bemi.gaps.source IS 'source with the gap; NULL: all sources';
+COMMENT ON COLUMN bemi.gaps.schema IS 'schema of the table; NULL: all tables';
+COMMENT ON COLUMN bemi.gaps."table" IS 'table with the gap; NULL: all tables of the source';
 COMMENT ON COLUMN bemi.gaps.reason
-	IS 'why; a code, see the constraint gaps_reason_check, and detail for what it means';
+	IS 'code of the reason, see constraint gaps_reason_check; detail explains it';
 COMMENT ON COLUMN bemi.gaps.from_lsn
-	IS 'position in the source''s write-ahead log up to which everything is stored, NULL: unknown';
+	IS 'everything up to this LSN of the source is stored; NULL: unknown';
 COMMENT ON COLUMN bemi.gaps.to_lsn
-	IS 'position from which on everything is stored, NULL: unknown, or the gap is open';
+	IS 'everything from this LSN of the source on is stored; NULL: unknown, or the gap is open';
 COMMENT ON COLUMN bemi.gaps.from_time
 	IS 'changes committed after this time may be missing; -infinity: all before to_time';
-COMMENT ON COLUMN bemi.gaps.to_time IS 'up to this time; NULL: the gap is open';
-COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was written down';
-COMMENT ON COLUMN bemi.gaps.detail
-	IS 'sentences that explain the reason, and what else is known of the gap';
+COMMENT ON COLUMN bemi.gaps.to_time
+	IS 'changes committed up to this time may be missing; NULL: the gap is open';
+COMMENT ON COLUMN bemi.gaps.noticed_at IS 'when the gap was recorded or extended';
+COMMENT ON COLUMN bemi.gaps.detail IS 'explains the reason, with other facts about the gap';
 REVOKE ALL ON bemi.gaps FROM PUBLIC;
 COMMENT ON SEQUENCE bemi.gaps_id_seq IS 'internal: numbers of bemi.gaps';
 REVOKE ALL ON SEQUENCE bemi.gaps_id_seq FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps', '');
 SELECT pg_catalog.pg_extension_config_dump('bemi.gaps_id_seq', '');
 
--- Of the tables that no change has been seen of, this tells tracked from untracked.
+-- Distinguishes a tracked table without changes from an untracked one.
 CREATE TABLE _bemi.source_tables (
 	source text COLLATE "C",
 	schema text COLLATE "C",
@@ -169,17 +175,17 @@ CREATE TABLE _bemi.source_tables (
 );
 CREATE INDEX ON _bemi.source_tables (relation);
 COMMENT ON TABLE _bemi.source_tables
-	IS 'tables that the sources track, as far as the workers have read';
+	IS 'tables that each source tracks, up to where its worker has read';
 COMMENT ON COLUMN _bemi.source_tables.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_tables.schema IS 'schema of the table';
 COMMENT ON COLUMN _bemi.source_tables."table" IS 'tracked table';
-COMMENT ON COLUMN _bemi.source_tables.relation IS 'its OID at the source';
+COMMENT ON COLUMN _bemi.source_tables.relation IS 'OID of the table at the source';
 COMMENT ON COLUMN _bemi.source_tables.server IS 'system identifier and database of the source';
 REVOKE ALL ON _bemi.source_tables FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_tables', '');
 
--- As the sources send it in the stream, so of the time of the changes that come next. Not in
--- a dump, because each source that is started sends all of it again.
+-- Sources send descriptions in the stream, so a description is valid for the changes that follow
+-- it. Not dumped, because a source sends all descriptions again after it is started.
 CREATE TABLE _bemi.source_relations (
 	source text COLLATE "C",
 	relation oid,
@@ -187,12 +193,12 @@ CREATE TABLE _bemi.source_relations (
 	PRIMARY KEY (source, relation)
 );
 COMMENT ON TABLE _bemi.source_relations
-	IS 'what published tables are like, as far as the workers have read';
+	IS 'descriptions of published tables, up to where each worker has read';
 COMMENT ON COLUMN _bemi.source_relations.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_relations.relation IS 'OID of the table at the source';
 COMMENT ON COLUMN _bemi.source_relations.description
-	IS 'as _bemi.describe() says it: names of the primary key''s columns, parts of types, and the '
-		'rules for columns';
+	IS 'result of _bemi.describe(): columns of the primary key, parts of types, and rules for '
+		'columns';
 REVOKE ALL ON _bemi.source_relations FROM PUBLIC;
 
 CREATE TABLE bemi.sources (
@@ -208,36 +214,37 @@ CREATE TABLE bemi.sources (
 	database text,
 	reader text
 );
-COMMENT ON TABLE bemi.sources
-	IS 'sources that bemi.start() was called for; bemi.status shows how they are';
+COMMENT ON TABLE bemi.sources IS 'sources created by bemi.start(); bemi.status shows their state';
 COMMENT ON COLUMN bemi.sources.name IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.sources.owner
-	IS 'role that may start and stop it, if it has REPLICATION; superusers always may';
+	IS 'role that can start and stop the source, if it has REPLICATION; superusers always can';
 COMMENT ON COLUMN bemi.sources.conninfo
-	IS 'connection string of the source, NULL for this database; may hold secrets';
+	IS 'connection string of the source, NULL for this database; can contain secrets';
 COMMENT ON COLUMN bemi.sources.slot_name
-	IS 'its replication slot; the replication origin that keeps its progress has the same name';
+	IS 'replication slot at the source; the replication origin has the name _bemi.origin_of(name)';
 COMMENT ON COLUMN bemi.sources.desired
-	IS 'run, stop, drop (slot, origin and this row), or force_drop (the same, but not a slot on '
-		'another server)';
+	IS 'state to be reached: run, stop, drop (slot, origin and this row), or force_drop (as '
+		'drop, but keeps a slot on another server)';
 COMMENT ON COLUMN bemi.sources.slot_made
-	IS 'whether the slot was made; one that is missing then is a gap';
-COMMENT ON COLUMN bemi.sources.system_identifier IS 'of the server that the slot was made on';
-COMMENT ON COLUMN bemi.sources.timeline IS 'that the server was on when the worker connected last';
+	IS 'whether the slot was created; if it is missing later, changes are lost';
+COMMENT ON COLUMN bemi.sources.system_identifier
+	IS 'system identifier of the server where the slot was created';
+COMMENT ON COLUMN bemi.sources.timeline IS 'timeline of the server when the worker last connected';
 COMMENT ON COLUMN bemi.sources.timeline_ancestors
-	IS 'former timelines of that one, a line each: number, and position at which it was left; '
-		'NULL: not known';
+	IS 'former timelines of the server, one per line: number, and LSN at which it ended; NULL: '
+		'unknown';
 COMMENT ON COLUMN bemi.sources.database IS 'database that is read';
 COMMENT ON COLUMN bemi.sources.reader
 	IS 'server that reads a source on another server, as _bemi.this_reader() names it; NULL: the '
-		'next one that finds the slot without a reader';
+		'next server that finds the slot without a reader';
 REVOKE ALL ON bemi.sources FROM PUBLIC;
--- Connection strings are for superusers only, whom row security does not concern, and
--- so are not in a dump, which others may make and read. What is restored is started anew.
+-- Connection strings are for superusers only. Row security hides the rows from everybody else.
+-- The table is not dumped, because others can make and read a dump. After a restore, sources are
+-- started again.
 ALTER TABLE bemi.sources ENABLE ROW LEVEL SECURITY;
 
--- Apart from bemi.sources, whose rows a session may hold locked for as long as its
--- transaction lasts: the worker must not wait for that.
+-- Separate from bemi.sources, because a session can lock rows of that until its transaction ends,
+-- and the worker must not wait for it.
 CREATE TABLE _bemi.source_progress (
 	source text COLLATE "C" PRIMARY KEY,
 	changes bigint NOT NULL,
@@ -256,7 +263,8 @@ CREATE TABLE _bemi.source_progress (
 	database text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _bemi.source_progress
-	IS 'what the workers have counted, about a second behind; bemi.status shows it up to date';
+	IS 'counters and positions of each source, about a second old; bemi.status shows the current '
+		'ones';
 COMMENT ON COLUMN _bemi.source_progress.source IS 'name of the source';
 COMMENT ON COLUMN _bemi.source_progress.changes IS 'changes stored';
 COMMENT ON COLUMN _bemi.source_progress.transactions
@@ -266,24 +274,20 @@ COMMENT ON COLUMN _bemi.source_progress.invalid_messages
 COMMENT ON COLUMN _bemi.source_progress.stored_until
 	IS 'everything committed at the source before this time is stored';
 COMMENT ON COLUMN _bemi.source_progress.stored_lsn
-	IS 'position in the source''s write-ahead log before which all commits of times before '
-		'stored_until are';
+	IS 'LSN at the source; all commits with times before stored_until are before it';
 COMMENT ON COLUMN _bemi.source_progress.changed_lsn
-	IS 'where the last transaction with changes has committed, in the source''s write-ahead log; '
-		'NULL: none is known';
-COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'commit time of that transaction';
-COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'its transaction id at the source';
+	IS 'LSN of the last commit with changes at the source; NULL: unknown';
+COMMENT ON COLUMN _bemi.source_progress.changed_at IS 'time of that commit';
+COMMENT ON COLUMN _bemi.source_progress.changed_xid IS 'transaction ID of that commit';
 COMMENT ON COLUMN _bemi.source_progress.server_started_at
-	IS 'when the source''s server was started, as of the last connection';
+	IS 'start time of the source''s server, as of the last connection';
 COMMENT ON COLUMN _bemi.source_progress.system_identifier
-	IS 'as in bemi.sources, which is not in a dump: of the server that is read';
-COMMENT ON COLUMN _bemi.source_progress.timeline
-	IS 'the same: that the server was on when the worker connected last';
+	IS 'as in bemi.sources, which is not dumped: system identifier of the server';
+COMMENT ON COLUMN _bemi.source_progress.timeline IS 'as in bemi.sources: timeline of the server';
 COMMENT ON COLUMN _bemi.source_progress.timeline_ancestors
-	IS 'the same: former timelines of that one';
-COMMENT ON COLUMN _bemi.source_progress.database IS 'the same: database that is read';
+	IS 'as in bemi.sources: former timelines of the server';
+COMMENT ON COLUMN _bemi.source_progress.database IS 'as in bemi.sources: database that is read';
 COMMENT ON COLUMN _bemi.source_progress.signing_key_version
-	IS 'hash of the source''s _bemi.signing_key that its messages are verified with, NULL: it has '
-		'none that the worker may read';
+	IS 'hash of the source''s signing key; NULL: the worker can read no key';
 REVOKE ALL ON _bemi.source_progress FROM PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('_bemi.source_progress', '');

@@ -1,6 +1,6 @@
 
 --
--- Context: what the application says about its own statements
+-- Context: what the application states about its own statements
 --
 
 CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
@@ -8,8 +8,8 @@ CREATE FUNCTION bemi.set_context(context jsonb, is_local boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_set_context'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.set_context(jsonb, boolean)
-	IS 'sets the context of the statements that follow, in this transaction or, if not local, in '
-		'this session';
+	IS 'sets the context of later statements in this transaction, or in this session if is_local '
+		'is false';
 GRANT EXECUTE ON FUNCTION bemi.set_context(jsonb, boolean) TO PUBLIC;
 
 CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
@@ -17,8 +17,8 @@ CREATE FUNCTION bemi.merge_context(context jsonb, is_local boolean DEFAULT true)
 	AS 'MODULE_PATHNAME', 'bemi_merge_context'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.merge_context(jsonb, boolean)
-	IS 'adds keys to the setting bemi.context, or replaces them, in this transaction or, if not '
-		'local, in this session';
+	IS 'adds keys to the context, or replaces them, in this transaction, or in this session if '
+		'is_local is false';
 GRANT EXECUTE ON FUNCTION bemi.merge_context(jsonb, boolean) TO PUBLIC;
 
 CREATE FUNCTION bemi.current_context()
@@ -34,6 +34,6 @@ CREATE FUNCTION bemi.emit_context()
 	AS 'MODULE_PATHNAME', 'bemi_emit_context'
 	LANGUAGE C;
 COMMENT ON FUNCTION bemi.emit_context()
-	IS 'trigger function (BEFORE ... FOR EACH STATEMENT): writes the context to the write-ahead '
-		'log, before the rows of the statement';
+	IS 'trigger function for BEFORE ... FOR EACH STATEMENT: writes the context to the WAL before '
+		'the rows of the statement';
 GRANT EXECUTE ON FUNCTION bemi.emit_context() TO PUBLIC;

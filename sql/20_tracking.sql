@@ -1,14 +1,13 @@
 
 --
--- Tracking: which tables have their changes kept
+-- Tracking: which tables have their changes stored
 --
--- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a
--- place in the publication "bemi". The trigger's arguments remember the replica
--- identity that the table had before (pg_class.relreplident, name of the index),
--- how it came to be tracked: as a table of its own, as a partition with its
--- root, or as a table that was attached to a tracked root since; and, if there are
--- any, the rules for its columns. So this travels with the table: into a dump,
--- through a rename, and away with DROP TABLE.
+-- A tracked table has bemi's statement trigger, REPLICA IDENTITY FULL and a place
+-- in publication "bemi". The arguments of the trigger store the former replica
+-- identity (pg_class.relreplident, name of the index), how the table became tracked
+-- (on its own, as a partition with its root, or because it was attached to a
+-- tracked root), and the rules for its columns. So all this stays with the table in
+-- a dump and after a rename, and DROP TABLE removes it.
 --
 
 CREATE FUNCTION _bemi.check_publication_owner()
@@ -16,15 +15,15 @@ CREATE FUNCTION _bemi.check_publication_owner()
 	AS 'MODULE_PATHNAME', 'bemi_check_publication'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.check_publication_owner()
-	IS 'internal: error if publication "bemi" belongs to somebody who has not the rights of the '
-		'extension''s owner';
+	IS 'internal: error if the owner of publication "bemi" lacks the rights of the extension''s '
+		'owner';
 REVOKE ALL ON FUNCTION _bemi.check_publication_owner() FROM PUBLIC;
 
--- It may have been made before the extension.
+-- The publication may be older than the extension.
 SELECT _bemi.check_publication_owner();
 
--- The publication cannot be a member of the extension, so it is made when first
--- needed; pg_dump carries it along like any other.
+-- The publication cannot be a member of the extension, so it is created on first use. pg_dump
+-- dumps it like any other.
 CREATE FUNCTION _bemi.ensure_publication()
 	RETURNS void
 	LANGUAGE plpgsql
@@ -51,12 +50,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.ensure_publication()
-	IS 'internal: makes the publication "bemi" unless it exists, and lets it have generated '
-		'columns where that can be';
+	IS 'internal: creates publication "bemi" if it does not exist, and makes it publish '
+		'generated columns from PostgreSQL 18 on';
 REVOKE ALL ON FUNCTION _bemi.ensure_publication() FROM PUBLIC;
 
--- The table's partitions, the table itself among them, parents first. pg_partition_tree()
--- would lock all of them.
+-- Parents come first. pg_partition_tree() would lock all partitions.
 CREATE FUNCTION _bemi.partitions(target regclass)
 	RETURNS SETOF regclass
 	LANGUAGE sql STABLE
@@ -83,9 +81,9 @@ AS $$
 		AND tgname = 'bemi_emit_context' AND tgfoid = 'bemi.emit_context()'::regprocedure)
 $$;
 COMMENT ON FUNCTION _bemi.has_trigger(regclass)
-	IS 'internal: does the table carry the trigger that bemi.track() makes?';
--- Granted, as others below are, because bemi.track() and its like call it with the rights of
--- their caller, so that they can do no more than the caller.
+	IS 'internal: whether the table has the trigger of bemi.track()';
+-- Granted to PUBLIC, like others below, because bemi.track() and similar functions call it with
+-- the rights of their caller.
 GRANT EXECUTE ON FUNCTION _bemi.has_trigger(regclass) TO PUBLIC;
 
 CREATE FUNCTION _bemi.is_published(target regclass)
@@ -97,7 +95,7 @@ AS $$
 		WHERE p.pubname = 'bemi' AND pr.prrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.is_published(regclass)
-	IS 'internal: is the table itself in the publication "bemi"?';
+	IS 'internal: whether the table itself is in publication "bemi"';
 REVOKE ALL ON FUNCTION _bemi.is_published(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.partition_root(target regclass)
@@ -105,8 +103,9 @@ CREATE FUNCTION _bemi.partition_root(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_root_of_partition'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.partition_root(regclass)
-	IS 'internal: under the name of which table the changes of a table are stored: the topmost of '
-		'it and the tables above it that is in the publication "bemi", or the topmost of all';
+	IS 'internal: the table under whose name the changes of this one are stored: the topmost of '
+		'its ancestors and itself that is in publication "bemi", or the topmost of all if none '
+		'is';
 REVOKE ALL ON FUNCTION _bemi.partition_root(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_tracker(owner oid, object text)
@@ -125,7 +124,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_tracker(oid, text)
-	IS 'internal: error unless the current user may track what belongs to this owner';
+	IS 'internal: error unless the current user may track objects of this owner';
 GRANT EXECUTE ON FUNCTION _bemi.check_tracker(oid, text) TO PUBLIC;
 
 CREATE FUNCTION _bemi.untrackable(target regclass)
@@ -133,19 +132,18 @@ CREATE FUNCTION _bemi.untrackable(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_untrackable'
 	LANGUAGE C STABLE PARALLEL SAFE STRICT;
 COMMENT ON FUNCTION _bemi.untrackable(regclass)
-	IS 'internal: why the relation cannot be tracked, NULL if it can';
+	IS 'internal: reason why the relation cannot be tracked, NULL if it can';
 GRANT EXECUTE ON FUNCTION _bemi.untrackable(regclass) TO PUBLIC;
 
--- Rules for columns are kept as the last argument of the table's trigger, see src/track/rules.c.
+-- Rules for columns are stored in the last argument of the trigger, see src/track/rules.c.
 CREATE FUNCTION bemi.track(target regclass, ignore name[] DEFAULT NULL,
 		redact name[] DEFAULT NULL, redact_hash name[] DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'bemi_track'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.track(regclass, name[], name[], name[])
-	IS 'keeps every change of the table from now on, partitions included, but not updates of '
-		'ignored columns alone, nor values of redacted ones; tracking twice is harmless, rules '
-		'that are not given stay';
+	IS 'stores every change of the table and its partitions from now on; ignore, redact and '
+		'redact_hash set rules for columns, NULL keeps the current ones; can be repeated';
 REVOKE ALL ON FUNCTION bemi.track(regclass, name[], name[], name[]) FROM PUBLIC;
 
 CREATE FUNCTION bemi.untrack(target regclass)
@@ -153,5 +151,6 @@ CREATE FUNCTION bemi.untrack(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_untrack'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.untrack(regclass)
-	IS 'keeps no further changes of the table, and leaves it as it was before bemi.track()';
+	IS 'stores no more changes of the table, and restores its state before bemi.track(); its '
+		'history stays';
 REVOKE ALL ON FUNCTION bemi.untrack(regclass) FROM PUBLIC;

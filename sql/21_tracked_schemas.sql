@@ -1,6 +1,6 @@
 
 --
--- Automatic tracking: what follows the tables as they come, move and go
+-- Tracked schemas: a table that is created in one, or moved to it, is tracked automatically
 --
 
 CREATE FUNCTION _bemi.this_server()
@@ -10,7 +10,8 @@ CREATE FUNCTION _bemi.this_server()
 AS $$
 	SELECT format('%s/%s', c.system_identifier, current_database()) FROM pg_control_system() c
 $$;
-COMMENT ON FUNCTION _bemi.this_server() IS 'internal: as _bemi.source_tables names servers';
+COMMENT ON FUNCTION _bemi.this_server()
+	IS 'internal: this server and database, as in _bemi.source_tables.server';
 REVOKE ALL ON FUNCTION _bemi.this_server() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.this_database()
@@ -22,7 +23,7 @@ AS $$
 		FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.this_database()
-	IS 'internal: identifies this database among all databases of all servers';
+	IS 'internal: identifier of this database, unique among all databases of all servers';
 REVOKE ALL ON FUNCTION _bemi.this_database() FROM PUBLIC;
 
 -- In C, because a role that may untrack a table may lack the right to read bemi.tracked_schemas.
@@ -31,7 +32,7 @@ CREATE FUNCTION _bemi.is_tracked_schema(target regnamespace)
 	AS 'MODULE_PATHNAME', 'bemi_is_schema_tracked'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.is_tracked_schema(regnamespace)
-	IS 'internal: are all tables of the schema tracked?';
+	IS 'internal: whether all tables of the schema are tracked';
 GRANT EXECUTE ON FUNCTION _bemi.is_tracked_schema(regnamespace) TO PUBLIC;
 
 CREATE FUNCTION _bemi.check_schema_tracker(target regnamespace, desired boolean)
@@ -70,7 +71,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean)
-	IS 'internal: notes whether all tables of a schema are tracked';
+	IS 'internal: records whether all tables of a schema are tracked';
 REVOKE ALL ON FUNCTION _bemi.set_tracked_schema(regnamespace, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
@@ -78,8 +79,8 @@ CREATE FUNCTION _bemi.enter_schema(target regnamespace, desired boolean)
 	AS 'MODULE_PATHNAME', 'bemi_enter_schema'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT;
 COMMENT ON FUNCTION _bemi.enter_schema(regnamespace, boolean)
-	IS 'internal: _bemi.set_tracked_schema() for the owner of the schema, who must have been '
-		'granted bemi.track()';
+	IS 'internal: calls _bemi.set_tracked_schema() for the owner of the schema, who needs the '
+		'right to call bemi.track()';
 GRANT EXECUTE ON FUNCTION _bemi.enter_schema(regnamespace, boolean) TO PUBLIC;
 
 CREATE FUNCTION _bemi.is_of_extension(target regclass)
@@ -91,7 +92,7 @@ AS $$
 		WHERE d.classid = 'pg_class'::regclass AND d.objid = target AND d.deptype = 'e')
 $$;
 COMMENT ON FUNCTION _bemi.is_of_extension(regclass)
-	IS 'internal: does the table belong to an extension? Such tables are tracked one by one only';
+	IS 'internal: whether the table belongs to an extension; only bemi.track() tracks such a table';
 GRANT EXECUTE ON FUNCTION _bemi.is_of_extension(regclass) TO PUBLIC;
 
 CREATE FUNCTION bemi.track_schema(target regnamespace)
@@ -112,8 +113,8 @@ BEGIN
 			USING ERRCODE = 'wrong_object_type', DETAIL = 'It is a system schema, or bemi''s own.';
 	END IF;
 
-	-- First, or a table made meanwhile could be missed. Tables that are tracked already, as far
-	-- as can be told from all of them at once, take no lock and next to no time.
+	-- This comes first, because a table that is created meanwhile would be missed. The query
+	-- leaves out tables that are already tracked, because bemi.track() would lock each of them.
 	PERFORM _bemi.enter_schema(target, true);
 	FOR relation IN SELECT c.oid::regclass FROM pg_class c
 		WHERE c.relnamespace = target AND c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -132,7 +133,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.track_schema(regnamespace)
-	IS 'tracks all tables of the schema, and every table that is made in it, or moved to it, later';
+	IS 'tracks all tables of the schema, and later every table that is created in it or moved to '
+		'it';
 REVOKE ALL ON FUNCTION bemi.track_schema(regnamespace) FROM PUBLIC;
 
 CREATE FUNCTION bemi.untrack_schema(target regnamespace)
@@ -154,12 +156,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.untrack_schema(regnamespace)
-	IS 'untracks all tables of the schema, and no longer tracks those that are made in it';
+	IS 'untracks all tables of the schema, and no longer tracks new tables in it';
 REVOKE ALL ON FUNCTION bemi.untrack_schema(regnamespace) FROM PUBLIC;
 
--- ALTER TABLE ... ADD COLUMN ... DEFAULT leaves rows as they are, without a value for the
--- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root,
--- which does not know that value.
+-- ALTER TABLE ... ADD COLUMN ... DEFAULT does not rewrite rows, so they have no value for the
+-- column. PostgreSQL 14 decodes the old row of a partition with the columns of the root, which
+-- lack that default.
 CREATE FUNCTION _bemi.warn_of_missing_values(target regclass)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -186,6 +188,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_missing_values(regclass)
-	IS 'internal: warning where PostgreSQL 14 sends null for a column that was added with a '
-		'default';
+	IS 'internal: warns if PostgreSQL 14 sends null for a column that was added with a default';
 REVOKE ALL ON FUNCTION _bemi.warn_of_missing_values(regclass) FROM PUBLIC;

@@ -8,8 +8,9 @@ CREATE FUNCTION _bemi.follow_ddl()
 	AS 'MODULE_PATHNAME', 'bemi_follow_ddl'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_ddl()
-	IS 'event trigger function: tracks new partitions of tracked tables and new tables of tracked '
-		'schemas, refuses triggers that cannot work, tells the workers what has changed';
+	IS 'event trigger function: tracks new partitions of tracked tables and new tables of '
+		'tracked schemas, refuses triggers that cannot work, and sends changed descriptions of '
+		'tables to the workers';
 REVOKE ALL ON FUNCTION _bemi.follow_ddl() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
@@ -21,8 +22,8 @@ CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end
 	EXECUTE FUNCTION _bemi.follow_ddl();
 COMMENT ON EVENT TRIGGER bemi_follow_ddl
 	IS 'tracks new partitions of tracked tables and new tables of tracked schemas';
--- Without it, an update of a new partition would fail; so also for sessions
--- that have set session_replication_role.
+-- ALWAYS, because an update of a new partition would fail without it, also in sessions that have
+-- set session_replication_role.
 ALTER EVENT TRIGGER bemi_follow_ddl ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.refuse_triggers()
@@ -30,16 +31,17 @@ CREATE FUNCTION _bemi.refuse_triggers()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_triggers'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_triggers()
-	IS 'event trigger function: only who may track a table sets rules for it, and only their owner '
-		'puts triggers on tables of bemi; warns of a restored table that is not published';
+	IS 'event trigger function: only a role that may track a table can set rules for it, and '
+		'only the owner of bemi''s tables can put triggers on them; warns about restored tables '
+		'that are not published';
 REVOKE ALL ON FUNCTION _bemi.refuse_triggers() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_refuse_triggers ON ddl_command_end
 	WHEN TAG IN ('CREATE TRIGGER', 'CREATE SCHEMA')
 	EXECUTE FUNCTION _bemi.refuse_triggers();
 COMMENT ON EVENT TRIGGER bemi_refuse_triggers
-	IS 'refuses triggers that set rules or run with the rights of bemi''s owner, from those who '
-		'have not these rights';
+	IS 'refuses triggers that set rules, or that run with the rights of bemi''s owner, if the '
+		'role that creates them lacks these rights';
 ALTER EVENT TRIGGER bemi_refuse_triggers ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.refuse_publication()
@@ -47,8 +49,8 @@ CREATE FUNCTION _bemi.refuse_publication()
 	AS 'MODULE_PATHNAME', 'bemi_refuse_publication'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.refuse_publication()
-	IS 'event trigger function: publication "bemi" belongs to a superuser or a member of the role '
-		'that owns the extension';
+	IS 'event trigger function: publication "bemi" must belong to a superuser or to a member of '
+		'the role that owns the extension';
 REVOKE ALL ON FUNCTION _bemi.refuse_publication() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_refuse_publication ON ddl_command_end
@@ -74,7 +76,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.rename_tracked_schemas()
-	IS 'internal: gives tracked schemas the names that they have now';
+	IS 'internal: updates the names of tracked schemas that were renamed';
 REVOKE ALL ON FUNCTION _bemi.rename_tracked_schemas() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.follow_renamed_schemas()
@@ -82,14 +84,14 @@ CREATE FUNCTION _bemi.follow_renamed_schemas()
 	AS 'MODULE_PATHNAME', 'bemi_follow_renamed_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.follow_renamed_schemas()
-	IS 'event trigger function: a tracked schema stays tracked when it is renamed, also in a dump, '
-		'and its tables are stored under the new name';
+	IS 'event trigger function: updates the name of a renamed schema in bemi.tracked_schemas; '
+		'changes of its tables are then stored under the new name';
 REVOKE ALL ON FUNCTION _bemi.follow_renamed_schemas() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_follow_renamed_schemas ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
 	EXECUTE FUNCTION _bemi.follow_renamed_schemas();
 COMMENT ON EVENT TRIGGER bemi_follow_renamed_schemas
-	IS 'notes the new names of renamed schemas that are tracked';
+	IS 'records the new name of a tracked schema that is renamed';
 ALTER EVENT TRIGGER bemi_follow_renamed_schemas ENABLE ALWAYS;
 
 CREATE FUNCTION _bemi.forget_tracked_schema(schema oid)
@@ -101,7 +103,7 @@ AS $$
 		WHERE s.schema_oid = forget_tracked_schema.schema AND s.enabled_in = _bemi.this_database()
 $$;
 COMMENT ON FUNCTION _bemi.forget_tracked_schema(oid)
-	IS 'internal: removes a schema that was dropped from the tracked ones';
+	IS 'internal: removes a dropped schema from bemi.tracked_schemas';
 REVOKE ALL ON FUNCTION _bemi.forget_tracked_schema(oid) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.forget_dropped_schemas()
@@ -109,11 +111,13 @@ CREATE FUNCTION _bemi.forget_dropped_schemas()
 	AS 'MODULE_PATHNAME', 'bemi_forget_dropped_schemas'
 	LANGUAGE C;
 COMMENT ON FUNCTION _bemi.forget_dropped_schemas()
-	IS 'event trigger function: a schema made later may get the OID of a dropped one';
+	IS 'event trigger function: removes dropped schemas from bemi.tracked_schemas, because a new '
+		'schema can get the same OID';
 REVOKE ALL ON FUNCTION _bemi.forget_dropped_schemas() FROM PUBLIC;
 
 CREATE EVENT TRIGGER bemi_forget_dropped_schemas ON sql_drop
 	WHEN TAG IN ('DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION')
 	EXECUTE FUNCTION _bemi.forget_dropped_schemas();
-COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas IS 'forgets dropped schemas that were tracked';
+COMMENT ON EVENT TRIGGER bemi_forget_dropped_schemas
+	IS 'removes dropped schemas from bemi.tracked_schemas';
 ALTER EVENT TRIGGER bemi_forget_dropped_schemas ENABLE ALWAYS;

@@ -8,8 +8,8 @@ CREATE FUNCTION _bemi.rules(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.rules(regclass)
-	IS 'internal: what bemi.track() was told to ignore and to redact of the table; to redact all '
-		'of it if that cannot be read';
+	IS 'internal: rules of the table, as given to bemi.track(); redacts all columns if they '
+		'cannot be read';
 REVOKE ALL ON FUNCTION _bemi.rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.has_bad_rules(target regclass)
@@ -17,7 +17,7 @@ CREATE FUNCTION _bemi.has_bad_rules(target regclass)
 	AS 'MODULE_PATHNAME', 'bemi_has_bad_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.has_bad_rules(regclass)
-	IS 'internal: are there rules in the arguments of the table''s trigger that cannot be read?';
+	IS 'internal: whether the table''s trigger has rules that cannot be read';
 REVOKE ALL ON FUNCTION _bemi.has_bad_rules(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
@@ -25,13 +25,13 @@ CREATE FUNCTION _bemi.columnless_rules(target regclass, source regclass)
 	AS 'MODULE_PATHNAME', 'bemi_columnless_rules'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.columnless_rules(regclass, regclass)
-	IS 'internal: names in the rules of the source that are no columns of the table, NULL if there '
-		'are none';
+	IS 'internal: names in the rules of the source table that are no columns of the target, NULL '
+		'if there are none';
 REVOKE ALL ON FUNCTION _bemi.columnless_rules(regclass, regclass) FROM PUBLIC;
 
--- A partition is tracked with its root. The root is the table whose place in the publication,
--- and whose rules, count. If none above the partition is published, it is the topmost table
--- that has the trigger.
+-- A partition is tracked with its root. The root is the table that is published and has the
+-- rules. If no table above the partition is published, the root is the topmost table that has the
+-- trigger.
 CREATE FUNCTION _bemi.tracked_with_root(partition regclass)
 	RETURNS jsonb
 	LANGUAGE sql STABLE
@@ -49,8 +49,8 @@ AS $$
 				WHERE p.pubname = 'bemi') r ON r.prrelid = source.relation
 $$;
 COMMENT ON FUNCTION _bemi.tracked_with_root(regclass)
-	IS 'internal: for bemi.tracked, whether a partition is published, by which name, with which '
-		'rules';
+	IS 'internal: for bemi.tracked: whether a partition is published, under which name, and with '
+		'which rules';
 REVOKE ALL ON FUNCTION _bemi.tracked_with_root(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unstored_partition(root regclass)
@@ -58,7 +58,7 @@ CREATE FUNCTION _bemi.unstored_partition(root regclass)
 	AS 'MODULE_PATHNAME', 'bemi_unstored_partition'
 	LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION _bemi.unstored_partition(regclass)
-	IS 'internal: a partition whose rows are not in the write-ahead log, and why; NULL if there is '
+	IS 'internal: a partition whose rows are not in the WAL, with the reason; NULL if there is '
 		'none';
 REVOKE ALL ON FUNCTION _bemi.unstored_partition(regclass) FROM PUBLIC;
 
@@ -75,21 +75,21 @@ AS $$
 		WHERE i.inhdetachpending AND (i.inhparent = target OR i.inhrelid = target)
 $$;
 COMMENT ON FUNCTION _bemi.pending_detach(regclass)
-	IS 'internal: what to do where DETACH PARTITION ... CONCURRENTLY of the table, or of a '
-		'partition of it, has begun and not ended; NULL if there is none';
+	IS 'internal: the command that finishes an interrupted DETACH PARTITION ... CONCURRENTLY of '
+		'the table or of one of its partitions; NULL if there is none';
 REVOKE ALL ON FUNCTION _bemi.pending_detach(regclass) FROM PUBLIC;
 
--- Whoever looks has one table in mind, or all. A condition on "table" reaches pg_class and, by
--- the joins, the other catalogs. All tables are joined as sets; functions are called for
--- partitions and for tables with rules only, and OFFSET 0 has them called once.
+-- A query asks for one table, or for all. A condition on "table" reaches pg_class and, through
+-- the joins, the other catalogs. All tables are joined as sets. Functions are called only for
+-- partitions and for tables with rules, and OFFSET 0 makes that one call each.
 CREATE VIEW bemi.tracked AS
 	SELECT c.oid::regclass AS "table", coalesce(t.triggers, '{}') AS triggers, rel.identity,
 		rel.published,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'ignore')) AS ignore,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact')) AS redact,
 		ARRAY(SELECT jsonb_array_elements_text(rel.rules -> 'redact_hash')) AS redact_hash,
-		-- The server's own view makes it readable, but for all tables at a time: once, and
-		-- only if there is any.
+		-- The server's view has the filter as text, but only for all tables at once. So it is
+		-- read once, and only if there is a filter.
 		CASE WHEN rel.filtered THEN (SELECT jsonb_object_agg(k.oid, to_jsonb(f) ->> 'rowfilter')
 			FROM pg_publication_tables f JOIN pg_namespace n ON f.schemaname = n.nspname
 				JOIN pg_class k ON k.relnamespace = n.oid AND k.relname = f.tablename
@@ -108,8 +108,8 @@ CREATE VIEW bemi.tracked AS
 					OR rel.identity = 'FULL' THEN NULL
 				WHEN rel.identity = 'NOTHING'
 					THEN 'replica identity is NOTHING: UPDATE and DELETE fail'
-				ELSE 'replica identity is not FULL: before is not complete, '
-					'nor after where large values stay as they were' END,
+				ELSE 'replica identity is not FULL: before is incomplete, '
+					'and after lacks large values that did not change' END,
 			CASE WHEN NOT rel.published AND t.triggers IS NOT NULL
 				THEN 'not in publication "bemi": changes are not stored' END,
 			CASE WHEN c.relpersistence = 'u' THEN 'unlogged: changes are not stored' END,
@@ -120,7 +120,7 @@ CREATE VIEW bemi.tracked AS
 					'changes are stored in part' END,
 			CASE WHEN rel.rootless AND _bemi.pending_detach(c.oid) IS NULL
 				THEN 'partition of an untracked table: '
-					'rows written by way of it come without context' END,
+					'rows written through it come without context' END,
 			CASE WHEN g.attrelid IS NOT NULL
 				THEN 'generated columns are not in the stream: before and after lack them' END,
 			CASE WHEN rel.rules -> 'redact' ? '*' AND _bemi.has_bad_rules(rel.published_as)
@@ -170,18 +170,18 @@ CREATE VIEW bemi.tracked AS
 	WHERE c.relkind IN ('r', 'p', 'f')
 		AND (t.triggers IS NOT NULL OR rel.published OR rel.forgotten);
 COMMENT ON VIEW bemi.tracked
-	IS 'tables whose changes are kept, or should be, and what is wrong with them';
+	IS 'tables whose changes are stored, or should be, and the problems with them';
 COMMENT ON COLUMN bemi.tracked."table" IS 'tracked table or partition';
-COMMENT ON COLUMN bemi.tracked.triggers IS 'its triggers that call bemi.emit_context()';
+COMMENT ON COLUMN bemi.tracked.triggers IS 'triggers of the table that call bemi.emit_context()';
 COMMENT ON COLUMN bemi.tracked.identity
-	IS 'its replica identity; only FULL gives a complete "before"';
+	IS 'replica identity of the table; "before" is complete only with FULL';
 COMMENT ON COLUMN bemi.tracked.published
-	IS 'whether it is in the publication "bemi", itself or by its partition root';
-COMMENT ON COLUMN bemi.tracked.ignore
-	IS 'columns whose updates, alone, leave no change; see bemi.track()';
+	IS 'whether the table is in publication "bemi", itself or with its root';
+COMMENT ON COLUMN bemi.tracked.ignore IS 'columns whose updates alone are not stored';
 COMMENT ON COLUMN bemi.tracked.redact IS 'columns whose values are not stored';
-COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns of whose values only hashes are stored';
+COMMENT ON COLUMN bemi.tracked.redact_hash IS 'columns whose values are stored as hashes';
 COMMENT ON COLUMN bemi.tracked.row_filter
-	IS 'WHERE of the publication "bemi": only changes of such rows are stored';
-COMMENT ON COLUMN bemi.tracked.problems IS 'what is wrong with its tracking; empty if nothing';
+	IS 'row filter of publication "bemi": only changes of matching rows are stored';
+COMMENT ON COLUMN bemi.tracked.problems
+	IS 'problems with the tracking of the table; empty if there are none';
 REVOKE ALL ON bemi.tracked FROM PUBLIC;

@@ -2,15 +2,15 @@
 --
 -- History
 --
--- The table is a member of the extension, its partitions are not: the worker
--- makes them, and pg_dump carries them with their rows. The indexes belong to the
--- partitions: were they made by way of bemi.changes, a restored dump would make
--- them twice. Text is compared by bytes, which is what look-ups by key need and
--- is cheaper to index.
+-- The table is a member of the extension. Its partitions are not: the worker
+-- creates them, and pg_dump dumps them with their rows. Each partition has its own
+-- indexes, because a restored dump would create indexes of bemi.changes twice. Text
+-- columns have the collation "C", which look-ups by key need and which is cheaper
+-- to index.
 --
 
--- Of a large context, only the first change of a transaction has all of it, see
--- src/decode/stitch_context.c. Without that change (somebody has deleted it), what is left.
+-- Only the first change of a transaction has all of a large context, see
+-- src/decode/stitch_context.c. If that change was deleted, the result is what this change has.
 CREATE FUNCTION bemi.full_context(change bemi.changes)
 	RETURNS jsonb
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -27,8 +27,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.full_context(bemi.changes)
-	IS 'the complete context of a change, also where a large one is stored with an earlier change '
-		'of the same transaction';
+	IS 'complete context of a change, also if an earlier change of the same transaction stores it';
 GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO PUBLIC;
 
 CREATE FUNCTION _bemi.attach_partition(partition regclass, bounds text)
@@ -51,11 +50,12 @@ AS $$
 		AND coalesce(current_setting('event_triggers', true), 'on') = 'on'
 $$;
 COMMENT ON FUNCTION _bemi.event_triggers_of_others()
-	IS 'internal: names of event triggers of others that the worker fires, NULL if there are none';
+	IS 'internal: event triggers, other than bemi''s, that fire in the worker; NULL if there are '
+		'none';
 REVOKE ALL ON FUNCTION _bemi.event_triggers_of_others() FROM PUBLIC;
 
--- A partition gives nobody more than bemi.changes does, so it gives nothing: a right that
--- was copied would outlive a REVOKE on bemi.changes, and pass by its row policies.
+-- Nobody but the owner has rights on a partition, because they would outlive a REVOKE on
+-- bemi.changes and bypass its row policies.
 CREATE FUNCTION _bemi.make_private(relation regclass)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -74,14 +74,15 @@ BEGIN
 	LOOP
 		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', object.name, grantee);
 	END LOOP;
-	-- which default privileges can lack, too
+	-- Default privileges can also have taken rights from the owner.
 	IF object.acl IS NOT NULL THEN
 		EXECUTE format('GRANT ALL ON %s TO %s', object.name, object.owner);
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION _bemi.make_private(regclass)
-	IS 'internal: takes from everybody but the owner what default privileges gave on a new table';
+	IS 'internal: revokes from everybody but the owner what default privileges granted on a new '
+		'table';
 REVOKE ALL ON FUNCTION _bemi.make_private(regclass) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_history_code()
@@ -89,19 +90,18 @@ CREATE FUNCTION _bemi.check_history_code()
 	AS 'MODULE_PATHNAME', 'bemi_check_history_code'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.check_history_code()
-	IS 'internal: error if an expression of bemi.changes depends on somebody who is neither its '
-		'owner nor a superuser';
+	IS 'internal: error if an expression of bemi.changes depends on an object of a role that is '
+		'neither its owner nor a superuser';
 REVOKE ALL ON FUNCTION _bemi.check_history_code() FROM PUBLIC;
 
--- Called by the worker, which knows the neighbours' bounds, before it stores the
--- first change of a month (week, day). Made apart and attached then, because CREATE
--- TABLE ... PARTITION OF would wait for every reader of the history, and make later
--- readers wait for it.
+-- The worker knows the bounds of the neighbours, and calls this before it stores the first change
+-- of a month (week, day). The table is created alone and then attached, because CREATE TABLE ...
+-- PARTITION OF would wait for every reader of the history, and later readers would wait for it.
 --
--- Rows of the history are written once, so they are frozen as soon as they are vacuumed,
--- rather than with a second visit years later. When that is, is left to the server's
--- autovacuum_vacuum_insert_scale_factor: each visit reads the whole index on contexts,
--- and in proportion to growth that stays a few times the work of writing it.
+-- Rows of the history are written once. So the first vacuum freezes them, and they need no second
+-- one years later. The server's autovacuum_vacuum_insert_scale_factor decides when that is, because
+-- each vacuum reads the whole index on contexts. With vacuums in proportion to growth, that costs a
+-- few times the work of writing the index.
 CREATE FUNCTION _bemi.make_partition(committed_at timestamptz,
 		hole_from timestamptz DEFAULT NULL, hole_to timestamptz DEFAULT NULL)
 	RETURNS void
@@ -146,27 +146,29 @@ BEGIN
 		partition := stem || '_' || n;
 	END LOOP;
 
-	-- Indexes of users come with ATTACH. No primary key, because bemi.changes may have one or
-	-- be given one. Who publishes the history, and deletes from it, needs the identity.
+	-- ATTACH adds the indexes of users. There is no primary key, because bemi.changes may have
+	-- one or get one. The replica identity is for users who publish the history and delete from
+	-- it.
 	EXECUTE format('CREATE TABLE _bemi.%I (LIKE bemi.changes INCLUDING ALL EXCLUDING INDEXES)'
 		' WITH (autovacuum_freeze_min_age = 0, toast.autovacuum_freeze_min_age = 0)', partition);
 	EXECUTE format('CREATE UNIQUE INDEX %I ON _bemi.%I (id) WITH (deduplicate_items = off)',
 		partition || '_id_key', partition);
 	EXECUTE format('ALTER TABLE _bemi.%I REPLICA IDENTITY USING INDEX %I',
 		partition, partition || '_id_key');
-	-- For the life of a row, and for all changes of a table. The schema comes third, because
-	-- it separates few rows, and each search compares the columns before the key. (So all
-	-- changes of a table are found among those of its namesakes in other schemas.) No two
-	-- entries are the same, and to find that out takes time.
+	-- For all changes of a row, and of a table. The schema comes third, because it separates few
+	-- rows, and each search compares the columns before the key. (So the changes of a table are
+	-- found among those of tables of the same name in other schemas.) No two entries are equal,
+	-- so a search for duplicates would only cost time.
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
-	-- the same owner, whose rights what users have put on the history runs with
+	-- The same owner, because triggers and expressions that users add to the history run with his
+	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)
 		FROM pg_class c WHERE c.oid = 'bemi.changes'::regclass);
-	-- Readers come by way of bemi.changes, which asks for no right on a partition.
+	-- Readers use bemi.changes, and need no rights on a partition.
 	PERFORM _bemi.make_private(format('_bemi.%I', partition)::regclass);
-	-- no wider than the hole that it is for; greatest() and least() pass over NULL
+	-- Not wider than the hole between the neighbours. greatest() and least() ignore NULL.
 	PERFORM _bemi.attach_partition(format('_bemi.%I', partition)::regclass, format(
 		'FROM (%s) TO (%s)',
 		coalesce(quote_literal(greatest(nullif(first_day, first_time), hole_from)), 'MINVALUE'),
@@ -174,8 +176,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz)
-	IS 'internal: makes the partition of bemi.changes for the month (see bemi.partition_interval) '
-		'of this time, as far as its neighbours leave room';
+	IS 'internal: creates the partition of bemi.changes for the month of this time (see '
+		'bemi.partition_interval), or for the part of it that its neighbours leave free';
 REVOKE ALL ON FUNCTION _bemi.make_partition(timestamptz, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass,
@@ -184,12 +186,11 @@ CREATE FUNCTION _bemi.partition_ranges(OUT partition regclass,
 	AS 'MODULE_PATHNAME', 'bemi_partition_ranges'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION _bemi.partition_ranges()
-	IS 'internal: partitions of bemi.changes and the times that they are for, infinite for '
-		'MINVALUE and MAXVALUE; without the default partition';
+	IS 'internal: partitions of bemi.changes with their bounds, infinite for MINVALUE and '
+		'MAXVALUE; without the default partition';
 REVOKE ALL ON FUNCTION _bemi.partition_ranges() FROM PUBLIC;
 
--- What is wrong with what users have done to bemi.changes, with the line that mends it. In
--- pg_trigger.tgtype, 1 stands for ROW and 4 for INSERT.
+-- In pg_trigger.tgtype, 1 is ROW and 4 is INSERT.
 CREATE FUNCTION _bemi.history_warning()
 	RETURNS text
 	LANGUAGE sql STABLE
@@ -201,7 +202,7 @@ AS $$
 			WHERE i.inhparent = 'bemi.changes'::regclass
 	), trigger(name, relation, enabled, owner, of_other) AS (
 		SELECT t.tgname, t.tgrelid::regclass, t.tgenabled, c.relowner::regrole,
-			-- the trigger's function, and those of its WHEN
+			-- the trigger's function, and those in its WHEN
 			(SELECT min(f.oid)::regprocedure FROM pg_depend d
 					JOIN pg_proc f ON f.oid = d.refobjid JOIN pg_roles r ON r.oid = f.proowner
 				WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
@@ -216,20 +217,19 @@ AS $$
 				t.name, t.relation, t.relation, t.name)
 			FROM trigger t WHERE t.enabled = 'O'
 		UNION ALL SELECT 2, format(
-			'trigger %I of %s does not fire, since somebody else can replace a function of it:'
+			'trigger %I of %s does not fire, because another role owns a function that it calls:'
 				' ALTER FUNCTION %s OWNER TO %s;', t.name, t.relation, t.of_other, t.owner)
 			FROM trigger t WHERE t.enabled IN ('A', 'R') AND t.of_other IS NOT NULL
-		UNION ALL SELECT 3, format('a partition is neither attached nor detached:'
+		UNION ALL SELECT 3, format('a partition is half detached:'
 				' ALTER TABLE bemi.changes DETACH PARTITION %s FINALIZE;', p.oid::regclass)
 			FROM part p WHERE p.pending
 	) w(place, warning)
 $$;
 COMMENT ON FUNCTION _bemi.history_warning()
-	IS 'internal: triggers of bemi.changes that do not fire, and partitions whose DETACH '
-		'CONCURRENTLY was interrupted; NULL: none';
+	IS 'internal: triggers of bemi.changes that do not fire and partitions that are half '
+		'detached, each with the command to run; NULL if there are none';
 REVOKE ALL ON FUNCTION _bemi.history_warning() FROM PUBLIC;
 
--- History is not dropped by the way: DROP EXTENSION needs CASCADE while there is any.
 CREATE FUNCTION _bemi.protect_history()
 	RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'bemi_protect_history'

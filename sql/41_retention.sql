@@ -1,14 +1,14 @@
 
 --
--- Long life: what becomes of old partitions
+-- Retention: how old partitions are dropped, and held
 --
--- The worker drops partitions that bemi.retention no longer wants, unless somebody
--- holds them. Both sides lock bemi.holds, and the dropping side takes bemi.changes
--- first: so a hold either comes before, or finds the partition gone.
+-- The worker drops partitions that are older than bemi.retention, unless a hold
+-- overlaps them. Both sides lock bemi.holds, and the worker locks bemi.changes
+-- first. So a hold either comes before the drop, or no longer finds the partition.
 --
 
--- For hold_partition() and release_partition(). A partition of a partition goes with it, and
--- is not held alone.
+-- For hold_partition() and release_partition(). A partition of a partition is dropped with it,
+-- and cannot be held alone.
 CREATE FUNCTION _bemi.partition_range(target regclass,
 		OUT from_time timestamptz, OUT to_time timestamptz)
 	LANGUAGE plpgsql
@@ -22,7 +22,7 @@ BEGIN
 		FROM _bemi.partition_ranges() r WHERE r.partition = target;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION
-			'"%" is not a partition of bemi.changes that could ever be dropped for its age', target
+			'"%" is not a partition of bemi.changes that bemi.retention can drop', target
 			USING ERRCODE = 'wrong_object_type',
 				HINT = 'SELECT * FROM pg_partition_tree(''bemi.changes''); shows the partitions. '
 					'The default partition is never dropped.';
@@ -30,11 +30,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.partition_range(regclass)
-	IS 'internal: the times that a partition of bemi.changes is for, error if it has none';
+	IS 'internal: bounds of a partition of bemi.changes, error if it has none';
 REVOKE ALL ON FUNCTION _bemi.partition_range(regclass) FROM PUBLIC;
 
--- SECURITY DEFINER: the right to hold is the right to call this, and not one to
--- take away what others hold. The first lock is the one that the worker respects.
+-- SECURITY DEFINER, because EXECUTE on this function gives the right to hold, but not to remove
+-- the holds of others. The worker drops no partition while this lock is held.
 CREATE FUNCTION bemi.hold(from_time timestamptz, to_time timestamptz, reason text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -62,16 +62,16 @@ BEGIN
 			WHERE h.from_time = hold.from_time AND h.to_time = hold.to_time;
 		RAISE EXCEPTION 'these times are already held'
 			USING ERRCODE = 'duplicate_object',
-				DETAIL = format('By "%s" since %s, for this reason: %s.', other.held_by,
+				DETAIL = format('Held by "%s" since %s, reason: %s.', other.held_by,
 					other.held_at, coalesce(other.reason, 'none given')),
-				HINT = 'A hold of your own, of somewhat wider times, '
-					'stays when the other one is released.';
+				HINT = 'Hold slightly wider times. '
+					'That hold stays when the other one is released.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.hold(timestamptz, timestamptz, text)
-	IS 'keeps the partitions that have any part in these times from being dropped for their age, '
-		'until bemi.release()';
+	IS 'keeps bemi.retention from dropping any partition that overlaps these times, until '
+		'bemi.release()';
 REVOKE ALL ON FUNCTION bemi.hold(timestamptz, timestamptz, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.hold_partition(partition regclass, reason text DEFAULT NULL)
@@ -83,14 +83,14 @@ AS $$
 DECLARE
 	range record;
 BEGIN
-	-- before the look at the partitions: none of them goes after it
+	-- This comes before the query, because the worker drops no partition after it.
 	LOCK TABLE bemi.holds IN ROW EXCLUSIVE MODE;
 	SELECT * INTO range FROM _bemi.partition_range(hold_partition.partition);
 	PERFORM bemi.hold(range.from_time, range.to_time, hold_partition.reason);
 END
 $$;
 COMMENT ON FUNCTION bemi.hold_partition(regclass, text)
-	IS 'keeps a partition of bemi.changes from being dropped for its age, until '
+	IS 'keeps bemi.retention from dropping this partition of bemi.changes, until '
 		'bemi.release_partition()';
 REVOKE ALL ON FUNCTION bemi.hold_partition(regclass, text) FROM PUBLIC;
 
@@ -109,13 +109,13 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no such hold'
 			USING ERRCODE = 'undefined_object',
-				DETAIL = 'A hold ends with the very times that it was made with.',
+				DETAIL = 'The times must be exactly those of the hold.',
 				HINT = 'SELECT * FROM bemi.holds;';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION bemi.release(timestamptz, timestamptz)
-	IS 'ends what bemi.hold() began with the same times';
+	IS 'ends the hold that bemi.hold() created with the same times';
 REVOKE ALL ON FUNCTION bemi.release(timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.release_partition(partition regclass)
@@ -131,13 +131,13 @@ BEGIN
 	PERFORM bemi.release(range.from_time, range.to_time);
 END
 $$;
-COMMENT ON FUNCTION bemi.release_partition(regclass) IS 'ends what bemi.hold_partition() began';
+COMMENT ON FUNCTION bemi.release_partition(regclass)
+	IS 'ends the hold that bemi.hold_partition() created';
 REVOKE ALL ON FUNCTION bemi.release_partition(regclass) FROM PUBLIC;
 
--- Whole partitions of which nothing is younger. A foreign table is not the worker's to
--- drop, and the default partition has no bounds. An interval can mix signs so
--- that it leads into the future ("1 month -29 days", in February), and be so long that
--- it leads out of time.
+-- Partitions that end before the oldest time to keep. The worker does not drop foreign tables,
+-- and the default partition has no bounds. An interval with mixed signs can lead into the future
+-- ("1 month -29 days", in February), and a long one out of the range of times.
 CREATE FUNCTION _bemi.expired_partitions(retention interval,
 		OUT partition regclass, OUT to_time timestamptz)
 	RETURNS SETOF record
@@ -161,11 +161,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.expired_partitions(interval)
-	IS 'internal: partitions of bemi.changes that are older than this and not held, oldest first';
+	IS 'internal: partitions of bemi.changes that are older than the interval and not held, '
+		'oldest first';
 REVOKE ALL ON FUNCTION _bemi.expired_partitions(interval) FROM PUBLIC;
 
--- The one wait is for the first lock; see src/store/maintenance.c. What is left
--- to do is only then looked at, for others may have held or dropped the partition.
+-- Only the first lock waits, see src/store/maintenance.c. The partition is checked after that,
+-- because others may have held or dropped it meanwhile.
 CREATE FUNCTION _bemi.drop_expired_partition(target regclass, retention interval)
 	RETURNS boolean
 	LANGUAGE plpgsql
@@ -199,12 +200,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.drop_expired_partition(regclass, interval)
-	IS 'internal: drops a partition of bemi.changes that is older than this and not held, and '
-		'writes that down; false if it no longer is so';
+	IS 'internal: drops a partition of bemi.changes that is older than the interval and not '
+		'held, and records that in bemi.gaps; false if it is held, gone or not old enough';
 REVOKE ALL ON FUNCTION _bemi.drop_expired_partition(regclass, interval) FROM PUBLIC;
 
--- Autovacuum analyzes partitions, but never their root. A partition that it has seen to
--- since then counts as changed. Not by pg_partition_tree(), which locks them all.
+-- Autovacuum analyzes partitions, but never their root. A partition that was analyzed after the
+-- root counts as changed. pg_partition_tree() would lock all partitions.
 CREATE FUNCTION _bemi.needs_analyze()
 	RETURNS boolean
 	LANGUAGE sql STABLE
@@ -228,6 +229,6 @@ AS $$
 	GROUP BY root.analyzed_at
 $$;
 COMMENT ON FUNCTION _bemi.needs_analyze()
-	IS 'internal: has bemi.changes not been analyzed for a day, and has enough of it changed '
-		'since?';
+	IS 'internal: whether bemi.changes was not analyzed for a day, and enough of it has changed '
+		'since';
 REVOKE ALL ON FUNCTION _bemi.needs_analyze() FROM PUBLIC;

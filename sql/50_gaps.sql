@@ -3,8 +3,8 @@
 -- Gaps: what may be missing from the history
 --
 -- Positions and times are those of the source. A gap without a table concerns all
--- tables of the source, one without a source all sources. The worker writes gaps
--- down in their place among the changes.
+-- tables of the source, a gap without a source all sources. The worker records gaps
+-- in order with the changes.
 --
 
 CREATE FUNCTION _bemi.default_detail(reason text)
@@ -52,7 +52,7 @@ AS $$
 	END
 $$;
 COMMENT ON FUNCTION _bemi.default_detail(text)
-	IS 'internal: the sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if '
+	IS 'internal: sentence that explains a reason of bemi.gaps or bemi.completeness(), NULL if '
 		'there is no such reason';
 REVOKE ALL ON FUNCTION _bemi.default_detail(text) FROM PUBLIC;
 
@@ -72,7 +72,8 @@ AS $$
 					ELSE '{}' END;
 $$;
 COMMENT ON FUNCTION _bemi.record_description(text, oid, jsonb)
-	IS 'internal: the worker has read what a table is like, or (NULL) that it is no more';
+	IS 'internal: records the description of a table, as read by the worker; NULL: the table was '
+		'dropped';
 REVOKE ALL ON FUNCTION _bemi.record_description(text, oid, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.mark_descriptions_stale(source text)
@@ -84,8 +85,8 @@ AS $$
 		WHERE r.source = $1
 $$;
 COMMENT ON FUNCTION _bemi.mark_descriptions_stale(text)
-	IS 'internal: the worker is to ask the source about its tables, beside what it has told, until '
-		'it tells it anew';
+	IS 'internal: marks all descriptions of a source as stale; the worker then also queries the '
+		'source about a table, until the source sends its description again';
 REVOKE ALL ON FUNCTION _bemi.mark_descriptions_stale(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
@@ -93,8 +94,8 @@ CREATE FUNCTION _bemi.last_stored(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 	AS 'MODULE_PATHNAME', 'bemi_last_stored'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.last_stored(text, pg_lsn, pg_lsn)
-	IS 'internal: the last transaction of a source that is stored, of those that have committed in '
-		'this range; NULLs if none is';
+	IS 'internal: last stored transaction of a source that committed in this range; NULLs if '
+		'there is none';
 REVOKE ALL ON FUNCTION _bemi.last_stored(text, pg_lsn, pg_lsn) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.last_stored_time(source text, before_lsn pg_lsn)
@@ -102,25 +103,24 @@ CREATE FUNCTION _bemi.last_stored_time(source text, before_lsn pg_lsn)
 	AS 'MODULE_PATHNAME', 'bemi_last_stored_time'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _bemi.last_stored_time(text, pg_lsn)
-	IS 'internal: the greatest commit time of the changes of a source that are stored and were '
-		'committed before this position, but for times to come';
+	IS 'internal: latest commit time, not in the future, of the stored changes of a source that '
+		'committed before this LSN';
 REVOKE ALL ON FUNCTION _bemi.last_stored_time(text, pg_lsn) FROM PUBLIC;
 
--- A gap without an end. It begins a tenth of a second before the time up to which the
--- history is known to be complete: until goes with until_lsn, before which the source has
--- written all commits of earlier times. If the source went back, that must be true of the
--- position that it went back to; then _bemi.source_progress may know what it was a moment
--- before.
+-- The gap has no end yet. It begins a tenth of a second before "until", the time up to which the
+-- history is known to be complete: the source has written all commits of earlier times before
+-- until_lsn. If the source went back, that must be true of the position that it went back to. If it
+-- is not, _bemi.source_progress may have an older pair.
 --
--- A change that was committed after until_lsn with an earlier time shows that the source's
--- clock was set back since. Then, and where nothing is known, the gap begins a second before
--- the last change: the last one in commit order, since the one with the greatest time may
--- come from before the clock was set back. Commit times are not quite in commit order. What
--- a clock that was ahead has said does not count. A gap that is open already began earlier,
--- and stays, unless the source went back since to before it.
+-- A change that was committed after until_lsn with an earlier time proves that the source's clock
+-- was set back since. Then, or if nothing is known, the gap begins a second before the last change.
+-- That is the last one in commit order, because a change with a later time may have committed
+-- before the clock was set back. The second is there because commit times are not exactly in
+-- commit order. Times in the future come from a clock that was ahead, and are not used. A gap that
+-- is open already began earlier. It stays, unless the source went back to before it.
 --
--- If nothing proves that the source still has what is stored, the gap begins with the
--- history, and the detail ends with the statement that shortens it.
+-- If nothing proves that the source still has what is stored, the gap begins at -infinity, and the
+-- detail ends with the statement that shortens it.
 CREATE FUNCTION _bemi.open_gap(source text, reason text, from_lsn pg_lsn, detail text,
 		until timestamptz, until_lsn pg_lsn, goes_back boolean, proven boolean)
 	RETURNS void
@@ -156,7 +156,7 @@ BEGIN
 	IF until > clock_timestamp() THEN
 		until := _bemi.last_stored_time(source, from_lsn) - interval '1 second';
 	END IF;
-	-- Nothing that is stored tells: since the end of the last gap, nothing was lost.
+	-- Nothing that is stored has a usable time. Since the end of the last gap, nothing was lost.
 	IF until IS NULL THEN
 		SELECT max(g.to_time) INTO until FROM bemi.gaps g
 			WHERE g.source = open_gap.source AND g."table" IS NULL
@@ -184,13 +184,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean)
-	IS 'internal: the worker has noticed that changes of all tables of a source are lost, from '
-		'this position on';
+	IS 'internal: records that changes of all tables of a source are lost from this LSN on';
 REVOKE ALL ON FUNCTION
 	_bemi.open_gap(text, text, pg_lsn, text, timestamptz, pg_lsn, boolean, boolean) FROM PUBLIC;
 
--- The gap of one transaction. The worker may die before its origin has moved, and then
--- comes here again.
+-- A worker that ends before its origin has moved calls this again for the same transaction.
 CREATE FUNCTION _bemi.record_skipped(source text, from_lsn pg_lsn, to_lsn pg_lsn,
 		from_time timestamptz, to_time timestamptz, detail text)
 	RETURNS void
@@ -204,12 +202,13 @@ AS $$
 			AND g.reason = 'transaction_unreadable' AND g.to_lsn = $3 AND g.to_time = $5)
 $$;
 COMMENT ON FUNCTION _bemi.record_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
-	IS 'internal: the worker skips a transaction that the source cannot decode';
+	IS 'internal: records the gap of a transaction that the source cannot decode and the worker '
+		'skips';
 REVOKE ALL ON FUNCTION _bemi.record_skipped(text, pg_lsn, pg_lsn, timestamptz, timestamptz, text)
 	FROM PUBLIC;
 
--- A table whose name is known goes on. One that was dropped and made again has a gap
--- between. Any other was not tracked before.
+-- A table that is known by this name, OID and server gets no gap. A table that was dropped and
+-- created again has a gap in between. Any other table was not tracked before.
 CREATE FUNCTION _bemi.begin_tracking(source text, server text, relation oid,
 		schema text, "table" text,
 		at_lsn pg_lsn, at_time timestamptz, is_first boolean DEFAULT false)
@@ -227,8 +226,8 @@ BEGIN
 		AND t.server = begin_tracking.server AND t.relation = begin_tracking.relation) THEN
 		RETURN;
 	END IF;
-	-- Another table had the name. On another server, it may be the same one, which came with a
-	-- dump. On the same server, nobody knows when the other table was dropped.
+	-- Another table had the name. On another server, it may be the same one, restored from a
+	-- dump. On the same server, the other table was dropped at an unknown time.
 	IF EXISTS (SELECT FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.server <> begin_tracking.server
 			AND t.schema = begin_tracking.schema AND t."table" = begin_tracking."table") THEN
@@ -243,7 +242,7 @@ BEGIN
 				WHERE g.source = t.source
 					AND (g."table" IS NULL OR g.schema = t.schema AND g."table" = t."table")
 					AND g.to_time <= at_time), '-infinity'),
-			'Another table of this name was dropped, and nothing tells when.')
+			'Another table of this name was dropped at an unknown time.')
 		FROM _bemi.source_tables t
 		WHERE t.source = begin_tracking.source AND t.schema = begin_tracking.schema
 			AND t."table" = begin_tracking."table";
@@ -275,14 +274,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean)
-	IS 'internal: the worker has read that a table is tracked from here on (is_first: it was '
-		'before, too, but nothing was read)';
+	IS 'internal: records that a table is tracked from here on (is_first: it was tracked before, '
+		'too, but the source was not read)';
 REVOKE ALL ON FUNCTION
 	_bemi.begin_tracking(text, text, oid, text, text, pg_lsn, timestamptz, boolean) FROM PUBLIC;
 
--- A table that is made and dropped all day would have a gap for each time. The oldest gaps
--- of a table become one, which covers the times between them, too: so nothing is ever held
--- for complete that is not.
+-- A table that is created and dropped all day would get a gap each time. So the oldest gaps of a
+-- table become one, which also covers the times between them: an incomplete time never counts as
+-- complete.
 CREATE FUNCTION _bemi.merge_gaps(source text, schema text, "table" text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -310,7 +309,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.merge_gaps(text, text, text)
-	IS 'internal: makes one gap of the oldest ones of a table, if it has very many';
+	IS 'internal: merges the oldest gaps of a table into one, if it has more than 100';
 REVOKE ALL ON FUNCTION _bemi.merge_gaps(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.end_tracking(source text, schema text, "table" text, at_lsn pg_lsn,
@@ -330,12 +329,13 @@ AS $$
 	SELECT _bemi.merge_gaps($1, $2, $3);
 $$;
 COMMENT ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text)
-	IS 'internal: the worker has read that a table is no longer tracked';
+	IS 'internal: records that a table is no longer tracked';
 REVOKE ALL ON FUNCTION _bemi.end_tracking(text, text, text, pg_lsn, timestamptz, text) FROM PUBLIC;
 
--- After a restart, the worker may read again what it has read of the time after the last
--- stored change. What has become of a table since is not undone by that. What the same
--- transaction has done before counts, because it can track and untrack a table.
+-- After a restart, the worker reads again the WAL after the last stored change. A tracking
+-- message in it must not undo what a later transaction has done, if that is already recorded.
+-- Messages of the same transaction are applied, because one transaction can track and untrack a
+-- table.
 CREATE FUNCTION _bemi.is_tracking_known(source text, schema text, "table" text, at_lsn pg_lsn,
 		at_time timestamptz)
 	RETURNS boolean
@@ -347,12 +347,12 @@ AS $$
 		AND (g.from_lsn > $4 AND g.from_time >= $5 OR g.to_lsn > $4 AND g.to_time >= $5))
 $$;
 COMMENT ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz)
-	IS 'internal: has the worker read already that a table was tracked or untracked by a later '
-		'transaction?';
+	IS 'internal: whether it is already recorded that a later transaction tracked or untracked '
+		'the table';
 REVOKE ALL ON FUNCTION _bemi.is_tracking_known(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
--- A command has changed rows, and their changes are not in the stream. The gap's ends are a
--- microsecond before and after the commit. Several commands of a transaction make one gap.
+-- The gap begins a microsecond before the commit and ends a microsecond after it. Several
+-- commands of a transaction make one gap.
 CREATE FUNCTION _bemi.record_changed_rows(source text, server text, relation oid, at_lsn pg_lsn,
 		at_time timestamptz, detail text)
 	RETURNS void
@@ -377,13 +377,12 @@ AS $$
 		WHERE t.source = $1 AND t.server = $2 AND t.relation = $3;
 $$;
 COMMENT ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
-	IS 'internal: the worker has read that a command changed rows of a table without a change for '
-		'each';
+	IS 'internal: records that a command changed rows of a table without a change for each';
 REVOKE ALL ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timestamptz, text)
 	FROM PUBLIC;
 
--- The worker has seen to it that the source has written the message (see src/stream/verify.c);
--- anybody may have copied it, though, into a transaction of his own.
+-- The worker has verified the signature (see src/stream/verify.c). But every user can copy a
+-- signed message into another transaction, so the message names its transaction.
 CREATE FUNCTION _bemi.apply_tracking(source text, server text, transaction xid, message jsonb,
 		at_lsn pg_lsn, at_time timestamptz)
 	RETURNS boolean
@@ -408,7 +407,7 @@ BEGIN
 		PERFORM _bemi.begin_tracking(source, server, (message ->> 'relation')::oid,
 			message ->> 'schema', message ->> 'table', at_lsn, at_time);
 	ELSE
-		-- Under whatever name it was known.
+		-- Under each name that the source has for it.
 		PERFORM _bemi.end_tracking(t.source, t.schema, t."table", at_lsn, at_time,
 				message ->> 'detail')
 			FROM _bemi.source_tables t
@@ -420,15 +419,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	IS 'internal: the worker has met a tracking message, see src/track/message.c; false if it was '
-		'not written in this transaction';
+	IS 'internal: applies a tracking message, see src/track/message.c; false if it was not '
+		'written in this transaction';
 REVOKE ALL ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
 	FROM PUBLIC;
 
--- Of a table that is gone, the rows can go, too: then it is one that was never tracked, and
--- not complete at any time. So they go where its history has gone, and if very many tables
--- have gone since. Each worker does this for its own source, so nobody writes the same rows,
--- and for sources that were dropped; not all at once.
+-- A dropped table without gaps counts as never tracked, and is complete at no time. So its gaps
+-- can be deleted when its history was dropped, and the oldest when more than 10000 dropped tables
+-- are known. Each worker does this for its own source and for dropped sources, for at most 1000
+-- tables of a source at a time.
 CREATE FUNCTION _bemi.forget_gone_tables(source text)
 	RETURNS integer
 	LANGUAGE plpgsql
@@ -466,8 +465,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.forget_gone_tables(text)
-	IS 'internal: deletes the gaps of tables that are gone, as their history is, and of the oldest '
-		'if they are very many; returns of how many tables';
+	IS 'internal: deletes the gaps of dropped tables whose history was dropped, and of the '
+		'oldest dropped tables if there are very many; returns the number of these tables';
 REVOKE ALL ON FUNCTION _bemi.forget_gone_tables(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.compare_published(source text, server text,
@@ -491,13 +490,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION
 	_bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
-	IS 'internal: the worker has looked which tables the publication lists';
+	IS 'internal: compares the tables that the publication lists with the recorded ones, and '
+		'records the differences';
 REVOKE ALL ON FUNCTION
 	_bemi.compare_published(text, text, pg_lsn, timestamptz, pg_lsn, timestamptz, json, boolean)
 	FROM PUBLIC;
 
--- From here on every commit is read. What the publication has listed before the slot
--- was made, and still lists, is tracked from there on; what it lists since, from now.
+-- Every commit from here on is read. If the source is new, tables that the publication listed
+-- before the slot was created, and still lists, get no gap of their own. Tables that were added
+-- since get one.
 CREATE FUNCTION _bemi.close_gap(source text, server text, at_lsn pg_lsn, at_time timestamptz,
 		before json, published json, descriptions json)
 	RETURNS void
@@ -529,7 +530,7 @@ BEGIN
 	PERFORM _bemi.compare_published(source, server, at_lsn, at_time, at_lsn, at_time,
 		published, false);
 
-	-- What is read on with is of a time when tables may have been other than they are.
+	-- An old slot sends changes of a time when tables may have been different.
 	IF descriptions IS NULL THEN
 		PERFORM _bemi.mark_descriptions_stale(source);
 	ELSE
@@ -540,8 +541,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
-	IS 'internal: the worker has a slot that sees every commit from this position on, and this is '
-		'what the publication lists, and what tables were like there (NULL: the slot is an old '
-		'one)';
+	IS 'internal: ends the gap of a source, because its slot sends every commit from this LSN '
+		'on; records the tables that the publication lists, and their descriptions (NULL: the '
+		'slot is an old one)';
 REVOKE ALL ON FUNCTION _bemi.close_gap(text, text, pg_lsn, timestamptz, json, json, json)
 	FROM PUBLIC;

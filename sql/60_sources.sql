@@ -26,7 +26,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
 	pg_lsn, timestamptz, bigint)
-	IS 'internal: adds to what bemi.status shows';
+	IS 'internal: adds to the counters of a source, and moves its positions';
 REVOKE ALL ON FUNCTION _bemi.update_progress(text, bigint, bigint, bigint, timestamptz, pg_lsn,
 	pg_lsn, timestamptz, bigint) FROM PUBLIC;
 
@@ -64,11 +64,11 @@ AS $$
 	DELETE FROM bemi.sources s WHERE s.name = forget_source.source;
 $$;
 COMMENT ON FUNCTION _bemi.forget_source(text)
-	IS 'internal: deletes the rows of a source whose slot was dropped, not its gaps';
+	IS 'internal: deletes the rows of a dropped source, but not its gaps';
 REVOKE ALL ON FUNCTION _bemi.forget_source(text) FROM PUBLIC;
 
--- Not taken from the row: one that came with a dump or a template database names the
--- original's, which may be alive on this very server.
+-- Not read from bemi.sources, because the row may have been copied with its database. Then it
+-- names the slot of the original, which may be on this server.
 CREATE FUNCTION _bemi.origin_of(source text)
 	RETURNS name
 	LANGUAGE sql STABLE
@@ -78,22 +78,22 @@ AS $$
 		FROM pg_database d WHERE d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.origin_of(text)
-	IS 'internal: name of the origin that a source of this database has, and of a slot of its own '
-		'server';
+	IS 'internal: name of the replication origin of a source of this database, and of its slot '
+		'if the slot is on this server';
 REVOKE ALL ON FUNCTION _bemi.origin_of(text) FROM PUBLIC;
 
--- A copy of this server has the same files, so it is told by the inode of one, by the host,
--- and by the directory.
+-- A copy of this server has the same files. It differs in the inode of one, in the host, or in
+-- the directory.
 CREATE FUNCTION _bemi.this_reader()
 	RETURNS text
 	AS 'MODULE_PATHNAME', 'bemi_this_reader'
 	LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION _bemi.this_reader()
-	IS 'internal: this server, as bemi.sources names the one that reads a source: system '
-		'identifier, inode of pg_control, host, data directory';
+	IS 'internal: identifier of this server for bemi.sources.reader: system identifier, inode of '
+		'pg_control, host, data directory';
 REVOKE ALL ON FUNCTION _bemi.this_reader() FROM PUBLIC;
 
--- On another server, slots of several histories may meet, those of copies among them.
+-- Another server can have slots of several histories, also of copies of this one.
 CREATE FUNCTION _bemi.slot_of(source text, conninfo text)
 	RETURNS name
 	LANGUAGE sql STABLE
@@ -131,7 +131,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.warn_of_unpublished()
-	IS 'internal: warning of tables that were restored without their place in the publication';
+	IS 'internal: warns about tables that were restored without their place in the publication';
 REVOKE ALL ON FUNCTION _bemi.warn_of_unpublished() FROM PUBLIC;
 
 CREATE FUNCTION _bemi.register_source(source text, conninfo text, caller name)
@@ -155,13 +155,13 @@ BEGIN
 	SELECT s.desired, s.conninfo,
 			s.conninfo IS NULL OR s.reader = _bemi.this_reader() AS reads_here INTO known
 		FROM bemi.sources s WHERE s.name = source FOR UPDATE;
-	-- A row without an origin came with a dump: its source was never started here.
+	-- A row without an origin was copied with its database: its source was never started here.
 	IF FOUND AND known.desired <> 'stop' AND NOT fresh AND known.reads_here THEN
 		RAISE EXCEPTION 'source "%" is already started', source
 			USING ERRCODE = 'object_in_use',
 				DETAIL = format(
 					'Its state is shown by SELECT * FROM bemi.status WHERE source = %L.', source),
-				HINT = format('To start it anew, call CALL bemi.stop(%L) first.', source);
+				HINT = format('To start it again, stop it first: CALL bemi.stop(%L);', source);
 	END IF;
 
 	IF coalesce(register_source.conninfo, known.conninfo) IS NULL
@@ -175,7 +175,7 @@ BEGIN
 	END IF;
 
 	PERFORM _bemi.ensure_publication();
-	-- Those that came with a dump are not enabled yet, see bemi.tracked_schemas.
+	-- Tracked schemas that came with a dump are not enabled yet.
 	PERFORM bemi.track_schema(n.oid::regnamespace) FROM bemi.tracked_schemas s
 		JOIN pg_namespace n ON n.nspname = s.schema WHERE s.enabled_in <> _bemi.this_database();
 	PERFORM _bemi.warn_of_unpublished();
@@ -187,12 +187,12 @@ BEGIN
 		ON CONFLICT (name) DO UPDATE SET conninfo = coalesce(excluded.conninfo, s.conninfo),
 			slot_name = CASE WHEN fresh THEN excluded.slot_name ELSE s.slot_name END,
 			desired = 'run', slot_made = s.slot_made AND NOT fresh,
-			-- Else the worker is to become the reader.
+			-- NULL: the worker makes this server the reader.
 			reader = CASE WHEN s.reader = _bemi.this_reader() THEN s.reader END;
 END
 $$;
 COMMENT ON FUNCTION _bemi.register_source(text, text, name)
-	IS 'internal: the part of bemi.start() that is a transaction';
+	IS 'internal: the transactional part of bemi.start()';
 REVOKE ALL ON FUNCTION _bemi.register_source(text, text, name) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.unregister_source(source text)
@@ -217,8 +217,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.unregister_source(text)
-	IS 'internal: takes back what register_source() did, if the source never got as far as its '
-		'slot';
+	IS 'internal: undoes _bemi.register_source(), if the source has no slot yet';
 REVOKE ALL ON FUNCTION _bemi.unregister_source(text) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
@@ -227,7 +226,7 @@ CREATE FUNCTION _bemi.set_desired_state(source text, desired text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- Without an origin no worker knows of the row: it came with a dump.
+	-- A row without an origin was copied with its database, and no worker reads it.
 	IF set_desired_state.desired IN ('drop', 'force_drop') THEN
 		DELETE FROM bemi.sources s WHERE s.name = source
 			AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NULL;
@@ -240,11 +239,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_desired_state(text, text)
-	IS 'internal: the part of bemi.stop() and bemi.drop_source() that is a transaction';
+	IS 'internal: the transactional part of bemi.stop() and bemi.drop_source()';
 REVOKE ALL ON FUNCTION _bemi.set_desired_state(text, text) FROM PUBLIC;
 
--- Whoever starts a source chooses what the server connects to, with the rights of the
--- account that it runs under. So only a superuser gives connection strings.
+-- The server connects to a source with the rights of its own account. So only a superuser may
+-- give connection strings.
 CREATE FUNCTION _bemi.check_controller(source text, conninfo text, caller name, procedure text)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -265,19 +264,19 @@ BEGIN
 		USING ERRCODE = 'insufficient_privilege',
 			DETAIL = CASE WHEN conninfo IS NOT NULL
 				THEN 'Only a superuser may give a connection string.'
-				ELSE format('It takes a superuser, or the owner of source "%s", with REPLICATION.',
+				ELSE format('You must be a superuser, or have REPLICATION and own source "%s".',
 					source) END,
 			HINT = CASE WHEN conninfo IS NOT NULL
-					THEN format('A superuser can start it, and then: '
+					THEN format('Have a superuser start it, and then: '
 						'SELECT bemi.set_source_owner(%L, %L);', source, caller)
 				WHEN NOT role.rolreplication
-					THEN format('A superuser can say: ALTER ROLE %I REPLICATION;', caller)
-				ELSE format('A superuser can say: SELECT bemi.set_source_owner(%L, %L);',
+					THEN format('As a superuser: ALTER ROLE %I REPLICATION;', caller)
+				ELSE format('As a superuser: SELECT bemi.set_source_owner(%L, %L);',
 					source, caller) END;
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_controller(text, text, name, text)
-	IS 'internal: error unless the role may start and stop the source';
+	IS 'internal: error unless the role may start, stop and drop the source';
 REVOKE ALL ON FUNCTION _bemi.check_controller(text, text, name, text) FROM PUBLIC;
 
 CREATE FUNCTION bemi.set_source_owner(source text, owner regrole)
@@ -296,8 +295,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.set_source_owner(text, regrole)
-	IS 'lets a role start and stop a source, if it also has REPLICATION and may call bemi.start(), '
-		'bemi.stop() and bemi.drop_source()';
+	IS 'lets a role start, stop and drop a source; the role also needs REPLICATION, and EXECUTE '
+		'on bemi.start(), bemi.stop() and bemi.drop_source()';
 REVOKE ALL ON FUNCTION bemi.set_source_owner(text, regrole) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.start(name text DEFAULT 'main',
@@ -305,27 +304,28 @@ CREATE PROCEDURE bemi.start(name text DEFAULT 'main',
 	AS 'MODULE_PATHNAME', 'bemi_start'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.start(text, text, boolean)
-	IS 'begins to read a source, this database by default; when it returns, every later commit is '
-		'captured (wait => false: once this transaction has committed and the slot is made)';
+	IS 'starts to read a source, by default this database; every commit after the call is stored '
+		'(wait => false: every commit after this transaction has committed and the slot is '
+		'created)';
 REVOKE ALL ON PROCEDURE bemi.start(text, text, boolean) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.stop(name text DEFAULT 'main')
 	AS 'MODULE_PATHNAME', 'bemi_stop'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.stop(text)
-	IS 'stops reading a source; its slot keeps the write-ahead log for the next start';
+	IS 'stops reading a source; its slot keeps the WAL for the next start';
 REVOKE ALL ON PROCEDURE bemi.stop(text) FROM PUBLIC;
 
 CREATE PROCEDURE bemi.drop_source(name text, force boolean DEFAULT false)
 	AS 'MODULE_PATHNAME', 'bemi_drop_source'
 	LANGUAGE C;
 COMMENT ON PROCEDURE bemi.drop_source(text, boolean)
-	IS 'stops reading a source for good, and drops its slot; what is stored stays; force: leaves '
-		'the slot of a source on another server, which may be gone';
+	IS 'stops reading a source and drops its slot; the history stays; force: keeps the slot of a '
+		'source on another server, which may be unreachable';
 REVOKE ALL ON PROCEDURE bemi.drop_source(text, boolean) FROM PUBLIC;
 
--- For bemi.sync(): after a restart, a source is known from its row before the
--- launcher has come to it. SECURITY DEFINER, since it tells no more than sync().
+-- For bemi.sync(): after a restart, the row is there before the launcher has read it. SECURITY
+-- DEFINER, because it reveals no more than bemi.sync().
 CREATE FUNCTION _bemi.is_started()
 	RETURNS boolean
 	LANGUAGE sql VOLATILE
@@ -336,7 +336,7 @@ AS $$
 		WHERE s.desired = 'run' AND pg_replication_origin_oid(_bemi.origin_of(s.name)) IS NOT NULL)
 $$;
 COMMENT ON FUNCTION _bemi.is_started()
-	IS 'internal: is any source of this database to run?';
+	IS 'internal: whether any source of this database is started';
 REVOKE ALL ON FUNCTION _bemi.is_started() FROM PUBLIC;
 
 CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
@@ -345,5 +345,5 @@ CREATE FUNCTION bemi.sync(timeout interval DEFAULT NULL)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION bemi.sync(interval)
 	IS 'waits until everything committed before the call is in bemi.changes; error after the '
-		'timeout, NULL waits for ever';
+		'timeout; NULL: no timeout';
 REVOKE ALL ON FUNCTION bemi.sync(interval) FROM PUBLIC;

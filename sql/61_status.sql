@@ -1,6 +1,6 @@
 
 --
--- bemi.status: how sources and workers are
+-- bemi.status: the state of sources and workers
 --
 
 CREATE FUNCTION _bemi.source_status(
@@ -16,14 +16,14 @@ CREATE FUNCTION _bemi.source_status(
 	AS 'MODULE_PATHNAME', 'bemi_source_status'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 2;
 COMMENT ON FUNCTION _bemi.source_status()
-	IS 'internal: what the workers of this database say of themselves and, from source_lsn on, of '
-		'slots on other servers; standby_advice: what to type if commits at the source may wait '
-		'for the worker; stray_slots: slots at the source that nobody reads, with the write-ahead '
-		'log that they keep';
+	IS 'internal: what the workers of this database report and, from source_lsn on, the state of '
+		'slots on other servers; standby_advice: command to run if commits at the source may '
+		'wait for the worker; stray_slots: slots at the source without a reader, with the WAL '
+		'that they keep';
 REVOKE ALL ON FUNCTION _bemi.source_status() FROM PUBLIC;
 
--- What the slots of this server are like can be seen from here, also while their
--- workers cannot work; of others, the worker has asked in the last seconds.
+-- The slots of this server are read directly, so they are shown also while their workers fail.
+-- The worker queries the state of other slots every few seconds.
 CREATE FUNCTION _bemi.local_slots(
 		OUT slot_name name, OUT source_lsn pg_lsn,
 		OUT wal_kept bigint, OUT wal_status text, OUT catalog_xmin_age integer)
@@ -46,8 +46,8 @@ CREATE FUNCTION _bemi.commit_horizon(timeout_ms integer, OUT until timestamptz, 
 	AS 'MODULE_PATHNAME', 'bemi_commit_horizon'
 	LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000;
 COMMENT ON FUNCTION _bemi.commit_horizon(integer)
-	IS 'internal: all commits with a time before "until" are in the write-ahead log before "lsn"; '
-		'NULL if one takes longer than the timeout';
+	IS 'internal: all commits with a time before "until" are in the WAL before "lsn"; NULLs if a '
+		'commit takes longer than the timeout';
 -- The worker of another server calls it, as a role with REPLICATION. It shows no more than
 -- pg_current_wal_insert_lsn() does.
 GRANT EXECUTE ON FUNCTION _bemi.commit_horizon(integer) TO PUBLIC;
@@ -57,11 +57,11 @@ CREATE FUNCTION _bemi.why_no_worker()
 	AS 'MODULE_PATHNAME', 'bemi_why_no_worker'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _bemi.why_no_worker()
-	IS 'internal: what keeps all workers of this server from running; NULL if nothing does';
+	IS 'internal: reason why no worker of this server can run; NULL if there is none';
 REVOKE ALL ON FUNCTION _bemi.why_no_worker() FROM PUBLIC;
 
--- Short waits are part of every day's work. Who is no member of pg_monitor sees less of
--- the process that holds the lock.
+-- Waits of less than 100 ms are normal. A role that is no member of pg_monitor sees less of the
+-- process that holds the lock.
 CREATE FUNCTION _bemi.lock_wait(waiting integer)
 	RETURNS text
 	LANGUAGE sql VOLATILE PARALLEL SAFE
@@ -85,7 +85,7 @@ AS $$
 		AND d.datname = current_database()
 $$;
 COMMENT ON FUNCTION _bemi.lock_wait(integer)
-	IS 'internal: which lock a process of this server waits for, and who holds it; NULL if it '
+	IS 'internal: lock that a process of this server waits for, and who holds it; NULL if it '
 		'waits for none';
 REVOKE ALL ON FUNCTION _bemi.lock_wait(integer) FROM PUBLIC;
 
@@ -108,12 +108,12 @@ CREATE VIEW bemi.status AS
 		coalesce(w.invalid_messages, p.invalid_messages, 0) AS invalid_messages,
 		coalesce(w.restarts, 0) AS restarts, w.last_error, w.last_error_at, w.last_hint,
 		n.wal_kept, n.wal_status, n.catalog_xmin_age,
-		-- One expression for each thing that may be wrong, NULL if it is not.
+		-- One expression for each problem, NULL if there is none.
 		nullif(concat_ws('; ',
 			CASE n.wal_status
 				WHEN 'lost'
 					THEN 'the slot is lost: changes are missing from the history; '
-						'the worker writes a gap into bemi.gaps when it connects'
+						'the worker records a gap in bemi.gaps when it connects'
 				WHEN 'unreserved'
 					THEN 'the slot is about to be lost: the server removes WAL that it needs'
 			END,
@@ -122,11 +122,11 @@ CREATE VIEW bemi.status AS
 				THEN 'the slot keeps more WAL than bemi.max_slot_lag' END,
 			CASE WHEN w.unreadable_tries > 0 AND w.unreadable_lsn IS NOT NULL THEN
 				format('the source fails to decode the transaction committed at %s '
-					'(%s times so far): if it goes on to fail, the transaction is skipped, '
-					'and a gap is written into bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
+					'(%s times so far): if it keeps failing, the worker skips it, '
+					'and records a gap in bemi.gaps', w.unreadable_lsn, w.unreadable_tries)
 			WHEN w.unreadable_tries > 0 THEN
 				format('the source fails to decode what comes after %s (%s times so far): '
-					'if it goes on to fail, that is skipped, and a gap is written into bemi.gaps',
+					'if it keeps failing, the worker skips that, and records a gap in bemi.gaps',
 					w.stored_lsn, w.unreadable_tries)
 			END,
 			'commits at the source may wait for the worker instead of a standby; at the source: '
@@ -164,39 +164,38 @@ COMMENT ON VIEW bemi.status IS 'state, progress and errors of each source';
 COMMENT ON COLUMN bemi.status.source IS 'name given to bemi.start()';
 COMMENT ON COLUMN bemi.status.database IS 'database that is read';
 COMMENT ON COLUMN bemi.status.state
-	IS 'starting, connecting, making slot, streaming, paused (gives way to DROP DATABASE and its '
-		'like), failed (tried again, see last_error), stopped, dropping, not running';
+	IS 'starting, connecting, making slot, streaming, paused (for DROP DATABASE and similar '
+		'commands), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
 COMMENT ON COLUMN bemi.status.slot_name
 	IS 'replication slot at the source; NULL if the source came with a dump or a template database';
 COMMENT ON COLUMN bemi.status.received_lsn
-	IS 'position in the source''s write-ahead log that the worker has received';
-COMMENT ON COLUMN bemi.status.stored_lsn IS 'position up to which everything is in bemi.changes';
+	IS 'LSN of the source up to which the worker has received the WAL';
+COMMENT ON COLUMN bemi.status.stored_lsn
+	IS 'LSN of the source up to which everything is in bemi.changes';
 COMMENT ON COLUMN bemi.status.lag_bytes
-	IS 'bytes of the source''s write-ahead log between that and its end, NULL if unknown';
+	IS 'bytes of WAL between stored_lsn and the end of WAL at the source; NULL: unknown';
 COMMENT ON COLUMN bemi.status.lag
-	IS 'how long ago everything was stored, 0 if it is, NULL if nothing ever was';
+	IS 'age of stored_until; 0 if everything is stored, NULL if nothing ever was';
 COMMENT ON COLUMN bemi.status.stored_until
 	IS 'everything committed before this time is in bemi.changes';
 COMMENT ON COLUMN bemi.status.changes
-	IS 'changes stored since bemi.start() made the source; a crash of the server may lose the last '
-		'second of the count';
-COMMENT ON COLUMN bemi.status.transactions IS 'source transactions that these changes came in';
+	IS 'changes stored since bemi.start() created the source; a crash can lose the last second '
+		'of the count';
+COMMENT ON COLUMN bemi.status.transactions IS 'source transactions with these changes';
 COMMENT ON COLUMN bemi.status.invalid_messages
-	IS 'messages under bemi''s prefixes that were not valid; after a context that was not, changes '
-		'have the context {}';
+	IS 'invalid messages with a prefix of bemi; after an invalid context message, changes have '
+		'the context {}';
 COMMENT ON COLUMN bemi.status.restarts
-	IS 'how often the worker failed and was started again since the server started';
-COMMENT ON COLUMN bemi.status.last_error IS 'why the worker failed last';
-COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker failed last';
-COMMENT ON COLUMN bemi.status.last_hint IS 'what mends it, if that is known';
-COMMENT ON COLUMN bemi.status.wal_kept
-	IS 'bytes of write-ahead log that the source keeps for the slot';
+	IS 'how often the worker failed and was restarted since the server started';
+COMMENT ON COLUMN bemi.status.last_error IS 'last error of the worker';
+COMMENT ON COLUMN bemi.status.last_error_at IS 'when the worker last failed';
+COMMENT ON COLUMN bemi.status.last_hint IS 'how to solve the last error, if that is known';
+COMMENT ON COLUMN bemi.status.wal_kept IS 'bytes of WAL that the source keeps for the slot';
 COMMENT ON COLUMN bemi.status.wal_status
-	IS 'of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
+	IS 'state of the slot, as in pg_replication_slots: reserved, extended, unreserved, lost';
 COMMENT ON COLUMN bemi.status.catalog_xmin_age
-	IS 'transactions since the oldest one whose catalog rows the slot keeps from being vacuumed';
+	IS 'age of the oldest transaction whose catalog rows the slot keeps from VACUUM';
 COMMENT ON COLUMN bemi.status.warning
-	IS 'what needs a look although the worker works, and why no worker runs; several are separated '
-		'by "; "';
+	IS 'problems that do not stop the worker, and why no worker runs; separated by "; "';
 REVOKE ALL ON bemi.status FROM PUBLIC;

@@ -24,8 +24,8 @@ AS $$
 			AND NOT EXISTS (SELECT FROM bemi.gaps g
 				WHERE g.source = $1 AND g.schema = $2 AND g."table" = $3)
 	UNION ALL
-	-- The end of this server's write-ahead log is up to date where the clock is not, if
-	-- nothing happens.
+	-- On an idle server, stored_until is behind the clock. Then the end of this server's WAL
+	-- shows whether everything is stored.
 	SELECT NULL, $1, NULL, NULL, 'not_stored_yet', s.stored_lsn, NULL,
 			coalesce(s.stored_until, '-infinity'), NULL, clock_timestamp(),
 			concat_ws(' ', _bemi.default_detail('not_stored_yet'),
@@ -41,7 +41,7 @@ AS $$
 	ORDER BY 8, 5
 $$;
 COMMENT ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz)
-	IS 'internal: what is missing of a table''s history in this time; no row if nothing is';
+	IS 'internal: gaps of a table in this time range; no row if there is none';
 REVOKE ALL ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
@@ -70,8 +70,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? One row that says so, '
-		'or a row for each gap';
+	IS 'whether the history of this table of this source is complete in the time range: one row '
+		'if it is, otherwise a row for each gap';
 REVOKE ALL ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
 	FROM PUBLIC;
 
@@ -87,7 +87,7 @@ DECLARE
 	rel record;
 	candidate text;
 BEGIN
-	-- Changes of a partition go by the name of its root, if that is tracked.
+	-- Changes of a partition are stored under the name of its root, if the root is tracked.
 	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
@@ -96,8 +96,8 @@ BEGIN
 		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
 	END IF;
 
-	-- Sources that read this database, now or formerly; the one that does now comes
-	-- last, and speaks for all if none has everything.
+	-- Sources that read this database, now or formerly. The current one comes last, and its gaps
+	-- are returned if no source is complete.
 	FOR candidate IN
 		SELECT l.source FROM (
 				SELECT s.name, s.desired = 'run' FROM bemi.sources s WHERE s.conninfo IS NULL
@@ -119,8 +119,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table complete in that time? One row that says so, or a row for '
-		'each gap';
+	IS 'whether the history of this table is complete in the time range: one row if it is, '
+		'otherwise a row for each gap';
 REVOKE ALL ON FUNCTION bemi.completeness(regclass, timestamptz, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION bemi.source_complete(source_name text, schema_name text, table_name text,
@@ -134,8 +134,8 @@ AS $$
 		FROM bemi.source_completeness(source_name, schema_name, table_name, from_time, to_time) c
 $$;
 COMMENT ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
-	IS 'is the history of this table, of this source, complete in that time? '
-		'bemi.source_completeness() shows why not';
+	IS 'whether the history of this table of this source is complete in the time range; '
+		'bemi.source_completeness() returns the gaps';
 REVOKE ALL ON FUNCTION bemi.source_complete(text, text, text, timestamptz, timestamptz)
 	FROM PUBLIC;
 
@@ -149,5 +149,6 @@ AS $$
 	SELECT bool_and(c.complete) FROM bemi.completeness(target, from_time, to_time) c
 $$;
 COMMENT ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz)
-	IS 'is the history of this table complete in that time? bemi.completeness() shows why not';
+	IS 'whether the history of this table is complete in the time range; bemi.completeness() '
+		'returns the gaps';
 REVOKE ALL ON FUNCTION bemi.complete(regclass, timestamptz, timestamptz) FROM PUBLIC;

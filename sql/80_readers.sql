@@ -1,9 +1,9 @@
 
 --
--- Reading: what a role needs for it, as a whole
+-- Readers: all rights that reading needs
 --
 
--- A view calls its functions with the rights of whoever reads it.
+-- A view calls its functions with the rights of its reader.
 CREATE FUNCTION _bemi.set_monitoring(reader regrole, granted boolean)
 	RETURNS void
 	LANGUAGE plpgsql
@@ -44,8 +44,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
-	IS 'internal: gives a role what it needs to see how sources and tracked tables are, or takes '
-		'it';
+	IS 'internal: grants or revokes the right to see the state of sources and tracked tables';
 REVOKE ALL ON FUNCTION _bemi.set_monitoring(regrole, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_reader(reader regrole)
@@ -55,18 +54,19 @@ CREATE FUNCTION _bemi.check_reader(reader regrole)
 AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = reader) THEN
-		RAISE EXCEPTION 'role that is to read does not exist' USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'reader role does not exist' USING ERRCODE = 'undefined_object';
 	-- A GRANT that has no effect is a warning only.
 	ELSIF NOT (SELECT pg_has_role(current_user, e.extowner, 'USAGE')
 		FROM pg_extension e WHERE e.extname = 'bemi') THEN
 		RAISE EXCEPTION 'permission denied to grant or revoke reading'
 			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It takes a superuser, or a member of the role that owns extension bemi.';
+				DETAIL = 'You must be a superuser or a member of the role that owns '
+					'extension bemi.';
 	END IF;
 END
 $$;
 COMMENT ON FUNCTION _bemi.check_reader(regrole)
-	IS 'internal: error unless the role exists and the current user may let it read';
+	IS 'internal: error unless the role exists and the current user may grant it the right to read';
 REVOKE ALL ON FUNCTION _bemi.check_reader(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.grant_read(reader regrole)
@@ -82,7 +82,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
-	IS 'lets a role read the history, and how complete it is: bemi.changes, gaps, holds, status, '
+	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
 		'tracked, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
@@ -98,5 +98,6 @@ BEGIN
 	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
 END
 $$;
-COMMENT ON FUNCTION bemi.revoke_read(regrole) IS 'takes what bemi.grant_read() has given';
+COMMENT ON FUNCTION bemi.revoke_read(regrole)
+	IS 'revokes the rights that bemi.grant_read() granted';
 REVOKE ALL ON FUNCTION bemi.revoke_read(regrole) FROM PUBLIC;

@@ -1,6 +1,6 @@
 
 --
--- Rights that stand with no object
+-- Rights that no single object states
 --
 -- Each file states what PUBLIC may do with an object, right after it. A function that is granted
 -- to PUBLIC in schema _bemi has its reason there. Default privileges of the role that creates the
@@ -38,9 +38,9 @@ BEGIN
 END
 $$;
 
--- Monitoring sees how the sources are, not what they store.
+-- pg_monitor sees the state of sources, but not the history.
 SELECT _bemi.set_monitoring('pg_monitor', true);
 
--- Last: the role in which CREATE EXTENSION was called, see above.
+-- Last: restore session_replication_role, see sql/00_schemas.sql.
 SELECT pg_catalog.set_config('session_replication_role',
 	pg_catalog.current_setting('bemi_script.session_replication_role'), true);

@@ -200,7 +200,7 @@ like(as_role('app', 'ALTER TABLE app.root ATTACH PARTITION other.below FOR VALUE
 	"somebody else's partition cannot be tracked so");
 is( $node->safe_psql('demoted', sprintf($owned, 'other.%')),
 	"other.below|FULL|t|{}|{}\nother.below_1|DEFAULT|t|{}|"
-	  . '{"no trigger: changes come without context, or with an earlier one","replica identity is not FULL: before is not complete, nor after where large values stay as they were"}',
+	  . '{"no trigger: changes come without context, or with an earlier one","replica identity is not FULL: before is incomplete, and after lacks large values that did not change"}',
 	'and has its problems shown');
 like($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'),
 	qr/the owner of extension bemi is no superuser.*: ALTER ROLE boss SUPERUSER;/, 'bemi.status says what is wrong');

@@ -164,7 +164,7 @@ like(warning(), qr/trigger tr of bemi\.changes does not fire: ALTER TABLE bemi\.
 sql(q{ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER tr; ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER wh; ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER de});
 store('enabled by the owner, with functions that somebody else can replace');
 is(sql('SELECT count(*) FROM seen'), 0, 'they do not fire either');
-like(warning(), qr/somebody else can replace a function of it: ALTER FUNCTION aud\.f\(\) OWNER TO \Q$superuser\E;/, 'and bemi.status says so');
+like(warning(), qr/because another role owns a function that it calls: ALTER FUNCTION aud\.f\(\) OWNER TO \Q$superuser\E;/, 'and bemi.status says so');
 
 # What the owner has agreed to does.
 sql(qq{

@@ -195,7 +195,7 @@ $node->safe_psql(
 	INSERT INTO unseen VALUES (2)});
 my $unseen_since = now($node);
 $node->safe_psql('postgres', q{INSERT INTO unseen VALUES (3); SELECT bemi.track('unseen')});
-is(complete($node, 'unseen', $unseen_since), 'tracking_ended: Another table of this name was dropped, and nothing tells when.',
+is(complete($node, 'unseen', $unseen_since), 'tracking_ended: Another table of this name was dropped at an unknown time.',
 	'a table whose end was not seen');
 is(complete($node, 'unseen', now($node)), 'complete', 'is tracked from then on');
 

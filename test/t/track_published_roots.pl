@@ -90,7 +90,7 @@ is_replayed('mid', 'columns that are renamed with the untracked table');
 is(run(q{SELECT DISTINCT primary_key FROM bemi.changes WHERE "table" = 'mid' AND after ->> 'w' = 'changed'}), '3', 'and a key that comes with it');
 is(run(q{SELECT "table", published, ignore, problems FROM bemi.tracked ORDER BY "table"::text}),
 	<<~'END' =~ s/\n\z//r, 'what bemi.tracked shows');
-	mid|t|{}|{"partition of an untracked table: rows written by way of it come without context"}
+	mid|t|{}|{"partition of an untracked table: rows written through it come without context"}
 	mid_1|t|{}|{}
 	mid_2|t|{}|{}
 	mid_2_1|t|{}|{}
@@ -147,7 +147,7 @@ run_steps($node,
 	[ mid => q{ALTER TABLE root DETACH PARTITION top; UPDATE mid SET n = 8} => 'complete' ]);
 is(run(q{SELECT "table", identity, published, problems FROM bemi.tracked ORDER BY "table"::text}),
 	<<~'END' =~ s/\n\z//r, 'what is tracked in the end');
-	mid|FULL|t|{"partition of an untracked table: rows written by way of it come without context"}
+	mid|FULL|t|{"partition of an untracked table: rows written through it come without context"}
 	mid_1|FULL|t|{}
 	mid_2|FULL|t|{}
 	mid_2_1|FULL|t|{}

@@ -50,7 +50,7 @@ $node->safe_psql('postgres', q{INSERT INTO t VALUES (1); SELECT bemi.sync('60s')
 is(changes($node), 't|1|CREATE|{}|{"id": 1}|{}', 'it works');
 
 like(as_role('other', 'CALL bemi.stop()'),
-	qr/$denied.*DETAIL:  It takes a superuser, or the owner of source "main", with REPLICATION/s,
+	qr/$denied.*DETAIL:  You must be a superuser, or have REPLICATION and own source "main"/s,
 	'another does not stop it');
 like(as_role('other', q{CALL bemi.drop_source('main')}),
 	qr/permission denied to call bemi\.drop_source\(\)/, 'nor drops it');
