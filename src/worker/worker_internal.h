@@ -9,6 +9,7 @@
 #ifndef BEMI_WORKER_INTERNAL_H
 #define BEMI_WORKER_INTERNAL_H
 
+#include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -265,6 +266,11 @@ extern void bemi_facts_set_unreadable(const BemiUnreadable *unreadable);
 extern int64 bemi_facts_contest(void);
 extern void bemi_facts_end_contest(void);
 
+/* control.c */
+extern void bemi_require_preload(void);
+extern void bemi_require_workers(const char *function, const char *hint);
+extern void bemi_wait_for_news(int64 timeout_ms);
+
 /* at_commit.c */
 extern void bemi_at_commit_init(void);
 extern void bemi_require_place(const char *source);
@@ -400,8 +406,29 @@ extern bool bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time,
 
 /* launcher.c */
 extern void bemi_worker_launcher_init(void);
-extern List *bemi_list_origins(Oid database);
+extern void bemi_describe_process(BackgroundWorker *process, const char *kind,
+								  const char *function);
+extern bool bemi_register_process(BackgroundWorker *process,
+								  BackgroundWorkerHandle **handle);
 extern PGDLLEXPORT void bemi_launcher_main(Datum arg);
+
+/* Whether a process of ours can connect to a database. */
+typedef enum BemiDatabaseState
+{
+	BEMI_DATABASE_GONE,
+	BEMI_DATABASE_INVALID,		/* DROP DATABASE was interrupted */
+	BEMI_DATABASE_CLOSED,		/* ALLOW_CONNECTIONS is false */
+	BEMI_DATABASE_OPEN
+} BemiDatabaseState;
+
+/* discovery.c */
+extern List *bemi_list_origins(Oid database);
+extern BemiDatabaseState bemi_check_database(Oid oid, NameData *name);
+extern void bemi_explain_closed_database(BemiDatabaseState state,
+										 const NameData *name, char **error,
+										 char **hint);
+extern void bemi_discover_all_databases(void);
+extern long bemi_start_discovery(void);
 extern PGDLLEXPORT void bemi_discovery_main(Datum arg);
 
 /* pause.c */
@@ -421,6 +448,13 @@ extern void bemi_worker_standby_init(void);
 
 /* database_ddl.c */
 extern void bemi_database_ddl_init(void);
+
+/* pipeline.c */
+typedef struct BemiPipeline BemiPipeline;
+
+extern BemiPipeline *bemi_pipeline_create(void);
+extern void bemi_stream_changes(BemiPipeline *pipeline, BemiSourceRow *row);
+extern XLogRecPtr bemi_pipeline_failed_at(const BemiPipeline *pipeline);
 
 /* worker.c */
 extern void bemi_leave_if_woken(BemiStream *stream);

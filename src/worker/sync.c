@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * sync.c
+ *		bemi.sync(): waits until the workers have stored what is committed.
+ *
+ * The session writes a marker into the WAL, after everything that was
+ * committed before.  It waits until the workers of its database have stored
+ * everything up to the marker.  Sources on other servers do not count.
+ *
+ * Every wait is on the condition variable in shared memory, processes
+ * interrupts, and holds no lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/pidfile.h"
+#include "utils/timestamp.h"
+
+#include "extension/extension.h"
+#include "worker/worker_internal.h"
+
+PG_FUNCTION_INFO_V1(bemi_sync);
+
+/* Longest wait of bemi.sync() for commits in progress. */
+#define COMMIT_MS	1000
+
+/*
+ * An interval in milliseconds; NULL: for ever.
+ */
+static int64
+timeout_argument(FunctionCallInfo fcinfo)
+{
+	Interval   *timeout;
+	int64		days;
+
+	if (PG_ARGISNULL(0))
+		return PG_INT64_MAX;
+	timeout = PG_GETARG_INTERVAL_P(0);
+	days = (int64) timeout->month * DAYS_PER_MONTH + timeout->day;
+	if (days < 0 || timeout->time < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return days * SECS_PER_DAY * 1000 + timeout->time / 1000;
+}
+
+/*
+ * Writes the marker and returns its position.  It is not transactional, so it
+ * is sent in WAL order, after all earlier commits.  The workers must know that
+ * a session waits for it before they receive it.
+ */
+static XLogRecPtr
+write_marker(void)
+{
+	volatile XLogRecPtr position = InvalidXLogRecPtr;
+
+	bemi_facts_expect_marker();
+	PG_TRY();
+	{
+		position = bemi_log_message(BEMI_MARKER_PREFIX, "sync", 4, false);
+	}
+	PG_FINALLY();
+	{
+		bemi_facts_await_marker(MyDatabaseId, position);
+	}
+	PG_END_TRY();
+
+	/* The walsender reads only flushed WAL. */
+	XLogFlush(position);
+	return position;
+}
+
+/*
+ * Whether the server is shutting down.  It then accepts no connections, and in
+ * a smart shutdown waits for the existing sessions.
+ */
+static bool
+is_shutting_down(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1;
+		 i <= LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file); i++)
+		stopping = i == LOCK_FILE_LINE_PM_STATUS &&
+			strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+/* A source that bemi.sync() waits for. */
+typedef struct Lagging
+{
+	BemiEntry	entry;
+	XLogRecPtr	stored;
+} Lagging;
+
+/*
+ * Throws an error if the awaited worker cannot come back before the server is
+ * started again.
+ */
+static void
+check_shutdown(const BemiEntry *entry)
+{
+	if (entry->state == BEMI_STATE_STREAMING || !is_shutting_down())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+			 errmsg("bemi.sync() cannot finish because the server is shutting down"),
+			 errdetail("Source \"%s\" is %s, and its worker cannot connect before the server is started again.",
+					   entry->source, bemi_state_name(entry->state))));
+}
+
+/*
+ * Whether there is a started source for which the launcher has no entry yet.
+ */
+static bool
+is_started(void)
+{
+	return bemi_sql_run_bool_as_owner("SELECT _bemi.is_started()", NULL, 0);
+}
+
+/*
+ * Finds a source of this server that has not stored everything up to the
+ * position.  Returns false if there is none.  Counts all running sources of
+ * this server, and those that read other servers.
+ */
+static bool
+find_lagging_entry(XLogRecPtr position, Lagging *lagging, int *sources,
+				   int *elsewhere)
+{
+	BemiEntry  *entries;
+	BemiFacts  *facts;
+	int			count = bemi_entry_copy_all(&entries, &facts);
+	bool		found = false;
+
+	*sources = *elsewhere = 0;
+	for (int i = 0; i < count; i++)
+	{
+		if (entries[i].database != MyDatabaseId ||
+			entries[i].state == BEMI_STATE_STOPPED)
+			continue;
+		if (facts[i].is_remote)
+		{
+			(*elsewhere)++;
+			continue;
+		}
+		(*sources)++;
+		if (entries[i].state != BEMI_STATE_STREAMING ||
+			facts[i].stored < position)
+		{
+			lagging->entry = entries[i];
+			lagging->stored = facts[i].stored;
+			found = true;
+		}
+	}
+	pfree(entries);
+	pfree(facts);
+	return found;
+}
+
+/*
+ * The same.  A source without an entry counts as lagging, because after a
+ * restart of the server its entry is created only after a moment.  Throws an
+ * error if no source is started.
+ */
+static bool
+find_lagging_source(XLogRecPtr position, Lagging *lagging)
+{
+	int			sources;
+	int			elsewhere;
+
+	if (find_lagging_entry(position, lagging, &sources, &elsewhere))
+		return true;
+	if (sources > 0)
+		return false;
+
+	if (elsewhere > 0 || !is_started())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no source of this database is started"),
+				 elsewhere > 0 ?
+				 errdetail("bemi.sync() does not wait for sources on other servers.") :
+				 0,
+				 errhint("CALL bemi.start();")));
+	memset(lagging, 0, sizeof(Lagging));
+	strlcpy(lagging->entry.source, "?", BEMI_SOURCE_NAME_LEN);
+	return true;
+}
+
+/*
+ * bemi.sync(timeout)
+ *
+ * The marker follows all commits that have returned.  If no commit takes too
+ * long, it also follows all commits with a time before the call.
+ */
+Datum
+bemi_sync(PG_FUNCTION_ARGS)
+{
+	int64		timeout_ms = timeout_argument(fcinfo);
+	int64		begun_at = bemi_monotonic_ms();
+	TimestampTz since = GetCurrentTimestamp();
+	BemiHorizon horizon;
+	bool		settled;
+	XLogRecPtr	position;
+	Lagging		lagging;
+
+	bemi_require_workers("bemi.sync()", "Start the server as usual.");
+	bemi_require_preload();
+	PreventCommandDuringRecovery("bemi.sync()");
+	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
+	position = write_marker();
+
+	while (find_lagging_source(position, &lagging))
+	{
+		int64		waited_ms = bemi_monotonic_ms() - begun_at;
+
+		if (waited_ms >= timeout_ms)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("bemi.sync() timed out"),
+					 errdetail("Source \"%s\" is %s and has stored up to %X/%X; bemi.sync() waits for %X/%X.",
+							   lagging.entry.source,
+							   bemi_state_name(lagging.entry.state),
+							   LSN_FORMAT_ARGS(lagging.stored),
+							   LSN_FORMAT_ARGS(position)),
+					 lagging.entry.error[0] ? errhint("Its last error was: %s",
+													  lagging.entry.error) :
+					 0));
+		check_shutdown(&lagging.entry);
+		bemi_wait_for_news(timeout_ms - waited_ms);
+	}
+	ConditionVariableCancelSleep();
+	if (settled)
+		bemi_facts_record_synced(MyDatabaseId, position, since);
+	PG_RETURN_VOID();
+}
