@@ -418,7 +418,12 @@ bemi_emit_context(PG_FUNCTION_ARGS)
 	if (source_plan != NULL)
 		request_context_message(statement, source_plan);
 	else
+	{
+		if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
+			bemi_running_utility() == NULL)
+			bemi_truncate_fires(RelationGetRelid(trigger->tg_relation));
 		emit_context_at_once(trigger->tg_relation);
+	}
 
 	PG_RETURN_POINTER(NULL);
 }

@@ -11,8 +11,9 @@
  *	 functions, because those cannot find out their caller: if the call comes
  *	 from an index expression or a function of another user, the session's role
  *	 is not the caller.  Only C can read the current user first and change it
- *	 then. - The owner of a table, whose code has to run: defaults, expressions
- *	 of indexes, triggers.  That code is restricted.  It can change neither the
+ *	 then.
+ * - The owner of a table, whose code has to run: defaults, expressions of
+ *	 indexes, triggers.  That code is restricted.  It can change neither the
  *	 role nor, for longer than it runs, a setting.
  *
  * After an error, the server resets the user with the (sub)transaction.  What

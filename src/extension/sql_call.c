@@ -202,8 +202,8 @@ end_call(const SqlCall *call)
  * Runs the statement, and reads at most "limit" rows of its result; 0: all.
  */
 static void
-execute(const SqlCall *call, const BemiValue *arguments, int count,
-		bool read_only, int limit)
+execute_call(const SqlCall *call, const BemiValue *arguments, int count,
+			 bool read_only, int limit)
 {
 	Oid		   *types = palloc(sizeof(Oid) * count);
 	Datum	   *values = palloc(sizeof(Datum) * count);
@@ -258,7 +258,7 @@ fetch_row(const char *statement, const BemiValue *arguments, int count,
 	bool		found;
 
 	begin_call(&call, statement);
-	execute(&call, arguments, count, read_only, 1);
+	execute_call(&call, arguments, count, read_only, 1);
 	found = SPI_processed > 0;
 	for (int i = 0; i < column_count && found; i++)
 		copy_column(&call, 0, i + 1, &columns[i]);
@@ -275,7 +275,7 @@ bemi_sql_run(const char *statement, const BemiValue *arguments, int count)
 	SqlCall		call;
 
 	begin_call(&call, statement);
-	execute(&call, arguments, count, false, 0);
+	execute_call(&call, arguments, count, false, 0);
 	end_call(&call);
 }
 
@@ -353,7 +353,7 @@ bemi_sql_read_oids(const char *query, const BemiValue *arguments, int count,
 	List	   *oids = NIL;
 
 	begin_call(&call, query);
-	execute(&call, arguments, count, true, 0);
+	execute_call(&call, arguments, count, true, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		BemiValue	oid = {type, true, (Datum) 0};

@@ -29,6 +29,7 @@ extern bool bemi_rules_match(const char *column, const List *rules);
 extern void bemi_truncate_begin(BemiTruncate *truncate);
 extern void bemi_truncate_end(BemiTruncate *truncate);
 extern void bemi_truncate_abort(BemiTruncate *truncate);
+extern void bemi_truncate_fires(Oid relation);
 extern void bemi_truncate_init(void);
 
 #endif							/* BEMI_TRACK_H */

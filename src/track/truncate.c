@@ -31,6 +31,12 @@
  * was truncated with them.  One case is not found: a transaction truncates the
  * root, adds rows, and truncates a partition alone.
  *
+ * If the library is not preloaded, a session may load it by bemi's trigger in
+ * the middle of a TRUNCATE, after the calls of the hook.  Then the trigger
+ * passes the tables on.  They are locked and not yet emptied.  Two cases are
+ * not found: the trigger is disabled, or the transaction has locked the root
+ * before.
+ *
  * What must never happen: a wait for a lock, or a lock that the statement does
  * not take itself.
  *
@@ -163,6 +169,19 @@ bemi_truncate_end(BemiTruncate *truncate)
 			bemi_had_rows_in_former_storage(lfirst_oid(cell)))
 			bemi_emit_truncated(lfirst_oid(cell));
 	}
+}
+
+/*
+ * Called by bemi's trigger for a table of a TRUNCATE that has begun before
+ * this library was loaded.
+ */
+void
+bemi_truncate_fires(Oid relation)
+{
+	if (!IsLogicalWorker() && truncate_is_unpublished(relation) &&
+		!bemi_is_locked(bemi_partition_root(relation)) &&
+		bemi_may_have_rows(relation))
+		bemi_emit_truncated(relation);
 }
 
 /*

@@ -347,5 +347,19 @@ for my $context ('nonsense', '[1]', '{"a": "\u0000"}')
 		"'$context' is worth a warning, and no context stays");
 }
 
+# TRUNCATE of a partition is not in the stream, so it makes a gap; also if the trigger loads the
+# library, after the server has called the hook that would have seen it.
+$lazy->safe_psql('postgres', sprintf("$parted; SELECT bemi.track('%1\$s')", 'parted'));
+for my $step (
+	[ 'TRUNCATE parted_1' => 'parted_1' ],
+	[ 'TRUNCATE parted_1, parted_2' => 'parted_1 parted_2' ],
+	[ 'TRUNCATE parted' => '' ],
+	[ 'BEGIN; TRUNCATE parted_2; ROLLBACK' => '' ])
+{
+	$lazy->safe_psql('postgres', 'INSERT INTO parted VALUES (1), (11)');
+	is(join(' ', (session($step->[0]))[0] =~ /"Partition public\.(\w+) was truncated\."/g), $step->[1], "$step->[0]: gaps");
+}
+is((session('TRUNCATE parted; TRUNCATE parted_1'))[0] =~ /was truncated/ ? 'a gap' : '', '', 'an empty partition makes none');
+
 $lazy->stop;
 done_testing();
