@@ -1,10 +1,12 @@
-# The history's own server fails over to a standby that has the slot: no change is lost, and nobody calls
-# anything.
+# The history's own server fails over to a standby that has a copy of the slot.  No change is lost
+# or stored twice, there is no gap, and nobody calls a function.
 #
-# From PostgreSQL 17 on, slots are made with "failover", and a standby with sync_replication_slots keeps
-# copies of them.  The position of the history comes with physical replication, that of the
-# slot's copy by a process of its own, a little behind.  So what is tested is that the promoted standby reads
-# on from its own position: everything once, and no gap.
+# From PostgreSQL 17 on, slots are made with "failover", and a standby with
+# sync_replication_slots keeps copies of them.  The position of the history comes to the standby
+# with physical replication.  That of the slot comes by another process, a little later.  So the
+# promoted standby has two positions that differ, and this is what is tested.
+#
+# docs/operations/failover.md has the settings.
 
 use strict;
 use warnings;
@@ -14,15 +16,13 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $primary = bemi_node('primary');
-if ($primary->pg_version < 17)
-{
-	$primary->stop;
-	plan skip_all => 'slots are synchronized from PostgreSQL 17 on';
-}
+my $primary = bemi_node('primary', run => 0);
+plan skip_all => 'slots are synchronized from PostgreSQL 17 on' if $primary->pg_version < 17;
+$primary->start;
 
 $primary->safe_psql(
 	'postgres', q{
+	CREATE EXTENSION bemi;
 	SELECT pg_create_physical_replication_slot('standby');
 	CREATE TABLE t (k int PRIMARY KEY, v text);
 	SELECT bemi.track('t');
