@@ -55,7 +55,8 @@ for my $round (1 .. $rounds)
 		SELECT bemi.sync('60s')});
 }
 is(sql(q{SELECT count(*) FROM bemi.changes WHERE schema = 'queue'}), $rounds * $each, 'what was written to tables that are gone is stored');
-my @asked = map { tr/,// + 1 } slurp_file($node->logfile, $log) =~ /unnest\('\{([\d,]+)\}'::oid\[\]\)/g;
+my @asked = map { tr/,// + 1 } slurp_file($node->logfile, $log)
+	=~ /unnest\(\$1::oid\[\]\) t\(oid\)\n[^\n]*WHERE NOT EXISTS[^\n]*\n[^\n]*parameters: \$1 = '\{([\d,]+)\}'/g;
 ok(@asked > 0, 'the worker has asked which tables are gone');
 cmp_ok(max(@asked), '<', 2 * $each + 20, 'and does not know all that there were');
 is( sql(q{SELECT (SELECT count(*) FROM _bemi.source_tables WHERE schema = 'queue'),
