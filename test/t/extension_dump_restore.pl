@@ -227,6 +227,23 @@ is( $origin->safe_psql(
 	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}' . "\ntracking_began|t\ntracking_ended|t",
 	'single tables: then they are tracked, by their rules, with a gap for the time between');
 
+# Partitions of the history go into any database with the extension.
+my $partitions = $origin->basedir . '/partitions.dump';
+my $in_partitions = q{
+	SELECT count(*), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at)) FROM bemi.changes c
+	WHERE tableoid::regclass::text LIKE '\_bemi.changes\_%'};
+
+$origin->safe_psql('app', q{SELECT bemi.sync('60s')});
+my $part_of_history = $origin->safe_psql('app', $in_partitions);
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', '_bemi.changes_*', '-f', $partitions ],
+	'pg_dump of partitions of the history');
+$origin->safe_psql('postgres', 'CREATE DATABASE evidence');
+$origin->safe_psql('evidence', 'CREATE EXTENSION bemi');
+restore_warnings('evidence', $partitions);
+unlike($part_of_history, qr/\A0\|/, 'there is history in partitions');
+is($origin->safe_psql('evidence', $in_partitions), $part_of_history, 'it comes along, and is attached');
+
 # pg_restore -t leaves out the trigger, unless it is asked for.
 $origin->safe_psql('single', 'DROP TABLE todo');
 is(restore_warnings('single', '-t', 'todo', $custom), '', 'pg_restore -t: no trigger, no warning');
