@@ -13,7 +13,7 @@
  * fail because EXECUTE on functions or USAGE on the schema was revoked.
  *
  * What must never happen: the worker, a superuser, reads or writes a user's
- * table that has a name of bemi.  bemi_own_table() checks that the table
+ * table that has a name of bemi.  own_table_of_schema() checks that the table
  * belongs to the extension.
  *
  *-------------------------------------------------------------------------
@@ -89,14 +89,14 @@ bemi_is_own_schema(Oid schema)
 }
 
 /*
- * OID of a table of schema bemi, InvalidOid if it is missing, or not the
+ * OID of a table of this schema, InvalidOid if it is missing, or not the
  * extension's own.
  */
-Oid
-bemi_own_table(const char *name)
+static Oid
+own_table_of_schema(const char *schema_name, const char *name)
 {
 	Oid			extension = get_extension_oid("bemi", true);
-	Oid			schema = get_namespace_oid(BEMI_SCHEMA, true);
+	Oid			schema = get_namespace_oid(schema_name, true);
 	Oid			table =
 		OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 
@@ -104,6 +104,24 @@ bemi_own_table(const char *name)
 		getExtensionOfObject(RelationRelationId, table) != extension)
 		return InvalidOid;
 	return table;
+}
+
+/*
+ * The same for a table that users read.
+ */
+Oid
+bemi_own_table(const char *name)
+{
+	return own_table_of_schema(BEMI_SCHEMA, name);
+}
+
+/*
+ * The same for an internal table.
+ */
+Oid
+bemi_own_internal_table(const char *name)
+{
+	return own_table_of_schema(BEMI_INTERNAL_SCHEMA, name);
 }
 
 /*

@@ -25,6 +25,7 @@ typedef struct BemiRights
 extern Oid	bemi_extension_owner(void);
 extern bool bemi_is_own_schema(Oid schema);
 extern Oid	bemi_own_table(const char *name);
+extern Oid	bemi_own_internal_table(const char *name);
 extern Oid	bemi_own_function(const char *name, int nargs, const Oid *types);
 extern Oid	bemi_emit_context_oid(void);
 extern void bemi_lock_sources(LOCKMODE mode);

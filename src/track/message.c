@@ -84,15 +84,13 @@ read_signing_key_value(Relation signing_key)
 }
 
 /*
- * The signing key, palloc'd; NULL if there is none.
+ * The signing key, palloc'd; NULL if there is none.  Without the extension, a
+ * user's table can have that name.
  */
 static char *
 read_signing_key(void)
 {
-	Oid			schema = get_namespace_oid(BEMI_INTERNAL_SCHEMA, true);
-	Oid			relation = OidIsValid(schema) ?
-		get_relname_relid("signing_key", schema) :
-		InvalidOid;
+	Oid			relation = bemi_own_internal_table("signing_key");
 	Relation	signing_key;
 	char	   *value = NULL;
 

@@ -102,7 +102,24 @@ DROP EXTENSION bemi;
 DROP EVENT TRIGGER _bemi_create_table_trigger; DROP FUNCTION public._bemi_row_trigger_func() CASCADE;
 CREATE EXTENSION bemi;
 
-DROP EXTENSION bemi;
+-- Its publication outlives it. Then nobody's table counts as one of bemi's: TRUNCATE of a partition
+-- would read the signing key.
+CREATE TABLE root (id integer) PARTITION BY RANGE (id);
+CREATE TABLE part PARTITION OF root FOR VALUES FROM (0) TO (10);
+SELECT bemi.track('root');
+DROP EXTENSION bemi CASCADE;
+CREATE SCHEMA _bemi CREATE TABLE signing_key (value text);
+INSERT INTO _bemi.signing_key VALUES ('of a user');
+INSERT INTO root VALUES (1);
+BEGIN;
+TRUNCATE part;
+SELECT pubname, seq_scan FROM pg_publication_tables, pg_stat_xact_user_tables
+	WHERE pubname = 'bemi' AND relid = '_bemi.signing_key'::regclass;
+ROLLBACK;
+DROP SCHEMA _bemi CASCADE;
+DROP PUBLICATION bemi;
+DROP TABLE root;
+
 DROP TABLE made, failed, todo, other;
 DROP PROCEDURE note_command;
 DROP FUNCTION on_command, on_command_safe, "fail ""for one", _bemi_create_table_trigger_func;
