@@ -60,14 +60,14 @@ function findUp(directory, file) {
   }
 }
 
-// What the project uses: migrations that are there show it best.
+// What the project uses. Existing migrations show it best.
 function formatOf(manifest, folder, files) {
   const extensions = files.map(file => /(?<!\.d)\.(ts|js|cjs)$/.exec(file)?.[1]);
   if (extensions.includes('ts')) return 'ts';
   if (extensions.includes('cjs')) return 'cjs';
   if (!extensions.includes('js')) {
     const tsconfig = findUp(folder, 'tsconfig.json');
-    // One above the project is somebody else's.
+    // A file above the project belongs to another one.
     if (tsconfig && (!manifest || dirname(tsconfig).startsWith(dirname(manifest)))) return 'ts';
   }
   return isModule(manifest) ? 'esm' : 'cjs';

@@ -14,8 +14,8 @@ export default defineConfig({
   baseDir: import.meta.dirname,
   extensions: [Migrator],
   migrations: { path: './src/migrations' },
-  // All that the application needs to pass its context:
+  // The only line that the application needs to pass its context:
   onQuery,
-  // Whoever lets MikroORM compare the database with the entities keeps it from what bemi has made:
+  // If MikroORM compares the database with the entities, it must leave out what bemi has created:
   schemaGenerator: { ignoreSchema: ['bemi', '_bemi'], ignoreTriggers: true },
 });

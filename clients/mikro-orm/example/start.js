@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-// Prints one line that says where the server is, once it is there.
+// Prints one line with the address of the server when it is ready.
 async function startServer() {
   const top = fileURLToPath(new URL('../../..', import.meta.url));
   console.log('building bemi and starting a throwaway server ...');
@@ -14,7 +14,7 @@ async function startServer() {
   // The sandbox gets Ctrl-C of the terminal itself, and removes the server; then we end, see above.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => sandbox.kill());
-  // The server does not outlive an application that could not start (the port is taken, say).
+  // The server ends with an application that could not start (for example, because the port is in use).
   process.on('exit', () => sandbox.kill());
   const [line] = await once(createInterface({ input: sandbox.stdout }), 'line');
   return Object.fromEntries(line.split(' ').map(assignment => assignment.split('=')));

@@ -8,9 +8,9 @@ const { storable } = require('./text.js');
 class Change {}
 
 /*
- * A virtual entity: it can only be read, and MikroORM, which would make a table for any other entity,
- * leaves bemi.changes alone. PostgreSQL pulls the subquery up, so that conditions use the indexes. It is enough to make the schema, for
- * MikroORM finds it by its class.
+ * A virtual entity, because MikroORM would create a table for any other one. It can only be read.
+ * PostgreSQL pulls the subquery up, so conditions use the indexes. Creating the schema is enough, because
+ * MikroORM finds the entity by its class.
  */
 new EntitySchema({
   class: Change,
@@ -36,18 +36,18 @@ new EntitySchema({
   },
 });
 
-// As bemi writes it: of one column its text, of several a JSON array of texts as jsonb prints it.
+// As bemi writes it: the text of one column, or a JSON array of texts, as jsonb prints it, of several.
 const keyText = key =>
   Array.isArray(key) ? `[${key.map(part => JSON.stringify(String(part))).join(', ')}]` : String(key);
 
-// Left out, it would find the changes of everybody: { userId: req.user?.id } where nobody is signed in.
+// If it were left out, { userId: req.user?.id } would find the changes of all users when nobody is signed in.
 const nullForUndefined = (name, value) => (value === undefined ? null : value);
 
 function whereChange({ schema, table, key, operation, context, from, to } = {}) {
   const where = {};
   if (schema !== undefined) where.schema = schema;
   if (table !== undefined) where.table = table;
-  // No text in PostgreSQL has a NUL; a search for one finds nothing, rather than fail.
+  // No text in PostgreSQL has a NUL. A search for one finds nothing, and does not fail.
   if (key !== undefined) where.primaryKey = key === null ? null : keyText(key).replaceAll('\0', '\ufffd');
   if (operation !== undefined) where.operation = operation;
   if (context !== undefined) where.context = { $contains: JSON.parse(storable(JSON.stringify(context, nullForUndefined))) };

@@ -1,8 +1,7 @@
 // Which context the running code has: bound to the asynchronous execution, by AsyncLocalStorage.
 //
-// What is kept is the context's text as of the time when it was set. What the application does to
-// the object later does not change what it has said, and a context that cannot be written down is
-// reported once, not with each query.
+// It keeps the text of the context from the time when it was set. So later changes of the object do
+// not change the context, and a context that cannot be converted is reported once, not for each query.
 
 'use strict';
 
@@ -10,8 +9,8 @@ const { AsyncLocalStorage } = require('node:async_hooks');
 const { subscribe } = require('node:diagnostics_channel');
 const { contextText } = require('./text.js');
 
-// An application may have several copies of this package, of its own and of its dependencies. What one of them
-// sets, all of them must see, so they share this.
+// An application and its dependencies can each have a copy of this package. All copies must see the context
+// that one of them sets, so they share this.
 const shared = (globalThis[Symbol.for('bemi-mikro-orm')] ??= {
   storage: new AsyncLocalStorage(),
   requestsBeginAnew: false,
@@ -28,8 +27,8 @@ function currentBemiContext() {
   return text === undefined ? undefined : JSON.parse(text);
 }
 
-// Contexts that nobody asks for are the sign of an installation without onQuery. A few may belong to requests
-// that send no query; so many do not, nor do all of a process that has ended.
+// Contexts without queries show that onQuery is missing from the configuration. A few of them may belong to
+// requests without a query, but not so many, and not all of a process that has ended.
 const USES_WITHOUT_QUERY = 10;
 
 function warnOfMissingOnQuery() {
@@ -72,7 +71,7 @@ function setContext(callback) {
     let isPromise;
     try {
       context = callback(req, res);
-      // To look at it can throw, too.
+      // Reading it can throw, too.
       isPromise = isThenable(context);
     } catch (error) {
       return fail(error);
@@ -86,8 +85,8 @@ function setContext(callback) {
 }
 
 // Node emits the events of a request and its response (data, end, finish, close) from the connection,
-// whose asynchronous execution is not the request's: listeners would have no context. Where one is in
-// force, whoever emits keeps it.
+// whose asynchronous execution is not the request's: listeners would have no context. If the emitter
+// has a context, the listeners keep it.
 const lent = Symbol('bemi');
 
 function lendContext(emitter, text) {
@@ -99,12 +98,12 @@ function lendContext(emitter, text) {
       return currentText() === undefined ? storage.run(this[lent], run) : run();
     };
   }
-  // The last one, where one setContext follows another.
+  // The last one, if one setContext follows another.
   emitter[lent] = text;
 }
 
-// A promise is at work already. What else has "then", MikroORM's query builder for one, begins when somebody
-// awaits it, which must be here.
+// A promise already runs. Other objects with "then", such as MikroORM's query builder, start when they are
+// awaited, which must happen here.
 const settle = result =>
   isThenable(result) && !(result instanceof Promise) ? new Promise((resolve, reject) => result.then(resolve, reject)) : result;
 
@@ -119,8 +118,8 @@ function mergeBemiContext(context) {
 }
 
 // All requests of one HTTP connection are one asynchronous execution to Node: outside of setContext
-// and withBemiContext, what one request enters would still be there for the next. So each request
-// begins with nothing.
+// and withBemiContext, a context of one request would still be there in the next one. So each request
+// begins without a context.
 function enter(make) {
   if (!shared.requestsBeginAnew) {
     subscribe('http.server.request.start', () => storage.enterWith(undefined));

@@ -1,15 +1,15 @@
 import type { EntityManager, FilterQuery, FindOptions } from '@mikro-orm/core' with { 'resolution-mode': 'import' };
 
-/** Whatever says who changes the rows and why; anything that JSON.stringify() makes an object of. */
+/** Who changes the rows and why: any value that JSON.stringify() converts to an object. */
 export type BemiContext = object;
 
-/** What is no context: changes are stored as if none had been set. */
+/** No context: changes are stored as if none had been set. */
 type NoContext = null | undefined;
 
 /**
- * Middleware for Express. All that handles the request has the context that `callback` returns, or
- * that its promise resolves to. It is called once for each request, so use it after the middleware
- * that parses bodies and knows users.
+ * Middleware for Express. The request is handled with the context that `callback` returns, or that its
+ * promise resolves to. It is called once for each request, so use it after the middleware that parses
+ * bodies and identifies users.
  */
 export function setContext<Request = any, Response = any>(
   callback: (req: Request, res: Response) => BemiContext | NoContext | Promise<BemiContext | NoContext>,
@@ -17,7 +17,7 @@ export function setContext<Request = any, Response = any>(
 
 /**
  * Sets the context from here on, for the rest of this asynchronous execution and all that it starts.
- * It replaces the one that there is. Prefer withBemiContext() where a piece of work has an end.
+ * It replaces the current context. Prefer withBemiContext() for work that has an end.
  */
 export function bemiContext(context: BemiContext | NoContext): void;
 
@@ -25,8 +25,8 @@ export function bemiContext(context: BemiContext | NoContext): void;
 export function mergeBemiContext(context: BemiContext | NoContext): void;
 
 /**
- * Calls the function with this context, and returns what it returns. What was in force before is again, after it.
- * A result with `then` that is no promise, such as MikroORM's query builder, begins its work when it is awaited: it is
+ * Calls the function with this context, and returns its result. After that, the former context is in force again.
+ * A result with `then` that is no promise, such as MikroORM's query builder, starts when it is awaited. So it is
  * awaited here, with this context, and the promise of its value is returned.
  */
 export function withBemiContext<Result>(
@@ -45,17 +45,17 @@ export type Operation = 'CREATE' | 'UPDATE' | 'DELETE' | 'TRUNCATE';
 /** One row inserted, updated or deleted, or one table truncated: a row of bemi.changes. Read only. It goes into the option entities. */
 export class Change {
   id: string;
-  /** Name of the source that it was read from, `main` by default. */
+  /** Name of the source that the change was read from, `main` by default. */
   source: string;
   database: string;
   schema: string;
   table: string;
-  /** Text of the key; a JSON array of texts where it has several columns, null where there is no key. */
+  /** Text of the key; a JSON array of texts if it has several columns, null if there is no key. */
   primaryKey: string | null;
   operation: Operation;
-  /** The row before; {} where there was none. */
+  /** The row before; {} if there was none. */
   before: Record<string, any>;
-  /** The row after; {} where there is none. */
+  /** The row after; {} if there is none. */
   after: Record<string, any>;
   context: Record<string, any>;
   committedAt: Date;
@@ -80,10 +80,10 @@ export interface ChangeFilter {
   to?: Date | string | number;
 }
 
-/** The filter as a condition on Change, for queries of your own. */
+/** The filter as a condition on Change, for your own queries. */
 export function whereChange(filter?: ChangeFilter): FilterQuery<Change>;
 
-/** Changes in the order of their commits, or as `options` say. */
+/** Changes in the order of their commits, or in that of `options`. */
 export function findChanges(
   em: EntityManager,
   filter?: ChangeFilter,

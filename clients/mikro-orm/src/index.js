@@ -1,4 +1,4 @@
-// bemi-mikro-orm: says in MikroORM's own queries who changes the rows, and why.
+// bemi-mikro-orm: adds to MikroORM's queries who changes the rows, and why.
 //
 //   text.js       a context as text that is safe in a comment of any query
 //   context.js    which context the running code has
@@ -7,8 +7,8 @@
 //   change.js     reading bemi.changes
 //   migration.js  the migration that `npx bemi migration:create` writes
 //
-// All of it is CommonJS, which every version of Node, Jest and TypeScript can load. index.mjs gives the
-// same objects to those who import.
+// All of it is CommonJS, which every version of Node, Jest and TypeScript can load. index.mjs exports the
+// same objects for import.
 
 'use strict';
 

@@ -1,4 +1,4 @@
-// For those who import: the objects of index.js.
+// The objects of index.js, for import.
 
 import bemi from './index.js';
 

@@ -18,7 +18,7 @@ $bemi$`;
 
 const EXTENSION = 'CREATE EXTENSION IF NOT EXISTS bemi';
 
-// Not of the extensions, which know themselves what to keep; not partitions, which follow their root.
+// Without tables of extensions, which manage their own, and without partitions, which are tracked with their root.
 const tables = (schema, migrationsTable) => `
     SELECT c.oid::regclass FROM pg_class c
     WHERE c.relnamespace = quote_ident(${literal(schema)})::regnamespace AND c.relkind IN ('r', 'p')
@@ -39,8 +39,8 @@ BEGIN
 END
 $bemi$`;
 
-// A source that a former down() drops is there until its worker has done so. Nothing that this
-// transaction has done so far keeps the worker from it.
+// A source that an earlier down() drops exists until its worker has dropped it. This transaction has done
+// nothing so far that blocks the worker.
 const START = `
 DO $bemi$
 DECLARE
@@ -57,8 +57,8 @@ BEGIN
 END
 $bemi$`;
 
-// Its slot would keep all write-ahead log from now on, so it goes, too. What has been committed so
-// far is stored before; where that cannot be, bemi.gaps says from when on changes are missing.
+// The slot would keep all WAL from now on, so it is dropped, too. What has been committed so far is
+// stored before. If that is not possible, bemi.gaps has the time from which changes are missing.
 const STOP = `
 DO $bemi$
 BEGIN

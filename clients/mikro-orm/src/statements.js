@@ -1,4 +1,4 @@
-// The statements of a text: where each ends, and whether a context stands behind it.
+// The statements of a text: where each ends, and whether a context follows it.
 //
 // This is the client's half of src/context/comment.c. The server looks for a context in the run of comments, white
 // space and semicolons behind a statement's last token, so the client must look there, too. Inside a string, a quoted
@@ -6,7 +6,7 @@
 
 'use strict';
 
-// A text is cut into pieces: names, all that may hide what is inside it, and the rest. Names are read whole, because a "$"
+// A text is split into names, pieces that hide their contents, and the rest. Names are read whole, because a "$"
 // within a name begins no string.
 const PIECE = /[a-z_\x80-\uffff][\w$\x80-\uffff]*|[^a-z_\x80-\uffff'"$;/-]+|--[^\n\r]*|\/\*|"[^"]*"|\$(?:[a-z_\x80-\uffff][\w\x80-\uffff]*)?\$|[^]/giy;
 const COMMENT_MARK = /\/\*|\*\//g;
@@ -58,7 +58,7 @@ const isContext = comment => comment.length >= '/*BemiBemi*/'.length && comment.
 const isSpace = piece => piece.startsWith('--') || SPACE_ONLY.test(piece);
 
 /*
- * The statements as { begin, end, hasContext }, in order. The comments behind a semicolon belong to the statement before
+ * The statements as { begin, end, hasContext }, in order. The comments after a semicolon belong to the statement before
  * it. If it is not certain where a string ends, the text counts as one statement without a context: a wrong guess could
  * put a comment into a string, or take a string for a context.
  */

@@ -1,11 +1,11 @@
-// A context as text: JSON, written so that it can stand in a comment of any query, whatever it holds.
+// A context as text: JSON that is safe in a comment of any query, with any contents.
 
 'use strict';
 
-// bemi.max_context_size as the server has it by default. A larger context would be left out there.
+// The server's default of bemi.max_context_size. It would leave out a larger context.
 const MAX_SIZE = 1024 * 1024;
 
-// The same of bemi.max_context_keys: keys and elements, at all levels together.
+// The default of bemi.max_context_keys: keys and elements, at all levels together.
 const MAX_KEYS = 10000;
 
 // Deeper JSON may be refused by the server, whose limit depends on its stack.
@@ -14,9 +14,9 @@ const MAX_DEPTH = 500;
 const MAX_ERROR_LENGTH = 200;
 
 /**
- * JSON without what jsonb cannot hold: NUL and halves of surrogate pairs become the replacement
- * character. The pattern takes every escape, because the second half of "\\" must not be taken for
- * the beginning of another one.
+ * JSON without what jsonb cannot store: NUL and halves of surrogate pairs become the replacement
+ * character. The pattern matches every escape, because the second half of "\\" does not begin
+ * another one.
  */
 const storable = json =>
   json.replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/gi, escape => (escape.length > 2 ? '\\ufffd' : escape));
@@ -24,11 +24,11 @@ const storable = json =>
 const unicodeEscape = character => '\\u' + character.charCodeAt(0).toString(16).padStart(4, '0');
 
 /*
- * All of these stand only within strings, where an escape means the same as the character.
+ * All of these occur only in strings, where an escape means the same as the character.
  *
- * - "/": without it, there is no mark that begins or ends a comment.
+ * - "/": without it, nothing begins or ends a comment.
  * - "?": MikroORM's placeholder, also within comments.
- * - what is not ASCII: a database in another encoding would refuse the query for a character that it
+ * - what is not ASCII: a database in another encoding would refuse a query with a character that it
  *   does not have.
  */
 const safe = json => storable(json).replace(/[^ -~]|[/?]/g, unicodeEscape);
@@ -72,8 +72,8 @@ function messageOf(error) {
 
 /**
  * The text of the context that `make` returns; undefined if it returns null or undefined. It never
- * throws, for a context must not break the query that it explains: what is wrong becomes a warning,
- * and the context says so. `make` is a function because reading an object can throw, too.
+ * throws, because a context must not break its query: an error becomes a warning, and is noted in
+ * the context. `make` is a function because reading an object can throw, too.
  */
 function contextText(make) {
   try {

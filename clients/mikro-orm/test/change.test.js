@@ -1,4 +1,4 @@
-// Reading the history: the entity, the filters, and that MikroORM's schema tools leave bemi alone.
+// Reading the history: the entity, the filters, and that MikroORM's schema tools change nothing of bemi.
 
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';

@@ -19,7 +19,7 @@ test('require() and import give the same', () => {
   for (const [name, value] of Object.entries(required)) assert.equal(imported[name], value, name);
 });
 
-// MikroORM 7 is no CommonJS, so whoever cannot require() modules (Jest) cannot have it either.
+// MikroORM 7 is no CommonJS, so it does not work where require() cannot load modules (Jest).
 test('without require() of modules', { skip: isVersion7 && 'MikroORM 7 needs it' }, async () => {
   const script = `
     const { onQuery, withBemiContext } = require('bemi-mikro-orm');
@@ -41,7 +41,7 @@ test('what one copy of the package has set, another one sees', () => {
   });
 });
 
-// In processes of their own: queries of other tests have come to onQuery.
+// In separate processes, because onQuery has seen queries of other tests in this one.
 const warning = async script => {
   const { stderr } = await run(process.execPath, ['-e', `const bemi = require('bemi-mikro-orm'); ${script}`], { cwd: import.meta.dirname });
   return stderr.match(/\[BEMI_ON_QUERY\]/g) ?? [];

@@ -24,7 +24,7 @@ test('200 concurrent requests of 20 users', async () => {
   app.post('/', async (req, res) => {
     const em = RequestContext.getEntityManager();
     const { user, request } = req.body;
-    // What is in the row says what must be in the context.
+    // The row contains what must be in the context.
     const row = step => ({ task: JSON.stringify({ user, request, step }), done: false });
 
     const todo = em.create(Todo, row('flush'));

@@ -1,4 +1,4 @@
-// To whom a context belongs: no other request, timer, listener or nested piece of work may see it.
+// The scope of a context: no other request, timer, listener or nested work may see it.
 
 import assert from 'node:assert/strict';
 import { EventEmitter, once } from 'node:events';

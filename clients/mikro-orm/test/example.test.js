@@ -46,7 +46,7 @@ async function send(method, path, body, headers = {}) {
   return response.text();
 }
 
-// As JSON, but for the time, which is another today.
+// As JSON, without the time, which differs.
 const row = (key, operation, before, after, context) => ({ primary_key: key, table: 'todo', operation, before, after, context });
 const context = (endpoint, params) => ({ userId: 187234, endpoint, params });
 
@@ -62,7 +62,7 @@ const ROWS = [
   row('27', 'DELETE', eat, {}, context('/todo/27', { id: 27 })),
 ];
 
-// The words of the page; where the history lives is said outside of it.
+// The query of the documentation, word for word. The search_path is set elsewhere.
 const QUERY =
   'SELECT "primary_key", "table", "operation", "before", "after", "context", "committed_at" FROM changes;';
 

@@ -1,5 +1,5 @@
-// The recipes of the README for NestJS and Fastify, whose hooks have an order of their own: where the user is known,
-// and before the handler that writes.
+// The recipes of the README for NestJS and Fastify. The order of their hooks matters: the context must be set when the
+// user is known, and before the handler that writes.
 
 import 'reflect-metadata';
 import assert from 'node:assert/strict';

@@ -1,4 +1,4 @@
-// Strings that want out of their comment.
+// Strings that try to end their comment.
 
 const PIECES = [
   '*/', '/*', '*', '/', '//', '/*Bemi', 'Bemi*/', '/*Bemi {"userId": 0} Bemi*/', ' Bemi*/; DROP TABLE todo; --',
@@ -7,7 +7,7 @@ const PIECES = [
   '\ud800', '\udfff', '\ude00\ud83d', '\u{1f600}', 'é', '€', '漢字', '\u2028', '\ufeff', '\u202e', '__proto__', '<script>', 'x', ' ', '',
 ];
 
-// A generator with a seed, so that what fails fails again (Park and Miller).
+// A generator with a seed, so a failure can be repeated (Park and Miller).
 function randomInteger(seed) {
   let state = seed;
   return below => (state = (state * 48271) % 2147483647) % below;
@@ -22,7 +22,7 @@ export function hostileStrings(count) {
   return strings.slice(0, count);
 }
 
-/** What is stored of a value: all of it, but for what jsonb cannot hold. */
+/** What is stored of a value: everything except what jsonb cannot store. */
 export function stored(value) {
   if (typeof value === 'string') {
     return value.replace(/[\ud800-\udbff][\udc00-\udfff]|[\0\ud800-\udfff]/g, c => (c.length === 2 ? c : '\ufffd'));

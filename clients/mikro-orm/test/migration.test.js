@@ -32,7 +32,7 @@ function makeProject(files = {}, { type } = { type: 'module' }) {
   return project;
 }
 
-// Never asks a registry.
+// Never uses a registry.
 const npx = (cwd, ...args) => run('npx', ['--offline', ...args], { cwd });
 
 const create = (cwd, ...args) => npx(cwd, 'bemi', 'migration:create', ...(args.length ? args : ['--path', 'src/migrations']));
@@ -189,7 +189,7 @@ test('TypeScript and CommonJS migrations run, too', async () => {
     await withBemiContext({ format }, () => orm.em.fork().execute('INSERT INTO todo DEFAULT VALUES'));
     assertAllHave({ format }, await changes(orm), 1);
 
-    // So quickly that the slot is not yet dropped when it is wanted again.
+    // So quickly that the slot is not yet dropped when the source is started again.
     for (let i = 0; i < 3; i++) {
       await orm.migrator.down();
       await orm.migrator.up();
@@ -225,7 +225,7 @@ test('where the extension is not installed, the migration says so', async () => 
   const project = makeProject();
   await create(project);
   const [file] = migrations(project);
-  // As on a server without it: nothing else can be had on this one.
+  // As on a server without it, which this one cannot be.
   const path = join(project, 'src/migrations', file);
   writeFileSync(path, readFileSync(path, 'utf8').replace("name = 'bemi'", "name = 'nothing'"));
   const orm = await connect('test_not_installed', {

@@ -1,5 +1,5 @@
-// Each way in which MikroORM writes, in and outside of transactions: every row changed has the
-// context, and what is done without one has none.
+// Each way in which MikroORM writes, in and outside of transactions: every changed row has the
+// context, and without one has none.
 
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';

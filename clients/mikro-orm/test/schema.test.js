@@ -1,5 +1,5 @@
-// What MikroORM does to bemi when it compares the database with the entities, which many applications do as they start:
-// without the settings that the README names, that start fails or takes the triggers away. With them nothing is lost.
+// What MikroORM does to bemi when it compares the database with the entities, as many applications do when they start.
+// Without the settings of the README, this fails or drops the triggers. With them nothing is lost.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ async function contextOf(task) {
   return context;
 }
 
-// As an application that starts.
+// Like an application that starts.
 async function start(schemaGenerator) {
   const { schema } = await connect('test_schema', { schemaGenerator });
   return {

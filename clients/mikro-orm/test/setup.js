@@ -1,4 +1,4 @@
-// What the tests share: a database of its own for each file, on the server that PGHOST names.
+// What the tests share: a new database for each file, on the server that PGHOST names.
 
 import assert from 'node:assert/strict';
 import { after } from 'node:test';
@@ -78,7 +78,7 @@ export async function trackedDatabase(name, { database, ...options } = {}) {
 /** What is committed from now on is read. bemi.start(wait => false) alone does not wait for that. */
 export const started = orm => orm.em.fork().execute("SELECT bemi.sync('60s')");
 
-/** All changes of which the condition is true, once they are stored. */
+/** All changes that fulfil the condition, when they are stored. */
 export async function changes(orm, condition = 'true', params = []) {
   const em = orm.em.fork();
   await started(orm);

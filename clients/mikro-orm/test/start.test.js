@@ -1,4 +1,4 @@
-// `npm start` of the example, from a checkout as a newcomer has it: it builds bemi, starts a server and
+// `npm start` of the example, from a new checkout: it builds bemi, starts a server and
 // the application, and leaves nothing behind after Ctrl-C.
 
 import assert from 'node:assert/strict';
@@ -29,7 +29,7 @@ before(async () => {
 after(() => checkout && rmSync(checkout, { recursive: true }));
 
 test('npm start, Ctrl-C', { skip }, async () => {
-  // A process group of its own, which Ctrl-C of a terminal would go to.
+  // A separate process group, as one that gets Ctrl-C from a terminal.
   const start = spawn('npm', ['start'], { ...options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
   const ended = once(start, 'exit');
   after(() => start.exitCode === null && start.signalCode === null && process.kill(-start.pid, 'SIGTERM'));

@@ -1,5 +1,5 @@
-// Which texts have a context already, and where in a text the client's own one goes. First by a table, then against the
-// server itself: whatever stands behind a statement, the client finds a context there exactly if the server does.
+// Which texts already have a context, and where the client puts its own. First from a table, then compared with the
+// server: the client must find a context after a statement exactly if the server does.
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
@@ -73,7 +73,7 @@ test('a long text is looked at in linear time', () => {
   assert.ok(performance.now() - begin < 10000, `${performance.now() - begin} ms`);
 });
 
-// A generator with a seed, so that what fails fails again (Park and Miller).
+// A generator with a seed, so a failure can be repeated (Park and Miller).
 function randomPicker(seed) {
   let state = seed;
   return list => list[(state = (state * 48271) % 2147483647) % list.length];

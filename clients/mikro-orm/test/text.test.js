@@ -1,5 +1,5 @@
-// The text of a context, without a server: whatever is in it must stay within its comment, be no
-// placeholder, and come out of the JSON as it went in.
+// The text of a context, without a server: any contents must stay within the comment, contain no
+// placeholder, and be unchanged after JSON.parse().
 
 import assert from 'node:assert/strict';
 import test from 'node:test';

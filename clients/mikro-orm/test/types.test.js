@@ -15,7 +15,7 @@ const compile = (names, options) =>
     file('../node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--experimentalDecorators', ...options, ...names.map(file),
   ]).catch(error => { throw new Error(error.stdout || error.message); });
 
-// What the README's pieces of code take for granted, by a word that is in the piece.
+// Declarations that the README's code needs, by a word in the code.
 const AROUND = {
   'defineConfig(': code => `import { defineConfig } from '@mikro-orm/postgresql';
     ${isVersion7 ? code : code.replace(', ignoreTriggers: true', '')}`,

@@ -4,7 +4,7 @@ import express from 'express';
 import { changesPage } from './changes-page.js';
 import { Todo } from './todo.js';
 
-// A real application knows its users from their session. Here everybody may say who they are.
+// A real application reads the user from the session. Here each request names its user.
 function signIn(req, res, next) {
   req.user = { id: Number(req.get('X-User') ?? 187234) };
   next();

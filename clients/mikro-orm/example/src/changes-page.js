@@ -8,7 +8,7 @@ const ENTITIES = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '
 
 const escape = text => String(text).replace(/[&<>"']/g, character => ENTITIES[character]);
 
-// A template literal whose values are escaped, but for those that it has made itself.
+// A template literal whose values are escaped, except those that it has made itself.
 class Html extends String {}
 const render = value =>
   value instanceof Html ? value : Array.isArray(value) ? value.map(render).join('') : escape(value);
@@ -71,7 +71,7 @@ const page = (changes, { user, todo }) => html`<!doctype html>
 export const changesPage = em => async (req, res) => {
   // ?user=1&user=2 makes an array of them.
   const filter = { user: String(req.query.user ?? '').trim(), todo: String(req.query.todo ?? '').trim() };
-  // The worker is milliseconds behind; whoever looks after a change of their own wants to see it.
+  // The worker is milliseconds behind. This waits for it, because users expect to see their last change.
   await em().execute("SELECT bemi.sync('5s')");
   const changes = await findChanges(
     em(),
