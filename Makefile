@@ -5,8 +5,8 @@ PG_CONFIG ?= pg_config
 # Where the sources are: make -f elsewhere/bemi/Makefile builds in the current directory.
 top := $(dir $(lastword $(MAKEFILE_LIST)))
 
-# The version is stated once, in the control file, and handed to the C code. (VERSION is taken: it
-# is PostgreSQL's.)
+# The version is only in the control file, and passed to the C code. (PGXS uses VERSION for
+# PostgreSQL's.)
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(top)bemi.control)
 
 EXTENSION = bemi
@@ -14,8 +14,8 @@ MODULE_big = bemi
 OBJS = $(patsubst $(top)%.c,%.o,$(sort $(wildcard $(addprefix $(top)src/,*.c */*.c))))
 DATA = $(patsubst $(top)%,%,$(sort $(wildcard $(top)bemi--*.sql)))
 
-# The script is made of sql/, in the order of the file names, and committed, so that an installation
-# needs nothing but a copy. A test compares the two.
+# The script is made of sql/, in the order of the file names, and committed, so an installation only
+# copies it. A test compares the two.
 SCRIPT = $(top)$(EXTENSION)--$(EXTVERSION).sql
 
 # The queries that are sent to sources, as C strings. Not committed.
@@ -26,24 +26,24 @@ PG_CPPFLAGS = -Isrc -I$(srcdir)/src -I$(libpq_srcdir) -DBEMI_VERSION='"$(EXTVERS
 SHLIB_LINK = $(libpq)
 
 # STRICT=1, for developers and CI: more warnings, and each is an error. PostgreSQL's headers count
-# as system headers then, for they are not written to pass -Wextra. Left out are the two warnings
-# that PostgreSQL's own habits would set off all over: callbacks that ignore an argument, and
+# as system headers then, because they do not pass -Wextra. Two warnings are left out because
+# PostgreSQL's habits cause them everywhere: callbacks that ignore an argument, and
 # "int i < lengthof(array)".
 ifdef STRICT
 PG_CPPFLAGS += -isystem $(shell $(PG_CONFIG) --includedir-server)
 PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
 endif
 
-# Bitcode only serves to inline an extension's functions into JIT-compiled expressions, from which
-# nothing in bemi gains, and making it takes clang. "make with_llvm=yes" makes it all the same.
+# Bitcode only serves to inline an extension's functions into JIT-compiled expressions, which does
+# not help bemi, and it needs clang. "make with_llvm=yes" makes it.
 # An override, because PGXS assigns the variable itself.
 ifneq ($(origin with_llvm),command line)
 override with_llvm = no
 endif
 
-# The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name or a pattern, else a room,
-# else a subject. REGRESS and the like are assigned with := because PGXS asks ifdef, which takes a list that only
-# expands to nothing for a list of tests.
+# The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name, a pattern, a room, or a
+# subject: the first that matches counts. REGRESS and the other lists are assigned with := because PGXS uses ifdef,
+# which is true for a variable that only expands to nothing.
 TESTS = %
 names = $(patsubst test/$(1)/%,%,$(basename $(sort $(wildcard test/$(1)/*.$(2)))))
 every := $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl)
@@ -53,7 +53,7 @@ chosen = $(filter $(wanted),$(1))
 REGRESS := $(call chosen,$(call names,sql,sql))
 ISOLATION := $(call chosen,$(call names,specs,spec))
 TAP := $(call chosen,$(call names,t,pl))
-# The longest first, so that none of them runs alone at the end.
+# The longest first, because at the end they would run alone.
 LONG = track_keys_in_stream track_keys_elsewhere worker_scale worker_backups worker_cancel worker_traces worker_restores stream_faults \
 	worker_database_ddl worker_slot_owner worker_crash
 PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(LONG),$(TAP)) $(filter-out $(LONG),$(TAP)))
@@ -61,8 +61,8 @@ ifneq ($(PROVE_TESTS),)
 TAP_TESTS = 1
 endif
 
-# What "make check-quick" runs: all but most TAP tests. Of these a few that take little time of the processor, so that
-# each room of the code runs for some seconds.
+# What "make check-quick" runs: everything except most TAP tests. It has a few TAP tests that take little processor
+# time, and run each room of the code for some seconds.
 QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
 	capture_copy capture_other_writers capture_random context_comment decode_encoding_size \
 	decode_redaction extension_dump_restore extension_hijack extension_pg_upgrade stream_stall worker_failing \
@@ -70,7 +70,7 @@ QUICK = format $(call names,sql,sql) $(call names,specs,spec) \
 lost = $(filter-out format $(every),$(QUICK) $(LONG))
 
 # "make installcheck" needs no running server: pg_regress, once for the SQL tests and once for the
-# specs, starts a throwaway server of its own, which listens on a Unix socket only. Input is under
+# specs, starts its own throwaway server, which listens only on a Unix socket. Input is under
 # test/, expected output in ./expected, where every version of pg_regress looks for it.
 THROWAWAY = --temp-config=test/bemi.conf --no-locale --encoding=UTF8
 REGRESS_OPTS = --inputdir=test --temp-instance=tmp_check_regress $(THROWAWAY)
@@ -79,11 +79,11 @@ REGRESS_PREP = output_iso/expected
 
 EXTRA_CLEAN = tmp_check_regress $(REMOTE_SQL)
 
-# Where there is no PGXS yet (a fresh machine), help, test and demo work all the same.
+# Without PGXS (on a new machine), help, test and demo work, too.
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
-# After the include, which empties it; override, so that PROVE_FLAGS=--verbose adds to it.
+# After the include, which empties it. With override, PROVE_FLAGS=--verbose adds to it.
 override PROVE_FLAGS += -I test/perl
 else
 all install installcheck clean:
@@ -107,19 +107,19 @@ $(REMOTE_SQL): $(top)sql/remote/header.awk $(sort $(wildcard $(top)sql/remote/*.
 objects = $(OBJS) $(OBJS:.o=.bc)
 $(objects): $(sort $(wildcard $(addprefix $(top)src/,*.h */*.h))) $(top)bemi.control $(REMOTE_SQL)
 
-# They are missing where only the sources are elsewhere.
+# They are missing in a build directory outside of the sources.
 $(objects): | directories
 directories:
 	@mkdir -p $(sort $(dir $(OBJS)))
 
 # Up to PostgreSQL 15, pg_isolation_regress looks for expected output only under its output and
-# its input directory. A link there keeps all of it in ./expected, and the specs' results, logs
-# and diffs away from those of the SQL tests, which they would overwrite.
+# its input directory. With a link there, all of it is in ./expected, and the results, logs and
+# diffs of the specs do not overwrite those of the SQL tests.
 output_iso/expected:
 	mkdir -p output_iso
 	ln -s ../expected $@
 
-# From here on nothing needs to be installed first: test/sandbox sees to it.
+# The targets from here on need no installation first: test/sandbox installs what is missing.
 
 test:
 	@test/sandbox test/run
@@ -161,18 +161,19 @@ bench:
 
 help:
 	@echo 'make                build the extension'
-	@echo 'make install        install it into the PostgreSQL that pg_config leads to'
-	@echo 'make demo           show it at work on a throwaway server; KEEP=1 leaves the server running'
-	@echo 'make test           run all tests: installs what they need, then uses throwaway servers'
+	@echo 'make install        install it into the PostgreSQL of pg_config'
+	@echo 'make demo           run the demo on a throwaway server; KEEP=1 leaves the server running'
+	@echo 'make test           install what the tests need, and run all tests on throwaway servers'
 	@echo 'make list-tests     print the files that TESTS="..." selects'
 	@echo 'make check-quick    run the SQL tests, the specs and some TAP tests (two minutes)'
-	@echo 'make format         format the C code as PostgreSQL is formatted; make check-format only says what is not, and which include breaks the order of the rooms'
-	@echo 'make typedefs       renew typedefs.list, by which make format knows the names of types'
+	@echo 'make format         format the C code as PostgreSQL is formatted'
+	@echo 'make check-format   check the format of the C code, and which rooms of src/ include which others'
+	@echo 'make typedefs       renew typedefs.list, the names of types for make format'
 	@echo 'make test-versions  run all tests with other versions of PostgreSQL, in other releases of Debian (root, long)'
 	@echo 'make test-valgrind  run some tests with the servers under valgrind (minutes)'
-	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and large data (minutes, 6 GB of memory)'
+	@echo 'make soak           kill processes and servers under load, ROUNDS=n times (100), and store large data (minutes, 6 GB of memory)'
 	@echo 'make fuzz           send the worker messages of all kinds, for MINUTES=n (10)'
-	@echo 'make bench          measure what bemi costs and how fast it is, each question against something else (half an hour)'
+	@echo 'make bench          measure the cost and the speed of bemi, compared with other ways (half an hour)'
 	@echo 'make installcheck   run the tests with the extension as installed by "make install"'
 	@echo 'make clean          remove what was built'
 	@echo 'make help           print this list'

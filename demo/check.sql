@@ -1,4 +1,4 @@
--- Did the demo record what todo.sql did, all of it and nothing else? Ends with an error if not.
+-- Fails unless the history contains exactly the changes of todo.sql.
 
 CREATE TEMPORARY TABLE expected AS
 SELECT 0::bigint AS n, primary_key, "table", operation, before, after, context

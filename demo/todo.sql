@@ -1,4 +1,4 @@
--- A todo application changes its table, and says why each time.
+-- A todo application changes its table, and sets a context each time.
 
 CREATE EXTENSION bemi;
 
@@ -12,8 +12,8 @@ CREATE TABLE todo (
 SELECT bemi.track('todo');
 CALL bemi.start();
 
--- User 187234 adds three tasks. The application knows the endpoint and its parameters, and hands
--- them on as the context of the transaction.
+-- User 187234 adds three tasks. The application sets the endpoint and its parameters as the
+-- context of the transaction.
 BEGIN;
 SET LOCAL bemi.context =
     '{"userId": 187234, "endpoint": "/todo", "params": {"task": "Sleep", "isCompleted": false}}';
@@ -39,14 +39,14 @@ SET LOCAL bemi.context =
 UPDATE todo SET "isCompleted" = true WHERE id = 26;
 COMMIT;
 
--- One is given up.
+-- One is deleted.
 BEGIN;
 SET LOCAL bemi.context =
     '{"userId": 187234, "endpoint": "/todo/27", "params": {"id": 27}}';
 DELETE FROM todo WHERE id = 27;
 COMMIT;
 
--- The history is written off the WAL a moment after each commit; wait for it.
+-- The worker stores changes a moment after each commit. Wait for it.
 SELECT bemi.sync();
 
 -- What happened to the table, and why?
