@@ -1,10 +1,9 @@
 /*
  * A clock that a test can set.
  *
- * Preloaded into a server (LD_PRELOAD), this adds to the time of day the microseconds that
- * stand, as a 64-bit integer, in the file that BEMI_TEST_CLOCK names.  The server then
- * sees a clock that is set back or forward while it runs, as administrators and virtual
- * machines do it.  A process without that variable has the true time.
+ * Preloaded into a server (LD_PRELOAD), this adds microseconds to the time of day: the 64-bit
+ * integer in the file that BEMI_TEST_CLOCK names.  The server then sees a clock that is set
+ * back or forward while it runs, as administrators and virtual machines do it.  A process without that variable has the true time.
  */
 #define _GNU_SOURCE
 

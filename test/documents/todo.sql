@@ -24,5 +24,5 @@ COMMIT;
 
 SELECT bemi.sync() \g /dev/null
 
--- Some pages name this partition, whatever month it is.
+-- Some pages name this partition, in any month.
 SELECT _bemi.make_partition('2026-11-01') WHERE to_regclass('_bemi.changes_2026_11') IS NULL \g /dev/null

@@ -1,8 +1,8 @@
-# What the TAP tests of bemi share: a throwaway server that is set up for bemi,
-# and the few questions that most of them ask it.
+# What the TAP tests of bemi share: a throwaway server with the settings that bemi needs, and the
+# queries that most tests run.
 #
-# No wait is without bound: the server cancels a statement that hangs, and what
-# PostgreSQL's framework waits for ends after PG_TEST_TIMEOUT_DEFAULT seconds.
+# Every wait has a bound: the server cancels a statement that hangs, and waits of PostgreSQL's
+# framework end after PG_TEST_TIMEOUT_DEFAULT seconds.
 
 package Bemi;
 
@@ -23,7 +23,7 @@ our @EXPORT = qw(bemi_node wait_for_state start_error changes remains derived_hm
 
 # Starts a node that can run bemi, with the extension made in database
 # "postgres".  Parameters: conf => lines for postgresql.conf, initdb => further
-# options of initdb, run => 0 to leave the server stopped and the extension unmade.
+# options of initdb, run => 0 for a stopped server without the extension.
 sub bemi_node
 {
 	my ($name, %params) = @_;
@@ -59,7 +59,7 @@ sub wait_for_state
 	return;
 }
 
-# Calls bemi.start() and returns what it says to that, '' if it succeeds.
+# Calls bemi.start() and returns its messages, '' if it succeeds.
 sub start_error
 {
 	my ($node, $call, $database) = @_;
@@ -91,7 +91,7 @@ sub changes
 		  . ' ORDER BY id');
 }
 
-# What is there of sources: rows, replication slots, replication origins.
+# Numbers of rows, replication slots and replication origins of sources.
 sub remains
 {
 	my ($node, $database) = @_;

@@ -1,9 +1,9 @@
 --
--- MERGE is one statement with up to three kinds of change, each with a statement
--- trigger of its own, and still writes one message. In a file of its own because
--- PostgreSQL has it from 15 on; before, there is nothing to see (capture_merge_1.out).
+-- MERGE is one statement with up to three kinds of change, and one statement trigger for each
+-- kind. It still writes one message. This is a file of its own because MERGE came with PostgreSQL
+-- 15. Before that there is nothing to test (capture_merge_1.out).
 --
--- See capture_messages.sql for the way this looks at the WAL.
+-- capture_messages.sql explains how the WAL is read here.
 --
 SELECT current_setting('server_version_num')::integer < 150000 AS too_old \gset
 \if :too_old

@@ -1,11 +1,10 @@
 --
--- What lands in the WAL when a tracked table is written to (src/capture/capture.c).
+-- Which messages and rows a write to a tracked table puts into the WAL (src/capture/capture.c).
 --
--- The contract between bemi and any reader of the WAL is the order of messages
--- and rows: the context of a row is the nearest message before it in its
--- transaction. So the test looks at just that, through a slot of test_decoding,
--- with no worker of bemi's in between. BEGIN and COMMIT are left out; each
--- statement is a transaction of its own unless it says otherwise.
+-- The context of a row is the nearest message before it in its transaction. Every reader of the
+-- WAL relies on this order. So the test reads messages and rows through a slot of test_decoding,
+-- without a worker of bemi. BEGIN and COMMIT are left out. Each statement is its own transaction
+-- unless a comment says otherwise.
 --
 CREATE EXTENSION bemi;
 
@@ -86,7 +85,7 @@ EXECUTE add (13);
 DEALLOCATE add;
 SELECT wal();
 
--- two contexts in one transaction, then none: {} says that the last one is over
+-- two contexts in one transaction, then none: {} ends the last one
 BEGIN;
 INSERT INTO todo VALUES (20, 'before any');
 SET LOCAL bemi.context = '{"n": 1}';
@@ -100,7 +99,7 @@ COMMIT;
 INSERT INTO todo VALUES (24, 'next transaction');
 SELECT wal();
 
--- a savepoint rolled back takes its message along: the rows after it inherit nothing
+-- a rollback to a savepoint removes the message: the rows after it inherit nothing
 BEGIN;
 SAVEPOINT a;
 SET LOCAL bemi.context = '{"n": 1}';
@@ -123,7 +122,7 @@ INSERT INTO todo VALUES (34, 'no message before this one');
 COMMIT;
 SELECT wal();
 
--- a message outside of the savepoint stays, so that {} must still be said
+-- a message outside of the savepoint stays, so {} must still be emitted
 BEGIN;
 SET LOCAL bemi.context = '{"n": 1}';
 INSERT INTO todo VALUES (35, 'with 1');
@@ -140,7 +139,7 @@ RELEASE b;
 COMMIT;
 SELECT wal();
 
--- a released savepoint hands its message to the transaction around it
+-- a released savepoint leaves its message to the outer transaction
 BEGIN;
 SAVEPOINT a;
 SAVEPOINT b;
@@ -183,7 +182,7 @@ BEGIN
 END $$;
 SELECT wal();
 
--- what a statement itself does to the context comes too late for it
+-- a statement that changes the context does so too late for itself
 SET bemi.context = '{"n": 1}';
 INSERT INTO done SELECT 54, 'with 1' FROM bemi.set_context('{"n": 2}', is_local => false);
 INSERT INTO done VALUES (55, 'with 2');
@@ -241,7 +240,7 @@ ALTER TABLE todo ENABLE TRIGGER bemi_emit_context;
 INSERT INTO todo VALUES (62, 'enabled');
 SELECT wal();
 
--- neither does one that session_replication_role holds back; ENABLE ALWAYS does
+-- neither does one that session_replication_role suppresses; ENABLE ALWAYS does
 SET session_replication_role = replica;
 INSERT INTO todo VALUES (63, 'held back');
 UPDATE base SET task = 'base has no trigger';

@@ -1,12 +1,11 @@
 --
 -- A statement that changes no row costs nothing (src/capture/capture.c).
 --
--- A polling query (UPDATE ... WHERE status = 'new') runs all day without finding
--- a row. Were its context written, each would take a transaction id and wait for
--- a commit to be flushed. So the test asks the server itself whether there is an
--- id, and whether the WAL has grown; each question is put for a tracked table,
--- for one that is not, and for a statement that does change a row, which shows
--- that the question can tell the difference.
+-- A polling query (UPDATE ... WHERE status = 'new') runs all day without finding a row. If its
+-- context were written, each run would take a transaction ID and flush a commit. So the test
+-- checks whether the server has assigned an ID, and whether the WAL has grown. It checks a
+-- tracked table, an untracked table, and a statement that changes a row, which proves that the
+-- checks can notice a difference.
 --
 CREATE EXTENSION bemi;
 CREATE TABLE tracked (id integer PRIMARY KEY, task text);
@@ -16,14 +15,14 @@ SELECT bemi.track('tracked');
 INSERT INTO tracked VALUES (1, 'eat');
 INSERT INTO untracked VALUES (1, 'eat');
 
--- Runs the statement and says whether its transaction has an id.
+-- Runs the statement and returns whether its transaction has an ID.
 CREATE FUNCTION takes_xid(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE statement;
 	RETURN pg_current_xact_id_if_assigned() IS NOT NULL;
 END $$;
 
--- Says whether the statement writes WAL, its commit included. Other processes
+-- Returns whether the statement writes WAL, its commit included. Other processes
 -- write WAL, too (a checkpoint, a vacuum), and a page may be pruned on the way,
 -- so one clean pass among many is the proof.
 CREATE PROCEDURE writes_wal(statement text, INOUT answer boolean) LANGUAGE plpgsql AS $$
@@ -57,7 +56,7 @@ INSERT INTO question (context, statement)
 	) AS s (place, statement)
 	ORDER BY c.place, s.place;
 
--- Each question in a transaction of its own, answered in the one after.
+-- Each check in its own transaction, with the result in the next one.
 DO $$
 DECLARE
 	q record;
@@ -97,7 +96,7 @@ SELECT pg_current_xact_id_if_assigned() IS NULL AS free;
 COMMIT;
 
 -- Nor with facts to add, from a prepared plan, in a loop of cached plans, or after an
--- error in the middle of a statement that had said its context.
+-- error in the middle of a statement that had emitted its context.
 SET bemi.include = 'session_user, current_user, application_name, client_addr, backend_pid, query';
 CREATE PROCEDURE poll_in_loop() LANGUAGE plpgsql AS $$
 BEGIN FOR i IN 1 .. 20 LOOP UPDATE tracked SET task = NULL WHERE id = -i; END LOOP; END $$;

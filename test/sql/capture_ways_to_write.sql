@@ -1,13 +1,12 @@
 --
--- Every way in which a row can change, and the context that its change is kept with.
+-- Every way in which a row can change, and the context that its change is stored with.
 --
--- A change with the context of another statement is a fault that nobody sees
--- until the history is needed, and PostgreSQL has many ways to write: statements
--- within statements, triggers, rules, cascades, COPY. So each way is gone here
--- with contexts that differ, and what the worker has stored is read, as a user
--- would. capture_messages.sql shows the messages in the WAL that this rests on.
+-- Nobody notices a change with the context of another statement until the history is needed, and
+-- PostgreSQL has many ways to write: nested statements, triggers, rules, cascades, COPY. So each
+-- way is used here with different contexts, and the test reads what the worker has stored, as a
+-- user would. capture_messages.sql tests the messages in the WAL on which this relies.
 --
--- A context is {"by": "somebody"}; "by" tells it, and {} is a change without one.
+-- A context is {"by": "somebody"}. The output shows "by", and {} for a change without a context.
 --
 CREATE EXTENSION bemi;
 CALL bemi.start();
@@ -76,7 +75,7 @@ BEGIN
 	DELETE FROM todo WHERE id = 15;
 END $$;
 SELECT * FROM tell();
--- a transaction of its own for each
+-- each in its own transaction
 CREATE PROCEDURE drop_each() LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 16..18 LOOP
@@ -92,8 +91,8 @@ TRUNCATE todo;
 SELECT * FROM tell();
 
 --
--- Statements within statements: the inner one has a context of its own, and must
--- not colour the rows that the outer one writes after it.
+-- Nested statements: the inner one has its own context, which must not get into
+-- the rows that the outer one writes after it.
 --
 CREATE FUNCTION log_inside(i integer) RETURNS integer LANGUAGE plpgsql
 	SET bemi.context = '{"by": "inner"}'
@@ -142,7 +141,7 @@ SET bemi.context = '{"by": "outer"}';
 INSERT INTO todo SELECT log_deeper(i) FROM generate_series(100, 104, 4) i;
 SELECT * FROM tell();
 
--- the inner one is rolled back, in part: what stands is what stood before it
+-- the inner one is rolled back in part: the message before it is valid again
 CREATE FUNCTION log_and_fail(i integer) RETURNS integer LANGUAGE plpgsql
 	SET bemi.context = '{"by": "inner"}'
 AS $$
@@ -171,7 +170,7 @@ INSERT INTO todo SELECT copy_inside(i) FROM generate_series(311, 312) i;
 INSERT INTO todo SELECT truncate_inside(i) FROM generate_series(303, 304) i;
 SELECT * FROM tell();
 
--- both read the context from the client's comment, if it has one: it is the nearer word
+-- both use the context of the client's comment, if it has one, because it is nearer
 INSERT INTO todo SELECT log_inside(i) FROM generate_series(305, 306) i /*Bemi {"by": "comment"} Bemi*/;
 SELECT * FROM tell();
 
@@ -303,7 +302,7 @@ COPY todo FROM stdin;
 COPY todo FROM stdin (FORMAT csv);
 3,csv
 \.
--- by way of a file in the server's data directory
+-- through a file in the server's data directory
 COPY (SELECT 4, 'binary') TO PROGRAM 'cat > bemi_ways_to_write.tmp' (FORMAT binary);
 COPY todo FROM PROGRAM 'cat bemi_ways_to_write.tmp' (FORMAT binary) WHERE id > 0;
 COPY todo FROM PROGRAM 'rm bemi_ways_to_write.tmp';
@@ -655,7 +654,7 @@ COMMIT;
 SELECT * FROM tell();
 
 --
--- Row-level security, a role that may do nothing else
+-- Row-level security, and a role without other rights
 --
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS regress_bemi_writer;
@@ -695,7 +694,7 @@ COMMIT;
 INSERT INTO todo SELECT log_inside(100 / (3 - i)) FROM generate_series(1, 3) i;
 RESET bemi.context;
 INSERT INTO todo VALUES (42);
--- the error comes from within, is caught within, and the outer statement goes on
+-- the error is raised and caught in the inner statement, and the outer one continues
 CREATE FUNCTION try(i integer) RETURNS integer LANGUAGE plpgsql
 	SET bemi.context = '{"by": "inner"}'
 AS $$

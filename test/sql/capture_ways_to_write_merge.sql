@@ -2,9 +2,9 @@
 -- MERGE (PostgreSQL 15 and later), the part of capture_ways_to_write.sql that PostgreSQL 14
 -- cannot parse.
 --
--- One MERGE inserts, updates and deletes; it fires the statement triggers of each
--- action, and is one statement with one context and one message all the same. What
--- its actions call may write with contexts of their own between its rows.
+-- One MERGE inserts, updates and deletes, and fires the statement triggers of each action. It is
+-- still one statement with one context and one message. Functions that its actions call can write
+-- with other contexts between its rows.
 --
 SELECT current_setting('server_version_num')::integer < 150000 AS no_merge \gset
 \if :no_merge
@@ -39,7 +39,7 @@ MERGE INTO todo USING (SELECT * FROM wish ORDER BY id OFFSET 0) w ON todo.id = w
 SELECT messages();
 SELECT "table", operation, key, by FROM tell() ORDER BY key;
 
--- the comment goes before the setting; no context
+-- the comment wins over the setting; no context
 MERGE INTO todo USING wish w ON todo.id = w.id AND w.id = 4
 	WHEN MATCHED THEN UPDATE SET task = 'comment' /*Bemi {"by": "comment"} Bemi*/;
 RESET bemi.context;
@@ -60,7 +60,7 @@ EXECUTE put (5, 'new');
 DEALLOCATE put;
 SELECT * FROM tell();
 
--- functions with contexts of their own in the source, the condition and the action
+-- functions that set other contexts, in the source, the condition and the action
 CREATE FUNCTION log_inside(i integer) RETURNS integer LANGUAGE plpgsql
 	SET bemi.context = '{"by": "inner"}'
 AS $$ BEGIN INSERT INTO log VALUES (i); RETURN i; END $$;
@@ -73,7 +73,7 @@ MERGE INTO todo USING (VALUES (11)) AS w (id) ON todo.id = w.id
 	WHEN MATCHED THEN UPDATE SET task = log_inside(w.id + 300);
 SELECT * FROM tell();
 
--- a trigger that writes with a context of its own, before each row
+-- a trigger that writes with another context, before each row
 CREATE FUNCTION log_row_inside() RETURNS trigger LANGUAGE plpgsql
 	SET bemi.context = '{"by": "trigger"}'
 AS $$ BEGIN INSERT INTO log VALUES (new.id + 400); RETURN new; END $$;

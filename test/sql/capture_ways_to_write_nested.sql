@@ -1,9 +1,8 @@
 --
--- Statements within statements: whatever a function or trigger does in the middle
--- of a statement, under a context of its own, the statement's other rows keep the
--- statement's context. Read from the WAL as the worker reads it, each row with the
--- nearest message before it, because bemi.changes would not show where a message
--- stands; "right" must be true everywhere.
+-- Nested statements: a function or trigger in the middle of a statement can write under another
+-- context. The statement's other rows still have the statement's context. The test reads the WAL
+-- as the worker does, and shows each row with the nearest message before it, because bemi.changes
+-- does not show where a message is. "right" must be true everywhere.
 --
 CREATE EXTENSION bemi;
 SELECT slot_name FROM pg_create_logical_replication_slot('bemi_nested', 'test_decoding');
@@ -86,7 +85,7 @@ DELETE FROM todo WHERE id = 31;
 COMMIT;
 RESET bemi.emit;
 SELECT change, context = CASE WHEN change LIKE 'log%' THEN '{"by": "first"}' ELSE '{"by": "outer"}' END AS right FROM wal();
--- and the outer statement's message, said again within a block of the inner function
+-- and the outer statement's message, emitted again within a block of the inner function
 CREATE FUNCTION log_in_block(what text) RETURNS text LANGUAGE plpgsql
 	SET bemi.context = '{"by": "inner"}'
 AS $$ BEGIN BEGIN INSERT INTO log (task) VALUES (what); EXCEPTION WHEN division_by_zero THEN NULL; END; RETURN what; END $$;

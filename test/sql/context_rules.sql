@@ -1,12 +1,10 @@
 --
--- The rules about a context: merging, leaving out what stands (bemi.emit), facts
--- of the server (bemi.include), asking for one (bemi.require_context), taking it
--- away (RESET, DISCARD ALL); and that none of them costs a statement that changes
--- no row anything.
+-- The rules for a context: merging, omitting repeated messages (bemi.emit), facts of the server
+-- (bemi.include), requiring a context (bemi.require_context), removing it (RESET, DISCARD ALL).
+-- None of them costs anything in a statement that changes no row.
 --
--- What counts is what lands in the WAL, message by message, so it is read through
--- a slot of test_decoding. Facts that differ from run to run are compared in it,
--- and not shown.
+-- The messages in the WAL decide, so the test reads them through a slot of test_decoding. Facts
+-- that differ from run to run are compared by the query, and not printed.
 --
 CREATE EXTENSION bemi;
 
@@ -45,7 +43,7 @@ ROLLBACK TO a;
 INSERT INTO todo VALUES (2);
 COMMIT;
 SHOW bemi.context;
--- it merges with the setting, not with the comment that goes before it
+-- it merges with the setting, not with the comment that wins over it
 SELECT bemi.merge_context('{"g": 7}', is_local => false) /*Bemi {"comment": true} Bemi*/;
 SHOW bemi.context;
 SELECT bemi.set_context(NULL, is_local => false);
@@ -80,7 +78,7 @@ INSERT INTO todo VALUES (5);
 SELECT * FROM wal();
 
 --
--- bemi.emit = changed: a message equal to the last one that still stands is left out
+-- bemi.emit = changed: a message equal to the last one that is still valid is left out
 --
 SET bemi.emit = sometimes;
 SET bemi.emit = changed;
@@ -98,7 +96,7 @@ SET LOCAL bemi.context = '';
 INSERT INTO todo VALUES (14);
 INSERT INTO todo VALUES (15);
 COMMIT;
--- a transaction begins with nothing said
+-- a transaction begins without a message
 INSERT INTO todo VALUES (16);
 RESET bemi.context;
 BEGIN;
@@ -107,7 +105,7 @@ INSERT INTO todo VALUES (18);
 COMMIT;
 SELECT * FROM wal();
 
--- rolled back, the message is gone: it must be said again
+-- rolled back, the message is gone and must be emitted again
 SET bemi.context = '{"n": 1}';
 BEGIN;
 SAVEPOINT a;
@@ -123,7 +121,7 @@ INSERT INTO todo VALUES (24);	-- {"n": 1} of 21 stands
 COMMIT;
 SELECT * FROM wal();
 
--- released, it stands; released and then rolled back with what is around it, it does not
+-- released, it stays; released and then rolled back with the outer savepoint, it does not
 BEGIN;
 SAVEPOINT a;
 SAVEPOINT b;
@@ -134,7 +132,7 @@ INSERT INTO todo VALUES (31);
 RELEASE b;
 INSERT INTO todo VALUES (32);
 ROLLBACK TO a;
-INSERT INTO todo VALUES (33);	-- said again
+INSERT INTO todo VALUES (33);	-- emitted again
 RELEASE a;
 INSERT INTO todo VALUES (34);
 SAVEPOINT a;
@@ -157,7 +155,7 @@ INSERT INTO todo VALUES (40);	-- not the one that stands any more
 COMMIT;
 SELECT * FROM wal();
 
--- none after one: {} is said once, and again when it was rolled back
+-- no context after one: {} is emitted once, and again if it was rolled back
 BEGIN;
 INSERT INTO todo VALUES (50);
 SET LOCAL bemi.context = '';
@@ -191,7 +189,7 @@ BEGIN
 END $$;
 SELECT * FROM wal();
 
--- an error in the middle of the statement that said it
+-- an error in the middle of the statement that emitted it
 BEGIN;
 SAVEPOINT a;
 INSERT INTO todo SELECT 700 / (3 - i) FROM generate_series(1, 3) i;
@@ -255,7 +253,7 @@ SET ROLE regress_bemi_ruled;
 INSERT INTO todo VALUES (5);
 RESET ROLE;
 SELECT replace(line, format('"session_user": %s', to_json(session_user)), '"session_user": this one') AS line FROM wal() AS line;
--- all together, in the order of the documentation, whatever the order of the setting, case or blanks
+-- all together, in the order of the documentation, for any order, case or blanks of the setting
 SET bemi.include = ' QUERY,backend_pid , client_addr, application_name, "current_user",session_user,query ';
 INSERT INTO todo VALUES (6);
 SELECT jsonb_pretty(line::jsonb || jsonb_build_object('_db', line::jsonb->'_db' || jsonb_build_object(
@@ -264,7 +262,7 @@ SELECT jsonb_pretty(line::jsonb || jsonb_build_object('_db', line::jsonb->'_db' 
 	'backend_pid', line::jsonb->'_db'->'backend_pid' = to_jsonb(pg_backend_pid())))) AS line
 	FROM wal() AS line WHERE line LIKE '{%';
 
--- beside a context, of whatever form; the last of two equal keys counts in jsonb
+-- together with a context of any form; of two equal keys, jsonb keeps the last
 SET bemi.include = 'application_name';
 SET application_name = 'fact';
 SET bemi.context = '{}';
@@ -307,7 +305,7 @@ SELECT * FROM wal();
 INSERT INTO todo SELECT note(i) FROM generate_series(26, 27) i;
 SELECT * FROM wal();
 
--- it is not the client's to set, by no way
+-- the client cannot set it in any way
 SET ROLE regress_bemi_ruled;
 SET bemi.include = '';
 SELECT set_config('bemi.include', '', true);
@@ -366,7 +364,7 @@ RESET bemi.context;
 INSERT INTO todo SELECT note(39);
 SELECT * FROM wal();
 
--- warn: it is written, and said once a statement
+-- warn: the row is written, with one warning for each statement
 SET bemi.require_context = warn;
 INSERT INTO todo VALUES (40), (41);
 UPDATE todo SET task = 'x' WHERE id = 0;
@@ -411,7 +409,7 @@ INSERT INTO todo VALUES (53);
 SELECT * FROM wal();
 
 --
--- A statement that changes no row takes no transaction id, whatever the rules ask for
+-- A statement that changes no row takes no transaction ID, under any rules
 --
 SET bemi.context = '{"n": 1}';
 SET bemi.include = 'session_user, current_user, application_name, client_addr, backend_pid, query';

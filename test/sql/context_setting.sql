@@ -1,12 +1,11 @@
 --
--- How a context comes in, and what is refused (src/context/context.c): the setting
--- bemi.context, the functions around it, and the trailing comment of a query.
+-- How a context is set, and what is refused (src/context/context.c): the setting bemi.context,
+-- its functions, and the trailing comment of a query.
 --
--- bemi.current_context() says what a row written by the same statement would
--- get, so most of this needs no table. What must hold while rows are written (a
--- broken comment costs no row) is looked at in the WAL, through a slot of
--- test_decoding. psql sends comments in C style as they are, up to and with the
--- semicolon.
+-- bemi.current_context() returns what a row written by the same statement would get, so most
+-- tests need no table. What must hold while rows are written (a broken comment costs no row) is
+-- tested in the WAL, through a slot of test_decoding. psql sends comments in C style unchanged,
+-- up to and including the semicolon.
 --
 CREATE EXTENSION bemi;
 

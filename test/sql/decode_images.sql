@@ -1,16 +1,16 @@
 --
--- What "before" and "after" hold: the rows as they were, whole where the write-ahead
--- log (WAL) has them whole, and else no more than the WAL has.
+-- What "before" and "after" contain: complete rows if the write-ahead log (WAL) has them, and
+-- otherwise only what the WAL has.
 --
--- A value that is missing can be seen to be missing; one that is made up cannot. So
--- whole rows are compared with what a row trigger has noted down in the same
--- transaction, and parts of rows are looked at one by one, for each replica identity
--- that somebody may set on a tracked table. (Types are in store_changes.sql.)
+-- A reader can see that a value is missing, but not that a value is invented. So complete rows
+-- are compared with what a row trigger has recorded in the same transaction. Incomplete rows are
+-- tested one by one, for each replica identity that a user can set on a tracked table.
+-- (store_changes.sql has the types.)
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
 CALL bemi.start();
--- As the worker has it; pg_regress sets others.
+-- The worker's setting; pg_regress sets another one.
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 -- Row filters and column lists came with PostgreSQL 15 (decode_images_1.out is without).
@@ -107,8 +107,8 @@ DELETE FROM doc;
 SELECT * FROM differences();
 SELECT count(*) FROM noted;
 
--- What changes nothing is a change, as everywhere in PostgreSQL; what touches no
--- row, or is suppressed, is none.
+-- An UPDATE to equal values is a change, as everywhere in PostgreSQL. An UPDATE of no
+-- row, or a suppressed one, is none.
 CREATE TABLE idle (id integer PRIMARY KEY, v text, big text);
 ALTER TABLE idle ALTER big SET STORAGE EXTERNAL;
 SELECT follow('idle');
@@ -138,7 +138,7 @@ SELECT operation, before->'generated', before->'v', after->'generated', after->'
 	AND (before ? 'generated' AND before->>'generated' IS DISTINCT FROM upper(before->>'v')
 		OR after ? 'generated' AND after->>'generated' IS DISTINCT FROM upper(after->>'v'));
 
--- Whatever a column is, tracking makes no UPDATE or DELETE fail. (PostgreSQL 18 has
+-- Tracking makes no UPDATE or DELETE fail, for columns of any kind. (PostgreSQL 18 has
 -- generated columns that are not stored, and takes none of any kind for a part of the
 -- replica identity that is not published. A table that cannot be tracked for it may
 -- be refused.)
@@ -252,7 +252,7 @@ UPDATE pair SET a = a, b = b, v = v, big = big;
 DELETE FROM pair;
 TRUNCATE pair;
 SELECT * FROM tell();
--- Values are missing or right: nothing takes the place of one that is left out.
+-- Values are missing or right: nothing replaces one that is left out.
 SELECT count(*) FILTER (WHERE NOT after ? 'big') AS missing, count(*) FILTER (WHERE after ? 'big') AS there,
 		bool_and(after->>'big' IN (big('big'), big('other'), 'short')) AS right
 	FROM bemi.changes WHERE "table" = 'pair' AND operation IN ('CREATE', 'UPDATE');
@@ -263,7 +263,7 @@ INSERT INTO pair VALUES (1, 'x', 'v', big('big'));
 UPDATE pair SET v = 'w';
 DELETE FROM pair;
 SELECT * FROM tell();
--- For each change, what it was when it was written counts.
+-- Each change uses the identity at the time when it was written.
 BEGIN;
 INSERT INTO pair VALUES (1, 'x', 'v', 'whole');
 UPDATE pair SET v = 'whole';
@@ -275,8 +275,8 @@ UPDATE pair SET a = 3;
 COMMIT;
 SELECT * FROM tell();
 
--- The key itself out of line: the WAL has the old key with each UPDATE, as else it
--- would not have it at all. So the row is found by it, and "after" has it or not.
+-- A key out of line: the WAL has the old key with each UPDATE, because otherwise it
+-- would not have it at all. So the row can be found by it, also if "after" lacks it.
 ALTER TABLE heavy REPLICA IDENTITY DEFAULT;
 INSERT INTO heavy VALUES (1, big('part', 2400), 'a', big('more'));
 UPDATE heavy SET v = 'b';
@@ -332,7 +332,7 @@ DELETE FROM by_index;
 SELECT * FROM tell();
 
 --
--- NOTHING: what can be written is stored, what cannot be stored cannot be written
+-- NOTHING: each write either fails or is stored
 --
 CREATE TABLE nothing (id integer PRIMARY KEY, v text);
 SELECT bemi.track('nothing');
@@ -418,7 +418,7 @@ SELECT count(*), bool_and(context = '{"filtered": true}') AS with_context FROM b
 SELECT count(*) FROM bemi.changes WHERE "table" = 'filtered' AND (after->>'big' <> big(left(after->>'id', 1)) AND after->>'id' IN ('1', '2', '3')
 	OR before->>'big' <> big(left(before->>'id', 1)) AND before->>'id' IN ('1', '2', '3'));
 
--- With the key as the identity, a filter can look at nothing else.
+-- With the key as the identity, a filter can use only columns of the key.
 ALTER TABLE filtered REPLICA IDENTITY DEFAULT;
 INSERT INTO filtered VALUES (1, 1, 'in', big('1'));
 UPDATE filtered SET v = 'no';
@@ -496,7 +496,7 @@ BEGIN
 		NULL;
 	END;
 	EXECUTE 'DROP TABLE virtual, later, later_keyless';
-	-- Also where the column comes by way of a parent that is not tracked, or a foreign table.
+	-- Also if the column is inherited from a parent that is not tracked, or a foreign table.
 	CREATE TABLE base (id integer, v text);
 	CREATE TABLE base_2 (id integer, v text);
 	CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base);

@@ -1,18 +1,16 @@
 --
--- What rows are found by: bemi.changes.primary_key for every kind of key, and the
--- names of schemas, tables, columns, triggers and indexes, whatever they are made
--- of.
+-- How rows are found: bemi.changes.primary_key for every kind of key, and names of schemas,
+-- tables, columns, triggers and indexes with any characters.
 --
--- A row's history is looked up by its key and by its table's name, and both are
--- somebody else's text. So what is stored is compared with what format('%s') and
--- the catalog say of the very rows; a difference is printed, and nothing else.
--- (Two columns, no key, and keys that change while nobody looks are in store_changes.sql
--- and t/track_keys_in_stream.pl.)
+-- Users look a row's history up by key and table name, and both are texts of the application. So
+-- what is stored is compared with what format('%s') and the catalog return for the same rows.
+-- Only differences are printed. (store_changes.sql and t/track_keys_in_stream.pl have keys of two
+-- columns, no key, and keys that change while the worker is stopped.)
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
 CALL bemi.start();
--- As the worker has it; pg_regress sets others.
+-- The worker's setting; pg_regress sets another one.
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 SET intervalstyle = 'postgres';
@@ -78,13 +76,13 @@ INSERT INTO included VALUES ('D', 30, 'E2') ON CONFLICT (id) DO UPDATE SET id = 
 COMMIT;
 SELECT operation, primary_key, before->'id' AS before, after->'id' AS after FROM tell();
 
--- Nothing else passes for a key: not what is unique and never null, not the
--- replica identity that the table had, not a unique expression or part.
+-- Nothing else is used as a key: no unique columns that are NOT NULL, no former
+-- replica identity, no unique expression or partial index.
 CREATE TABLE nearly (id integer NOT NULL CONSTRAINT nearly_unique UNIQUE, n integer GENERATED ALWAYS AS IDENTITY, v text);
 ALTER TABLE nearly REPLICA IDENTITY USING INDEX nearly_unique;
 CREATE UNIQUE INDEX ON nearly (lower(v));
 CREATE UNIQUE INDEX ON nearly (n) WHERE id > 0;
--- Nor the parent's key: a child has none unless it says so.
+-- Nor the parent's key: a child has no key unless it defines one.
 CREATE TABLE parent (id integer PRIMARY KEY, v text);
 CREATE TABLE child () INHERITS (parent);
 CREATE TABLE other_child (w text PRIMARY KEY) INHERITS (parent);
@@ -111,8 +109,8 @@ INSERT INTO made_up VALUES (1);
 INSERT INTO partly_made_up VALUES (1);
 SELECT "table", primary_key IS NULL OR after ? 'b' AND primary_key IN ('2', '["1", "2"]') AS none_or_right, after - 'b' AS after FROM tell();
 
--- Partitions go by the key of their root, whatever they have themselves; alone,
--- by their own.
+-- Partitions use the key of their root, even if they have another one. A partition
+-- tracked alone uses its own.
 CREATE TABLE whole (area text, id integer, v text, PRIMARY KEY (id, area)) PARTITION BY LIST (area);
 CREATE TABLE north PARTITION OF whole FOR VALUES IN ('n');
 CREATE TABLE south (gone text, v text, id integer NOT NULL, area text NOT NULL);
@@ -246,11 +244,11 @@ SELECT * FROM (SELECT "table", operation, key, row_number() OVER (PARTITION BY "
 		FROM bemi.changes WHERE "table" LIKE 'of %') c USING ("table", operation, nth)
 	WHERE primary_key IS DISTINCT FROM key;
 SELECT count(DISTINCT "table") AS tables, count(*) AS changes, count(key) AS keys FROM wanted;
--- So that it can be seen what those are.
+-- Shows what those are.
 SELECT "table", string_agg(primary_key, ' | ' ORDER BY id) AS keys FROM bemi.changes
 	WHERE operation = 'CREATE' AND substr("table", 4) IN ('numeric', 'real', 'boolean', 'uuid', 'text', 'character(5)', '"char"', 'bytea', 'timestamptz',
 		'inet', 'mood', 'text[]', 'pair', 'timestamptz and text', 'boolean and text', 'bytea and text', 'pair and text') GROUP BY 1 ORDER BY 1;
--- Looked up as docs/how-to/read-the-history.md says, a row's whole life is there.
+-- The query of docs/how-to/read-the-history.md finds the whole life of a row.
 SELECT operation, before, after FROM bemi.changes
 	WHERE schema = 'public' AND "table" = 'of uuid' AND primary_key = 'ffffffff-ffff-4fff-8fff-ffffffffffff' ORDER BY id;
 
@@ -323,8 +321,8 @@ INSERT INTO names (name) VALUES
 	('%'), ('%s'), ('%I %L %%'), ('100%d'), ('$1'), ('$$'), ('$name$'), (':name'), ('?'), ('*'), ('{}'), ('[a]'), ('{"a", b}'),
 	('; DROP TABLE names; --'), ('/* comment */'), ('-- comment'), ('/*Bemi {} Bemi*/'), ('1'), ('-1'), ('_bemi_'),
 	('a,b'), ('(a)'), ('a=b'), ('/'), ('&<>'), (E'\u00A0'), (E'\u200B'), (E'a\u0085b');
--- The name that comes so many places later, round and round: no two things that
--- share a space have the same.
+-- The name so many places later, in a circle: no two objects of one name space have
+-- the same name.
 CREATE FUNCTION name_at(place bigint) RETURNS name LANGUAGE sql STABLE AS $$
 	SELECT name FROM names WHERE n = 1 + place % (SELECT count(*) FROM names)
 $$;
@@ -337,7 +335,7 @@ CREATE TABLE things AS
 	FROM names;
 SELECT count(*) AS names, max(octet_length(name)) AS longest, count(DISTINCT later_schema) AS later FROM names JOIN things USING (n);
 -- Runs a statement for each of them: %1$s is the number, %2$I the schema and so on,
--- as above. Tells which have failed, and why.
+-- as above. Prints which have failed, and why.
 CREATE FUNCTION each(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
 	t things;
@@ -351,7 +349,7 @@ BEGIN
 		END;
 	END LOOP;
 END $$;
--- What each table has, of bemi and of its own.
+-- What each table has: bemi's objects, and its own.
 CREATE VIEW condition AS
 	SELECT t.n, c.relreplident AS identity, ic.relname AS identity_index,
 		ARRAY(SELECT tgname FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgname <> 'bemi_emit_context' ORDER BY tgname) AS triggers,
@@ -411,7 +409,7 @@ SELECT each($write$
 	TRUNCATE %13$I.%10$I $write$);
 SELECT each('ALTER SCHEMA %13$I RENAME TO %2$I');
 SELECT bemi.sync('60s');
--- What is stored, beside what ought to be.
+-- What is stored, and what should be.
 WITH stored AS (
 	SELECT context->>'phase' AS phase, (context->>'n')::integer AS n, row_number() OVER (PARTITION BY context ORDER BY id) AS nth,
 		concat_ws(' ', schema, "table", operation, coalesce(primary_key, 'no key'), before, after) AS change
@@ -429,8 +427,7 @@ WITH stored AS (
 SELECT phase, n, nth, stored.change, wanted.change FROM stored FULL JOIN wanted USING (phase, n, nth)
 	WHERE stored.change IS DISTINCT FROM wanted.change;
 SELECT context->>'phase' AS phase, count(*), count(DISTINCT schema), count(DISTINCT "table") FROM bemi.changes WHERE context ? 'phase' GROUP BY 1 ORDER BY 1;
--- Under its former names, a table's history has an end, and it has it under each of
--- its own.
+-- Under each of its former names, a table's history ends.
 CREATE FUNCTION ends(wanted_schema text, wanted_table text) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(concat_ws(' ', reason, CASE WHEN to_time IS NULL THEN 'open' END), ', ' ORDER BY from_time)
 	FROM bemi.gaps WHERE schema = wanted_schema AND "table" = wanted_table
@@ -479,7 +476,7 @@ SET client_min_messages = warning;
 SELECT each('DROP SCHEMA %13$I CASCADE');
 RESET client_min_messages;
 
--- What is said of such names can be run as it stands.
+-- Messages with such names can be run as they are.
 CREATE SCHEMA "My ""schema""";
 CREATE TABLE "My ""schema"""."It's a ""root"" %s" (id integer) PARTITION BY RANGE (id);
 CREATE TABLE "My ""schema"""."Part. %I" PARTITION OF "My ""schema"""."It's a ""root"" %s" FOR VALUES FROM (0) TO (10);
@@ -515,7 +512,7 @@ SELECT hint($$ CREATE TRIGGER "A ""trigger"" %" AFTER INSERT ON "My ""schema""".
 :command
 SELECT "table", triggers, problems FROM bemi.tracked;
 SELECT bemi.untrack('"My ""schema"""."Un''logged %"');
--- An index that has another name when it is to be put back.
+-- An index that has another name when it is restored.
 ALTER TABLE "My ""schema"""."Un'logged %" ADD CONSTRAINT "In""dex %" PRIMARY KEY (id);
 ALTER TABLE "My ""schema"""."Un'logged %" REPLICA IDENTITY USING INDEX "In""dex %";
 SELECT bemi.track('"My ""schema"""."Un''logged %"');

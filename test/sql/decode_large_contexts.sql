@@ -1,9 +1,9 @@
 --
--- Large contexts: stored whole with the first change of a transaction, by their small
--- members and that change's id with those after it (src/decode/stitch_context.c).
+-- Large contexts: the first change of a transaction has the complete context. Later changes have
+-- its small members and the ID of the first change (src/decode/stitch_context.c).
 --
--- Ids vary from run to run, so rows are told apart by their key, and "holder" is the
--- key of the change that "_whole" names.
+-- IDs differ from run to run, so the output identifies rows by key. "holder" is the key of the
+-- change that "_whole" names.
 --
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
@@ -96,7 +96,7 @@ SELECT holder, rest ? 'z' AS has_shortest, is_small, (SELECT count(*) FROM jsonb
 SELECT count(DISTINCT bemi.full_context(c)) FROM bemi.changes c;
 TRUNCATE bemi.changes;
 
--- Facts of the server have room of their own, and a long query keeps out no other fact.
+-- Facts of the server have their own limit, and a long query leaves room for the others.
 SET bemi.include = 'session_user, query, application_name';
 SET application_name = 'shop';
 BEGIN;
@@ -111,7 +111,7 @@ SELECT key, holder, (rest #>> '{_db,session_user}') = session_user AS user_kept,
 	FROM stored s JOIN bemi.changes c ON c.primary_key = s.key;
 TRUNCATE bemi.changes;
 
--- A client's own "_whole" is removed, whatever the size of the context.
+-- A client's own "_whole" is removed, for a context of any size.
 SET bemi.context = '{"_whole": "00000000-0000-0000-0000-000000000000", "small": true, "deep": {"_whole": 1}}';
 INSERT INTO other SELECT n FROM generate_series(51, 52) n;
 BEGIN;
@@ -122,7 +122,7 @@ SELECT bemi.sync();
 SELECT stored.*, f.full_context ? '_whole' AS still_there FROM stored, LATERAL (SELECT bemi.full_context(c) FROM bemi.changes c WHERE c.primary_key = key) f;
 RESET bemi.context;
 
--- Who may read the history may read whole contexts, nobody else; by the index, in one partition.
+-- Only roles that may read the history can read whole contexts. The query uses the index of one partition.
 CREATE ROLE regress_bemi_reader;
 SET ROLE regress_bemi_reader;
 SELECT bemi.full_context(NULL);

@@ -1,9 +1,9 @@
 --
--- CREATE EXTENSION where others have event triggers.
+-- CREATE EXTENSION in a database with event triggers of others.
 --
--- The script makes objects by the hundred, and an event trigger that fires for one of
--- them runs with the script's search_path. One that fails there must not keep bemi out,
--- or must at least be named. Nor may the script change anything for the commands after it.
+-- The script creates hundreds of objects. An event trigger that fires for one of them runs with
+-- the script's search_path. If it fails, bemi must still be installable, or the error must name
+-- the trigger. The script must not change anything for the commands after it.
 --
 \set SHOW_CONTEXT never
 
@@ -26,7 +26,7 @@ CREATE TABLE todo (id integer);
 COMMIT;
 SHOW session_replication_role;
 SELECT tag, role, path FROM made ORDER BY n;
--- The role of the session is kept, whatever it is.
+-- session_replication_role of the session stays as it was.
 DROP EXTENSION bemi;
 TRUNCATE made;
 SET session_replication_role = local;

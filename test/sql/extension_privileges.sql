@@ -1,11 +1,11 @@
 --
--- Every privilege on an object of bemi is stated, none is inherited.
+-- The script states every privilege on an object of bemi. None depends on default privileges.
 --
--- What CREATE EXTENSION makes is subject to the default privileges of the role that
--- runs it. Hardened databases revoke EXECUTE from PUBLIC there, and careless ones grant
--- SELECT on all tables to a role for reading. Neither must change what the history
--- gives. So this reads the privileges of every member from the catalogs, compares them with
--- the list of what is meant, and does it again under hostile defaults.
+-- Default privileges of the role that runs CREATE EXTENSION apply to its objects. Hardened
+-- databases revoke EXECUTE from PUBLIC there, and careless ones grant SELECT on all tables to a
+-- reading role. Neither may change who can read the history. So the test reads the privileges of
+-- every member from the catalogs, compares them with the intended list, and repeats this under
+-- hostile default privileges.
 --
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;

@@ -1,10 +1,11 @@
 --
--- bemi.grant_read() gives all that reading takes, and no more; bemi.revoke_read() takes it back.
+-- bemi.grant_read() grants all rights that reading needs, and no more. bemi.revoke_read() revokes
+-- them.
 --
--- A view calls its functions with the rights of whoever reads it, so a GRANT SELECT is not enough
--- for bemi.status and bemi.tracked; and what PUBLIC may execute today, an administrator may revoke.
--- So the reader here reads in a hardened database, everything that there is to read, also
--- partitions that are made later. What else there is, he is denied.
+-- A view calls its functions with the rights of its reader, so GRANT SELECT is not enough for
+-- bemi.status and bemi.tracked. An administrator can also revoke what PUBLIC may execute today.
+-- So the reader in this test uses a hardened database. He reads everything that readers can read,
+-- including partitions that are created later, and is denied everything else.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;

@@ -1,12 +1,11 @@
 --
--- Rights: who may do what, and that nobody gets further with bemi than without.
+-- Rights: who can do what, and that nobody can do more with bemi than without it.
 --
--- bemi works inside of other people's statements: its triggers run in everybody's
--- writes, its event triggers in everybody's DDL, some of it as the superuser who
--- made the extension. So a bare role, with INSERT on one table and nothing else,
--- calls every function it may; a table owner without more tries to have done to
--- somebody else's table what he cannot do himself; and a role that may create
--- objects plants some, in the hope that a superuser runs them.
+-- bemi works inside the statements of other roles: its triggers run in their writes, its event
+-- triggers in their DDL, partly as the superuser who created the extension. So a role with only
+-- INSERT on one table calls every function that it may call. A table owner tries to have bemi
+-- change a table of another role. A role that may create objects plants some that a superuser
+-- might run.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -35,7 +34,7 @@ SELECT p.oid::regprocedure AS definer FROM pg_proc p
 SELECT p.oid::regprocedure, p.proconfig FROM pg_proc p
 	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND p.prosecdef
 		AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig));
--- all others that are not written in C have it, too: they may run in a superuser's session
+-- all others that are not written in C have it, too, because they can run in a superuser's session
 SELECT p.oid::regprocedure, p.proconfig FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 	WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND l.lanname <> 'c'
 		AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig));
@@ -75,7 +74,7 @@ RESET ROLE;
 SELECT data FROM pg_logical_slot_get_changes('bemi_rights', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')
 	WHERE data NOT IN ('BEGIN', 'COMMIT');
 
--- and every function it may execute, and those meant for others, on a table and a schema of somebody else
+-- and every function that it may execute, and those for others, on a table and a schema of another role
 CREATE SCHEMA shop AUTHORIZATION regress_bemi_owner;
 CREATE TABLE shop.item (id integer PRIMARY KEY);
 ALTER TABLE shop.item OWNER TO regress_bemi_owner;
@@ -136,7 +135,7 @@ SELECT _bemi.enter_schema('public', true);
 RESET ROLE;
 SELECT "table", triggers, problems FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 SELECT schema FROM bemi.tracked_schemas;
--- somebody else who was granted it: not for this owner's table
+-- another role that was granted it: not for this owner's table
 SET ROLE regress_bemi_keeper;
 SELECT bemi.untrack('shop.item');
 SELECT _bemi.enter_schema('shop', false);
@@ -186,7 +185,7 @@ RESET ROLE;
 --
 -- A role that may create objects plants some in a schema, by the names
 -- that bemi's functions use; a superuser with it and pg_temp first in his path tracks its
--- table and makes partitions of it. Whoever ran them would be in "caught".
+-- table and makes partitions of it. "caught" would list a role that ran them.
 --
 CREATE TABLE caught (by text);
 GRANT INSERT ON caught TO PUBLIC;
@@ -212,7 +211,7 @@ CREATE OPERATOR trap.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = trap.equa
 CREATE VIEW trap.pg_class AS SELECT c.*, trap.catch() FROM pg_catalog.pg_class c;
 CREATE VIEW trap.pg_trigger AS SELECT c.*, trap.catch() FROM pg_catalog.pg_trigger c;
 CREATE VIEW trap.pg_publication AS SELECT c.*, trap.catch() FROM pg_catalog.pg_publication c;
--- names of tables and columns that would do more than name, were they not quoted
+-- names of tables and columns that would run SQL if they were not quoted
 CREATE TABLE trap."t; SELECT trap.catch(); --" (id integer) PARTITION BY RANGE (id);
 CREATE TABLE trap."') ; SELECT trap.catch(); --" (id integer NOT NULL UNIQUE);
 ALTER TABLE trap."') ; SELECT trap.catch(); --" REPLICA IDENTITY USING INDEX "') ; SELECT trap.catch(); --_id_key";
@@ -245,7 +244,7 @@ SELECT * FROM caught;
 SELECT relreplident FROM pg_catalog.pg_class WHERE relname = ''') ; SELECT trap.catch(); --';
 DROP TABLE pg_temp.pg_class, pg_temp.pg_trigger, pg_temp.pg_publication_rel, pg_temp.tracked_schemas;
 
--- a trigger function of the owner's that would run as somebody else: what bemi does
+-- a trigger function of the owner's that would run as another role: what bemi does
 -- to a table fires no trigger of the table, and the owner's event is his own
 SET ROLE regress_bemi_owner;
 CREATE TABLE trap.part (id integer) PARTITION BY RANGE (id);

@@ -1,9 +1,9 @@
 --
--- How C calls SQL (src/extension/sql_call.c): names mean what they mean in pg_catalog, and
--- the session has its search_path, role and rights back afterwards, also after an error.
+-- How C calls SQL (src/extension/sql_call.c): names refer to pg_catalog, and the session has its
+-- search_path, role and rights back afterwards, also after an error.
 --
--- A statement of C casts to a type of pg_catalog. A session that has a type of that name in
--- pg_temp, which comes first unless search_path names it, must not get its own.
+-- A statement of C casts to a type of pg_catalog. If a session has a type of that name in
+-- pg_temp, which comes first unless search_path names it, the statement must not use that one.
 --
 CREATE EXTENSION bemi;
 \set SHOW_CONTEXT never

@@ -1,14 +1,14 @@
 --
--- What is kept: the rows of bemi.changes, made by the worker from the WAL of this
--- very database (src/stream/replication.c to src/store/writer.c).
+-- What is stored: the rows of bemi.changes, which the worker reads from the WAL of this database
+-- (src/stream/replication.c to src/store/writer.c).
 --
--- bemi.sync() waits for the worker, so that everything written before it can be
--- read. Values are not compared with a list made by hand but with what
--- to_jsonb(row) says, row by row; a difference is printed, and nothing else.
+-- bemi.sync() waits for the worker, so everything written before it can be read. Values are
+-- compared row by row with to_jsonb(row), not with a list made by hand. Only differences are
+-- printed.
 --
 CREATE EXTENSION bemi;
 CALL bemi.start();
--- As the worker has it; pg_regress sets others.
+-- The worker's setting; pg_regress sets another one.
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 SET intervalstyle = 'postgres';
@@ -75,7 +75,7 @@ SELECT operation,
 	after->>'n' AS n, length(after->>'big') AS big, md5(after->>'bigger') = md5(repeat('bigger', 5000)) AS bigger
 	FROM bemi.changes WHERE "table" = 'toasted' ORDER BY id;
 
--- The replica identity decides what "before" holds, should somebody change it.
+-- The replica identity decides what "before" contains, if it was changed.
 CREATE TABLE narrow (id integer PRIMARY KEY, task text);
 SELECT bemi.track('narrow');
 ALTER TABLE narrow REPLICA IDENTITY DEFAULT;
@@ -86,7 +86,7 @@ DELETE FROM narrow;
 SELECT bemi.sync();
 SELECT operation, primary_key, before, after FROM bemi.changes WHERE "table" = 'narrow' ORDER BY id;
 
--- Partitions are told of as their root, one TRUNCATE for each table named.
+-- Partitions are stored under their root, one TRUNCATE for each table named.
 CREATE TABLE part (id integer PRIMARY KEY, task text) PARTITION BY RANGE (id);
 CREATE TABLE part1 PARTITION OF part FOR VALUES FROM (0) TO (10);
 CREATE TABLE part2 (task text, id integer NOT NULL);
@@ -179,7 +179,7 @@ END $$;
 SELECT * FROM unnest('{numbers, texts, times, jsons, others}'::regclass[]) AS "table", not_as_to_jsonb("table");
 SELECT "table", count(*) FROM bemi.changes
 	WHERE "table" IN ('numbers', 'texts', 'times', 'jsons', 'others') GROUP BY 1 ORDER BY 1;
--- Equal as jsonb is not yet equal in print: trailing zeros stay.
+-- Values that are equal as jsonb can differ as text: trailing zeros stay.
 SELECT after->>'n' AS n, after->>'n2' AS n2 FROM bemi.changes
 	WHERE "table" = 'numbers' ORDER BY id LIMIT 3 OFFSET 6;
 
@@ -212,12 +212,12 @@ SELECT bool_and(committed_at >= previous) AS in_commit_order
 	FROM (SELECT committed_at, lag(committed_at) OVER (ORDER BY id) AS previous FROM bemi.changes) c
 	WHERE previous IS NOT NULL;
 
--- Anybody may write anything under bemi's prefix: it is counted, and costs no
+-- Every user can write any message with bemi's prefix: it is counted, and costs no
 -- change but its context.
 SELECT state, invalid_messages, restarts, last_error FROM bemi.status;
 CREATE ROLE regress_bemi_bare;
 GRANT INSERT ON todo TO regress_bemi_bare;
--- The message, then a row without a context of its own, in one transaction.
+-- The message, then a row without a context, in one transaction.
 CREATE FUNCTION say(n integer, message bytea) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM pg_logical_emit_message(true, '_bemi', message);
@@ -238,7 +238,7 @@ BEGIN;
 SELECT say(10, '{"n": 1}');
 SELECT say(11, 'no JSON');
 COMMIT;
--- Not transactional: counted, and nobody's context.
+-- Not transactional: counted, and the context of no row.
 SELECT pg_logical_emit_message(false, '_bemi', '{"n": 1}') IS NOT NULL AS sent;
 SELECT say(12, '{"n": 1}');
 BEGIN;

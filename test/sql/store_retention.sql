@@ -1,10 +1,9 @@
 --
--- The long life of the history as SQL sees it: which partitions are made, which
--- are too old, what holds them, and what the settings and functions refuse.
+-- Retention as SQL sees it: which partitions are created, which are too old, which are held, and
+-- what the settings and functions refuse.
 --
--- All of it without a worker (test/t/store_long_life.pl has that), so that a mistake
--- in the bounds shows here, where every bound can be printed. The times are long
--- past or fixed: nothing depends on today.
+-- No worker runs here (test/t/store_long_life.pl has one), so the test can print every bound. All
+-- times are fixed or long past, so nothing depends on today.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -147,7 +146,7 @@ SELECT bemi.hold_partition('bemi.by_user', reason => 'another reason');
 \set VERBOSITY default
 SELECT count(*) FROM bemi.holds WHERE reason IS NULL;
 
--- By whom: whoever was granted it, and the holder is the role that has logged in.
+-- Roles that were granted it can hold. held_by is the role that has logged in.
 SET ROLE regress_bemi_clerk;
 SELECT bemi.hold('2021-01-01', '2021-01-02', 'reason');
 SELECT bemi.hold_partition('bemi.by_user');

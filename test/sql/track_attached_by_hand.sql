@@ -1,11 +1,10 @@
 --
 -- CREATE TRIGGER ... EXECUTE FUNCTION bemi.emit_context(), written by hand.
 --
--- A trigger that cannot work would fail with the application's first write, or
--- write its messages behind the rows; so what is not BEFORE and FOR EACH STATEMENT
--- is refused when it is made. Every form that PostgreSQL accepts is tried, and
--- those that work are looked at in the WAL, through a slot of test_decoding:
--- message, then rows. ALTER TABLE ... ENABLE and DISABLE TRIGGER do what they say.
+-- A trigger that cannot work would fail at the application's first write, or write its messages
+-- after the rows. So only BEFORE ... FOR EACH STATEMENT is accepted. The test tries every form
+-- that PostgreSQL accepts, and reads the messages and rows of those that work through a slot of
+-- test_decoding. ALTER TABLE ... ENABLE and DISABLE TRIGGER work as usual.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -61,7 +60,7 @@ CREATE TRIGGER t BEFORE INSERT ON todo EXECUTE FUNCTION bemi.emit_context();
 INSERT INTO todo VALUES (2);
 UPDATE todo SET task = 'no trigger' WHERE id = 2;
 SELECT * FROM wal();
--- some events; a list of columns: by what the statement names, as PostgreSQL has it
+-- some events; a list of columns: the columns that the statement names decide, as in PostgreSQL
 CREATE OR REPLACE TRIGGER t BEFORE UPDATE OF task OR DELETE ON todo EXECUTE PROCEDURE bemi.emit_context();
 INSERT INTO todo VALUES (3);
 UPDATE todo SET task = 'x' WHERE id = 3;
@@ -69,7 +68,7 @@ UPDATE todo SET id = 4 WHERE id = 3;
 DELETE FROM todo WHERE id = 4;
 INSERT INTO todo VALUES (2) ON CONFLICT (id) DO UPDATE SET task = 'updated';
 SELECT * FROM wal();
--- WHEN: asked once a statement, before its rows
+-- WHEN: evaluated once for each statement, before its rows
 CREATE OR REPLACE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON todo FOR EACH STATEMENT
 	WHEN (current_setting('bemi.context') <> '{"n": 2}') EXECUTE FUNCTION bemi.emit_context();
 INSERT INTO todo VALUES (5);
@@ -152,7 +151,7 @@ DEALLOCATE add;
 SELECT * FROM wal();
 
 --
--- What bemi.tracked says
+-- What bemi.tracked shows
 --
 CREATE VIEW tracked AS SELECT * FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
 SELECT * FROM tracked;
@@ -172,7 +171,7 @@ ALTER TABLE by_hand REPLICA IDENTITY USING INDEX by_hand_pkey;
 SELECT identity, problems FROM tracked WHERE "table" = 'by_hand'::regclass;
 DROP TRIGGER mine ON by_hand;
 SELECT problems FROM tracked WHERE "table" = 'by_hand'::regclass;
--- bemi.track() adds what is missing, and its own trigger beside the one made by hand
+-- bemi.track() adds what is missing, and its own trigger to the one made by hand
 CREATE TRIGGER mine BEFORE INSERT ON by_hand EXECUTE FUNCTION bemi.emit_context();
 SELECT bemi.track('by_hand');
 SELECT * FROM tracked WHERE "table" = 'by_hand'::regclass;

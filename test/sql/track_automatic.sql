@@ -1,13 +1,11 @@
 --
--- Automatic tracking: every table of a tracked schema, from its first row after
--- the statement that made it, whoever made it; and what becomes of tables and
--- schemas that are renamed, moved, dropped.
+-- Automatic tracking: every table of a tracked schema is tracked from its first row after the
+-- statement that created it, whichever role created it. Also what happens to tables and schemas
+-- that are renamed, moved or dropped.
 --
--- An event trigger does it, inside of the application's own commands. So the tests
--- go through the commands that make or move a table, as a role that may do nothing
--- but that, and look at bemi.tracked, and at what is stored. That a command goes
--- through even where the tracking cannot be done is shown by a table that stands
--- in the way.
+-- An event trigger tracks them inside the application's commands. So the tests run the commands
+-- that create or move a table, as a role without other rights, and read bemi.tracked and the
+-- history. A table that cannot be tracked shows that the command succeeds all the same.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -109,7 +107,7 @@ SELECT * FROM tell();
 DROP TABLE shop.quick, shop.by_function;
 
 --
--- CREATE SCHEMA with tables in it: a schema made later is tracked when that is said
+-- CREATE SCHEMA with tables in it: a new schema is tracked after bemi.track_schema()
 --
 CREATE SCHEMA fresh CREATE TABLE one (id integer) CREATE TABLE two (id integer);
 SELECT "table" FROM tracked WHERE "table" LIKE 'fresh%';
@@ -131,7 +129,7 @@ DELETE FROM shop."Here";
 RESET ROLE;
 SELECT * FROM tell();
 SELECT * FROM tracked WHERE "table" LIKE '%Here%';
--- what is moved out is still tracked: nobody has asked for less
+-- a table that is moved out is still tracked, because nobody has untracked it
 ALTER TABLE shop."Here" SET SCHEMA away;
 INSERT INTO away."Here" VALUES (3);
 SELECT * FROM tell();
@@ -153,7 +151,7 @@ INSERT INTO shop.rough VALUES (1);
 UPDATE shop.rough SET id = 2;
 RESET ROLE;
 SELECT * FROM tell();
--- a published table cannot become unlogged: the command says so, and nothing is changed
+-- a published table cannot become unlogged: the command fails, and nothing is changed
 ALTER TABLE shop.item SET UNLOGGED;
 SELECT * FROM tracked WHERE "table" = 'shop.item';
 
@@ -168,9 +166,9 @@ DROP TABLE shop.made;
 SELECT count(*) FROM pg_publication_rel r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.prrelid);
 
 --
--- It cannot be done: a WARNING, and the application's command goes through
+-- A table cannot be tracked: a WARNING, and the application's command succeeds
 --
--- somebody's trigger has the name of bemi's
+-- another trigger has the name of bemi's
 CREATE FUNCTION somebodys() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TABLE away.taken (id integer PRIMARY KEY);
 CREATE TRIGGER bemi_emit_context BEFORE INSERT ON away.taken FOR EACH STATEMENT EXECUTE FUNCTION somebodys();

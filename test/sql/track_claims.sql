@@ -1,11 +1,11 @@
 --
--- What a table's owner writes into the arguments of bemi's trigger is a claim.
+-- The arguments of bemi's trigger are claims of the table's owner, and are not trusted.
 --
--- The arguments go with the table, into a dump and through a rename, so they cannot
--- be kept elsewhere. But whoever may make triggers on a table of his own can write any.
--- So each claim is made by a role that may not track, next to somebody else's root
--- that is tracked with rules, and it is shown what is stored. A claim that were
--- believed would hide changes, or keep those of a table that nobody has tracked.
+-- The arguments stay with the table in a dump and after a rename, so they cannot be stored
+-- elsewhere. But a role can write any arguments when it creates triggers on its own table. So a
+-- role that may not track makes each claim, next to another role's root that is tracked with
+-- rules, and the test shows what is stored. A trusted claim would hide changes, or store those of
+-- an untracked table.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -30,7 +30,7 @@ BEGIN
 END $$;
 
 --
--- To be a partition: its table, moved to a tracked schema, has rules of nobody's root
+-- The claim to be a partition: the table, moved to a tracked schema, has the rules of no root
 --
 SET ROLE regress_bemi_claimer;
 CREATE TABLE own.salary (id integer PRIMARY KEY, v text);
@@ -60,7 +60,7 @@ SET ROLE regress_bemi_claimer;
 ALTER TABLE own.parent DETACH PARTITION own.child;
 RESET ROLE;
 SELECT * FROM tracked WHERE "table" LIKE 'own%';
--- who may track may have it so
+-- a role that may track can do so
 GRANT EXECUTE ON FUNCTION bemi.track TO regress_bemi_claimer;
 SET ROLE regress_bemi_claimer;
 SELECT bemi.track('own.child');
@@ -80,7 +80,7 @@ INSERT INTO own.parent VALUES (20);
 UPDATE own.parent SET id = 21;
 RESET ROLE;
 SELECT * FROM tracked WHERE "table" LIKE 'own%';
--- a word that bemi does not know
+-- an unknown word
 SET ROLE regress_bemi_claimer;
 ALTER TABLE own.parent DETACH PARTITION own.bare;
 SELECT claim('own.bare', 'nonsense');

@@ -1,11 +1,10 @@
 --
--- Databases that are hardened: ordinary roles lose nothing by bemi.
+-- Hardened databases: ordinary roles can do with bemi what they can do without it.
 --
--- Event triggers of bemi fire in everybody's DDL, its statement triggers in everybody's
--- writes. An administrator may have revoked EXECUTE from PUBLIC by default privileges
--- before CREATE EXTENSION, or on all functions afterwards, or USAGE on the schema. Whatever a
--- role can do without bemi, it must be able to do with it. So the same long list of statements
--- runs as an ordinary role in all these states, and all of them must succeed.
+-- Event triggers of bemi fire in every DDL command, its statement triggers in every write. An
+-- administrator can have revoked EXECUTE from PUBLIC by default privileges before CREATE
+-- EXTENSION, or on all functions afterwards, or USAGE on the schema. So the same long list of
+-- statements runs as an ordinary role in all these states, and all of them must succeed.
 --
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
@@ -68,7 +67,7 @@ INSERT INTO statements (statement) SELECT * FROM regexp_split_to_table($$
 	INSERT INTO watched_parts VALUES (1), (11);
 	UPDATE watched_parts SET id = 2 WHERE id = 1;
 	DELETE FROM watched_parts;
-	-- its owner's, and tracked: made, altered and dropped by whoever has been let in
+	-- the table of another owner, tracked: created, altered and dropped by roles that were granted access
 	CREATE TABLE watched_schema.mine (id int PRIMARY KEY, v text);
 	ALTER TABLE watched_schema.mine RENAME v TO w;
 	INSERT INTO watched_schema.mine VALUES (1, 'a');

@@ -1,13 +1,12 @@
 --
--- Partitioned tables: tracking the root covers every leaf, those that come later
--- too, and no way of making, attaching, moving or detaching a partition makes a
--- write of the application fail.
+-- Partitioned tables: tracking the root covers every leaf, including later ones. No way to
+-- create, attach, move or detach a partition makes a write of the application fail.
 --
--- PostgreSQL gives a partition neither the statement triggers nor the replica
--- identity of its root, and refuses to update a published table without identity.
--- So each section writes to what it has just made, through the root and directly,
--- and shows what the worker has stored of it: a missing trigger would show as {},
--- a missing identity as an error. bemi.tracked says the same without a write.
+-- PostgreSQL gives a partition neither the statement triggers nor the replica identity of its
+-- root, and refuses to update a published table without identity. So each section writes to the
+-- new partition, through the root and directly, and shows what the worker has stored. A missing
+-- trigger shows as {}, a missing identity as an error. bemi.tracked shows the same without a
+-- write.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -136,8 +135,8 @@ SELECT bemi.untrack('tree');
 DROP TABLE tree, came, part_rest;
 
 --
--- Tracked before it is attached to a root that is not: rows that are written by
--- way of that root have no trigger, which bemi.tracked says; no write fails
+-- Tracked before it is attached to a root that is not: rows that are written
+-- through that root have no trigger, which bemi.tracked shows; no write fails
 --
 CREATE TABLE loose (id integer PRIMARY KEY, task text) PARTITION BY RANGE (id);
 CREATE TABLE loose_0 (id integer PRIMARY KEY, task text);
@@ -162,7 +161,7 @@ SELECT bemi.untrack('loose');
 DROP TABLE loose;
 
 --
--- What cannot be tracked is left out and said; the root's writes go through
+-- What cannot be tracked is left out, with a warning; the root's writes succeed
 --
 CREATE FOREIGN DATA WRAPPER nowhere;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;

@@ -1,7 +1,6 @@
 --
--- Tables that come to a tracked root, or leave it, in unusual ways: whatever their
--- owners have done with them before, nobody's ATTACH or UPDATE may fail for it.
--- Each part says what must happen.
+-- Tables that join or leave a tracked root in unusual ways. No ATTACH or UPDATE may fail because
+-- of what an owner did with the table before. Each part starts with the required result.
 --
 \set SHOW_CONTEXT never
 CREATE EXTENSION bemi;
@@ -9,7 +8,7 @@ CREATE ROLE regress_bemi_evil;
 CREATE SCHEMA evil AUTHORIZATION regress_bemi_evil;
 CREATE TABLE todo (id integer);
 SELECT bemi.track('todo');
--- 1. a trigger of bemi's name, with arguments of its own, on somebody's table: ATTACH elsewhere goes through without a word
+-- 1. a trigger with the name of bemi's and other arguments, on another role's table: ATTACH elsewhere succeeds without a message
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 SELECT bemi.track('root');
 SET ROLE regress_bemi_evil;
@@ -22,7 +21,7 @@ INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 SELECT bemi.untrack('evil.t');
 DROP TABLE root, evil.t;
--- 2. a leaf tracked on its own, then with a root that is untracked: the UPDATE goes through
+-- 2. a leaf tracked on its own, then with a root that is untracked: the UPDATE succeeds
 CREATE TABLE leaf (id integer);
 SELECT bemi.track('leaf');
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
@@ -32,7 +31,7 @@ SELECT bemi.untrack('root');
 INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
--- 3. a leaf tracked on its own, within a tree that is detached: the UPDATE goes through
+-- 3. a leaf tracked on its own, in a tree that is detached: the UPDATE succeeds
 CREATE TABLE leaf (id integer);
 SELECT bemi.track('leaf');
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
@@ -44,7 +43,7 @@ ALTER TABLE root DETACH PARTITION mid;
 INSERT INTO leaf VALUES (1);
 UPDATE leaf SET id = 2;
 DROP TABLE root, mid;
--- 4. somebody's own trigger has bemi's name: a WARNING at ATTACH, and the UPDATE goes through
+-- 4. another role's trigger has the name of bemi's: a WARNING at ATTACH, and the UPDATE succeeds
 CREATE FUNCTION somebodys() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 SELECT bemi.track('root');
@@ -55,7 +54,7 @@ INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
 DROP FUNCTION somebodys();
--- 5. the root was published by hand, its trigger has another name: the UPDATE goes through
+-- 5. the root was published by hand, its trigger has another name: the UPDATE succeeds
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 CREATE TRIGGER by_hand BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON root EXECUTE FUNCTION bemi.emit_context();
 ALTER PUBLICATION bemi ADD TABLE root;
@@ -63,14 +62,14 @@ CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (10);
 INSERT INTO root VALUES (1);
 UPDATE root SET id = 2;
 DROP TABLE root;
--- what somebody has taken out of the publication stays out, whatever is done to other tables
+-- a table that was removed from the publication stays out, also when other tables change
 CREATE TABLE root (id integer) PARTITION BY RANGE (id);
 SELECT bemi.track('root');
 ALTER PUBLICATION bemi DROP TABLE todo;
 ALTER TABLE root ADD COLUMN task text;
 SELECT published FROM bemi.tracked WHERE "table" = 'todo'::regclass;
 DROP TABLE root;
--- 6. untrack() of one table of a tracked schema: an error says what to do
+-- 6. untrack() of one table of a tracked schema: the error has a hint
 CREATE SCHEMA shop;
 SELECT bemi.track_schema('shop');
 CREATE TABLE shop.item (id integer);

@@ -1,9 +1,10 @@
 --
--- Publication "bemi" belongs to nobody who could take tables out of the history.
+-- Publication "bemi" never belongs to a role that could remove tables from the history.
 --
--- It is a publication like any other, and its owner decides what is in it. A role with CREATE on
--- the database can make publications, so it could make this one first, give one of its own
--- this name, or be given it. All ways to get there are tried, before and after CREATE EXTENSION.
+-- It is an ordinary publication, and its owner decides which tables it lists. A role with CREATE
+-- on the database can create publications. So it could create this one first, give the name to
+-- another one, or become its owner. The test tries all these ways, before and after CREATE
+-- EXTENSION.
 --
 \set SHOW_CONTEXT never
 \set VERBOSITY default
@@ -27,7 +28,7 @@ CREATE EXTENSION bemi;
 ALTER PUBLICATION bemi OWNER TO CURRENT_USER;
 CREATE EXTENSION bemi;
 
--- Given it: not by the wrong command, nor with all else that somebody owns.
+-- Giving it to the role: not by ALTER, nor with everything else that a role owns.
 ALTER PUBLICATION bemi OWNER TO regress_bemi_low;
 ALTER PUBLICATION bemi OWNER TO "regress_bemi Super";
 DROP PUBLICATION bemi;
@@ -56,7 +57,7 @@ SELECT bemi.track('todo');
 SELECT bemi.untrack('todo');
 DROP PUBLICATION bemi;
 
--- An owner that was a superuser when he made it: tracking goes on when it belongs to the right one.
+-- An owner who was a superuser when he created it: tracking works again when the right role owns it.
 SET ROLE "regress_bemi Super";
 CREATE PUBLICATION bemi;
 RESET ROLE;
@@ -69,7 +70,7 @@ ALTER PUBLICATION bemi OWNER TO CURRENT_USER;
 SELECT bemi.track('todo');
 SELECT "table", problems FROM bemi.tracked;
 
--- Nobody else can change what is in it, or take its name away.
+-- No other role can change what is in it, or rename it.
 SET ROLE regress_bemi_low;
 ALTER PUBLICATION bemi DROP TABLE todo;
 ALTER PUBLICATION bemi SET (publish = 'insert');
@@ -78,7 +79,7 @@ DROP PUBLICATION bemi;
 RESET ROLE;
 SELECT "table", problems FROM bemi.tracked;
 
--- Where the publication belongs to somebody else already, his other commands are refused, too, but not
+-- If the publication already belongs to another role, its other commands are refused, too, but not
 -- those on publications of others.
 ALTER EVENT TRIGGER bemi_refuse_publication DISABLE;
 ALTER PUBLICATION bemi OWNER TO regress_bemi_low;

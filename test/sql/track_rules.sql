@@ -1,9 +1,8 @@
--- Rules: which updates are kept, and which values.
+-- Rules: which updates are stored, and which values.
 --
--- A rule that fails to hold leaks what was to be kept secret, or loses what was
--- to be kept; and it is set by an owner, carried through renames, dumps and
--- partitions, and applied by a worker that comes later. So each kind is tried from
--- the call to the row in bemi.changes, with what must not be lost beside it.
+-- A rule that fails leaks secrets or loses changes. An owner sets it, renames, dumps and
+-- partitions carry it, and a worker applies it later. So each kind is tested from the call to the
+-- row in bemi.changes, together with changes that must not be lost.
 
 CREATE EXTENSION bemi;
 CALL bemi.start();
@@ -118,7 +117,7 @@ SELECT n, operation, key, before - '{name,n}'::text[] AS before, after - '{name,
 SELECT * FROM hashes('name');
 SELECT * FROM hashes('n');
 SELECT count(*) FROM bemi.changes WHERE concat(before, after, primary_key) ~ 'example|"4111|"4222|Ann';
--- A key of one column, hashed: rows can still be told apart.
+-- A hashed key of one column still distinguishes rows.
 CREATE TABLE keyed (email text PRIMARY KEY, v integer);
 SELECT bemi.track('keyed', redact_hash => '{email}');
 CALL forget();
@@ -190,7 +189,7 @@ SELECT ignore, redact, problems FROM bemi.tracked WHERE "table" = 'todo'::regcla
 UPDATE todo SET plain = '{2}' WHERE id = 9;
 UPDATE todo SET duty = 'secret, too', cached_c = 'secret, too', task = 'open, too' WHERE id = 9;
 SELECT operation, after FROM stored();
--- Dropped: shown as a mistake, until the rules are set anew, or such a column is made.
+-- Dropped: shown as a problem, until the rules are set again, or the column is added again.
 ALTER TABLE todo DROP duty;
 SELECT ignore, redact, problems FROM bemi.tracked WHERE "table" = 'todo'::regclass;
 CALL forget();
@@ -251,7 +250,7 @@ SELECT bemi.track('places', redact => '{b, c}');
 SELECT bemi.track('places', redact_hash => '{b, a}');
 SELECT bemi.track('places', redact => '{b, *}', redact_hash => '{a}');
 SELECT redact, redact_hash FROM bemi.tracked WHERE "table" = 'places'::regclass;
--- A renamed column takes its rules along, whatever the session has set.
+-- Rules survive the rename of a column, under any settings of the session.
 SET standard_conforming_strings = off;
 SET client_min_messages = error;
 SET backslash_quote = off;
@@ -269,7 +268,7 @@ SELECT bemi.untrack('other');
 SELECT bemi.track('other');
 SELECT ignore, redact, redact_hash FROM bemi.tracked WHERE "table" = 'other'::regclass;
 
--- Who may not track may not say what is hidden either, nor may anybody say nonsense.
+-- A role that may not track may not set rules. Invalid rules are refused.
 CREATE ROLE regress_bemi_sly;
 CREATE SCHEMA sly AUTHORIZATION regress_bemi_sly;
 SET ROLE regress_bemi_sly;
@@ -323,7 +322,7 @@ SELECT replace(:'statement', 'GRANT', 'REVOKE') AS statement \gset
 SELECT replace(:'statement', ' TO ', ' FROM ') AS statement \gset
 :statement;
 
--- The trigger dropped by hand: it is shown, and what it was told to redact still is.
+-- The trigger dropped by hand: this is shown, and the columns are still redacted.
 CREATE TABLE bare (id integer PRIMARY KEY, secret text);
 SELECT bemi.track('bare', redact => '{secret}');
 DROP TRIGGER bemi_emit_context ON bare;
@@ -332,7 +331,7 @@ CALL forget();
 INSERT INTO bare VALUES (1, 'secret', 'more');
 SELECT operation, after FROM stored() WHERE "table" = 'bare';
 SELECT redact, problems FROM bemi.tracked WHERE "table" = 'bare'::regclass;
--- Tracked again, it begins anew.
+-- Tracked again, the table has no rules.
 SELECT bemi.track('bare');
 CALL forget();
 INSERT INTO bare VALUES (2, 'open', 'more');

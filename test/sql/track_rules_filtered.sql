@@ -1,8 +1,7 @@
--- Rules of a table of which a row filter publishes only some rows: those rows are
--- redacted like all others, also where an UPDATE moves one across the filter and is
--- stored as CREATE or DELETE.
+-- Rules of a table with a row filter: the rows that the filter publishes are redacted like all
+-- others, also when an UPDATE moves a row across the filter and is stored as CREATE or DELETE.
 --
--- PostgreSQL 14 has no row filters, and nothing to show (track_rules_filtered_1.out).
+-- PostgreSQL 14 has no row filters, and nothing to test (track_rules_filtered_1.out).
 
 SELECT current_setting('server_version_num')::integer < 150000 AS no_filters \gset
 \if :no_filters

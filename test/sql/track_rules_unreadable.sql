@@ -1,9 +1,8 @@
--- Rules that cannot be read redact all of their table, and are nobody else's trouble.
+-- Rules that cannot be read redact all of their table, and do not affect other tables.
 --
--- Rules are arguments of a trigger, which whoever owns a table can make, where bemi's
--- event triggers were switched off. What was to be kept secret is then not known; if
--- such rules counted as none, it would be stored, and if they were an error, no table
--- could be tracked beside them.
+-- Rules are arguments of a trigger. A table's owner can create such a trigger if bemi's event
+-- triggers are disabled. Then it is unknown which columns are secret. If such rules counted as
+-- none, secrets would be stored. If they were an error, no other table could be tracked.
 
 CREATE EXTENSION bemi;
 CALL bemi.start();
@@ -30,7 +29,7 @@ END $$;
 CALL set_arguments($$'{"redact": ["number"]}'$$);
 SELECT "table", ignore, redact, problems FROM bemi.tracked ORDER BY "table"::text;
 
--- Where that was not checked, all is redacted, whatever else is done to the table.
+-- If that was not checked, everything is redacted, also after other changes of the table.
 CREATE PROCEDURE force_arguments(arguments text) LANGUAGE plpgsql AS $$
 BEGIN
 	ALTER EVENT TRIGGER bemi_follow_ddl DISABLE;
@@ -42,7 +41,7 @@ END $$;
 DO $$ DECLARE b record; BEGIN
 	FOR b IN SELECT * FROM bad ORDER BY place LOOP
 		CALL force_arguments(b.arguments);
-		-- to be told to the worker
+		-- so that a message describes it to the worker
 		ALTER TABLE card ADD more text;
 		EXECUTE format('INSERT INTO card VALUES (%s, ''secret'', ''secret'')', b.place);
 		ALTER TABLE card RENAME number TO digits;
@@ -55,7 +54,7 @@ SELECT bemi.sync('60s');
 SELECT after, count(*) FROM bemi.changes WHERE "table" = 'card' GROUP BY after ORDER BY after;
 SELECT "table", ignore, redact, problems FROM bemi.tracked ORDER BY "table"::text;
 
--- Others go on.
+-- Others continue.
 INSERT INTO beside VALUES (1, 'secret');
 ALTER TABLE beside RENAME number TO digits;
 CREATE TABLE third (id integer PRIMARY KEY);

@@ -1,12 +1,12 @@
 --
--- Tracking: what bemi.track() does to a table, what bemi.untrack() puts back,
--- what they refuse, and who may call them (bemi--1.0.sql, and the trigger
--- function's own checks in src/capture/capture.c).
+-- Tracking: what bemi.track() does to a table, what bemi.untrack() restores, what they refuse,
+-- and who may call them (src/track/table.c, and the checks of the trigger function in
+-- src/capture/capture.c).
 --
--- No worker runs: tracking is all in the catalogs, and there it is looked at.
+-- No worker runs: tracking is visible in the catalogs.
 --
 CREATE EXTENSION bemi;
--- Where an error comes from is of no interest here, only what it says.
+-- The origin of an error does not matter here, only its text.
 \set SHOW_CONTEXT never
 
 CREATE TABLE todo (id integer PRIMARY KEY, task text NOT NULL);
@@ -25,7 +25,7 @@ SELECT * FROM bemi.tracked;
 SELECT count(*) FROM pg_trigger WHERE tgrelid = 'todo'::regclass;
 SELECT pubname, schemaname, tablename FROM pg_publication_tables;
 
--- Untracked, a table is as it was before, whatever that was. The names want quotes.
+-- bemi.untrack() restores the former state of a table. The names need quotes.
 CREATE VIEW identity AS
 	SELECT c.oid::regclass AS "table", relreplident, i.indexrelid::regclass AS index
 	FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisreplident
@@ -51,7 +51,7 @@ SELECT * FROM identity ORDER BY "table"::text COLLATE "C";
 SELECT * FROM bemi.tracked;
 DROP SCHEMA "My ""schema""" CASCADE;
 
--- An identity that somebody has changed in between stays; an index that is gone
+-- An identity that was changed in between stays; an index that is gone
 -- under its name leaves DEFAULT.
 SELECT bemi.track('as_nothing');
 ALTER TABLE as_nothing REPLICA IDENTITY DEFAULT;
@@ -165,7 +165,7 @@ RESET bemi.context;
 SELECT data FROM pg_logical_slot_get_changes('bemi_track', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1') WHERE data NOT IN ('BEGIN', 'COMMIT');
 SELECT pg_drop_replication_slot('bemi_track');
 
--- All else is refused.
+-- Everything else is refused.
 SET ROLE regress_bemi_bare;
 SELECT bemi.track('todo');
 SELECT bemi.untrack('todo');
@@ -203,7 +203,7 @@ SET ROLE regress_bemi_owner;
 SELECT bemi.untrack('mine');
 RESET ROLE;
 SELECT * FROM bemi.tracked ORDER BY "table"::text COLLATE "C";
--- The owner of the extension lends nobody his rights.
+-- Nobody acts with the rights of the extension's owner.
 GRANT EXECUTE ON PROCEDURE bemi.start, bemi.stop TO regress_bemi_owner;
 SET ROLE regress_bemi_owner;
 CALL bemi.start();

@@ -1,16 +1,14 @@
 --
--- Starting and stopping a source (src/worker/control.c, worker/launcher.c): what
--- is refused and with what advice, what takes effect when, and what is left
--- behind.
+-- Starting and stopping a source (src/worker/control.c, src/worker/launcher.c): what is refused
+-- and with which hint, what takes effect when, and what is left afterwards.
 --
--- All of it as a session sees it, on a server that is set up rightly; mistakes in
--- postgresql.conf, restarts, crashes, and what processes do after a commit are the
--- TAP tests' business.
+-- All of this is seen from a session, on a server with the right settings. The TAP tests have
+-- mistakes in postgresql.conf, restarts, crashes, and what processes do after a commit.
 --
 CREATE EXTENSION bemi;
 CREATE TABLE todo (id integer PRIMARY KEY);
 SELECT bemi.track('todo');
--- Where an error comes from is of no interest here, only what it says.
+-- The origin of an error does not matter here, only its text.
 \set SHOW_CONTEXT never
 
 -- The slot and the origin of a source have the same name.
@@ -33,7 +31,7 @@ CALL bemi.start('a23456789012345678901234567890123');
 CALL bemi.start(NULL);
 SELECT count(*) FROM bemi.sources;
 
--- A source that cannot be reached is forgotten, so that one can mend and try again.
+-- A source that cannot be reached is forgotten, and can be started again with another connection string.
 -- The detail is libpq's and names a socket.
 \set VERBOSITY terse
 CALL bemi.start('elsewhere', 'host=/nonexistent dbname=nowhere');
@@ -68,7 +66,7 @@ SELECT source, state, pid IS NOT NULL AS runs, slot_name LIKE 'bemi\_%\_main' AS
 	last_error, stored_lsn <= received_lsn AS lsn FROM bemi.status;
 SELECT name, conninfo, desired, slot_made FROM bemi.sources;
 
--- Twice, in whatever way.
+-- Started twice, in each way.
 CALL bemi.start();
 CALL bemi.start(wait => false);
 
@@ -107,7 +105,7 @@ SELECT count(*), count(DISTINCT primary_key) FROM bemi.changes;
 CALL bemi.start('second');
 SELECT source, state FROM bemi.status ORDER BY source;
 
--- Two-phase commit cannot carry it, for nobody would be told.
+-- Not in a prepared transaction, because no session would signal the worker.
 BEGIN;
 CALL bemi.stop();
 PREPARE TRANSACTION 'bemi_control';

@@ -1,10 +1,9 @@
-# COPY writes many rows into one WAL record, so they share one position (LSN):
-# what tells them apart, and puts them in order, is the place in the stream.
-# And as COPY runs no plan, its context comes straight from the trigger.  One
-# message explains all rows, however many.
+# COPY writes many rows into one WAL record, so they share one position (LSN). Only the place in
+# the stream distinguishes and orders them. COPY runs no plan, so the trigger itself emits the
+# context. One message covers all rows.
 #
-# The keys are shuffled, so that no other order than that of the file can pass
-# for it.  The messages are counted in the very stream that the worker reads.
+# The keys are shuffled, so only the order of the file passes the test. The test counts the
+# messages in the stream that the worker reads.
 
 use strict;
 use warnings;

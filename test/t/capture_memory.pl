@@ -1,12 +1,11 @@
-# A session may last for months: nothing that bemi does for a statement, a
-# message or a savepoint may stay in memory after it.
+# A session can last for months, so nothing that bemi allocates for a statement, a message or a
+# savepoint may outlive it.
 #
-# The server tells how large its memory contexts are, and the kernel how much
-# memory the process has (a setting's value is in no context).  Each kind of work
-# is done twice, in fresh sessions, on a tracked table and on one that is not;
-# before it, a little of the same work fills the caches.  What a session grows
-# by on the tracked table beyond what it grows by on the other one, PostgreSQL's
-# own needs that is, must be less than 10 bytes for each statement or savepoint.
+# The server reports the size of its memory contexts, and the kernel the memory of the process
+# (the value of a setting is in no context). Each kind of work is done twice in new sessions, on a
+# tracked and on an untracked table. A little of the same work fills the caches first. The growth
+# with the tracked table, less the growth with the other one, must be below 10 bytes for each
+# statement or savepoint.
 
 use strict;
 use warnings;
@@ -17,7 +16,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# The WAL grows fast, and nobody reads it.
+# The WAL grows fast, and no worker reads it.
 my $node = bemi_node('main', conf => <<~CONF);
 	max_wal_size = 2GB
 	wal_buffers = 16MB
@@ -44,7 +43,7 @@ for my $table ('tracked', 'untracked')
 		CREATE TABLE $table (id int PRIMARY KEY, v int);
 		CREATE SCHEMA on_$table;
 
-		-- Four statements in each turn, one of which touches no row.
+		-- Four statements in each turn. One of them changes no row.
 		CREATE PROCEDURE on_$table.write_rows(turns int) LANGUAGE plpgsql AS \$\$
 			BEGIN
 				FOR i IN 1 .. turns LOOP
@@ -147,7 +146,7 @@ sub growth
 	return map { $after[$_] - $before[$_] } 0 .. $#columns;
 }
 
-# $few and $many are SQL, many times apart; $many asks for the memory when it
+# $few and $many are SQL, with very different numbers of repetitions; $many reads the memory when it
 # is done.  $count: statements or savepoints in $many.
 sub check_memory
 {

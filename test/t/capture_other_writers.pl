@@ -1,11 +1,10 @@
 # Changes that no ordinary session of an ordinary client makes.
 #
-# Who writes decides which of the server's paths a row takes: a logical
-# replication worker fires no statement triggers, a prepared transaction is
-# committed by somebody else after a restart, a session may begin to write
-# before the library is loaded, pgbench speaks the extended protocol, a parallel
-# worker gets its settings by other means than SET.  Each takes a server (or
-# two) set up for it, so the SQL tests cannot show it.
+# The writer decides which of the server's code paths a row takes. A logical replication worker
+# fires no statement triggers. Another session can commit a prepared transaction after a restart.
+# A session can begin to write before the library is loaded. pgbench uses the extended protocol. A
+# parallel worker receives its settings in another way than SET. Each case needs a server or two
+# with its own settings, so SQL tests cannot have it.
 
 use strict;
 use warnings;
@@ -50,7 +49,7 @@ $publisher->safe_psql(
 	CREATE PUBLICATION mail FOR TABLE mail});
 
 # A context that the database gives to its sessions is not the replicated
-# statement's, unless ENABLE ALWAYS asks for it.
+# statement's, unless the trigger is ENABLE ALWAYS.
 $node->safe_psql('postgres', q{ALTER DATABASE postgres SET bemi.context = '{"by": "default"}'});
 $node->safe_psql('postgres',
 	"CREATE SUBSCRIPTION mail CONNECTION '"
@@ -91,7 +90,7 @@ $node->safe_psql(
 	ALTER TABLE mail ENABLE TRIGGER bemi_emit_context});
 
 # TRUNCATE of a partition alone is not in the stream, and no trigger or command of this
-# server tells of it.  One publication sends partitions, the other their root.
+# server emits a message for it.  One publication sends partitions, the other their root.
 my $parted = q{
 	CREATE TABLE %1$s (id int) PARTITION BY RANGE (id);
 	CREATE TABLE %1$s_1 PARTITION OF %1$s FOR VALUES FROM (0) TO (10);
@@ -165,7 +164,7 @@ is( news(),
 # The extended protocol, four clients at once
 #
 
-# Each row has the context that its own columns tell.
+# Each row has the context that its columns contain.
 my $script = $node->basedir . '/mails.sql';
 append_to_file($script, <<'SQL');
 \set id 1000 * (:base + :client_id) + :n
@@ -245,7 +244,7 @@ is( news(), <<~'END' =~ s/\n\z//r,
 	END
 	'a session that runs parallel queries');
 
-# A worker checks the context anew when it takes over the session's settings, of
+# A worker checks the context again when it receives the session's settings, of
 # which bemi.max_context_size may be one.
 my %settings = (
 	'a larger bemi.max_context_size' => <<~'SQL',

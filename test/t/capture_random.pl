@@ -1,17 +1,16 @@
-# Every change carries the context of the statement that made it, however
-# statements, savepoints, functions, triggers and settings are mixed.
+# Every change has the context of the statement that made it, for any mixture of statements,
+# savepoints, functions, triggers and settings.
 #
-# The ways to mix them cannot be listed, so they are drawn at random.  A
-# generator makes up transactions as psql scripts and plays each statement on a
-# model, which notes each change with the context that it must carry.  Afterwards
-# bemi.changes must hold these notes, row by row.  A second check knows nothing of
-# the model: playing bemi.changes must lead to what is in the tables.  All parts
-# are in test/perl/Bemi/Random.
+# The mixtures cannot be listed, so they are random. A generator creates transactions as psql
+# scripts and runs each statement on a model, which records each change with the expected context.
+# Afterwards bemi.changes must contain exactly these records, row by row. A second check does not
+# use the model: replaying bemi.changes must lead to the contents of the tables. All parts are in
+# test/perl/Bemi/Random.
 #
-# Several scripts run at once, each with a seed and a schema of its own, so that
-# their transactions are interleaved in the WAL; every other one begins with
-# bemi.emit = changed, which must make no difference.  A failure is repeated with the
-# seed that is printed, and shows the transaction in which it begins.
+# Several scripts run at once, each with its own seed and schema, so that their transactions are
+# interleaved in the WAL. Every other script begins with bemi.emit = changed, which must make no
+# difference. To repeat a failure, use the seed that is printed. The output shows the transaction
+# in which the failure begins.
 
 use strict;
 use warnings;
@@ -33,9 +32,9 @@ my $transactions = $ENV{BEMI_TRANSACTIONS} // 4000;
 note "seeds $seed and following (BEMI_SEED=$seed repeats them),"
   . " $transactions transactions (BEMI_TRANSACTIONS)";
 
-# The order in which an UPDATE meets its rows is part of the expectation; with
+# The order in which an UPDATE finds its rows is part of the expectation; with
 # these settings it is the order of an index.  A server that crashed and did not
-# restart would end the tests before they can tell what they saw.
+# restart would end the tests before they can report what they saw.
 my $node = bemi_node('main', conf => <<~CONF);
 	max_prepared_transactions = 20
 	enable_seqscan = off

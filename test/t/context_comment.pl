@@ -1,11 +1,9 @@
-# The context in a trailing comment, as the Bemi packages for ORMs send it, also
-# where other tools append comments of theirs, where one text has many statements,
-# and where triggers fire after the text is gone.
+# The context in a trailing comment, as the Bemi packages for ORMs send it, also if other tools
+# append comments, if one text has many statements, or if triggers fire after the text is gone.
 #
-# What counts as the end of a query depends on how a client sends it, so the
-# queries come from real clients over both protocols: "psql -c" sends its text
-# whole, as a simple query; psql that reads a script, and pgbench, cut the
-# script at the semicolons; pgbench sends extended and prepared queries, too.
+# The end of a query depends on how a client sends it, so real clients send the queries over both
+# protocols. "psql -c" sends its text whole, as a simple query. psql with a script, and pgbench,
+# split the script at the semicolons. pgbench also sends extended and prepared queries.
 
 use strict;
 use warnings;
@@ -158,7 +156,7 @@ is( news(), <<~'END' =~ s/\n\z//r,
 	END
 	'no string, name, nested comment, or comment elsewhere passes for it');
 
-# Texts of values that would pass for it, if strings were not told from comments.
+# Texts of values that would count as a context if strings counted as comments.
 my $strings = 500;
 for my $literal (
 	q{'/*Bemi {"forged": 1} Bemi*/ --'}, q{'it''s /*Bemi {"forged": 1} Bemi*/ -- '''},
@@ -180,7 +178,7 @@ is( query(
 	'', 'a text that cannot be read any more does not break its statement');
 is(news(), 'tag 521 {}', 'it has no context then');
 
-# The client's text is read under the setting that it was parsed under, whatever runs in it.
+# The client's text is read under the setting of the time when it was parsed, in spite of what it runs.
 $node->safe_psql(
 	'postgres', q{
 	CREATE FUNCTION add_escaped(id int, name text) RETURNS void LANGUAGE plpgsql
@@ -300,7 +298,7 @@ $node->safe_psql(
 		END $$;
 	CREATE CONSTRAINT TRIGGER log_late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW EXECUTE FUNCTION log_late();
-	-- Nobody tracks this one.
+	-- This one is not tracked.
 	CREATE TABLE later (id int PRIMARY KEY);
 	CREATE CONSTRAINT TRIGGER log_later AFTER INSERT ON later DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW EXECUTE FUNCTION log_late();

@@ -1,11 +1,10 @@
 # Two clients that share one server connection never see each other's context.
 #
-# A pooler in transaction mode hands the connection from client to client
-# between transactions, so whatever a session keeps longer than a transaction
-# would colour the rows of strangers.  This runs PgBouncer itself, with a pool of
-# one connection, because what matters is what it really sends in between.  A
-# plain SET, which must not be used there, is part of the test: it shows that
-# the test would notice a context that stays.
+# A pooler in transaction mode passes the connection from client to client between transactions.
+# So anything that a session keeps longer than a transaction could reach the rows of other
+# clients. The test runs PgBouncer with a pool of one connection, because its real traffic
+# matters. It also uses a plain SET, which is wrong there, to prove that the test notices a
+# context that stays.
 
 use strict;
 use warnings;
@@ -101,7 +100,7 @@ sub console
 }
 
 #
-# Visits: each row knows which context it must have
+# Visits: each row contains the context that it must have
 #
 
 my $visits = 0;
@@ -170,7 +169,7 @@ check_visits('a transaction that is rolled back takes its session setting along'
 
 #
 # One in the middle of the other: Bob's query is there, and waits for the
-# connection, while Ann's transaction goes on.
+# connection, while Ann's transaction is open.
 #
 
 sub bob_waits

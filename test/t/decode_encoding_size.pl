@@ -1,9 +1,9 @@
-# The edges of what a row and a context may be: another encoding than UTF-8,
-# characters that it does not have, and very large values.
+# The limits of a row and a context: another encoding than UTF-8, characters that it lacks, and
+# very large values.
 #
-# Encoding needs a database of its own, and what is large goes through buffers
-# of trigger, WAL, walsender, libpq and worker: only the whole way shows that
-# none of them cuts or recodes.  Large values are compared by their digests.
+# Each encoding needs its own database, and large values pass the buffers of trigger, WAL,
+# walsender, libpq and worker. Only the whole path shows that none of them truncates or converts.
+# Large values are compared by their digests.
 
 use strict;
 use warnings;
@@ -30,7 +30,7 @@ $node->safe_psql(
 	SELECT bemi.track('guest');
 	CALL bemi.start()});
 
-# Written in escapes, so that neither this file's nor the client's encoding has
+# Written in escapes, so neither this file's nor the client's encoding has
 # a part in it: chr() takes the code of the database's encoding, and 233 is an
 # e with acute accent in LATIN1.
 $node->safe_psql(
@@ -50,7 +50,7 @@ is( $node->safe_psql(
 	"CREATE|t|t|4\nUPDATE|t|t|4",
 	'LATIN1: row and context are stored as they were');
 
-# A client that speaks UTF-8 sends a comment, and gets back what it sent.
+# A client with UTF-8 sends a comment, and reads back what it sent.
 my $eacute = "\xc3\xa9";
 my ($status, $stdout, $stderr) = $node->psql(
 	'latin1', qq{

@@ -1,11 +1,9 @@
 # Redacted values on their way to a history on another server.
 #
-# The promise is that they cannot be found there, in no file: not in a table, an
-# index or the WAL, nor in what is written when something goes wrong.  So the data
-# directory and the log are searched for every byte sequence that was to be kept
-# out.  And it must hold however the worker comes to know of the rule: from the
-# stream, from the catalog where it may not read the source's secret, from a secret
-# that was made anew, from a dump.
+# No file there may contain them: no table, no index, no WAL, and no message about an error. So
+# the test searches the data directory and the log for every secret byte sequence. This must hold
+# whether the worker reads the rule from the stream, from the catalog because it cannot read the
+# source's signing key, under a new signing key, or from a dump.
 
 use strict;
 use warnings;
@@ -21,7 +19,7 @@ my $source = bemi_node('source');
 my $history = bemi_node('history');
 my $connstr = $source->connstr('postgres') . ' user=postgres';
 
-# Whatever begins so is secret; the rest of it makes each one different.
+# Every text with this prefix is secret. The rest makes each one different.
 my $secret = 'S3CR3T';
 
 sub sync
@@ -89,7 +87,7 @@ is( $history->safe_psql(
 	"CREATE|20|20|t|t|0|0\nDELETE|10|10|t|t|0|0\nUPDATE|42|20|t|t|1|1",
 	'all changes are there, redacted, and hashes show what has changed');
 
-# Something goes wrong while they are stored: the server says what it could not store.
+# Storing them fails: the server logs what it could not store.
 $history->safe_psql('history',
 	q{ALTER TABLE bemi.changes ADD CONSTRAINT refuse CHECK (after ->> 'v' <> '2')});
 $source->safe_psql('postgres', 'UPDATE person SET v = 2 WHERE id = 3');
@@ -107,7 +105,7 @@ isnt(files_with_secret($source), '', 'while the source has them');
 # What the worker may not read
 #
 
-# Without the secret it cannot tell messages from forged ones, but must not store the
+# Without the signing key it cannot verify messages, but must not store the
 # value either; there is no key for hashes.
 $source->safe_psql(
 	'postgres', qq{
@@ -149,7 +147,7 @@ is( $history->safe_psql('history',
 	'open|t|t', 'with it, there are hashes, which are a column\'s own');
 
 #
-# The extension is made anew at the source, with another secret
+# The extension is created again at the source, with another signing key
 #
 
 $source->safe_psql(
@@ -222,7 +220,7 @@ is( $history->safe_psql(
 	unpublished|{"id": 1, "ssn": "[redacted]"}
 	END
 
-# A source that had a secret has none any more: what it has told stays true.
+# A source that had a signing key has none any more: its messages stay valid.
 $source->safe_psql('postgres',
 	"CREATE TABLE last (id int PRIMARY KEY, ssn text); SELECT bemi.track('last', redact => '{ssn}')");
 sync('late');

@@ -1,13 +1,12 @@
-# Values in "before" and "after" equal to_jsonb(row), whatever type a column has.
+# Values in "before" and "after" equal to_jsonb(row), for columns of any type.
 #
-# to_jsonb() looks into types: arrays, composites, domains and what they are made
-# of.  The worker has texts only, and OIDs that mean nothing on another server.  So
-# a list of types, each with its awkward values, goes through tables; row triggers
-# note to_jsonb(OLD) and to_jsonb(NEW) at the moment of writing; and the history
-# must hold the same, both in the database that is its own source, and on another
-# server, which has none of these types, and other types of the same OIDs.
+# to_jsonb() looks into types: arrays, composites, domains and their parts. The worker has only
+# texts, and OIDs that mean nothing on another server. So the test writes a list of types with
+# unusual values to tables, and row triggers record to_jsonb(OLD) and to_jsonb(NEW) at that
+# moment. The history must contain the same, in the source's own database and on another server,
+# which has none of these types, and other types with the same OIDs.
 #
-# Settings that change how values look are as odd as can be on both servers.
+# On both servers, settings that change the output of values are as unusual as possible.
 
 use strict;
 use warnings;
@@ -29,8 +28,8 @@ CONF
 my $node = bemi_node('main', conf => $odd_settings . "evil.client = 'no'\n");
 my $remote = bemi_node('remote', conf => $odd_settings . "xmloption = document\n");
 
-# All that is written on the source goes by way of this, so that the functions of
-# "mallory" below can tell whom they may be called by.
+# Everything that is written on the source uses this, so the functions of "mallory"
+# below can check who calls them.
 sub write_sql
 {
 	my ($sql) = @_;
@@ -39,7 +38,7 @@ sub write_sql
 	return $node->safe_psql('postgres', $sql);
 }
 
-# Types of the same OIDs that are something else.
+# Other types with the same OIDs.
 $remote->safe_psql('postgres', q{
 	CREATE SCHEMA decoy;
 	DO $$ BEGIN
@@ -623,7 +622,7 @@ my @types = (
 my %not_null = map { $_ => 1 } 'types.most_positive';
 
 #
-# Contrib, in a schema that is in nobody's search_path
+# Contrib, in a schema that is in no search_path
 #
 
 my @contrib;
@@ -678,7 +677,7 @@ for my $extension ([
 push @types, @contrib;
 
 # hstore has a cast to json, which there is not on another server: text there.
-# (pg_column_size() tells NULL from a row of NULLs.)
+# (pg_column_size() distinguishes NULL from a row of NULLs.)
 write_sql(q{
 	INSERT INTO journal.instead ("table", "column", remote) VALUES
 		('of_hstore', 'ext.hstore', '($1)."ext.hstore"::text'),
@@ -808,8 +807,8 @@ for my $history ($node, $remote)
 # Functions of others
 #
 
-# Whoever does not say that he is a client is the worker, or a walsender.  What
-# a sequence has counted stays, even if all else is rolled back.
+# A session that is not marked as a client is the worker, or a walsender.  A sequence
+# keeps its value after a rollback.
 write_sql(q{
 CREATE ROLE mallory;
 CREATE SCHEMA evil AUTHORIZATION mallory;

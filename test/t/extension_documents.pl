@@ -1,14 +1,14 @@
-# What README and docs/ show is what happens: each block of SQL runs, and prints what stands
-# below it.  The reference has each object of schema bemi and each setting, as the catalog
-# has it, and no other.  Links lead somewhere, and so do the names of documents, objects and
-# settings in messages.  Messages that documents quote exist.
+# README and docs/ show what really happens: each block of SQL runs, and prints the output below
+# it. The reference has each object of schema bemi and each setting, as the catalog has it, and no
+# other. Links lead somewhere. Messages name documents, objects and settings that exist. Messages
+# that documents quote exist.
 #
-# Documents are promises that nobody compiles.  A renamed column or a message that was
-# reworded breaks them without a sound, so they are run like a program.  Pages share one
-# server, one after another, each in a database of its own with the same name, and what a page
-# has changed outside of its database is undone after it.
+# Nothing compiles documents. A renamed column or a reworded message breaks them silently, so the
+# test runs them like a program. Pages share one server. Each runs alone, in a new database of the
+# same name. What a page changes outside of its database is undone after it.
 #
-# docs/internals/writing-documents.md has the conventions.  DOCUMENTS="path ..." runs only these pages.
+# docs/internals/writing-documents.md has the conventions. DOCUMENTS="path ..." runs only these
+# pages.
 
 use strict;
 use warnings;
@@ -21,7 +21,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Pages show "postgres" as the superuser, whoever runs the tests.
+# Pages show "postgres" as the superuser, for any user who runs the tests.
 $ENV{PGUSER} = 'postgres';
 $ENV{PGTZ} = 'UTC';
 
@@ -234,7 +234,7 @@ is(join("\n", grep { m{^docs/} && !m{^docs/README} && !$linked{$_} } map { $_->{
 # Messages
 #
 
-# Strings of our own code, and those of the programs that a user meets besides.
+# Strings of our code, and those of other programs that users see.
 my @sources = sort glob 'src/*.[ch] src/*/*.[ch]';
 my @scripts = sort glob 'sql/*.sql';
 my @strings = ((map { c_strings(slurp_file($_)) } @sources), (map { sql_strings(slurp_file($_)) } @scripts));
@@ -284,7 +284,7 @@ my %names = map { $_->[0] => 1 } rows(q{
 $names{$_} = 1 for qw(bemi.control bemi.h bemi.io bemi.probe bemi.probe_procedure bemi.probe_table bemi.probe_view);
 my @wrong;
 
-# Pages, too, so that what was renamed is found in a sentence.
+# Pages, too, because sentences can contain renamed objects.
 for my $page (@pages)
 {
 	my @names = map { /(?<![\w.\/@-])(_?bemi\.[a-z]\w*)/g } @{ $page->{lines} };

@@ -1,12 +1,10 @@
-# A dump carries everything: tracked tables stay tracked, and the history,
-# whose partitions are the worker's work, comes along row by row.  But the
-# restored database does not begin to read on its own, or a copy made for a test
-# would hold a slot on the server that it was copied to.
+# A dump contains everything: tracked tables stay tracked, and the partitions of the history,
+# which the worker has created, are dumped with their rows. But the restored database does not
+# start to read by itself, because a copy made for a test would hold a slot on its new server.
 #
-# In plain text into another database of the same server, where the original
-# goes on reading; in custom format, by two processes, to another server, once
-# into an empty database and once into one that has the extension already; and
-# the whole server with its roles and settings, by pg_dumpall.
+# The dumps are: plain text into another database of the same server, where the original still
+# reads; custom format, with two jobs, to another server, into an empty database and into one that
+# has the extension; and the whole server with roles and settings, by pg_dumpall.
 
 use strict;
 use warnings;
@@ -197,7 +195,7 @@ is( $origin->safe_psql('single', $unpublished),
 	"parted|{}|$not_stored\nparted_1|{}|$not_stored\ntodo|{task}|$not_stored",
 	'they have their triggers and rules');
 
-# With one, but nobody who reads the database, the tables of the dump may yet be added to it.
+# With a publication, but without a source that reads the database, the tables of the dump can be added to it.
 $origin->safe_psql('single', q{DROP TABLE todo, parted; SELECT bemi.track('there')});
 my $warnings = restore_warnings('single', $single);
 my @warned = $warnings =~ /WARNING:  table "(\S+)" is not in publication "bemi"/g;
@@ -244,7 +242,7 @@ restore_warnings('evidence', $partitions);
 unlike($part_of_history, qr/\A0\|/, 'there is history in partitions');
 is($origin->safe_psql('evidence', $in_partitions), $part_of_history, 'it comes along, and is attached');
 
-# pg_restore -t leaves out the trigger, unless it is asked for.
+# pg_restore -t leaves out the trigger, unless an option selects it.
 $origin->safe_psql('single', 'DROP TABLE todo');
 is(restore_warnings('single', '-t', 'todo', $custom), '', 'pg_restore -t: no trigger, no warning');
 is($origin->safe_psql('single', q{SELECT "table" FROM bemi.tracked WHERE "table" = to_regclass('todo')}),

@@ -1,10 +1,11 @@
-# A hardened server: nobody has more rights than he was given, and all of it works.
+# A hardened server: every role has only the rights that it was granted, and everything works.
 #
-# Default privileges take EXECUTE from PUBLIC, and give SELECT on all tables to a role that is to
-# read the application's tables.  They hold for what CREATE EXTENSION makes, and
-# for what the worker makes later, as the same role.  A second database reads the first
-# one as an ordinary role with REPLICATION.  Then PUBLIC loses what was left to it, while the workers run.
-# test/sql/track_hardened.sql has the DDL of ordinary roles, test/sql/extension_readers.sql what a reader is denied.
+# Default privileges revoke EXECUTE from PUBLIC, and grant SELECT on all tables to a role that
+# reads the application's tables. They apply to what CREATE EXTENSION creates, and to what the
+# worker creates later as the same role. A second database reads the first one as an ordinary role
+# with REPLICATION. Then PUBLIC loses its remaining rights while the workers run.
+# test/sql/track_hardened.sql has the DDL of ordinary roles, test/sql/extension_readers.sql what a
+# reader is denied.
 
 use strict;
 use warnings;
@@ -92,7 +93,7 @@ for my $database ('shop', 'elsewhere')
 		"$database: nor does the right to read, but by way of bemi.changes");
 }
 
-# A dump states only what an administrator has granted, whatever the default privileges were.
+# A dump contains only what an administrator has granted, under any default privileges.
 command_ok(
 	[ $node->installed_command('pg_dump'), '-s', '-d', $node->connstr('shop'), '-f', $node->basedir . '/shop.sql' ],
 	'pg_dump');
@@ -129,7 +130,7 @@ $expected = '2|CREATE|{"id": 2, "card": "[redacted]", "task": "a"}|{"by": "comme
 is(as_role('auditor', sprintf($row, 2)), $expected, 'and stores what is written');
 is(as_role('auditor', q{SELECT "table", redact, problems FROM bemi.tracked}), 'todo|{card}|{}', 'a reader sees what is tracked');
 
-# So does who starts and stops sources, with no more than the right to call that.
+# The same for a role that starts and stops sources with only the right to call the procedures.
 $node->safe_psql(
 	'restored', q{
 	REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi, _bemi FROM PUBLIC;
@@ -154,8 +155,8 @@ is(as_role('auditor', sprintf($row, 2), 'elsewhere'), $expected, 'the worker els
 # The owner of the extension is no superuser any more
 #
 
-# What the application does goes on. It is tracked with the rights of who does it, and he has them
-# for all but other people's partitions: that is a warning, and a problem in bemi.tracked.
+# The application continues to work. Its tables are tracked with the rights of its role, which
+# suffice for all but partitions of other roles: that is a warning, and a problem in bemi.tracked.
 $node->safe_psql('postgres', q{
 	CREATE ROLE boss SUPERUSER LOGIN;
 	CREATE ROLE app LOGIN;
@@ -209,7 +210,7 @@ is(as_role('app', 'ALTER TABLE app.root DETACH PARTITION other.below', 'demoted'
 	"WARNING:  could not remove trigger \"bemi_emit_context\" from table \"other.below_1\"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.untrack('other.below_1');",
 	'nor be given back');
 
-# A publication of somebody else is out of reach.
+# Another role's publication cannot be changed.
 $node->safe_psql('demoted', 'ALTER PUBLICATION bemi OWNER TO CURRENT_USER');
 like(as_role('app', 'CREATE TABLE app.late (id int)', 'demoted'),
 	qr/WARNING:  could not track table "app.late"\nDETAIL:  The owner of extension bemi is no superuser, and does not own the publication./,

@@ -1,13 +1,12 @@
-# Nobody makes bemi run his code with its rights, or with those of a superuser.
+# Nobody can make bemi run his code with bemi's rights, or with those of a superuser.
 #
-# A role that may create objects in "public" plants functions, operators, types
-# and views there by the names that bemi's own SQL uses, before the extension is
-# made and with the exact argument types, so that they win wherever a search_path
-# lets them in.  The database's path has them before pg_catalog.  Each plant
-# notes whose rights it was called with.  What is planted is derived from
-# bemi--1.0.sql and the catalog, so that SQL added later is covered, too.
+# A role that may create objects in "public" plants functions, operators, types and views with the
+# names that bemi's SQL uses. It does so before CREATE EXTENSION and with the exact argument
+# types, so the plants win if a search_path includes them. The database's path has them before
+# pg_catalog. Each plant records the rights with which it was called. The plants are derived from
+# bemi--1.0.sql and the catalog, so they also cover SQL that is added later.
 #
-# Then the same by rule: what the catalog says of bemi's objects.
+# A second part checks the same by rule, from what the catalog has about bemi's objects.
 
 use strict;
 use warnings;
@@ -63,7 +62,7 @@ plant(
 	END $$});
 
 # Functions: all of pg_catalog's whose name the script has before a parenthesis,
-# and of those with an oid another one for each type that stands for one.
+# and of those with an OID another one for each type that can replace it.
 my %words = map { ($_ => 1) } $script =~ /\b([a-z_0-9]+)\s*\(/g;
 my $names = join(', ', map { "'$_'" } sort keys %words);
 plant(qq{
@@ -122,7 +121,7 @@ for my $result ('boolean', 'text')
 	plant($sql);
 }
 
-# Types: a cast to one of them would call its check.  And a cast of his own.
+# Types: a cast to one of them would call its check.  And a cast that he creates.
 for my $type (qw(text name oid regclass regnamespace regprocedure bytea timestamptz jsonb interval))
 {
 	for my $schema ('public', 'evil')
@@ -155,7 +154,7 @@ plant(qq{
 	CREATE VIEW evil.tracked_schemas AS SELECT 'public'::regnamespace AS schema, ''::text AS enabled_in WHERE evil.catch('tracked_schemas');
 	GRANT SELECT ON ALL TABLES IN SCHEMA evil TO PUBLIC;
 
-	-- a table of his own whose parts call him
+	-- his own table, whose parts call his functions
 	CREATE TABLE evil.mine (k int PRIMARY KEY, v text DEFAULT evil.catch('default')::text,
 		CHECK (evil.catch('check')));
 	CREATE FUNCTION evil.immutable(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
@@ -318,7 +317,7 @@ as_user(
 	SELECT bemi.untrack_schema('whole')});
 is(caught(), '', 'untracking');
 
-# Everything that can be called is called, whatever it says to these arguments.
+# Everything that can be called is called, also if these arguments cause an error.
 my $calls = $node->safe_psql(
 	'evil', q{
 	SET search_path = pg_catalog;
@@ -347,7 +346,7 @@ as_user($superuser, 'SET client_min_messages = warning; DROP EXTENSION bemi CASC
 is(caught(), '', 'DROP EXTENSION');
 
 #
-# What the catalog says
+# What the catalog has
 #
 
 $node->safe_psql('postgres', 'CREATE EXTENSION bemi; SELECT _bemi.make_partition(now())');
@@ -360,8 +359,8 @@ is( $node->safe_psql(
 	'',
 	'every function that is SQL, or acts with the rights of its owner, pins its search_path');
 
-# One that is added here acts with the rights of the extension's owner: whatever
-# it is given, it must do no more than its caller could.
+# A function that is added here acts with the rights of the extension's owner.  With any
+# arguments, it must do no more than its caller could.
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND prosecdef
@@ -379,8 +378,8 @@ is( $node->safe_psql(
 	END
 	'functions that act with the rights of their owner');
 
-# One that is added here may be called by anybody who can connect: it must reveal
-# and change no more than he could by himself.
+# Every role that can connect may call a function that is added here.  It must reveal
+# and change no more than the role could without it.
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace)

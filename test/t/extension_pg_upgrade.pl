@@ -1,14 +1,12 @@
-# pg_upgrade takes the history along.
+# pg_upgrade keeps the history.
 #
-# It carries over the catalog by pg_dump and the tables as files, and refuses
-# databases that have columns of certain types, which a table of an extension can
-# bring about without anybody's knowing.  Up to 16, slots and origins do not come
-# along; from 17 on, it refuses a server with slots that have not read all of the
-# WAL, which a history in the database that it is of never has.  Either way the
-# source is started anew, and there is a gap.
+# It transfers the catalog by pg_dump and the tables as files. It refuses databases with columns
+# of certain types, which a table of an extension can have unnoticed. Up to 16, it does not
+# transfer slots and origins. From 17 on, it refuses a server with slots that have not read all of
+# the WAL, which is always so if a history is in the database that it reads. In both cases the
+# source is started again, and there is a gap.
 #
-# Here it leads to another server of the same version, which is all that there
-# is on this machine.
+# The test upgrades to another server of the same version, because this machine has no other.
 
 use strict;
 use warnings;
@@ -22,7 +20,7 @@ use Test::More;
 
 my $old = bemi_node('old');
 
-# What pg_upgrade looks for; their arrays are of no use to anybody.
+# What pg_upgrade searches. Their arrays are not used.
 is( $old->safe_psql(
 		'postgres', q{
 		SELECT c.oid::regclass, a.attname, a.atttypid::regtype

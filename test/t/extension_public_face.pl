@@ -1,13 +1,12 @@
-# What users call and read: every documented call works as it is written, and every
-# reason for a gap is a code that is documented.
+# What users call and read: every documented call works as written, and every reason of a gap is a
+# documented code.
 #
-# The names of functions, of their arguments and the codes of bemi.gaps are an interface
-# that cannot change after a release. A call in a document with an argument whose name
-# is a reserved word fails only for the reader who copies it; so each call is made here
-# once, with all its arguments by name, and the lists are compared with those that the
-# catalog has. The reasons are also compared with docs/reference/gap-reasons.md and with the strings
-# in the C code, because a reason that is missing in one of them is noticed only on the
-# day when something is lost.
+# The names of functions and arguments and the codes of bemi.gaps are an interface that cannot
+# change after a release. If an argument's name is a reserved word, a documented call fails only
+# for the reader who copies it. So the test makes each call once, with all arguments by name, and
+# compares its list with the catalog. It also compares the reasons with
+# docs/reference/gap-reasons.md and with the strings in the C code, because otherwise a missing
+# one is noticed only on the day when changes are lost.
 
 use strict;
 use warnings;
@@ -121,8 +120,14 @@ is( sql(q{
 		SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'bemi'::regnamespace
 			AND obj_description(p.oid, 'pg_proc') ~ '^(internal:|event trigger function)' AND p.proname <> 'emit_context'}),
 	'', 'what is internal is in schema _bemi');
-is(sql(q{SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND obj_description(p.oid, 'pg_proc') IS NULL}),
-	'', 'each function has a comment');
+is( sql(q{
+		SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+		WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'bemi'
+			AND obj_description(d.objid, d.classid::regclass::name) IS NULL
+		UNION ALL SELECT format('column %s of %s', a.attname, c.oid::regclass) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+			AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL}),
+	'', 'each object of the extension, and each column of its tables and views, has a comment');
 
 # Completeness of the list above.
 my $made = join ' ', map { $_->[0] } @calls;
@@ -131,7 +136,7 @@ is("@uncalled", '', 'no public function or procedure is without its call here');
 
 is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } sort glob 'sql/*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
 
-# The SQL can be read beside its diff, and a query to a source where it is written.
+# SQL must be readable next to its diff, and a query to a source without the C code.
 sub columns
 {
 	my ($line) = @_;
@@ -161,7 +166,7 @@ is( sql(qq{
 	'', 'no argument or result has a name that needs quotes');
 is(sql("SELECT p.proname FROM $public GROUP BY 1 HAVING count(*) > 1"), '', 'no two functions share a name');
 
-# What changed its words before the first release, so that nobody finds both.
+# Names that changed before the first release: the former ones are gone.
 like(error_of(q{CALL bemi.stop('main', drop_slot => true)}), qr/procedure bemi\.stop\(unknown, drop_slot => boolean\) does not exist/, 'stop() only stops');
 like(error_of(q{CALL bemi.drop_source()}), qr/procedure bemi\.drop_source\(\) does not exist/, 'what is dropped is named');
 like(error_of(q{SELECT bemi.complete('todo', '2026-11-23', '2026-11-01')}), qr/time range from .* is not valid/, 'complete() checks times as completeness() does');
@@ -196,7 +201,7 @@ like(error_of(q{INSERT INTO bemi.gaps (reason, from_time, detail) VALUES ('slot 
 like(error_of(q{INSERT INTO bemi.gaps (reason, from_time) VALUES ('retention', '-infinity')}),
 	qr/null value in column "detail"/, 'nor one without a sentence');
 
-# Those that the worker gives, of which the tests of losses may not make each.
+# Those that the worker uses.  The tests of losses may not cause each of them.
 my @given = map { slurp_file($_) =~ /(?:\breason =|\bopen_gap\()([^;]*);/g } glob 'src/*.c src/*/*.c';
 my %codes = map { $_ => 1 } map { /"([a-z]\w*)"/g } @given;
 cmp_ok(scalar keys %codes, '>=', 10, 'the C code is searched for reasons');

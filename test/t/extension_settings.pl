@@ -1,12 +1,11 @@
-# No setting of a database, a role or a configuration file changes what is stored,
-# or keeps the worker from its work.
+# No setting of a database, a role or a configuration file changes what is stored, or stops the
+# worker.
 #
-# Whoever runs the application sets defaults for its sessions, and every process of the
-# server inherits them: the launcher, the worker, its walsender, and the sessions that
-# track tables.  So each case that went wrong once is tried alone; then all settings
-# that the server has are bent at once, in every place where a default can be set,
-# and what bemi does must be what it does with none of them.  The list of settings
-# is the server's own, so that of a newer version is bent, too.
+# An application sets defaults for its sessions, and every process of the server inherits them:
+# the launcher, the worker, its walsender, and sessions that track tables. So the test tries each
+# case that once failed alone. Then it sets all settings of the server to unusual values, in every
+# place where a default can be set, and bemi must work as without them. The list of settings comes
+# from the server, so it includes those of newer versions.
 
 use strict;
 use warnings;
@@ -27,8 +26,8 @@ for my $in ($node, $remote)
 }
 my $owner = $node->safe_psql('postgres', 'SELECT current_user');
 
-# As options of a session, what even a test cannot do without, as far as the server has it;
-# and the defaults of whatever changes what a value looks like, for those who ask what is right.
+# As options of a session: settings that even a test needs, if the server has them, and the
+# defaults of settings that change the output of values, for queries of the right values.
 my $patient = join ' ', map { "-c $_" } split /\n/, $node->safe_psql(
 	'postgres', q{
 	SELECT v.name || '=' || v.value FROM (VALUES ('statement_timeout', '60s'), ('lock_timeout', '0'),
@@ -76,7 +75,7 @@ sub wait_for_history
 }
 
 #
-# Each case alone, in a database of its own
+# Each case alone, in its own database
 #
 
 sub case_database
@@ -119,7 +118,7 @@ case_database('statement_timeout', q{
 	is(changes($node, undef, 'statement_timeout'), 't|1|CREATE|{}|{"id": 1}|{}', 'and read');
 }
 
-# Anybody's ALTER TABLE is followed under his own settings.
+# ALTER TABLE is followed under the settings of the role that runs it.
 case_database('rules_lost', q{
 	CREATE TABLE red (id int PRIMARY KEY, card text);
 	SELECT bemi.track('red', redact => '{card}');
@@ -142,7 +141,7 @@ is( $node->safe_psql('rules_lost', 'SELECT after FROM bemi.changes'),
 	'{"id": 1, "note": null, "card_no": "[redacted]"}',
 	'and the rule goes with the renamed column');
 
-# A type that prints as many digits as it is asked for.
+# A type that prints as many digits as a setting requests.
 SKIP:
 {
 	skip 'extension "unit" is not installed', 1
@@ -235,7 +234,7 @@ sub bent_settings
 	{
 		my ($name, $type, $value) = split /\|/, $line, -1;
 
-		# A choice between values of which this build has one is none.
+		# A setting with only one possible value in this build cannot be changed.
 		next if $excluded{$name} || $type eq 'enum' && $value eq '';
 		$value = $type eq 'string' ? $texts{$name} : "'$value'";
 		push @unknown, $name if !defined $value;
@@ -281,7 +280,7 @@ sub bend
 	$in->safe_psql('postgres', $sql);
 	$in->restart;
 
-	# A session that asks for nothing has them, so there is something to be pinned.
+	# A session without own settings has them, so there is something to be pinned.
 	local $ENV{PGOPTIONS} = $patient;
 	my $got = $in->safe_psql($database, q{SELECT current_setting('array_nulls'), current_setting('datestyle'),
 		current_setting('extra_float_digits'), current_setting('exit_on_error'), current_user});
@@ -348,7 +347,7 @@ sub start
 	return;
 }
 
-# Whatever bemi does, $from being read into $to.
+# Everything that bemi does, with $from read into $to.
 sub scenario
 {
 	my ($from, $to, $source, $conninfo) = @_;

@@ -1,14 +1,14 @@
-# The destination cannot write for a while: its disk is full, its history is
-# locked, it is set to read only.
+# The destination cannot write for a while: its disk is full, its history is locked, or it is
+# read-only.
 #
-# bemi.status must say what is wrong if anything is, and when it is mended all
-# must go on by itself, up to the very history that the clients' journal tells
-# of (Bemi::Clients).  The source is another server, which is well all the while.
+# bemi.status must show the problem. When it is solved, the worker must continue by itself, and
+# the history must equal the clients' journal (Bemi::Clients). The source is another server, and
+# works all the time.
 #
-# A full disk is played by a limit on the size of files: the write that would
-# extend a file fails as it would there, only with another errno (EFBIG).  WAL
-# files are smaller than the limit, for without WAL no server goes on.  A soft
-# limit can be raised again; new processes have the postmaster's.
+# A limit on the size of files acts as a full disk: the write that would extend a file fails in
+# the same way, only with another errno (EFBIG). WAL files are smaller than the limit, because no
+# server works without WAL. A soft limit can be raised again, and new processes inherit the
+# postmaster's.
 
 use strict;
 use warnings;
@@ -68,7 +68,7 @@ sub limit_files
 	my @children = map { /^(\d+) \(.*\) \S $postmaster / ? $1 : () }
 	  map { -r $_ ? slurp_file($_) : () } glob('/proc/[0-9]*/stat');
 
-	# A process may end meanwhile, but for the first.
+	# Processes may end meanwhile, except the first.
 	for my $pid ($postmaster, @children)
 	{
 		my $done = PostgreSQL::Test::Utils::system_log('prlimit', "--pid=$pid", "--fsize=$limit:") == 0;
@@ -106,7 +106,7 @@ SKIP:
 #
 
 # The worker waits, and the source gives it up meanwhile, as it would give up a
-# subscription's: it cannot know that the worker will come back.  The error says why.
+# subscription's: the server does not know that the worker will return.  The error explains it.
 $journal->start_load(rate => 200);
 $journal->wait_for_progress(100);
 $destination->safe_psql('postgres',
@@ -142,7 +142,7 @@ $destination->reload;
 check_after('read only by default');
 
 #
-# Read only because it is: nobody can write its files
+# A directory that nobody can write to
 #
 
 my ($file) = $destination->safe_psql(

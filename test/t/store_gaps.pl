@@ -1,10 +1,9 @@
-# History that may be incomplete says so: bemi.gaps and bemi.complete().
+# If the history may be incomplete, bemi.gaps and bemi.complete() show it.
 #
-# One by one, everything that can come between the source and its history is
-# done, with writes before, meanwhile and after.  Each time the test looks which
-# of them are in bemi.changes, and whether a gap covers exactly the others: the
-# time of each write is taken down next to it, so a change is missing if and only
-# if bemi.complete() says so for its time.
+# The test tries everything that can come between a source and its history, with writes before,
+# during and after it. Each time it compares the writes in bemi.changes with the gaps. It records
+# the time of each write, so a change may be missing only if bemi.complete() returns false for its
+# time, and the other way round.
 
 use strict;
 use warnings;
@@ -22,7 +21,7 @@ $node->safe_psql(
 	CREATE TABLE u (id serial PRIMARY KEY, at timestamptz NOT NULL);
 	CREATE TABLE never (id serial PRIMARY KEY)});
 
-# Writes a row into a table, at a time of its own: the one that it notes down is
+# Writes a row into a table, at a different time: the one that it records is
 # not that of any other event.
 sub put
 {
@@ -33,7 +32,7 @@ sub put
 		"INSERT INTO $table (at) VALUES (clock_timestamp()) RETURNING id");
 }
 
-# The rows of a table that are missing, and those that bemi.complete() says may
+# The rows of a table that are missing, and those that by bemi.complete() may
 # be missing.  (A commit is later than its row's own time, by less than anything
 # that happens here; its time in the history is what counts where it is there.)
 sub missing
@@ -171,7 +170,7 @@ $node->safe_psql('postgres', q{ALTER PUBLICATION bemi SET TABLE t, u});
 put('u');
 is(missing('u'), '1,3,5,7,9 / 1,3,5,7,9', 'a publication whose list is replaced');
 
-# Another table of that name has a history of its own, from where it is tracked.
+# Another table of that name has its own history, from where it is tracked.
 $node->safe_psql(
 	'postgres', q{
 	DROP TABLE u;
@@ -245,7 +244,7 @@ for my $sql ('ALTER PUBLICATION bemi ADD TABLES IN SCHEMA public', 'DROP PUBLICA
 	like($stderr, qr/publication "bemi" must list its tables/, "$sql is refused");
 }
 
-# Nobody else's publication of all tables stops the worker.
+# Another publication of all tables does not stop the worker.
 $node->safe_psql('postgres', q{
 	CREATE PUBLICATION everything FOR ALL TABLES;
 	SELECT bemi.untrack('v'); SELECT bemi.track('v'); SELECT bemi.sync('60s');
@@ -260,7 +259,7 @@ for my $call (q{'t', '2020-01-02', '2020-01-01'}, q{'t', NULL, '2020-01-01'}, '0
 	like($stderr, qr/time range from .* is not valid|must not be null|there is no such table/, "bemi.complete($call)");
 }
 
-# Whatever is written under the prefix, and by whom.
+# Any message with the prefix, by any user.
 my $forged = '{"event": "ended", "relation": "1", "schema": "public", "table": "t", "transaction": "1"}';
 my ($with_guess, $with_secret) = map { derived_hmac($_, 'bemi tracking message', $forged) }
   ('guess', $node->safe_psql('postgres', 'SELECT value FROM _bemi.signing_key'));
@@ -291,7 +290,7 @@ is( $node->safe_psql(
 	'messages that are not valid are counted, and nothing comes of them');
 
 #
-# A worker that fails to store, for whatever reason, is no reason to give up
+# A worker that fails to store, for any reason, is no reason to give up
 #
 
 $node->safe_psql(
@@ -344,7 +343,7 @@ $node->safe_psql('postgres', q{CALL bemi.drop_source('other'); DELETE FROM t; CA
 # The slot
 #
 
-# Waits until the worker has noticed, and goes on.  A publication is missing for
+# Waits until the worker has noticed, and continues.  A publication is missing for
 # the walsender only when it comes to the first change that it should publish.
 sub wait_for_gap
 {
@@ -430,7 +429,7 @@ lose(
 	# shares its commit here, and may be in the gap, too.
 	missing => $node->pg_version < 15 ? qr{^(?:(\d+) / \g1|none / (?:none|\d+))$} : qr{^none / (none|\d+)$});
 
-# Dropped while the worker reads, and nobody mends it: it says so, and what to do.
+# Dropped while the worker reads, and not restored: the error has a hint.
 settle();
 $node->safe_psql('postgres', 'DROP PUBLICATION bemi');
 put('t');

@@ -1,14 +1,12 @@
-# Every row of the history must be in every index of it, whatever the index is and
-# however its entries come there: the worker enters the keys of a context once for all
-# rows that share it, those of columns of its own row by row, and leaves the rest to
-# the executor (store/index.c).  An index that lacks a row gives wrong answers
-# without a word.
+# Every row of the history must be in each of its indexes. For a context, the worker enters the
+# keys once for all rows that share it. For indexes on columns of the row it does so for each row,
+# and it leaves all other indexes to the executor (store/index.c). An index that lacks a row
+# silently returns wrong answers.
 #
-# So each index is held against the table: B-trees by amcheck, which looks up every
-# row; all others by asking the same question with the index and without it.  This
-# is done after many rows to a context, few, one, and none; with rows that come in
-# one flush or in several; after a crash; and after the server's own clean-up of
-# indexes.
+# So each index is compared with the table: B-trees by amcheck, which looks up every row, all
+# others by the same query with and without the index. This is done after many rows for a context,
+# few, one, and none, with rows in one or in several flushes, after a crash, and after the server
+# has vacuumed the indexes.
 
 use strict;
 use warnings;
@@ -38,7 +36,7 @@ my $partition = $node->safe_psql('postgres',
 
 # What users may add: on their own column, an expression, a part of the rows, other kinds,
 # and more than one column in a GIN index.  (One that is unique at the end of the transaction
-# comes last, for it has a trigger, and then all rows go one by one.)
+# comes last, because it has a trigger, and then all rows are inserted one by one.)
 $node->safe_psql(
 	'postgres', qq{
 	CREATE INDEX ON $partition (seen_at);
@@ -55,7 +53,7 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM pg_index WHERE indrelid = 
 	'13', 'three indexes are the history\'s, ten are not');
 
 # What the contexts hold, key by key, with how many rows and which; once as the table has
-# it, and once as an index on contexts says, which is alone while the others are away.
+# it, and once through an index on contexts, which is the only one at that time.
 $node->safe_psql(
 	'postgres', q{
 	CREATE VIEW asked AS
@@ -243,7 +241,7 @@ $node->safe_psql('postgres',
 $btrees++;
 check_indexes('row by row');
 
-# Somebody's own partition, where one of the columns holds something else.  From 16 on, the
+# A user's own partition, where one of the columns contains something else.  From 16 on, the
 # server refuses such a partition.
 if ($node->pg_version < 16)
 {

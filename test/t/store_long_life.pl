@@ -1,11 +1,10 @@
-# A history that lives for years: whatever commit time comes, it finds a
-# partition; old partitions go and held ones stay; the rest is vacuumed, frozen
-# and analyzed; and all of it can be published to another server.  None of this
-# may ever keep the worker from storing what comes next.
+# A history that lives for years: every commit time finds a partition, old partitions are dropped
+# and held ones stay, the others are vacuumed, frozen and analyzed, and all of it can be published
+# to another server. None of this may ever stop the worker from storing the next change.
 #
-# Years do not pass in a test, so commit times are forged: pgoutput sends the
-# origin's time if the transaction has one, and a superuser can give it any.
-# Locks are held by prepared transactions, which need no session of their own.
+# A test cannot wait for years, so commit times are forged: pgoutput sends the origin's time if
+# the transaction has one, and a superuser can set it. Prepared transactions hold locks, because
+# they need no session.
 
 use strict;
 use warnings;
@@ -34,7 +33,7 @@ $node->safe_psql(
 	SELECT pg_replication_origin_create('forger');
 	CALL bemi.start()});
 
-# SQL of transactions that commit at these times, as far as others can tell.
+# SQL of transactions that seem to commit at these times.
 sub forge
 {
 	return forge_as('forger', @_);
@@ -62,7 +61,7 @@ sub store
 	return;
 }
 
-# Changes a setting of the server, so that the worker looks around at once.
+# Changes a setting of the server, after which the worker does its maintenance at once.
 sub set
 {
 	my ($name, $value) = @_;
@@ -134,7 +133,7 @@ is(bounds('changes_2010_01_1'),
 	q{FOR VALUES FROM ('2010-01-01 00:00:00+00') TO ('2010-01-10 12:00:00+00')},
 	'nor below');
 
-# Somebody else makes the same partition, and has not committed yet.
+# Another session creates the same partition, and has not committed yet.
 $node->safe_psql(
 	'postgres', q{
 	BEGIN;
@@ -173,7 +172,7 @@ set('bemi.partition_interval', 'month');
 # Retention
 #
 
-# Waits until there are only these partitions of which some part is before a time.
+# Waits until only these partitions have a part before a time.
 sub wait_for_partitions
 {
 	my ($before, $expected) = @_;
@@ -187,7 +186,7 @@ sub wait_for_partitions
 	return;
 }
 
-# Sets the retention, and waits for what the log says to that.
+# Sets the retention, and waits for a line of the log.
 sub log_of_retention
 {
 	my ($retention, $pattern, $name) = @_;
@@ -397,7 +396,7 @@ $node->safe_psql(
 	TRUNCATE t});
 store('2030-01-01', '1999-12-31', 'infinity');
 
-# The worker's commits are asynchronous, so no position tells when they are there.
+# The worker's commits are asynchronous, so no position shows when they are on disk.
 ok( $archive->poll_query_until('postgres', $all, $node->safe_psql('postgres', $all)),
 	'and what comes, also in new partitions');
 set('bemi.retention', '20 years');

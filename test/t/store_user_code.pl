@@ -1,9 +1,9 @@
-# Code of users in the worker's way.  The worker is a superuser, and what others
-# have made lies before it: types whose casts run SQL, and triggers, defaults, checks
-# and index expressions on bemi.changes, partitions, event triggers.  Somebody who
-# may make one of them tries to rise by it, and nobody may be a superuser at the end
-# who was none; what an owner has agreed to runs as he; and nothing of it stops the
-# worker but what says whose it is and how to go on.
+# Code of users that the worker runs. The worker is a superuser, and it meets objects of other
+# roles: types whose casts run SQL, triggers, defaults, checks and index expressions on
+# bemi.changes, partitions, event triggers. A role that may create one of them tries to become a
+# superuser, and no role may have done so at the end. Code that an owner has agreed to runs as
+# that owner. Only code that fails stops the worker, and the error names its owner and the
+# solution.
 
 use strict;
 use warnings;
@@ -21,7 +21,7 @@ sub sql { return $node->safe_psql('postgres', $_[0]); }
 
 sub sync { return sql(q{SELECT bemi.sync('60s')}); }
 
-# A change to be stored; true if it comes to be, and nobody rises by it.
+# Makes a change; true if it is stored, and nobody becomes a superuser by it.
 my $k = 0;
 sub store
 {
@@ -70,7 +70,7 @@ my $superuser = sql('SELECT rolname FROM pg_roles WHERE oid = 10');
 # Types
 #
 # As PostGIS' geometry: the cast to json is in C, and runs SQL that others have a hand
-# in.  PL/pgSQL's own handler is such a C function: it runs whatever stands in
+# in.  PL/pgSQL's own handler is such a C function: it runs what is in
 # the catalog for the function that it is called as.
 #
 
@@ -94,7 +94,7 @@ SKIP:
 	my ($status) = $node->psql('postgres', 'CREATE EXTENSION hstore');
 	skip 'no hstore', 3 if $status;
 
-	# The cast is called, but not for long if somebody has put another one in its place.
+	# The cast is called, but no longer after a role has replaced it.
 	sql(q{
 		CREATE TABLE h (id int PRIMARY KEY, h hstore, hs hstore[]);
 		SELECT bemi.track('h');
@@ -231,7 +231,7 @@ is( sql('SELECT place, who, detail, count(*) FROM seen GROUP BY 1, 2, 3 ORDER BY
 	join("\n", 'path|keeper|keeper|2', map { "$_|keeper|42501|2" } 'reset role', 'reset session', 'rise', 'set role', 'temp', 'triggers'),
 	'he gets nowhere');
 
-# A trigger that fails stops the worker, which says whose it is.
+# A trigger that fails stops the worker, and the error names its owner.
 sql(qq{
 	SET SESSION AUTHORIZATION keeper;
 	CREATE OR REPLACE FUNCTION keeper.f() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE 'not today'; END \$\$});
@@ -291,7 +291,7 @@ $k++;
 sql("INSERT INTO t VALUES ($k)");
 sync();
 is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'constants in expressions of the owner: he has not risen');
-# Nobody else may look before: a superuser who does computes them, too.
+# No other session may read it before: a superuser who does computes them, too.
 sql('ALTER TABLE bemi.changes DROP CONSTRAINT constant; DROP INDEX bemi.constant_index');
 store('constants in expressions of the owner');
 # a new partition computes what can be computed of CHECK constraints
@@ -299,7 +299,7 @@ sql(q{SELECT _bemi.make_partition('1998-01-01')});
 is(sql(q{SELECT relowner::regrole, count(*) FROM pg_class WHERE relname LIKE 'changes_1998_01%' AND relkind IN ('r', 'i') GROUP BY 1}), 'keeper|5', 'a new partition belongs to the same owner');
 is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'who has not risen by it');
 
-# With a function of somebody else in an expression, nothing of it is computed: with
+# With another role's function in an expression, nothing of it is computed: with
 # whose rights it ever ran, either he would have the owner's, or the owner his.
 my $depends = 'depends on another role.*ALTER FUNCTION %s OWNER TO';
 sql(q{
@@ -334,7 +334,7 @@ sql(q{
 	SET SESSION AUTHORIZATION aud;
 	ALTER DOMAIN aud.place ADD CHECK (aud.d() = 'aud') NOT VALID});
 worker_fails_with('depends on another role.*ALTER DOMAIN aud\.place OWNER TO', 'a domain of a domain');
-# And if they call a function of somebody else.
+# And if they call another role's function.
 sql('ALTER DOMAIN aud.place OWNER TO keeper');
 worker_fails_with(sprintf($depends, 'aud\.d\(\)'), 'a function in the constraint of a domain');
 sql(q{ALTER TABLE bemi.changes DROP COLUMN by_default});

@@ -1,15 +1,13 @@
-# A history whose encoding is not that of its source.
+# A history with another encoding than its source.
 #
-# Databases in four encodings, each the source of a history in every one of them,
-# and a server in a fifth place.  Names of tables and columns, values of all kinds,
-# primary keys and contexts must come as they are; and where the history's encoding
-# has no such character, as something that tells which one it was.  Nothing of it
-# may stop a worker, or lose a change.
+# Databases in four encodings and a server with a fifth one are each the source of a history in
+# every one of them. Names of tables and columns, values of all kinds, primary keys and contexts
+# must arrive unchanged. A character that the history's encoding lacks must be replaced by
+# something that identifies it. Nothing of this may stop a worker, or lose a change.
 #
-# What goes to a server is written in its source's encoding, or in UTF-8; what
-# comes out of a history is compared byte by byte, in the history's own encoding.
-# Strings of this file are of characters, but for those of SQL_ASCII, which are
-# bytes.
+# Texts to a server are in its source's encoding, or in UTF-8. Texts from a history are compared
+# byte by byte, in the history's encoding. Strings in this file consist of characters, except
+# those for SQL_ASCII, which are bytes.
 
 use strict;
 use warnings;
@@ -143,7 +141,7 @@ sub expected
 	my ($source, $history, $text) = @_;
 	my ($from, $to) = ($encoding{$source}, $encoding{$history});
 
-	# Of bytes, nobody knows what they are; so they are taken if they can be.
+	# The meaning of bytes is unknown, so they are stored if that is possible.
 	return $text =~ s/($valid{$to})|(.)/defined $1 ? $1 : sprintf '[0x%02X]', ord $2/gesr if $from eq 'SQL_ASCII';
 	# SQL_ASCII takes everything as it is.
 	$to = $from if $to eq 'SQL_ASCII';
@@ -172,7 +170,7 @@ sub set_up
 	return;
 }
 
-# Every value in every place, with a context that has it, too, said in all ways.
+# Every value in every place, also in the context, which is set in all ways.
 sub fill
 {
 	my ($source) = @_;
@@ -241,7 +239,7 @@ catch_up();
 # Histories
 #
 
-# Compares what a query says with a list of rows, whose columns are a source's
+# Compares the result of a query with a list of rows, whose columns are a source's
 # texts.
 sub compare
 {
@@ -401,7 +399,7 @@ is( at_history('ascii', qq{
 	't|t|t|0',
 	'utf8 -> ascii: escapes in json');
 
-# In the source itself, to_jsonb() knows no answer; nothing is lost here either.
+# In the source itself, to_jsonb() fails. Nothing is lost here either.
 compare_in_utf8('latin1', q{
 	SELECT after->>'j' ~* '20ac', after->>'j' ~ 'é|u00e9' FROM bemi.changes WHERE source = 'from_latin1' AND "table" = 'escaped'},
 	't|t',
@@ -429,10 +427,10 @@ for my $history (@histories)
 }
 
 #
-# What a source says when it refuses
+# The message of a source that refuses
 #
 
-# The library does not exist, and the server says so in its own encoding, before
+# The library does not exist, and the server reports this in its own encoding, before
 # anything else.  Names are long, so that the message is cut somewhere.
 my %library = (utf8 => 'プラグイン' x 60, latin1 => 'naïve' x 120, eucjp => 'プラグイン' x 60, ascii => "na\xEFve" x 120, far => 'x' . 'プラグイン' x 60);
 
@@ -460,7 +458,7 @@ for my $history (@histories)
 	}
 }
 
-# And it goes on from there.
+# And it continues from there.
 for my $source (sort keys %library)
 {
 	my ($at, $database) = place($source);

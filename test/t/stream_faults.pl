@@ -1,17 +1,17 @@
-# What lies between the worker and its source breaks, closes or goes silent, or
-# one of the two is stopped for a while.
+# The connection between the worker and its source breaks, closes or becomes silent, or one of the
+# two is stopped for a while.
 #
-# Under each fault bemi.status must say what is wrong; afterwards all must go on
-# by itself, and the history must equal the journal of the clients, who have
-# worked all the while (Bemi::Clients).  Source and destination are two servers
-# with a process between them that forwards what they say, or does not
-# (Bemi::Proxy): only so can they lose each other while both are well.
+# Under each fault bemi.status must show the problem. Afterwards the worker must continue by
+# itself, and the history must equal the journal of the clients, which work all the time
+# (Bemi::Clients). Source and destination are two servers with a process between them that
+# forwards their bytes, or does not (Bemi::Proxy), because otherwise they cannot lose each other
+# while both work.
 #
-# The source gives a silent worker up after wal_sender_timeout, the worker a
-# silent source after wal_receiver_timeout.
+# The source disconnects a silent worker after wal_sender_timeout, the worker a silent source
+# after wal_receiver_timeout.
 #
-# Delays between the tries grow with each failure, so the destination is
-# restarted between the groups: that begins anew with a second.
+# The delay between retries grows with each failure, so the destination is restarted between the
+# groups, which resets the delay to a second.
 
 use strict;
 use warnings;
@@ -48,7 +48,7 @@ sub now
 	return $destination->safe_psql('postgres', 'SELECT clock_timestamp()');
 }
 
-# Waits until bemi.status tells of an error since then.
+# Waits until bemi.status shows an error since then.
 sub wait_for_error
 {
 	my ($since, $pattern) = @_;
@@ -193,8 +193,8 @@ for my $bytes (map { 400 + int(rand(400)) } 1 .. 2)
 # Processes that stand still
 #
 
-# A walsender that is stopped cannot leave, nor can anybody have its slot; when
-# it goes on, it finds out, or does not, that it is late.
+# A stopped walsender cannot exit, and no other process can use its slot.  When it
+# continues, it may or may not notice that it is late.
 my $stopped;
 fault(
 	'a walsender that stands still',

@@ -1,16 +1,14 @@
-# A source that is not as it should be: messages that are not in English, and answers that
-# lack what was asked for.
+# Unusual sources: messages in other languages than English, and results with missing rows or
+# columns.
 #
-# The hint goes by the SQLSTATE, whatever the language.
+# The hint depends on the SQLSTATE, in any language.
 #
-# The languages of PostgreSQL's messages need locales that a test machine does not
-# have.  So a process stands in for the source: it answers each attempt to connect
-# with the error that it is given, as the protocol wants it.  The same error in
-# English has a hint that says more, because its text can be read.
+# PostgreSQL's translated messages need locales that a test machine lacks. So a process acts as
+# the source and answers each attempt to connect with a given error, in the protocol's format. The
+# same error in English has a more precise hint, because its text can be read.
 #
-# A second process lets everybody in, and answers each command with a number of rows and
-# columns that is not what was asked for, as a pooler may. No such answer may crash the
-# server of the history.
+# A second process accepts every connection, and answers each command with a wrong number of rows
+# and columns, as a pooler may. No such result may crash the server of the history.
 
 use strict;
 use warnings;
@@ -26,7 +24,7 @@ my $history = bemi_node('history');
 my $directory = PostgreSQL::Test::Utils::tempdir_short();
 my $conninfo = "host=$directory port=7777 user=leser dbname=laden password=x";
 
-# Runs a stand-in, which calls a function for each client, in a process of its own: the
+# Runs a stand-in, which calls a function for each client, in a separate process: the
 # worker has two connections.
 sub stand_in
 {
@@ -109,7 +107,7 @@ sub answer
 	};
 }
 
-# What bemi.start() says to a source for which such a function stands in.
+# The messages of bemi.start() for a source that such a function simulates.
 sub error_with
 {
 	my ($serve) = @_;
@@ -148,10 +146,10 @@ like(refused('53300', 'too many connections for role "leser"'), qr/HINT:  Run th
 unlike(refused('XX000', 'etwas anderes'), qr/HINT:  At the source/, 'an error that nobody knows a remedy for');
 
 #
-# Answers that lack what was asked for
+# Results with missing rows or columns
 #
 
-# What a worker asks, what a source of no table answers, and what may be missing there.
+# The queries of a worker, the results of a source without tables, and what may be missing.
 my @questions = (
 	[ 'who it is', qr/^IDENTIFY_SYSTEM/, [ '7000000000000000000', '1', '0/2000000', 'laden' ] ],
 	[ 'when it was started', qr/pg_postmaster_start_time/, ['1700000000000000'] ],
@@ -166,7 +164,7 @@ my @questions = (
 	[ 'the time', qr/clock_timestamp/, ['1700000000000000'] ],
 	[ 'its patience', qr/wal_sender_timeout/, ['60000'], 'no row' ]);
 
-# Answers as it should, but to one question with something else.
+# Returns the right results, except for one query.
 sub answer_wrong
 {
 	my ($number, $wrong) = @_;
@@ -194,7 +192,7 @@ for my $i (grep { $questions[$_][2] } 0 .. $#questions)
 		my $error = error_with(answer_wrong($i, $wrong{$what}));
 		my $is_allowed = grep { $_ eq $what } @allowed;
 
-		# Up to START_REPLICATION, or to what asks for a publication, if it is allowed.
+		# Up to START_REPLICATION, or to the query for a publication, if it is allowed.
 		like($error, $is_allowed ? qr/could not start source "fremd"/ : qr/source has sent an incomplete answer/,
 			"asked for $question, the source answers with $what");
 		$history->psql('postgres', q{CALL bemi.drop_source('fremd', force => true)});

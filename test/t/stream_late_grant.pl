@@ -1,8 +1,8 @@
-# GRANT SELECT on the source's secret, after the worker has connected.
+# GRANT SELECT on the source's signing key, after the worker has connected.
 #
-# Without the secret the worker must not believe what the source says of its tables in
-# the stream.  So it looks for it now and then, and begins anew when it can read it:
-# what was said before was not heard.
+# Without the key the worker must not trust tracking messages in the stream. So it queries the key
+# from time to time. When it can read it, it starts again, because it has ignored earlier
+# messages.
 
 use strict;
 use warnings;

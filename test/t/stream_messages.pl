@@ -1,16 +1,15 @@
-# What any SQL user can send the worker: logical messages.
+# Logical messages, which any SQL user can send to the worker.
 #
-# pg_logical_emit_message() needs no grant, takes any prefix and any bytes, and
-# writes outside of a transaction if it is asked to.  Such a message has crashed the
-# server again and again, and 200 MB of one have taken the worker to 1.6 GB.  So
-# messages of all kinds are sent at every moment: while the worker idles, in a large
-# transaction, while a slot is made, before the worker starts, during bemi.sync().
-# After each round, the worker must be the same process, rows that were written
-# meanwhile must be stored once and with the right context, and the worker's memory
+# pg_logical_emit_message() needs no grant, accepts any prefix and any bytes, and can write
+# outside of a transaction. Such messages have crashed the server several times, and one of 200 MB
+# has made the worker grow to 1.6 GB. So the test sends messages of all kinds at every moment:
+# while the worker idles, in a large transaction, while a slot is created, before the worker
+# starts, during bemi.sync(). After each round, the worker must be the same process, rows that
+# were written meanwhile must be stored once and with the right context, and the worker's memory
 # must be what libpq needs for the largest message.
 #
-# First come cases that have a name, then rounds by chance.  BEMI_MINUTES=n (make fuzz)
-# gives these more time and larger messages; BEMI_SEED repeats the choices.
+# Named cases come first, then random rounds. BEMI_MINUTES=n (make fuzz) gives the rounds more
+# time and larger messages. BEMI_SEED repeats the choices.
 
 use strict;
 use warnings;
@@ -302,7 +301,7 @@ $node->safe_psql('postgres', 'CALL bemi.start()');
 expect_another_worker();
 counts_invalid(3, 'messages that are the first that a worker reads');
 
-# Markers that nobody waits for do not take source transactions apart that could share
+# Markers that no session waits for do not separate source transactions that could share
 # one of the destination.
 $node->safe_psql('postgres', 'CALL bemi.stop()');
 $node->safe_psql(
@@ -410,7 +409,7 @@ sub random_bytes
 sub bytes { return "decode('" . unpack('H*', $_[0]) . "', 'hex')"; }
 
 # Contents as SQL expressions, each with the context that it makes: an SQL expression,
-# or undef where it is not valid, or nobody can tell.
+# or undef if it is not valid, or if that is unknown.
 my %contents = (
 	nothing => sub { return (q{''::bytea}, undef) },
 	bytes => sub { return (bytes(random_bytes(1 + below(3000))), undef) },
@@ -468,7 +467,7 @@ sub any_message
 		$transactional eq 'true' && $prefix eq '_bemi' ? $context // q{'{}'} : 0);
 }
 
-# Rows with a context of their own, rows that say nothing, and messages between.
+# Rows with a context, rows without one, and messages between them.
 sub any_transaction
 {
 	my @statements = ('BEGIN');
@@ -488,7 +487,7 @@ sub any_transaction
 		{
 			my $own = "jsonb_build_object('n', $next_id, 'text', repeat('y', " . below(choice(100, 10000)) . '))';
 			push @statements, "SELECT bemi.set_context($own)", row_with($own), row_with($own), q{SELECT bemi.set_context(NULL)};
-			# What says nothing takes the context away.
+			# A statement without a context ends the context.
 			push @statements, row_with(q{'{}'});
 			$context = q{'{}'};
 		}

@@ -1,13 +1,12 @@
 # A source on another server, which only conninfo reaches.
 #
-# Here the two sides can lose each other, and only here can a mistake in what
-# the worker confirms cost a change: on one and the same server, whatever loses
-# a commit of the worker takes the slot back, too.  Commits of the worker are
-# asynchronous, so a destination that crashes loses the last ones; the source
-# must not have been told of them.  wal_writer_delay makes sure that there are
-# some to lose, and wal_sender_timeout that the source asks for an answer before
-# the crash, after half of it.
-# bemi.sync() knows nothing of another server's WAL; the test counts instead.
+# Here each side can fail alone, and a wrong confirmation of the worker can lose a change. On a
+# single server, what loses a commit of the worker also sets back the slot. Commits of the worker
+# are asynchronous, so a crash of the destination loses the last ones, and the worker must not
+# have confirmed them. wal_writer_delay ensures that there are some to lose, and
+# wal_sender_timeout that the source requests a reply before the crash, after half of it.
+#
+# bemi.sync() does not know the WAL of another server, so the test counts changes instead.
 
 use strict;
 use warnings;
@@ -79,7 +78,7 @@ like($stderr,
 	qr/no source of this database is started.*bemi\.sync\(\) does not wait for sources on other servers/s,
 	'bemi.sync() has nothing to wait for, and says so');
 
-# A worker that begins anew confirms where the origin stands: that must be on disk,
+# A worker that restarts confirms the position of its origin: that must be on disk,
 # too.
 sub restart_worker
 {
@@ -106,7 +105,7 @@ for my $round (1, 2)
 	write_rows($last - 99, $last);
 	check($last, "round $round: changes arrive");
 
-	# Whatever the worker would confirm too early is confirmed with this.
+	# If the worker confirms too early, it does so with this.
 	$source->poll_query_until('app',
 		'SELECT write_lsn >= sent_lsn FROM pg_stat_replication')
 	  or die 'the worker does not answer';

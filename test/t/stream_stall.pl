@@ -1,10 +1,10 @@
-# Nobody who may write to one table keeps the changes of others from being stored.
+# A role that may write to one table cannot keep the changes of others from being stored.
 #
-# To know a table, the worker may have to ask the source's catalog.  Here somebody
-# holds locks on partitions meanwhile, writes messages with wrong signatures, or
-# changes the secret that signs them.  The server's log, which has every statement,
-# shows what the worker has asked, so that nothing is measured in seconds.  The worker
-# must go on, and still believe no description that may be out of date.
+# To describe a table, the worker may have to query the source's catalog. Here a session meanwhile
+# holds locks on partitions, writes messages with wrong signatures, or changes the signing key.
+# The server's log has every statement, so it shows the worker's queries, and the test measures
+# nothing in seconds. The worker must continue, and still must not use a description that may be
+# stale.
 
 use strict;
 use warnings;
@@ -32,7 +32,7 @@ $node->safe_psql(
 	SELECT bemi.track(t) FROM unnest('{parted,other,gone}'::regclass[]) t;
 	CALL bemi.start()});
 
-# A message as anybody can write it, with a signature that is none of the source's.
+# A message that any user can write, with a signature that is not the source's.
 my $forged = q{SELECT pg_logical_emit_message(%s, '_bemi_tracking', repeat('0', 64) || '{"event": "ended", "relation": "1", "schema": "public", "table": "other", "transaction": "1"}')};
 my $id = 0;
 
@@ -169,7 +169,7 @@ is( $node->safe_psql('postgres', 'SELECT DISTINCT signing_key_version FROM _bemi
 	derived_hmac($secret, 'bemi signing key version', $row),
 	'the history keeps a code of the secret, from which nobody can tell the secret');
 
-# Amid wrong signatures, when the worker must not ask: it connects again.
+# During wrong signatures, when the worker must not query the source: it connects again.
 $node->safe_psql('postgres', q{SELECT bemi.track('gone')});
 for my $n (1 .. 20)
 {

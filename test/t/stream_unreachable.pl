@@ -1,10 +1,10 @@
 # A source whose host swallows packets.
 #
-# A connection that nobody answers is what a dead host and most firewalls look
-# like.  It must not block the worker, which has to say so, give up in time, and
-# leave when it is told to: to stop the source, to shut the server down.  And of
-# several hosts, the one that answers must be found.  A socket that listens, but
-# whose backlog is full, drops packets just so; hence TCP, on the loopback.
+# A dead host and most firewalls leave a connection without an answer. It must not block the
+# worker. The worker must report it, give up in time, and exit when it is asked to: when the
+# source is stopped, and when the server shuts down. Of several hosts, the worker must find the
+# one that answers. A listening socket with a full backlog drops packets like this, so the test
+# uses TCP on the loopback interface.
 
 use strict;
 use warnings;

@@ -1,10 +1,10 @@
-# DDL in the middle of the stream: what was written before it is stored as it
-# was then, however late the worker comes to it.
+# DDL in the middle of the stream: changes before it are stored as they were then, even if the
+# worker reads them much later.
 #
-# The same statements twice: while the source is stopped, so that the worker
-# meets every table long after it was changed or dropped; and while it streams,
-# with other clients writing.  The journal (see Bemi::Journal) says what the
-# history must hold.  track_ddl_random.pl has statements in any order.
+# The same statements run twice: while the source is stopped, so that the worker reads every table
+# long after it was changed or dropped, and while it streams, with other clients writing. The
+# journal (see Bemi::Journal) has the expected history. track_ddl_random.pl has statements in any
+# order.
 
 use strict;
 use warnings;
@@ -32,7 +32,7 @@ my $has_citext = $node->safe_psql('postgres',
 # with a default, until the partition is rewritten.
 my $rewrite = $node->pg_version < 15 ? 1 : 0;
 
-# Name => statements.  Run in a schema of their own, which is the search_path.
+# Name => statements.  They run in their own schema, which is the search_path.
 my @scenarios = (
 	'table made again' => q{
 		CREATE TABLE remade (k int PRIMARY KEY, v text);
@@ -502,7 +502,7 @@ my @scenarios = (
 		UPDATE :"mode_all".u SET v = 'c';
 	});
 
-# Runs the statements of all scenarios, each in a session of its own.
+# Runs the statements of all scenarios, each in its own session.
 sub run_scenarios
 {
 	my ($mode) = @_;
@@ -527,7 +527,7 @@ sub run_scenarios
 	return;
 }
 
-# Each scenario by itself, so that a failure has a name; then all in one, which
+# Each scenario by itself, because then a failure has a name; then all in one, which
 # also shows what is in no scenario.
 sub check_scenarios
 {
@@ -633,7 +633,7 @@ my @ddl = (
 srand($seed);
 for my $round (1 .. 60)
 {
-	# What fails, for a lock or because it does not fit, does not matter.
+	# A statement may fail, because of a lock or because it does not fit.
 	$node->psql('postgres',
 		"SET lock_timeout = '5s'; SET bemi.context = '{\"round\": $round}';\n"
 		  . ($ddl[ int(rand(@ddl)) ] =~ s/; /;\n/gr));

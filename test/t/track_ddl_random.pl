@@ -1,10 +1,8 @@
-# DDL in the middle of the stream, in any order: what was written before it is stored as it
-# was then.
+# DDL in the middle of the stream, in any order: changes before it are stored as they were then.
 #
-# track_ddl_in_stream.pl has what somebody has thought of.  Here statements are drawn at
-# random, in transactions that are rolled back in part, once while the source is
-# stopped and once while it streams.  The journal (Bemi::Journal) says what the history
-# must hold.
+# track_ddl_in_stream.pl has cases that were thought of. Here statements are random, in
+# transactions that are rolled back in part, once while the source is stopped and once while it
+# streams. The journal (Bemi::Journal) has the expected history.
 
 use strict;
 use warnings;
@@ -70,8 +68,8 @@ sub random_statement
 		("RELEASE s" . any(1, 2)) x 2);
 }
 
-# In a session of its own; what fails takes only itself back, so that most
-# transactions go on.
+# In a separate session. What fails is rolled back alone, so most
+# transactions continue.
 sub run_random
 {
 	my ($mode) = @_;

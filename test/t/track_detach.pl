@@ -1,11 +1,11 @@
-# A partition that is detached takes its rows away, also where that happens by halves.
+# A detached partition takes its rows away, also if DETACH is interrupted.
 #
-# DETACH PARTITION ... CONCURRENTLY commits in its middle: from then on the root has no such
-# rows, and the stream has no changes of them.  Then it waits for all who
-# use the root.  So a second session uses it here, and while the command waits, it ends by a cancel, a crash
-# or by itself, rows of the partition change, and FINALIZE comes later.  At each
-# such moment the history must have a gap, and bemi.tracked must tell of a partition that is
-# neither attached nor detached.  A reader elsewhere must know the same.
+# DETACH PARTITION ... CONCURRENTLY commits in its middle. From then on the root lacks these rows,
+# and the stream lacks their changes. Then it waits for all transactions that use the root. So a
+# second session uses it here. While the command waits, it is cancelled, crashes or completes,
+# rows of the partition change, and FINALIZE comes later. At each such moment the history must
+# have a gap, and bemi.tracked must show a half detached partition. The same holds for a history
+# on another server.
 
 use strict;
 use warnings;
@@ -47,7 +47,7 @@ sub wrong
 
 sub gap { return join '; ', map { "rows_changed_by_ddl: Partition public.$_." } @_; }
 
-# Problems of tables that have any, but for the detached partition's own ones.
+# Problems of all tables, except those of the detached partition.
 sub problems
 {
 	return sql(q{SELECT string_agg("table" || ': ' || array_to_string(problems, ', '), '; ' ORDER BY "table"::text)
@@ -151,7 +151,7 @@ is(problems(), '', 'a partition that is half detached can be dropped');
 # Rows of others, levels, and commands that fail
 #
 
-# Somebody has written a row, and has not committed yet: the partition was empty.
+# A session has written a row, and has not committed yet: the partition was empty.
 $before = now();
 my $writer = Bemi::Session->new($node);
 $writer->query(q{BEGIN; INSERT INTO root VALUES (7000, 'v')});

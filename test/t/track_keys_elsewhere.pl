@@ -1,11 +1,10 @@
-# The primary key of a change is the one that the table had when the change was made,
-# also if the source is another server.
+# The primary key of a change is the one that the table had when the change was made, also if the
+# source is another server.
 #
-# There the worker cannot look into the catalog of the same moment, and a crash on
-# either side sends it back in the stream.  The scenarios are those of
-# track_keys_in_stream.pl.  Two more sources send no key that can be trusted, one whose
-# signing key may not be read and one without the extension: from them every change is
-# stored all the same.
+# There the worker cannot read the catalog as of that moment, and a crash on either side sends it
+# back in the stream. The scenarios are those of track_keys_in_stream.pl. Two more sources send no
+# key that can be trusted: one with an unreadable signing key, and one without the extension. All
+# changes from them are stored nevertheless.
 
 use strict;
 use warnings;
@@ -71,7 +70,7 @@ for my $way ('each by itself', 'one transaction', 'undone and done again')
 is( $node->safe_psql('postgres', q{SELECT coalesce(primary_key, '(no key)') FROM bemi.changes WHERE source = 'far' AND "table" = 'early' ORDER BY id}),
 	"10\n(no key)", 'another server: a table that was tracked before the first start');
 
-# Of a table that is met now, and of one that is known, after a crash on either side.
+# For a table that is new to the worker, and a known one, after a crash on either side.
 run_scenarios($source, 'far crash', 'each by itself', @scenarios);
 $far_count += changes_in(@scenarios);
 $node->stop('immediate');
@@ -84,7 +83,7 @@ wait_for('far', $far_count);
 check_scenarios($node, 'far crash', 'another server, before a crash', 'far', @scenarios);
 check_scenarios($node, 'far later', 'another server, after a crash', 'far', @scenarios);
 
-# Who may not read the source's secret is told nothing of keys; all is stored.
+# A worker that may not read the signing key trusts no description of keys. All is stored.
 wait_for('dim', $far_count);
 is( $node->safe_psql('postgres', q{SELECT count(*), (SELECT state FROM bemi.status WHERE source = 'dim') FROM bemi.changes WHERE source = 'dim'}),
 	"$far_count|streaming", 'another server, whose secret is not known: the worker goes on');
@@ -109,8 +108,8 @@ is( $node->safe_psql('postgres', q{SELECT primary_key FROM bemi.changes WHERE so
 $node->safe_psql('postgres', q{CALL bemi.drop_source('far')});
 $source->stop;
 
-# One without the extension tells nothing, so the key is that of today, or none.
-# What can be asked is that the worker goes on, and that no change is missing.
+# A source without the extension sends no descriptions, so the key is that of today, or
+# none.  The requirement is that the worker continues, and no change is missing.
 my $plain = PostgreSQL::Test::Cluster->new('plain');
 $plain->init(allows_streaming => 'logical', extra => [ '--no-locale', '--encoding=UTF8' ]);
 $plain->append_conf('postgresql.conf', "timezone = 'UTC'\nmax_connections = 20\n");

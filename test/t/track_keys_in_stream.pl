@@ -1,16 +1,15 @@
-# The primary key of a change is the one that the table had when the change was
-# made, however late the worker comes to it, and whatever has become of the key,
-# its columns or the table since.
+# The primary key of a change is the one that the table had when the change was made, even if the
+# worker reads it much later, and the key, its columns or the table have changed since.
 #
-# The stream tells nothing of keys, so they must be told with it, in the right
-# place between the rows.  Here keys come, go and change by every command that
-# does such a thing, also by those that do not name the table; in transactions of
-# their own, in one, rolled back, prepared, and in a function; while the worker is
-# stopped, blocked, streaming, or begins anew after each statement.
+# pgoutput sends no keys, so tracking messages must describe them, at the right place between the
+# rows. Here keys are added, dropped and changed by every command that can do so, also by those
+# that do not name the table. The commands run in several transactions, in one, rolled back,
+# prepared, and in a function, while the worker is stopped, blocked, streaming, or restarted after
+# each statement.
 #
-# Each row that is written says in its context which key its change must have: it
-# was written down by hand, in Bemi::KeyScenarios.  track_keys_elsewhere.pl has the same
-# from another server, track_keys_random.pl random statements.
+# Each row's context contains the key that its change must have. Bemi::KeyScenarios has these
+# keys, written by hand. track_keys_elsewhere.pl runs the same from another server,
+# track_keys_random.pl runs random statements.
 
 use strict;
 use warnings;
@@ -101,7 +100,7 @@ sync();
 check_scenarios($node, 'live', 'streaming', 'main', @scenarios, @alone);
 
 #
-# It begins anew, somewhere between the steps
+# It restarts, somewhere between the steps
 #
 
 my @interruptions = interruptions($node);
@@ -146,7 +145,7 @@ for my $end ('worker', 'server stopped', 'server crashed')
 	$lock->query('SELECT pg_advisory_lock(42)');
 	run_scenarios($node, "before $end", 'each by itself', @scenarios);
 	$node->safe_psql('postgres', sprintf('INSERT INTO filler SELECT generate_series(%d, %d)', $first + 1, $first + 10_999));
-	# the same tables go on in the other part
+	# the same tables continue in the other part
 	$node->safe_psql('postgres', qq{
 		INSERT INTO "before $end".replaced VALUES (5, 50, 'x') /*Bemi {"middle": "50"} Bemi*/;
 		INSERT INTO "before $end".of_kind VALUES (5, 50) /*Bemi {"middle": "5"} Bemi*/;
@@ -220,7 +219,7 @@ is( $node->safe_psql('postgres', q{SELECT "table", context->>'lasting', primary_
 	'a new slot: keys that have changed while there was none');
 check_scenarios($node, 'anew', 'a new slot', 'main', @scenarios, @alone);
 
-# Keys change all the time, while the worker, or the slot, begins anew: what is
+# Keys change all the time, while the worker restarts or gets a new slot: what is
 # stored has the right one.
 $node->safe_psql(
 	'postgres', q{
@@ -286,8 +285,8 @@ is( $node->safe_psql('postgres', q{
 		WHERE "table" = 'race' AND context->>'race' IS DISTINCT FROM primary_key GROUP BY 1, 2 ORDER BY 1, 2}),
 	'', 'a race: whatever begins anew between changes of the key, all changes have the right one');
 
-# A worker may die when it has made the slot, and not yet noted it: what tables were
-# like there, nobody knows any more, so the slot is made anew.
+# A worker can end when it has created the slot, but not yet recorded it.  The descriptions of
+# tables at that position are lost, so it creates the slot again.
 $node->safe_psql(
 	'postgres', q{
 	CALL bemi.drop_source('main');

@@ -1,10 +1,10 @@
-# The primary key of a change is the one that the table had when the change was made,
-# whatever statements came before it.
+# The primary key of a change is the one that the table had when the change was made, after any
+# sequence of statements.
 #
-# track_keys_in_stream.pl has what somebody has thought of.  Here statements that change
-# keys, columns and types come in any order, in transactions that are rolled back
-# in part, while the worker is stopped and while it begins anew between them.  A
-# journal (Bemi::Journal) says which key there was at that moment.
+# track_keys_in_stream.pl has cases that were thought of. Here statements that change keys,
+# columns and types come in any order, in transactions that are rolled back in part, while the
+# worker is stopped and while it restarts between them. A journal (Bemi::Journal) has the key of
+# each moment.
 
 use strict;
 use warnings;
@@ -25,7 +25,7 @@ my @interruptions = interruptions($node);
 $node->safe_psql('postgres', 'CALL bemi.start()');
 journal_install($node);
 
-# What a statement needs to know of the table as it is at that moment.
+# What a statement needs about the table at that moment.
 $node->safe_psql(
 	'postgres', q{
 	CREATE FUNCTION columns_of(target text) RETURNS text[] LANGUAGE sql AS $$
@@ -118,8 +118,8 @@ sub random_statement
 		("RELEASE s" . any(1, 2)) x 2);
 }
 
-# In a session of its own; what fails takes only itself back, so that most
-# transactions go on.
+# In a separate session. What fails is rolled back alone, so most
+# transactions continue.
 sub run_random
 {
 	my ($schema, $count) = @_;

@@ -1,13 +1,13 @@
-# DDL of tracked tables needs few locks, and a full lock table fails the whole command.
+# DDL of tracked tables needs few locks, and the whole command fails if the lock table is full.
 #
-# The lock table is shared by all sessions and has a fixed size. Were an error of it
-# swallowed, a new partition would be published without a replica identity, and the
-# application's next UPDATE would fail. So it is filled up with advisory locks, and one
-# after the other is given back until a command succeeds: each attempt either fails
-# and leaves nothing, or has done all. That takes a server of its own, because others
-# would run out of locks, too.
+# All sessions share the lock table, which has a fixed size. If an error from it were swallowed, a
+# new partition would be published without a replica identity, and the application's next UPDATE
+# would fail. So the test fills it with advisory locks, and releases them one by one until a
+# command succeeds. Each attempt must either fail and leave nothing, or do everything. The test
+# has its own server, because others would run out of locks, too.
 #
-# How many locks a command takes must not depend on how many siblings a partition has.
+# The number of locks that a command takes must not depend on the number of the partition's
+# siblings.
 
 use strict;
 use warnings;

@@ -1,9 +1,9 @@
-# What the source tells the worker about its tables, through the write-ahead log.
+# Tracking messages: what the source sends to the worker about its tables, through the WAL.
 #
-# A message describes a table in C (src/track/describe.c); a source without the
-# extension is asked the same by a query (sql/remote/description.sql).  Whatever the
-# table is like, both must give the same answer, or a change would be stored in two
-# ways.  So the query is taken from the source file and compared here.
+# C code describes a table in a message (src/track/describe.c). For a source without the
+# extension, a query does the same (sql/remote/description.sql). Both must return the same for
+# every table, because otherwise a change would be stored in two ways. So the test runs the query
+# from the source file and compares.
 
 use strict;
 use warnings;
@@ -84,7 +84,7 @@ for my $table (
 		"$table: stale, if it is a partition");
 	is($json->encode($in_c), $json->encode($asked), "$table: the same description");
 }
-# As it was when a snapshot was taken: a worker that makes a slot asks so.
+# As of a snapshot, which a worker that creates a slot uses.
 my $earlier = Bemi::Session->new($node);
 $earlier->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 my $before = $earlier->query(q{SELECT _bemi.describe('typed')});
@@ -182,7 +182,7 @@ is(join(', ', map { complete($node, $dropped_by{$_}[3], $untracked{$_}) } sort k
 	'after stop and start, too');
 
 # The message was not written: event triggers were disabled.  When the worker hears of the
-# new table, it knows that the other one is gone, and not since when.
+# new table, the worker knows that the other one is gone, but not since when.
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE unseen (id int PRIMARY KEY);
@@ -205,7 +205,7 @@ is(complete($node, 'unseen', now($node)), 'complete', 'is tracked from then on')
 
 $node->safe_psql(
 	'postgres', q{
-	-- nobody reads them here
+	-- no worker reads them here
 	CREATE FOREIGN DATA WRAPPER nothing;
 	CREATE SERVER files FOREIGN DATA WRAPPER nothing;
 	CREATE SCHEMA unstored;
@@ -219,7 +219,7 @@ is( $node->safe_psql('postgres', q{SELECT "table", problems FROM bemi.tracked WH
 	qq(unstored.f|{"partition unstored.f_2 is a foreign table: its changes are not stored"}\nunstored.f_1|{}\nunstored.f_2|{"foreign table: changes are not stored"}),
 	'and bemi.tracked says why');
 
-# A worker elsewhere is told the same; one that cannot read the secret looks for itself.
+# A worker on another server gets the same. One that cannot read the signing key queries the catalog.
 $node->safe_psql('postgres', 'CREATE DATABASE history; CREATE ROLE blind LOGIN REPLICATION');
 $node->safe_psql('history', 'CREATE EXTENSION bemi');
 my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;

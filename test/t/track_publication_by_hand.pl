@@ -1,11 +1,10 @@
-# The publication is changed by hand: what counts is where a row stands in its transaction,
-# and among the commits of others.
+# The publication is changed by hand: the place of a row in its transaction decides, and its place
+# among the commits of others.
 #
-# A table that is taken out of publication "bemi" and put back has rows on both sides of
-# each change, and the walsender caches what is published.  So rows are written before
-# and after each change, in transactions and across those of another session, while
-# the source is stopped and while it streams.  The journal (Bemi::Journal) has those
-# that are published.
+# A table that is removed from publication "bemi" and added again has rows on both sides of each
+# change, and the walsender caches what is published. So rows are written before and after each
+# change, in transactions and across those of another session, while the source is stopped and
+# while it streams. The journal (Bemi::Journal) has those that are published.
 
 use strict;
 use warnings;
@@ -22,7 +21,7 @@ my $node = bemi_node('main');
 journal_install($node);
 $node->safe_psql('postgres', 'CALL bemi.start()');
 
-# Minor releases from before May 2025 do not tell a transaction that is running what
+# Minor releases from before May 2025 do not invalidate in a running transaction what
 # others change in a publication.
 my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
 my %told_since = (14 => 140018, 15 => 150013, 16 => 160009, 17 => 170005);
@@ -60,7 +59,7 @@ sub change_publication
 		$writer->query($sql);
 	}
 
-	# A transaction that has begun before somebody else's change commits.
+	# A transaction that began before the commit of another session's change.
 	if ($told)
 	{
 		$writer->query("BEGIN; INSERT INTO published_$mode VALUES (10, 'yes')");
@@ -93,7 +92,7 @@ is( $node->safe_psql('postgres', 'SELECT count(*) FROM bemi.tracked WHERE "table
 	'2', 'publication: bemi.tracked has nothing to complain of');
 
 #
-# The publication dropped, and made anew under the same name: what was written
+# The publication dropped, and created again under the same name: what was written
 # while there was none cannot be read, up to PostgreSQL 17, which is a gap.  What
 # was written before is stored, however close to that.
 #

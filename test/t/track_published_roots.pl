@@ -1,15 +1,14 @@
-# Below which name the changes of a partition are stored, and what else must follow that name.
+# The name under which the changes of a partition are stored, and what must use the same name.
 #
-# pgoutput publishes a change under the topmost ancestor that is in the publication, which
-# need not be the topmost one.  A tracked partitioned table can be attached below one
-# that is not tracked, below one that is, or be published by hand together with one
-# above it.  Were a gap recorded for another table than that, or for none, the history
-# would be called complete although rows have come or gone without a change.  So for
-# each command it is asked what is said of the time of the command, and what is stored is
-# compared with the table.
+# pgoutput publishes a change under the topmost ancestor that is in the publication, which need
+# not be the topmost one. A tracked partitioned table can be attached below an untracked one,
+# below a tracked one, or be published by hand together with one above it. If a gap were recorded
+# for another table, or for none, the history would count as complete although rows have come or
+# gone without a change. So for each command, the test reads bemi.completeness() for the time of
+# the command, and compares what is stored with the table.
 #
-# TRUNCATE of a partition is not published.  The gap in its place must not depend on a
-# trigger, because the partition's owner can disable that.
+# TRUNCATE of a partition is not published. The gap for it must not depend on a trigger, because
+# the partition's owner can disable that.
 
 use strict;
 use warnings;
@@ -157,7 +156,7 @@ is(run(q{SELECT "table", identity, published, problems FROM bemi.tracked ORDER B
 run_steps($node, below => 'with', [ mid => q{TRUNCATE mid; INSERT INTO top VALUES (7, 'v'); UPDATE top SET n = 8; DELETE FROM mid WHERE id = 8} => 'complete' ]);
 is_replayed('mid', 'as which it is stored');
 
-# A worker elsewhere takes its slot while this is so: it is told with the slot's snapshot.
+# A worker on another server creates its slot in this state: the slot's snapshot has the descriptions.
 is($node->safe_psql('postgres', q{SELECT _bemi.describe('below.mid') ? 'stale', _bemi.describe('below.mid_1') ? 'stale', _bemi.describe('below.top') ? 'stale'}),
 	'f|t|f', 'only what is stored under another name has a stale description');
 

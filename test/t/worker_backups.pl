@@ -1,17 +1,17 @@
-# A source and its history that are restored from real backups: is what was lost, or
-# undone, known?
+# A source and its history that are restored from real backups: does bemi notice what was lost or
+# undone?
 #
-# worker_restores.pl acts restores out with cold copies, moment by moment.  This one does
-# what operators do: pg_basebackup of a server at work, recovery from the archive to
-# a time, a position or a name, failover, pg_rewind, pg_dump.  The history has a server
-# of its own.  Before each restore it is known to be complete, so a restore that
-# goes unnoticed makes bemi.source_complete() tell a lie, which Bemi::Backups finds.
+# worker_restores.pl simulates restores with cold copies. This test does what operators do:
+# pg_basebackup of a running server, recovery from the archive to a time, a position or a name,
+# failover, pg_rewind, pg_dump. The history has its own server. Before each restore it is known to
+# be complete, so after a restore that is not noticed, bemi.source_complete() returns a wrong
+# result, which Bemi::Backups detects.
 #
-# "Written past" means that the source has written past all that is stored before the
-# worker connects: then positions tell nothing.
+# "Written past" means that, before the worker connects, the source has written more WAL than is
+# stored, so positions prove nothing.
 #
-# By default, one scenario of each kind runs.  PG_TEST_EXTRA=backups runs all of them, which
-# takes a minute or two, and so does "make soak".
+# By default, one scenario of each kind runs. PG_TEST_EXTRA=backups runs all of them, which takes
+# a minute or two, and so does "make soak".
 
 use strict;
 use warnings;
@@ -225,7 +225,7 @@ sub snapshot
 	return;
 }
 
-# Nobody can ask for what was stored last.
+# What was stored last cannot be queried.
 sub snapshot_and_deletion
 {
 	my $snapshot = $world->snapshot('snapshot and deletion');
@@ -314,7 +314,7 @@ sub rewound_with_slot
 	return;
 }
 
-# A standby has logical slots of its own from PostgreSQL 16 on.
+# From PostgreSQL 16 on, a standby can have its own logical slots.
 sub switched_over_with_slot_of_standby
 {
 	my $slot = $world->slot_name;
@@ -415,7 +415,7 @@ sub both_recovered_history_first
 	return;
 }
 
-# The history knows that the source went back, and is put back to before.
+# The history has recorded that the source went back, and is then restored to an earlier state.
 sub history_forgets_way_back
 {
 	my $files = $world->copy_files('forgotten');
@@ -516,7 +516,7 @@ push @scenarios,
   \&source_dumped
   if $all;
 
-# The last one, for the history moves.
+# The last one, because the history moves.
 push @scenarios, \&history_dumped;
 
 $_->() for @scenarios;

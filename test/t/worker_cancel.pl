@@ -1,10 +1,10 @@
-# Every call of bemi that can wait can be cancelled, terminated and timed out,
-# and leaves nothing half done that a later call does not mend.
+# Every call of bemi that can wait can be cancelled, terminated and timed out, and leaves nothing
+# half done that a later call does not repair.
 #
-# Each is held by something that a test can hold: a table lock, a lock that a
-# trigger on the history asks for, an old transaction that a slot waits for, a
-# server that never answers.  The same is done to bemi's own processes.  After
-# each, the stream goes on, and the history equals the journal (Bemi::Journal).
+# Each call is blocked by something that a test can hold: a table lock, a lock that a trigger on
+# the history acquires, an old transaction that a slot waits for, a server that never answers. The
+# same is done to bemi's own processes. After each, the stream continues, and the history equals
+# the journal (Bemi::Journal).
 
 use strict;
 use warnings;
@@ -37,7 +37,7 @@ $node->safe_psql(
 
 my $holder = Bemi::Session->new($node);
 
-# Rows, of which the last makes the worker pause if somebody holds the lock.
+# Rows. The last one makes the worker wait if a session holds the lock.
 sub write_rows
 {
 	my ($context) = @_;
@@ -191,7 +191,7 @@ for my $kind (sort keys %interruptions)
 		goes_on($name);
 	}
 
-	# Tracking, which waits for somebody who writes to the table
+	# Tracking, which waits for a session that writes to the table
 	$node->safe_psql(
 		'postgres', q{
 		CREATE SCHEMA whole;
@@ -310,7 +310,7 @@ for my $kind ('cancel', 'terminate')
 	{
 		my $who = $condition eq $is_worker ? 'worker' : 'walsender';
 
-		# A source that is new has not failed yet, and is tried again soon.
+		# A new source has not failed yet, and is retried soon.
 		$node->safe_psql('postgres', q{CALL bemi.drop_source('main'); CALL bemi.start()});
 
 		$name = "$kind the $who, idle";
@@ -330,7 +330,7 @@ for my $kind ('cancel', 'terminate')
 		goes_on($name);
 	}
 
-	# A source that is being dropped: the slot is gone, its row cannot go yet.
+	# A source that is being dropped: the slot is gone, its row cannot be deleted yet.
 	$name = "$kind the worker, dropping";
 	$node->safe_psql('postgres', q{CALL bemi.drop_source('main'); CALL bemi.start()});
 	hold_worker();
@@ -353,7 +353,7 @@ for my $kind ('cancel', 'terminate')
 	is(start_error($node), '', "$name: bemi.start() begins anew");
 	goes_on($name);
 
-	# The launcher comes again, and knows the workers.
+	# The launcher restarts, and finds the workers.
 	$name = "$kind the launcher";
 	$pid = pid_of($is_launcher);
 	my $worker = pid_of($is_worker);

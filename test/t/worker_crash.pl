@@ -1,11 +1,10 @@
-# Exactly once, whatever dies: the worker, its walsender, the whole server.
+# Exactly once, if the worker, its walsender or the whole server dies.
 #
-# Clients change rows all the while and note in a journal what they do; after
-# each accident journal and history must tell the same (see Bemi::Clients).
-# Which accident comes next, and where in the work it strikes, is left to
-# chance.  BEMI_ROUNDS says how many there are; "make soak" runs more of them.
+# Clients change rows all the time and record it in a journal. After each accident, journal and
+# history must agree (see Bemi::Clients). The kind and the moment of the next accident are random.
+# BEMI_ROUNDS is the number of accidents, and "make soak" runs more of them.
 #
-# A process that gets SIGKILL makes the server restart all others and recover.
+# If a process gets SIGKILL, the server restarts all others and recovers.
 
 use strict;
 use warnings;
@@ -67,7 +66,7 @@ sub terminate
 	return;
 }
 
-# What /proc says of a process: parent and state, () if it is not there.
+# Parent and state of a process from /proc, () if it does not exist.
 sub process
 {
 	my ($pid) = @_;
@@ -86,7 +85,7 @@ sub children_of
 }
 
 # The postmaster and all that it has started, at once.  Nothing is left that
-# could tidy up.  Where nobody reaps it, the postmaster stays as a zombie, whom
+# could tidy up.  If nothing reaps it, the postmaster stays as a zombie, which
 # the next one would take for alive.
 sub kill_server
 {
@@ -118,7 +117,7 @@ my %accidents = (
 		$node->start;
 	});
 
-# One accident under load.  Whatever of the clients survives it is then stopped.
+# One accident under load.  Clients that survive it are then stopped.
 sub accident
 {
 	my ($name) = @_;

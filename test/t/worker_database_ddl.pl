@@ -1,14 +1,13 @@
-# Commands that want a database for themselves get it, whatever the workers are
-# doing there: DROP DATABASE, CREATE DATABASE with a template, ALTER DATABASE ...
-# RENAME.  If the database is still there afterwards, its workers go on as if
-# nothing had been, and nothing counts as a failure; if not, nothing of them is
-# left.  And who may not have the command disturbs nobody.  Nor does SET
-# TABLESPACE, after which the server could not decode what is not yet read.
+# Commands that need a database for themselves get it while workers use it: DROP DATABASE, CREATE
+# DATABASE with a template, ALTER DATABASE ... RENAME. If the database still exists afterwards,
+# its workers continue, and nothing counts as a failure. If not, nothing of them is left. A role
+# without the right to the command disturbs nobody. The same holds for SET TABLESPACE, after which
+# the server could not decode WAL that is not read yet.
 #
-# A copy of a database begins a history of its own, once it is told to.
+# A copy of a database begins its own history, after bemi.start() there.
 #
-# A worker that stays behind in shared memory cannot be seen from SQL; but it is
-# started again, and then the log says that its database does not exist.
+# SQL does not show a worker that remains in shared memory. But it is restarted, and then the log
+# has an error about a missing database.
 
 use strict;
 use warnings;
@@ -45,7 +44,7 @@ sub make_streaming
 		q{CALL bemi.start(); INSERT INTO t VALUES (1); SELECT bemi.sync('60s')});
 }
 
-# Runs a command from another database, and returns what the client is told.
+# Runs a command from another database, and returns the client's messages.
 sub command
 {
 	my ($sql, %params) = @_;
@@ -90,7 +89,7 @@ sub is_dropped
 	return;
 }
 
-# A database's source goes on: it streams, did not fail, and has stored every
+# A database's source continues: it streams, did not fail, and has stored every
 # row of t exactly once.
 sub goes_on
 {
@@ -132,7 +131,7 @@ sub keep_busy
 }
 
 #
-# DROP DATABASE, whatever the worker does
+# DROP DATABASE, in any state of the worker
 #
 
 is_dropped('app', make_streaming('app'), 'while the worker streams');
@@ -227,7 +226,7 @@ goes_on('app', 'after that');
 $session->quit;
 
 #
-# Who could not have the command anyway disturbs nobody
+# A role without the right to the command disturbs nobody
 #
 
 $node->safe_psql(

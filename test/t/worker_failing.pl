@@ -1,11 +1,11 @@
-# A worker that fails says so, tries again after growing delays, and goes on
-# by itself once the cause is gone, without losing a change.
+# A worker that fails reports it, retries after growing delays, and continues by itself when the
+# cause is gone, without losing a change.
 #
-# The delays are read from the log: each failure is there with its time.  Only
-# lower bounds are tested, for a busy machine may always be slower.
+# The test reads the delays from the log, which has each failure with its time. It tests only
+# lower bounds, because a busy machine can always be slower.
 #
-# Nor does one session's failed start take away what another session starts at
-# the same time, or a clock that is set back keep a worker from its next try.
+# One session's failed start must not undo what another session starts at the same time, and a
+# clock that is set back must not delay the next retry.
 
 use strict;
 use warnings;
@@ -71,7 +71,7 @@ is( changes($node),
 	'once mended, it goes on, and nothing is lost');
 
 #
-# Nobody waits for the next try: start says at once that it is mended
+# The next try need not be waited for: bemi.start() tries at once
 #
 
 $node->safe_psql(
@@ -88,7 +88,7 @@ is(changes($node, 'primary_key::int > 3'),
 	'bemi.stop() and bemi.start() try at once');
 
 #
-# The slot is gone: that is written down, and the worker goes on
+# The slot is gone: that is recorded, and the worker continues
 #
 
 $node->safe_psql('postgres', 'CALL bemi.stop()');

@@ -1,9 +1,9 @@
-# From a fresh server to the history of a todo application, and through the
-# life of a source: restart of the server, stop and start, both inside a
-# transaction, and the end with bemi.drop_source() or with the extension.
+# From a new server to the history of a todo application, and the life of a source: restart of the
+# server, stop and start, both inside a transaction, and the end with bemi.drop_source() or with
+# the extension.
 #
-# The SQL tests look at what lands in the WAL; only here is the whole way of a
-# change walked, with the worker that reads it, and with servers that restart.
+# The SQL tests read the WAL. Only this test follows a change on its whole way, with the worker
+# that reads it and with servers that restart.
 
 use strict;
 use warnings;
@@ -198,7 +198,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM bemi.changes'),
 	'108', 'the history of another database has no part in it');
 
 # The same moment comes after a restart, while the launcher looks through the
-# databases one by one.  It cannot look into a database that somebody is about
+# databases one by one.  It cannot read a database that a session is about
 # to rename, and a prepared transaction lives through the restart.
 $node->safe_psql(
 	'postgres', q{

@@ -1,9 +1,9 @@
-# What rows, messages, users' DDL and other roles can do to the worker.
+# What rows, messages, DDL of users and other roles can do to the worker.
 #
-# The worker is a superuser's process that reads whatever anybody writes, and
-# must neither stop at it nor be led to do what its writer could not.  Each part
-# here has once stopped it, crashed the server, or worse; so each asks at the
-# end whether the worker still stores what comes next.
+# The worker is a superuser's process that reads what every role writes. It must not stop because
+# of that, and must not do for a role what the role cannot do itself. Each part here has once
+# stopped the worker, crashed the server, or worse. So each checks at the end that the worker
+# stores the next change.
 
 use strict;
 use warnings;
@@ -57,7 +57,7 @@ is( $node->safe_psql(
 	'3|t',
 	'such keys are cut, and still differ');
 
-# More elements than jsonb can be made of; it says so with an internal error.
+# More elements than a jsonb value can have, which is an internal error.
 my $too_many = q{('{"a":[' || repeat('0,', 17000000) || '0]}')};
 $node->safe_psql('postgres',
 	"SELECT pg_logical_emit_message(true, '_bemi', $too_many)");
@@ -107,7 +107,7 @@ $probes = 0;
 works_on('partitions of users');
 
 #
-# A worker that waits for somebody's old transaction can be told to leave
+# A worker that waits for an old transaction of another role can be terminated
 #
 
 $node->safe_psql('postgres', q{CALL bemi.drop_source('main')});
@@ -145,7 +145,7 @@ like(
 	qr/ERROR:  cannot drop extension bemi because it holds history/,
 	'DROP OWNED does not delete the history by the way');
 
-# The extension goes while nobody looks, and somebody else makes what the worker
+# The extension is dropped unnoticed, and another role creates what the worker
 # would read.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;

@@ -1,8 +1,8 @@
-# Values, rows and changes that exceed 1 GB as text: the source cannot send them,
-# and each costs its transaction only (worker_unreadable.pl has the same with small
-# rows).  What is just below that limit is sent, and stored with a note of its length.
+# Values, rows and changes that exceed 1 GB as text: the source cannot send them, and each costs
+# only its transaction (worker_unreadable.pl has the same with small rows). What is just below
+# that limit is sent, and stored with a note of its length.
 #
-# This takes about 6 GB of memory and some five minutes, so it is not run by default:
+# This takes about 6 GB of memory and five minutes, so it does not run by default. Use
 # PG_TEST_EXTRA=huge, or "make soak".
 
 use strict;

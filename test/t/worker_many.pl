@@ -1,10 +1,10 @@
-# Many things: tables that come and go all day, gaps, sources, tables that are tracked at
-# once, partitions that a reader keeps from being dropped.  None may take memory, rows,
-# locks or lines of the log without end, or time in proportion to the square of them.
+# Large numbers: tables that are created and dropped all day, gaps, sources, tables that are
+# tracked at once, partitions that a reader keeps from being dropped. Memory, rows, locks and
+# lines of the log must stay bounded, and time must not grow with the square of the number.
 #
-# The numbers are small.  What is compared are counts: of rows, of locks, of scans as the
-# server's statistics have them for the transaction, of lines in the server's log, which
-# has every statement that the worker sends.
+# The numbers are small. The test compares counts: of rows, of locks, of scans in the server's
+# statistics for the transaction, and of lines in the server's log, which has every statement of
+# the worker.
 
 use strict;
 use warnings;

@@ -1,11 +1,10 @@
 # Sources that are not what they were: other servers, new timelines, old copies.
 #
-# One history reads several servers at once: two databases of the same name, and
-# one without the extension, whose context messages a PL/pgSQL trigger writes.
-# Then servers are replaced under the worker as operators replace them: by a
-# standby that is promoted, an older copy, another server under the same address.
-# Where changes are lost, or stored changes are no longer true, bemi.gaps says so;
-# where they are not, it does not.
+# One history reads several servers at once: two databases of the same name, and one without the
+# extension, where a PL/pgSQL trigger writes the context messages. Then servers are replaced as
+# operators replace them: by a promoted standby, an older copy, another server at the same
+# address. bemi.gaps must show where changes are lost, or where stored changes are no longer true,
+# and must show nothing elsewhere.
 
 use strict;
 use warnings;
@@ -86,7 +85,7 @@ is( $history->safe_psql('postgres',
 	'the source tells them apart');
 
 # Another history of the same source, under the same name, in a database of the
-# same OID: each has a slot of its own, also the source's own worker.
+# same OID: each has its own slot, also the source's own worker.
 my $conninfo_of_east = $east->connstr('postgres') =~ s/'/''/gr;
 $east->safe_psql('postgres', q{CALL bemi.start('east')});
 is( start_error($west, "CALL bemi.start('east', conninfo => '$conninfo_of_east')"), '', 'two more histories of one source');
@@ -228,7 +227,7 @@ is( $history->safe_psql('postgres', q{
 	't',
 	'the gap covers what is no longer true');
 
-# Without a new timeline nobody can know for sure, but the end of the WAL tells.
+# Without a new timeline nothing is certain, but the end of the WAL shows it.
 restore_copy(0);
 wait_for_source('east');
 is(gaps('east'), "timeline_changed\ntimeline_changed", 'back on the former timeline');

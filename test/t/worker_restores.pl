@@ -1,12 +1,11 @@
-# Sources that are restored from snapshots and backups: is what was lost, or undone, known?
+# Sources that are restored from snapshots and backups: does bemi notice what was lost or undone?
 #
-# The history has a server of its own, as it must have if it is to outlive a restore.
-# Each scenario keeps a copy of the source's data directory, stores changes that the
-# restore then undoes, puts the copy back as operators do, and lets the source write past
-# what is stored before the worker comes back: then positions tell nothing.  After each,
-# every stored change that the source does not have, and every row of the source that
-# is not stored, must be in a gap; a change must be stored once; and where nothing was lost
-# there must be no gap.
+# The history has its own server, as it must have to survive a restore. Each scenario keeps a copy
+# of the source's data directory, stores changes that the restore then undoes, and puts the copy
+# back as operators do. It lets the source write more WAL than is stored before the worker
+# connects, so positions prove nothing. After each, every stored change that the source lacks, and
+# every row of the source that is not stored, must be in a gap. Each change must be stored once.
+# If nothing was lost, there must be no gap.
 
 use strict;
 use warnings;
@@ -45,7 +44,7 @@ is(faults(), '', 'after a crash of the source, each change is stored once');
 is(new_gaps(), '', 'and there is no gap');
 is($history->safe_psql('postgres', q{SELECT count(*) FROM bemi.changes}), 12, 'they all are');
 
-# What somebody has taken out of the history does not come back.
+# What was deleted from the history does not come back.
 $source->safe_psql('postgres', 'CHECKPOINT');
 put('erased', 3);
 wait_until_stored();
@@ -273,7 +272,7 @@ SKIP:
 # A copy of the history's server
 #
 
-# Both are the same to the source, so the copy is told before it starts.
+# Both look the same to the source, so the copy is changed before it starts.
 stop_worker();
 put('for production', 1);
 $history->safe_psql('postgres', q{UPDATE bemi.sources SET desired = 'run'});

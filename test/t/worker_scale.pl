@@ -1,11 +1,10 @@
-# Large things: a transaction of many rows, a large value, many tables, many
-# writers.  What is stored must be right, and the worker's memory must not grow
-# with them, or go back afterwards.
+# Large things: a transaction of many rows, a large value, many tables, many writers. The stored
+# changes must be right, and the worker's memory must not grow with them, or must shrink
+# afterwards.
 #
-# The memory is what the kernel says of the worker's process, while it works and
-# when it has done so: all that it has in RAM, less the part of it that is shared
-# memory.  BEMI_LARGE_ROWS says how many rows the transaction has; "make soak"
-# takes 5000000.
+# The memory is what the kernel reports for the worker's process during and after the work: all of
+# its RAM, less shared memory. BEMI_LARGE_ROWS is the number of rows of the transaction. "make
+# soak" uses 5000000.
 
 use strict;
 use warnings;
@@ -49,7 +48,7 @@ sub memory
 	return ($value{VmRSS} // 0) - ($value{RssShmem} // 0);
 }
 
-# The same as the server counts it, which knows nothing of libpq.
+# The same as the server counts it, without the memory of libpq.
 sub memory_contexts
 {
 	my ($pid) = @_;
@@ -214,7 +213,7 @@ is( $node->safe_psql('postgres',
 	'0',
 	'and not replaced by a note');
 
-# What the values took is given back, but for libpq's input buffer, which stays
+# The memory of the values is freed, except libpq's input buffer, which stays
 # as large as the largest message for as long as the connection lasts: an
 # update's, with both values.  (So it does in the server's own apply workers.)
 # It is there once, however often such messages come.

@@ -1,9 +1,8 @@
-# The mistakes that people make when they set bemi up.  For each: bemi.start()
-# fails and leaves nothing behind, its hint holds the very line that mends the
-# mistake, and with that line start works.  To show that the hint is right, it
-# is the test's only source of what to write into the configuration.
+# Mistakes in setting bemi up. For each, bemi.start() fails and leaves nothing behind, its hint
+# contains the line that corrects the mistake, and with that line start works. To prove that the
+# hint is right, the test takes the configuration only from the hint.
 #
-# All of them need a server with other settings, hence restarts, hence TAP.
+# All of them need a server with other settings, so this is a TAP test.
 
 use strict;
 use warnings;
@@ -110,7 +109,7 @@ mistake('wal_level', 'wal_level = replica',
 mistake('max_wal_senders', 'max_wal_senders = 0',
 	qr/DETAIL:  The worker reports: .*max_wal_senders/);
 
-# Somebody else has the only one.
+# Another process has the only one.
 configure('max_wal_senders = 1');
 my $received = '';
 my $receiver = IPC::Run::start(
@@ -135,7 +134,7 @@ mistake(
 	'max_replication_slots = 0',
 	qr/DETAIL:  The worker reports: .*"?max_replication_slots"? > 0/);
 
-# A slot that nobody reads from takes the only place.
+# An unused slot takes the only place.
 configure('max_replication_slots = 1');
 $node->safe_psql('postgres',
 	q{SELECT pg_create_physical_replication_slot('other')});
@@ -149,7 +148,7 @@ $node->safe_psql('postgres', q{SELECT pg_drop_replication_slot('other')});
 # pg_hba.conf
 #
 
-# The worker connects as the bootstrap superuser, so others must look after the
+# The worker connects as the bootstrap superuser, so other roles must test the
 # server meanwhile.
 $node->safe_psql('postgres', 'CREATE ROLE dba SUPERUSER LOGIN');
 my $owner = $node->safe_psql('postgres', 'SELECT current_user');

@@ -1,11 +1,10 @@
 # Servers that stop while bemi works, and connections that run out.
 #
-# A smart shutdown waits until all ordinary clients have gone, and stops
-# background workers only then.  The worker's connection for questions to the
-# source's catalog is such a client: were it open for as long as the worker runs, the
-# shutdown would wait for ever, and one of max_connections would be taken for
-# good.  So it is open for moments only, and here the server is stopped in all
-# sorts of moments.
+# A smart shutdown waits until all ordinary clients have disconnected, and only then stops
+# background workers. The worker's connection for queries to the source's catalog is such a
+# client. If it were open as long as the worker runs, a shutdown would wait forever, and one of
+# max_connections would always be used. So it is open only for moments, and the test stops the
+# server in all kinds of moments.
 
 use strict;
 use warnings;
@@ -56,7 +55,7 @@ sub wait_for_stop
 	my $begun = time;
 	my $pid_file = $server->data_dir . '/postmaster.pid';
 
-	# pg_ctl waits until the server is gone, also if it has been told before.
+	# pg_ctl waits until the server has stopped, also if it was already stopping.
 	my $status = system('pg_ctl', '-D', $server->data_dir, '-m', 'smart', '-t', '60', '-s', 'stop');
 	ok($status == 0 || !-e $pid_file, $name) or $server->stop('immediate');
 	note('after ' . (time - $begun) . ' s');
@@ -125,7 +124,7 @@ wait_for($_, q{count(*) = 19001 FROM bemi.changes WHERE "table" = 't' AND length
   for ($node, $other);
 pass('which are stored by both');
 
-# A worker that waits for a lock just after it has asked its source.
+# A worker that waits for a lock just after a query to its source.
 my $holder = Bemi::Session->new($node);
 $holder->query('BEGIN; LOCK TABLE bemi.changes');
 $other->safe_psql('postgres', q{CREATE TABLE asked (id int PRIMARY KEY); SELECT bemi.track('asked'); INSERT INTO asked VALUES (1)});
@@ -165,7 +164,7 @@ $waiter->quit;
 wait_for_stop($node, 'so that the shutdown ends');
 start_again($node);
 
-# Workers that are yet to start, and one that makes a slot.
+# Workers that have not started yet, and one that creates a slot.
 $node->safe_psql('postgres', q{CALL bemi.start('never', conninfo => 'host=/nowhere dbname=postgres', wait => false)});
 wait_for($node, q{state = 'failed' FROM bemi.status WHERE source = 'never'});
 $node->safe_psql('postgres', q{CALL bemi.drop_source('main')});

@@ -1,11 +1,10 @@
 # Copies of the history's server: none of them may take changes away from the original.
 #
-# To the source, a copy looks like the original: it asks for the same slot, with the
-# same rights.  So the copy itself must know what it is, in each of the ways in which
-# copies are made: the directory copied, a base backup started as it is, a backup that
-# is recovered, a standby that is promoted.  The last is also how a failover works, which
-# must go on without anybody at night.  Each copy is let alone with the slot, too,
-# since the original is restarted now and then.
+# To the source, a copy looks like the original: it requests the same slot, with the same rights.
+# So the copy itself must detect that it is one, for each way to make a copy: a copied directory,
+# a base backup started as it is, a recovered backup, a promoted standby. The last is also how
+# failover works, which must succeed without an operator. Each copy is also tested alone with the
+# slot, because the original is restarted now and then.
 
 use strict;
 use warnings;
@@ -103,7 +102,7 @@ refuses($copy, "$for_another belongs to the server with data directory \"" . $or
 my ($status, $stdout, $stderr) = $copy->psql('postgres', q{CALL bemi.drop_source('s')});
 like($stderr, qr/could not drop source "s" yet.*was started for another server/s, 'nor does it drop the slot');
 
-# Whoever makes it the reader must stop the original.
+# An operator who makes the copy the reader must stop the original.
 like(start_error($copy, q{CALL bemi.start('s')}),
 	qr/another server reads slot "$slot".*HINT:  Stop that server, or the source there, and try again: CALL bemi\.start\('s'\);/s,
 	'bemi.start() does not take the slot from a server that reads it');
@@ -117,14 +116,14 @@ stores($copy, 'and goes on after a restart');
 is($copy->safe_psql('postgres', 'SELECT reason FROM bemi.gaps WHERE "table" IS NULL ORDER BY id'),
 	"source_started\nhistory_went_back", 'with a gap, for what the original has read');
 
-# The original comes back, and does not know of that.
+# The original starts again, and is not aware of that.
 $original->start;
 ok($original->poll_query_until('postgres', q{SELECT last_error LIKE 'source reports: % is active for PID %' AND last_hint LIKE 'See who reads the slot%' FROM bemi.status}),
 	'a server whose slot somebody else reads says so');
 $copy->safe_psql('postgres', q{CALL bemi.stop('s')});
 stores($original, 'and goes on when the slot is free');
 
-# A copy that is to have a history of its own gets a slot of its own.
+# A copy that is meant to have its own history gets its own slot.
 $copy->safe_psql('postgres', q{CALL bemi.drop_source('s', force => true)});
 is(start_error($copy, "CALL bemi.start('s', conninfo => '$conninfo')"), '', 'a copy can read the source for itself');
 stores($copy, 'it reads');
@@ -181,7 +180,7 @@ stores($original, 'the original reads');
 $original->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'flush', '')});
 $original->wait_for_catchup($heir);
 my $gaps = $original->safe_psql('postgres', 'SELECT count(*) FROM bemi.gaps WHERE "table" IS NULL');
-# The host is lost: nobody closes the worker's connection, so the slot stays active until
+# The host is lost: nothing closes the worker's connection, so the slot stays active until
 # the source gives the reader up.
 my $worker = $original->safe_psql('postgres', 'SELECT pid FROM bemi.status');
 kill 'STOP', $worker;
@@ -196,7 +195,7 @@ $heir->restart;
 stores($heir, 'it is the reader now');
 
 #
-# What else changes about a server: a new host, new files, both
+# Other changes of a server: a new host, new files, both
 #
 
 # The row is changed instead, while the server is down for the worker.
@@ -228,7 +227,7 @@ like(start_error($heir, q{CALL bemi.start('s')}), qr/source "s" is already start
 # The history is dumped, and restored on another server
 #
 
-# Its slot cannot be told from that of a history that is only stopped, so it is named, not
+# Its slot looks like that of a history that is only stopped, so it is named, not
 # dropped.  What sources of the new server have themselves is not named.
 my $elsewhere = bemi_node('elsewhere');
 my $dump = $source->basedir . '/history.sql';
@@ -239,7 +238,7 @@ $elsewhere->safe_psql('postgres', 'CREATE DATABASE restored');
 $elsewhere->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $elsewhere->connstr('restored') ], 'and restored');
 $elsewhere->safe_psql('postgres', "CALL bemi.start('stopped', conninfo => '$conninfo')");
 $elsewhere->safe_psql('postgres', q{CALL bemi.stop('stopped')});
-# Nor a slot of a source whose database lets nobody in, so that no process of bemi gets there.
+# Nor a slot of a source whose database refuses all connections, also those of bemi.
 $elsewhere->safe_psql('postgres', 'CREATE DATABASE closed');
 $elsewhere->safe_psql('closed', "CREATE EXTENSION bemi; CALL bemi.start('closed', conninfo => '$conninfo'); CALL bemi.stop('closed')");
 $elsewhere->safe_psql('postgres', 'ALTER DATABASE closed ALLOW_CONNECTIONS false');

@@ -1,8 +1,8 @@
-# Who may start and stop sources, and what those who may not can see.
+# Who can start and stop sources, and what others can see.
 #
-# The server makes the connection to a source, under its own account; so it is
-# for superusers to say where it goes.  That done, the owner of a source may
-# start and stop it.  What is in a connection string stays with superusers.
+# The server connects to a source with its own account, so only superusers choose the target.
+# After that, the owner of a source can start and stop it. Only superusers can see the connection
+# string.
 
 use strict;
 use warnings;
@@ -88,7 +88,7 @@ for my $role ('other', 'watcher', 'plain')
 		qr/permission denied for table sources/, "$role cannot read connection strings");
 }
 
-# What the worker reports is seen by whoever watches.
+# Every role that reads bemi.status sees what the worker reports.
 $node->safe_psql('postgres', q{
 	CALL bemi.drop_source('far');
 	CALL bemi.start('nowhere', conninfo => 'host=/nonexistent user=x password=sekrit', wait => false)});

@@ -1,10 +1,9 @@
-# What keeps a worker from its work, bemi.status must say: whom it waits for, why it
-# cannot run, and the statement that mends it.  And what bemi.status promises,
-# stored_until, must stay true whatever comes later.
+# bemi.status must show what stops a worker: whom it waits for, why it cannot run, and the
+# statement that solves it. stored_until in bemi.status must stay true after later events.
 #
-# Each scenario brings the worker into one such state, reads what a member of
-# pg_monitor sees, does what the hint says, and looks that all goes on and nothing is
-# lost.  They are about locks, rights and settings of the server, hence TAP.
+# Each scenario brings the worker into such a state, reads what a member of pg_monitor sees, runs
+# the command of the hint, and checks that the worker continues and nothing is lost. The states
+# depend on locks, rights and settings of the server, so this is a TAP test.
 
 use strict;
 use warnings;
@@ -64,7 +63,7 @@ sub put
 	return;
 }
 
-# All goes on, and nothing is lost or stored twice.
+# The worker continues, and nothing is lost or stored twice.
 sub goes_on
 {
 	my ($what) = @_;
@@ -128,7 +127,7 @@ $session->query('ROLLBACK');
 goes_on('a lock on the history');
 is(seen('pid, restarts'), $before, 'a lock on the history: the worker was not given up');
 
-# Nobody's process.
+# The lock of a prepared transaction, which has no process.
 $node->safe_psql('postgres',
 	q{BEGIN; LOCK TABLE bemi.changes IN SHARE MODE; PREPARE TRANSACTION 'holder'});
 put();
@@ -248,7 +247,7 @@ $node->wait_for_log(qr/bemi: source "main" is not read: database "second" does n
 is($inside->query('SELECT state, last_error, last_hint FROM bemi.status'),
 	'failed|database "second" does not accept connections|Run this in another database: ALTER DATABASE second ALLOW_CONNECTIONS true;',
 	'ALLOW_CONNECTIONS false: bemi.status says so');
-# Nobody else gets in to look.
+# No other session can connect.
 ok($inside->poll_until('SELECT restarts >= 2 FROM bemi.status', 't'), 'the launcher looks again');
 is(() = slurp_file($node->logfile, $offset) =~ /does not accept connections/g, 1, 'the log hears of it once');
 unlike(slurp_file($node->logfile, $offset), qr/FATAL:  database "second"/, 'and nobody tries in vain');
@@ -293,7 +292,7 @@ $node->stop;
 }
 
 #
-# Single-user mode, where nobody works in the background
+# Single-user mode, which has no background workers
 #
 
 my ($said, $minded) = ('', '');

@@ -1,15 +1,14 @@
 # Synchronous replication at the source.
 #
-# The server takes any walsender whose name matches synchronous_standby_names for
-# a standby, and '*' matches that of bemi's worker.  If it took it, a commit would be
-# acknowledged because the history has it, although no standby does; and without
-# changes to store, it would wait until the worker confirms something.  So each
-# setting is tried with a real standby that is there, is killed, and comes back: the
-# worker must change nothing about when a commit waits.  Meanwhile bemi.sync() and
-# the workers' own commits must not wait for a standby.
+# The server treats each walsender whose name matches synchronous_standby_names as a standby, and
+# '*' matches that of bemi's worker. Then a commit would be acknowledged because the history has
+# it, although no standby has it. And without changes to store, a commit would wait until the
+# worker confirms something. So each setting is tested with a real standby that runs, is killed,
+# and returns. The worker must not change when a commit waits. Meanwhile bemi.sync() and the
+# workers' own commits must not wait for a standby.
 #
-# A walsender with an application_name of its own is treated as one on a server
-# without the library, which is where the worker can only make the best of it.
+# A walsender with its own application_name is treated as one on a server without the library,
+# where the worker can only reduce the effect.
 
 use strict;
 use warnings;
@@ -66,7 +65,7 @@ sub waiting_commit
 }
 
 # What bemi and the applications do while no standby is there.  A commit waits,
-# and goes on as "release" is called.
+# and continues when "release" is called.
 sub commits_wait
 {
 	my ($names, $release) = @_;
@@ -129,7 +128,7 @@ my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
 set_names('');
 
 #
-# Under a name of its own, the walsender counts, and bemi makes that bearable
+# With another application_name, the walsender counts, and bemi reduces the effect
 #
 
 $node->safe_psql(

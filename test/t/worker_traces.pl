@@ -1,10 +1,10 @@
-# A source whose slot is gone: does it still have what is stored?
+# A source whose slot is gone: does it still have the stored changes?
 #
-# A base backup that is started as if after a crash, and a slot that somebody drops, look the
-# same to the worker: no slot, the same system identifier, the same timeline. Only the WAL
-# of the source tells them apart, as long as the source has it. So each scenario is
-# played with real servers, with and without that WAL, and with each kind of commit record
-# as the last one that is stored. See also worker_restores.pl.
+# A base backup that is started as if after a crash, and a dropped slot, look the same to the
+# worker: no slot, the same system identifier, the same timeline. Only the WAL of the source
+# distinguishes them, as long as the source has it. So each scenario uses real servers, with and
+# without that WAL, and with each kind of commit record as the last stored one. See also
+# worker_restores.pl.
 
 use strict;
 use warnings;
@@ -15,7 +15,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Subtransactions make a commit record long, so that it goes over several pages.
+# Subtransactions make a commit record so long that it covers several pages.
 start_restores("max_prepared_transactions = 2\nwal_keep_size = '320MB'\n");
 put('first', 3);
 wait_until_stored();
@@ -172,7 +172,7 @@ is(faults(), '', 'who knows when the backup was made shortens the gap');
 # A dump of the history, which has neither slot nor origin, while a snapshot is put back
 #
 
-# Dumps the history and restores it into a database of its own.
+# Dumps the history and restores it into a new database.
 sub dump_history
 {
 	my ($database) = @_;
@@ -207,7 +207,7 @@ sub put_and_note
 	die 'it is not noted';
 }
 
-# The reason of the latest gap, what its detail tells, and whether it has the times of
+# The reason of the latest gap, its detail, and whether it has the times of
 # what is undone and of what is lost, and no time long before what is stored.
 sub moved
 {

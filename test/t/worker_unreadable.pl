@@ -1,11 +1,10 @@
-# A row that the source cannot decode, each time anew, costs the transaction that
-# it is in, and nothing else.  Before that, bemi.status warns.
+# A row that the source can never decode costs only its transaction. Before that, bemi.status
+# warns.
 #
-# In real life such a row has a value whose text exceeds 1 GB (worker_huge.pl).  Here
-# it is an enum whose label was deleted from the catalog, and a row filter that
-# divides by zero: both fail in the walsender, and nowhere else.  Where a row filter
-# fails at the first thing that a transaction has to send, no BEGIN was sent, and
-# the worker searches for the transaction; that runs beside the others.
+# In practice such a row has a value whose text exceeds 1 GB (worker_huge.pl). Here it is an enum
+# whose label was deleted from the catalog, and a row filter that divides by zero. Both fail only
+# in the walsender. If a row filter fails at the first row of a transaction, no BEGIN was sent,
+# and the worker searches for the transaction. That runs in parallel with the other tests.
 
 use strict;
 use warnings;
@@ -51,7 +50,7 @@ if ($filters)
 {
 	my $conninfo = 'host=' . $node->host . ' port=' . $node->port . ' dbname=plain';
 
-	# A history of its own, so that nobody waits for it in bemi.sync().
+	# A separate history, because otherwise bemi.sync() would wait for it.
 	$node->safe_psql('postgres', 'CREATE DATABASE plain');
 	$node->safe_psql('postgres', 'CREATE DATABASE history');
 	$node->safe_psql('history', 'CREATE EXTENSION bemi');

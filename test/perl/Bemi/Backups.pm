@@ -1,14 +1,14 @@
-# A source and its history that are restored from real backups, and what must be
-# true of them afterwards.
+# A source and its history that are restored from real backups, and what must be true of them
+# afterwards.
 #
-# The clients' journal (Bemi::Clients) is restored with the source.  So after each
-# restore, it holds exactly the changes that the source still has, and compare()
-# holds it against the history: a change of the source that is not stored, and
-# a stored change that the source no longer has, must lie in a gap.  Both are
-# found by commit time and transaction id, which the source keeps (pg_commit_ts).
+# The clients' journal (Bemi::Clients) is restored with the source. So after each restore, it
+# contains exactly the changes that the source still has. compare() compares it with the history:
+# a change of the source that is not stored, and a stored change that the source no longer has,
+# must be in a gap. Both are found by commit time and transaction ID, which the source keeps
+# (pg_commit_ts).
 #
-# The source may move between two servers.  The connection string names both, and
-# libpq chooses the one that takes writes.
+# The source can move between two servers. The connection string names both, and libpq chooses the
+# one that accepts writes.
 
 package Bemi::Backups;
 
@@ -35,7 +35,7 @@ CONF
 my $truth = 'SELECT xid, k, operation, before, after, context, coalesce(committed_at, pg_xact_commit_timestamp(xmin)) FROM journal';
 
 # Compares it with the history.  A time is not complete if it lacks a change, or has one
-# that was undone.  KNOWN: what was amiss before, and asked for already.
+# that was undone.  KNOWN: faults that an earlier call has returned.
 my $comparison = q{
 	CREATE TEMP TABLE compared AS
 		SELECT * FROM (
@@ -154,7 +154,7 @@ sub under_load
 	return;
 }
 
-# Waits until the history's database knows that it is complete up to now, and not only
+# Waits until the history's database has recorded that it is complete up to now, not only
 # the worker: for a backup of it.
 sub wait_until_noted
 {
@@ -171,7 +171,7 @@ sub wait_until_noted
 	die 'it is not noted';
 }
 
-# Has them change some rows, and waits until the history knows that it has all.
+# Has them change some rows, and waits until the history is known to be complete.
 sub work_and_complete
 {
 	my ($self) = @_;
@@ -413,7 +413,7 @@ sub tell
 	return $self->{history}->safe_psql($self->{database}, $query);
 }
 
-# Gaps of all tables since the last call: reason, and whether they tell of the way back.
+# Gaps of all tables since the last call: reason, and whether their detail mentions the restore.
 sub new_gaps
 {
 	my ($self) = @_;
@@ -437,7 +437,7 @@ sub keep_times
 	return;
 }
 
-# Keeps the journal of a source that gives way to a dump.
+# Keeps the journal of a source that is replaced from a dump.
 sub keep_journal
 {
 	my ($self) = @_;
@@ -464,7 +464,7 @@ sub bring_truth
 }
 
 # What is lost, what is undone, and what is wrong with the history, each with a number,
-# but for what an earlier call has shown.
+# without what an earlier call has returned.
 sub compare
 {
 	my ($self) = @_;
@@ -481,8 +481,8 @@ sub compare
 }
 
 # Waits until the worker reads again, and looks at what it has written down.  Parameters:
-# gaps => as new_gaps() gives them; amiss => 'lost', 'undone', both or '', of what must
-# have happened, as a pattern, or else the scenario shows nothing; todo => why it fails.
+# gaps => as new_gaps() gives them; amiss => 'lost', 'undone', both or '': what must
+# have happened, as a pattern, because otherwise the scenario proves nothing; todo => why it fails.
 sub check
 {
 	my ($self, $name, %expected) = @_;

@@ -1,15 +1,14 @@
-# An independent record of what clients have done, to hold against the history.
+# An independent record of what clients have done, to compare with the history.
 #
-# Clients change rows of "item" by way of work(), which writes what it does into
-# "journal", a plain table, in the same transaction.  So whatever strikes, only
-# committed work is in the journal, and the journal knows nothing of bemi: it is
-# the one way to see that nothing is missing and nothing is there twice.
+# Clients change rows of "item" through work(), which records each change in "journal", a plain
+# table, in the same transaction. So after any failure, only committed work is in the journal. The
+# journal does not use bemi. Only this shows that no change is missing or stored twice.
 #
-# A lock makes the order of "n" the order of the commits for each row, and "n"
-# is ascending within a transaction.  Both orders are compared, the second by
-# transaction, so a transaction that was torn in two or stored in part is seen.
+# A lock makes the order of "n" the order of the commits for each row, and "n" is ascending within
+# a transaction. Both orders are compared, the second by transaction, so a transaction that was
+# split or stored in part is noticed.
 #
-# check() compares what has come since the last check(), total() everything.
+# check() compares what is new since the last check(), total() everything.
 
 package Bemi::Clients;
 
@@ -95,7 +94,7 @@ sub new
 # Starts clients that work until they are stopped.  Parameters: clients, keys
 # (how many rows each of the three changes chooses from), rate (transactions a
 # second, none: as fast as they can), transactions (each client's, none: for
-# ever), padding.  What a client says of a lost connection does not matter.
+# ever), padding.  Errors of a client about a lost connection do not matter.
 sub start_load
 {
 	my ($self, %params) = @_;
@@ -176,7 +175,7 @@ sub catch_up
 		return;
 	}
 
-	# bemi.sync() knows nothing of another server's WAL.
+	# bemi.sync() does not know the WAL of another server.
 	my $lsn = $self->{node}->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
 	$self->{history}->poll_query_until('postgres',
 		"SELECT stored_lsn >= '$lsn' FROM bemi.status WHERE source = '$self->{source}'")

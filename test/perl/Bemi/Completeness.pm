@@ -1,7 +1,7 @@
-# What bemi says of a table's history after each of a row of commands.
+# What bemi.completeness() returns for a table's history at the time of each of several commands.
 #
-# The questions are about times, so all commands run first, one after the other, and
-# then it is asked, once the worker has read them all.
+# The checks are about times, so all commands run first, one after the other. The checks follow
+# when the worker has read all of them.
 
 package Bemi::Completeness;
 
@@ -33,7 +33,7 @@ sub complete
 		FROM bemi.source_completeness('main', '$schema', '$name', '$from', '$to') c});
 }
 
-# Runs commands in a schema, each with a table and what is to be said of its history.
+# Runs commands in a schema, each with a table and the expected result for its history.
 # $when is "with" for the time from before the command until after it, or "after" for
 # that from then until the next command.
 sub run_steps

@@ -1,8 +1,8 @@
 # Reads the Markdown of the documents, runs its blocks of SQL, and compares them with what
-# psql prints.  docs/internals/writing-documents.md has the conventions for those who write.
+# psql prints.  docs/internals/writing-documents.md has the conventions.
 #
 # A page is run by one psql, whose input is all blocks of the page.  Lines that \echo prints
-# part the output by block, and tell where psql ended if it did not come to the end.
+# separate the output of the blocks, and show where psql ended if it did not reach the end.
 #
 # Faults are strings that begin with file and line, and are collected rather than thrown, so
 # that a run shows all of them.

@@ -1,4 +1,4 @@
-# What can befall the worker of source "main" between two statements.
+# What can happen to the worker of source "main" between two statements.
 
 package Bemi::Interruptions;
 

@@ -1,14 +1,12 @@
 # An independent record of what is written, to compare with bemi.changes.
 #
-# journal.follow() gives a table row triggers that put each change into
-# journal.entries: the row by to_jsonb(), the primary key by the catalog, the
-# context by the setting, all as they are at that very moment and in the same
-# transaction.  So what is rolled back is not in it, and what DDL does to a
-# table later does not touch it.  A table that is followed is tracked, too,
-# unless that is not wanted.
+# journal.follow() gives a table row triggers that record each change in journal.entries: the row
+# from to_jsonb(), the primary key from the catalog, and the context from the setting, as they are
+# at that moment and in the same transaction. So it does not contain what is rolled back, and
+# later DDL does not change it. By default, a table that is followed is also tracked.
 #
-# Each table needs a column "k" that stays and tells its rows apart: the order
-# of concurrent changes is known for each row by itself only.
+# Each table needs a column "k" that does not change and identifies its rows, because the order of
+# concurrent changes is known only for each row.
 
 package Bemi::Journal;
 

@@ -1,9 +1,9 @@
-# Keys that come, go and change, for the tests of the keys in the stream (track_keys_*).
+# Keys that are added, dropped and changed, for the tests of the keys in the stream
+# (track_keys_*).
 #
-# Each scenario is a list of steps, and each step that changes a row says which key its
-# change must have.  The steps are run in one of several ways, as single
-# statements or in one transaction, and each row says in its context to which step
-# it belongs.
+# Each scenario is a list of steps, and each step that changes a row has the key of its change.
+# The steps run in one of several ways, as single statements or in one transaction. The context of
+# each row names its step.
 
 package Bemi::KeyScenarios;
 
@@ -17,7 +17,7 @@ use Test::More;
 our @EXPORT = qw(@scenarios @alone %ways add_extension_scenario steps statement run_scenarios check_scenarios changes_in);
 
 # Name => steps.  A step is a statement, or [a statement that changes one row of a
-# tracked table, the key of this change].  Each runs in a schema of its own, which
+# tracked table, the key of this change].  Each runs in its own schema, which
 # is the search_path; {schema} is its name.
 our @scenarios = (
 	'key dropped' => [
@@ -276,7 +276,7 @@ our @scenarios = (
 		[ q{INSERT INTO twig VALUES ('a', 2, 6)} => '["6", "2"]' ],
 		'ALTER TABLE root DROP CONSTRAINT root_pkey',
 		[ q{UPDATE root SET v = 'b' WHERE id = 5} => undef ],
-		# one of its own is not the root's
+		# its own key is not the root's
 		'ALTER TABLE leaf ADD PRIMARY KEY (id)',
 		[ q{UPDATE root SET v = 'c' WHERE id = 5} => undef ],
 		'ALTER TABLE leaf DROP CONSTRAINT leaf_pkey',
@@ -502,7 +502,7 @@ sub statement
 	return $step->[1] ? "$step->[0] /*Bemi $step->[1] Bemi*/;\n" : "$step->[0];\n";
 }
 
-# What a session sends for the steps, by the way in which they are to run.
+# What a session sends for the steps, for each way to run them.
 our %ways = (
 	'each by itself' => sub { join '', map { statement($_) } @_ },
 	'one transaction' => sub { join '', "BEGIN;\n", (map { statement($_) } @_), "COMMIT;\n" },
@@ -544,7 +544,7 @@ sub run_scenarios
 	return;
 }
 
-# Compares what a history has with what the steps say, scenario by scenario.
+# Compares a history with the steps, scenario by scenario.
 sub check_scenarios
 {
 	my ($history, $schema, $name, $source, @list) = @_;

@@ -1,22 +1,22 @@
-# A way to a server that can be cut, closed, or go silent.
+# A connection to a server that can be cut, closed, or become silent.
 #
-# A process of its own listens on a Unix socket and forwards bytes to the
-# server's, both ways, in the way that it was last told to:
+# A separate process listens on a Unix socket and forwards bytes to the server's,
+# in both directions, in the mode that was last set:
 #
-#   forward          as if it were not there
-#   cut              breaks all connections that there are, forwards new ones
-#   refuse           breaks them, and lets nobody connect
-#   hold             neither breaks nor forwards anything: a black hole, into
-#                    which new connections go, too
+#   forward          forwards everything
+#   cut              breaks all connections, forwards new ones
+#   refuse           breaks them, and refuses new ones
+#   hold             neither breaks nor forwards anything, also of new
+#                    connections
 #   hold up          the same, only for what is sent to the server
 #   hold down        the same, only for what the server sends
 #   cut after N      breaks a connection when N more bytes of the server's have
 #                    been forwarded, in the middle of a message or not
 #   hold after N     then holds both ways
-#   drop options     forwards, but takes the startup options out of new connections
-#   reject options   forwards, but lets nobody connect who has startup options
+#   drop options     forwards, but removes the startup options of new connections
+#   reject options   forwards, but refuses new connections with startup options
 #
-# It ends with the test that has started it.
+# It ends with the test that started it.
 
 package Bemi::Proxy;
 
@@ -70,7 +70,7 @@ sub connstr
 	return "host=$self->{directory} port=" . $self->{node}->port . " dbname=$database";
 }
 
-# Returns when it does as told.
+# Sets the mode, and returns when it is in force.
 sub tell
 {
 	my ($self, $command) = @_;
@@ -176,7 +176,7 @@ sub count_down
 }
 
 # Does to the startup packet of a new connection what a pooler may do.  False if the
-# client is turned away.
+# client is refused.
 sub greet
 {
 	my ($self, $pair) = @_;

@@ -1,8 +1,8 @@
-# What the tests of restores share: a history on a server of its own, as it must be if it
-# is to outlive a restore, a source that is restored, and the question what is wrong then.
+# What the tests of restores share: a history on its own server, as it must be to survive a
+# restore, a source that is restored, and the check of both afterwards.
 #
-# The rows of table "t" have numbers of one sequence, so the tests set $last_id back when
-# a restore has undone some.
+# The rows of table "t" have numbers from one sequence, so the tests set $last_id back when a
+# restore has undone some.
 
 package Bemi::Restores;
 
@@ -31,7 +31,7 @@ our $has_clock = $^O eq 'linux'
 
 append_to_file($clock, pack('q', 0));
 
-# Runs something that starts the source, or another server whose clock is to be set.
+# Runs code that starts the source, or another server whose clock will be set.
 sub with_clock
 {
 	my ($start) = @_;
@@ -73,7 +73,7 @@ sub start_source
 	return;
 }
 
-# Writes rows, each in a transaction of its own.
+# Writes rows, each in its own transaction.
 sub put
 {
 	my ($value, $count) = @_;

@@ -59,7 +59,7 @@ sub query
 	return $self->result;
 }
 
-# As poll_query_until, where nobody but this session can ask.
+# As poll_query_until, for what only this session can query.
 sub poll_until
 {
 	my ($self, $sql, $expected) = @_;
@@ -72,7 +72,7 @@ sub poll_until
 	return 0;
 }
 
-# Ends the session, or takes note that somebody has ended it.
+# Ends the session, also one that was terminated.
 sub quit
 {
 	my ($self) = @_;

@@ -1,5 +1,5 @@
 \set ECHO none
--- What the worker has stored since the last call of tell(), with the "by" of its context.
+-- Returns what the worker has stored since the last call of tell(), with "by" of the context.
 CREATE FUNCTION tell() RETURNS TABLE ("table" text, operation text, key text, by text)
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -108,7 +108,7 @@ sub say_comment
 	return;
 }
 
-# One statement, or several in one query, each with a comment of its own.
+# One statement, or several in one query, each with its own comment.
 sub client_statement
 {
 	my ($alone) = @_;

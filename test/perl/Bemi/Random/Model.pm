@@ -1,10 +1,9 @@
 # The model of a session in the random test (capture_random): tables, settings, savepoints,
-# triggers, and the changes that the history must hold.
+# triggers, and the changes that the history must contain.
 #
-# It knows nothing of messages or of the WAL.  It takes what SQL and PostgreSQL's manual
-# promise, notes each change with the context that it must carry, and takes the
-# notes back when the script rolls back.  One session is made at a time, so its
-# state is in variables of this package.
+# It does not use messages or the WAL. It follows what SQL and PostgreSQL's manual promise,
+# records each change with its expected context, and removes the records when the script rolls
+# back. Sessions are generated one at a time, so their state is in variables of this package.
 
 package Bemi::Random::Model;
 
@@ -22,7 +21,7 @@ our @EXPORT = qw($tables $prepares %columns %primary_key %is_text %range_column 
 #
 # The tables.  "log" is written by triggers, one of each time of firing:
 # at the end of the statement (item), between its rows (pair, with a context
-# of its own), and at commit (late).  A trigger of a table that is not tracked
+# set by the trigger), and at commit (late).  A trigger of a table that is not tracked
 # (plain) writes to "loose".
 #
 
@@ -74,7 +73,7 @@ CREATE FUNCTION copy_plain() RETURNS trigger LANGUAGE plpgsql AS $$
 CREATE TRIGGER copy_plain AFTER INSERT ON plain
 	FOR EACH ROW EXECUTE FUNCTION copy_plain();
 
--- Writes, with a context of its own, what it returns.
+-- Writes what it returns, with another context.
 CREATE FUNCTION noted(k int, v int) RETURNS int LANGUAGE plpgsql
 	SET bemi.context = '{"function": "noted"}' AS $$
 	BEGIN
@@ -155,7 +154,7 @@ our $model;         # see new_model(); a transaction or savepoint copies it whol
 our $savepoints;    # of the transaction: [name, copy of the model], outermost first
 our $at_begin;      # the copy made when the transaction began
 our $only_slow;     # no other table is to be written to
-our $prepared;      # a prepared transaction on "slow" that is yet to be finished
+our $prepared;      # a prepared transaction on "slow" that is not finished yet
 our %comment_of;    # contexts in comments: of the client's "query", of a "statement" in a DO block
 
 our @script;        # lines for psql
@@ -212,8 +211,8 @@ sub context_json
 	return '{' . join(', ', map { qq{"$_": $context->{$_}} } sort keys %$context) . '}';
 }
 
-# The context of a statement that begins now: its own comment, else that of what
-# the client sent, else what its function says, else the setting.
+# The context of a statement that begins now: that of its own comment, of the
+# comment in what the client sent, of its function, or the setting. The first wins.
 sub context_now
 {
 	my ($function) = @_;

@@ -213,7 +213,7 @@ sub move_by_cte
 	  . ' INSERT INTO loose SELECT id, v FROM gone';
 }
 
-# Parts that nobody reads run after the main one, the last of them first.
+# Parts that the main one does not read run after it, in reverse order.
 sub write_by_ctes
 {
 	my ($pair) = random_rows('pair', 1, 1) or return 'SELECT';
@@ -277,7 +277,7 @@ sub copy_data
 	} @rows;
 }
 
-# Within the outer statement's rows, a function writes rows of its own.
+# Between the outer statement's rows, a function writes other rows.
 sub write_through_function
 {
 	my @rows = random_rows('item', 1 + roll(3), 1) or return 'SELECT';
@@ -341,7 +341,7 @@ sub call_sql_function
 	return "SELECT noted_in_sql($row->{k}, $row->{v})";
 }
 
-# What a statement does to the setting comes too late for itself, but not for
+# A statement that changes the setting does so too late for itself, but not for
 # the statements of its triggers.
 sub insert_and_set
 {
