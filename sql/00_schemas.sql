@@ -11,8 +11,8 @@ SELECT pg_catalog.set_config('bemi_script.session_replication_role',
 	pg_catalog.current_setting('session_replication_role'), true);
 SET LOCAL session_replication_role = replica;
 
--- ENABLE ALWAYS and ENABLE REPLICA event triggers fire all the same. They get one command
--- of each kind first, so that the error can name the one that fails.
+-- ENABLE ALWAYS and ENABLE REPLICA event triggers fire all the same. This runs one command
+-- of each kind first, because then the error can name the trigger that fails.
 DO $$
 DECLARE
 	message text;

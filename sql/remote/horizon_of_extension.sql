@@ -1,4 +1,4 @@
--- A time and a position, so that all commits of earlier times are in the WAL before the position.
+-- A time and a position: all commits of earlier times are in the WAL before the position.
 -- Asked of a source with the extension.
 --
 -- Servers: PostgreSQL 14 to 18.

@@ -1,5 +1,5 @@
--- The signing key. The row's identity goes with it, so that a key that was replaced and put back
--- counts as another one.
+-- The signing key. The result includes the row's identity, because a key that was replaced and put
+-- back counts as another one.
 --
 -- Servers: PostgreSQL 14 to 18.
 -- Returns one row, or none if there is no key: the key, and the row's identity.
