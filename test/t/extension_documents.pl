@@ -224,11 +224,26 @@ for my $setting (grep { exists $settings{ $_->[0] } } @settings)
 # Links
 #
 
-is(join("\n", link_faults(@pages, map { read_page($_) } 'CONTRIBUTING.md', 'bench/README.md')), '', 'links lead somewhere');
+is(join("\n", link_faults(@pages, map { read_page($_) } 'CONTRIBUTING.md', 'SECURITY.md', 'bench/README.md')), '', 'links lead somewhere');
 
 # An index leads to every page.
 my %linked = map { my $page = $_; map { $_ => 1 } linked_files($page) } grep { $_->{file} =~ m{^docs/(internals/)?README\.md$} } @pages;
 is(join("\n", grep { m{^docs/} && !m{^docs/README} && !$linked{$_} } map { $_->{file} } @pages), '', 'docs/README.md and docs/internals/README.md list every page');
+
+# The proofs of the threat model are files and tests.
+my ($proofs) = grep { $_->{file} =~ /threat-proofs/ } @pages;
+
+sub is_no_proof
+{
+	my ($name) = @_;
+
+	return !-e $name && !-e "src/$name" if $name =~ m{^\w+/[\w.]+$};
+	return $name =~ /^[a-z]+_\w+$/ && !(grep { -e } map { "test/$_" } "t/$name.pl", "sql/$name.sql", "specs/$name.spec")
+	  && $name !~ /^pg_/;
+}
+
+is( join("\n", grep { is_no_proof($_) } map { quoted_strings($_) } @{ ($proofs // read_page('docs/internals/threat-proofs.md'))->{lines} }),
+	'', 'the threat model is proven by files and tests that exist');
 
 #
 # Messages
