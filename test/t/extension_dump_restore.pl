@@ -226,7 +226,7 @@ is( $origin->safe_psql(
 	'single tables: then they are tracked, by their rules, with a gap for the time between');
 
 # Partitions of the history go into any database with the extension.
-my $partitions = $origin->basedir . '/partitions.dump';
+my $partition_dump = $origin->basedir . '/partitions.dump';
 my $in_partitions = q{
 	SELECT count(*), md5(string_agg(c::text, E'\n' ORDER BY id, committed_at)) FROM bemi.changes c
 	WHERE tableoid::regclass::text LIKE '\_bemi.changes\_%'};
@@ -234,11 +234,11 @@ my $in_partitions = q{
 $origin->safe_psql('app', q{SELECT bemi.sync('60s')});
 my $part_of_history = $origin->safe_psql('app', $in_partitions);
 command_ok(
-	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', '_bemi.changes_*', '-f', $partitions ],
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('app'), '-Fc', '-t', '_bemi.changes_*', '-f', $partition_dump ],
 	'pg_dump of partitions of the history');
 $origin->safe_psql('postgres', 'CREATE DATABASE evidence');
 $origin->safe_psql('evidence', 'CREATE EXTENSION bemi');
-restore_warnings('evidence', $partitions);
+restore_warnings('evidence', $partition_dump);
 unlike($part_of_history, qr/\A0\|/, 'there is history in partitions');
 is($origin->safe_psql('evidence', $in_partitions), $part_of_history, 'it comes along, and is attached');
 
