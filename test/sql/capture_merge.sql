@@ -18,7 +18,7 @@ INSERT INTO delivery VALUES (1, 5), (2, -20), (3, 7);
 SELECT bemi.track('stock');
 SELECT count(*) FROM wal();
 
--- So that the rows come in the order of the deliveries.
+-- The rows come in the order of the deliveries.
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 PREPARE deliver AS

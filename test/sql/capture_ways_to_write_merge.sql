@@ -26,7 +26,7 @@ INSERT INTO todo VALUES (1, 'a'), (2, 'b'), (3, 'c');
 INSERT INTO wish VALUES (1, 'A'), (2, NULL), (4, 'd');
 SELECT count(*) FROM tell();
 SELECT messages();
--- So that the rows come in the order of the source.
+-- The rows come in the order of the source.
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 

@@ -53,7 +53,7 @@ SET bemi.context = '{"é":1234}';
 SELECT bemi.set_context('{"n": 1234567}');
 SELECT bemi.current_context();
 RESET bemi.max_context_size;
--- Of too many keys and elements, at all levels together; what is in strings does not count.
+-- Too many keys and elements, at all levels together. The contents of strings do not count.
 SET bemi.max_context_keys = 4;
 SET bemi.context = '{"a": "{,[,\",\\", "b": [ [ ], { } ]}';
 SELECT bemi.current_context();

@@ -47,7 +47,7 @@ SELECT operation, after FROM bemi.changes ORDER BY id;
 SELECT * FROM tracked;
 
 --
--- To have been attached: a table that was a partition is not tracked when it is detached
+-- The claim to have been attached: a table that was a partition is not tracked when it is detached
 --
 SET ROLE regress_bemi_claimer;
 CREATE TABLE own.parent (id integer) PARTITION BY RANGE (id);
@@ -70,7 +70,7 @@ RESET ROLE;
 SELECT * FROM tracked WHERE "table" LIKE 'own%';
 
 --
--- To be tracked already: a table that is attached has an identity all the same
+-- The claim to be tracked already: a table that is attached has an identity nevertheless
 --
 SET ROLE regress_bemi_claimer;
 CREATE TABLE own.bare (id integer);

@@ -125,7 +125,7 @@ INSERT INTO keyed VALUES ('a@example.com', 1), ('b@example.com', 1);
 UPDATE keyed SET v = 2 WHERE email = 'a@example.com';
 SELECT n, operation, count(*) OVER (PARTITION BY key) AS of_this_key, key = after ->> 'email' AS is_its_hash, after ->> 'v' AS v FROM stored() ORDER BY n;
 
--- Who sets what: NULL leaves a rule, an empty list takes it back.
+-- NULL keeps a rule, an empty list removes it.
 SELECT bemi.track('person');
 SELECT bemi.track('person', ignore => '{n}');
 SELECT ignore, redact, redact_hash FROM bemi.tracked WHERE "table" = 'person'::regclass;
@@ -297,7 +297,7 @@ SELECT bemi.track('sly.account', ignore => '{sum}');
 RESET ROLE;
 SELECT "table", ignore, problems FROM bemi.tracked WHERE "table" = 'sly.account'::regclass;
 
--- Who may only make triggers takes no rule back, and adds none; nor does a trigger that
+-- A role that may only create triggers removes no rule and adds none; nor does a trigger that
 -- comes with its schema.
 CREATE ROLE regress_bemi_maker;
 GRANT EXECUTE ON FUNCTION bemi.track TO regress_bemi_maker;

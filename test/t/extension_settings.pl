@@ -192,7 +192,7 @@ my %excluded = map { $_ => 1 } qw(
   log_parser_stats log_planner_stats log_executor_stats trace_notify
   debug_discard_caches);
 
-# For a text, there is no telling another value from its description.
+# For a text, its description does not give another value.
 my %texts = (
 	'application_name' => q{'shop'},
 	'backtrace_functions' => q{'no_such_function'},
@@ -381,7 +381,7 @@ sub scenario
 		'CREATE me, UPDATE me, UPDATE me, CREATE , DELETE ', "$source: changes have their contexts");
 	is( ask($from, q{SELECT "table", redact, redact_hash, problems FROM bemi.tracked WHERE redact <> '{}'}),
 		'public.v|{card_no}|{e_mail}|{}', "$source: rules are kept");
-	# That row is not there any more.
+	# That row no longer exists.
 	ask($to, q{DELETE FROM bemi.changes WHERE "table" = 'v' AND after ? 'card'});
 	compare($from, $to, $source, $source);
 

@@ -308,7 +308,7 @@ sub check_pair
 		SELECT primary_key, after->>$t, context->>'by' $from $later ORDER BY id},
 		[ map { [ $_, $values[$_], $values[$_] ] } 0 .. $#values ],
 		'a table that was made later');
-	# Of a source on another server, it is known some seconds later up to when all is stored.
+	# For a source on another server, stored_until is some seconds late.
 	$node->poll_query_until($history, qq{
 		SELECT s.stored_until > max(c.committed_at) FROM bemi.status s JOIN bemi.changes c USING (source)
 		WHERE source = 'from_$source' GROUP BY s.stored_until}) or die 'not all is known to be stored';

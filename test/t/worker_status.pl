@@ -236,7 +236,7 @@ is($hint, "ALTER ROLE $owner LOGIN;", 'NOLOGIN: the hint has the statement');
 $node->safe_psql('postgres', $hint);
 goes_on('NOLOGIN');
 
-# Who is in sees what the others cannot.
+# A session that is connected sees what others cannot.
 my $inside = Bemi::Session->new($node, user => 'dba', database => 'second');
 my $offset = -s $node->logfile;
 $node->safe_psql('postgres', 'ALTER DATABASE second ALLOW_CONNECTIONS false');

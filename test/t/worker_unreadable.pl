@@ -162,7 +162,7 @@ is( $node->safe_psql('postgres', q{
 	'tracking_began|-infinity', 'and it is known from when on it is tracked');
 
 #
-# To write the gap twice, as after a crash, changes nothing
+# Recording the gap twice, as after a crash, changes nothing
 #
 
 is( $node->safe_psql('postgres', q{

@@ -348,7 +348,7 @@ sub copy_directory
 {
 	my ($from, $to) = @_;
 
-	# Of a server that runs, some files vanish meanwhile.
+	# Some files of a running server vanish meanwhile.
 	PostgreSQL::Test::Utils::system_log('cp', '-a', $from, $to);
 	die "$from is not copied" unless -d $to;
 	return;
