@@ -55,6 +55,10 @@ CREATE TABLE bemi.changes (
 	position bigint NOT NULL,
 	source text COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (committed_at);
+-- Partitions have an identity of their own, see _bemi.make_partition(). A subscriber that reads
+-- them under the root's name gets the root's, and refuses an UPDATE or DELETE without one. An
+-- index of id alone cannot be unique over all partitions, so it cannot be the root's identity.
+ALTER TABLE bemi.changes REPLICA IDENTITY FULL;
 COMMENT ON TABLE bemi.changes
 	IS 'history: one row for each row inserted, updated or deleted, and for each table truncated';
 COMMENT ON COLUMN bemi.changes.id

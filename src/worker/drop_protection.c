@@ -116,6 +116,6 @@ bemi_protect_history(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot drop extension bemi because it holds history"),
 				 errdetail("Changes are stored in bemi.changes."),
-				 errhint("DROP EXTENSION bemi CASCADE deletes them for ever; pg_dump --table='bemi.changes*' keeps a copy.")));
+				 errhint("DROP EXTENSION bemi CASCADE deletes them for ever; pg_dump --table='_bemi.changes_*' keeps a copy.")));
 	PG_RETURN_NULL();
 }

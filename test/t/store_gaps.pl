@@ -399,7 +399,7 @@ lose(
 		}
 		$node->safe_psql('postgres', 'CHECKPOINT');
 		is( $node->safe_psql('postgres', 'SELECT wal_status, warning FROM bemi.status'),
-			'lost|the slot is lost: changes are missing from the history; the worker writes a gap into bemi.gaps when it connects',
+			'lost|the slot is lost: changes are missing from the history; the worker records a gap in bemi.gaps when it connects',
 			'bemi.status shows it before');
 		$node->safe_psql('postgres', q{
 			ALTER SYSTEM RESET max_slot_wal_keep_size;
