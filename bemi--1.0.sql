@@ -2682,7 +2682,7 @@ CREATE VIEW bemi.status AS
 			CASE WHEN s.desired = 'run' THEN _bemi.why_no_worker() END,
 			CASE WHEN s.desired = 'run'
 				AND NOT starts_with(s.slot_name::text, _bemi.origin_of(s.name)::text)
-				THEN format('the source came with a dump or a template database: '
+				THEN format('the source was copied with its database: '
 					'CALL bemi.start(%L);', s.name) END,
 			'the worker ' || _bemi.lock_wait(w.pid),
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
@@ -2709,7 +2709,7 @@ COMMENT ON COLUMN bemi.status.state
 		'commands), failed (tried again, see last_error), stopped, dropping, not running';
 COMMENT ON COLUMN bemi.status.pid IS 'process of the worker, NULL if it is not running';
 COMMENT ON COLUMN bemi.status.slot_name
-	IS 'replication slot at the source; NULL if the source came with a dump or a template database';
+	IS 'replication slot at the source; NULL if the source was copied with its database';
 COMMENT ON COLUMN bemi.status.received_lsn
 	IS 'LSN of the source up to which the worker has received the WAL';
 COMMENT ON COLUMN bemi.status.stored_lsn

@@ -12,8 +12,8 @@
  * bemi.start() creates the entries.
  *
  * A source counts if its replication origin bemi_<database OID>_<name> exists.
- * A row without an origin came with a dump or a template database.  It is not
- * read here until bemi.start() is called.
+ * A row without an origin was copied with its database, as by CREATE DATABASE
+ * ... TEMPLATE.  It is not read here until bemi.start() is called.
  *
  * A process cannot connect to a closed database (ALLOW_CONNECTIONS is false,
  * or DROP DATABASE was interrupted), and fails before it can report the
@@ -47,7 +47,7 @@
  */
 typedef struct Discovery
 {
-	List	   *to_visit;		/* databases that need a discovery worker */
+	List	   *waiting;		/* databases that need a discovery worker */
 	List	   *closed;			/* databases that accept no connections now */
 	int64		closed_seen_at; /* time of the last check of them */
 	BackgroundWorkerHandle *worker; /* running discovery worker, or NULL ... */
@@ -274,7 +274,7 @@ plan_discovery(Oid database)
 	char	   *hint;
 
 	if (state == BEMI_DATABASE_OPEN)
-		discovery.to_visit = lappend_oid(discovery.to_visit, database);
+		discovery.waiting = lappend_oid(discovery.waiting, database);
 	else if (state != BEMI_DATABASE_GONE)
 		discovery.closed = lappend_oid(discovery.closed, database);
 	MemoryContextSwitchTo(caller);
@@ -309,8 +309,8 @@ recheck_closed(void)
 		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
 		if (state == BEMI_DATABASE_OPEN)
-			discovery.to_visit =
-				lappend_oid(discovery.to_visit, lfirst_oid(cell));
+			discovery.waiting =
+				lappend_oid(discovery.waiting, lfirst_oid(cell));
 		else if (state != BEMI_DATABASE_GONE)
 			still = lappend_oid(still, lfirst_oid(cell));
 		MemoryContextSwitchTo(caller);
@@ -353,13 +353,13 @@ receive_discovery(void)
  * The next database to discover; paused ones wait.
  */
 static Oid
-next_to_visit(void)
+next_waiting_database(void)
 {
 	Oid			next = InvalidOid;
 	ListCell   *cell;
 
 	LWLockAcquire(bemi_shared->lock, LW_SHARED);
-	foreach(cell, discovery.to_visit)
+	foreach(cell, discovery.waiting)
 	{
 		if (!OidIsValid(next) && !bemi_is_paused(lfirst_oid(cell)))
 			next = lfirst_oid(cell);
@@ -382,7 +382,7 @@ bemi_start_discovery(void)
 	recheck_closed();
 	if (discovery.worker != NULL)
 		return BEMI_LONGEST_DELAY_MS;
-	discovery.database = next_to_visit();
+	discovery.database = next_waiting_database();
 	if (!OidIsValid(discovery.database))
 		return BEMI_LONGEST_DELAY_MS;
 	left = discovery.next_start - bemi_monotonic_ms();
@@ -398,8 +398,8 @@ bemi_start_discovery(void)
 	process.bgw_main_arg = ObjectIdGetDatum(discovery.database);
 	if (!bemi_register_process(&process, &discovery.worker))
 		return BEMI_FIRST_DELAY_MS;
-	discovery.to_visit =
-		list_delete_oid(discovery.to_visit, discovery.database);
+	discovery.waiting =
+		list_delete_oid(discovery.waiting, discovery.database);
 	return BEMI_LONGEST_DELAY_MS;
 }
 

@@ -794,7 +794,8 @@ bemi_entry_remove(void)
 }
 
 /*
- * Whether a session has changed the worker's row since bemi_entry_take_wake().
+ * Whether a session has changed the worker's row since
+ * bemi_entry_drain_wake().
  */
 bool
 bemi_entry_is_woken(void)
@@ -811,7 +812,7 @@ bemi_entry_is_woken(void)
  * The same, and resets it, so only later changes count from now on.
  */
 bool
-bemi_entry_take_wake(void)
+bemi_entry_drain_wake(void)
 {
 	bool		woken;
 

@@ -530,7 +530,7 @@ bemi_stream_changes(BemiPipeline *pipeline, BemiSourceRow *row)
 			bemi_store_maintain(bemi_source_name);
 			bemi_protocol_forget_gone(pipeline->protocol);
 		}
-		if (bemi_store_is_stored(pipeline->store) && bemi_entry_take_wake())
+		if (bemi_store_is_stored(pipeline->store) && bemi_entry_drain_wake())
 			bemi_read_source(row);
 		else if (!more)
 			wait_for_stream(pipeline);

@@ -97,7 +97,7 @@ run_worker(BemiPipeline *pipeline)
 {
 	BemiSourceRow row;
 
-	(void) bemi_entry_take_wake();
+	(void) bemi_entry_drain_wake();
 	bemi_read_source(&row);
 	if (row.exists)
 		load_progress();

@@ -228,7 +228,7 @@ extern void bemi_entry_fail(const char *error, const char *hint);
 extern void bemi_entry_recover(void);
 extern void bemi_entry_remove(void);
 extern bool bemi_entry_is_woken(void);
-extern bool bemi_entry_take_wake(void);
+extern bool bemi_entry_drain_wake(void);
 
 /* facts.c, in the order of its parts */
 extern Size bemi_facts_memory_size(void);
