@@ -81,6 +81,7 @@ extern bool bemi_store_may_advance(const BemiStore *store,
 								   XLogRecPtr received, bool is_asked);
 extern void bemi_store_advance(BemiStore *store, XLogRecPtr received);
 extern XLogRecPtr bemi_store_flushed(BemiStore *store);
+extern bool bemi_store_awaits_count(const BemiStore *store);
 extern bool bemi_store_awaits_flush(const BemiStore *store);
 extern bool bemi_store_awaits_time(const BemiStore *store);
 extern void bemi_store_drain_counts(BemiStore *store,

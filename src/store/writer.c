@@ -604,6 +604,16 @@ bemi_store_commit(BemiStore *store)
 }
 
 /*
+ * Whether stored changes are not yet counted in _bemi.source_progress.
+ */
+bool
+bemi_store_awaits_count(const BemiStore *store)
+{
+	return store->uncounted.changes > 0 ||
+		store->uncounted.invalid_messages > 0;
+}
+
+/*
  * Whether to record now that the source has reached "received" without
  * anything to store; sooner if the source asks for a confirmation.
  */
@@ -611,8 +621,6 @@ bool
 bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 					   bool is_asked)
 {
-	bool		uncounted = store->uncounted.changes > 0 ||
-		store->uncounted.invalid_messages > 0;
 	uint64		bytes =
 		received > store->origin ? received - store->origin : 0;
 
@@ -622,7 +630,7 @@ bemi_store_may_advance(const BemiStore *store, XLogRecPtr received,
 		return true;
 	if (!bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
 		return false;
-	return uncounted || bytes >= ADVANCE_BYTES ||
+	return bemi_store_awaits_count(store) || bytes >= ADVANCE_BYTES ||
 		(bytes >= ADVANCE_LESS_BYTES &&
 		 bemi_has_passed(store->progress_at, ADVANCE_LESS_MS));
 }
@@ -669,8 +677,7 @@ bemi_store_flushed(BemiStore *store)
 bool
 bemi_store_awaits_flush(const BemiStore *store)
 {
-	return store->unflushed != NIL ||
-		store->uncounted.changes > 0 || store->uncounted.invalid_messages > 0;
+	return store->unflushed != NIL || bemi_store_awaits_count(store);
 }
 
 /*

@@ -442,12 +442,29 @@ process_received(BemiPipeline *pipeline)
 }
 
 /*
+ * Records the counts of the last second, which are not yet in
+ * _bemi.source_progress, while no source transaction is open.
+ */
+static void
+record_last_counts(BemiPipeline *pipeline)
+{
+	if (bemi_store_awaits_count(pipeline->store))
+		bemi_store_advance(pipeline->store, InvalidXLogRecPtr);
+}
+
+/*
  * Ends the process without an error on SIGTERM, while no source transaction is
  * open.  It writes nothing to the log, because a server may have many sources.
+ *
+ * The signal must not cancel the update of the counts, but a second one may.
+ * A lock that somebody holds must not delay the end.
  */
 static void
 exit_quietly(BemiPipeline *pipeline)
 {
+	ProcDiePending = false;
+	SetConfigOption("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION);
+	record_last_counts(pipeline);
 	bemi_stream_close(pipeline->stream);
 	proc_exit(0);
 }
@@ -535,6 +552,8 @@ bemi_stream_changes(BemiPipeline *pipeline, BemiSourceRow *row)
 		else if (!more)
 			wait_for_stream(pipeline);
 	}
+	if (row->exists)
+		record_last_counts(pipeline);
 	bemi_stream_close(pipeline->stream);
 	pipeline->stream = NULL;
 }

@@ -214,5 +214,48 @@ wait_for($node, q{bool_and(state = 'streaming') FROM bemi.status});
 is($node->safe_psql('postgres', q{SELECT bemi.sync(); SELECT count(*) FROM bemi.changes WHERE "table" = 'last'}),
 	"\n1", 'and goes on when there is one again');
 
+#
+# The counts of the last second
+#
+
+# Returns what is stored, as counted, as in the table of counts, and where the last change is.
+sub counted
+{
+	return $node->safe_psql('postgres', q{
+		SELECT w.changes = p.changes, w.changes, p.changed_lsn IS NOT NULL
+		FROM bemi.status w JOIN _bemi.source_progress p USING (source) WHERE source = 'main'});
+}
+
+sub store_one
+{
+	$rows++;
+	$node->safe_psql('postgres', "INSERT INTO t VALUES ($rows); SELECT bemi.sync()");
+	return;
+}
+
+# The table is updated once a second, so the second of two changes waits.
+$node->safe_psql('postgres', q{CALL bemi.drop_source('main'); CALL bemi.start()});
+store_one() for (1, 2);
+$node->safe_psql('postgres', q{CALL bemi.stop('main')});
+is(counted(), 't|2|t', 'bemi.stop() records the counts of the last second');
+$node->safe_psql('postgres', q{CALL bemi.start()});
+store_one() for (1, 2);
+$node->restart('fast');
+wait_for($node, q{state = 'streaming' FROM bemi.status WHERE source = 'main'});
+is(counted(), 't|4|t', 'and so does a shutdown of the server');
+
+# A lock delays the end by a second, but not for ever.
+store_one() for (1, 2);
+my $locker = Bemi::Session->new($node);
+$locker->query(q{BEGIN; LOCK TABLE _bemi.source_progress IN SHARE MODE});
+my $ended = $node->safe_psql('postgres', q{SELECT pid FROM bemi.status WHERE source = 'main'});
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($ended)");
+wait_for($node, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $ended)");
+$locker->query('ROLLBACK');
+$locker->quit;
+wait_for($node, q{state = 'streaming' FROM bemi.status WHERE source = 'main'});
+is($node->safe_psql('postgres', q{SELECT bemi.sync(); SELECT changes FROM bemi.status WHERE source = 'main'}),
+	"\n6", 'a lock on the counts does not keep a worker from ending');
+
 $_->stop('fast') for ($node, $other);
 done_testing();
