@@ -101,7 +101,7 @@ static KeptText *kept = NULL;
  * Warns of a broken comment, once per message of the client.
  */
 static void
-warn_of_comment(const char *detail)
+warn_of_comment(const BemiContextError *error)
 {
 	if (message != NULL && message->warned)
 		return;
@@ -110,7 +110,11 @@ warn_of_comment(const char *detail)
 	ereport(WARNING,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("context in the query's comment is not valid and was left out"),
-			 errdetail("%s", detail)));
+			 errdetail("%s", error->detail),
+			 errhint("%s",
+					 error->hint ?
+					 error->hint :
+					 "Write a JSON object, such as /*Bemi {\"userId\": 1} Bemi*/.")));
 }
 
 /*
@@ -311,13 +315,15 @@ context_in_comment(const BemiStatementText *statement, bool conforming_strings)
 	const char *text;
 	int			len;
 	char	   *context;
-	char	   *detail;
+	BemiContextError error;
 
 	if (!find_comment(statement, conforming_strings, &comment))
 		return NULL;
 	if (comment.nested)
 	{
-		warn_of_comment("The comment contains another comment mark.");
+		error.detail = pstrdup("The comment contains another comment mark.");
+		error.hint = "In strings of the context, write \\u002f for the slash.";
+		warn_of_comment(&error);
 		return NULL;
 	}
 
@@ -328,9 +334,9 @@ context_in_comment(const BemiStatementText *statement, bool conforming_strings)
 	while (len > 0 && strchr(WHITE_SPACE, text[len - 1]) != NULL)
 		len--;
 	context = pnstrdup(text, len);
-	if (bemi_context_is_valid(context, len, &detail))
+	if (bemi_context_is_valid(context, len, &error))
 		return context;
-	warn_of_comment(detail);
+	warn_of_comment(&error);
 	return NULL;
 }
 

@@ -174,30 +174,38 @@ bemi_context_is_too_large(const char *content, int len)
 }
 
 /*
- * Whether the text is within the limits for contexts.  If not, *detail is the
- * errdetail, palloc'd.
+ * Whether the text is within the limits for contexts.
  */
 static bool
-context_is_small_enough(const char *json, int len, char **detail)
+context_is_small_enough(const char *json, int len, BemiContextError *error)
 {
 	JsonExtent	extent;
 
 	if (len > max_context_size)
 	{
-		*detail =
+		error->detail =
 			psprintf("The context is %d bytes long, \"bemi.max_context_size\" allows %d.",
 					 len, max_context_size);
+		error->hint =
+			"Leave values out of the context, or raise \"bemi.max_context_size\".";
 		return false;
 	}
 	extent = measure_json(json, len);
 	if (extent.depth > DEEPEST_CONTEXT)
-		*detail =
+	{
+		error->detail =
 			psprintf("The context is nested too deeply, at most %d levels are allowed.",
 					 DEEPEST_CONTEXT);
+		error->hint = "Leave nested values out of the context.";
+	}
 	else if (extent.values > max_context_keys)
-		*detail =
+	{
+		error->detail =
 			psprintf("The context has %d keys and array elements, \"bemi.max_context_keys\" allows %d.",
 					 extent.values, max_context_keys);
+		error->hint =
+			"Leave keys out of the context, or raise \"bemi.max_context_keys\".";
+	}
 	else
 		return true;
 	return false;
@@ -246,13 +254,14 @@ is_valid_object(const char *json, int len, char **detail)
 
 /*
  * Whether the text is a JSON object within the limits for contexts.  If not,
- * *detail is the errdetail, palloc'd.
+ * *error is the reason.
  */
 bool
-bemi_context_is_valid(const char *json, int len, char **detail)
+bemi_context_is_valid(const char *json, int len, BemiContextError *error)
 {
-	return context_is_small_enough(json, len, detail) &&
-		is_valid_object(json, len, detail);
+	error->hint = NULL;
+	return context_is_small_enough(json, len, error) &&
+		is_valid_object(json, len, &error->detail);
 }
 
 /*
@@ -273,7 +282,7 @@ bemi_is_json_object(const char *json, int len)
 static bool
 check_context(char **newval, void **extra, GucSource source)
 {
-	char	   *detail;
+	BemiContextError error;
 
 	if (*newval == NULL || **newval == '\0')
 		return true;
@@ -284,15 +293,18 @@ check_context(char **newval, void **extra, GucSource source)
 	 */
 	if (InitializingParallelWorker)
 		return true;
-	if (bemi_context_is_valid(*newval, strlen(*newval), &detail))
+	if (bemi_context_is_valid(*newval, strlen(*newval), &error))
 		return true;
 
 	/* The server's own message would contain the whole value. */
 	if (strlen(*newval) > LONGEST_SHOWN)
 		GUC_check_errmsg("invalid value for parameter \"%s\"", "bemi.context");
-	GUC_check_errdetail("%s", detail);
-	GUC_check_errhint("Write a JSON object, such as SET bemi.context = '{\"userId\": 1}'.");
-	pfree(detail);
+	GUC_check_errdetail("%s", error.detail);
+	GUC_check_errhint("%s",
+					  error.hint ?
+					  error.hint :
+					  "Write a JSON object, such as SET bemi.context = '{\"userId\": 1}'.");
+	pfree(error.detail);
 	return false;
 }
 

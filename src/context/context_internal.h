@@ -11,7 +11,16 @@
 #include "context/context.h"
 
 /* context.c */
-extern bool bemi_context_is_valid(const char *json, int len, char **detail);
+/* Why a text is no valid context. */
+typedef struct BemiContextError
+{
+	char	   *detail;			/* palloc'd */
+	const char *hint;			/* how to stay within a limit; NULL: the text
+								 * is no JSON object */
+} BemiContextError;
+
+extern bool bemi_context_is_valid(const char *json, int len,
+								  BemiContextError *error);
 
 /* comment.c */
 extern const char *bemi_context_in_comment(const BemiStatementText *statement);

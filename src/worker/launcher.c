@@ -190,6 +190,9 @@ bemi_launcher_main(Datum arg)
 
 		MemoryContextReset(round);
 		MemoryContextSwitchTo(round);
+		/* A shutdown is no error, so it is not logged as one. */
+		if (ProcDiePending)
+			proc_exit(1);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
