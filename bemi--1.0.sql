@@ -2691,7 +2691,21 @@ CREATE VIEW bemi.status AS
 					'the owner of extension bemi is no superuser, so that tables may be left '
 					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
 				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
-				WHERE e.extname = 'bemi' AND NOT r.rolsuper)
+				WHERE e.extname = 'bemi' AND NOT r.rolsuper),
+			-- Those that follow DDL also fire where session_replication_role is replica.
+			(SELECT format('event triggers of bemi are disabled, so that DDL is not followed '
+					'and makes no gap: %s',
+					string_agg(format('ALTER EVENT TRIGGER %I ENABLE%s;', e.evtname,
+						CASE WHEN e.evtname <> 'bemi_protect_history' THEN ' ALWAYS' END), ' '
+						ORDER BY e.evtname))
+				FROM pg_event_trigger e
+					JOIN pg_depend d ON d.classid = 'pg_event_trigger'::regclass
+						AND d.objid = e.oid AND d.deptype = 'e'
+					JOIN pg_extension x ON x.oid = d.refobjid
+						AND d.refclassid = 'pg_extension'::regclass
+				WHERE x.extname = 'bemi' AND (e.evtenabled IN ('D', 'R')
+					OR (e.evtenabled = 'O' AND e.evtname <> 'bemi_protect_history'))
+				HAVING count(*) > 0)
 		), '') AS warning
 	FROM bemi.sources s
 		LEFT JOIN _bemi.source_progress p ON p.source = s.name

@@ -92,9 +92,14 @@ void
 bemi_stream_report_failure(BemiStream *stream, PGconn *conn, const char *what)
 {
 	char	   *text = pchomp(PQerrorMessage(conn));
-	char	   *sqlstate = bemi_cut_sqlstate(text);
+	const char *sqlstate = bemi_cut_sqlstate(text);
 	char	   *message = bemi_stream_string(stream, text);
-	const char *hint = bemi_connection_hint(stream, message, sqlstate);
+	const char *hint;
+
+	/* Without a password, libpq gives up before the server refuses. */
+	if (sqlstate == NULL && PQconnectionNeedsPassword(conn))
+		sqlstate = "28P01";		/* invalid_password */
+	hint = bemi_connection_hint(stream, message, sqlstate);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),

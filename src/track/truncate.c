@@ -35,7 +35,7 @@
  * the middle of a TRUNCATE, after the calls of the hook.  Then the trigger
  * passes the tables on.  They are locked and not yet emptied.  Two cases are
  * not found: the trigger is disabled, or the transaction has locked the root
- * before.
+ * in ACCESS EXCLUSIVE mode before.
  *
  * What must never happen: a wait for a lock, or a lock that the statement does
  * not take itself.

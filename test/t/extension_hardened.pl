@@ -205,6 +205,15 @@ is( $node->safe_psql('demoted', sprintf($owned, 'other.%')),
 	'and has its problems shown');
 like($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'),
 	qr/the owner of extension bemi is no superuser.*: ALTER ROLE boss SUPERUSER;/, 'bemi.status says what is wrong');
+# Disabled event triggers leave no gap, so they are shown, with the lines that enable them.
+my $event_triggers = q{SELECT string_agg(concat(evtname, ' ', evtenabled), ', ' ORDER BY evtname) FROM pg_event_trigger};
+my $enabled_as_made = $node->safe_psql('demoted', $event_triggers);
+$node->safe_psql('demoted', "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger WHERE evtname ~ '^bemi_' \\gexec");
+my ($enable) = $node->safe_psql('demoted', 'SELECT warning FROM bemi.status')
+  =~ /event triggers of bemi are disabled, .* makes no gap: (ALTER EVENT TRIGGER .*;)\z/;
+$node->safe_psql('demoted', $enable // 'missing');
+is($node->safe_psql('demoted', $event_triggers), $enabled_as_made, 'event triggers that were disabled are shown');
+unlike($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'), qr/event triggers/, 'until they are enabled');
 $node->safe_psql('demoted', q{SELECT bemi.track('other.below_1')});
 is(as_role('app', 'ALTER TABLE app.root DETACH PARTITION other.below', 'demoted'),
 	"WARNING:  could not remove trigger \"bemi_emit_context\" from table \"other.below_1\"\nDETAIL:  The owner of extension bemi is no superuser.\nHINT:  SELECT bemi.untrack('other.below_1');",

@@ -179,6 +179,14 @@ sub write_hba
 	# "peer" admits the owner of the server's process under its own name.
 	write_hba($line // '', @refusal);
 	works('refused by pg_hba.conf');
+
+	# Where all roles need a password, the worker has none.
+	@refusal = (qq{local all "$owner" scram-sha-256}, 'local all all trust');
+	write_hba(@refusal);
+	$error = fails('a password is needed', qr/DETAIL:  The worker reports: .*no password supplied/);
+	($line) = $error =~ /^HINT: .*: (local .*)$/m;
+	write_hba($line // '', @refusal);
+	works('a password is needed');
 	write_hba($hba);
 }
 
