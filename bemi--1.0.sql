@@ -2688,13 +2688,13 @@ CREATE VIEW bemi.status AS
 			'the WAL sender of the worker ' || _bemi.lock_wait(w.walsender),
 			_bemi.history_warning(),
 			(SELECT format(
-					'the owner of extension bemi is no superuser, so that tables may be left '
-					'untracked when they are made or attached: ALTER ROLE %I SUPERUSER;', r.rolname)
+					'the owner of extension bemi is no superuser (tables may stay untracked when '
+					'they are made or attached): ALTER ROLE %I SUPERUSER;', r.rolname)
 				FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
 				WHERE e.extname = 'bemi' AND NOT r.rolsuper),
 			-- Those that follow DDL also fire where session_replication_role is replica.
-			(SELECT format('event triggers of bemi are disabled, so that DDL is not followed '
-					'and makes no gap: %s',
+			(SELECT format('event triggers of bemi are disabled (DDL is not followed and makes no '
+					'gap): %s',
 					string_agg(format('ALTER EVENT TRIGGER %I ENABLE%s;', e.evtname,
 						CASE WHEN e.evtname <> 'bemi_protect_history' THEN ' ALWAYS' END), ' '
 						ORDER BY e.evtname))

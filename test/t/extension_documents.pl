@@ -314,7 +314,8 @@ for my $file (@sources, @scripts, 'Makefile', 'bemi.control')
 	for (@literals)
 	{
 		push @wrong, map { "$file: $_" } grep { !$names{$_} && !/\.changes_/ } /(?<![\w.\/])(_?bemi\.[a-z]\w*)/g;
-		push @wrong, map { "$file: setting $_" } grep { !$names{$_} } /\bALTER (?:SYSTEM|ROLE \S+|DATABASE \S+) SET ([a-z_.]+)/g, /"([a-z]+(?:_[a-z]+)+)" (?:must be|is|limits)\b/g;
+		push @wrong, map { "$file: setting $_" } grep { !$names{$_} } /\bALTER (?:SYSTEM|ROLE \S+|DATABASE \S+) SET ([a-z_.]+)/g, /"([a-z]+(?:_[a-z]+)+)" (?:must be|is|limits)\b/g,
+		  /(?:restart the server|%s): ([a-z_.]+) = /g, map { /"([a-z_.]+)"/g } /\braise ("[a-z_.]+"(?: or "[a-z_.]+")?)/gi;
 	}
 	push @wrong, map { "$file: document $_" } grep { !-e } $text =~ m{((?:[\w-]+/)*[\w-]+\.md)\b}g;
 }

@@ -210,7 +210,7 @@ my $event_triggers = q{SELECT string_agg(concat(evtname, ' ', evtenabled), ', ' 
 my $enabled_as_made = $node->safe_psql('demoted', $event_triggers);
 $node->safe_psql('demoted', "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger WHERE evtname ~ '^bemi_' \\gexec");
 my ($enable) = $node->safe_psql('demoted', 'SELECT warning FROM bemi.status')
-  =~ /event triggers of bemi are disabled, .* makes no gap: (ALTER EVENT TRIGGER .*;)\z/;
+  =~ /event triggers of bemi are disabled \(.*\): (ALTER EVENT TRIGGER .*;)\z/;
 $node->safe_psql('demoted', $enable // 'missing');
 is($node->safe_psql('demoted', $event_triggers), $enabled_as_made, 'event triggers that were disabled are shown');
 unlike($node->safe_psql('demoted', 'SELECT warning FROM bemi.status'), qr/event triggers/, 'until they are enabled');
