@@ -182,6 +182,16 @@ COMMENT ON COLUMN bemi.changes.source
 	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
+-- bemi.index_context() writes it, and _bemi.make_partition() reads it.
+CREATE TABLE _bemi.context_index_keys (
+	key text COLLATE "C" PRIMARY KEY
+);
+COMMENT ON TABLE _bemi.context_index_keys
+	IS 'keys of the context that each new partition of bemi.changes gets an index for';
+COMMENT ON COLUMN _bemi.context_index_keys.key IS 'key given to bemi.index_context()';
+REVOKE ALL ON _bemi.context_index_keys FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('_bemi.context_index_keys', '');
+
 CREATE TABLE bemi.holds (
 	from_time timestamptz NOT NULL,
 	to_time timestamptz NOT NULL,
@@ -1326,6 +1336,7 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
+	PERFORM _bemi.create_context_indexes(partition);
 	-- The same owner, because triggers and expressions that users add to the history run with his
 	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)
@@ -2909,7 +2920,8 @@ DECLARE
 	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
 BEGIN
 	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
-	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'SELECT ON
+		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes', reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
 		bemi.completeness(regclass, timestamptz, timestamptz),
@@ -2924,6 +2936,9 @@ BEGIN
 		_bemi.origin_of(text),
 		_bemi.source_status(),
 		_bemi.why_no_worker(),
+		-- bemi.context_indexes
+		_bemi.context_index_definition(text),
+		_bemi.context_index_states(text, regclass),
 		-- bemi.tracked
 		_bemi.columnless_rules(regclass, regclass),
 		_bemi.has_bad_rules(regclass),
@@ -2975,11 +2990,12 @@ BEGIN
 	PERFORM _bemi.set_monitoring(reader, true);
 	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) TO %s', reader);
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
 	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
-		'tracked, complete(), completeness(), sync()';
+		'tracked, context_indexes, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
@@ -2992,11 +3008,129 @@ BEGIN
 	PERFORM _bemi.set_monitoring(reader, false);
 	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
 	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) FROM %s', reader);
 END
 $$;
 COMMENT ON FUNCTION bemi.revoke_read(regrole)
 	IS 'revokes the rights that bemi.grant_read() granted';
 REVOKE ALL ON FUNCTION bemi.revoke_read(regrole) FROM PUBLIC;
+--
+-- Indexes on values of the context
+--
+-- Each is a B-tree of one partition of bemi.changes, on the value of a key and the id. So the
+-- newest changes with a value are found without a search among all others. bemi.index_context()
+-- creates them on all partitions there are (src/store/context_index.c), and _bemi.make_partition()
+-- on those to come. There is none on bemi.changes itself: a dump would attach those of its
+-- partitions to it, and restoring that fails, because the extension has created bemi.changes
+-- without it.
+--
+
+-- Everything after the name of the table. A value of a context can have a megabyte, and an entry of
+-- a B-tree less than 3 kB, and an entry that does not fit would stop the worker. So the index has
+-- the first 200 characters. bemi.context_is() compares them first, and then the whole value.
+-- Collation "C", because that is the cheapest, and no update of a collation damages the index.
+-- The text is as pg_get_indexdef() returns it.
+CREATE FUNCTION _bemi.context_index_definition(key text)
+	RETURNS text
+	LANGUAGE sql STABLE STRICT
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('USING btree ("left"(%1$s, 200) COLLATE "C", id) WHERE (%1$s IS NOT NULL)',
+		format('(context ->> ''%s''::text)', replace(key, '''', '''''')))
+$$;
+COMMENT ON FUNCTION _bemi.context_index_definition(text)
+	IS 'internal: definition of the index of a partition on a key of the context, from USING on';
+REVOKE ALL ON FUNCTION _bemi.context_index_definition(text) FROM PUBLIC;
+
+-- With standard_conforming_strings, only quotes are doubled in the server's text. An index that a
+-- user has created with the same definition counts, too.
+CREATE FUNCTION _bemi.context_index_states(key text, only_partition regclass DEFAULT NULL,
+		OUT partition regclass, OUT index regclass, OUT is_valid boolean, OUT is_attached boolean)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+AS $$
+	WITH RECURSIVE tree(oid) AS (
+		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+	)
+	SELECT c.oid, i.indexrelid, i.indisvalid,
+		EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
+	FROM tree t
+		CROSS JOIN _bemi.context_index_definition(key) definition
+		JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r'
+		LEFT JOIN pg_index i ON i.indrelid = c.oid
+			AND right(pg_get_indexdef(i.indexrelid), length(definition)) = definition
+	WHERE only_partition IS NULL OR c.oid = only_partition
+$$;
+COMMENT ON FUNCTION _bemi.context_index_states(text, regclass)
+	IS 'internal: for each partition of bemi.changes that is a table, its indexes on a key of the '
+		'context, or NULL if it has none';
+REVOKE ALL ON FUNCTION _bemi.context_index_states(text, regclass) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.create_context_indexes(partition name)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+AS $$
+DECLARE
+	key text;
+BEGIN
+	FOR key IN SELECT k.key FROM _bemi.context_index_keys k ORDER BY k.key LOOP
+		EXECUTE format('CREATE INDEX ON _bemi.%I %s', partition,
+			_bemi.context_index_definition(key));
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _bemi.create_context_indexes(name)
+	IS 'internal: creates the indexes on keys of the context on a new partition';
+REVOKE ALL ON FUNCTION _bemi.create_context_indexes(name) FROM PUBLIC;
+
+CREATE PROCEDURE bemi.index_context(key text)
+	AS 'MODULE_PATHNAME', 'bemi_index_context'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.index_context(text)
+	IS 'indexes the history by the value of a key of the context, without blocking readers or '
+		'workers; bemi.context_is() uses the index';
+REVOKE ALL ON PROCEDURE bemi.index_context(text) FROM PUBLIC;
+
+CREATE PROCEDURE bemi.drop_index_context(key text)
+	AS 'MODULE_PATHNAME', 'bemi_drop_index_context'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.drop_index_context(text)
+	IS 'drops the indexes that bemi.index_context() has created for a key';
+REVOKE ALL ON PROCEDURE bemi.drop_index_context(text) FROM PUBLIC;
+
+CREATE VIEW bemi.context_indexes AS
+	SELECT k.key, count(DISTINCT s.partition)::integer AS partitions,
+		count(DISTINCT s.partition) FILTER (WHERE s.is_valid)::integer AS indexed,
+		sum(pg_catalog.pg_relation_size(s.index))::bigint AS bytes
+	FROM _bemi.context_index_keys k
+		LEFT JOIN LATERAL _bemi.context_index_states(k.key) s ON true
+	GROUP BY k.key;
+COMMENT ON VIEW bemi.context_indexes IS 'keys of the context that bemi.index_context() has indexed';
+COMMENT ON COLUMN bemi.context_indexes.key IS 'key of the context';
+COMMENT ON COLUMN bemi.context_indexes.partitions
+	IS 'partitions of bemi.changes, without foreign tables';
+COMMENT ON COLUMN bemi.context_indexes.indexed
+	IS 'how many of them have the index; if not all, call bemi.index_context() again';
+COMMENT ON COLUMN bemi.context_indexes.bytes IS 'size of these indexes; NULL if there are none';
+REVOKE ALL ON bemi.context_indexes FROM PUBLIC;
+
+-- The server replaces a call by the expression, and then finds the index. This takes a body that
+-- was parsed when the function was created, which also needs no search_path.
+CREATE FUNCTION bemi.context_is(context jsonb, key text, value text)
+	RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN pg_catalog.left(context OPERATOR(pg_catalog.->>) key, 200) COLLATE "C"
+			OPERATOR(pg_catalog.=) pg_catalog.left(value, 200)
+		AND context OPERATOR(pg_catalog.->>) key OPERATOR(pg_catalog.=) value;
+COMMENT ON FUNCTION bemi.context_is(jsonb, text, text)
+	IS 'whether a key of the context has this value, as text; uses the index of '
+		'bemi.index_context()';
+GRANT EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) TO PUBLIC;
 
 --
 -- Rights that no single object states

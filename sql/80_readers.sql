@@ -13,7 +13,8 @@ DECLARE
 	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
 BEGIN
 	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
-	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'SELECT ON
+		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes', reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
 		bemi.completeness(regclass, timestamptz, timestamptz),
@@ -28,6 +29,9 @@ BEGIN
 		_bemi.origin_of(text),
 		_bemi.source_status(),
 		_bemi.why_no_worker(),
+		-- bemi.context_indexes
+		_bemi.context_index_definition(text),
+		_bemi.context_index_states(text, regclass),
 		-- bemi.tracked
 		_bemi.columnless_rules(regclass, regclass),
 		_bemi.has_bad_rules(regclass),
@@ -79,11 +83,12 @@ BEGIN
 	PERFORM _bemi.set_monitoring(reader, true);
 	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) TO %s', reader);
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
 	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
-		'tracked, complete(), completeness(), sync()';
+		'tracked, context_indexes, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
@@ -96,6 +101,7 @@ BEGIN
 	PERFORM _bemi.set_monitoring(reader, false);
 	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
 	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) FROM %s', reader);
 END
 $$;
 COMMENT ON FUNCTION bemi.revoke_read(regrole)

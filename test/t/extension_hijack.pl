@@ -355,6 +355,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 		WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND (l.lanname IN ('sql', 'plpgsql') OR p.prosecdef)
+			AND p.prosqlbody IS NULL	-- which was parsed by CREATE EXTENSION
 			AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))}),
 	'',
 	'every function that is SQL, or acts with the rights of its owner, pins its search_path');
@@ -395,6 +396,7 @@ is( $node->safe_psql(
 	_bemi.is_of_extension(regclass)
 	_bemi.is_tracked_schema(regnamespace)
 	_bemi.untrackable(regclass)
+	bemi.context_is(jsonb,text,text)
 	bemi.current_context()
 	bemi.emit_context()
 	bemi.full_context(bemi.changes)
@@ -410,6 +412,7 @@ is( $node->safe_psql(
 		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee <> c.relowner
 		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
+	bemi.context_indexes|pg_monitor|SELECT
 	bemi.gaps|pg_monitor|SELECT
 	bemi.status|pg_monitor|SELECT
 	bemi.tracked|pg_monitor|SELECT

@@ -96,6 +96,11 @@ my @calls = (
 
 	[ q{SELECT bemi.grant_read('operator'); SELECT bemi.revoke_read(reader => 'operator')}, "\n" ],
 
+	[ q{CALL bemi.index_context('user')}, '' ],
+	[ q{SELECT indexed = partitions FROM bemi.context_indexes}, 't' ],
+	[ q{SELECT count(*) FROM bemi.changes WHERE bemi.context_is(context, 'user', '1') AND bemi.context_is(context, key => 'user', value => '2')}, '0' ],
+	[ q{CALL bemi.drop_index_context(key => 'user')}, '' ],
+
 	[ q{CALL bemi.drop_source('orders')}, '' ],
 	[ qq{CALL bemi.start('orders', conninfo => '$conninfo'); CALL bemi.drop_source('orders', force => true)}, '' ],
 	[ q{SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%\_orders\_%'}, '' ],
