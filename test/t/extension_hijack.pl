@@ -367,6 +367,8 @@ is( $node->safe_psql(
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND prosecdef
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.has_several_sources()
+	_bemi.history_of(regclass)
 	_bemi.is_started()
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.completeness(regclass,timestamp with time zone,timestamp with time zone)
@@ -398,6 +400,7 @@ is( $node->safe_psql(
 	_bemi.untrackable(regclass)
 	bemi.context_is(jsonb,text,text)
 	bemi.current_context()
+	bemi.diff(jsonb,jsonb)
 	bemi.emit_context()
 	bemi.full_context(bemi.changes)
 	bemi.merge_context(jsonb,boolean)

@@ -79,6 +79,15 @@ my @calls = (
 	[ q{SELECT count(*) FROM bemi.source_completeness(source_name => 'orders', schema_name => 'public', table_name => 'todo', from_time => '-infinity', to_time => now())}, qr/^[12]$/ ],
 	[ q{BEGIN; SELECT bemi.sync(); SELECT bemi.complete('todo', from_time => now()); COMMIT}, "\nt" ],
 
+	[ q{SELECT bemi.diff(before => '{"n": 1}', after => '{"n": 2}')}, '{"n": [1, 2]}' ],
+	[ q{SELECT operation, primary_key, changed -> 'id', context FROM bemi.history('todo', '1')}, 'CREATE|1|[null, 1]|{}' ],	# source "orders" reads it, too
+	[ q{SELECT count(*) FROM bemi.history(target => 'todo', key => '1', newest => 1, before_id => NULL)}, '1' ],
+	[ q{SELECT column_name, value, operation, context FROM bemi.blame(target => 'todo', key => '1') WHERE column_name = 'task'}, 'task|"task"|CREATE|{}' ],
+	[ q{SELECT x.id = t.change_id FROM bemi.transactions t, bemi.transaction(change_id => t.change_id) x WHERE t.source = 'main'}, 't' ],
+	[ q{SELECT count(*) FROM bemi.find_changes()}, qr/^[12]$/ ],
+	[ q{SELECT operation FROM bemi.find_changes(target => 'todo', operation => 'CREATE', column_name => 'id', context => '{}', from_time => '-infinity', to_time => 'infinity',
+			source_name => 'main', newest => 100, before_id => NULL)}, 'CREATE' ],
+
 	[ q{SELECT bemi.hold('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.release('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.hold(from_time => '2026-01-01', to_time => '2026-04-01', reason => 'audit')}, '' ],
