@@ -130,3 +130,6 @@ RESET ROLE;
 REVOKE ALL ON SCHEMA bemi FROM regress_bemi_clerk;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA bemi FROM regress_bemi_clerk;
 DROP ROLE regress_bemi_clerk;
+SET client_min_messages = warning;
+DROP EXTENSION bemi CASCADE;
+DROP SCHEMA trap CASCADE;

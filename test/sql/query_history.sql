@@ -293,3 +293,7 @@ SELECT count(*) FROM bemi.history('item', '100');
 SELECT count(*) FROM bemi.find_changes('item');
 DROP EXTENSION bemi CASCADE;
 DROP ROLE regress_bemi_reader, regress_bemi_owner;
+DROP TABLE item, line, odd, long, part, narrow, person, asked, untracked, keyless;
+DROP DOMAIN code;
+DROP TYPE mood;
+DROP FUNCTION pages, pages_agree, ids, find_pages, wrong_answers;
