@@ -104,13 +104,16 @@ COMMENT ON COLUMN bemi.context_indexes.bytes IS 'size of these indexes; NULL if 
 REVOKE ALL ON bemi.context_indexes FROM PUBLIC;
 
 -- The server replaces a call by the expression, and then finds the index. This takes a body that
--- was parsed when the function was created, which also needs no search_path.
+-- was parsed when the function was created, which also needs no search_path. The second comparison
+-- is for long values only. It disappears from the plan for a short one, because the planner would
+-- otherwise multiply both estimates, expect few rows, and sort them all.
 CREATE FUNCTION bemi.context_is(context jsonb, key text, value text)
 	RETURNS boolean
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN pg_catalog.left(context OPERATOR(pg_catalog.->>) key, 200) COLLATE "C"
 			OPERATOR(pg_catalog.=) pg_catalog.left(value, 200)
-		AND context OPERATOR(pg_catalog.->>) key OPERATOR(pg_catalog.=) value;
+		AND (pg_catalog.length(value) OPERATOR(pg_catalog.<) 200
+			OR context OPERATOR(pg_catalog.->>) key OPERATOR(pg_catalog.=) value);
 COMMENT ON FUNCTION bemi.context_is(jsonb, text, text)
 	IS 'whether a key of the context has this value, as text; uses the index of '
 		'bemi.index_context()';
