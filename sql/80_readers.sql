@@ -14,7 +14,8 @@ DECLARE
 BEGIN
 	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
 	EXECUTE format(verb, 'SELECT ON
-		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes', reader);
+		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes, _bemi.context_index_keys',
+		reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
 		bemi.completeness(regclass, timestamptz, timestamptz),

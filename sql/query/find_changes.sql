@@ -25,6 +25,7 @@ DECLARE
 	below uuid;
 	n integer;
 	returned boolean := false;
+	indexed record;
 BEGIN
 	PERFORM _bemi.check_page(newest);
 	IF operation NOT IN ('CREATE', 'UPDATE', 'DELETE', 'TRUNCATE') THEN
@@ -44,6 +45,10 @@ BEGIN
 	END IF;
 	-- Between sources on several servers, ids have no order.
 	by_time := target IS NULL AND source_name IS NULL AND _bemi.has_several_sources();
+	-- A key that bemi.index_context() has indexed, and the text of its value.
+	SELECT e.key, e.value INTO indexed
+		FROM jsonb_each_text(context) e JOIN _bemi.context_index_keys k USING (key)
+		WHERE jsonb_typeof(context -> e.key) IN ('string', 'number', 'boolean') LIMIT 1;
 	IF before_id IS NOT NULL THEN
 		cursor_change := _bemi.find_change(before_id);
 	END IF;
@@ -65,7 +70,13 @@ BEGIN
 					AND c.source = ANY (sources))
 				AND (source_name IS NULL OR c.source = source_name)
 				AND (find_changes.operation IS NULL OR c.operation = find_changes.operation)
-				AND (find_changes.context IS NULL OR c.context @> find_changes.context)
+				AND (find_changes.context IS NULL OR indexed.key IS NOT NULL
+					OR c.context @> find_changes.context)
+				-- In a CASE, it does not lower the number of rows that the planner expects. With a
+				-- lower one, it would read and sort all changes with this value.
+				AND (indexed.key IS NULL
+					OR bemi.context_is(c.context, indexed.key, indexed.value)
+						AND CASE WHEN c.context @> find_changes.context THEN true ELSE false END)
 				AND (column_name IS NULL OR
 					CASE WHEN c.operation = 'UPDATE' THEN c.before ? column_name::text
 							AND c.after ? column_name::text

@@ -415,6 +415,7 @@ is( $node->safe_psql(
 		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee <> c.relowner
 		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.context_index_keys|pg_monitor|SELECT
 	bemi.context_indexes|pg_monitor|SELECT
 	bemi.gaps|pg_monitor|SELECT
 	bemi.status|pg_monitor|SELECT
