@@ -3077,14 +3077,15 @@ COMMENT ON FUNCTION _bemi.context_index_definition(text)
 	IS 'internal: definition of the index of a partition on a key of the context, from USING on';
 REVOKE ALL ON FUNCTION _bemi.context_index_definition(text) FROM PUBLIC;
 
--- With standard_conforming_strings, only quotes are doubled in the server's text. An index that a
--- user has created with the same definition counts, too.
+-- With these settings, the server's text has no more quotes than the definition has, and only
+-- quotes are doubled. An index that a user has created with the same definition counts, too.
 CREATE FUNCTION _bemi.context_index_states(key text, only_partition regclass DEFAULT NULL,
 		OUT partition regclass, OUT index regclass, OUT is_valid boolean, OUT is_attached boolean)
 	RETURNS SETOF record
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 	SET standard_conforming_strings = on
+	SET quote_all_identifiers = off
 AS $$
 	WITH RECURSIVE tree(oid) AS (
 		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
@@ -3350,14 +3351,11 @@ BEGIN
 			RAISE EXCEPTION 'change "%" is not a change of table "%"', before_id, target
 				USING ERRCODE = 'invalid_parameter_value';
 		END IF;
-		-- The page before may have followed the key. A TRUNCATE has none, so the way to it is
-		-- repeated.
-		passed := cursor_change.primary_key IS NOT NULL;
-		IF passed THEN
-			row_key := CASE WHEN cursor_change.operation = 'UPDATE'
-				THEN coalesce(_bemi.key_from_image(h.relation, cursor_change.before),
-					cursor_change.primary_key)
-				ELSE cursor_change.primary_key END;
+		-- If it has another key, the page before has followed a changed one, or this is a change
+		-- of another row. And a TRUNCATE has none. So the way to it is repeated.
+		passed := cursor_change.primary_key IS NOT DISTINCT FROM row_key;
+		IF passed AND cursor_change.operation = 'UPDATE' THEN
+			row_key := coalesce(_bemi.key_from_image(h.relation, cursor_change.before), row_key);
 		END IF;
 	END IF;
 
@@ -3422,6 +3420,12 @@ BEGIN
 		END LOOP;
 	END LOOP;
 
+	IF NOT passed THEN
+		RAISE EXCEPTION 'change "%" is not in the history of row "%" of table "%"', before_id,
+				history.key, target
+			USING ERRCODE = 'invalid_parameter_value',
+				DETAIL = 'before_id is the last id of the page before.';
+	END IF;
 	IF returned = 0 AND NOT h.known THEN
 		RAISE EXCEPTION 'table "%" is not tracked, and has no history', target
 			USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -3487,6 +3491,11 @@ BEGIN
 					c.committed_at, 'operation', c.operation, 'context', c.context));
 				blamed := blamed || (SELECT jsonb_object_agg(k, c.id) FROM unnest(found_columns) k);
 				pending := pending - found_columns;
+			END IF;
+			-- An UPDATE without the old value may have set it.
+			IF c.operation = 'UPDATE' THEN
+				pending := pending - ARRAY(SELECT k FROM jsonb_object_keys(pending) k
+					WHERE NOT c.before ? k);
 			END IF;
 			EXIT WHEN pending = '{}' OR c.operation = 'CREATE';
 		END LOOP;
@@ -3592,6 +3601,7 @@ CREATE FUNCTION _bemi.key_from_user(target regclass, key text)
 	RETURNS text
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
 AS $$
 DECLARE
 	columns record;
@@ -3840,6 +3850,7 @@ CREATE FUNCTION bemi.transaction(change_id uuid)
 	RETURNS SETOF bemi.changes
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
 	SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE

@@ -26,14 +26,15 @@ COMMENT ON FUNCTION _bemi.context_index_definition(text)
 	IS 'internal: definition of the index of a partition on a key of the context, from USING on';
 REVOKE ALL ON FUNCTION _bemi.context_index_definition(text) FROM PUBLIC;
 
--- With standard_conforming_strings, only quotes are doubled in the server's text. An index that a
--- user has created with the same definition counts, too.
+-- With these settings, the server's text has no more quotes than the definition has, and only
+-- quotes are doubled. An index that a user has created with the same definition counts, too.
 CREATE FUNCTION _bemi.context_index_states(key text, only_partition regclass DEFAULT NULL,
 		OUT partition regclass, OUT index regclass, OUT is_valid boolean, OUT is_attached boolean)
 	RETURNS SETOF record
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 	SET standard_conforming_strings = on
+	SET quote_all_identifiers = off
 AS $$
 	WITH RECURSIVE tree(oid) AS (
 		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass

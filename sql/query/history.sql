@@ -74,14 +74,11 @@ BEGIN
 			RAISE EXCEPTION 'change "%" is not a change of table "%"', before_id, target
 				USING ERRCODE = 'invalid_parameter_value';
 		END IF;
-		-- The page before may have followed the key. A TRUNCATE has none, so the way to it is
-		-- repeated.
-		passed := cursor_change.primary_key IS NOT NULL;
-		IF passed THEN
-			row_key := CASE WHEN cursor_change.operation = 'UPDATE'
-				THEN coalesce(_bemi.key_from_image(h.relation, cursor_change.before),
-					cursor_change.primary_key)
-				ELSE cursor_change.primary_key END;
+		-- If it has another key, the page before has followed a changed one, or this is a change
+		-- of another row. And a TRUNCATE has none. So the way to it is repeated.
+		passed := cursor_change.primary_key IS NOT DISTINCT FROM row_key;
+		IF passed AND cursor_change.operation = 'UPDATE' THEN
+			row_key := coalesce(_bemi.key_from_image(h.relation, cursor_change.before), row_key);
 		END IF;
 	END IF;
 
@@ -146,6 +143,12 @@ BEGIN
 		END LOOP;
 	END LOOP;
 
+	IF NOT passed THEN
+		RAISE EXCEPTION 'change "%" is not in the history of row "%" of table "%"', before_id,
+				history.key, target
+			USING ERRCODE = 'invalid_parameter_value',
+				DETAIL = 'before_id is the last id of the page before.';
+	END IF;
 	IF returned = 0 AND NOT h.known THEN
 		RAISE EXCEPTION 'table "%" is not tracked, and has no history', target
 			USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -211,6 +214,11 @@ BEGIN
 					c.committed_at, 'operation', c.operation, 'context', c.context));
 				blamed := blamed || (SELECT jsonb_object_agg(k, c.id) FROM unnest(found_columns) k);
 				pending := pending - found_columns;
+			END IF;
+			-- An UPDATE without the old value may have set it.
+			IF c.operation = 'UPDATE' THEN
+				pending := pending - ARRAY(SELECT k FROM jsonb_object_keys(pending) k
+					WHERE NOT c.before ? k);
 			END IF;
 			EXIT WHEN pending = '{}' OR c.operation = 'CREATE';
 		END LOOP;

@@ -85,6 +85,7 @@ CREATE FUNCTION _bemi.key_from_user(target regclass, key text)
 	RETURNS text
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
 AS $$
 DECLARE
 	columns record;

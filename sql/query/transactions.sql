@@ -56,6 +56,7 @@ CREATE FUNCTION bemi.transaction(change_id uuid)
 	RETURNS SETOF bemi.changes
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
 	SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE

@@ -306,7 +306,8 @@ create_index(const ContextIndexing *indexing, Oid partition)
 
 /*
  * Gives a partition a valid index.  An invalid one is what a cancelled call
- * has left.
+ * has left.  Creates no second one if the server prints the definition of the
+ * first in another way than expected.
  */
 static void
 index_partition(const ContextIndexing *indexing, Oid partition)
@@ -314,16 +315,23 @@ index_partition(const ContextIndexing *indexing, Oid partition)
 	Oid			index;
 	bool		is_valid;
 	bool		is_attached;
+	bool		created = false;
 
 	while (lock_partition(indexing, partition, &index, &is_valid,
 						  &is_attached) &&
 		   !is_valid)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (created)
+			elog(ERROR, "could not find the index on key \"%s\" of the context that was created on \"%s\"",
+				 indexing->key, get_rel_name(partition));
 		if (OidIsValid(index))
 			drop_index(indexing, index);
 		else
+		{
 			create_index(indexing, partition);
+			created = true;
+		}
 	}
 }
 

@@ -130,6 +130,7 @@ RESET bemi.context;
 SELECT bemi.sync();
 SELECT operation, primary_key, changed FROM bemi.history('part2', '11');
 SELECT operation, primary_key, changed FROM bemi.history('narrow', '2');
+SELECT column_name, value, operation FROM bemi.blame('narrow', '2');	-- either UPDATE may have set the task
 SELECT h.operation, length(h.context ->> 'big') AS big FROM bemi.changes c, bemi.history('person', c.primary_key) h
 	WHERE c."table" = 'person' AND c.operation = 'CREATE';
 
@@ -229,6 +230,12 @@ SELECT * FROM bemi.history('item', '1', before_id => '00000000-0000-8000-8000-00
 INSERT INTO bemi.changes SELECT '00000000-0000-8000-8000-000000000001', database, schema, 'part', primary_key, operation, before, after, context, committed_at,
 	queued_at, created_at, transaction_id, position, source FROM bemi.changes LIMIT 1;
 SELECT * FROM bemi.history('item', '1', before_id => '00000000-0000-8000-8000-000000000001');
+-- a change of another row of the table
+DO $$ BEGIN
+	PERFORM bemi.history('item', '3', before_id => (SELECT id FROM bemi.history('item', '100') WHERE operation <> 'TRUNCATE' LIMIT 1));
+EXCEPTION WHEN invalid_parameter_value THEN
+	RAISE NOTICE '%', regexp_replace(sqlerrm, '[0-9a-f-]{36}', '...');
+END $$;
 SELECT * FROM bemi.blame('untracked', '1');
 SELECT * FROM bemi.blame('item', NULL);
 SELECT * FROM bemi.transaction(NULL);
@@ -240,6 +247,14 @@ SELECT * FROM bemi.find_changes(context => '[1]');
 SELECT * FROM bemi.find_changes(from_time => '2026-01-02 UTC', to_time => '2026-01-01 UTC');
 SELECT * FROM bemi.find_changes(newest => -1);
 SELECT * FROM bemi.find_changes(before_id => '00000000-0000-8000-8000-000000000000');
+
+-- settings of the session
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+SELECT count(*) FROM bemi.history('line', '["2026-01-02 10:00:00+00", "f", "b", "-Infinity"]');
+SELECT count(*) FROM bemi.changes c, bemi.transaction(c.id) t WHERE c."table" = 'long';
+RESET escape_string_warning;
+RESET standard_conforming_strings;
 
 -- Rights: what grant_read() gives is enough in a hardened database, row policies hold, and types of
 -- others run no code
