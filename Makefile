@@ -14,8 +14,8 @@ MODULE_big = bemi
 OBJS = $(patsubst $(top)%.c,%.o,$(sort $(wildcard $(addprefix $(top)src/,*.c */*.c))))
 DATA = $(patsubst $(top)%,%,$(sort $(wildcard $(top)bemi--*.sql)))
 
-# The script is made of sql/, in the order of the file names, and committed, so an installation only
-# copies it. A test compares the two.
+# The script is made of sql/, in the order of the file names, with sql/query before the rights at the
+# end. It is committed, so an installation only copies it. A test compares the two.
 SCRIPT = $(top)$(EXTENSION)--$(EXTVERSION).sql
 
 # The queries that are sent to sources, as C strings. Not committed.
@@ -94,7 +94,7 @@ endif
 
 .DEFAULT_GOAL := all
 
-$(SCRIPT): $(sort $(wildcard $(top)sql/*.sql))
+$(SCRIPT): $(foreach part,[0-8]* query/* 9*,$(sort $(wildcard $(top)sql/$(part).sql)))
 	cat $^ >$@
 
 all: $(SCRIPT)

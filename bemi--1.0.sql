@@ -182,6 +182,16 @@ COMMENT ON COLUMN bemi.changes.source
 	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
+-- bemi.index_context() writes it, and _bemi.make_partition() reads it.
+CREATE TABLE _bemi.context_index_keys (
+	key text COLLATE "C" PRIMARY KEY
+);
+COMMENT ON TABLE _bemi.context_index_keys
+	IS 'keys of the context that each new partition of bemi.changes gets an index for';
+COMMENT ON COLUMN _bemi.context_index_keys.key IS 'key given to bemi.index_context()';
+REVOKE ALL ON _bemi.context_index_keys FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('_bemi.context_index_keys', '');
+
 CREATE TABLE bemi.holds (
 	from_time timestamptz NOT NULL,
 	to_time timestamptz NOT NULL,
@@ -1326,6 +1336,7 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
+	PERFORM _bemi.create_context_indexes(partition);
 	-- The same owner, because triggers and expressions that users add to the history run with his
 	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)
@@ -2923,7 +2934,9 @@ DECLARE
 	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
 BEGIN
 	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
-	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'SELECT ON
+		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes, _bemi.context_index_keys',
+		reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
 		bemi.completeness(regclass, timestamptz, timestamptz),
@@ -2938,6 +2951,9 @@ BEGIN
 		_bemi.origin_of(text),
 		_bemi.source_status(),
 		_bemi.why_no_worker(),
+		-- bemi.context_indexes
+		_bemi.context_index_definition(text),
+		_bemi.context_index_states(text, regclass),
 		-- bemi.tracked
 		_bemi.columnless_rules(regclass, regclass),
 		_bemi.has_bad_rules(regclass),
@@ -2956,6 +2972,44 @@ $$;
 COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
 	IS 'internal: grants or revokes the right to see the state of sources and tracked tables';
 REVOKE ALL ON FUNCTION _bemi.set_monitoring(regrole, boolean) FROM PUBLIC;
+
+-- The functions of sql/query call those of _bemi with the rights of their caller.
+CREATE FUNCTION _bemi.set_reading(reader regrole, granted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+BEGIN
+	EXECUTE format(verb, 'SELECT ON bemi.changes, bemi.holds, bemi.transactions', reader);
+	EXECUTE format(verb, 'EXECUTE ON FUNCTION
+		bemi.blame(regclass, text),
+		bemi.context_is(jsonb, text, text),
+		bemi.diff(jsonb, jsonb),
+		bemi.find_changes(regclass, text, name, jsonb, timestamptz, timestamptz, text, integer,
+			uuid),
+		bemi.full_context(bemi.changes),
+		bemi.history(regclass, text, integer, uuid),
+		bemi.transaction(uuid),
+		_bemi.changed_columns(text, jsonb, jsonb),
+		_bemi.check_page(integer),
+		_bemi.find_change(uuid),
+		_bemi.has_several_sources(),
+		_bemi.history_of(regclass),
+		_bemi.key_columns(regclass),
+		_bemi.key_from_image(regclass, jsonb),
+		_bemi.key_from_user(regclass, text),
+		_bemi.key_text(jsonb, text),
+		_bemi.key_of_texts(text[]),
+		_bemi.partition_ranges(),
+		_bemi.partition_times(),
+		_bemi.transaction_changes()', reader);
+END
+$$;
+COMMENT ON FUNCTION _bemi.set_reading(regrole, boolean)
+	IS 'internal: grants or revokes the right to read the history';
+REVOKE ALL ON FUNCTION _bemi.set_reading(regrole, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_reader(reader regrole)
 	RETURNS void
@@ -2987,13 +3041,12 @@ AS $$
 BEGIN
 	PERFORM _bemi.check_reader(reader);
 	PERFORM _bemi.set_monitoring(reader, true);
-	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
-	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+	PERFORM _bemi.set_reading(reader, true);
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
 	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
-		'tracked, complete(), completeness(), sync()';
+		'tracked, context_indexes, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
@@ -3004,13 +3057,840 @@ AS $$
 BEGIN
 	PERFORM _bemi.check_reader(reader);
 	PERFORM _bemi.set_monitoring(reader, false);
-	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
-	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+	PERFORM _bemi.set_reading(reader, false);
 END
 $$;
 COMMENT ON FUNCTION bemi.revoke_read(regrole)
 	IS 'revokes the rights that bemi.grant_read() granted';
 REVOKE ALL ON FUNCTION bemi.revoke_read(regrole) FROM PUBLIC;
+--
+-- Indexes on values of the context
+--
+-- Each is a B-tree of one partition of bemi.changes, on the value of a key and the id. So the
+-- newest changes with a value are found without a search among all others. bemi.index_context()
+-- creates them on all partitions there are (src/store/context_index.c), and _bemi.make_partition()
+-- on those to come. There is none on bemi.changes itself: a dump would attach those of its
+-- partitions to it, and restoring that fails, because the extension has created bemi.changes
+-- without it.
+--
+
+-- Everything after the name of the table. A value of a context can have a megabyte, and an entry of
+-- a B-tree less than 3 kB, and an entry that does not fit would stop the worker. So the index has
+-- the first 200 characters. bemi.context_is() compares them first, and then the whole value.
+-- Collation "C", because that is the cheapest, and no update of a collation damages the index.
+-- The text is as pg_get_indexdef() returns it.
+CREATE FUNCTION _bemi.context_index_definition(key text)
+	RETURNS text
+	LANGUAGE sql STABLE STRICT
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('USING btree ("left"(%1$s, 200) COLLATE "C", id) WHERE (%1$s IS NOT NULL)',
+		format('(context ->> ''%s''::text)', replace(key, '''', '''''')))
+$$;
+COMMENT ON FUNCTION _bemi.context_index_definition(text)
+	IS 'internal: definition of the index of a partition on a key of the context, from USING on';
+REVOKE ALL ON FUNCTION _bemi.context_index_definition(text) FROM PUBLIC;
+
+-- With these settings, the server's text has no more quotes than the definition has, and only
+-- quotes are doubled. An index that a user has created with the same definition counts, too.
+CREATE FUNCTION _bemi.context_index_states(key text, only_partition regclass DEFAULT NULL,
+		OUT partition regclass, OUT index regclass, OUT is_valid boolean, OUT is_attached boolean)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+	SET quote_all_identifiers = off
+AS $$
+	WITH RECURSIVE tree(oid) AS (
+		SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = 'bemi.changes'::regclass
+		UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+	)
+	SELECT c.oid, i.indexrelid, i.indisvalid,
+		EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
+	FROM tree t
+		CROSS JOIN _bemi.context_index_definition(key) definition
+		JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r'
+		LEFT JOIN pg_index i ON i.indrelid = c.oid
+			AND right(pg_get_indexdef(i.indexrelid), length(definition)) = definition
+	WHERE only_partition IS NULL OR c.oid = only_partition
+$$;
+COMMENT ON FUNCTION _bemi.context_index_states(text, regclass)
+	IS 'internal: for each partition of bemi.changes that is a table, its indexes on a key of the '
+		'context, or NULL if it has none';
+REVOKE ALL ON FUNCTION _bemi.context_index_states(text, regclass) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.create_context_indexes(partition name)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+AS $$
+DECLARE
+	key text;
+BEGIN
+	FOR key IN SELECT k.key FROM _bemi.context_index_keys k ORDER BY k.key LOOP
+		EXECUTE format('CREATE INDEX ON _bemi.%I %s', partition,
+			_bemi.context_index_definition(key));
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _bemi.create_context_indexes(name)
+	IS 'internal: creates the indexes on keys of the context on a new partition';
+REVOKE ALL ON FUNCTION _bemi.create_context_indexes(name) FROM PUBLIC;
+
+CREATE PROCEDURE bemi.index_context(key text)
+	AS 'MODULE_PATHNAME', 'bemi_index_context'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.index_context(text)
+	IS 'indexes the history by the value of a key of the context, without blocking readers or '
+		'workers; bemi.context_is() uses the index';
+REVOKE ALL ON PROCEDURE bemi.index_context(text) FROM PUBLIC;
+
+CREATE PROCEDURE bemi.drop_index_context(key text)
+	AS 'MODULE_PATHNAME', 'bemi_drop_index_context'
+	LANGUAGE C;
+COMMENT ON PROCEDURE bemi.drop_index_context(text)
+	IS 'drops the indexes that bemi.index_context() has created for a key';
+REVOKE ALL ON PROCEDURE bemi.drop_index_context(text) FROM PUBLIC;
+
+CREATE VIEW bemi.context_indexes AS
+	SELECT k.key, count(DISTINCT s.partition)::integer AS partitions,
+		count(DISTINCT s.partition) FILTER (WHERE s.is_valid)::integer AS indexed,
+		sum(pg_catalog.pg_relation_size(s.index))::bigint AS bytes
+	FROM _bemi.context_index_keys k
+		LEFT JOIN LATERAL _bemi.context_index_states(k.key) s ON true
+	GROUP BY k.key;
+COMMENT ON VIEW bemi.context_indexes IS 'keys of the context that bemi.index_context() has indexed';
+COMMENT ON COLUMN bemi.context_indexes.key IS 'key of the context';
+COMMENT ON COLUMN bemi.context_indexes.partitions
+	IS 'partitions of bemi.changes, without foreign tables';
+COMMENT ON COLUMN bemi.context_indexes.indexed
+	IS 'how many of them have the index; if not all, call bemi.index_context() again';
+COMMENT ON COLUMN bemi.context_indexes.bytes IS 'size of these indexes; NULL if there are none';
+REVOKE ALL ON bemi.context_indexes FROM PUBLIC;
+
+-- The server replaces a call by the expression, and then finds the index. This takes a body that
+-- was parsed when the function was created, which also needs no search_path. The second comparison
+-- is for long values only. It disappears from the plan for a short one, because the planner would
+-- otherwise multiply both estimates, expect few rows, and sort them all.
+CREATE FUNCTION bemi.context_is(context jsonb, key text, value text)
+	RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN pg_catalog.left(context OPERATOR(pg_catalog.->>) key, 200) COLLATE "C"
+			OPERATOR(pg_catalog.=) pg_catalog.left(value, 200)
+		AND (pg_catalog.length(value) OPERATOR(pg_catalog.<) 200
+			OR context OPERATOR(pg_catalog.->>) key OPERATOR(pg_catalog.=) value);
+COMMENT ON FUNCTION bemi.context_is(jsonb, text, text)
+	IS 'whether a key of the context has this value, as text; uses the index of '
+		'bemi.index_context()';
+GRANT EXECUTE ON FUNCTION bemi.context_is(jsonb, text, text) TO PUBLIC;
+
+--
+-- Changes of many rows
+--
+
+-- Custom plans see which conditions are given, and leave out the others.
+CREATE FUNCTION bemi.find_changes(target regclass DEFAULT NULL, operation text DEFAULT NULL,
+		column_name name DEFAULT NULL, context jsonb DEFAULT NULL,
+		from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL,
+		source_name text DEFAULT NULL, newest integer DEFAULT 100, before_id uuid DEFAULT NULL)
+	RETURNS SETOF bemi.changes
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+	sources text[];
+	its_schema text;
+	its_table text;
+	known boolean := true;
+	cursor_change bemi.changes;
+	by_time boolean;
+	left_over integer := newest;
+	part record;
+	below uuid;
+	n integer;
+	returned boolean := false;
+	indexed record;
+BEGIN
+	PERFORM _bemi.check_page(newest);
+	IF operation NOT IN ('CREATE', 'UPDATE', 'DELETE', 'TRUNCATE') THEN
+		RAISE EXCEPTION 'operation "%" is not valid', operation
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Write CREATE, UPDATE, DELETE or TRUNCATE.';
+	ELSIF jsonb_typeof(context) <> 'object' THEN
+		RAISE EXCEPTION 'context must be a JSON object'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF from_time > to_time THEN
+		RAISE EXCEPTION 'time range from % to % is not valid', from_time, to_time
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
+	END IF;
+	IF target IS NOT NULL THEN
+		SELECT h.sources, h.schema_name, h.table_name, h.known
+			INTO sources, its_schema, its_table, known FROM _bemi.history_of(target) h;
+	END IF;
+	-- Between sources on several servers, ids have no order.
+	by_time := target IS NULL AND source_name IS NULL AND _bemi.has_several_sources();
+	-- A key that bemi.index_context() has indexed, and the text of its value.
+	SELECT e.key, e.value INTO indexed
+		FROM jsonb_each_text(context) e JOIN _bemi.context_index_keys k USING (key)
+		WHERE jsonb_typeof(context -> e.key) IN ('string', 'number', 'boolean') LIMIT 1;
+	IF before_id IS NOT NULL THEN
+		cursor_change := _bemi.find_change(before_id);
+	END IF;
+
+	FOR part IN SELECT t.from_time, t.to_time FROM _bemi.partition_times() t LOOP
+		CONTINUE WHEN part.to_time < find_changes.from_time
+			OR part.from_time >= find_changes.to_time
+			OR part.from_time > cursor_change.committed_at;
+		below := CASE WHEN cursor_change.committed_at BETWEEN part.from_time AND part.to_time
+			THEN before_id END;
+		RETURN QUERY SELECT c.* FROM bemi.changes c
+			WHERE c.committed_at BETWEEN part.from_time AND part.to_time
+				AND (find_changes.from_time IS NULL OR c.committed_at >= find_changes.from_time)
+				AND (find_changes.to_time IS NULL OR c.committed_at < find_changes.to_time)
+				AND (below IS NULL OR by_time OR c.id < below)
+				AND (below IS NULL OR NOT by_time
+					OR (c.committed_at, c.id) < (cursor_change.committed_at, below))
+				AND (target IS NULL OR c."table" = its_table AND c.schema = its_schema
+					AND c.source = ANY (sources))
+				AND (source_name IS NULL OR c.source = source_name)
+				AND (find_changes.operation IS NULL OR c.operation = find_changes.operation)
+				AND (find_changes.context IS NULL OR indexed.key IS NOT NULL
+					OR c.context @> find_changes.context)
+				-- In a CASE, it does not lower the number of rows that the planner expects. With a
+				-- lower one, it would read and sort all changes with this value.
+				AND (indexed.key IS NULL
+					OR bemi.context_is(c.context, indexed.key, indexed.value)
+						AND CASE WHEN c.context @> find_changes.context THEN true ELSE false END)
+				AND (column_name IS NULL OR
+					CASE WHEN c.operation = 'UPDATE' THEN c.before ? column_name::text
+							AND c.after ? column_name::text
+							AND c.before -> column_name::text <> c.after -> column_name::text
+						ELSE coalesce(nullif(c.before -> column_name::text, 'null'),
+							c.after -> column_name::text) <> 'null' END)
+			ORDER BY CASE WHEN by_time THEN c.committed_at END DESC, c.id DESC
+			LIMIT left_over;
+		GET DIAGNOSTICS n = ROW_COUNT;
+		returned := returned OR n > 0;
+		left_over := left_over - n;
+		EXIT WHEN left_over = 0;
+	END LOOP;
+
+	IF NOT returned AND NOT known THEN
+		RAISE EXCEPTION 'table "%" is not tracked, and has no history', target
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = format('SELECT bemi.track(%L);', target);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.find_changes(regclass, text, name, jsonb, timestamptz, timestamptz, text,
+	integer, uuid)
+	IS 'changes that meet all of these conditions, newest first; bemi.history() has those of a row';
+REVOKE ALL ON FUNCTION bemi.find_changes(regclass, text, name, jsonb, timestamptz, timestamptz,
+	text, integer, uuid) FROM PUBLIC;
+
+--
+-- One row
+--
+
+-- A missing column counts as null, because "before" of a new row and "after" of a deleted one
+-- are {}.
+CREATE FUNCTION bemi.diff(before jsonb, after jsonb)
+	RETURNS jsonb
+	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF jsonb_typeof(before) <> 'object' OR jsonb_typeof(after) <> 'object' THEN
+		RAISE EXCEPTION 'before and after must be JSON objects'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN (SELECT coalesce(jsonb_object_agg(k.name, jsonb_build_array(before -> k.name,
+				after -> k.name)), '{}')
+			FROM (SELECT jsonb_object_keys(before) UNION SELECT jsonb_object_keys(after)) k(name)
+			WHERE coalesce(before -> k.name, 'null') <> coalesce(after -> k.name, 'null'));
+END
+$$;
+COMMENT ON FUNCTION bemi.diff(jsonb, jsonb)
+	IS 'columns that differ between two rows, each with [old, new]';
+GRANT EXECUTE ON FUNCTION bemi.diff(jsonb, jsonb) TO PUBLIC;
+
+-- With a replica identity other than FULL, an UPDATE has only a part of "before", or nothing.
+CREATE FUNCTION _bemi.changed_columns(operation text, before jsonb, after jsonb)
+	RETURNS jsonb
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE
+		WHEN operation <> 'UPDATE' THEN bemi.diff(before, after)
+		WHEN before <> '{}' THEN (SELECT coalesce(jsonb_object_agg(b.key,
+				jsonb_build_array(b.value, after -> b.key)), '{}')
+			FROM jsonb_each(before) b WHERE after ? b.key AND after -> b.key <> b.value)
+	END
+$$;
+COMMENT ON FUNCTION _bemi.changed_columns(text, jsonb, jsonb)
+	IS 'internal: columns that a change has changed, each with [old, new]; NULL: not known';
+REVOKE ALL ON FUNCTION _bemi.changed_columns(text, jsonb, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION bemi.history(target regclass, key text, newest integer DEFAULT 100,
+		before_id uuid DEFAULT NULL)
+	RETURNS TABLE (id uuid, committed_at timestamptz, operation text, primary_key text,
+		changed jsonb, before jsonb, after jsonb, context jsonb, transaction_id bigint)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+	h record;
+	key_names text[];
+	cursor_change bemi.changes;
+	row_key text;
+	passed boolean := true;
+	returned integer := 0;
+	part record;
+	below uuid;
+	truncated boolean;
+	moved boolean;
+	c bemi.changes;
+BEGIN
+	PERFORM _bemi.check_page(newest);
+	h := _bemi.history_of(target);
+	row_key := _bemi.key_from_user(h.relation, history.key);
+	key_names := (SELECT k.names FROM _bemi.key_columns(h.relation) k);
+	IF before_id IS NOT NULL THEN
+		cursor_change := _bemi.find_change(before_id);
+		IF (cursor_change.schema, cursor_change."table") <> (h.schema_name, h.table_name)
+			OR cursor_change.source <> ALL (h.sources) THEN
+			RAISE EXCEPTION 'change "%" is not a change of table "%"', before_id, target
+				USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		-- If it has another key, the page before has followed a changed one, or this is a change
+		-- of another row. And a TRUNCATE has none. So the way to it is repeated.
+		passed := cursor_change.primary_key IS NOT DISTINCT FROM row_key;
+		IF passed AND cursor_change.operation = 'UPDATE' THEN
+			row_key := coalesce(_bemi.key_from_image(h.relation, cursor_change.before), row_key);
+		END IF;
+	END IF;
+
+	FOR part IN SELECT t.from_time, t.to_time FROM _bemi.partition_times() t LOOP
+		CONTINUE WHEN before_id IS NOT NULL AND passed
+			AND part.from_time > cursor_change.committed_at;
+		below := CASE WHEN before_id IS NOT NULL AND passed
+				AND cursor_change.committed_at BETWEEN part.from_time AND part.to_time
+			THEN before_id ELSE 'ffffffff-ffff-ffff-ffff-ffffffffffff' END;
+		-- Such a partition is rare, and a plan for both costs twice as much.
+		truncated := EXISTS (SELECT FROM bemi.changes t
+			WHERE t.committed_at BETWEEN part.from_time AND part.to_time
+				AND t."table" = h.table_name AND t.schema = h.schema_name
+				AND t.primary_key IS NULL AND t.operation = 'TRUNCATE');
+		LOOP
+			moved := false;
+			FOR c IN
+				SELECT u.* FROM (
+						SELECT r.* FROM bemi.changes r
+							WHERE r."table" = h.table_name AND r.schema = h.schema_name
+								AND r.primary_key = row_key AND r.source = ANY (h.sources)
+								AND r.committed_at BETWEEN part.from_time AND part.to_time
+								AND r.id < below
+						UNION ALL
+						SELECT t.* FROM bemi.changes t
+							WHERE truncated
+								AND t.committed_at BETWEEN part.from_time AND part.to_time
+								AND t."table" = h.table_name AND t.schema = h.schema_name
+								AND t.primary_key IS NULL AND t.operation = 'TRUNCATE'
+								AND t.source = ANY (h.sources) AND t.id < below) u
+					ORDER BY u.id DESC
+					LIMIT CASE WHEN passed THEN newest - returned END
+			LOOP
+				IF passed THEN
+					id := c.id;
+					committed_at := c.committed_at;
+					operation := c.operation;
+					primary_key := c.primary_key;
+					changed := _bemi.changed_columns(c.operation, c.before, c.after);
+					before := c.before;
+					after := c.after;
+					context := CASE WHEN c.context ? '_whole' THEN bemi.full_context(c)
+						ELSE c.context END;
+					transaction_id := c.transaction_id;
+					RETURN NEXT;
+					returned := returned + 1;
+				END IF;
+				passed := passed OR c.id = before_id;
+				IF returned = newest THEN
+					RETURN;
+				END IF;
+				-- The row had another key before.
+				IF c.operation = 'UPDATE' AND EXISTS (SELECT FROM unnest(key_names) k
+					WHERE c.before -> k <> c.after -> k) THEN
+					row_key := coalesce(_bemi.key_from_image(h.relation, c.before), row_key);
+					below := c.id;
+					moved := true;
+					EXIT;
+				END IF;
+			END LOOP;
+			EXIT WHEN NOT moved;
+		END LOOP;
+	END LOOP;
+
+	IF NOT passed THEN
+		RAISE EXCEPTION 'change "%" is not in the history of row "%" of table "%"', before_id,
+				history.key, target
+			USING ERRCODE = 'invalid_parameter_value',
+				DETAIL = 'before_id is the last id of the page before.';
+	END IF;
+	IF returned = 0 AND NOT h.known THEN
+		RAISE EXCEPTION 'table "%" is not tracked, and has no history', target
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = format('SELECT bemi.track(%L);', target);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION bemi.history(regclass, text, integer, uuid)
+	IS 'changes of the row with this primary key, newest first; bemi.find_changes() has those of '
+		'a table';
+REVOKE ALL ON FUNCTION bemi.history(regclass, text, integer, uuid) FROM PUBLIC;
+
+CREATE FUNCTION bemi.blame(target regclass, key text)
+	RETURNS TABLE (column_name text, value jsonb, changed_at timestamptz, operation text,
+		context jsonb, change_id uuid)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	page integer := 10;
+	last_id uuid;
+	seen integer;
+	c record;
+	removal record;		-- a TRUNCATE that removed the row
+	pending jsonb;		-- columns whose change has not been found, with their values
+	blamed jsonb := '{}';	-- column -> change
+	image jsonb := '{}';
+	changes jsonb := '{}';	-- id -> what to return of the change
+	found_columns text[];
+BEGIN
+	LOOP
+		seen := 0;
+		FOR c IN SELECT h.* FROM bemi.history(target, blame.key, page, last_id) h LOOP
+			seen := seen + 1;
+			last_id := c.id;
+			IF pending IS NULL AND c.operation = 'TRUNCATE' THEN
+				removal := c;
+				changes := changes || jsonb_build_object(c.id, jsonb_build_object('at',
+					c.committed_at, 'operation', c.operation, 'context', c.context));
+				CONTINUE;
+			END IF;
+			IF pending IS NULL THEN
+				pending := CASE c.operation WHEN 'DELETE' THEN c.before ELSE c.after END;
+				-- The values of a row that is gone are null.
+				image := CASE WHEN c.operation = 'DELETE' OR changes <> '{}'
+					THEN (SELECT jsonb_object_agg(k, NULL) FROM jsonb_object_keys(pending) k)
+					ELSE pending END;
+				IF c.operation <> 'DELETE' AND changes <> '{}' THEN
+					blamed := (SELECT jsonb_object_agg(k, removal.id)
+						FROM jsonb_object_keys(pending) k);
+					pending := '{}';
+					EXIT;
+				END IF;
+			ELSIF c.operation IN ('DELETE', 'TRUNCATE') THEN
+				-- An earlier row with this key. How this one began is not in the history.
+				EXIT;
+			END IF;
+			found_columns := ARRAY(SELECT k FROM jsonb_object_keys(pending) k
+				WHERE c.operation = 'DELETE' OR c.changed ? k
+					OR c.operation = 'CREATE' AND c.after ? k);
+			IF found_columns <> '{}' THEN
+				changes := changes || jsonb_build_object(c.id, jsonb_build_object('at',
+					c.committed_at, 'operation', c.operation, 'context', c.context));
+				blamed := blamed || (SELECT jsonb_object_agg(k, c.id) FROM unnest(found_columns) k);
+				pending := pending - found_columns;
+			END IF;
+			-- An UPDATE without the old value may have set it.
+			IF c.operation = 'UPDATE' THEN
+				pending := pending - ARRAY(SELECT k FROM jsonb_object_keys(pending) k
+					WHERE NOT c.before ? k);
+			END IF;
+			EXIT WHEN pending = '{}' OR c.operation = 'CREATE';
+		END LOOP;
+		EXIT WHEN seen < page OR image <> '{}' AND (pending = '{}'
+			OR c.operation IN ('CREATE', 'DELETE', 'TRUNCATE'));
+		page := page * 4;
+	END LOOP;
+	RETURN QUERY SELECT i.key, i.value, (changes -> (blamed ->> i.key) ->> 'at')::timestamptz,
+			changes -> (blamed ->> i.key) ->> 'operation',
+			changes -> (blamed ->> i.key) -> 'context', (blamed ->> i.key)::uuid
+		FROM jsonb_each(image) i LEFT JOIN pg_attribute a
+			ON a.attrelid = target AND a.attname = i.key AND NOT a.attisdropped
+		ORDER BY a.attnum, i.key;
+END
+$$;
+COMMENT ON FUNCTION bemi.blame(regclass, text)
+	IS 'columns of the row with this primary key, each with the change that set its value';
+REVOKE ALL ON FUNCTION bemi.blame(regclass, text) FROM PUBLIC;
+
+--
+-- Primary keys as bemi.changes has them
+--
+
+-- The type is NULL if its text is the same in jsonb, or if an ordinary role may have made it:
+-- the functions of such a type would run with the rights of the reader.
+CREATE FUNCTION _bemi.key_columns(target regclass, OUT names text[], OUT types text[])
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(a.attname::text ORDER BY k.place),
+			array_agg(CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
+					AND t.oid NOT IN ('text'::regtype, 'jsonb'::regtype)
+				THEN format_type(t.oid, CASE WHEN t.oid = a.atttypid THEN a.atttypmod
+					ELSE d.typtypmod END) END ORDER BY k.place)
+		FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
+			JOIN pg_attribute a ON a.attnum = k.attnum
+			JOIN pg_type d ON d.oid = a.atttypid
+			JOIN pg_type t ON t.oid = CASE d.typtype WHEN 'd' THEN d.typbasetype ELSE d.oid END
+		WHERE i.indrelid = target AND i.indisprimary AND a.attrelid = target
+			AND k.place <= i.indnkeyatts
+$$;
+COMMENT ON FUNCTION _bemi.key_columns(regclass)
+	IS 'internal: names and built-in types of the columns of the primary key, in key order';
+REVOKE ALL ON FUNCTION _bemi.key_columns(regclass) FROM PUBLIC;
+
+-- %s of format() prints a value as the type's output function does.
+CREATE FUNCTION _bemi.key_text(value jsonb, type text)
+	RETURNS text
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
+	SET datestyle = 'ISO'
+	SET intervalstyle = 'postgres'
+	SET extra_float_digits = 1
+	SET bytea_output = 'hex'
+AS $$
+DECLARE
+	result text;
+BEGIN
+	IF type IS NULL OR starts_with(value #>> '{}', '[redacted') THEN
+		RETURN value #>> '{}';
+	END IF;
+	EXECUTE format('SELECT format(''%%s'', r.x) FROM jsonb_to_record($1) r(x %s)', type)
+		INTO result USING jsonb_build_object('x', value);
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION _bemi.key_text(jsonb, text)
+	IS 'internal: text of a value in the primary key; with type NULL, the text in the jsonb';
+REVOKE ALL ON FUNCTION _bemi.key_text(jsonb, text) FROM PUBLIC;
+
+-- As bounded_key() in src/decode/row_json.c.
+CREATE FUNCTION _bemi.key_of_texts(texts text[])
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN octet_length(k.key) <= 2000 THEN k.key
+			ELSE left(k.key, (SELECT max(n) FROM generate_series(500, least(2000, length(k.key))) n
+				WHERE octet_length(left(k.key, n)) <= 2000)) || '...md5:' || md5(k.key) END
+		FROM (SELECT CASE cardinality(texts) WHEN 1 THEN texts[1]
+			ELSE to_jsonb(texts)::text END) k(key)
+$$;
+COMMENT ON FUNCTION _bemi.key_of_texts(text[])
+	IS 'internal: primary_key of bemi.changes for the texts of the key''s columns';
+REVOKE ALL ON FUNCTION _bemi.key_of_texts(text[]) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.key_from_image(target regclass, image jsonb)
+	RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT _bemi.key_of_texts(array_agg(_bemi.key_text(image -> c.name, c.type) ORDER BY c.place))
+		FROM _bemi.key_columns(target) k,
+			unnest(k.names, k.types) WITH ORDINALITY c(name, type, place)
+		HAVING bool_and(image ? c.name)
+$$;
+COMMENT ON FUNCTION _bemi.key_from_image(regclass, jsonb)
+	IS 'internal: primary_key of bemi.changes for a row; NULL if it lacks a part of the key';
+REVOKE ALL ON FUNCTION _bemi.key_from_image(regclass, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.key_from_user(target regclass, key text)
+	RETURNS text
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+AS $$
+DECLARE
+	columns record;
+	image jsonb;
+	example text;
+BEGIN
+	IF key IS NULL THEN
+		RAISE EXCEPTION 'key must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	SELECT k.names, k.types INTO columns FROM _bemi.key_columns(target) k;
+	IF columns.names IS NULL THEN
+		RAISE EXCEPTION 'table "%" has no primary key', target
+			USING ERRCODE = 'undefined_object',
+				HINT = format('SELECT * FROM bemi.find_changes(%L);', target);
+	ELSIF cardinality(columns.names) = 1 THEN
+		RETURN _bemi.key_of_texts(ARRAY[_bemi.key_text(to_jsonb(key), columns.types[1])]);
+	END IF;
+
+	example := (SELECT format('{%s}', string_agg(format('%s: ...', to_json(n)), ', ' ORDER BY i))
+		FROM unnest(columns.names) WITH ORDINALITY c(n, i));
+	-- Also as bemi.changes has it, so that it can be copied from there.
+	IF key ~ '^\s*\[' AND jsonb_array_length(key::jsonb) = cardinality(columns.names) THEN
+		image := (SELECT jsonb_object_agg(n, key::jsonb -> (i - 1)::integer)
+			FROM unnest(columns.names) WITH ORDINALITY c(n, i));
+	ELSIF key ~ '^\s*\{' THEN
+		image := key::jsonb;
+	ELSE
+		RAISE EXCEPTION 'key of table "%" has % columns', target, cardinality(columns.names)
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = format('Write the key as %L.', example);
+	END IF;
+	IF NOT (image ?& columns.names)
+		OR (SELECT count(*) <> cardinality(columns.names) FROM jsonb_object_keys(image))
+		OR jsonb_path_exists(image, '$.* ? (@ == null)') THEN
+		RAISE EXCEPTION 'key of table "%" must have each of its columns, and no others', target
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = format('Write the key as %L.', example);
+	END IF;
+	RETURN _bemi.key_from_image(target, image);
+END
+$$;
+COMMENT ON FUNCTION _bemi.key_from_user(regclass, text)
+	IS 'internal: primary_key of bemi.changes for a key that a user has written';
+REVOKE ALL ON FUNCTION _bemi.key_from_user(regclass, text) FROM PUBLIC;
+
+--
+-- Reading: one partition at a time, newest first
+--
+-- Each query of bemi.changes below has a condition on committed_at that one partition satisfies,
+-- and a custom plan, so the planner opens this partition only. A plan for all partitions costs
+-- tens of milliseconds if there are hundreds. Readers have no rights on partitions, and row
+-- policies of bemi.changes must hold, so no query names a partition.
+--
+
+-- A row of the default partition has a time that no other partition covers. to_time is part of
+-- the range.
+CREATE FUNCTION _bemi.partition_times(OUT from_time timestamptz, OUT to_time timestamptz)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE ROWS 100
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH range AS (
+		SELECT r.from_time, r.to_time, lead(r.from_time, 1, 'infinity') OVER w AS next_from,
+				row_number() OVER w = 1 AS first
+			FROM _bemi.partition_ranges() r WINDOW w AS (ORDER BY r.from_time)
+	), piece AS (
+		SELECT r.from_time, r.to_time FROM range r
+		UNION ALL
+		SELECT h.from_time, h.to_time
+			FROM (SELECT r.to_time, r.next_from FROM range r
+				UNION ALL SELECT '-infinity', r.from_time FROM range r WHERE r.first
+				UNION ALL SELECT '-infinity', 'infinity' WHERE NOT EXISTS (SELECT FROM range)
+			) h(from_time, to_time)
+			WHERE h.from_time < h.to_time AND EXISTS (SELECT FROM pg_partitioned_table t
+				WHERE t.partrelid = 'bemi.changes'::regclass AND t.partdefid <> 0)
+	)
+	SELECT p.from_time, p.to_time - interval '1 microsecond' FROM piece p
+		ORDER BY p.from_time DESC
+$$;
+COMMENT ON FUNCTION _bemi.partition_times()
+	IS 'internal: ranges of committed_at, newest first; each is in one partition of bemi.changes';
+REVOKE ALL ON FUNCTION _bemi.partition_times() FROM PUBLIC;
+
+CREATE FUNCTION _bemi.find_change(change_id uuid)
+	RETURNS bemi.changes
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+	part record;
+	found_change bemi.changes;
+BEGIN
+	FOR part IN SELECT t.from_time, t.to_time FROM _bemi.partition_times() t LOOP
+		SELECT c.* INTO found_change FROM bemi.changes c
+			WHERE c.id = change_id AND c.committed_at BETWEEN part.from_time AND part.to_time;
+		IF FOUND THEN
+			RETURN found_change;
+		END IF;
+	END LOOP;
+	RAISE EXCEPTION 'change "%" does not exist', change_id
+		USING ERRCODE = 'no_data_found',
+			DETAIL = 'It was never stored, has been deleted, or you may not see it.';
+END
+$$;
+COMMENT ON FUNCTION _bemi.find_change(uuid) IS 'internal: the change with this id, or an error';
+REVOKE ALL ON FUNCTION _bemi.find_change(uuid) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.check_page(newest integer)
+	RETURNS void
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF newest < 1 THEN
+		RAISE EXCEPTION 'newest must be at least 1'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'newest => NULL returns all changes.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION _bemi.check_page(integer)
+	IS 'internal: error if this is no number of changes to return';
+REVOKE ALL ON FUNCTION _bemi.check_page(integer) FROM PUBLIC;
+
+-- With the rights of the owner, because nobody else can read which sources there are. All sources
+-- that read this database, or have read it, have the WAL positions of one server, so ids order
+-- their changes.
+CREATE FUNCTION _bemi.history_of(target regclass,
+		OUT sources text[], OUT schema_name text, OUT table_name text, OUT relation regclass,
+		OUT known boolean)
+	LANGUAGE plpgsql STABLE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	this_one text := _bemi.this_server();
+BEGIN
+	IF target IS NULL THEN
+		RAISE EXCEPTION 'target table must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	-- Changes of a partition are stored under the name of its root, if the root is tracked.
+	SELECT c.oid, n.nspname, c.relname INTO relation, schema_name, table_name
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
+			THEN _bemi.partition_root(target) ELSE target END;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
+	END IF;
+	-- If this database is read over a connection string, too, that source has the same changes.
+	sources := ARRAY(
+		SELECT s.name FROM bemi.sources s WHERE s.conninfo IS NULL
+		UNION SELECT p.source FROM _bemi.source_progress p
+			WHERE format('%s/%s', p.system_identifier, p.database) = this_one
+				AND p.source NOT IN (SELECT s.name FROM bemi.sources s));
+	IF sources = '{}' THEN
+		sources := ARRAY(SELECT DISTINCT t.source FROM _bemi.source_tables t
+			WHERE t.server = this_one);
+	END IF;
+	IF sources = '{}' THEN
+		RAISE EXCEPTION 'no source of this database is started'
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				DETAIL = 'Changes that are stored are in bemi.changes.',
+				HINT = 'CALL bemi.start();';
+	END IF;
+	known := EXISTS (SELECT FROM _bemi.source_tables t WHERE t.source = ANY (sources)
+			AND t.schema = schema_name AND t."table" = table_name)
+		OR EXISTS (SELECT FROM bemi.gaps g WHERE g.source = ANY (sources)
+			AND g.schema = schema_name AND g."table" = table_name);
+END
+$$;
+COMMENT ON FUNCTION _bemi.history_of(regclass)
+	IS 'internal: under which sources and names the history of this table is, and whether any of '
+		'them has ever tracked it';
+REVOKE ALL ON FUNCTION _bemi.history_of(regclass) FROM PUBLIC;
+
+-- With the rights of the owner, as above.
+CREATE FUNCTION _bemi.has_several_sources()
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT count(*) > 1 FROM (SELECT s.name FROM bemi.sources s
+		UNION SELECT p.source FROM _bemi.source_progress p) u
+$$;
+COMMENT ON FUNCTION _bemi.has_several_sources()
+	IS 'internal: whether changes of several sources are in the history, between which ids have '
+		'no order';
+REVOKE ALL ON FUNCTION _bemi.has_several_sources() FROM PUBLIC;
+
+--
+-- Transactions
+--
+
+-- A view reads with the rights of its owner, but the tables of a function that the planner puts
+-- in its place with those of the reader. So the row policies for the reader hold. Without SET, or
+-- else the planner could not do so, and conditions on committed_at would not reach the
+-- partitions. The body is parsed when it is created, so no search_path changes it.
+CREATE FUNCTION _bemi.transaction_changes()
+	RETURNS TABLE (source text, database text, transaction_id bigint, committed_at timestamptz,
+		id uuid, schema_name text, table_name text, operation text, context jsonb)
+	LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+	SELECT c.source, c.database, c.transaction_id, c.committed_at, c.id, c.schema, c."table",
+			c.operation, c.context
+		FROM bemi.changes c;
+END;
+COMMENT ON FUNCTION _bemi.transaction_changes()
+	IS 'internal: bemi.changes for bemi.transactions, with the rights of the reader';
+REVOKE ALL ON FUNCTION _bemi.transaction_changes() FROM PUBLIC;
+
+CREATE VIEW bemi.transactions AS
+	SELECT c.source, c.database, c.transaction_id, c.committed_at,
+			min(c.id::text)::uuid AS change_id,
+			count(*) AS changes,
+			count(*) FILTER (WHERE c.operation = 'CREATE') AS created,
+			count(*) FILTER (WHERE c.operation = 'UPDATE') AS updated,
+			count(*) FILTER (WHERE c.operation = 'DELETE') AS deleted,
+			count(*) FILTER (WHERE c.operation = 'TRUNCATE') AS truncated,
+			array_agg(DISTINCT format('%I.%I', c.schema_name, c.table_name)) AS tables,
+			array_agg(DISTINCT c.context - '_whole') AS contexts
+		FROM _bemi.transaction_changes() c
+		GROUP BY c.source, c.database, c.transaction_id, c.committed_at;
+COMMENT ON VIEW bemi.transactions
+	IS 'one row for each transaction in bemi.changes; with a condition on committed_at, only '
+		'partitions of that time are read';
+COMMENT ON COLUMN bemi.transactions.source IS 'source that the transaction was read from';
+COMMENT ON COLUMN bemi.transactions.database IS 'database of the transaction';
+COMMENT ON COLUMN bemi.transactions.transaction_id IS 'transaction ID (xid) at the source';
+COMMENT ON COLUMN bemi.transactions.committed_at IS 'commit time at the source';
+COMMENT ON COLUMN bemi.transactions.change_id
+	IS 'id of its first change; bemi.transaction() returns all of them';
+COMMENT ON COLUMN bemi.transactions.changes IS 'number of changes';
+COMMENT ON COLUMN bemi.transactions.created IS 'rows inserted';
+COMMENT ON COLUMN bemi.transactions.updated IS 'rows updated';
+COMMENT ON COLUMN bemi.transactions.deleted IS 'rows deleted';
+COMMENT ON COLUMN bemi.transactions.truncated IS 'tables truncated';
+COMMENT ON COLUMN bemi.transactions.tables IS 'changed tables';
+COMMENT ON COLUMN bemi.transactions.contexts IS 'different contexts of its changes';
+REVOKE ALL ON bemi.transactions FROM PUBLIC;
+
+-- Ids of a transaction begin with its commit LSN, which make_change_id() in src/decode/stitch.c
+-- puts into the first 8 bytes and the upper half of the ninth, below 2 bits of the variant.
+CREATE FUNCTION bemi.transaction(change_id uuid)
+	RETURNS SETOF bemi.changes
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+	SET standard_conforming_strings = on
+	SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+	one bemi.changes;
+	bytes bytea := uuid_send(change_id);
+	first_id uuid;
+	last_id uuid;
+BEGIN
+	IF change_id IS NULL THEN
+		RAISE EXCEPTION 'id of the change must not be null'
+			USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	one := _bemi.find_change(change_id);
+	first_id := encode(substr(set_byte(bytes, 8, get_byte(bytes, 8) & 252), 1, 9)
+		|| '\x00000000000000', 'hex');
+	last_id := encode(substr(set_byte(bytes, 8, get_byte(bytes, 8) | 3), 1, 9)
+		|| '\xffffffffffffff', 'hex');
+	RETURN QUERY SELECT c.* FROM bemi.changes c
+		WHERE c.id BETWEEN first_id AND last_id AND c.committed_at = one.committed_at
+			AND c.source = one.source
+		ORDER BY c.id;
+END
+$$;
+COMMENT ON FUNCTION bemi.transaction(uuid)
+	IS 'all changes of the transaction that made this change, in their order';
+REVOKE ALL ON FUNCTION bemi.transaction(uuid) FROM PUBLIC;
 
 --
 -- Rights that no single object states

@@ -87,6 +87,16 @@ COMMENT ON COLUMN bemi.changes.source
 	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
+-- bemi.index_context() writes it, and _bemi.make_partition() reads it.
+CREATE TABLE _bemi.context_index_keys (
+	key text COLLATE "C" PRIMARY KEY
+);
+COMMENT ON TABLE _bemi.context_index_keys
+	IS 'keys of the context that each new partition of bemi.changes gets an index for';
+COMMENT ON COLUMN _bemi.context_index_keys.key IS 'key given to bemi.index_context()';
+REVOKE ALL ON _bemi.context_index_keys FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('_bemi.context_index_keys', '');
+
 CREATE TABLE bemi.holds (
 	from_time timestamptz NOT NULL,
 	to_time timestamptz NOT NULL,

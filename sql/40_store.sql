@@ -162,6 +162,7 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
+	PERFORM _bemi.create_context_indexes(partition);
 	-- The same owner, because triggers and expressions that users add to the history run with his
 	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)

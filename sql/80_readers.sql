@@ -13,7 +13,9 @@ DECLARE
 	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
 BEGIN
 	EXECUTE format(verb, 'USAGE ON SCHEMA bemi, _bemi', reader);
-	EXECUTE format(verb, 'SELECT ON bemi.status, bemi.tracked, bemi.gaps', reader);
+	EXECUTE format(verb, 'SELECT ON
+		bemi.status, bemi.tracked, bemi.gaps, bemi.context_indexes, _bemi.context_index_keys',
+		reader);
 	EXECUTE format(verb, 'EXECUTE ON FUNCTION
 		bemi.complete(regclass, timestamptz, timestamptz),
 		bemi.completeness(regclass, timestamptz, timestamptz),
@@ -28,6 +30,9 @@ BEGIN
 		_bemi.origin_of(text),
 		_bemi.source_status(),
 		_bemi.why_no_worker(),
+		-- bemi.context_indexes
+		_bemi.context_index_definition(text),
+		_bemi.context_index_states(text, regclass),
 		-- bemi.tracked
 		_bemi.columnless_rules(regclass, regclass),
 		_bemi.has_bad_rules(regclass),
@@ -46,6 +51,44 @@ $$;
 COMMENT ON FUNCTION _bemi.set_monitoring(regrole, boolean)
 	IS 'internal: grants or revokes the right to see the state of sources and tracked tables';
 REVOKE ALL ON FUNCTION _bemi.set_monitoring(regrole, boolean) FROM PUBLIC;
+
+-- The functions of sql/query call those of _bemi with the rights of their caller.
+CREATE FUNCTION _bemi.set_reading(reader regrole, granted boolean)
+	RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	verb text := CASE WHEN granted THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+BEGIN
+	EXECUTE format(verb, 'SELECT ON bemi.changes, bemi.holds, bemi.transactions', reader);
+	EXECUTE format(verb, 'EXECUTE ON FUNCTION
+		bemi.blame(regclass, text),
+		bemi.context_is(jsonb, text, text),
+		bemi.diff(jsonb, jsonb),
+		bemi.find_changes(regclass, text, name, jsonb, timestamptz, timestamptz, text, integer,
+			uuid),
+		bemi.full_context(bemi.changes),
+		bemi.history(regclass, text, integer, uuid),
+		bemi.transaction(uuid),
+		_bemi.changed_columns(text, jsonb, jsonb),
+		_bemi.check_page(integer),
+		_bemi.find_change(uuid),
+		_bemi.has_several_sources(),
+		_bemi.history_of(regclass),
+		_bemi.key_columns(regclass),
+		_bemi.key_from_image(regclass, jsonb),
+		_bemi.key_from_user(regclass, text),
+		_bemi.key_text(jsonb, text),
+		_bemi.key_of_texts(text[]),
+		_bemi.partition_ranges(),
+		_bemi.partition_times(),
+		_bemi.transaction_changes()', reader);
+END
+$$;
+COMMENT ON FUNCTION _bemi.set_reading(regrole, boolean)
+	IS 'internal: grants or revokes the right to read the history';
+REVOKE ALL ON FUNCTION _bemi.set_reading(regrole, boolean) FROM PUBLIC;
 
 CREATE FUNCTION _bemi.check_reader(reader regrole)
 	RETURNS void
@@ -77,13 +120,12 @@ AS $$
 BEGIN
 	PERFORM _bemi.check_reader(reader);
 	PERFORM _bemi.set_monitoring(reader, true);
-	EXECUTE format('GRANT SELECT ON bemi.changes, bemi.holds TO %s', reader);
-	EXECUTE format('GRANT EXECUTE ON FUNCTION bemi.full_context(bemi.changes) TO %s', reader);
+	PERFORM _bemi.set_reading(reader, true);
 END
 $$;
 COMMENT ON FUNCTION bemi.grant_read(regrole)
 	IS 'lets a role read the history and its completeness: bemi.changes, gaps, holds, status, '
-		'tracked, complete(), completeness(), sync()';
+		'tracked, context_indexes, complete(), completeness(), sync()';
 REVOKE ALL ON FUNCTION bemi.grant_read(regrole) FROM PUBLIC;
 
 CREATE FUNCTION bemi.revoke_read(reader regrole)
@@ -94,8 +136,7 @@ AS $$
 BEGIN
 	PERFORM _bemi.check_reader(reader);
 	PERFORM _bemi.set_monitoring(reader, false);
-	EXECUTE format('REVOKE SELECT ON bemi.changes, bemi.holds FROM %s', reader);
-	EXECUTE format('REVOKE EXECUTE ON FUNCTION bemi.full_context(bemi.changes) FROM %s', reader);
+	PERFORM _bemi.set_reading(reader, false);
 END
 $$;
 COMMENT ON FUNCTION bemi.revoke_read(regrole)

@@ -251,7 +251,7 @@ is( join("\n", grep { is_no_proof($_) } map { quoted_strings($_) } @{ ($proofs /
 
 # Strings of our code, and those of other programs that users see.
 my @sources = sort glob 'src/*.[ch] src/*/*.[ch]';
-my @scripts = sort glob 'sql/*.sql';
+my @scripts = glob 'sql/*.sql sql/query/*.sql';
 my @strings = ((map { c_strings(slurp_file($_)) } @sources), (map { sql_strings(slurp_file($_)) } @scripts));
 my @foreign;
 my %columns = map { $_->[0] => 1 } rows(q{SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'bemi'});

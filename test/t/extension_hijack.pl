@@ -355,6 +355,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 		WHERE p.pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND (l.lanname IN ('sql', 'plpgsql') OR p.prosecdef)
+			AND p.prosqlbody IS NULL	-- which was parsed by CREATE EXTENSION
 			AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))}),
 	'',
 	'every function that is SQL, or acts with the rights of its owner, pins its search_path');
@@ -366,6 +367,8 @@ is( $node->safe_psql(
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND prosecdef
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.has_several_sources()
+	_bemi.history_of(regclass)
 	_bemi.is_started()
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.completeness(regclass,timestamp with time zone,timestamp with time zone)
@@ -395,7 +398,9 @@ is( $node->safe_psql(
 	_bemi.is_of_extension(regclass)
 	_bemi.is_tracked_schema(regnamespace)
 	_bemi.untrackable(regclass)
+	bemi.context_is(jsonb,text,text)
 	bemi.current_context()
+	bemi.diff(jsonb,jsonb)
 	bemi.emit_context()
 	bemi.full_context(bemi.changes)
 	bemi.merge_context(jsonb,boolean)
@@ -410,6 +415,8 @@ is( $node->safe_psql(
 		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee <> c.relowner
 		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.context_index_keys|pg_monitor|SELECT
+	bemi.context_indexes|pg_monitor|SELECT
 	bemi.gaps|pg_monitor|SELECT
 	bemi.status|pg_monitor|SELECT
 	bemi.tracked|pg_monitor|SELECT

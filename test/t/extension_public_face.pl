@@ -79,6 +79,15 @@ my @calls = (
 	[ q{SELECT count(*) FROM bemi.source_completeness(source_name => 'orders', schema_name => 'public', table_name => 'todo', from_time => '-infinity', to_time => now())}, qr/^[12]$/ ],
 	[ q{BEGIN; SELECT bemi.sync(); SELECT bemi.complete('todo', from_time => now()); COMMIT}, "\nt" ],
 
+	[ q{SELECT bemi.diff(before => '{"n": 1}', after => '{"n": 2}')}, '{"n": [1, 2]}' ],
+	[ q{SELECT operation, primary_key, changed -> 'id', context FROM bemi.history('todo', '1')}, 'CREATE|1|[null, 1]|{}' ],	# source "orders" reads it, too
+	[ q{SELECT count(*) FROM bemi.history(target => 'todo', key => '1', newest => 1, before_id => NULL)}, '1' ],
+	[ q{SELECT column_name, value, operation, context FROM bemi.blame(target => 'todo', key => '1') WHERE column_name = 'task'}, 'task|"task"|CREATE|{}' ],
+	[ q{SELECT x.id = t.change_id FROM bemi.transactions t, bemi.transaction(change_id => t.change_id) x WHERE t.source = 'main'}, 't' ],
+	[ q{SELECT count(*) FROM bemi.find_changes()}, qr/^[12]$/ ],
+	[ q{SELECT operation FROM bemi.find_changes(target => 'todo', operation => 'CREATE', column_name => 'id', context => '{}', from_time => '-infinity', to_time => 'infinity',
+			source_name => 'main', newest => 100, before_id => NULL)}, 'CREATE' ],
+
 	[ q{SELECT bemi.hold('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.release('2026-01-01', '2026-04-01')}, '' ],
 	[ q{SELECT bemi.hold(from_time => '2026-01-01', to_time => '2026-04-01', reason => 'audit')}, '' ],
@@ -95,6 +104,11 @@ my @calls = (
 	[ q{GRANT EXECUTE ON PROCEDURE bemi.start, bemi.stop, bemi.drop_source TO operator}, '' ],
 
 	[ q{SELECT bemi.grant_read('operator'); SELECT bemi.revoke_read(reader => 'operator')}, "\n" ],
+
+	[ q{CALL bemi.index_context('user')}, '' ],
+	[ q{SELECT indexed = partitions FROM bemi.context_indexes}, 't' ],
+	[ q{SELECT count(*) FROM bemi.changes WHERE bemi.context_is(context, 'user', '1') AND bemi.context_is(context, key => 'user', value => '2')}, '0' ],
+	[ q{CALL bemi.drop_index_context(key => 'user')}, '' ],
 
 	[ q{CALL bemi.drop_source('orders')}, '' ],
 	[ qq{CALL bemi.start('orders', conninfo => '$conninfo'); CALL bemi.drop_source('orders', force => true)}, '' ],
@@ -134,7 +148,7 @@ my $made = join ' ', map { $_->[0] } @calls;
 my @uncalled = grep { $made !~ /bemi\.$_\b/ } split /\n/, sql("SELECT DISTINCT p.proname FROM $public");
 is("@uncalled", '', 'no public function or procedure is without its call here');
 
-is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } sort glob 'sql/*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
+is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } glob 'sql/[0-8]*.sql sql/query/*.sql sql/9*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
 
 # SQL must be readable next to its diff, and a query to a source without the C code.
 sub columns
@@ -145,7 +159,7 @@ sub columns
 	return length $line;
 }
 
-for my $file (glob 'sql/*.sql sql/remote/*.sql')
+for my $file (glob 'sql/*.sql sql/query/*.sql sql/remote/*.sql')
 {
 	my @lines = split /\n/, slurp_file($file);
 	my @long = grep { columns($lines[ $_ - 1 ]) > 100 } 1 .. @lines;
