@@ -3421,9 +3421,9 @@ BEGIN
 				IF returned = newest THEN
 					RETURN;
 				END IF;
-				-- The row had another key before.
+				-- The row had another key before. As text, because 1.5 and 1.50 are two keys.
 				IF c.operation = 'UPDATE' AND EXISTS (SELECT FROM unnest(key_names) k
-					WHERE c.before -> k <> c.after -> k) THEN
+					WHERE (c.before -> k)::text <> (c.after -> k)::text) THEN
 					row_key := coalesce(_bemi.key_from_image(h.relation, c.before), row_key);
 					below := c.id;
 					moved := true;

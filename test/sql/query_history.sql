@@ -101,10 +101,15 @@ INSERT INTO odd VALUES ('x', 'glad', '{2026-01-01}');
 UPDATE odd SET mood = 'sad';
 CREATE TABLE long (id text PRIMARY KEY);
 SELECT bemi.track('long');
+CREATE TABLE scale (id numeric PRIMARY KEY);
+SELECT bemi.track('scale');
+INSERT INTO scale VALUES (1.5);
+UPDATE scale SET id = 1.50;
 INSERT INTO long SELECT string_agg('é' || md5(n::text), '') FROM generate_series(1, 70) n;
 SELECT bemi.sync();
 SELECT operation, primary_key FROM bemi.history('odd', '{"code": "x", "mood": "sad", "days": ["2026-01-01"]}');
 SELECT count(*) FROM long, bemi.history('long', long.id);
+SELECT operation, primary_key FROM bemi.history('scale', '1.50');
 
 -- partitions, other replica identities, redacted keys, a large context
 CREATE TABLE part (id integer PRIMARY KEY, n integer, note text) PARTITION BY RANGE (id);
@@ -308,7 +313,7 @@ SELECT count(*) FROM bemi.history('item', '100');
 SELECT count(*) FROM bemi.find_changes('item');
 DROP EXTENSION bemi CASCADE;
 DROP ROLE regress_bemi_reader, regress_bemi_owner;
-DROP TABLE item, line, odd, long, part, narrow, person, asked, untracked, keyless;
+DROP TABLE item, line, odd, long, scale, part, narrow, person, asked, untracked, keyless;
 DROP DOMAIN code;
 DROP TYPE mood;
 DROP FUNCTION pages, pages_agree, ids, find_pages, wrong_answers;
