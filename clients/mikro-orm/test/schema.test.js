@@ -37,7 +37,7 @@ const NO_TRIGGER = /^no trigger: changes come without context/;
 
 test('the second step of the installation and the example name both settings', async () => {
   const readme = readFileSync(new URL('../node_modules/bemi-mikro-orm/README.md', import.meta.url), 'utf8');
-  const [, step] = /^## Installation$.*?^2\. (.*?)^3\. /ms.exec(readme);
+  const [, step] = /^## Install$.*?^2\. (.*?)^3\. /ms.exec(readme);
   assert.match(step, /^ +schemaGenerator: \{ ignoreSchema: \['bemi', '_bemi'\], ignoreTriggers: true \},$/m);
   const { default: example } = await import('../example/mikro-orm.config.js');
   assert.deepEqual(example.schemaGenerator, DOCUMENTED);

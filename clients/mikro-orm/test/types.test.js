@@ -23,6 +23,11 @@ const AROUND = {
     export class Migration1 extends Migration { override async up(): Promise<void> { ${code} } }`,
   'express()': code => `declare global { namespace Express { interface Request { user?: { id: number } } } }
     ${code}`,
+  'app.use(setContext(req': code => `import express from 'express';
+    import { setContext } from 'bemi-mikro-orm';
+    declare global { namespace Express { interface Request { user?: { id: number } } } }
+    const app = express();
+    ${code}`,
   'preHandler': code => `import Fastify from 'fastify';
     import { setContext } from 'bemi-mikro-orm';
     declare module 'fastify' { interface FastifyRequest { user?: { id: number } } }
