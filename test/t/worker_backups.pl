@@ -394,8 +394,9 @@ sub recover_both
 	$world->work_and_complete;
 	$world->archive($source);
 	$world->archive($history);
-	recover_source("both, $first first", "recovery_target_time = '$time{source}'");
+	# The history must not read the source in between, or its slot would keep what is lost.
 	$history->stop('immediate');
+	recover_source("both, $first first", "recovery_target_time = '$time{source}'");
 	$world->work;
 	recover_history("both, $first first", "recovery_target_time = '$time{history}'");
 	return;
