@@ -42,14 +42,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_depend.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -61,7 +57,6 @@
 #include "tcop/deparse_utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
@@ -394,20 +389,6 @@ changes_root(const CollectedCommand *command)
 }
 
 /*
- * Warns of PostgreSQL 14, which sends null for a column that was added with a
- * default, see _bemi.warn_of_missing_values().
- */
-static void
-warn_of_missing_values(Oid relation)
-{
-	BemiValue	table = bemi_sql_oid(REGCLASSOID, relation);
-
-	if (!BEMI_MISSING_VALUES_ARE_SENT)
-		bemi_sql_run_as_owner("SELECT _bemi.warn_of_missing_values($1)",
-							  &table, 1);
-}
-
-/*
  * Whether a table is tracked because of its schema.  Partitions are tracked
  * with their root, and members of extensions only by bemi.track().
  */
@@ -460,7 +441,7 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 	if (table->oid == table->root && changes_root(command))
 		bemi_table_invalidate_tree(table);
 	if (table->is_partition || table->kind == RELKIND_PARTITIONED_TABLE)
-		warn_of_missing_values(table->oid);
+		bemi_warn_of_missing_values(table->oid);
 }
 
 /*
@@ -629,31 +610,17 @@ follow_relation(const BemiTable *table, const CollectedCommand *command)
 static List *
 add_type_users(List *types, Oid type)
 {
-	Relation	catalog = table_open(DependRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *cell;
 
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(type));
-	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2,
-							  keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	types = list_concat_unique_oid(types,
+								   bemi_type_dependents(type, TypeRelationId));
+	foreach(cell, bemi_type_dependents(type, RelationRelationId))
 	{
-		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
-		Oid			user = InvalidOid;
+		Oid			row_type = get_rel_type_id(lfirst_oid(cell));
 
-		if (form->classid == TypeRelationId)
-			user = form->objid;
-		else if (form->classid == RelationRelationId)
-			user = get_rel_type_id(form->objid);
-		if (OidIsValid(user))
-			types = list_append_unique_oid(types, user);
+		if (OidIsValid(row_type))
+			types = list_append_unique_oid(types, row_type);
 	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
 	return types;
 }
 

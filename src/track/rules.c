@@ -20,13 +20,9 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "catalog/dependency.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_depend.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -487,28 +483,14 @@ type_of_table(Oid relation)
 static List *
 typed_tables(Oid type)
 {
-	Relation	catalog = table_open(DependRelationId, AccessShareLock);
 	List	   *tables = NIL;
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *cell;
 
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(type));
-	scan = systable_beginscan(catalog, DependReferenceIndexId, true, NULL, 2,
-							  keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(cell, bemi_type_dependents(type, RelationRelationId))
 	{
-		Form_pg_depend row = (Form_pg_depend) GETSTRUCT(tuple);
-
-		if (row->classid == RelationRelationId &&
-			type_of_table(row->objid) == type)
-			tables = list_append_unique_oid(tables, row->objid);
+		if (type_of_table(lfirst_oid(cell)) == type)
+			tables = list_append_unique_oid(tables, lfirst_oid(cell));
 	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
 	return tables;
 }
 

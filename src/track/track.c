@@ -222,11 +222,12 @@ lock_for_rules(Oid relation)
 }
 
 /*
- * PostgreSQL 14 decodes the old row of a partition with the columns of the
- * root, and then knows no value for a column that was added with a default.
+ * Warns of PostgreSQL 14, see _bemi.warn_of_missing_values().  It decodes the
+ * old row of a partition with the columns of the root, and then knows no value
+ * for a column that was added with a default.
  */
-static void
-warn_of_missing_values(Oid relation)
+void
+bemi_warn_of_missing_values(Oid relation)
 {
 	BemiValue	table = bemi_sql_oid(REGCLASSOID, relation);
 
@@ -278,7 +279,7 @@ bemi_track(PG_FUNCTION_ARGS)
 	}
 
 	track_tree(&table);
-	warn_of_missing_values(relation);
+	bemi_warn_of_missing_values(relation);
 	if (has_rules)
 	{
 		lock_for_rules(relation);

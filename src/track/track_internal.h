@@ -162,6 +162,7 @@ extern void bemi_emit_truncated(Oid partition);
 
 /* track.c */
 extern void bemi_track_attached(Oid relation);
+extern void bemi_warn_of_missing_values(Oid relation);
 
 /* restore.c */
 extern void bemi_track_restored(const FormData_pg_trigger *trigger);
@@ -191,6 +192,7 @@ extern bool bemi_is_within(Oid relation, Oid table);
 extern bool bemi_is_locked(Oid relation);
 extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);
+extern List *bemi_type_dependents(Oid type, Oid catalog);
 
 /* refuse.c */
 extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
