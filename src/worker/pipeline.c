@@ -457,8 +457,8 @@ record_last_counts(BemiPipeline *pipeline)
  * open.  It writes nothing to the log, because a server may have many sources.
  *
  * The signal must not cancel the update of the counts, but a second one may.
- * A lock that somebody holds delays the end by a second at most; then the counts
- * of the last second are lost.
+ * A lock that somebody holds delays the end by a second at most; then the
+ * counts of the last second are lost.
  */
 static void
 exit_quietly(BemiPipeline *pipeline)
