@@ -14,9 +14,14 @@ MODULE_big = bemi
 OBJS = $(patsubst $(top)%.c,%.o,$(sort $(wildcard $(addprefix $(top)src/,*.c */*.c))))
 DATA = $(patsubst $(top)%,%,$(sort $(wildcard $(top)bemi--*.sql)))
 
-# The script is made of sql/, in the order of the file names, with sql/query before the rights at the
+# The script is made of sql/, in the order of the file names, with sql/query and sql/revert before the rights at the
 # end. It is committed, so an installation only copies it. A test compares the two.
 SCRIPT = $(top)$(EXTENSION)--$(EXTVERSION).sql
+
+# What a source runs that cannot have the extension, made of sql/source/. Committed, too: it is handed to people who
+# build nothing.
+SOURCE_SCRIPT = $(top)bemi-source.sql
+DATA += $(patsubst $(top)%,%,$(SOURCE_SCRIPT))
 
 # The queries that are sent to sources, as C strings. Not committed.
 REMOTE_SQL = src/stream/remote_sql.h
@@ -44,7 +49,10 @@ endif
 # The tests of all three kinds. Their names are ROOM_SUBJECT. A word of TESTS is a name, a pattern, a room, or a
 # subject: the first that matches counts. REGRESS and the other lists are assigned with := because PGXS uses ifdef,
 # which is true for a variable that only expands to nothing.
+# It may also come from the environment.
+ifeq ($(TESTS),)
 TESTS = %
+endif
 names = $(patsubst test/$(1)/%,%,$(basename $(sort $(wildcard test/$(1)/*.$(2)))))
 every := $(call names,sql,sql) $(call names,specs,spec) $(call names,t,pl)
 matches = $(or $(filter $(1),$(every)),$(filter $(1)_%,$(every)),$(filter %_$(1),$(every)))
@@ -55,7 +63,7 @@ ISOLATION := $(call chosen,$(call names,specs,spec))
 TAP := $(call chosen,$(call names,t,pl))
 # The longest first, because at the end they would run alone.
 LONG = track_keys_in_stream track_keys_elsewhere worker_scale worker_backups worker_cancel worker_traces worker_restores stream_faults \
-	worker_database_ddl worker_slot_owner worker_crash
+	worker_database_ddl worker_slot_owner worker_crash query_oracle
 PROVE_TESTS := $(patsubst %,test/t/%.pl,$(filter $(LONG),$(TAP)) $(filter-out $(LONG),$(TAP)))
 ifneq ($(PROVE_TESTS),)
 TAP_TESTS = 1
@@ -94,10 +102,14 @@ endif
 
 .DEFAULT_GOAL := all
 
-$(SCRIPT): $(foreach part,[0-8]* query/* 9*,$(sort $(wildcard $(top)sql/$(part).sql)))
+$(SCRIPT): $(foreach part,[0-8]* query/* revert/* 9*,$(sort $(wildcard $(top)sql/$(part).sql)))
 	cat $^ >$@
 
-all: $(SCRIPT)
+$(SOURCE_SCRIPT): $(sort $(wildcard $(top)sql/source/*))
+	awk -f $(top)sql/source/include.awk $(filter %.sql,$^) >$@.new
+	mv $@.new $@
+
+all: $(SCRIPT) $(SOURCE_SCRIPT)
 
 $(REMOTE_SQL): $(top)sql/remote/header.awk $(sort $(wildcard $(top)sql/remote/*.sql)) | directories
 	awk -f $^ >$@.new
@@ -126,6 +138,16 @@ test:
 
 demo:
 	@test/sandbox demo/run
+
+dashboard:
+	@BEMI_NODE=required test/sandbox clients/dashboard/demo/run $(if $(PORT),--port $(PORT))
+
+# The sandbox may be another user, who cannot write into the checkout. What he leaves in the folder is copied as it
+# is: a link of his must not lead to a file that only we can read.
+dashboard-pictures:
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && trap 'exit 143' HUP INT TERM && chmod 777 "$$dir" && \
+	BEMI_CLIENTS=required test/sandbox clients/dashboard/demo/run --pictures "$$dir" && \
+	mkdir -p docs/dashboard && rm -f docs/dashboard/*.webp && cp -P "$$dir"/*.webp docs/dashboard/
 
 list-tests:
 	@printf '%s\n' $(REGRESS:%=test/sql/%.sql) $(ISOLATION:%=test/specs/%.spec) $(PROVE_TESTS)
@@ -163,6 +185,9 @@ help:
 	@echo 'make                build the extension'
 	@echo 'make install        install it into the PostgreSQL of pg_config'
 	@echo 'make demo           run the demo on a throwaway server; KEEP=1 leaves the server running'
+	@echo 'make dashboard      show the dashboard with a sample history, on a throwaway server; PORT=n chooses the port'
+	@echo 'make dashboard-pictures'
+	@echo '                    take the pictures of the dashboard in docs/dashboard'
 	@echo 'make test           install what the tests need, and run all tests on throwaway servers'
 	@echo 'make list-tests     print the files that TESTS="..." selects'
 	@echo 'make check-quick    run the SQL tests, the specs and some TAP tests (two minutes)'
@@ -185,4 +210,4 @@ help:
 	@echo 'STRICT=1                       more warnings, and each is an error'
 
 .PHONY: directories all install installcheck clean test list-tests check-quick check-format format typedefs \
-	test-valgrind test-versions soak fuzz bench demo help
+	test-valgrind test-versions soak fuzz bench demo dashboard dashboard-pictures help

@@ -79,6 +79,44 @@ BEGIN
 END
 $$;
 
+-- bemi-source.sql has made schemas with the same names, in which its owner can have put anything.
+-- So they get other names, and nothing in them is called. The tables keep its triggers until
+-- sql/22_take_over.sql replaces them. The publication goes to the extension's owner.
+DO $$
+DECLARE
+	former name;
+	present name;
+	n integer := 0;
+BEGIN
+	-- The session can have any value of it.
+	PERFORM set_config('bemi_script.former_schema', '', true);
+	IF NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+			JOIN pg_language l ON l.oid = p.prolang
+		WHERE n.nspname = 'bemi' AND p.proname = 'emit_context' AND p.pronargs = 0
+			AND p.prorettype = 'trigger'::regtype AND l.lanname = 'plpgsql')
+	THEN
+		RETURN;
+	END IF;
+	WHILE EXISTS (SELECT FROM pg_namespace s WHERE s.nspname IN
+		(concat('bemi_source', nullif(n, 0)), concat('_bemi_source', nullif(n, 0))))
+	LOOP
+		n := n + 1;
+	END LOOP;
+	FOR former, present IN
+		SELECT s.nspname, concat(s.nspname, '_source', nullif(n, 0))
+			FROM pg_namespace s
+			WHERE s.nspname IN ('bemi', '_bemi')
+				AND s.nspowner = (SELECT o.nspowner FROM pg_namespace o WHERE o.nspname = 'bemi')
+	LOOP
+		EXECUTE format('ALTER SCHEMA %I RENAME TO %I', former, present);
+	END LOOP;
+	PERFORM set_config('bemi_script.former_schema', concat('bemi_source', nullif(n, 0)), true);
+	IF EXISTS (SELECT FROM pg_publication p WHERE p.pubname = 'bemi') THEN
+		ALTER PUBLICATION bemi OWNER TO CURRENT_USER;
+	END IF;
+END
+$$;
+
 -- The script creates the schema itself, and fails if it exists, because its owner could have
 -- planted objects in it.
 CREATE SCHEMA bemi;

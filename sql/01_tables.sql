@@ -71,7 +71,8 @@ COMMENT ON COLUMN bemi.changes."table"
 COMMENT ON COLUMN bemi.changes.primary_key
 	IS 'primary key as text; a JSON array of texts in key order if it has several columns; NULL '
 		'if there is none';
-COMMENT ON COLUMN bemi.changes.operation IS 'CREATE, UPDATE, DELETE or TRUNCATE';
+COMMENT ON COLUMN bemi.changes.operation
+	IS 'CREATE, UPDATE, DELETE, TRUNCATE, or SNAPSHOT for a row that bemi.baseline() has copied';
 COMMENT ON COLUMN bemi.changes.before IS 'row before the change, {} if there was none';
 COMMENT ON COLUMN bemi.changes.after IS 'row after the change, {} if there is none';
 COMMENT ON COLUMN bemi.changes.context
@@ -87,15 +88,51 @@ COMMENT ON COLUMN bemi.changes.source
 	IS 'source that the change was read from, as named in bemi.start()';
 REVOKE ALL ON bemi.changes FROM PUBLIC;
 
--- bemi.index_context() writes it, and _bemi.make_partition() reads it.
-CREATE TABLE _bemi.context_index_keys (
-	key text COLLATE "C" PRIMARY KEY
+-- A baseline whose table was empty has no changes, so each has a row here.
+CREATE TABLE bemi.baselines (
+	id uuid PRIMARY KEY,
+	source text COLLATE "C" NOT NULL,
+	schema text COLLATE "C" NOT NULL,
+	"table" text COLLATE "C" NOT NULL,
+	position pg_lsn NOT NULL,
+	taken_at timestamptz NOT NULL,
+	row_count bigint NOT NULL,
+	key_columns text[] NOT NULL,
+	stored_by text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE _bemi.context_index_keys
-	IS 'keys of the context that each new partition of bemi.changes gets an index for';
-COMMENT ON COLUMN _bemi.context_index_keys.key IS 'key given to bemi.index_context()';
-REVOKE ALL ON _bemi.context_index_keys FROM PUBLIC;
-SELECT pg_catalog.pg_extension_config_dump('_bemi.context_index_keys', '');
+CREATE INDEX baselines_table_idx ON bemi.baselines (source, schema, "table", id);
+COMMENT ON TABLE bemi.baselines
+	IS 'tables whose rows bemi.baseline() has stored, as changes of operation SNAPSHOT';
+COMMENT ON COLUMN bemi.baselines.id
+	IS 'the ids of its rows follow this one; earlier changes are in the rows, later ones are not';
+COMMENT ON COLUMN bemi.baselines.source IS 'source of the table';
+COMMENT ON COLUMN bemi.baselines.schema IS 'schema of the table at that time';
+COMMENT ON COLUMN bemi.baselines."table" IS 'copied table';
+COMMENT ON COLUMN bemi.baselines.position
+	IS 'LSN at the source; the rows are as of all commits whose records begin before it';
+COMMENT ON COLUMN bemi.baselines.taken_at
+	IS 'when the copy began, by the source''s clock; committed_at of the rows'' changes';
+COMMENT ON COLUMN bemi.baselines.row_count IS 'number of rows';
+COMMENT ON COLUMN bemi.baselines.key_columns
+	IS 'columns of the primary key at that time, {} if there was none';
+COMMENT ON COLUMN bemi.baselines.stored_by IS 'session user who called bemi.baseline()';
+REVOKE ALL ON bemi.baselines FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('bemi.baselines', '');
+
+-- bemi.index_context() and bemi.index_column() write it, and _bemi.make_partition() reads it.
+CREATE TABLE _bemi.indexes_on_demand (
+	kind text COLLATE "C" CHECK (kind IN ('context', 'column')),
+	name text COLLATE "C",
+	PRIMARY KEY (kind, name)
+);
+COMMENT ON TABLE _bemi.indexes_on_demand
+	IS 'what each new partition of bemi.changes gets an index for';
+COMMENT ON COLUMN _bemi.indexes_on_demand.kind
+	IS 'context: values of a key of the context; column: changes of columns of this name';
+COMMENT ON COLUMN _bemi.indexes_on_demand.name
+	IS 'key given to bemi.index_context(), or column given to bemi.index_column()';
+REVOKE ALL ON _bemi.indexes_on_demand FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('_bemi.indexes_on_demand', '');
 
 CREATE TABLE bemi.holds (
 	from_time timestamptz NOT NULL,
@@ -214,6 +251,55 @@ COMMENT ON COLUMN _bemi.source_relations.description
 	IS 'result of _bemi.describe(): columns of the primary key, parts of types, and rules for '
 		'columns';
 REVOKE ALL ON _bemi.source_relations FROM PUBLIC;
+
+-- What each table was like before and after each command that changed it. "before" and "after" are
+-- those of _bemi.table_state(). Rows are found by the place of a change, so each has an id in the
+-- same order. A table that was found at a new slot, or in the stream of a source without the
+-- extension, has no id of its own, and shares it with others.
+CREATE TABLE _bemi.schema_changes (
+	source text COLLATE "C" NOT NULL,
+	relation oid NOT NULL,
+	id uuid NOT NULL,
+	server text NOT NULL,
+	database text COLLATE "C" NOT NULL,
+	schema text COLLATE "C" NOT NULL,
+	"table" text COLLATE "C" NOT NULL,
+	event text COLLATE "C" NOT NULL CHECK (event IN
+		('began', 'altered', 'rows changed', 'ended', 'dropped')),
+	command text COLLATE "C",
+	statement text,
+	context jsonb NOT NULL,
+	committed_at timestamptz NOT NULL,
+	transaction_id bigint,
+	detail text,
+	before jsonb,
+	after jsonb,
+	PRIMARY KEY (source, relation, id)
+);
+COMMENT ON TABLE _bemi.schema_changes
+	IS 'changes of tables, for bemi.schema_changes and the functions that read the history';
+COMMENT ON COLUMN _bemi.schema_changes.source IS 'name of the source';
+COMMENT ON COLUMN _bemi.schema_changes.relation IS 'OID of the table at the source';
+COMMENT ON COLUMN _bemi.schema_changes.id
+	IS 'place among the changes of the source: those with a lower id were made before';
+COMMENT ON COLUMN _bemi.schema_changes.server IS 'as in _bemi.source_tables';
+COMMENT ON COLUMN _bemi.schema_changes.database IS 'database of the table';
+COMMENT ON COLUMN _bemi.schema_changes.schema IS 'schema of the table after the command';
+COMMENT ON COLUMN _bemi.schema_changes."table" IS 'name of the table after the command';
+COMMENT ON COLUMN _bemi.schema_changes.event IS 'as in bemi.schema_changes';
+COMMENT ON COLUMN _bemi.schema_changes.command IS 'as in bemi.schema_changes';
+COMMENT ON COLUMN _bemi.schema_changes.statement IS 'as in bemi.schema_changes';
+COMMENT ON COLUMN _bemi.schema_changes.context IS 'as in bemi.schema_changes';
+COMMENT ON COLUMN _bemi.schema_changes.committed_at IS 'commit time at the source';
+COMMENT ON COLUMN _bemi.schema_changes.transaction_id
+	IS 'transaction ID (xid) at the source; NULL: unknown';
+COMMENT ON COLUMN _bemi.schema_changes.detail IS 'as in bemi.schema_changes';
+COMMENT ON COLUMN _bemi.schema_changes.before
+	IS 'names, columns, key and rules before; NULL: unknown';
+COMMENT ON COLUMN _bemi.schema_changes.after
+	IS 'names, columns, key and rules after; NULL: the table was dropped';
+REVOKE ALL ON _bemi.schema_changes FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('_bemi.schema_changes', '');
 
 CREATE TABLE bemi.sources (
 	name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),

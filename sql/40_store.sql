@@ -162,7 +162,13 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", primary_key, schema, id)'
 		' WITH (deduplicate_items = off)', partition);
 	EXECUTE format('CREATE INDEX ON _bemi.%I USING gin (context jsonb_path_ops)', partition);
-	PERFORM _bemi.create_context_indexes(partition);
+	-- For times. It has the smallest and largest times and ids of every 64 pages, so it is tiny.
+	EXECUTE format('CREATE INDEX ON _bemi.%I USING brin (committed_at, id)'
+		' WITH (pages_per_range = 64)', partition);
+	-- Deletes are asked for often, and are rare in most histories.
+	EXECUTE format('CREATE INDEX ON _bemi.%I ("table", id) WITH (deduplicate_items = off)'
+		' WHERE operation = ''DELETE''', partition);
+	PERFORM _bemi.create_indexes(partition);
 	-- The same owner, because triggers and expressions that users add to the history run with his
 	-- rights.
 	EXECUTE (SELECT format('ALTER TABLE _bemi.%I OWNER TO %s', partition, c.relowner::regrole)

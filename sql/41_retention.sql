@@ -189,6 +189,7 @@ BEGIN
 	EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', name);
 	EXECUTE format('ALTER TABLE bemi.changes DETACH PARTITION %s', name);
 	EXECUTE format('DROP TABLE %s', name);
+	PERFORM _bemi.forget_schema_changes(retention);
 	UPDATE bemi.gaps g
 		SET to_time = greatest(g.to_time, upper_bound), noticed_at = clock_timestamp()
 		WHERE g.reason = 'retention' AND g.source IS NULL AND g."table" IS NULL;

@@ -383,8 +383,8 @@ REVOKE ALL ON FUNCTION _bemi.record_changed_rows(text, text, oid, pg_lsn, timest
 
 -- The worker has verified the signature (see src/stream/verify.c). But every user can copy a
 -- signed message into another transaction, so the message names its transaction.
-CREATE FUNCTION _bemi.apply_tracking(source text, server text, transaction xid, message jsonb,
-		at_lsn pg_lsn, at_time timestamptz)
+CREATE FUNCTION _bemi.apply_tracking(source text, server text, database text, transaction xid,
+		message jsonb, at_lsn pg_lsn, at_time timestamptz, id uuid, context jsonb)
 	RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp
@@ -396,10 +396,12 @@ BEGIN
 	IF message ->> 'event' = 'rows changed' THEN
 		PERFORM _bemi.record_changed_rows(source, server, (message ->> 'relation')::oid, at_lsn,
 			at_time, message ->> 'detail');
+		PERFORM _bemi.record_schema_change(source, server, database, message, id, at_time, context);
 		RETURN true;
 	END IF;
 	PERFORM _bemi.record_description(source, (message ->> 'relation')::oid,
 		nullif(message -> 'description', 'null'));
+	PERFORM _bemi.record_schema_change(source, server, database, message, id, at_time, context);
 	IF _bemi.is_tracking_known(source, message ->> 'schema', message ->> 'table',
 		at_lsn, at_time) THEN
 		RETURN true;
@@ -418,11 +420,12 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
+COMMENT ON FUNCTION _bemi.apply_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz, uuid,
+	jsonb)
 	IS 'internal: applies a tracking message, see src/track/message.c; false if it was not '
 		'written in this transaction';
-REVOKE ALL ON FUNCTION _bemi.apply_tracking(text, text, xid, jsonb, pg_lsn, timestamptz)
-	FROM PUBLIC;
+REVOKE ALL ON FUNCTION _bemi.apply_tracking(text, text, text, xid, jsonb, pg_lsn, timestamptz,
+	uuid, jsonb) FROM PUBLIC;
 
 -- A dropped table without gaps counts as never tracked, and is complete at no time. So its gaps
 -- can be deleted when its history was dropped, and the oldest when more than 10000 dropped tables
@@ -537,6 +540,12 @@ BEGIN
 		DELETE FROM _bemi.source_relations r WHERE r.source = close_gap.source;
 		INSERT INTO _bemi.source_relations SELECT close_gap.source, d.relation, d.description
 			FROM json_to_recordset(descriptions) d(relation oid, description jsonb);
+		PERFORM _bemi.record_seen_table(source, server, p.relation, p.schema, p."table",
+				d.description, _bemi.first_id_at(at_lsn), at_time, p.complete)
+			FROM json_to_recordset(published)
+					p(relation oid, schema text, "table" text, complete boolean)
+				JOIN json_to_recordset(descriptions) d(relation oid, description jsonb)
+					USING (relation);
 	END IF;
 END
 $$;

@@ -44,16 +44,48 @@ COMMENT ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz)
 	IS 'internal: gaps of a table in this time range; no row if there is none';
 REVOKE ALL ON FUNCTION _bemi.find_gaps(text, text, text, timestamptz, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
-		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
-	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz,
+-- Under each of its names, the table must be complete for the time in which it had the name. What
+-- was before the first name that is known is asked for under that name.
+CREATE FUNCTION _bemi.find_gaps_of(source text, relation oid, schema_today text, table_today text,
+		from_time timestamptz, to_time timestamptz)
+	RETURNS SETOF bemi.gaps
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH named AS (
+		SELECT t.*, CASE WHEN lead(t.ordinality) OVER w IS NULL THEN '-infinity'
+				ELSE c.committed_at END AS since
+			FROM _bemi.table_names(ARRAY[source], relation, schema_today, table_today)
+					WITH ORDINALITY t
+				LEFT JOIN _bemi.schema_changes c ON c.source = find_gaps_of.source
+					AND c.relation = find_gaps_of.relation AND c.id = t.from_id
+			WHERE NOT t.predecessor
+			WINDOW w AS (ORDER BY t.ordinality)
+	)
+	SELECT DISTINCT g.*
+		FROM (SELECT n.*, lag(n.since) OVER (ORDER BY n.ordinality) AS until FROM named n) n,
+			LATERAL _bemi.find_gaps(source, n.schema_name, n.table_name,
+				greatest(find_gaps_of.from_time, n.since), least(find_gaps_of.to_time, n.until)) g
+		WHERE n.since <= find_gaps_of.to_time
+			AND coalesce(n.until >= find_gaps_of.from_time, true)
+			AND (g.reason <> 'not_tracked' OR n.until IS NULL)
+		ORDER BY g.from_time, g.reason
+$$;
+COMMENT ON FUNCTION
+	_bemi.find_gaps_of(text, oid, text, text, timestamptz, timestamptz)
+	IS 'internal: gaps in this time range of a table, also under its former names';
+REVOKE ALL ON FUNCTION
+	_bemi.find_gaps_of(text, oid, text, text, timestamptz, timestamptz) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.completeness_of(source text, relation oid, schema_name text, table_name text,
+		from_time timestamptz, to_time timestamptz)
+	RETURNS TABLE (complete boolean, source_name text, reason text, missing_from timestamptz,
 		missing_to timestamptz, detail text)
 	LANGUAGE plpgsql VOLATILE
-	SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF num_nulls(source_name, schema_name, table_name, from_time, to_time) > 0 THEN
+	IF num_nulls(source, schema_name, table_name, from_time, to_time) > 0 THEN
 		RAISE EXCEPTION 'source, table and times must not be null'
 			USING ERRCODE = 'null_value_not_allowed';
 	ELSIF from_time > to_time THEN
@@ -61,13 +93,30 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It ends before it begins.';
 	END IF;
 	RETURN QUERY SELECT false, g.source, g.reason, g.from_time, g.to_time, g.detail
-		FROM _bemi.find_gaps(source_name, schema_name, table_name, source_completeness.from_time,
-			source_completeness.to_time) g;
+		FROM _bemi.find_gaps_of(source, relation, schema_name, table_name,
+			completeness_of.from_time, completeness_of.to_time) g;
 	IF NOT FOUND THEN
-		RETURN QUERY SELECT true, source_name, NULL::text, NULL::timestamptz, NULL::timestamptz,
+		RETURN QUERY SELECT true, source, NULL::text, NULL::timestamptz, NULL::timestamptz,
 			NULL::text;
 	END IF;
 END
+$$;
+COMMENT ON FUNCTION _bemi.completeness_of(text, oid, text, text, timestamptz, timestamptz)
+	IS 'internal: bemi.completeness() of this source; without a relation, former names do not '
+		'count';
+REVOKE ALL ON FUNCTION _bemi.completeness_of(text, oid, text, text, timestamptz, timestamptz)
+	FROM PUBLIC;
+
+CREATE FUNCTION bemi.source_completeness(source_name text, schema_name text, table_name text,
+		from_time timestamptz DEFAULT '-infinity', to_time timestamptz DEFAULT now())
+	RETURNS TABLE (complete boolean, source text, reason text, missing_from timestamptz,
+		missing_to timestamptz, detail text)
+	LANGUAGE sql VOLATILE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT * FROM _bemi.completeness_of(source_name, NULL, schema_name, table_name, from_time,
+		to_time)
 $$;
 COMMENT ON FUNCTION bemi.source_completeness(text, text, text, timestamptz, timestamptz)
 	IS 'whether the history of this table of this source is complete in the time range: one row '
@@ -84,17 +133,10 @@ CREATE FUNCTION bemi.completeness(target regclass,
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	rel record;
+	stored record;
 	candidate text;
 BEGIN
-	-- Changes of a partition are stored under the name of its root, if the root is tracked.
-	SELECT n.nspname AS schema, c.relname AS "table" INTO rel
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.oid = CASE WHEN _bemi.is_published(_bemi.partition_root(target))
-			THEN _bemi.partition_root(target) ELSE target END;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
-	END IF;
+	SELECT s.* INTO stored FROM _bemi.stored_as(target) s;
 
 	-- Sources that read this database, now or formerly. The current one comes last, and its gaps
 	-- are returned if no source is complete.
@@ -105,16 +147,16 @@ BEGIN
 					WHERE t.server = _bemi.this_server()
 			) l(source, runs) GROUP BY l.source ORDER BY bool_or(l.runs), l.source
 	LOOP
-		EXIT WHEN NOT EXISTS (SELECT
-			FROM _bemi.find_gaps(candidate, rel.schema, rel."table", from_time, to_time));
+		EXIT WHEN NOT EXISTS (SELECT FROM _bemi.find_gaps_of(candidate, stored.relation,
+			stored.schema_name, stored.table_name, from_time, to_time));
 	END LOOP;
 	IF candidate IS NULL THEN
 		RETURN QUERY SELECT false, NULL::text, 'no_source',
 			'-infinity'::timestamptz, NULL::timestamptz,
 			_bemi.default_detail('no_source');
 	ELSE
-		RETURN QUERY SELECT c.*
-			FROM bemi.source_completeness(candidate, rel.schema, rel."table", from_time, to_time) c;
+		RETURN QUERY SELECT * FROM _bemi.completeness_of(candidate, stored.relation,
+			stored.schema_name, stored.table_name, from_time, to_time);
 	END IF;
 END
 $$;

@@ -30,6 +30,8 @@
  *	store/		writes bemi.changes and maintains it
  *	decode/		turns pgoutput into changes with context; calls store/
  *	worker/		the processes that read sources, and their control
+ *	query/		reads the history
+ *	revert/		takes changes back
  *
  * docs/internals/rooms.md names each file.  The SQL is in sql/, by room, too.
  * compat.h has the differences between versions of PostgreSQL.
@@ -65,6 +67,7 @@
 #include "context/context.h"
 #include "decode/decode.h"
 #include "extension/extension.h"
+#include "query/query.h"
 #include "store/store.h"
 #include "track/track.h"
 #include "worker/worker.h"
@@ -88,6 +91,7 @@ _PG_init(void)
 	bemi_rules_init();
 	bemi_store_maintenance_init();
 	bemi_worker_init();
+	bemi_as_of_plan_init();
 
 	MarkGUCPrefixReserved("bemi");
 }

@@ -12,6 +12,7 @@
 #ifndef BEMI_COMPAT_H
 #define BEMI_COMPAT_H
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
@@ -19,16 +20,22 @@
 #include "catalog/pg_publication_namespace.h"
 #endif
 #include "catalog/pg_publication_rel.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#endif
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/tidbitmap.h"
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_publication.h"
 #include "nodes/miscnodes.h"
+#include "parser/parse_relation.h"
 #endif
 #include "replication/message.h"
 #include "replication/origin.h"
@@ -211,6 +218,69 @@ bemi_publication_of_schema(Oid catalog, Oid object)
 #define bemi_lock_is_held(tag, mode)	LockHeldByMe(tag, mode)
 #endif
 
+/* 15 must know at the beginning whether a sort gets a bound. */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_SORT_WITH_BOUND	TUPLESORT_ALLOWBOUNDED
+#else
+#define BEMI_SORT_WITH_BOUND	false
+#endif
+
+/* 18 added an argument that counts searches for EXPLAIN. */
+#if PG_VERSION_NUM >= 180000
+#define bemi_index_beginscan(table, index, snapshot, key_count) \
+	index_beginscan(table, index, snapshot, NULL, key_count, 0)
+#define bemi_index_beginscan_bitmap(index, snapshot, key_count) \
+	index_beginscan_bitmap(index, snapshot, NULL, key_count)
+#else
+#define bemi_index_beginscan(table, index, snapshot, key_count) \
+	index_beginscan(table, index, snapshot, key_count, 0)
+#define bemi_index_beginscan_bitmap(index, snapshot, key_count) \
+	index_beginscan_bitmap(index, snapshot, key_count)
+#endif
+
+/*
+ * 18 unpacks the rows of a bitmap's page on demand.  The result is the number
+ * of offsets, -1 if the bitmap has only the page.
+ */
+#if PG_VERSION_NUM >= 180000
+typedef TBMPrivateIterator bemi_bitmap_iterator;
+#define bemi_bitmap_iterate(bitmap)	tbm_begin_private_iterate(bitmap)
+#define bemi_bitmap_end(iterator)	tbm_end_private_iterate(iterator)
+
+static inline bool
+bemi_bitmap_next(TBMPrivateIterator * iterator, BlockNumber *page,
+				 OffsetNumber *offsets, int *count)
+{
+	TBMIterateResult result;
+
+	if (!tbm_private_iterate(iterator, &result))
+		return false;
+	*page = result.blockno;
+	*count = result.lossy ? -1 :
+		tbm_extract_page_tuple(&result, offsets, MaxHeapTuplesPerPage);
+	return true;
+}
+#else
+typedef TBMIterator bemi_bitmap_iterator;
+#define bemi_bitmap_iterate(bitmap)	tbm_begin_iterate(bitmap)
+#define bemi_bitmap_end(iterator)	tbm_end_iterate(iterator)
+
+static inline bool
+bemi_bitmap_next(TBMIterator *iterator, BlockNumber *page,
+				 OffsetNumber *offsets, int *count)
+{
+	TBMIterateResult *result = tbm_iterate(iterator);
+
+	if (result == NULL)
+		return false;
+	*page = result->blockno;
+	*count = result->ntuples;
+	if (*count > 0)
+		memcpy(offsets, result->offsets, sizeof(OffsetNumber) * *count);
+	return true;
+}
+#endif
+
 /*
  * 16 renamed the identifier of a relation's storage, 17 the invalid backend
  * number.
@@ -265,6 +335,8 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	object_ownercheck(PublicationRelationId, publication, role)
 #define bemi_function_aclcheck(function, role) \
 	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#define bemi_schema_aclcheck(schema, role) \
+	object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE)
 #else
 #define bemi_database_ownercheck(database, role) \
 	pg_database_ownercheck(database, role)
@@ -274,6 +346,35 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 	pg_publication_ownercheck(publication, role)
 #define bemi_function_aclcheck(function, role) \
 	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#define bemi_schema_aclcheck(schema, role) \
+	pg_namespace_aclcheck(schema, role, ACL_USAGE)
+#endif
+
+/*
+ * 16 keeps the rights that a query needs apart from its range table.  Calls
+ * ExecutorCheckPerms_hook, too.  Column numbers are offset as in selectedCols.
+ */
+#if PG_VERSION_NUM >= 160000
+static inline void
+bemi_check_permissions(RangeTblEntry *table, AclMode rights,
+					   Bitmapset *columns)
+{
+	List	   *permissions = NIL;
+	RTEPermissionInfo *needed = addRTEPermissionInfo(&permissions, table);
+
+	needed->requiredPerms = rights;
+	needed->selectedCols = columns;
+	(void) ExecCheckPermissions(list_make1(table), permissions, true);
+}
+#else
+static inline void
+bemi_check_permissions(RangeTblEntry *table, AclMode rights,
+					   Bitmapset *columns)
+{
+	table->requiredPerms = rights;
+	table->selectedCols = columns;
+	(void) ExecCheckRTPerms(list_make1(table), true);
+}
 #endif
 
 /*
@@ -340,6 +441,37 @@ bemi_init_result_set(FunctionCallInfo fcinfo)
 #define bemi_wait_event(name)	WaitEventExtensionNew(name)
 #else
 #define bemi_wait_event(name)	PG_WAIT_EXTENSION
+#endif
+
+/* 17 no longer checks how old the snapshot of a reader is. */
+#if PG_VERSION_NUM >= 170000
+#define bemi_brin_revmap(index, pages_per_range, snapshot) \
+	brinRevmapInitialize(index, pages_per_range)
+#define bemi_brin_tuple(revmap, page, buffer, offset, size, snapshot) \
+	brinGetTupleForHeapBlock(revmap, page, buffer, offset, size, \
+							 BUFFER_LOCK_SHARE)
+#else
+#define bemi_brin_revmap(index, pages_per_range, snapshot) \
+	brinRevmapInitialize(index, pages_per_range, snapshot)
+#define bemi_brin_tuple(revmap, page, buffer, offset, size, snapshot) \
+	brinGetTupleForHeapBlock(revmap, page, buffer, offset, size, \
+							 BUFFER_LOCK_SHARE, snapshot)
+#endif
+
+/* 15 gives blocks of a generation context several sizes. */
+#if PG_VERSION_NUM >= 150000
+#define bemi_create_generation(parent, name) \
+	GenerationContextCreate(parent, name, ALLOCSET_DEFAULT_SIZES)
+#else
+#define bemi_create_generation(parent, name) \
+	GenerationContextCreate(parent, name, 64 * 1024)
+#endif
+
+/* 15 asks whether a custom scan projects; before, it does. */
+#if PG_VERSION_NUM >= 150000
+#define BEMI_CUSTOMPATH_PROJECTS	CUSTOMPATH_SUPPORT_PROJECTION
+#else
+#define BEMI_CUSTOMPATH_PROJECTS	0
 #endif
 
 #endif							/* BEMI_COMPAT_H */

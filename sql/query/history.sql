@@ -7,111 +7,170 @@
 -- are {}.
 CREATE FUNCTION bemi.diff(before jsonb, after jsonb)
 	RETURNS jsonb
-	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF jsonb_typeof(before) <> 'object' OR jsonb_typeof(after) <> 'object' THEN
-		RAISE EXCEPTION 'before and after must be JSON objects'
-			USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	RETURN (SELECT coalesce(jsonb_object_agg(k.name, jsonb_build_array(before -> k.name,
-				after -> k.name)), '{}')
-			FROM (SELECT jsonb_object_keys(before) UNION SELECT jsonb_object_keys(after)) k(name)
-			WHERE coalesce(before -> k.name, 'null') <> coalesce(after -> k.name, 'null'));
-END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_diff'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION bemi.diff(jsonb, jsonb)
 	IS 'columns that differ between two rows, each with [old, new]';
 GRANT EXECUTE ON FUNCTION bemi.diff(jsonb, jsonb) TO PUBLIC;
 
--- With a replica identity other than FULL, an UPDATE has only a part of "before", or nothing.
 CREATE FUNCTION _bemi.changed_columns(operation text, before jsonb, after jsonb)
 	RETURNS jsonb
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT CASE
-		WHEN operation <> 'UPDATE' THEN bemi.diff(before, after)
-		WHEN before <> '{}' THEN (SELECT coalesce(jsonb_object_agg(b.key,
-				jsonb_build_array(b.value, after -> b.key)), '{}')
-			FROM jsonb_each(before) b WHERE after ? b.key AND after -> b.key <> b.value)
-	END
-$$;
+	AS 'MODULE_PATHNAME', 'bemi_changed_columns'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION _bemi.changed_columns(text, jsonb, jsonb)
 	IS 'internal: columns that a change has changed, each with [old, new]; NULL: not known';
 REVOKE ALL ON FUNCTION _bemi.changed_columns(text, jsonb, jsonb) FROM PUBLIC;
 
+CREATE FUNCTION _bemi.key_is_changed(key_names text[], before jsonb, after jsonb)
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'bemi_key_is_changed'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION _bemi.key_is_changed(text[], jsonb, jsonb)
+	IS 'internal: whether the row had another primary key before the change';
+REVOKE ALL ON FUNCTION _bemi.key_is_changed(text[], jsonb, jsonb) FROM PUBLIC;
+
+-- As the owner, because nobody else can read what is known of tables.
+CREATE FUNCTION _bemi.key_has_changed(sources text[], target regclass)
+	RETURNS boolean
+	LANGUAGE sql STABLE
+	SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM _bemi.schema_changes c
+		WHERE c.source = ANY (sources) AND c.relation = target
+			AND c.before IS NOT NULL AND c.after IS NOT NULL
+			AND _bemi.key_text_form(c.before) -> 2 IS DISTINCT FROM
+				_bemi.key_text_form(c.after) -> 2)
+		-- The last change of the key may not be stored yet.
+		OR coalesce((SELECT nullif(c.after -> 'key', 'null') IS DISTINCT FROM
+				(SELECT to_jsonb(k.names) FROM _bemi.key_columns(target) k)
+			FROM _bemi.schema_changes c
+			WHERE c.source = ANY (sources) AND c.relation = target AND c.after IS NOT NULL
+			ORDER BY c.id DESC LIMIT 1), false)
+$$;
+COMMENT ON FUNCTION _bemi.key_has_changed(text[], regclass)
+	IS 'internal: whether the primary key of a table has had other columns';
+REVOKE ALL ON FUNCTION _bemi.key_has_changed(text[], regclass) FROM PUBLIC;
+
+-- The names are those of today, also in changes from before a column or the table was renamed.
+--
+-- Two rows can have one key until a deferrable primary key is checked, so a change with the row's
+-- key can be another row's. It is skipped if it leaves another row than the next change has found.
+-- In an earlier transaction, the row can also differ because of a gap or an ALTER TABLE. There it
+-- is only skipped if one of the changes before it leaves that row. From before the primary key got
+-- other columns, a change of another row can have the same text.
 CREATE FUNCTION bemi.history(target regclass, key text, newest integer DEFAULT 100,
 		before_id uuid DEFAULT NULL)
 	RETURNS TABLE (id uuid, committed_at timestamptz, operation text, primary_key text,
 		changed jsonb, before jsonb, after jsonb, context jsonb, transaction_id bigint)
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
-	SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
 	h record;
 	key_names text[];
 	cursor_change bemi.changes;
+	cursor_names record;
+	first_place bigint := 1;	-- among the names of the table
 	row_key text;
 	passed boolean := true;
 	returned integer := 0;
-	part record;
-	below uuid;
-	truncated boolean;
+	last_time timestamptz;
+	last_id uuid;
 	moved boolean;
+	skipped boolean;
+	other_keys boolean;		-- whether the table has had another primary key
+	row_now jsonb;			-- after the change, or before a DELETE
+	read_time timestamptz;
+	read_id uuid;
+	shares_keys boolean;	-- two rows can have one key for a while
+	row_before jsonb;		-- before the last change; NULL: there was none, or it is not known
+	row_transaction bigint;
+	n record;
 	c bemi.changes;
 BEGIN
 	PERFORM _bemi.check_page(newest);
 	h := _bemi.history_of(target);
 	row_key := _bemi.key_from_user(h.relation, history.key);
+	shares_keys := EXISTS (SELECT FROM pg_index i
+		WHERE i.indrelid = h.relation AND i.indisprimary AND NOT i.indimmediate);
 	key_names := (SELECT k.names FROM _bemi.key_columns(h.relation) k);
 	IF before_id IS NOT NULL THEN
 		cursor_change := _bemi.find_change(before_id);
-		IF (cursor_change.schema, cursor_change."table") <> (h.schema_name, h.table_name)
-			OR cursor_change.source <> ALL (h.sources) THEN
+		SELECT m.* INTO cursor_names FROM _bemi.names_of_change(cursor_change, h.sources,
+			h.relation, h.schema_name, h.table_name) m;
+		IF cursor_names.place IS NULL THEN
 			RAISE EXCEPTION 'change "%" is not a change of table "%"', before_id, target
-				USING ERRCODE = 'invalid_parameter_value';
+				USING ERRCODE = 'invalid_parameter_value',
+					DETAIL = 'before_id is the last id of the page before.';
 		END IF;
 		-- If it has another key, the page before has followed a changed one, or this is a change
 		-- of another row. And a TRUNCATE has none. So the way to it is repeated.
 		passed := cursor_change.primary_key IS NOT DISTINCT FROM row_key;
-		IF passed AND cursor_change.operation = 'UPDATE' THEN
-			row_key := coalesce(_bemi.key_from_image(h.relation, cursor_change.before), row_key);
+		IF passed THEN
+			last_time := cursor_change.committed_at;
+			last_id := before_id;
+			first_place := cursor_names.place;
+		END IF;
+		IF passed AND cursor_change.operation IN ('UPDATE', 'DELETE') THEN
+			row_before := _bemi.rename_members(cursor_change.before, cursor_names.columns);
+			row_transaction := cursor_change.transaction_id;
+			row_key := coalesce(_bemi.key_from_image(h.relation, row_before), row_key);
 		END IF;
 	END IF;
 
-	FOR part IN SELECT t.from_time, t.to_time FROM _bemi.partition_times() t LOOP
-		CONTINUE WHEN before_id IS NOT NULL AND passed
-			AND part.from_time > cursor_change.committed_at;
-		below := CASE WHEN before_id IS NOT NULL AND passed
-				AND cursor_change.committed_at BETWEEN part.from_time AND part.to_time
-			THEN before_id ELSE 'ffffffff-ffff-ffff-ffff-ffffffffffff' END;
-		-- Such a partition is rare, and a plan for both costs twice as much.
-		truncated := EXISTS (SELECT FROM bemi.changes t
-			WHERE t.committed_at BETWEEN part.from_time AND part.to_time
-				AND t."table" = h.table_name AND t.schema = h.schema_name
-				AND t.primary_key IS NULL AND t.operation = 'TRUNCATE');
+	FOR n IN SELECT t.* FROM _bemi.table_names(h.sources, h.relation, h.schema_name, h.table_name)
+			WITH ORDINALITY t
+		WHERE t.ordinality >= first_place
+	LOOP
 		LOOP
 			moved := false;
-			FOR c IN
-				SELECT u.* FROM (
-						SELECT r.* FROM bemi.changes r
-							WHERE r."table" = h.table_name AND r.schema = h.schema_name
-								AND r.primary_key = row_key AND r.source = ANY (h.sources)
-								AND r.committed_at BETWEEN part.from_time AND part.to_time
-								AND r.id < below
-						UNION ALL
-						SELECT t.* FROM bemi.changes t
-							WHERE truncated
-								AND t.committed_at BETWEEN part.from_time AND part.to_time
-								AND t."table" = h.table_name AND t.schema = h.schema_name
-								AND t.primary_key IS NULL AND t.operation = 'TRUNCATE'
-								AND t.source = ANY (h.sources) AND t.id < below) u
-					ORDER BY u.id DESC
-					LIMIT CASE WHEN passed THEN newest - returned END
+			skipped := false;
+			FOR c IN SELECT * FROM _bemi.read_changes(n.schema_name, n.table_name, row_key,
+				h.sources, from_id => n.from_id, to_id => n.to_id,
+				after_time => last_time, after_id => last_id,
+				newest => CASE WHEN passed THEN newest - returned END)
 			LOOP
+				IF n.columns IS NOT NULL THEN
+					c.before := _bemi.rename_members(c.before, n.columns);
+					c.after := _bemi.rename_members(c.after, n.columns);
+				END IF;
+				read_time := c.committed_at;
+				read_id := c.id;
+				row_now := CASE c.operation WHEN 'DELETE' THEN c.before ELSE c.after END;
+				IF c.operation <> 'TRUNCATE'
+					AND row_now ->> key_names[1] IS DISTINCT FROM c.primary_key
+					AND to_jsonb(ARRAY(SELECT row_now ->> k FROM unnest(key_names) k))::text
+						<> c.primary_key THEN
+					other_keys := coalesce(other_keys,
+						_bemi.key_has_changed(h.sources, h.relation));
+					IF other_keys AND _bemi.key_from_image(h.relation, row_now) <> row_key THEN
+						skipped := true;
+						CONTINUE;
+					END IF;
+				END IF;
+				IF shares_keys AND row_before IS NOT NULL
+					AND c.operation IN ('CREATE', 'UPDATE', 'DELETE')
+					AND (c.operation = 'DELETE' OR EXISTS (
+						SELECT FROM jsonb_object_keys(
+								_bemi.changed_columns('UPDATE', c.after, row_before)) k
+							WHERE NOT EXISTS (SELECT FROM unnest(h.ignored) rule WHERE k = rule
+								OR rule LIKE '%*' AND starts_with(k, left(rule, -1)))))
+					AND (c.transaction_id = row_transaction OR EXISTS (
+						SELECT FROM _bemi.read_changes(n.schema_name, n.table_name, row_key,
+								h.sources, from_id => n.from_id, to_id => n.to_id,
+								after_time => c.committed_at, after_id => c.id, newest => 100) o
+							WHERE _bemi.rename_members(o.after, n.columns) = row_before)) THEN
+					last_time := c.committed_at;
+					last_id := c.id;
+					moved := true;
+					EXIT;
+				END IF;
+				IF shares_keys THEN
+					row_before := CASE c.operation WHEN 'SNAPSHOT' THEN c.after
+						WHEN 'UPDATE' THEN c.before WHEN 'DELETE' THEN c.before END;
+					row_transaction := c.transaction_id;
+				END IF;
 				IF passed THEN
 					id := c.id;
 					committed_at := c.committed_at;
@@ -130,17 +189,26 @@ BEGIN
 				IF returned = newest THEN
 					RETURN;
 				END IF;
-				-- The row had another key before. As text, because 1.5 and 1.50 are two keys.
-				IF c.operation = 'UPDATE' AND EXISTS (SELECT FROM unnest(key_names) k
-					WHERE (c.before -> k)::text <> (c.after -> k)::text) THEN
+				-- The row had another key before.
+				IF c.operation = 'UPDATE'
+					AND _bemi.key_is_changed(key_names, c.before, c.after) THEN
 					row_key := coalesce(_bemi.key_from_image(h.relation, c.before), row_key);
-					below := c.id;
+					last_time := c.committed_at;
+					last_id := c.id;
 					moved := true;
 					EXIT;
 				END IF;
 			END LOOP;
-			EXIT WHEN NOT moved;
+			IF NOT moved AND skipped THEN
+				last_time := read_time;
+				last_id := read_id;
+			ELSIF NOT moved THEN
+				EXIT;
+			END IF;
 		END LOOP;
+		-- All changes under former names follow.
+		last_time := NULL;
+		last_id := NULL;
 	END LOOP;
 
 	IF NOT passed THEN
@@ -150,9 +218,7 @@ BEGIN
 				DETAIL = 'before_id is the last id of the page before.';
 	END IF;
 	IF returned = 0 AND NOT h.known THEN
-		RAISE EXCEPTION 'table "%" is not tracked, and has no history', target
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-				HINT = format('SELECT bemi.track(%L);', target);
+		PERFORM _bemi.throw_no_history(target);
 	END IF;
 END
 $$;
@@ -168,7 +234,7 @@ CREATE FUNCTION bemi.blame(target regclass, key text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	page integer := 10;
+	page integer := 50;
 	last_id uuid;
 	seen integer;
 	c record;
@@ -206,6 +272,13 @@ BEGIN
 				-- An earlier row with this key. How this one began is not in the history.
 				EXIT;
 			END IF;
+			-- A later change, which is not in the history, has set another value: that of an
+			-- ignored column, or one in a gap. A redacted value can have been stored before there
+			-- was the rule.
+			pending := pending - ARRAY(SELECT p.key FROM jsonb_each_text(pending) p
+				WHERE c.after ? p.key AND p.value IS DISTINCT FROM '[redacted]'
+					AND c.after ->> p.key IS DISTINCT FROM p.value
+					AND c.after -> p.key IS DISTINCT FROM pending -> p.key);
 			found_columns := ARRAY(SELECT k FROM jsonb_object_keys(pending) k
 				WHERE c.operation = 'DELETE' OR c.changed ? k
 					OR c.operation = 'CREATE' AND c.after ? k);

@@ -4,22 +4,26 @@
 --
 
 -- The type is NULL if its text is the same in jsonb, or if an ordinary role may have made it:
--- the functions of such a type would run with the rights of the reader.
+-- the functions of such a type would run with the rights of the reader. In PL/pgSQL, because that
+-- keeps the plan for the next call.
 CREATE FUNCTION _bemi.key_columns(target regclass, OUT names text[], OUT types text[])
-	LANGUAGE sql STABLE
+	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	SELECT array_agg(a.attname::text ORDER BY k.place),
 			array_agg(CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
 					AND t.oid NOT IN ('text'::regtype, 'jsonb'::regtype)
 				THEN format_type(t.oid, CASE WHEN t.oid = a.atttypid THEN a.atttypmod
 					ELSE d.typtypmod END) END ORDER BY k.place)
+		INTO names, types
 		FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
 			JOIN pg_attribute a ON a.attnum = k.attnum
 			JOIN pg_type d ON d.oid = a.atttypid
 			JOIN pg_type t ON t.oid = CASE d.typtype WHEN 'd' THEN d.typbasetype ELSE d.oid END
 		WHERE i.indrelid = target AND i.indisprimary AND a.attrelid = target
-			AND k.place <= i.indnkeyatts
+			AND k.place <= i.indnkeyatts;
+END
 $$;
 COMMENT ON FUNCTION _bemi.key_columns(regclass)
 	IS 'internal: names and built-in types of the columns of the primary key, in key order';
@@ -81,7 +85,7 @@ COMMENT ON FUNCTION _bemi.key_from_image(regclass, jsonb)
 	IS 'internal: primary_key of bemi.changes for a row; NULL if it lacks a part of the key';
 REVOKE ALL ON FUNCTION _bemi.key_from_image(regclass, jsonb) FROM PUBLIC;
 
-CREATE FUNCTION _bemi.key_from_user(target regclass, key text)
+CREATE FUNCTION _bemi.read_key(target regclass, key text)
 	RETURNS text
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp
@@ -93,7 +97,10 @@ DECLARE
 	example text;
 BEGIN
 	IF key IS NULL THEN
-		RAISE EXCEPTION 'key must not be null' USING ERRCODE = 'null_value_not_allowed';
+		RAISE EXCEPTION 'key must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				DETAIL = 'A primary key has a value in each row.',
+				HINT = format('SELECT * FROM bemi.find_changes(%L);', target);
 	END IF;
 	SELECT k.names, k.types INTO columns FROM _bemi.key_columns(target) k;
 	IF columns.names IS NULL THEN
@@ -127,6 +134,14 @@ BEGIN
 	RETURN _bemi.key_from_image(target, image);
 END
 $$;
+COMMENT ON FUNCTION _bemi.read_key(regclass, text)
+	IS 'internal: as _bemi.key_from_user(), with errors whose context has functions of bemi';
+REVOKE ALL ON FUNCTION _bemi.read_key(regclass, text) FROM PUBLIC;
+
+CREATE FUNCTION _bemi.key_from_user(target regclass, key text)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'bemi_key_from_user'
+	LANGUAGE C STABLE;
 COMMENT ON FUNCTION _bemi.key_from_user(regclass, text)
 	IS 'internal: primary_key of bemi.changes for a key that a user has written';
 REVOKE ALL ON FUNCTION _bemi.key_from_user(regclass, text) FROM PUBLIC;

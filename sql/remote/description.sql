@@ -6,6 +6,7 @@
 -- Returns one row with one column, a JSON object:
 --   key      names of the primary key's columns, in key order
 --   columns  names of all columns
+--   attributes  number, name and type of each column
 --   partly   whether it is a partitioned table, and a partition has another replica identity
 --            than FULL
 --   types    parts of all types in its columns that are not the server's own: OID of the type,
@@ -47,6 +48,10 @@ SELECT json_build_object(
 		WHERE i.indrelid = $1::oid AND i.indisprimary AND k.place <= i.indnkeyatts
 			AND a.attrelid = i.indrelid AND a.attnum = k.attnum),
 	'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]')
+		FROM pg_attribute a
+		WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
+	'attributes', (SELECT coalesce(json_agg(json_build_array(a.attnum, a.attname,
+			format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
 		FROM pg_attribute a
 		WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
 	'partly', (SELECT CASE c.relkind WHEN 'p' THEN EXISTS (

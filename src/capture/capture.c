@@ -189,7 +189,8 @@ bemi_executor_start(QueryDesc *queryDesc, int eflags)
 	PlanState  *top;
 	ListCell   *cell;
 
-	bemi_statement_begins();
+	bemi_statement_begins(queryDesc->operation != CMD_SELECT ||
+						  queryDesc->plannedstmt->hasModifyingCTE);
 	if (prev_ExecutorStart)
 		prev_ExecutorStart(queryDesc, eflags);
 	else
@@ -226,7 +227,7 @@ emit_context(BemiStatement *statement, BemiSourcePlan *source_plan)
 							 source_plan->modification->rootResultRelInfo
 							 ->ri_RelationDesc);
 		statement->context =
-			bemi_context_with_server_fields(statement->context);
+			bemi_context_with_additions(statement->context, statement->tags);
 	}
 	if (!statement->emitted && !statement->triggers_skipped)
 		bemi_message_for_statement(statement->context);
@@ -309,6 +310,31 @@ call_process_utility(PlannedStmt *pstmt, const char *queryString,
 }
 
 /*
+ * Calls the previous hook for a DDL command, whose text and context go into
+ * tracking messages.
+ */
+static void
+call_ddl(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+		 ProcessUtilityContext context, ParamListInfo params,
+		 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	BemiRunningCommand running;
+
+	pstmt = bemi_replace_restored(pstmt);
+	bemi_running_begin(&running, queryString, pstmt);
+	PG_TRY();
+	{
+		call_process_utility(pstmt, queryString, readOnlyTree, context, params,
+							 queryEnv, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		bemi_running_end(&running);
+	}
+	PG_END_TRY();
+}
+
+/*
  * ProcessUtility hook.  COPY and TRUNCATE have an entry while they run,
  * because statements may be nested in them.
  */
@@ -322,7 +348,10 @@ bemi_process_utility(PlannedStmt *pstmt, const char *queryString,
 	BemiTruncate truncate;
 
 	bemi_utility_begins(pstmt->utilityStmt);
-	if (!command_changes_rows(pstmt->utilityStmt))
+	if (bemi_is_ddl(pstmt->utilityStmt))
+		call_ddl(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+				 dest, qc);
+	else if (!command_changes_rows(pstmt->utilityStmt))
 		call_process_utility(pstmt, queryString, readOnlyTree, context, params,
 							 queryEnv, dest, qc);
 	else
@@ -366,7 +395,9 @@ emit_context_at_once(Relation table)
 	{
 		context = bemi_context_of_statement(NULL);
 		bemi_require_context(context, table);
-		bemi_message_for_statement(bemi_context_with_server_fields(context));
+		context = bemi_context_with_additions(context,
+											  bemi_tags_of_statement(NULL));
+		bemi_message_for_statement(context);
 		return;
 	}
 
@@ -379,7 +410,7 @@ emit_context_at_once(Relation table)
 		MemoryContext caller = MemoryContextSwitchTo(statement->memory);
 
 		statement->context =
-			bemi_context_with_server_fields(statement->context);
+			bemi_context_with_additions(statement->context, statement->tags);
 		MemoryContextSwitchTo(caller);
 		bemi_message_for_statement(statement->context);
 	}

@@ -48,6 +48,7 @@ typedef struct BemiStatement
 									 * kind */
 	bool		has_snapshot;
 	const char *context;		/* when it began; NULL: none */
+	const char *tags;			/* the same */
 	bool		emitted;		/* the message was written */
 } BemiStatement;
 

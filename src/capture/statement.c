@@ -121,6 +121,7 @@ bemi_snapshot_context(BemiStatement *statement)
 {
 	MemoryContext caller;
 	const char *context;
+	const char *tags;
 
 	if (statement->has_snapshot)
 		return;
@@ -128,6 +129,8 @@ bemi_snapshot_context(BemiStatement *statement)
 	caller = MemoryContextSwitchTo(statement->memory);
 	context = bemi_context_of_statement(&statement->text);
 	statement->context = context ? pstrdup(context) : NULL;
+	tags = bemi_tags_of_statement(&statement->text);
+	statement->tags = tags ? pstrdup(tags) : NULL;
 	statement->has_snapshot = true;
 	MemoryContextSwitchTo(caller);
 }

@@ -7,7 +7,8 @@
  * Input: text from the client, by one of three ways: the setting bemi.context,
  * the functions bemi.set_context() and bemi.merge_context() (which set the
  * setting), and a comment behind the statement (comment.c).  Output: the text
- * of a JSON object, which capture/message.c writes into the WAL unchanged.
+ * of a JSON object, which capture/message.c writes into the WAL, with what is
+ * added under reserved keys (tags.c, server_fields.c).
  *
  * The text is checked when it comes in, never later: the setting by its check
  * hook, the comment when it is found.  A valid context is a JSON object, no
@@ -55,6 +56,8 @@ PG_FUNCTION_INFO_V1(bemi_current_context);
 #define DEEPEST_CONTEXT	1000
 
 static char *context_setting = NULL;
+static bool setting_may_have_tags_key = false;
+static const char *override_context = NULL;
 static int	max_context_size = 1024 * 1024;
 static int	max_context_keys = 10000;
 
@@ -171,6 +174,24 @@ bemi_context_is_too_large(const char *content, int len)
 	extent = measure_json(content, len);
 	return extent.values > max_context_keys + BEMI_SERVER_FIELDS_KEYS ||
 		extent.depth > DEEPEST_CONTEXT;
+}
+
+int
+bemi_max_context_size(void)
+{
+	return max_context_size;
+}
+
+/*
+ * Whether a valid JSON text is within the limits for contexts.  Each value
+ * takes two bytes or more.
+ */
+bool
+bemi_context_fits(const char *json, int len)
+{
+	return len <= max_context_size &&
+		(len / 2 <= max_context_keys ||
+		 measure_json(json, len).values <= max_context_keys);
 }
 
 /*
@@ -308,25 +329,59 @@ check_context(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+static void
+assign_context(const char *newval, void *extra)
+{
+	setting_may_have_tags_key = newval && bemi_may_have_tags_key(newval);
+}
+
+/*
+ * Sets a context that takes the place of all others, and returns the former
+ * one, or NULL.  The caller sets that again at its end, after errors, too.
+ */
+const char *
+bemi_override_context(const char *context)
+{
+	const char *former = override_context;
+
+	override_context = context;
+	return former;
+}
+
 /*
  * The context of the statement that is about to run, or NULL if it has none.
  * "statement" is its own text, or NULL if that is unknown.
  *
- * The statement's own comment takes precedence, then the comment of the
- * client's statement (which a function's statements belong to), then the
- * setting.  The result is valid until the current memory context ends or the
- * setting changes.
+ * An override takes precedence, then the statement's own comment, then the
+ * comment of the client's statement (which a function's statements belong to),
+ * then the setting.  The result is valid until the current memory context ends
+ * or the setting changes.
  */
 const char *
 bemi_context_of_statement(const BemiStatementText *statement)
 {
-	const char *context = bemi_context_in_comment(statement);
+	const char *context = override_context ?
+		override_context :
+		bemi_context_in_comment(statement);
 
 	if (context != NULL)
 		return context;
 	if (context_setting == NULL || context_setting[0] == '\0')
 		return NULL;
-	return context_setting;
+	return setting_may_have_tags_key ?
+		bemi_context_without_tags(context_setting) : context_setting;
+}
+
+/*
+ * A context, or NULL, with all that is added under reserved keys.  Returns the
+ * same pointer if nothing is, otherwise a palloc'd text.
+ */
+const char *
+bemi_context_with_additions(const char *context, const char *tags)
+{
+	if (tags != NULL)
+		context = bemi_context_with_tags(context, tags);
+	return bemi_context_with_server_fields(context);
 }
 
 /*
@@ -470,7 +525,8 @@ Datum
 bemi_current_context(PG_FUNCTION_ARGS)
 {
 	const char *context =
-		bemi_context_with_server_fields(bemi_context_of_statement(NULL));
+		bemi_context_with_additions(bemi_context_of_statement(NULL),
+									bemi_tags_of_statement(NULL));
 
 	PG_RETURN_DATUM(
 					DirectFunctionCall1(jsonb_in,
@@ -498,8 +554,10 @@ bemi_context_init(void)
 							   "Sets the context that is kept with each change.",
 							   "A JSON object, or empty for none.",
 							   &context_setting, "", PGC_USERSET,
-							   GUC_NOT_IN_SAMPLE, check_context, NULL, NULL);
+							   GUC_NOT_IN_SAMPLE, check_context,
+							   assign_context, NULL);
 
-	bemi_context_comment_init();
+	bemi_client_statement_init();
+	bemi_tags_init();
 	bemi_server_fields_init();
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.h
- *		The context of a statement: setting, comment, fields of the server.
+ *		The context of a statement: setting, comment, tags, fields of the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,23 +27,31 @@ typedef struct BemiStatementText
 	const char *text;			/* NULL: not known */
 	int			location;		/* in bytes */
 	int			len;			/* 0: up to the end */
+	bool		is_placed;		/* false: the place is not known */
+	int			front;			/* where comments in front may begin */
 } BemiStatementText;
 
 extern bool bemi_is_json_object(const char *json, int len);
 extern const char *bemi_context_of_statement(
 											 const BemiStatementText *statement);
+extern const char *bemi_context_with_additions(const char *context,
+											   const char *tags);
+extern const char *bemi_override_context(const char *context);
 extern bool bemi_context_is_too_large(const char *content, int len);
 extern void bemi_context_init(void);
 
 /* comment.c */
 extern BemiStatementText bemi_statement_text(const char *text,
 											 const PlannedStmt *statement);
-extern void bemi_statement_begins(void);
+extern char *bemi_statement_command(const BemiStatementText *statement);
+
+/* client_statement.c */
+extern const char *bemi_tags_of_statement(const BemiStatementText *statement);
+extern void bemi_statement_begins(bool may_queue_triggers);
 extern void bemi_utility_begins(const Node *command);
 
 /* server_fields.c */
 extern bool bemi_server_fields_are_included(void);
-extern const char *bemi_context_with_server_fields(const char *context);
 extern void bemi_require_context(const char *context, Relation table);
 
 #endif							/* BEMI_CONTEXT_H */

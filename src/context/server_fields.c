@@ -193,8 +193,8 @@ assign_include(const char *newval, void *extra)
 /*
  * Whether a JSON object has no keys.
  */
-static bool
-context_is_empty(const char *object)
+bool
+bemi_context_is_empty(const char *object)
 {
 	const char *inside = strchr(object, '{') + 1;
 
@@ -254,7 +254,7 @@ bemi_context_with_server_fields(const char *context)
 		buffer.len--;			/* white space behind the object */
 	buffer.data[--buffer.len] = '\0';
 
-	if (context != NULL && !context_is_empty(context))
+	if (context != NULL && !bemi_context_is_empty(context))
 		appendStringInfoString(&buffer, ", ");
 	appendStringInfoString(&buffer, "\"_db\": ");
 	append_server_fields(&buffer);
@@ -265,11 +265,14 @@ bemi_context_with_server_fields(const char *context)
 /*
  * Reports or refuses a statement that changes a tracked table without a
  * context, as bemi.require_context demands.  An empty object counts as none.
+ * Tags and fields of the server are not part of "context", because they do not
+ * name who acts.
  */
 void
 bemi_require_context(const char *context, Relation table)
 {
-	if (require_level == 0 || (context != NULL && !context_is_empty(context)))
+	if (require_level == 0 ||
+		(context != NULL && !bemi_context_is_empty(context)))
 		return;
 	ereport(require_level,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -16,6 +16,8 @@ typedef struct BemiColumn BemiColumn;
 
 /* rules.c */
 extern void bemi_rules_init(void);
+extern bool bemi_is_placeholder(const JsonbValue *value);
+extern bool bemi_is_ignored_everywhere(const char *column);
 
 /* protocol.c */
 
@@ -91,5 +93,24 @@ typedef struct BemiStitch BemiStitch;
 extern BemiStitch *bemi_stitch_create(const char *tag, BemiStream *stream,
 									  BemiStore *store);
 extern void bemi_stitch_event(BemiStitch *stitch, const BemiEvent *event);
+extern void bemi_make_change_id(XLogRecPtr commit_lsn, uint64 ordinal,
+								uint32 tag, pg_uuid_t *id);
+extern bool bemi_is_next_change_id(const pg_uuid_t *id, const pg_uuid_t *next);
+
+/* row_json.c */
+extern char *bemi_key_of_texts(char *const *texts, int count);
+
+/* copied_rows.c */
+typedef struct BemiCopiedRows BemiCopiedRows;
+
+extern BemiCopiedRows *bemi_copied_rows_create(BemiStream *stream,
+											   const BemiCopyStart *start,
+											   StringInfo table,
+											   const char *tag);
+extern const BemiRelation *bemi_copied_rows_relation(
+													 const BemiCopiedRows *rows);
+extern pg_uuid_t bemi_copied_rows_start(const BemiCopiedRows *rows);
+extern void bemi_copied_rows_read(BemiCopiedRows *rows, StringInfo message,
+								  BemiChange *change);
 
 #endif							/* BEMI_DECODE_H */

@@ -109,9 +109,13 @@ extern char *bemi_row_primary_key(const BemiRelation *relation,
 								  const BemiImage *image);
 extern Jsonb *bemi_text_to_jsonb(const char *text, int len);
 
+/* stitch.c */
+extern uint32 bemi_id_tag(const char *tag);
+
 /* stitch_context.c */
 extern Jsonb *bemi_context_of_message(BemiStream *stream, const char *content,
 									  int len);
+extern Jsonb *bemi_context_of_tracking(const Jsonb *message);
 extern bool bemi_context_is_large(const Jsonb *context);
 extern Jsonb *bemi_context_small_members(const Jsonb *context,
 										 const pg_uuid_t *holder);

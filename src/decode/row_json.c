@@ -790,37 +790,22 @@ bounded_key(const char *key)
 }
 
 /*
- * The primary key of a row as text, palloc'd: the text of its column, or for
- * several columns a JSON array of texts in key order.  NULL if the table has
- * no key or the WAL lacks a part of it.
+ * A primary key as text, palloc'd, from the texts of its columns: the text of
+ * its column, or for several columns a JSON array of texts in key order.
  */
 char *
-bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
+bemi_key_of_texts(char *const *texts, int count)
 {
 	JsonbParseState *state = NULL;
 	Jsonb	   *array;
 
-	if (relation->key_count == 0)
-		return NULL;
-
+	if (count == 1)
+		return bounded_key(texts[0]);
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	for (int i = 0; i < relation->key_count; i++)
+	for (int i = 0; i < count; i++)
 	{
-		const BemiColumn *column = &relation->columns[relation->keys[i]];
-		const LogicalRepTupleData *holder =
-			row_with_value(relation, image, relation->keys[i]);
-		const StringInfoData *datum;
-		char	   *text;
+		const char *text = texts[i];
 		JsonbValue	value;
-
-		if (holder == NULL ||
-			holder->colstatus[relation->keys[i]] != LOGICALREP_COLUMN_TEXT)
-			return NULL;
-		datum = &holder->colvalues[relation->keys[i]];
-		text = column->redaction == BEMI_KEEP ? datum->data :
-			bemi_redacted(column, datum->data, datum->len);
-		if (relation->key_count == 1)
-			return bounded_key(text);
 
 		/*
 		 * An index could not hold it, but the description may be newer than
@@ -833,4 +818,34 @@ bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
 	}
 	array = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 	return bounded_key(JsonbToCString(NULL, &array->root, VARSIZE(array)));
+}
+
+/*
+ * The primary key of a row as text, palloc'd.  NULL if the table has no key or
+ * the WAL lacks a part of it.
+ */
+char *
+bemi_row_primary_key(const BemiRelation *relation, const BemiImage *image)
+{
+	char	  **texts;
+
+	if (relation->key_count == 0)
+		return NULL;
+
+	texts = palloc(sizeof(char *) * relation->key_count);
+	for (int i = 0; i < relation->key_count; i++)
+	{
+		const BemiColumn *column = &relation->columns[relation->keys[i]];
+		const LogicalRepTupleData *holder =
+			row_with_value(relation, image, relation->keys[i]);
+		const StringInfoData *datum;
+
+		if (holder == NULL ||
+			holder->colstatus[relation->keys[i]] != LOGICALREP_COLUMN_TEXT)
+			return NULL;
+		datum = &holder->colvalues[relation->keys[i]];
+		texts[i] = column->redaction == BEMI_KEEP ? datum->data :
+			bemi_redacted(column, datum->data, datum->len);
+	}
+	return bemi_key_of_texts(texts, relation->key_count);
 }

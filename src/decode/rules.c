@@ -104,8 +104,11 @@ bemi_rules_apply(BemiRelation *relation, const List *ignore,
 	}
 }
 
-static bool
-column_is_ignored_everywhere(const char *column)
+/*
+ * Whether bemi.ignore_columns names a column.
+ */
+bool
+bemi_is_ignored_everywhere(const char *column)
 {
 	if (ignored_everywhere == NULL)
 		return false;
@@ -157,7 +160,7 @@ bemi_rules_keep_update(const BemiRelation *relation,
 
 		if (!column_is_changed(before, after, i))
 			continue;
-		if (!column->ignored && !column_is_ignored_everywhere(column->name))
+		if (!column->ignored && !bemi_is_ignored_everywhere(column->name))
 			return true;
 		changed = true;
 	}
@@ -175,6 +178,30 @@ bemi_redacted(const BemiColumn *column, const char *text, int len)
 		return pstrdup(REDACTED);
 	return psprintf("[redacted:%.*s]", SHOWN_HASH_LEN,
 					bemi_hmac(column->hash_key, text, len));
+}
+
+/*
+ * Whether a value is not the row's, but a placeholder: one of the above, or
+ * one of row_json.c or stream/encoding.c.
+ */
+bool
+bemi_is_placeholder(const JsonbValue *value)
+{
+	static const char *const starts[] = {REDACTED, "[redacted:", "[bemi: "};
+
+	if (value->type != jbvString || value->val.string.len < 7 ||
+		value->val.string.val[0] != '[' ||
+		value->val.string.val[value->val.string.len - 1] != ']')
+		return false;
+	for (int i = 0; i < lengthof(starts); i++)
+	{
+		int			len = strlen(starts[i]);
+
+		if (value->val.string.len >= len &&
+			memcmp(value->val.string.val, starts[i], len) == 0)
+			return true;
+	}
+	return false;
 }
 
 /*

@@ -19,6 +19,11 @@
  * at the destination, and a flood of such messages must not begin one for
  * each.
  *
+ * A tracking message takes an ordinal of its transaction, as a change does, so
+ * its id tells which changes come before and after the command.  A message
+ * with a wrong signature takes one, too, because ids must not depend on what
+ * the worker knows.
+ *
  * All other events need a destination transaction, which BEGIN opens.  If a
  * broken source sends one of them outside of a transaction, an error is
  * raised.
@@ -78,21 +83,25 @@ struct BemiStitch
 /* A longer context is forgotten at the end of its transaction. */
 #define LONGEST_REMEMBERED	(64 * 1024)
 
-/* Widths of an id's parts, see make_change_id(). */
+/* Widths of an id's parts, see bemi_make_change_id(). */
 #define ORDINAL_BITS	36
 #define SOURCE_BITS		22
+
+/* Ids with it come after those of all sources. */
+#define LAST_TAG	((1U << SOURCE_BITS) - 1)
 
 /*
  * Makes an id: a UUID of version 8 (RFC 9562, "custom").  Its 122 free bits
  * hold the commit LSN, the ordinal in the transaction and the source's tag, in
  * this order, so ids sort in commit order.
  */
-static void
-make_change_id(const BemiStitch *stitch, pg_uuid_t *id)
+void
+bemi_make_change_id(XLogRecPtr commit_lsn, uint64 ordinal, uint32 tag,
+					pg_uuid_t *id)
 {
 	const uint64 version = 8;
 	const uint64 variant = 2;
-	uint64		lsn = stitch->commit_lsn;
+	uint64		lsn = commit_lsn;
 	uint64		high;
 	uint64		low;
 
@@ -100,16 +109,43 @@ make_change_id(const BemiStitch *stitch, pg_uuid_t *id)
 					 "the parts of an id fill a UUID");
 	StaticAssertStmt(sizeof(id->data) == 2 * sizeof(uint64),
 					 "a UUID is two words");
-	Assert(stitch->ordinal < UINT64CONST(1) << ORDINAL_BITS);
+	Assert(ordinal < UINT64CONST(1) << ORDINAL_BITS);
 
 	high = (lsn >> 16 << 16) | version << 12 | (lsn >> 4 & 0xFFF);
 	low = variant << 62 | (lsn & 0xF) << (ORDINAL_BITS + SOURCE_BITS) |
-		stitch->ordinal << SOURCE_BITS | stitch->source_tag;
+		ordinal << SOURCE_BITS | tag;
 
 	high = pg_hton64(high);
 	low = pg_hton64(low);
 	memcpy(id->data, &high, sizeof(high));
 	memcpy(id->data + sizeof(high), &low, sizeof(low));
+}
+
+/*
+ * Whether "next" is the id of the next change in the transaction of "id", so
+ * that no other change is between them.
+ */
+bool
+bemi_is_next_change_id(const pg_uuid_t *id, const pg_uuid_t *next)
+{
+	uint64		low;
+	uint64		next_low;
+
+	memcpy(&low, id->data + sizeof(low), sizeof(low));
+	memcpy(&next_low, next->data + sizeof(low), sizeof(low));
+	return memcmp(id->data, next->data, sizeof(low)) == 0 &&
+		pg_ntoh64(low) + (UINT64CONST(1) << SOURCE_BITS) ==
+		pg_ntoh64(next_low);
+}
+
+/*
+ * The bits of a tag in an id.
+ */
+uint32
+bemi_id_tag(const char *tag)
+{
+	return hash_bytes((unsigned char *) tag, strlen(tag)) >>
+		(32 - SOURCE_BITS);
 }
 
 /*
@@ -124,8 +160,7 @@ bemi_stitch_create(const char *tag, BemiStream *stream, BemiStore *store)
 
 	stitch->stream = stream;
 	stitch->store = store;
-	stitch->source_tag = hash_bytes((unsigned char *) tag, strlen(tag)) >>
-		(32 - SOURCE_BITS);
+	stitch->source_tag = bemi_id_tag(tag);
 	stitch->memory = AllocSetContextCreate(CurrentMemoryContext,
 										   "bemi change context",
 										   ALLOCSET_SMALL_SIZES);
@@ -216,6 +251,26 @@ apply_context(BemiStitch *stitch, const BemiEvent *event)
 }
 
 /*
+ * What a schema change at this place of the stream has in common with row
+ * changes.  If no ordinal was taken for it, its id is between those of the
+ * last change and the next.
+ */
+static BemiSchemaChange
+place_of_schema_change(const BemiStitch *stitch, bool has_ordinal)
+{
+	BemiSchemaChange change = {
+		.commit_lsn = stitch->commit_lsn,
+		.committed_at = stitch->committed_at,
+		.xid = stitch->xid
+	};
+
+	bemi_make_change_id(stitch->commit_lsn, stitch->ordinal,
+						has_ordinal ? stitch->source_tag : LAST_TAG,
+						&change.id);
+	return change;
+}
+
+/*
  * Applies a tracking message: tracking of a table begins or ends here, and
  * this is its description.
  */
@@ -224,14 +279,19 @@ apply_tracking(BemiStitch *stitch, const BemiEvent *event)
 {
 	char	   *text =
 		bemi_stream_verify(stitch->stream, event->content, event->content_len);
+	BemiSchemaChange change = place_of_schema_change(stitch, true);
 	Jsonb	   *message;
 
 	if (!bemi_stream_has_signing_key(stitch->stream))
 		return;
 	message = text ? bemi_text_to_jsonb(text, strlen(text)) : NULL;
-	if (message == NULL || !JB_ROOT_IS_OBJECT(message) ||
-		!bemi_store_apply_tracking(stitch->store, message, stitch->xid,
-								   stitch->commit_lsn, stitch->committed_at))
+	if (message == NULL || !JB_ROOT_IS_OBJECT(message))
+	{
+		bemi_store_count_invalid(stitch->store);
+		return;
+	}
+	change.context = bemi_context_of_tracking(message);
+	if (!bemi_store_apply_tracking(stitch->store, message, &change))
 		bemi_store_count_invalid(stitch->store);
 }
 
@@ -249,7 +309,10 @@ apply_message(BemiStitch *stitch, const BemiEvent *event)
 	else if (is_context)
 		apply_context(stitch, event);
 	else if (is_tracking)
+	{
+		stitch->ordinal++;
 		apply_tracking(stitch, event);
+	}
 }
 
 /*
@@ -286,6 +349,21 @@ check_signing_key(BemiStitch *stitch)
 }
 
 /*
+ * Records what a table is like if the source sends no tracking messages that
+ * can be verified.  A description that does not fit is of another time.
+ */
+static void
+record_seen_table(BemiStitch *stitch, const BemiRelation *relation,
+				  const Jsonb *today)
+{
+	BemiSchemaChange change = place_of_schema_change(stitch, false);
+
+	if (bemi_description_fits(relation, today))
+		bemi_store_record_seen(stitch->store, relation->oid, relation->schema,
+							   relation->table, today, &change);
+}
+
+/*
  * Applies the description of a table in the stream.  The facts that it lacks
  * came with an earlier tracking message, so they are those of this place in
  * the stream.  If there is no such message, or it does not fit or is stale,
@@ -310,6 +388,8 @@ apply_relation(BemiStitch *stitch, BemiRelation *relation)
 	if (!is_verified || described == NULL ||
 		!bemi_description_fits(relation, described))
 		today = ask_for_description(stitch, relation);
+	if (!is_verified)
+		record_seen_table(stitch, relation, today);
 	first = is_verified && described ? described : today;
 	bemi_description_apply(relation, first,
 						   first == described ? today : described,
@@ -383,7 +463,8 @@ add_change(BemiStitch *stitch, const BemiEvent *event,
 	if (before && after && !before->is_key &&
 		!bemi_rules_keep_update(relation, before->row, after->row))
 		return;
-	make_change_id(stitch, &change.id);
+	bemi_make_change_id(stitch->commit_lsn, stitch->ordinal,
+						stitch->source_tag, &change.id);
 	change.schema = relation->schema;
 	change.table = relation->table;
 	change.operation = operation;

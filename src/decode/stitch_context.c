@@ -78,21 +78,15 @@ find_member(const Jsonb *context, const char *key, JsonbValue *value)
 }
 
 /*
- * The context of a message, palloc'd; NULL if it is not a valid one.
+ * The context that is in a text of this database's encoding, palloc'd; NULL if
+ * it is not a valid one.
  */
-Jsonb *
-bemi_context_of_message(BemiStream *stream, const char *content, int len)
+static Jsonb *
+context_of_text(const char *text, int len)
 {
-	Jsonb	   *context;
+	Jsonb	   *context = bemi_text_to_jsonb(text, len);
 	JsonbValue	value;
-	char	   *text;
 
-	Assert(IsTransactionState());
-	if (bemi_context_is_too_large(content, len) ||
-		memchr(content, '\0', len) != NULL)
-		return NULL;
-	text = bemi_stream_text(stream, (char *) content, &len);
-	context = bemi_text_to_jsonb(text, len);
 	if (context == NULL || !JB_ROOT_IS_OBJECT(context))
 		return NULL;
 	if (find_member(context, WHOLE_KEY, &value) != NULL)
@@ -101,6 +95,38 @@ bemi_context_of_message(BemiStream *stream, const char *content, int len)
 													 PointerGetDatum(
 																	 cstring_to_text(WHOLE_KEY))));
 	return context;
+}
+
+/*
+ * The context of a message, palloc'd; NULL if it is not a valid one.
+ */
+Jsonb *
+bemi_context_of_message(BemiStream *stream, const char *content, int len)
+{
+	char	   *text;
+
+	Assert(IsTransactionState());
+	if (bemi_context_is_too_large(content, len) ||
+		memchr(content, '\0', len) != NULL)
+		return NULL;
+	text = bemi_stream_text(stream, (char *) content, &len);
+	return context_of_text(text, len);
+}
+
+/*
+ * The context in a tracking message, palloc'd; NULL if there is none, or it is
+ * not a valid one.
+ */
+Jsonb *
+bemi_context_of_tracking(const Jsonb *message)
+{
+	JsonbValue	value;
+
+	if (find_member(message, "context", &value) == NULL ||
+		value.type != jbvString ||
+		bemi_context_is_too_large(value.val.string.val, value.val.string.len))
+		return NULL;
+	return context_of_text(value.val.string.val, value.val.string.len);
 }
 
 /*

@@ -30,6 +30,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type_d.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
@@ -53,23 +54,30 @@ static bool emit_context_oid_known = false;
 static uint64 emit_context_changes = 0;
 
 /*
+ * OID of _bemi.signing_key in this database, InvalidOid until it is looked up.
+ * The hash value stands for it in invalidations of pg_class.
+ */
+static Oid	signing_key_oid = InvalidOid;
+static uint32 signing_key_hash = 0;
+static uint64 signing_key_changes = 0;
+
+/*
  * Owner of the extension, InvalidOid if the extension does not exist.
  */
 Oid
 bemi_extension_owner(void)
 {
-	Oid			extension = get_extension_oid("bemi", true);
 	Oid			owner = InvalidOid;
 	Relation	catalog;
 	SysScanDesc scan;
 	ScanKeyData key;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extension));
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum("bemi"));
 	catalog = table_open(ExtensionRelationId, AccessShareLock);
 	scan =
-		systable_beginscan(catalog, ExtensionOidIndexId, true, NULL, 1, &key);
+		systable_beginscan(catalog, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
@@ -125,6 +133,40 @@ bemi_own_internal_table(const char *name)
 }
 
 /*
+ * Syscache callback: schemas or a relation have changed.
+ */
+static void
+forget_signing_key_oid(Datum arg, int cacheid, uint32 hashvalue)
+{
+	signing_key_changes++;
+	if (cacheid != RELOID || hashvalue == 0 || hashvalue == signing_key_hash)
+		signing_key_oid = InvalidOid;
+}
+
+/*
+ * OID of _bemi.signing_key, InvalidOid if it is missing.  Each tracking
+ * message needs it, so the catalog is read only if the table or a schema has
+ * changed since the last look-up.
+ */
+Oid
+bemi_signing_key_oid(void)
+{
+	uint64		changes = signing_key_changes;
+	Oid			relation;
+
+	if (OidIsValid(signing_key_oid))
+		return signing_key_oid;
+	relation = bemi_own_internal_table("signing_key");
+	if (OidIsValid(relation) && changes == signing_key_changes)
+	{
+		signing_key_hash =
+			GetSysCacheHashValue1(RELOID, ObjectIdGetDatum(relation));
+		signing_key_oid = relation;
+	}
+	return relation;
+}
+
+/*
  * OID of a function of schema bemi with exactly these arguments, InvalidOid if
  * it is missing.  Only the extension's owner can create objects in that
  * schema.
@@ -143,6 +185,17 @@ bemi_own_function(const char *name, int nargs, const Oid *types)
 								   ObjectIdGetDatum(schema));
 	pfree(arguments);
 	return function;
+}
+
+/*
+ * OID of bemi.column_is_changed(), which is in the condition of indexes.
+ */
+Oid
+bemi_column_is_changed_oid(void)
+{
+	const Oid	types[] = {TEXTOID, JSONBOID, JSONBOID, TEXTOID};
+
+	return bemi_own_function("column_is_changed", lengthof(types), types);
 }
 
 /*
@@ -214,5 +267,8 @@ bemi_extension_init(void)
 	CacheRegisterSyscacheCallback(PROCOID, forget_emit_context_oid,
 								  (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_emit_context_oid,
+								  (Datum) 0);
+	CacheRegisterSyscacheCallback(RELOID, forget_signing_key_oid, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_signing_key_oid,
 								  (Datum) 0);
 }

@@ -9,7 +9,10 @@
 #ifndef BEMI_EXTENSION_H
 #define BEMI_EXTENSION_H
 
+#include "access/tupdesc.h"
+#include "executor/tuptable.h"
 #include "storage/lockdefs.h"
+#include "utils/tuplestore.h"
 
 #include "bemi.h"
 
@@ -27,7 +30,9 @@ extern bool bemi_is_own_schema(Oid schema);
 extern Oid	bemi_own_table(const char *name);
 extern Oid	bemi_own_internal_table(const char *name);
 extern Oid	bemi_own_function(const char *name, int nargs, const Oid *types);
+extern Oid	bemi_column_is_changed_oid(void);
 extern Oid	bemi_emit_context_oid(void);
+extern Oid	bemi_signing_key_oid(void);
 extern void bemi_lock_sources(LOCKMODE mode);
 extern bool bemi_database_has_slot(Oid database);
 extern void bemi_extension_init(void);
@@ -61,6 +66,8 @@ extern BemiValue bemi_sql_lsn(XLogRecPtr position);
 extern BemiValue bemi_sql_xid(TransactionId xid);
 extern BemiValue bemi_sql_oid(Oid type, Oid oid);
 extern BemiValue bemi_sql_null_if(bool is_null, BemiValue value);
+extern BemiValue bemi_sql_argument(FunctionCallInfo fcinfo, int number,
+								   Oid type);
 extern char *bemi_sql_text_of(const BemiValue *column);
 extern bool bemi_sql_is_true(const BemiValue *column);
 extern int64 bemi_sql_number_of(const BemiValue *column);
@@ -85,6 +92,37 @@ extern bool bemi_sql_read_row(const char *query, const BemiValue *arguments,
 extern List *bemi_sql_read_oids(const char *query, const BemiValue *arguments,
 								int count, Oid type);
 
+/*
+ * Rows with their columns, which a query can read under this name.
+ */
+typedef struct BemiRows
+{
+	const char *name;
+	TupleDesc	columns;
+	Tuplestorestate *rows;
+} BemiRows;
+
+extern void bemi_sql_read_rows(const char *query, const BemiRows *source,
+							   BemiRows *result);
+
+typedef void (*BemiRowFunction) (TupleTableSlot *row, void *argument);
+
+extern void bemi_sql_read_each_row(const char *query, const BemiRows *source,
+								   BemiRowFunction function, void *argument);
+
+/*
+ * A prepared statement that changes rows of the application.
+ */
+typedef struct BemiWrite
+{
+	struct _SPI_plan *plan;
+} BemiWrite;
+
+extern BemiWrite *bemi_sql_prepare_write(const char *statement,
+										 const BemiRows *source);
+extern uint64 bemi_sql_write(const BemiWrite *write, const BemiRows *source);
+extern void bemi_sql_forget_write(BemiWrite *write);
+
 extern bool bemi_procedure_is_atomic(FunctionCallInfo fcinfo);
 extern void bemi_procedure_begin(FunctionCallInfo fcinfo);
 extern void bemi_procedure_commit(void);
@@ -105,6 +143,8 @@ extern char *bemi_derive_key(const char *signing_key, const char *purpose);
 /* settings.c */
 
 extern void bemi_pin_settings(void);
+extern int	bemi_pin_settings_of_call(void);
+extern int	bemi_pin_settings_of_texts(void);
 extern char *bemi_settings_as_options(const char *options);
 extern bool bemi_settings_are_refused(const char *message);
 extern char *bemi_settings_as_commands(int server_version,

@@ -16,6 +16,9 @@
  * before the first command, and no SQL needs to run on the replication
  * connection (see stream/source_queries.c).
  *
+ * In an application's session that stores changes or converts values, they
+ * hold for the time of the call, on a level of settings of their own.
+ *
  * Other settings remain the user's choice, because nothing that bemi calls
  * reads them, or because they concern the history itself: lc_monetary (money
  * is stored as its database prints it), default_tablespace, temp_tablespaces,
@@ -44,12 +47,21 @@
  */
 #define SESSION_DATESTYLE	"ISO, YMD"
 
+/*
+ * For what an application's session pins a setting, to the value of our
+ * processes.
+ */
+#define FOR_STORING	0x01		/* it stores changes */
+#define FOR_TEXTS	0x02		/* it makes values of texts, or texts of
+								 * values */
+
 typedef struct PinnedSetting
 {
 	const char *name;
 	const char *in_process;		/* NULL: not pinned there */
 	const char *in_session;		/* NULL: not pinned there */
 	int			since;			/* first version that has it, 0: all */
+	int			in_application; /* FOR_... */
 } PinnedSetting;
 
 /*
@@ -59,54 +71,58 @@ typedef struct PinnedSetting
  */
 static const PinnedSetting pinned_settings[] = {
 	/* Timeouts and limits of applications must not end our processes. */
-	{"statement_timeout", "0", "0", 0},
-	{"lock_timeout", "0", "0", 0},
-	{"idle_session_timeout", "0", "0", 0},
-	{"idle_in_transaction_session_timeout", "0", "0", 0},
-	{"transaction_timeout", "0", "0", 170000},
-	{"exit_on_error", "off", "off", 0},
+	{"statement_timeout", "0", "0", 0, 0},
+	{"lock_timeout", "0", "0", 0, 0},
+	{"idle_session_timeout", "0", "0", 0, 0},
+	{"idle_in_transaction_session_timeout", "0", "0", 0, 0},
+	{"transaction_timeout", "0", "0", 170000, 0},
+	{"exit_on_error", "off", "off", 0, 0},
 
 	/* The role, and the visible rows. */
-	{"role", "none", "none", 0},
-	{"row_security", "off", "off", 0},
-	{"restrict_nonsystem_relation_kind", "", NULL, 0},
+	{"role", "none", "none", 0, 0},
+	{"row_security", "off", "off", 0, 0},
+	{"restrict_nonsystem_relation_kind", "", NULL, 0, 0},
 
-	/* The meaning of names and literals in SQL. */
-	{"search_path", "pg_catalog", "pg_catalog", 0},
-	{"standard_conforming_strings", "on", "on", 0},
-	{"transform_null_equals", "off", "off", 0},
+	/*
+	 * The meaning of names and literals in SQL.  If pg_temp is not in the
+	 * path, temporary tables come first.
+	 */
+	{"search_path", "pg_catalog, pg_temp", "pg_catalog", 0,
+	FOR_STORING | FOR_TEXTS},
+	{"standard_conforming_strings", "on", "on", 0, FOR_STORING},
+	{"transform_null_equals", "off", "off", 0, FOR_STORING},
 
 	/*
 	 * Input and output of values: as to_jsonb() prints them.
 	 */
-	{"timezone", "UTC", "UTC", 0},
-	{"datestyle", "ISO, MDY", SESSION_DATESTYLE, 0},
-	{"intervalstyle", "postgres", "postgres", 0},
-	{"extra_float_digits", "1", "1", 0},
-	{"bytea_output", "hex", "hex", 0},
-	{"array_nulls", "on", "on", 0},
-	{"quote_all_identifiers", "off", "off", 0},
+	{"timezone", "UTC", "UTC", 0, FOR_STORING | FOR_TEXTS},
+	{"datestyle", "ISO, MDY", SESSION_DATESTYLE, 0, FOR_STORING | FOR_TEXTS},
+	{"intervalstyle", "postgres", "postgres", 0, FOR_STORING | FOR_TEXTS},
+	{"extra_float_digits", "1", "1", 0, FOR_STORING | FOR_TEXTS},
+	{"bytea_output", "hex", "hex", 0, FOR_STORING | FOR_TEXTS},
+	{"array_nulls", "on", "on", 0, FOR_STORING},
+	{"quote_all_identifiers", "off", "off", 0, FOR_STORING},
 
 	/* Properties of transactions. */
-	{"default_transaction_isolation", "read committed", "read committed", 0},
-	{"default_transaction_read_only", "off", "off", 0},
-	{"default_transaction_deferrable", "off", "off", 0},
-	{"synchronous_commit", "off", NULL, 0},
+	{"default_transaction_isolation", "read committed", "read committed", 0,
+	0},
+	{"default_transaction_read_only", "off", "off", 0, 0},
+	{"default_transaction_deferrable", "off", "off", 0, 0},
+	{"synchronous_commit", "off", NULL, 0, 0},
 
 	/*
 	 * Users' triggers must not fire for our own DDL and rows, see
 	 * store/user_code.c.
 	 */
-	{"session_replication_role", "replica", NULL, 0},
-	{"event_triggers", "off", NULL, 0},
+	{"session_replication_role", "replica", NULL, 0, FOR_STORING},
+	{"event_triggers", "off", NULL, 0, FOR_STORING},
 
 	/* The worker writes to partitions with functions of heap. */
-	{"default_table_access_method", "heap", NULL, 0},
+	{"default_table_access_method", "heap", NULL, 0, FOR_STORING},
 
 	/* Small queries need neither JIT nor parallel workers. */
-	{"jit", "off", "off", 0},
-	{"max_parallel_workers_per_gather", "0", "0", 0}
-};
+	{"jit", "off", "off", 0, 0},
+{"max_parallel_workers_per_gather", "0", "0", 0, 0}};
 
 /*
  * Whether this server has the setting; not every minor release has all of
@@ -151,6 +167,47 @@ bemi_pin_settings(void)
 	}
 	if (OidIsValid(MyDatabaseId))
 		pin_session_user();
+}
+
+/*
+ * Pins the settings for this purpose on a new level, which is returned.
+ */
+static int
+pin_in_application(int purpose, GucContext context)
+{
+	int			level = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(pinned_settings); i++)
+	{
+		const PinnedSetting *setting = &pinned_settings[i];
+
+		if ((setting->in_application & purpose) && setting_is_known(setting))
+			(void) set_config_option(setting->name, setting->in_process,
+									 context, PGC_S_SESSION, GUC_ACTION_SAVE,
+									 true, 0, false);
+	}
+	return level;
+}
+
+/*
+ * Pins settings in a session, until the caller ends this level of settings or
+ * the transaction ends.  Timeouts, and properties of transactions, remain the
+ * session's.  The caller has the rights of the extension's owner.
+ */
+int
+bemi_pin_settings_of_call(void)
+{
+	return pin_in_application(FOR_STORING, PGC_SUSET);
+}
+
+/*
+ * Pins the settings on which texts of values depend, until the caller ends
+ * this level of settings.  Every role can set them.
+ */
+int
+bemi_pin_settings_of_texts(void)
+{
+	return pin_in_application(FOR_TEXTS, PGC_USERSET);
 }
 
 /*

@@ -34,11 +34,14 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
+#include "utils/plancache.h"
+#include "utils/queryenvironment.h"
 #include "utils/timestamp.h"
 
 #include "extension/extension.h"
@@ -146,6 +149,16 @@ BemiValue
 bemi_sql_null_if(bool is_null, BemiValue value)
 {
 	return make_value(value.type, is_null || value.is_null, value.datum);
+}
+
+/*
+ * The argument of a function that is called from SQL.
+ */
+BemiValue
+bemi_sql_argument(FunctionCallInfo fcinfo, int number, Oid type)
+{
+	return PG_ARGISNULL(number) ? make_value(type, true, (Datum) 0) :
+		make_value(type, false, PG_GETARG_DATUM(number));
 }
 
 /*
@@ -366,6 +379,200 @@ bemi_sql_read_oids(const char *query, const BemiValue *arguments, int count,
 	}
 	end_call(&call);
 	return oids;
+}
+
+/*
+ * Makes rows readable under their name, for the rest of the call.
+ */
+static void
+register_rows(const BemiRows *source)
+{
+	EphemeralNamedRelation relation =
+		palloc0(sizeof(EphemeralNamedRelationData));
+	int			result;
+
+	relation->md.name = pstrdup(source->name);
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = source->columns;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = tuplestore_tuple_count(source->rows);
+	relation->reldata = source->rows;
+	result = SPI_register_relation(relation);
+	if (result != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register \"%s\": %s", source->name,
+			 SPI_result_code_string(result));
+}
+
+/*
+ * The columns that a plan returns.
+ */
+static TupleDesc
+result_columns(SPIPlanPtr plan)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+	return source->resultDesc;
+}
+
+/*
+ * Runs a query and sends its rows to "receiver".  Unlike other statements, the
+ * query is not a constant.  Its author must have qualified and quoted all
+ * names.  If "columns" points to NULL, it gets the columns of the query.
+ */
+static void
+send_rows(const SqlCall *call, const BemiRows *source, DestReceiver *receiver,
+		  TupleDesc *columns)
+{
+	SPIExecuteOptions options = {.read_only = true,.must_return_tuples = true};
+	SPIPlanPtr	plan;
+
+	if (source != NULL)
+		register_rows(source);
+	plan = SPI_prepare_cursor(call->statement, 0, NULL,
+							  CURSOR_OPT_PARALLEL_OK);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", call->statement,
+			 SPI_result_code_string(SPI_result));
+	if (columns != NULL && *columns == NULL)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(call->caller);
+
+		*columns = CreateTupleDescCopy(result_columns(plan));
+		MemoryContextSwitchTo(spi);
+	}
+	options.dest = receiver;
+	(void) SPI_execute_plan_extended(plan, &options);
+}
+
+/*
+ * Appends all rows of a query to "result", with the active snapshot.  Its
+ * columns are converted to those of "result"; if it has none, it gets those of
+ * the query, in the current memory context.  The query can read the rows of
+ * "source" as a table.
+ */
+void
+bemi_sql_read_rows(const char *query, const BemiRows *source, BemiRows *result)
+{
+	DestReceiver *receiver;
+	SqlCall		call;
+
+	begin_call(&call, query);
+	receiver = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(receiver, result->rows, call.caller, false,
+									result->columns,
+									"rows of the query have other columns");
+	send_rows(&call, source, receiver, &result->columns);
+	end_call(&call);
+}
+
+/* Calls a function for each row. */
+typedef struct RowReceiver
+{
+	DestReceiver receiver;
+	MemoryContext caller;
+	BemiRowFunction function;
+	void	   *argument;
+} RowReceiver;
+
+static void
+ignore_start(DestReceiver *self, int operation, TupleDesc columns)
+{
+}
+
+static void
+ignore_end(DestReceiver *self)
+{
+}
+
+static bool
+receive_row(TupleTableSlot *row, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+	MemoryContext executor = MemoryContextSwitchTo(receiver->caller);
+
+	slot_getallattrs(row);
+	receiver->function(row, receiver->argument);
+	MemoryContextSwitchTo(executor);
+	return true;
+}
+
+/*
+ * The same, but calls a function for each row, in the current memory context.
+ * The row is valid until the function returns.
+ */
+void
+bemi_sql_read_each_row(const char *query, const BemiRows *source,
+					   BemiRowFunction function, void *argument)
+{
+	SqlCall		call;
+	RowReceiver receiver = {
+		{receive_row, ignore_start, ignore_end, ignore_end, DestNone},
+		CurrentMemoryContext, function, argument
+	};
+
+	begin_call(&call, query);
+	send_rows(&call, source, (DestReceiver *) &receiver, NULL);
+	end_call(&call);
+}
+
+/*
+ * Prepares a statement that changes rows of the application, under the
+ * search_path of the session, because triggers and the functions of defaults
+ * may need it.  The author of the statement must have qualified and quoted all
+ * names.  It reads the rows of "source" as a table.
+ */
+BemiWrite *
+bemi_sql_prepare_write(const char *statement, const BemiRows *source)
+{
+	BemiWrite  *write = palloc(sizeof(BemiWrite));
+	SPIPlanPtr	plan;
+
+	SPI_connect();
+	register_rows(source);
+	plan = SPI_prepare(statement, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", statement,
+			 SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep the plan of \"%s\"", statement);
+	SPI_finish();
+	write->plan = plan;
+	return write;
+}
+
+/*
+ * Runs it for the rows of "source", and returns how many rows it has changed.
+ * Its AFTER triggers wait until the caller's AfterTriggerEndQuery().
+ */
+uint64
+bemi_sql_write(const BemiWrite *write, const BemiRows *source)
+{
+	uint64		changed;
+	int			result;
+
+	SPI_connect();
+	register_rows(source);
+	result = SPI_execute_snapshot(write->plan, NULL, NULL, InvalidSnapshot,
+								  InvalidSnapshot, false, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not write rows: %s",
+			 SPI_result_code_string(result));
+	changed = SPI_processed;
+	SPI_finish();
+	return changed;
+}
+
+/*
+ * Without this call, also after an error, the plan lives until the end of the
+ * session.
+ */
+void
+bemi_sql_forget_write(BemiWrite *write)
+{
+	if (write == NULL)
+		return;
+	(void) SPI_freeplan(write->plan);
+	pfree(write);
 }
 
 /*

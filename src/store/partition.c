@@ -49,8 +49,16 @@
 PG_FUNCTION_INFO_V1(bemi_attach_partition);
 PG_FUNCTION_INFO_V1(bemi_partition_ranges);
 
+/*
+ * So many rows go into one multi-insert.  With more, a new range of pages of a
+ * BRIN index would have many rows already when it is summarized, which reads
+ * them.
+ */
+#define ROWS_TOGETHER	128
+
 const char *const bemi_store_columns[BEMI_STORE_COLUMNS] = {
-	"id", "database", "schema", "table", "primary_key", "operation",
+	[BEMI_STORE_ID] = "id",
+	"database", "schema", "table", "primary_key", "operation",
 	"before", "after",
 	[BEMI_STORE_CONTEXT] = "context",
 	[BEMI_STORE_COMMITTED_AT] = "committed_at",
@@ -165,8 +173,8 @@ find_partition(TimestampTz committed_at)
  * The time of a bound.  If the bound is MINVALUE, MAXVALUE or missing, *time
  * is infinite, and the result is false.
  */
-static bool
-partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
+bool
+bemi_partition_bound_time(PartitionBoundInfo bounds, int i, Datum *time)
 {
 	bool		below = i < 0;
 
@@ -200,8 +208,8 @@ find_partition_hole(TimestampTz committed_at, BemiValue *bounds)
 
 		for (int n = 0; n < 2; n++)
 			bounds[n].is_null =
-				!partition_bound_time(partitions->boundinfo, i + n,
-									  &bounds[n].datum);
+				!bemi_partition_bound_time(partitions->boundinfo, i + n,
+										   &bounds[n].datum);
 	}
 	table_close(parent, NoLock);
 }
@@ -311,8 +319,8 @@ append_partition_range(ReturnSetInfo *result, PartitionDesc partitions,
 	if (partition < 0)
 		return;
 	values[0] = ObjectIdGetDatum(partitions->oids[partition]);
-	(void) partition_bound_time(bounds, upper - 1, &values[1]);
-	(void) partition_bound_time(bounds, upper, &values[2]);
+	(void) bemi_partition_bound_time(bounds, upper - 1, &values[1]);
+	(void) bemi_partition_bound_time(bounds, upper, &values[2]);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -524,7 +532,19 @@ fill_partition_slot(BemiPartition *partition, int i, const BemiStoreRow *row)
 }
 
 /*
- * Writes the filled slots with one multi-insert, and then their index entries.
+ * Writes filled slots.  Always at the end of the table: small rows in the gaps
+ * of earlier pages would make the index of times useless.
+ */
+static void
+write_rows(BemiPartition *partition, TupleTableSlot **slots, int count)
+{
+	table_multi_insert(partition->relation, slots, count,
+					   GetCurrentCommandId(true), TABLE_INSERT_SKIP_FSM, NULL);
+	bemi_indexes_summarize(partition->indexes, slots, count);
+}
+
+/*
+ * Writes the filled slots with multi-inserts, and then their index entries.
  */
 static void
 insert_rows_together(BemiPartition *partition, const BemiStoreRow *rows,
@@ -543,8 +563,9 @@ insert_rows_together(BemiPartition *partition, const BemiStoreRow *rows,
 	}
 
 	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-	table_multi_insert(partition->relation, partition->slots, count,
-					   GetCurrentCommandId(true), 0, NULL);
+	for (int first = 0; first < count; first += ROWS_TOGETHER)
+		write_rows(partition, &partition->slots[first],
+				   Min(ROWS_TOGETHER, count - first));
 	bemi_indexes_insert(partition->indexes, partition->slots, rows, count);
 	MemoryContextSwitchTo(caller);
 }
@@ -563,6 +584,7 @@ insert_rows_singly(BemiPartition *partition, int count)
 								 partition->slots[i]);
 	}
 	AfterTriggerEndQuery(partition->estate);
+	bemi_indexes_summarize(partition->indexes, partition->slots, count);
 }
 
 /*

@@ -8,6 +8,8 @@
 #ifndef BEMI_STORE_H
 #define BEMI_STORE_H
 
+#include "partitioning/partdefs.h"
+
 #include "extension/extension.h"
 #include "stream/stream.h"
 
@@ -30,6 +32,16 @@ typedef struct BemiChange
 	TransactionId xid;
 	XLogRecPtr	position;
 } BemiChange;
+
+/* A place in the stream at which a table has changed, and the context. */
+typedef struct BemiSchemaChange
+{
+	pg_uuid_t	id;
+	XLogRecPtr	commit_lsn;
+	TimestampTz committed_at;
+	TransactionId xid;
+	const Jsonb *context;		/* NULL: an empty object */
+} BemiSchemaChange;
 
 typedef struct BemiStore BemiStore;
 
@@ -55,14 +67,21 @@ typedef struct BemiUntil
 extern BemiStore *bemi_store_create(const char *source,
 									const BemiSourceIdentity *identity,
 									XLogRecPtr origin);
+extern BemiStore *bemi_store_begin_import(const char *source,
+										  const char *database);
+extern void bemi_store_end_import(BemiStore *store);
 extern void bemi_store_begin_transaction(BemiStore *store);
 extern void bemi_store_add(BemiStore *store, const BemiChange *change);
 extern void bemi_store_begin_tracking(BemiStore *store, Oid relation,
 									  const char *schema, const char *table,
 									  XLogRecPtr at_lsn, TimestampTz at_time);
+extern void bemi_store_record_seen(BemiStore *store, Oid relation,
+								   const char *schema, const char *table,
+								   const Jsonb *description,
+								   const BemiSchemaChange *change);
 extern bool bemi_store_apply_tracking(BemiStore *store,
-									  const Jsonb *message, TransactionId xid,
-									  XLogRecPtr at_lsn, TimestampTz at_time);
+									  const Jsonb *message,
+									  const BemiSchemaChange *change);
 extern void bemi_store_record_signing_key(BemiStore *store,
 										  const char *version);
 extern Jsonb *bemi_store_description(BemiStore *store, Oid relation);
@@ -89,6 +108,8 @@ extern void bemi_store_drain_counts(BemiStore *store,
 
 /* partition.c */
 extern void bemi_store_find_changes(void);
+extern bool bemi_partition_bound_time(PartitionBoundInfo bounds, int i,
+									  Datum *time);
 
 /* maintenance.c */
 extern void bemi_store_maintain(const char *source);
@@ -96,6 +117,7 @@ extern void bemi_store_maintenance_init(void);
 
 /* stored.c */
 
+extern XLogRecPtr bemi_commit_lsn_of(const pg_uuid_t *id);
 extern bool bemi_find_last_stored(const char *source, XLogRecPtr from,
 								  XLogRecPtr to, BemiStored *stored);
 extern bool bemi_is_stored(const char *source, const BemiStored *stored);

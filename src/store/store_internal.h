@@ -15,6 +15,7 @@
 
 /* Columns of bemi.changes, in the order of bemi_store_columns. */
 #define BEMI_STORE_COLUMNS	15
+#define BEMI_STORE_ID		0
 #define BEMI_STORE_CONTEXT	8
 #define BEMI_STORE_COMMITTED_AT	9
 #define BEMI_STORE_CREATED_AT		11
@@ -68,5 +69,7 @@ extern BemiIndexes *bemi_indexes_create(ResultRelInfo *target, EState *estate,
 										const AttrNumber *attnums);
 extern void bemi_indexes_insert(BemiIndexes *indexes, TupleTableSlot **slots,
 								const BemiStoreRow *rows, int count);
+extern void bemi_indexes_summarize(BemiIndexes *indexes,
+								   TupleTableSlot **slots, int count);
 
 #endif							/* BEMI_STORE_INTERNAL_H */

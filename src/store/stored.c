@@ -38,8 +38,8 @@ PG_FUNCTION_INFO_V1(bemi_last_stored_time);
 
 /*
  * The lowest id that a change of a transaction with this commit position can
- * have, see make_change_id() in decode/stitch.c.  All later ones have higher
- * ids.
+ * have, see bemi_make_change_id() in decode/stitch.c.  All later ones have
+ * higher ids.
  */
 static BemiValue
 first_change_id(XLogRecPtr commit_lsn)
@@ -57,10 +57,10 @@ first_change_id(XLogRecPtr commit_lsn)
 }
 
 /*
- * Commit position of a change's transaction.
+ * The commit LSN in an id.
  */
-static XLogRecPtr
-commit_lsn_of(const pg_uuid_t *id)
+XLogRecPtr
+bemi_commit_lsn_of(const pg_uuid_t *id)
 {
 	uint64		high;
 	uint64		low;
@@ -104,7 +104,7 @@ find_stored(const char *query, const BemiValue *arguments, int count,
 	memset(stored, 0, sizeof(BemiStored));
 	if (!read_history(query, arguments, count, columns, lengthof(columns)))
 		return false;
-	stored->commit_lsn = commit_lsn_of(DatumGetUUIDP(columns[0].datum));
+	stored->commit_lsn = bemi_commit_lsn_of(DatumGetUUIDP(columns[0].datum));
 	stored->committed_at = bemi_sql_number_of(&columns[1]);
 	stored->xid = (TransactionId) bemi_sql_number_of(&columns[2]);
 	return true;

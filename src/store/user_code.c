@@ -31,8 +31,9 @@
  * would run at the worker's commit, as the worker.
  *
  * The common case costs nothing: without such code, there is no switch of the
- * role.  The decisions are made once for each opened partition, and are in its
- * memory.
+ * role.  bemi's own indexes have expressions and conditions, too, of a few of
+ * the server's functions and one of bemi's, which need no switch.  The
+ * decisions are made once for each opened partition, and are in its memory.
  *
  * What must never happen: a function that a role could have written runs with
  * rights that this role lacks.
@@ -253,9 +254,49 @@ check_expression(const char *expression, Functions *functions)
 }
 
 /*
+ * Callback of check_functions_in_node(): whether this is no function of the
+ * indexes that bemi creates.
+ */
+static bool
+is_other_function(Oid function, void *unused)
+{
+	return function != F_TEXTEQ && function != F_LEFT &&
+		function != F_JSONB_OBJECT_FIELD_TEXT &&
+		function != bemi_column_is_changed_oid();
+}
+
+/*
+ * Expression walker: whether a tree has anything that the indexes of bemi do
+ * not have.
+ */
+static bool
+is_users_expression(Node *node, void *unused)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_List:
+		case T_Var:
+		case T_Const:
+		case T_NullTest:
+			break;
+		case T_OpExpr:
+		case T_FuncExpr:
+			if (check_functions_in_node(node, is_other_function, NULL))
+				return true;
+			break;
+		default:
+			return true;
+	}
+	return expression_tree_walker(node, is_users_expression, NULL);
+}
+
+/*
  * Checks the functions of an index's expressions and condition.  They are read
  * from the catalog, because the relation cache evaluates constant parts when
- * it loads them.  Returns false if the index has none.
+ * it loads them.  Returns false if the index has none, or only such as bemi's
+ * own indexes have.
  */
 static bool
 check_index(Oid index, Functions *functions)
@@ -272,11 +313,13 @@ check_index(Oid index, Functions *functions)
 		bool		is_null;
 		Datum		part =
 			SysCacheGetAttr(INDEXRELID, tuple, parts[i], &is_null);
+		Node	   *expression;
 
 		if (is_null)
 			continue;
-		check_expression(TextDatumGetCString(part), functions);
-		found = true;
+		expression = stringToNode(TextDatumGetCString(part));
+		(void) check_functions(expression, functions);
+		found |= is_users_expression(expression, NULL);
 	}
 	ReleaseSysCache(tuple);
 	return found;

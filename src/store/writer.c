@@ -121,6 +121,23 @@ struct BemiStore
 	bool		flush_commits;	/* do not leave it to the WAL writer */
 };
 
+static BemiStore *
+create_store(const char *source, const char *database)
+{
+	BemiStore  *store = palloc0(sizeof(BemiStore));
+
+	store->memory = CurrentMemoryContext;
+	store->source = pstrdup(source);
+	store->database = pstrdup(database);
+	store->source_value = CStringGetTextDatum(source);
+	store->database_value = CStringGetTextDatum(database);
+	store->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	store->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "bemi change buffer",
+												 ALLOCSET_DEFAULT_SIZES);
+	return store;
+}
+
 /*
  * Creates a store for one source with this origin, in the current memory
  * context.
@@ -129,21 +146,28 @@ BemiStore *
 bemi_store_create(const char *source, const BemiSourceIdentity *identity,
 				  XLogRecPtr origin)
 {
-	BemiStore  *store = palloc0(sizeof(BemiStore));
+	BemiStore  *store = create_store(source, identity->database);
 
-	store->memory = CurrentMemoryContext;
-	store->source = pstrdup(source);
-	store->database = pstrdup(identity->database);
 	store->server = psprintf(UINT64_FORMAT "/%s", identity->system_identifier,
 							 identity->database);
 	store->origin = store->flushed = origin;
-	store->source_value = CStringGetTextDatum(source);
-	store->database_value = CStringGetTextDatum(identity->database);
-	store->empty = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
-	store->buffer_memory = AllocSetContextCreate(CurrentMemoryContext,
-												 "bemi change buffer",
-												 ALLOCSET_DEFAULT_SIZES);
 	store->is_complete = true;
+	return store;
+}
+
+/*
+ * Begins to store changes that have not come in a stream, in the transaction
+ * of a session, which has the rights of the extension's owner, pinned settings
+ * (bemi_pin_settings_of_call()) and an active snapshot.  Then come
+ * bemi_store_add() and bemi_store_end_import().
+ */
+BemiStore *
+bemi_store_begin_import(const char *source, const char *database)
+{
+	BemiStore  *store = create_store(source, database);
+
+	bemi_store_find_changes();
+	store->open = true;
 	return store;
 }
 
@@ -364,22 +388,45 @@ bemi_store_begin_tracking(BemiStore *store, Oid relation, const char *schema,
 }
 
 /*
+ * Records what a table of such a source is like.
+ */
+void
+bemi_store_record_seen(BemiStore *store, Oid relation, const char *schema,
+					   const char *table, const Jsonb *description,
+					   const BemiSchemaChange *change)
+{
+	BemiValue	arguments[] = {
+		bemi_sql_text(store->source), bemi_sql_text(store->server),
+		bemi_sql_oid(OIDOID, relation),
+		bemi_sql_text(schema), bemi_sql_text(table),
+		bemi_sql_jsonb(description), bemi_sql_uuid(&change->id),
+		bemi_sql_time(change->committed_at)
+	};
+
+	Assert(store->open);
+	bemi_sql_run("SELECT _bemi.record_seen_table($1, $2, $3, $4, $5, $6, $7, $8)",
+				 arguments, lengthof(arguments));
+}
+
+/*
  * Applies a tracking message with a valid signature.  Returns false if it was
  * written by another transaction than the one it came with.
  */
 bool
 bemi_store_apply_tracking(BemiStore *store, const Jsonb *message,
-						  TransactionId xid, XLogRecPtr at_lsn,
-						  TimestampTz at_time)
+						  const BemiSchemaChange *change)
 {
 	BemiValue	arguments[] = {
 		bemi_sql_text(store->source), bemi_sql_text(store->server),
-		bemi_sql_xid(xid), bemi_sql_jsonb(message),
-		bemi_sql_lsn(at_lsn), bemi_sql_time(at_time)
+		bemi_sql_text(store->database),
+		bemi_sql_xid(change->xid), bemi_sql_jsonb(message),
+		bemi_sql_lsn(change->commit_lsn), bemi_sql_time(change->committed_at),
+		bemi_sql_uuid(&change->id),
+		bemi_sql_jsonb(change->context)
 	};
 
 	Assert(store->open);
-	return bemi_sql_run_bool("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6)",
+	return bemi_sql_run_bool("SELECT _bemi.apply_tracking($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 							 arguments, lengthof(arguments));
 }
 
@@ -601,6 +648,17 @@ bemi_store_commit(BemiStore *store)
 		bemi_has_passed(store->progress_at, PROGRESS_INTERVAL_MS))
 		update_progress(store);
 	commit_with_origin(store);
+}
+
+/*
+ * Writes the last changes of an import.  The session commits them.
+ */
+void
+bemi_store_end_import(BemiStore *store)
+{
+	write_rows(store);
+	bemi_partition_close(store->partition);
+	store->partition = NULL;
 }
 
 /*

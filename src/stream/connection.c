@@ -436,32 +436,39 @@ check_query_timeout(int64 begun_at)
 }
 
 /*
+ * Waits for the next result of a command: all of it, or a row in libpq's
+ * single-row mode.  NULL: there are no more.  The caller clears it.
+ */
+PGresult *
+bemi_stream_next_result(BemiStream *stream, PGconn *conn)
+{
+	int64		begun_at = bemi_monotonic_ms();
+
+	while (PQisBusy(conn))
+	{
+		(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
+		if (stream->on_wait)
+			stream->on_wait(stream);
+		if (!stream->has_no_timeout)
+			check_query_timeout(begun_at);
+		if (!PQconsumeInput(conn))
+			bemi_stream_report_failure(stream, conn,
+									   "lost the connection to source");
+	}
+	return PQgetResult(conn);
+}
+
+/*
  * Waits for the result of a command, success or error.  The caller clears it.
  */
 PGresult *
 bemi_stream_await_result(BemiStream *stream, PGconn *conn)
 {
-	int64		begun_at = bemi_monotonic_ms();
 	PGresult   *result = NULL;
+	PGresult   *next;
 
-	for (;;)
+	while ((next = bemi_stream_next_result(stream, conn)) != NULL)
 	{
-		PGresult   *next;
-
-		while (PQisBusy(conn))
-		{
-			(void) bemi_stream_wait_for_socket(conn, WL_SOCKET_READABLE, 1000);
-			if (stream->on_wait)
-				stream->on_wait(stream);
-			if (!stream->has_no_timeout)
-				check_query_timeout(begun_at);
-			if (!PQconsumeInput(conn))
-				bemi_stream_report_failure(stream, conn,
-										   "lost the connection to source");
-		}
-		next = PQgetResult(conn);
-		if (next == NULL)
-			break;
 		PQclear(result);
 		result = next;
 		if (PQresultStatus(result) == PGRES_COPY_BOTH)
@@ -584,6 +591,57 @@ decline_election(BemiStream *stream)
 }
 
 /*
+ * Begins a transaction for a look-up, unless there is one, as in a session.
+ */
+static bool
+begin_short_transaction(void)
+{
+	if (IsTransactionState())
+		return false;
+	StartTransactionCommand();
+	return true;
+}
+
+static void
+end_short_transaction(bool begun, MemoryContext caller)
+{
+	if (begun)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Connects a stream, which is in the current memory context, to its source.
+ */
+static void
+connect_stream(BemiStream *stream, const char *conninfo, const char *source,
+			   const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		begun;
+
+	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
+	stream->source = pstrdup(source);
+	stream->name = pstrdup(name);
+
+	begun = begin_short_transaction();
+	stream->database =
+		MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
+	stream->user =
+		MemoryContextStrdup(caller,
+							GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
+	end_short_transaction(begun, caller);
+
+	bemi_stream_open_connection(stream, true);
+	decline_election(stream);
+
+	begun = begin_short_transaction();
+	MemoryContextSwitchTo(caller);
+	bemi_stream_learn_encoding(stream);
+	end_short_transaction(begun, caller);
+}
+
+/*
  * Connects to a source; conninfo NULL: this server and this database. on_wait,
  * if not NULL, is called repeatedly during each wait, until
  * bemi_stream_on_wait() replaces it.  The result lives in the current memory
@@ -594,32 +652,56 @@ BemiStream *
 bemi_stream_connect(const char *conninfo, const char *source, const char *name,
 					void (*on_wait) (BemiStream *))
 {
-	MemoryContext caller = CurrentMemoryContext;
 	BemiStream *stream = palloc0(sizeof(BemiStream));
 
-	stream->conninfo = conninfo ? pstrdup(conninfo) : NULL;
-	stream->source = pstrdup(source);
-	stream->name = pstrdup(name);
 	stream->on_wait = on_wait;
+	connect_stream(stream, conninfo, source, name);
+	return stream;
+}
 
-	StartTransactionCommand();
-	stream->database =
-		MemoryContextStrdup(caller, get_database_name(MyDatabaseId));
-	stream->user =
-		MemoryContextStrdup(caller,
-							GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false));
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
+/*
+ * Closes the connections of a session's stream.  A command that may take long
+ * would not notice that, because it waits for other transactions.
+ */
+static void
+close_connections(void *arg)
+{
+	BemiStream *stream = arg;
 
-	bemi_stream_open_connection(stream, true);
-	decline_election(stream);
+	if (stream->has_no_timeout)
+		bemi_stream_cancel(stream);
+	PQfinish(stream->replication);
+	PQfinish(stream->catalog);
+}
 
-	StartTransactionCommand();
-	MemoryContextSwitchTo(caller);
-	bemi_stream_learn_encoding(stream);
-	CommitTransactionCommand();
+/*
+ * The same for a session, which calls it in a transaction without locks.  The
+ * connections are closed by bemi_stream_disconnect(), or by an error, which
+ * deletes the current memory context.
+ */
+BemiStream *
+bemi_stream_connect_session(const char *conninfo, const char *source,
+							const char *name)
+{
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "bemi source",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(memory);
+	BemiStream *stream = palloc0(sizeof(BemiStream));
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+
+	callback->func = close_connections;
+	callback->arg = stream;
+	MemoryContextRegisterResetCallback(memory, callback);
+	connect_stream(stream, conninfo, source, name);
 	MemoryContextSwitchTo(caller);
 	return stream;
+}
+
+void
+bemi_stream_disconnect(BemiStream *stream)
+{
+	MemoryContextDelete(GetMemoryChunkContext(stream));
 }
 
 /*

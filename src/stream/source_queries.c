@@ -101,8 +101,8 @@ bemi_stream_close_idle_catalog(BemiStream *stream)
  * Returns the connection for SQL, and opens it if needed.  The source may have
  * closed one that was idle.
  */
-static PGconn *
-catalog_connection(BemiStream *stream)
+PGconn *
+bemi_stream_catalog(BemiStream *stream)
 {
 	bemi_stream_close_idle_catalog(stream);
 	if (PQstatus(stream->catalog) != CONNECTION_OK)
@@ -122,18 +122,17 @@ catalog_connection(BemiStream *stream)
 PGresult *
 bemi_stream_query(BemiStream *stream, const char *command)
 {
-	return bemi_stream_run_command(stream, catalog_connection(stream), command,
-								   PGRES_TUPLES_OK);
+	return bemi_stream_run_command(stream, bemi_stream_catalog(stream),
+								   command, PGRES_TUPLES_OK);
 }
 
 /*
- * Runs a query with values for $1 and so on, as texts.
+ * Runs a query with values for $1 and so on, as texts, over a connection.
  */
 PGresult *
-bemi_stream_query_with(BemiStream *stream, const char *command, int count,
-					   const char *const *values)
+bemi_stream_run_with(BemiStream *stream, PGconn *conn, const char *command,
+					 int count, const char *const *values)
 {
-	PGconn	   *conn = catalog_connection(stream);
 	PGresult   *result;
 
 	if (!PQsendQueryParams(conn, command, count, NULL, values, NULL, NULL, 0))
@@ -145,6 +144,14 @@ bemi_stream_query_with(BemiStream *stream, const char *command, int count,
 	return result;
 }
 
+PGresult *
+bemi_stream_query_with(BemiStream *stream, const char *command, int count,
+					   const char *const *values)
+{
+	return bemi_stream_run_with(stream, bemi_stream_catalog(stream), command,
+								count, values);
+}
+
 /*
  * Runs a query with an exported snapshot.
  */
@@ -152,7 +159,7 @@ PGresult *
 bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 					 const char *command)
 {
-	PGconn	   *conn = catalog_connection(stream);
+	PGconn	   *conn = bemi_stream_catalog(stream);
 	PGresult   *result;
 
 	PQclear(
@@ -335,7 +342,7 @@ bemi_stream_published(BemiStream *stream)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("publication \"%s\" does not exist at the source",
 						BEMI_PUBLICATION),
-				 errhint("In the source's database: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to the publication.",
+				 errhint("In the source's database: CREATE PUBLICATION %s WITH (publish_via_partition_root = true); then track its tables, or add them to the publication. Where the extension cannot be installed, bemi-source.sql makes the publication.",
 						 BEMI_PUBLICATION)));
 	tables = bemi_stream_string(stream, bemi_answer_text(result, 0, 0));
 	PQclear(result);
@@ -423,6 +430,22 @@ source_is_standby(BemiStream *stream)
 	return standby;
 }
 
+static XLogRecPtr
+create_slot(BemiStream *stream, const char *command, char **snapshot)
+{
+	PGresult   *result;
+	XLogRecPtr	position;
+
+	bemi_stream_close_catalog(stream);	/* this may take long */
+	stream->has_no_timeout = true;
+	result = ask_walsender(stream, command);
+	stream->has_no_timeout = false;
+	position = bemi_answer_lsn(result, 0, 1);
+	*snapshot = pstrdup(bemi_answer_text(result, 0, 2));
+	PQclear(result);
+	return position;
+}
+
 /*
  * Creates the slot and returns the position from which it sees every commit.
  * Waits for all running transactions of the source.  From 17 on, the slot is
@@ -437,21 +460,39 @@ bemi_stream_create_slot(BemiStream *stream, const char *slot, char **snapshot)
 	bool		failover =
 		PQserverVersion(stream->replication) >= FAILOVER_VERSION &&
 		!source_is_standby(stream);
-	char	   *command = psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
-								   quote_identifier(slot),
-								   failover ? "(SNAPSHOT 'export', FAILOVER true)" :
-								   "EXPORT_SNAPSHOT");
-	PGresult   *result;
-	XLogRecPtr	position;
 
-	bemi_stream_close_catalog(stream);	/* this may take long */
-	stream->has_no_timeout = true;
-	result = ask_walsender(stream, command);
-	stream->has_no_timeout = false;
-	position = bemi_answer_lsn(result, 0, 1);
-	*snapshot = pstrdup(bemi_answer_text(result, 0, 2));
-	PQclear(result);
-	return position;
+	return create_slot(stream,
+					   psprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s",
+								quote_identifier(slot),
+								failover ?
+								"(SNAPSHOT 'export', FAILOVER true)" :
+								"EXPORT_SNAPSHOT"),
+					   snapshot);
+}
+
+/*
+ * The same for a slot that lives as long as the connection at most.
+ */
+XLogRecPtr
+bemi_stream_create_temporary_slot(BemiStream *stream, const char *slot,
+								  char **snapshot)
+{
+	return create_slot(stream,
+					   psprintf("CREATE_REPLICATION_SLOT %s TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+								quote_identifier(slot)),
+					   snapshot);
+}
+
+/*
+ * Drops it, while the catalog connection stays as it is.
+ */
+void
+bemi_stream_drop_temporary_slot(BemiStream *stream, const char *slot)
+{
+	PQclear(bemi_stream_run_command(stream, stream->replication,
+									psprintf("DROP_REPLICATION_SLOT %s",
+											 quote_identifier(slot)),
+									PGRES_COMMAND_OK));
 }
 
 /*

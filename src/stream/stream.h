@@ -24,6 +24,10 @@ typedef struct BemiStored
 extern BemiStream *bemi_stream_connect(const char *conninfo,
 									   const char *source, const char *name,
 									   void (*on_wait) (BemiStream *));
+extern BemiStream *bemi_stream_connect_session(const char *conninfo,
+											   const char *source,
+											   const char *name);
+extern void bemi_stream_disconnect(BemiStream *stream);
 extern void bemi_stream_on_wait(BemiStream *stream,
 								void (*on_wait) (BemiStream *));
 extern XLogRecPtr bemi_stream_failed_at(const BemiStream *stream);
@@ -166,6 +170,27 @@ extern char *bemi_stream_descriptions(BemiStream *stream,
 									  const char *snapshot);
 extern List *bemi_stream_gone(BemiStream *stream, const List *oids,
 							  XLogRecPtr *position);
+
+/* table_copy.c */
+
+/* A table that is being copied. */
+typedef struct BemiTableCopy BemiTableCopy;
+
+/* What is known of it before its rows come. */
+typedef struct BemiCopyStart
+{
+	XLogRecPtr	position;		/* it has all commits whose records begin
+								 * before */
+	TimestampTz taken_at;		/* by the source's clock; all later commits
+								 * have later times */
+	char	   *description;	/* as of bemi_stream_describe() */
+} BemiCopyStart;
+
+extern BemiTableCopy *bemi_stream_copy_table(BemiStream *stream, Oid relation,
+											 const char *slot,
+											 BemiCopyStart *start,
+											 StringInfo message);
+extern bool bemi_stream_copied_row(BemiTableCopy *copy, StringInfo message);
 
 /* encoding.c */
 extern char *bemi_stream_text(BemiStream *stream, char *text, int *len);

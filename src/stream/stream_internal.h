@@ -75,6 +75,7 @@ struct BemiStream
 extern void bemi_stream_open_connection(BemiStream *stream, bool replication);
 extern bool bemi_stream_wait_for_socket(PGconn *conn, int socket_event,
 										long timeout_ms);
+extern PGresult *bemi_stream_next_result(BemiStream *stream, PGconn *conn);
 extern PGresult *bemi_stream_await_result(BemiStream *stream, PGconn *conn);
 extern PGresult *bemi_stream_run_any_command(BemiStream *stream, PGconn *conn,
 											 const char *command);
@@ -116,12 +117,21 @@ extern TimestampTz bemi_answer_time_or_zero(const PGresult *answer, int row,
 
 /* source_queries.c */
 extern long bemi_stream_catalog_left_ms(const BemiStream *stream);
+extern PGconn *bemi_stream_catalog(BemiStream *stream);
+extern PGresult *bemi_stream_run_with(BemiStream *stream, PGconn *conn,
+									  const char *command, int count,
+									  const char *const *values);
 extern PGresult *bemi_stream_query(BemiStream *stream, const char *command);
 extern PGresult *bemi_stream_query_with(BemiStream *stream,
 										const char *command, int count,
 										const char *const *values);
 extern PGresult *bemi_stream_query_at(BemiStream *stream, const char *snapshot,
 									  const char *command);
+extern XLogRecPtr bemi_stream_create_temporary_slot(BemiStream *stream,
+													const char *slot,
+													char **snapshot);
+extern void bemi_stream_drop_temporary_slot(BemiStream *stream,
+											const char *slot);
 
 /* verify.c */
 extern void bemi_stream_read_signing_key(BemiStream *stream);

@@ -39,11 +39,12 @@
 #include "stream/stream_internal.h"
 
 /*
- * track/message.c writes no longer message; it leaves out a description that
- * is too long.  A table of 1600 columns, each of a composite type of its own
- * with 100 fields, is described in two thirds of this.
+ * track/message.c writes no longer message: a description has at most 16 MB,
+ * which is half as much again as that of 1600 columns, each of a composite
+ * type of its own with 100 fields.  A context has at most 4 MB, twice that
+ * with escapes.
  */
-#define LONGEST_MESSAGE	(16 * 1024 * 1024)
+#define LONGEST_MESSAGE	(32 * 1024 * 1024)
 
 /*
  * Rate limit for reading the key again, because otherwise a flood of forged

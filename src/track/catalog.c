@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
 #include "catalog/partition.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_publication.h"
@@ -121,7 +122,8 @@ bemi_is_within(Oid relation, Oid table)
 }
 
 /*
- * Whether this transaction has locked a relation as TRUNCATE does.
+ * Whether this transaction has locked a relation as TRUNCATE, ATTACH and
+ * DETACH do.
  */
 bool
 bemi_is_locked(Oid relation)
@@ -160,11 +162,11 @@ bemi_relation_name(Oid relation)
 }
 
 /*
- * OIDs of the objects of one catalog that depend on a type, each perhaps more
- * than once, in the current memory context.
+ * The objects that depend on a type, as ObjectAddress, each perhaps more than
+ * once, in the current memory context.
  */
 List *
-bemi_type_dependents(Oid type, Oid catalog)
+bemi_type_dependents(Oid type)
 {
 	Relation	depend = table_open(DependRelationId, AccessShareLock);
 	List	   *dependents = NIL;
@@ -181,9 +183,10 @@ bemi_type_dependents(Oid type, Oid catalog)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_depend row = (Form_pg_depend) GETSTRUCT(tuple);
+		ObjectAddress *object = palloc(sizeof(ObjectAddress));
 
-		if (row->classid == catalog)
-			dependents = lappend_oid(dependents, row->objid);
+		ObjectAddressSubSet(*object, row->classid, row->objid, row->objsubid);
+		dependents = lappend(dependents, object);
 	}
 	systable_endscan(scan);
 	table_close(depend, AccessShareLock);

@@ -29,12 +29,9 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "nodes/parsenodes.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 
 #include "track/track_internal.h"
@@ -341,27 +338,9 @@ concerns_partition(const AlterTableCmd *subcommand, bool attached)
 }
 
 /*
- * Whether this transaction has the lock on the relation that ATTACH and DETACH
- * take.
- */
-static bool
-is_locked_as_child(Oid oid)
-{
-	Relation	relation = RelationIdGetRelation(oid);
-	bool		is_locked_as_child;
-
-	if (!RelationIsValid(relation))
-		return false;
-	is_locked_as_child =
-		CheckRelationLockedByMe(relation, AccessExclusiveLock, true);
-	RelationClose(relation);
-	return is_locked_as_child;
-}
-
-/*
  * The table that a subcommand has attached or detached.  Before PostgreSQL 16
  * the server provides only its name, which may belong to another table by now.
- * The lock shows that it is the right one.
+ * Its lock shows that it is the right one.
  */
 static Oid
 concerned_partition(const CollectedATSubcmd *subcommand)
@@ -374,7 +353,7 @@ concerned_partition(const CollectedATSubcmd *subcommand)
 	if (OidIsValid(partition))
 		return partition;
 	partition = RangeVarGetRelid(name, NoLock, true);
-	if (!OidIsValid(partition) || !is_locked_as_child(partition))
+	if (!OidIsValid(partition) || !bemi_is_locked(partition))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("partition \"%s\" was renamed while a command was working on it",

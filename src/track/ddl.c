@@ -82,12 +82,9 @@ act_on_tables(BemiRights *former)
  * identity of a table now; NULL if they would not.
  */
 static const char *
-tracking_obstacle(const BemiTable *table)
+tracking_obstacle(const BemiTable *table, const BemiTrigger *trigger)
 {
-	BemiTrigger trigger;
-
-	bemi_table_trigger(table->oid, &trigger);
-	if (OidIsValid(trigger.oid) && !trigger.ours)
+	if (OidIsValid(trigger->oid) && !trigger->ours)
 		return psprintf("Its trigger \"%s\" does not execute bemi.emit_context().",
 						BEMI_TRIGGER);
 	if (!bemi_table_ownercheck(table->oid, GetUserId()) ||
@@ -135,17 +132,13 @@ set_full_identity(const BemiTable *table)
  * bemi's trigger; another identity is then the user's choice.
  */
 static void
-prepare_published(const BemiTable *table)
+prepare_published(const BemiTable *table, const BemiTrigger *trigger)
 {
-	BemiTrigger trigger;
 	const char *reason;
 
-	if (bemi_table_untrackable(table) != NULL)
+	if (trigger->ours || bemi_table_untrackable(table) != NULL)
 		return;
-	bemi_table_trigger(table->oid, &trigger);
-	if (trigger.ours)
-		return;
-	reason = tracking_obstacle(table);
+	reason = tracking_obstacle(table, trigger);
 	if (reason == NULL)
 		bemi_table_prepare(table->oid, table->root);
 	else if (table->identity != REPLICA_IDENTITY_FULL)
@@ -159,12 +152,12 @@ prepare_published(const BemiTable *table)
  * Follows an attached table that was tracked by itself.
  */
 static void
-follow_attached_published(const BemiTable *table)
+follow_attached_published(const BemiTable *table, BemiTrigger *trigger)
 {
-	const char *reason = tracking_obstacle(table);
+	const char *reason = tracking_obstacle(table, trigger);
 
 	if (reason == NULL)
-		bemi_track_attached(table->oid);
+		bemi_track_attached(table->oid, trigger);
 	else
 	{
 		warn_of_obstacle(table, reason);
@@ -180,12 +173,18 @@ static void
 follow_attached(Oid relation)
 {
 	BemiTable	table;
+	BemiTrigger trigger;
 
 	if (!bemi_table_look_up(relation, &table))
 		return;
-	prepare_published(&table);
+	bemi_table_trigger(relation, &trigger);
+	if (!trigger.ours)
+	{
+		prepare_published(&table, &trigger);
+		bemi_table_trigger(relation, &trigger);
+	}
 	if (bemi_is_published(relation))
-		follow_attached_published(&table);
+		follow_attached_published(&table, &trigger);
 	else if (bemi_table_look_up(relation, &table) &&
 			 bemi_table_untrackable(&table) == NULL)
 		set_full_identity(&table);
@@ -195,12 +194,9 @@ follow_attached(Oid relation)
 static void
 follow_attached_tree(Oid relation)
 {
-	BemiTable	table;
 	ListCell   *cell;
 
-	if (!bemi_table_look_up(relation, &table))
-		return;
-	foreach(cell, bemi_table_tree(&table))
+	foreach(cell, bemi_relation_tree(relation))
 	{
 		follow_attached(lfirst_oid(cell));
 	}
@@ -269,7 +265,7 @@ track_detached(const BemiTable *table, BemiTrigger *trigger, Oid root)
 {
 	ListCell   *membership =
 		list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP);
-	const char *reason = tracking_obstacle(table);
+	const char *reason = tracking_obstacle(table, trigger);
 
 	if (reason == NULL)
 		reason = obstacle_to_publish();
@@ -303,15 +299,19 @@ follow_detached(Oid relation, Oid root)
 {
 	BemiTable	table;
 	BemiTrigger trigger;
+	bool		was_published;
 
 	if (!bemi_table_look_up(relation, &table) || table.is_partition)
 		return;
 	bemi_table_trigger(relation, &trigger);
+	was_published = bemi_is_published(relation);
 	if (table_stays_tracked(&table, &trigger))
 		track_detached(&table, &trigger, root);
 	else
 		restore_untracked_tree(&table);
-	bemi_emit_tracked_tree(relation);
+	/* To publish it has emitted it. */
+	if (was_published || !bemi_is_published(relation))
+		bemi_emit_tracked_tree(relation);
 	bemi_table_invalidate_tree(&table);
 }
 
@@ -350,6 +350,24 @@ follow_virtual_column(const BemiTable *table)
 	if (bemi_table_look_up(table->root, &root))
 		restore_untracked_tree(&root);
 	return false;
+}
+
+/*
+ * Whether an altered table is still tracked.
+ */
+static bool
+stays_tracked(const BemiTable *table)
+{
+	BemiRights	former;
+	bool		stays_tracked;
+
+	if (table->identity != REPLICA_IDENTITY_FULL ||
+		bemi_table_can_be_full(table))
+		return true;
+	act_on_tables(&former);
+	stays_tracked = follow_virtual_column(table);
+	bemi_act_as_before(&former);
+	return stays_tracked;
 }
 
 /*
@@ -401,22 +419,41 @@ is_tracked_with_schema(const BemiTable *table)
 }
 
 /*
- * Follows a table that is published, by itself or with its root, and was
- * created or altered.
+ * Prepares a published table that was created or altered, if it is tracked
+ * because of its root or schema, or may have partitions.
  */
 static void
-follow_published(const BemiTable *table, const CollectedCommand *command,
-				 const List *attached, const List *detached)
+prepare_altered(const BemiTable *table)
 {
+	BemiTrigger trigger;
+	BemiRights	former;
+
+	if (table->has_trigger)
+		return;
+	bemi_table_trigger(table->oid, &trigger);
+	if (trigger.ours ||
+		(table->oid == table->root &&
+		 table->kind != RELKIND_PARTITIONED_TABLE &&
+		 !is_tracked_with_schema(table)))
+		return;
+	act_on_tables(&former);
+	prepare_published(table, &trigger);
+	bemi_act_as_before(&former);
+}
+
+/*
+ * Follows tables that were attached to a published table, or detached from it.
+ */
+static void
+follow_moved(const BemiTable *table, const List *attached,
+			 const List *detached)
+{
+	BemiRights	former;
 	ListCell   *cell;
 
-	if (table->identity == REPLICA_IDENTITY_FULL &&
-		!bemi_table_can_be_full(table) && !follow_virtual_column(table))
+	if (attached == NIL && detached == NIL)
 		return;
-	if (table->oid != table->root ||
-		table->kind == RELKIND_PARTITIONED_TABLE ||
-		is_tracked_with_schema(table))
-		prepare_published(table);
+	act_on_tables(&former);
 	foreach(cell, attached)
 	{
 		bemi_emit_moved_rows(table->root, lfirst_oid(cell), true);
@@ -433,6 +470,25 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 	{
 		follow_detached(lfirst_oid(cell), table->root);
 	}
+	bemi_act_as_before(&former);
+}
+
+/*
+ * Follows a table that is published, by itself or with its root, and was
+ * created or altered.
+ */
+static void
+follow_published(const BemiTable *table, const CollectedCommand *command)
+{
+	/* With the rights of the user. */
+	List	   *attached = bemi_command_partitions(command, true);
+	List	   *detached = bemi_command_partitions(command, false);
+
+	bemi_publication_invalidate(table->root);
+	if (!stays_tracked(table))
+		return;
+	prepare_altered(table);
+	follow_moved(table, attached, detached);
 
 	/* The message contains whether all partitions are FULL and logged. */
 	if (table->oid == table->root || attached != NIL || detached != NIL ||
@@ -450,11 +506,14 @@ follow_published(const BemiTable *table, const CollectedCommand *command,
 static void
 track_with_schema(const BemiTable *table)
 {
-	const char *reason = tracking_obstacle(table);
+	BemiTrigger trigger;
+	const char *reason;
 	List	   *done = NIL;
 	List	   *more;
 	ListCell   *cell;
 
+	bemi_table_trigger(table->oid, &trigger);
+	reason = tracking_obstacle(table, &trigger);
 	if (reason == NULL)
 		reason = obstacle_to_publish();
 	if (reason != NULL)
@@ -475,7 +534,10 @@ track_with_schema(const BemiTable *table)
 			BemiTable	partition;
 
 			if (bemi_table_look_up(lfirst_oid(cell), &partition))
-				prepare_published(&partition);
+			{
+				bemi_table_trigger(partition.oid, &trigger);
+				prepare_published(&partition, &trigger);
+			}
 		}
 		done = list_concat(done, more);
 	}
@@ -490,34 +552,21 @@ static void
 follow_heir(Oid relation)
 {
 	BemiTable	heir;
-	BemiRights	former;
-	bool		is_tracked = true;
 
-	if (!bemi_is_published(relation) || !bemi_table_look_up(relation, &heir))
-		return;
-	if (heir.identity == REPLICA_IDENTITY_FULL &&
-		!bemi_table_can_be_full(&heir))
-	{
-		act_on_tables(&former);
-		is_tracked = follow_virtual_column(&heir);
-		bemi_act_as_before(&former);
-	}
-	if (is_tracked)
+	if (bemi_is_published(relation) && bemi_table_look_up(relation, &heir) &&
+		stays_tracked(&heir))
 		bemi_emit_tracked(relation);
 }
 
 /*
- * Does the command alter what inherits from the table, too?  ATTACH and DETACH
- * of a partition do nothing else.
+ * Does ALTER TABLE alter the table's columns, or may it?  ATTACH and DETACH of
+ * a partition do nothing else.
  */
 static bool
-command_alters_heirs(const CollectedCommand *command)
+command_alters_columns(const CollectedCommand *command)
 {
 	const CollectedATSubcmd *first;
 
-	if (command->type == SCT_Simple && IsA(command->parsetree, RenameStmt))
-		return ((RenameStmt *) command->parsetree)->renameType ==
-			OBJECT_COLUMN;
 	if (command->type != SCT_AlterTable ||
 		command->d.alterTable.subcmds == NIL)
 		return false;
@@ -533,6 +582,18 @@ command_alters_heirs(const CollectedCommand *command)
 		default:
 			return true;
 	}
+}
+
+/*
+ * Does the command alter what inherits from the table, too?
+ */
+static bool
+command_alters_heirs(const CollectedCommand *command)
+{
+	if (command->type == SCT_Simple && IsA(command->parsetree, RenameStmt))
+		return ((RenameStmt *) command->parsetree)->renameType ==
+			OBJECT_COLUMN;
+	return command_alters_columns(command);
 }
 
 /*
@@ -565,20 +626,10 @@ follow_heirs(const BemiTable *table, const CollectedCommand *command)
 static void
 follow_table(const BemiTable *table, const CollectedCommand *command)
 {
-	bool		is_published = bemi_is_published(table->root);
-	List	   *attached;
-	List	   *detached;
 	BemiRights	former;
 
-	if (is_published)
-	{
-		attached = bemi_command_partitions(command, true);
-		detached = bemi_command_partitions(command, false);
-		act_on_tables(&former);
-		bemi_publication_invalidate(table->root);
-		follow_published(table, command, attached, detached);
-		bemi_act_as_before(&former);
-	}
+	if (bemi_is_published(table->root))
+		follow_published(table, command);
 	else if (is_tracked_with_schema(table))
 	{
 		act_on_tables(&former);
@@ -612,14 +663,17 @@ add_type_users(List *types, Oid type)
 {
 	ListCell   *cell;
 
-	types = list_concat_unique_oid(types,
-								   bemi_type_dependents(type, TypeRelationId));
-	foreach(cell, bemi_type_dependents(type, RelationRelationId))
+	foreach(cell, bemi_type_dependents(type))
 	{
-		Oid			row_type = get_rel_type_id(lfirst_oid(cell));
+		const ObjectAddress *object = lfirst(cell);
+		Oid			user = InvalidOid;
 
-		if (OidIsValid(row_type))
-			types = list_append_unique_oid(types, row_type);
+		if (object->classId == TypeRelationId)
+			user = object->objectId;
+		else if (object->classId == RelationRelationId)
+			user = get_rel_type_id(object->objectId);
+		if (OidIsValid(user))
+			types = list_append_unique_oid(types, user);
 	}
 	return types;
 }
@@ -655,13 +709,14 @@ follow_row_type(const BemiTable *table)
  * type, so these may have rules, too.
  */
 static bool
-may_have_rules(const BemiTable *table)
+may_have_rules(BemiTable *table)
 {
 	BemiTrigger trigger;
 
 	if (table->has_children || table->kind == RELKIND_COMPOSITE_TYPE)
 		return true;
 	bemi_table_trigger(table->oid, &trigger);
+	table->has_trigger = trigger.ours;
 	return list_length(trigger.arguments) > BEMI_RULES;
 }
 
@@ -669,7 +724,7 @@ may_have_rules(const BemiTable *table)
  * Gives a renamed column its rules.
  */
 static void
-follow_renamed_column(const BemiTable *table, const CollectedCommand *command)
+follow_renamed_column(BemiTable *table, const CollectedCommand *command)
 {
 	const RenameStmt *rename = (const RenameStmt *) command->parsetree;
 	BemiRights	former;
@@ -725,7 +780,7 @@ follow_command(const BemiCommand *command)
 		bemi_restore_privileges(&table);
 	follow_renamed_column(&table, collected);
 	follow_relation(&table, collected);
-	if (collected->type == SCT_AlterTable ||
+	if (command_alters_columns(collected) ||
 		IsA(collected->parsetree, RenameStmt))
 		follow_row_type(&table);
 }

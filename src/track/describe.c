@@ -5,7 +5,8 @@
  *
  * Input: a table's OID.  Output: a JSON object, palloc'd:
  *
- *	{"redact": ["card"], "key": ["id"], "columns": ["id", "card"], "partly": false,
+ *	{"redact": ["card"], "key": ["id"], "columns": ["id", "card"],
+ *	 "attributes": [[1, "id", "integer"], [3, "card", "text"]], "partly": false,
  *	 "types": [["16402", "d", "23", null], ...]}
  *
  * with the rules of the table, or of its root if it is a partition.
@@ -52,36 +53,51 @@
 
 PG_FUNCTION_INFO_V1(bemi_describe_table);
 
+/* How the server qualifies the names of its own types. */
+#define SERVER_SCHEMA	"pg_catalog."
+
 /* A column of a table, or a field of a composite type. */
 typedef struct Column
 {
 	AttrNumber	number;
 	char	   *name;
 	Oid			type;
+	int32		modifier;
 } Column;
 
 /*
- * Copies of the rows of a catalog that an index finds by an OID in its first
- * column.  Snapshot NULL: the current state.
+ * Copies of the rows of a catalog that an index finds by these keys.  Snapshot
+ * NULL: the current state.
  */
-List *
-bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
-				  Snapshot snapshot)
+static List *
+rows_with_keys(Oid catalog, Oid index, ScanKey keys, int count,
+			   Snapshot snapshot)
 {
 	Relation	relation = table_open(catalog, AccessShareLock);
 	List	   *rows = NIL;
-	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(oid));
-	scan = systable_beginscan(relation, index, true, snapshot, 1, &key);
+	scan = systable_beginscan(relation, index, true, snapshot, count, keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		rows = lappend(rows, heap_copytuple(tuple));
 	systable_endscan(scan);
 	table_close(relation, AccessShareLock);
 	return rows;
+}
+
+/*
+ * The same for an OID in the first column of the index.
+ */
+List *
+bemi_catalog_rows(Oid catalog, Oid index, AttrNumber column, Oid oid,
+				  Snapshot snapshot)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(oid));
+	return rows_with_keys(catalog, index, &key, 1, snapshot);
 }
 
 /*
@@ -128,22 +144,28 @@ static List *
 described_columns(Oid relation, Snapshot snapshot)
 {
 	List	   *columns = NIL;
+	ScanKeyData keys[2];
 	ListCell   *cell;
 
+	ScanKeyInit(&keys[0], Anum_pg_attribute_attrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relation));
+	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTGreaterStrategyNumber,
+				F_INT2GT, Int16GetDatum(0));
 	foreach(cell,
-			bemi_catalog_rows(AttributeRelationId, AttributeRelidNumIndexId,
-							  Anum_pg_attribute_attrelid, relation, snapshot))
+			rows_with_keys(AttributeRelationId, AttributeRelidNumIndexId, keys,
+						   lengthof(keys), snapshot))
 	{
 		Form_pg_attribute row =
 			(Form_pg_attribute) GETSTRUCT((HeapTuple) lfirst(cell));
 		Column	   *column;
 
-		if (row->attnum <= 0 || row->attisdropped)
+		if (row->attisdropped)
 			continue;
 		column = palloc(sizeof(Column));
 		column->number = row->attnum;
 		column->name = NameStr(row->attname);
 		column->type = row->atttypid;
+		column->modifier = row->atttypmod;
 		columns = lappend(columns, column);
 	}
 	return columns;
@@ -211,6 +233,8 @@ described_root(Oid relation, Snapshot snapshot)
 	Oid			published = InvalidOid;
 	Oid			topmost;
 
+	if (snapshot == NULL)
+		return bemi_partition_root(relation);
 	do
 	{
 		if (was_published(relation, snapshot))
@@ -253,6 +277,39 @@ append_columns(StringInfo text, const List *columns)
 	foreach(cell, columns)
 	{
 		append_name(text, ((Column *) lfirst(cell))->name);
+	}
+	appendStringInfoChar(text, ']');
+}
+
+/*
+ * The columns with their numbers and types, for _bemi.schema_changes.  The
+ * names of types are those of today.  They are qualified, except for the
+ * server's own, because the user's search_path must not matter.
+ */
+static void
+append_attributes(StringInfo text, const List *columns)
+{
+	const char *separator = "";
+	ListCell   *cell;
+
+	append_key(text, "attributes");
+	appendStringInfoChar(text, '[');
+	foreach(cell, columns)
+	{
+		Column	   *column = lfirst(cell);
+		char	   *type = format_type_extended(column->type, column->modifier,
+												FORMAT_TYPE_TYPEMOD_GIVEN |
+												FORMAT_TYPE_ALLOW_INVALID |
+												FORMAT_TYPE_FORCE_QUALIFY);
+
+		if (strncmp(type, SERVER_SCHEMA, strlen(SERVER_SCHEMA)) == 0)
+			type += strlen(SERVER_SCHEMA);
+		appendStringInfo(text, "%s[%d, ", separator, column->number);
+		escape_json(text, column->name);
+		appendStringInfoString(text, ", ");
+		escape_json(text, type);
+		appendStringInfoChar(text, ']');
+		separator = ", ";
 	}
 	appendStringInfoChar(text, ']');
 }
@@ -498,6 +555,7 @@ append_relation(StringInfo text, Oid relation, Snapshot snapshot)
 
 	append_primary_key(text, relation, columns, snapshot);
 	append_columns(text, columns);
+	append_attributes(text, columns);
 	append_key(text, "partly");
 	appendStringInfoString(text, is_partitioned_table(relation, snapshot) &&
 						   is_partly_full(relation, snapshot) ?

@@ -8,7 +8,9 @@
  * signature of the rest, and a JSON object:
  *
  *	{"event": "began", "relation": 16385, "schema": "public", "table": "todo",
- *	 "description": {...}, "detail": null, "transaction": "733"}
+ *	 "description": {...}, "detail": null, "transaction": "733",
+ *	 "command": "ALTER TABLE", "statement": "ALTER TABLE todo ...",
+ *	 "context": "{\"userId\": 1}"}
  *
  * The worker receives the message in its place between the changes, and
  * applies it together with the transaction's changes.  Any user can write
@@ -53,7 +55,7 @@
 PG_FUNCTION_INFO_V1(bemi_unstored_partition);
 
 /*
- * The worker rejects messages of more than 16 MB (stream/verify.c).  If there
+ * The worker rejects messages of more than 32 MB (stream/verify.c).  If there
  * is no description, it asks for one.
  */
 #define LONGEST_DESCRIPTION	16000000
@@ -90,7 +92,7 @@ read_signing_key_value(Relation signing_key)
 static char *
 read_signing_key(void)
 {
-	Oid			relation = bemi_own_internal_table("signing_key");
+	Oid			relation = bemi_signing_key_oid();
 	Relation	signing_key;
 	char	   *value = NULL;
 
@@ -107,6 +109,29 @@ read_signing_key(void)
 }
 
 /*
+ * The key for messages that is derived from a signing key.  The last one is
+ * kept, because deriving it takes as long as signing a message.
+ */
+static const char *
+message_key(const char *signing_key)
+{
+	static char last_signing_key[NAMEDATALEN * 2] = "";
+	static char last_key[BEMI_HMAC_LEN + 1];
+	char	   *key;
+
+	if (last_signing_key[0] != '\0' &&
+		strcmp(signing_key, last_signing_key) == 0)
+		return last_key;
+	key = bemi_derive_key(signing_key, BEMI_KEY_TRACKING);
+	if (strlen(signing_key) < sizeof(last_signing_key))
+	{
+		strcpy(last_key, key);
+		strcpy(last_signing_key, signing_key);
+	}
+	return key;
+}
+
+/*
  * Signs a message and writes it.
  *
  * A row that is written next, in another subtransaction, could overtake the
@@ -117,7 +142,7 @@ read_signing_key(void)
 static void
 write_signed_message(const char *signing_key, const char *message)
 {
-	char	   *key = bemi_derive_key(signing_key, BEMI_KEY_TRACKING);
+	const char *key = message_key(signing_key);
 	StringInfoData content;
 
 	initStringInfo(&content);
@@ -162,6 +187,9 @@ bemi_emit_tracking_message(const char *event, Oid relation, const char *schema,
 	append_message_text(&message, "schema", schema);
 	append_message_text(&message, "table", table);
 	append_message_text(&message, "detail", detail);
+	append_message_text(&message, "command", bemi_running_tag());
+	append_message_text(&message, "statement", bemi_running_text());
+	append_message_text(&message, "context", bemi_running_context());
 	appendStringInfo(&message, "\"transaction\": \"%u\", ",
 					 GetTopTransactionId());
 	appendStringInfo(&message, "\"description\": %s}",

@@ -84,12 +84,13 @@ lock_publication(void)
 }
 
 /*
- * Throws an error unless the current user may alter the publication.
+ * Throws an error unless the current user, who is the extension's owner, may
+ * alter the publication.
  */
 static void
 check_publication(Oid publication)
 {
-	bemi_check_publication_owner();
+	bemi_check_publication_owner(GetUserId());
 	if (!bemi_publication_ownercheck(publication, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION,
 					   BEMI_PUBLICATION);
@@ -107,18 +108,22 @@ publish_table(Oid relation)
 {
 	Relation	table;
 	Oid			publication;
+	bool		is_new;
 
 	/* The lock that ALTER PUBLICATION takes. */
 	table = table_open(relation, ShareUpdateExclusiveLock);
 	publication = lock_publication();
 	check_publication(publication);
-	if (!bemi_is_published(relation))
-	{
+	is_new = !bemi_is_published(relation);
+	if (is_new)
 		(void) bemi_publication_add(publication, table);
+	/* At the end of a command, relations that are open are read again. */
+	table_close(table, NoLock);
+	if (is_new)
+	{
 		CommandCounterIncrement();
 		bemi_emit_tracked_tree(relation);
 	}
-	table_close(table, NoLock);
 }
 
 /*

@@ -247,14 +247,13 @@ publication_owner(Oid publication)
 
 /*
  * Throws an error if the owner of publication "bemi" lacks the rights of the
- * extension's owner.  Any superuser may own it, because pg_restore --no-owner
- * makes its user the owner.
+ * extension's owner, "rightful".  Any superuser may own it, because pg_restore
+ * --no-owner makes its user the owner.
  */
 void
-bemi_check_publication_owner(void)
+bemi_check_publication_owner(Oid rightful)
 {
 	Oid			owner = publication_owner(get_publication_oid("bemi", true));
-	Oid			rightful = bemi_extension_owner();
 
 	if (!OidIsValid(owner) || !OidIsValid(rightful) ||
 		has_privs_of_role(owner, rightful))
@@ -286,7 +285,7 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 
 		if (command->catalog == PublicationRelationId &&
 			command->object == publication)
-			bemi_check_publication_owner();
+			bemi_check_publication_owner(bemi_extension_owner());
 	}
 	PG_RETURN_NULL();
 }
@@ -297,6 +296,6 @@ bemi_refuse_publication(PG_FUNCTION_ARGS)
 Datum
 bemi_check_publication(PG_FUNCTION_ARGS)
 {
-	bemi_check_publication_owner();
+	bemi_check_publication_owner(bemi_extension_owner());
 	PG_RETURN_VOID();
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * restore.c
- *		Publishes tables that pg_restore has restored alone.
+ *		Tracks restored tables as they were tracked in the dump.
  *
  * A dump of single tables has bemi's trigger, with the rules, and the replica
  * identity, but not the table's place in the publication.  Without that, none
@@ -18,6 +18,12 @@
  * pg_restore shows warnings of the server only with --verbose.  So the table
  * is published where this is possible.
  *
+ * The dump creates bemi's trigger after the table.  A partition whose root is
+ * published already got one from ddl.c then: if it is restored alone, or if
+ * pg_restore has several jobs, which may publish the root before they create
+ * the keys of its partitions.  The dump's trigger replaces that one, because
+ * it has the identity and the rules of the dump.
+ *
  * A partition of bemi.changes grants no rights.  This equals the server's
  * default, so the dump does not state it, and a restored partition would get
  * the rights of ALTER DEFAULT PRIVILEGES.  What must never happen: others can
@@ -27,10 +33,14 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type_d.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -89,6 +99,47 @@ warn_of_unpublished(const BemiTable *table)
 					BEMI_PUBLICATION),
 			 errdetail("Its changes are not stored. A dump of single tables does not contain the publication."),
 			 errhint("SELECT bemi.track(%s);", quote_literal_cstr(name))));
+}
+
+/*
+ * Whether a command creates the trigger of bemi.track(), as a dump does.
+ */
+static bool
+creates_own_trigger(const CreateTrigStmt *command)
+{
+	return strcmp(command->trigname, BEMI_TRIGGER) == 0 &&
+		!command->replace && !command->isconstraint &&
+		list_length(command->args) > BEMI_MEMBERSHIP &&
+		OidIsValid(bemi_emit_context_oid()) &&
+		LookupFuncName(command->funcname, 0, NULL, true) ==
+		bemi_emit_context_oid();
+}
+
+/*
+ * Called before a DDL command.  If it creates bemi's trigger, and the table
+ * has one, returns a copy of the command that replaces it.  The lock is that
+ * of the command, which the server takes before it checks any right, too.
+ */
+PlannedStmt *
+bemi_replace_restored(PlannedStmt *statement)
+{
+	const CreateTrigStmt *command =
+		(const CreateTrigStmt *) statement->utilityStmt;
+	Oid			table;
+	BemiTrigger trigger;
+
+	if (!IsA(command, CreateTrigStmt) || XactReadOnly ||
+		!creates_own_trigger(command))
+		return statement;
+	table = RangeVarGetRelid(command->relation, ShareRowExclusiveLock, true);
+	if (!OidIsValid(table))
+		return statement;
+	bemi_table_trigger(table, &trigger);
+	if (!trigger.ours)
+		return statement;
+	statement = copyObject(statement);
+	((CreateTrigStmt *) statement->utilityStmt)->replace = true;
+	return statement;
 }
 
 /*

@@ -120,14 +120,57 @@ has_visible_row(Relation table)
 	return found;
 }
 
+/*
+ * Whether the storage of a table has any blocks, also that of a dropped one,
+ * which is deleted at commit.
+ */
 static bool
-has_rows(Relation table, RowEvidence evidence)
+storage_has_blocks(Form_pg_class table)
 {
-	BlockNumber blocks = RelationGetNumberOfBlocks(table);
+	bemi_storage_id storage = {OidIsValid(table->reltablespace) ?
+		table->reltablespace :
+		MyDatabaseTableSpace,
+	MyDatabaseId, table->relfilenode};
 
-	if (evidence == EVIDENCE_ROW && blocks <= MOST_BLOCKS_TO_SCAN)
-		return blocks > 0 && has_visible_row(table);
-	return blocks > 0;
+	if (table->relam != HEAP_TABLE_AM_OID || !OidIsValid(table->relfilenode))
+		return true;
+	return smgrnblocks(smgropen(storage, INVALID_PROC_NUMBER), MAIN_FORKNUM) >
+		0;
+}
+
+/*
+ * The same for a table that is locked; false if it was dropped.  It opens no
+ * relation, because that takes long after a command that has changed it.
+ */
+static bool
+table_has_blocks(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool		has_blocks;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	has_blocks = storage_has_blocks((Form_pg_class) GETSTRUCT(tuple));
+	ReleaseSysCache(tuple);
+	return has_blocks;
+}
+
+static bool
+has_rows(Oid relation, RowEvidence evidence)
+{
+	Relation	table;
+	BlockNumber blocks;
+	bool		has_rows;
+
+	if (!table_has_blocks(relation))
+		return false;
+	table = table_open(relation, NoLock);
+	blocks = RelationGetNumberOfBlocks(table);
+	has_rows = evidence == EVIDENCE_ROW && blocks <= MOST_BLOCKS_TO_SCAN ?
+		blocks > 0 && has_visible_row(table) :
+		blocks > 0;
+	table_close(table, NoLock);
+	return has_rows;
 }
 
 /*
@@ -137,19 +180,12 @@ has_rows(Relation table, RowEvidence evidence)
 static bool
 may_have_rows(Oid relation, RowEvidence evidence)
 {
-	Relation	table;
 	bool		found;
 
 	if (!ConditionalLockRelationOid(relation, AccessShareLock))
 		return true;
-	table = try_table_open(relation, NoLock);
-	if (table == NULL)
-	{
-		UnlockRelationOid(relation, AccessShareLock);
-		return false;
-	}
-	found = has_rows(table, evidence);
-	table_close(table, AccessShareLock);
+	found = has_rows(relation, evidence);
+	UnlockRelationOid(relation, AccessShareLock);
 	return found;
 }
 
@@ -161,7 +197,7 @@ tree_may_have_rows(Oid relation, RowEvidence evidence)
 {
 	ListCell   *cell;
 
-	foreach(cell, find_all_inheritors(relation, NoLock, NULL))
+	foreach(cell, bemi_relation_tree(relation))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION &&
@@ -200,11 +236,9 @@ was_detach_pending(Oid partition)
 void
 bemi_emit_moved_rows(Oid root, Oid partition, bool attached)
 {
-	RowEvidence evidence = !attached && was_detach_pending(partition) ?
-		EVIDENCE_BLOCK :
-		EVIDENCE_ROW;
-
-	if (tree_may_have_rows(partition, evidence))
+	if (tree_may_have_rows(partition, EVIDENCE_BLOCK) &&
+		((!attached && was_detach_pending(partition)) ||
+		 tree_may_have_rows(partition, EVIDENCE_ROW)))
 		emit_rows_changed(root, psprintf("Partition %s was %s with its rows.",
 										 bemi_relation_name(partition),
 										 attached ? "attached" : "detached"));
@@ -352,24 +386,6 @@ formerly_published_as(Oid partition)
 			published = list_append_unique_oid(published, root);
 	}
 	return published;
-}
-
-/*
- * Whether the storage of a dropped table has any blocks.  It is deleted at
- * commit.
- */
-static bool
-storage_has_blocks(Form_pg_class table)
-{
-	bemi_storage_id storage = {OidIsValid(table->reltablespace) ?
-		table->reltablespace :
-		MyDatabaseTableSpace,
-	MyDatabaseId, table->relfilenode};
-
-	if (table->relam != HEAP_TABLE_AM_OID || !OidIsValid(table->relfilenode))
-		return true;
-	return smgrnblocks(smgropen(storage, INVALID_PROC_NUMBER), MAIN_FORKNUM) >
-		0;
 }
 
 /*

@@ -486,10 +486,13 @@ typed_tables(Oid type)
 	List	   *tables = NIL;
 	ListCell   *cell;
 
-	foreach(cell, bemi_type_dependents(type, RelationRelationId))
+	foreach(cell, bemi_type_dependents(type))
 	{
-		if (type_of_table(lfirst_oid(cell)) == type)
-			tables = list_append_unique_oid(tables, lfirst_oid(cell));
+		const ObjectAddress *object = lfirst(cell);
+
+		if (object->classId == RelationRelationId &&
+			type_of_table(object->objectId) == type)
+			tables = list_append_unique_oid(tables, object->objectId);
 	}
 	return tables;
 }

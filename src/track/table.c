@@ -16,7 +16,8 @@
  * locked by OID, looked up again under the lock, and then changed by functions
  * of the server that take an OID: CreateTrigger(), AlterTableInternal(),
  * performDeletion().  CreateTrigger() and AlterTableInternal() check the
- * rights of the current user.  Look-ups take no lock.
+ * rights of the current user.  Other arguments for an existing trigger are
+ * written into its row, with the same check.  Look-ups take no lock.
  *
  * Users' event triggers do not see these changes as commands, like the
  * server's own internal changes.  The collection of commands is inhibited,
@@ -38,6 +39,7 @@
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
@@ -50,6 +52,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -85,6 +88,7 @@ bemi_table_look_up(Oid relation, BemiTable *table)
 	table->identity = form->relreplident;
 	table->is_partition = form->relispartition;
 	table->has_children = form->relhassubclass;
+	table->has_trigger = false;
 	table->natts = form->relnatts;
 	table->name = form->relname;
 	ReleaseSysCache(tuple);
@@ -118,6 +122,17 @@ bemi_table_tree(const BemiTable *table)
 	if (table->kind != RELKIND_PARTITIONED_TABLE)
 		return list_make1_oid(table->oid);
 	return find_all_inheritors(table->oid, NoLock, NULL);
+}
+
+/*
+ * The same for a relation that need not be looked up.
+ */
+List *
+bemi_relation_tree(Oid relation)
+{
+	BemiTable	table = {.oid = relation,.kind = get_rel_relkind(relation)};
+
+	return bemi_table_tree(&table);
 }
 
 /*
@@ -246,25 +261,33 @@ trigger_arguments(HeapTuple tuple, TupleDesc columns)
 }
 
 /*
- * Reads the table's trigger with the name that bemi.track() uses, with a
- * snapshot.
+ * Begins to read the table's trigger with the name that bemi.track() uses, in
+ * pg_trigger.
+ */
+static SysScanDesc
+scan_for_trigger(Relation catalog, Oid relation, Snapshot snapshot)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relation));
+	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(BEMI_TRIGGER));
+	return systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot,
+							  lengthof(keys), keys);
+}
+
+/*
+ * Reads that trigger with a snapshot.
  */
 void
 bemi_table_trigger_at(Oid relation, Snapshot snapshot, BemiTrigger *trigger)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	SysScanDesc scan = scan_for_trigger(catalog, relation, snapshot);
+	HeapTuple	tuple = systable_getnext(scan);
 
 	memset(trigger, 0, sizeof(BemiTrigger));
-	ScanKeyInit(&keys[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(relation));
-	ScanKeyInit(&keys[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber,
-				F_NAMEEQ, CStringGetDatum(BEMI_TRIGGER));
-	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, snapshot,
-							  2, keys);
-	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
 		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
@@ -290,19 +313,117 @@ bemi_table_trigger(Oid relation, BemiTrigger *trigger)
 }
 
 /*
+ * Whether a trigger is the one that bemi.track() creates, except for its
+ * arguments.  Owners can create another kind.
+ */
+static bool
+trigger_is_as_created(HeapTuple tuple)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+	return form->tgfoid == bemi_emit_context_oid() &&
+		form->tgtype == (TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_EVENT_MASK) &&
+		form->tgattr.dim1 == 0 &&
+		heap_attisnull(tuple, Anum_pg_trigger_tgqual, NULL);
+}
+
+/*
+ * The opposite of trigger_arguments().
+ */
+static Datum
+trigger_argument_bytes(const List *arguments)
+{
+	StringInfoData bytes;
+	ListCell   *cell;
+
+	initStringInfo(&bytes);
+	appendStringInfoSpaces(&bytes, VARHDRSZ);
+	foreach(cell, arguments)
+	{
+		const char *argument = lfirst(cell);
+
+		appendBinaryStringInfo(&bytes, argument, strlen(argument) + 1);
+	}
+	SET_VARSIZE(bytes.data, bytes.len);
+	return PointerGetDatum(bytes.data);
+}
+
+/*
+ * Writes these arguments into a row of pg_trigger.
+ */
+static void
+update_trigger_row(Relation catalog, HeapTuple tuple, const List *arguments)
+{
+	Datum		values[Natts_pg_trigger] = {0};
+	bool		nulls[Natts_pg_trigger] = {0};
+	bool		replaced[Natts_pg_trigger] = {0};
+	HeapTuple	updated;
+
+	values[Anum_pg_trigger_tgnargs - 1] =
+		Int16GetDatum(list_length(arguments));
+	values[Anum_pg_trigger_tgargs - 1] = trigger_argument_bytes(arguments);
+	replaced[Anum_pg_trigger_tgnargs - 1] = true;
+	replaced[Anum_pg_trigger_tgargs - 1] = true;
+	updated = heap_modify_tuple(tuple, RelationGetDescr(catalog), values,
+								nulls, replaced);
+	CatalogTupleUpdate(catalog, &updated->t_self, updated);
+	InvokeObjectPostAlterHook(TriggerRelationId,
+							  ((Form_pg_trigger) GETSTRUCT(updated))->oid, 0);
+}
+
+/*
+ * Throws an error unless the current user may create bemi's trigger.
+ */
+static void
+check_trigger_rights(Oid relation)
+{
+	if (pg_class_aclcheck(relation, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV,
+					   get_relkind_objtype(get_rel_relkind(relation)),
+					   get_rel_name(relation));
+	if (bemi_function_aclcheck(bemi_emit_context_oid(), GetUserId()) !=
+		ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
+					   "bemi.emit_context");
+}
+
+/*
+ * Changes the arguments of bemi's trigger.  CREATE OR REPLACE TRIGGER would do
+ * several times the work, because it writes the dependencies again.  Returns
+ * false if the table has no such trigger.
+ */
+static bool
+change_trigger(Oid relation, const List *arguments)
+{
+	Relation	catalog = table_open(TriggerRelationId, RowExclusiveLock);
+	SysScanDesc scan = scan_for_trigger(catalog, relation, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		is_as_created =
+		HeapTupleIsValid(tuple) && trigger_is_as_created(tuple);
+
+	if (is_as_created)
+	{
+		check_trigger_rights(relation);
+		update_trigger_row(catalog, tuple, arguments);
+		CacheInvalidateRelcacheByRelid(relation);
+	}
+	systable_endscan(scan);
+	table_close(catalog, RowExclusiveLock);
+	return is_as_created;
+}
+
+/*
  * Creates or replaces bemi's trigger with these arguments.  Checks the same
  * rights of the current user as CREATE TRIGGER.  If a user's trigger has the
  * name, the server throws an error.
  */
-void
-bemi_table_set_trigger(Oid relation, const List *arguments)
+static void
+create_trigger(Oid relation, const BemiTrigger *former, const List *arguments)
 {
 	CreateTrigStmt *statement = makeNode(CreateTrigStmt);
-	BemiTrigger trigger;
 	ListCell   *cell;
 
-	bemi_table_trigger(relation, &trigger);
-	statement->replace = trigger.ours;
+	statement->replace = former->ours;
 	statement->trigname = BEMI_TRIGGER;
 	statement->relation =
 		makeRangeVar(get_namespace_name(get_rel_namespace(relation)),
@@ -310,8 +431,7 @@ bemi_table_set_trigger(Oid relation, const List *arguments)
 	statement->funcname =
 		list_make2(makeString("bemi"), makeString("emit_context"));
 	statement->timing = TRIGGER_TYPE_BEFORE;
-	statement->events = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
-		TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
+	statement->events = TRIGGER_TYPE_EVENT_MASK;
 	foreach(cell, arguments)
 	{
 		statement->args = lappend(statement->args, makeString(lfirst(cell)));
@@ -321,8 +441,31 @@ bemi_table_set_trigger(Oid relation, const List *arguments)
 								 InvalidOid, InvalidOid,
 								 bemi_emit_context_oid(), InvalidOid, NULL,
 								 false, false,
-								 trigger.ours ? trigger.enabled :
+								 former->ours ? former->enabled :
 								 TRIGGER_FIRES_ON_ORIGIN);
+	CommandCounterIncrement();
+}
+
+/*
+ * Gives bemi's trigger other arguments, under the lock and with the rights
+ * that CREATE TRIGGER needs.  It stays enabled or disabled.
+ */
+void
+bemi_table_set_trigger(Oid relation, const List *arguments)
+{
+	BemiTrigger former;
+
+	/*
+	 * A further lock is slow, because other sessions' fast locks are
+	 * searched.
+	 */
+	if (!bemi_is_locked(relation))
+		LockRelationOid(relation, ShareRowExclusiveLock);
+	if (!change_trigger(relation, arguments))
+	{
+		bemi_table_trigger(relation, &former);
+		create_trigger(relation, &former, arguments);
+	}
 	CommandCounterIncrement();
 }
 
@@ -411,7 +554,7 @@ bemi_table_prepare(Oid relation, Oid root)
 
 	bemi_table_trigger(relation, &trigger);
 	if (!trigger.ours)
-		bemi_table_set_trigger(relation, first_trigger_arguments(&table));
+		create_trigger(relation, &trigger, first_trigger_arguments(&table));
 	if (bemi_table_can_be_full(&table))
 	{
 		if (table.identity != REPLICA_IDENTITY_FULL)

@@ -103,20 +103,18 @@ check_rules_allowed(const BemiTable *table)
  * root, whose rules apply.  The trigger records this for a later DETACH.
  */
 void
-bemi_track_attached(Oid relation)
+bemi_track_attached(Oid relation, BemiTrigger *trigger)
 {
-	BemiTrigger trigger;
 	BemiTable	table;
 
-	bemi_table_trigger(relation, &trigger);
-	if (trigger.arguments != NIL)
+	if (trigger->arguments != NIL)
 	{
-		if (list_length(trigger.arguments) > BEMI_RULES &&
+		if (list_length(trigger->arguments) > BEMI_RULES &&
 			bemi_table_look_up(relation, &table))
 			bemi_warn_of_lost_redaction(&table);
-		lfirst(list_nth_cell(trigger.arguments, BEMI_MEMBERSHIP)) =
+		lfirst(list_nth_cell(trigger->arguments, BEMI_MEMBERSHIP)) =
 			BEMI_AS_ATTACHED;
-		bemi_table_set_trigger(relation, trigger.arguments);
+		bemi_table_set_trigger(relation, trigger->arguments);
 	}
 	bemi_unpublish_table(relation);
 }
@@ -129,6 +127,7 @@ static bool
 track_partition(Oid relation, const BemiTable *target)
 {
 	BemiTable	partition;
+	BemiTrigger trigger;
 	BemiRights	former;
 	const char *reason;
 	bool		changed;
@@ -147,8 +146,9 @@ track_partition(Oid relation, const BemiTable *target)
 	if (relation != target->root && bemi_is_published(relation))
 	{
 		bemi_check_tracker(&partition);
+		bemi_table_trigger(relation, &trigger);
 		bemi_act_as_owner(&former);
-		bemi_track_attached(relation);
+		bemi_track_attached(relation, &trigger);
 		bemi_act_as_before(&former);
 	}
 	return changed;

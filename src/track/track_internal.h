@@ -68,6 +68,7 @@ typedef struct BemiTable
 	char		identity;		/* pg_class.relreplident */
 	bool		is_partition;
 	bool		has_children;	/* may have */
+	bool		has_trigger;	/* bemi's; false: it is not known */
 	int			natts;
 	NameData	name;
 } BemiTable;
@@ -100,6 +101,7 @@ typedef struct BemiDropped
 /* table.c */
 extern bool bemi_table_look_up(Oid relation, BemiTable *table);
 extern List *bemi_table_tree(const BemiTable *table);
+extern List *bemi_relation_tree(Oid relation);
 extern const char *bemi_table_untrackable(const BemiTable *table);
 extern bool bemi_table_can_be_full(const BemiTable *table);
 extern void bemi_table_trigger(Oid relation, BemiTrigger *trigger);
@@ -153,6 +155,11 @@ extern void bemi_emit_tracking_message(const char *event, Oid relation,
 									   const char *description,
 									   const char *detail);
 
+/* running.c */
+extern const char *bemi_running_tag(void);
+extern char *bemi_running_text(void);
+extern const char *bemi_running_context(void);
+
 /* rows.c */
 extern void bemi_emit_moved_rows(Oid root, Oid partition, bool attached);
 extern void bemi_follow_dropped_table(const BemiDropped *dropped);
@@ -161,7 +168,7 @@ extern bool bemi_had_rows_in_former_storage(Oid relation);
 extern void bemi_emit_truncated(Oid partition);
 
 /* track.c */
-extern void bemi_track_attached(Oid relation);
+extern void bemi_track_attached(Oid relation, BemiTrigger *trigger);
 extern void bemi_warn_of_missing_values(Oid relation);
 
 /* restore.c */
@@ -192,13 +199,13 @@ extern bool bemi_is_within(Oid relation, Oid table);
 extern bool bemi_is_locked(Oid relation);
 extern bool bemi_is_published(Oid relation);
 extern char *bemi_relation_name(Oid relation);
-extern List *bemi_type_dependents(Oid type, Oid catalog);
+extern List *bemi_type_dependents(Oid type);
 
 /* refuse.c */
 extern bool bemi_trigger_look_up(Oid oid, FormData_pg_trigger *form);
 extern void bemi_check_called_as_event_trigger(FunctionCallInfo fcinfo,
 											   const char *name);
 extern void bemi_check_trigger_kind(const FormData_pg_trigger *trigger);
-extern void bemi_check_publication_owner(void);
+extern void bemi_check_publication_owner(Oid rightful);
 
 #endif							/* BEMI_TRACK_INTERNAL_H */

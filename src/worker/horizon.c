@@ -24,6 +24,10 @@
  * subscription applies have their publisher's time, which no horizon can
  * cover.
  *
+ * When the mark is removed, TransactionIdDidCommit() is already true, but
+ * snapshots may not see the transaction yet: it can wait for a synchronous
+ * standby first.  bemi_wait_until_ended() waits for that.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -46,6 +50,9 @@ PG_FUNCTION_INFO_V1(bemi_commit_horizon);
 
 /* Interval at which a wait checks whether the commits have finished. */
 #define LOOK_MS			2
+
+/* The longest such interval if the transaction may wait for a standby. */
+#define LONGEST_LOOK_MS	50
 
 /*
  * Begins to determine the position for a time that is at least SETTLE_MS old.
@@ -99,7 +106,8 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 {
 	int64		since = bemi_monotonic_ms();
 
-	while (!TimestampDifferenceExceeds(time, GetCurrentTimestamp(), SETTLE_MS))
+	/* No difference of times, because -infinity has none. */
+	while (time > GetCurrentTimestamp() - SETTLE_MS * INT64CONST(1000))
 		sleep_until_settled(SETTLE_MS);
 	bemi_horizon_begin(horizon, time);
 	while (!bemi_horizon_is_settled(horizon))
@@ -109,6 +117,41 @@ bemi_horizon_wait(BemiHorizon *horizon, TimestampTz time, int64 timeout_ms)
 		sleep_until_settled(LOOK_MS);
 	}
 	return true;
+}
+
+/*
+ * Waits until snapshots see that a transaction has ended.  Returns false if it
+ * takes longer.
+ */
+bool
+bemi_wait_until_ended(TransactionId xid, const BemiWait *wait)
+{
+	long		pause_ms = 1;
+
+	while (TransactionIdIsInProgress(xid))
+	{
+		if (bemi_has_passed(wait->since, wait->timeout_ms))
+			return false;
+		sleep_until_settled(pause_ms);
+		pause_ms = Min(pause_ms * 2, LONGEST_LOOK_MS);
+	}
+	return true;
+}
+
+/*
+ * Waits until snapshots see a transaction whose changes are stored; an error
+ * if that takes too long.
+ */
+void
+bemi_wait_until_visible(TransactionId xid, const BemiWait *wait)
+{
+	if (!bemi_wait_until_ended(xid, wait))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("a commit takes too long"),
+				 errdetail("The history has transaction %u, and queries do not see it yet. A commit waits for a synchronous standby.",
+						   xid),
+				 errhint("SELECT * FROM pg_stat_activity WHERE wait_event = 'SyncRep';")));
 }
 
 /*

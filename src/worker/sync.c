@@ -33,14 +33,12 @@ PG_FUNCTION_INFO_V1(bemi_sync);
  * An interval in milliseconds; NULL: for ever.
  */
 static int64
-timeout_argument(FunctionCallInfo fcinfo)
+timeout_ms_of(const Interval *timeout)
 {
-	Interval   *timeout;
 	int64		days;
 
-	if (PG_ARGISNULL(0))
+	if (timeout == NULL)
 		return PG_INT64_MAX;
-	timeout = PG_GETARG_INTERVAL_P(0);
 	days = (int64) timeout->month * DAYS_PER_MONTH + timeout->day;
 	if (days < 0 || timeout->time < 0)
 		ereport(ERROR,
@@ -197,27 +195,12 @@ find_lagging_source(XLogRecPtr position, Lagging *lagging)
 }
 
 /*
- * bemi.sync(timeout)
- *
- * The marker follows all commits that have returned.  If no commit takes too
- * long, it also follows all commits with a time before the call.
+ * Waits until the workers have stored everything up to the position.
  */
-Datum
-bemi_sync(PG_FUNCTION_ARGS)
+static void
+wait_for_sources(XLogRecPtr position, int64 timeout_ms, int64 begun_at)
 {
-	int64		timeout_ms = timeout_argument(fcinfo);
-	int64		begun_at = bemi_monotonic_ms();
-	TimestampTz since = GetCurrentTimestamp();
-	BemiHorizon horizon;
-	bool		settled;
-	XLogRecPtr	position;
 	Lagging		lagging;
-
-	bemi_require_workers("bemi.sync()", "Start the server as usual.");
-	bemi_require_preload();
-	PreventCommandDuringRecovery("bemi.sync()");
-	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
-	position = write_marker();
 
 	while (find_lagging_source(position, &lagging))
 	{
@@ -239,7 +222,85 @@ bemi_sync(PG_FUNCTION_ARGS)
 		bemi_wait_for_news(timeout_ms - waited_ms);
 	}
 	ConditionVariableCancelSleep();
+}
+
+static void
+require_workers(const char *function)
+{
+	bemi_require_workers(function, "Start the server as usual.");
+	bemi_require_preload();
+	PreventCommandDuringRecovery(function);
+}
+
+/*
+ * bemi.sync(timeout)
+ *
+ * The marker follows all commits that have returned.  If no commit takes too
+ * long, it also follows all commits with a time before the call.
+ */
+Datum
+bemi_sync(PG_FUNCTION_ARGS)
+{
+	int64		timeout_ms =
+		timeout_ms_of(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0));
+	int64		begun_at = bemi_monotonic_ms();
+	TimestampTz since = GetCurrentTimestamp();
+	BemiHorizon horizon;
+	bool		settled;
+	XLogRecPtr	position;
+
+	require_workers("bemi.sync()");
+	settled = bemi_horizon_wait(&horizon, since, Min(timeout_ms, COMMIT_MS));
+	position = write_marker();
+	wait_for_sources(position, timeout_ms, begun_at);
 	if (settled)
 		bemi_facts_record_synced(MyDatabaseId, position, since);
 	PG_RETURN_VOID();
+}
+
+/*
+ * Begins to wait for all that a past needs, at most for this time; NULL: for
+ * ever.
+ */
+BemiWait
+bemi_wait_begin(const Interval *timeout)
+{
+	BemiWait	wait = {bemi_monotonic_ms(), timeout_ms_of(timeout)};
+
+	require_workers("bemi.as_of()");
+	return wait;
+}
+
+/*
+ * Waits until each commit of an earlier time is in the WAL, and is committed
+ * for TransactionIdDidCommit().  An error if one takes too long.  With
+ * DT_NOBEGIN, waits for the commits whose records are in the WAL.
+ */
+void
+bemi_wait_for_commits(TimestampTz time, const BemiWait *wait)
+{
+	BemiHorizon horizon;
+
+	if (!bemi_horizon_wait(&horizon, time, Min(wait->timeout_ms, COMMIT_MS)))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("a commit takes too long"),
+				 errdetail("Until it has finished, the past can still change.")));
+}
+
+/*
+ * Waits until the workers have stored everything that is committed.
+ *
+ * Workers record in shared memory up to which position everything is stored,
+ * also if the WAL up to there has nothing for them.  So if nothing important
+ * was written since, no marker is needed, which would have to be flushed.
+ */
+void
+bemi_wait_until_stored(const BemiWait *wait)
+{
+	Lagging		lagging;
+
+	/* A record is stored if the position is behind its beginning. */
+	if (find_lagging_source(GetLastImportantRecPtr() + 1, &lagging))
+		wait_for_sources(write_marker(), wait->timeout_ms, wait->since);
 }

@@ -3,7 +3,7 @@
  * worker.h
  *		The processes that read sources, and the functions that control them.
  *
- * Nothing is above this room, so the library only initializes it.
+ * The library initializes this room, and readers of the history wait for it.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,5 +14,21 @@
 
 /* worker.c */
 extern void bemi_worker_init(void);
+
+/* A time-out for several waits together. */
+typedef struct BemiWait
+{
+	int64		since;			/* by bemi_monotonic_ms() */
+	int64		timeout_ms;
+} BemiWait;
+
+/* sync.c */
+extern BemiWait bemi_wait_begin(const Interval *timeout);
+extern void bemi_wait_for_commits(TimestampTz time, const BemiWait *wait);
+extern void bemi_wait_until_stored(const BemiWait *wait);
+
+/* horizon.c */
+extern bool bemi_wait_until_ended(TransactionId xid, const BemiWait *wait);
+extern void bemi_wait_until_visible(TransactionId xid, const BemiWait *wait);
 
 #endif							/* BEMI_WORKER_H */

@@ -23,6 +23,3 @@ UPDATE todo SET "isCompleted" = true WHERE id = 26;
 COMMIT;
 
 SELECT bemi.sync() \g /dev/null
-
--- Some pages name this partition, in any month.
-SELECT _bemi.make_partition('2026-11-01') WHERE to_regclass('_bemi.changes_2026_11') IS NULL \g /dev/null

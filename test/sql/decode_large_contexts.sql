@@ -76,6 +76,17 @@ INSERT INTO other SELECT n FROM generate_series(27, 28) n;
 COMMIT;
 SELECT bemi.sync();
 SELECT * FROM stored;
+-- In the list of a transaction, each is there once. If the change that has all of it is gone, what the others have is.
+CREATE VIEW listed AS
+	SELECT t.changes, ARRAY(SELECT concat(c ->> 'n', length(c ->> 'body')) FROM unnest(t.contexts) c ORDER BY 1) AS contexts FROM bemi.transactions t;
+SELECT * FROM listed;
+BEGIN;
+DELETE FROM bemi.changes WHERE primary_key IN ('21', '23');
+SELECT * FROM listed;
+DELETE FROM bemi.changes WHERE primary_key IN ('25', '26', '27');
+SELECT * FROM listed;
+ROLLBACK;
+DROP VIEW listed;
 TRUNCATE bemi.changes;
 
 -- What is kept: scalars first, of objects what is small in them, of the rest as much as

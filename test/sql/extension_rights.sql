@@ -43,7 +43,7 @@ SELECT p.oid::regprocedure, p.proconfig FROM pg_proc p JOIN pg_language l ON l.o
 SELECT c.relname, c.relkind, has_table_privilege('regress_bemi_bare', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') AS public,
 		has_table_privilege('regress_bemi_monitor', c.oid, 'SELECT') AS monitor
 	FROM pg_class c WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'S')
-	ORDER BY c.relname COLLATE "C";
+	ORDER BY c.relname COLLATE "C", c.relkind;
 SELECT has_schema_privilege('regress_bemi_bare', 'bemi', 'USAGE') AS usage,
 	has_schema_privilege('regress_bemi_bare', 'bemi', 'CREATE') AS "create";
 

@@ -213,6 +213,34 @@ SELECT array_agg(DISTINCT source) FROM bemi.find_changes(newest => 3);
 SELECT find_pages('', 1) = ids('SELECT id FROM bemi.changes ORDER BY committed_at DESC, id DESC') AS by_time;
 SELECT count(*) FROM bemi.history('line', '["2026-01-02 10:00:00+00", "f", "b", "-Infinity"]');	-- its table is another one
 
+-- keys that one statement shifts or swaps: two rows have one key until the end of the transaction
+CREATE TABLE seat (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text, seen integer);
+SELECT bemi.track('seat', ignore => '{see*}');
+INSERT INTO seat VALUES (1, 'a'), (2, 'b'), (3, 'c');
+UPDATE seat SET id = id + 1;
+UPDATE seat SET id = CASE id WHEN 3 THEN 4 ELSE 3 END WHERE id > 2;	-- now c is 3, and b is 4
+BEGIN;	-- a comes to the place of c, which is gone at the end
+UPDATE seat SET id = 3 WHERE v = 'a';
+UPDATE seat SET v = 'c again' WHERE v = 'c';
+DELETE FROM seat WHERE v = 'c again';
+COMMIT;
+BEGIN;	-- the UPDATE of an ignored column is not stored
+UPDATE seat SET v = 'A' WHERE id = 3;
+UPDATE seat SET seen = 1 WHERE id = 3;
+UPDATE seat SET v = 'a' WHERE id = 3;
+COMMIT;
+SELECT bemi.sync();
+SELECT operation, primary_key, changed FROM bemi.history('seat', '3');
+SELECT operation, primary_key, changed FROM bemi.history('seat', '4');
+SELECT column_name, value, operation FROM bemi.blame('seat', '3');
+SELECT pages_agree('seat', '3') AS wrong UNION SELECT pages_agree('seat', '4');
+SELECT count(*) FROM bemi.history('seat', '4', newest => 3);
+UPDATE seat SET seen = NULL WHERE id = 3;
+UPDATE seat SET v = 'aa' WHERE id = 3;
+SELECT bemi.sync();
+SELECT column_name, value, operation FROM bemi.blame('seat', '3');
+DROP TABLE seat;
+
 -- Errors
 CREATE TABLE untracked (id integer PRIMARY KEY);
 CREATE TABLE keyless (id integer);
@@ -307,13 +335,24 @@ SELECT has_table_privilege('regress_bemi_reader', 'bemi.transactions', 'SELECT')
 
 SET client_min_messages = warning;
 DROP SCHEMA trap CASCADE;
+-- Another primary key, of which the history does not know yet.
+CREATE TABLE rekeyed (id integer PRIMARY KEY, code integer NOT NULL);
+SELECT bemi.track('rekeyed');
+INSERT INTO rekeyed VALUES (1, 2);
+SELECT bemi.sync();
+SELECT operation, after FROM bemi.history('rekeyed', '1');
+BEGIN;
+ALTER TABLE rekeyed DROP CONSTRAINT rekeyed_pkey, ADD PRIMARY KEY (code);
+SELECT operation, after FROM bemi.history('rekeyed', '1');
+ROLLBACK;
+SELECT operation, after FROM bemi.history('rekeyed', '1');
 -- The history can be read without its source.
 CALL bemi.drop_source('main');
 SELECT count(*) FROM bemi.history('item', '100');
 SELECT count(*) FROM bemi.find_changes('item');
 DROP EXTENSION bemi CASCADE;
 DROP ROLE regress_bemi_reader, regress_bemi_owner;
-DROP TABLE item, line, odd, long, scale, part, narrow, person, asked, untracked, keyless;
+DROP TABLE item, line, odd, long, scale, part, narrow, person, asked, untracked, keyless, rekeyed;
 DROP DOMAIN code;
 DROP TYPE mood;
 DROP FUNCTION pages, pages_agree, ids, find_pages, wrong_answers;

@@ -322,6 +322,20 @@ SELECT replace(:'statement', 'GRANT', 'REVOKE') AS statement \gset
 SELECT replace(:'statement', ' TO ', ' FROM ') AS statement \gset
 :statement;
 
+-- A trigger that its owner has created for fewer commands: to set rules makes it complete. Further rules
+-- change only its arguments.
+CREATE TABLE few (id integer PRIMARY KEY, secret text);
+CREATE TRIGGER bemi_emit_context BEFORE UPDATE OF secret ON few FOR EACH STATEMENT
+	EXECUTE FUNCTION bemi.emit_context('d', '', 'table');
+SELECT bemi.track('few');
+SELECT bemi.track('few', redact => '{secret}');
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'few'::regclass;
+SELECT oid AS trigger FROM pg_trigger WHERE tgrelid = 'few'::regclass \gset
+SELECT bemi.track('few', ignore => '{secret}', redact => '{}');
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE oid = :trigger;
+SELECT ignore, redact FROM bemi.tracked WHERE "table" = 'few'::regclass;
+DROP TABLE few;
+
 -- The trigger dropped by hand: this is shown, and the columns are still redacted.
 CREATE TABLE bare (id integer PRIMARY KEY, secret text);
 SELECT bemi.track('bare', redact => '{secret}');

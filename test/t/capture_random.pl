@@ -17,70 +17,21 @@ use warnings;
 
 use Bemi;
 use Bemi::Random::Checker;
-use Bemi::Random::Generator;
 use Bemi::Random::Model;
-use Bemi::Random::Statements;
-use IPC::Run;
+use Bemi::Random::Sessions;
 use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $seed = $ENV{BEMI_SEED} // 1;
-my $sessions = 4;
-my $transactions = $ENV{BEMI_TRANSACTIONS} // 4000;
-
-note "seeds $seed and following (BEMI_SEED=$seed repeats them),"
-  . " $transactions transactions (BEMI_TRANSACTIONS)";
-
-# The order in which an UPDATE finds its rows is part of the expectation; with
-# these settings it is the order of an index.  A server that crashed and did not
-# restart would end the tests before they can report what they saw.
-my $node = bemi_node('main', conf => <<~CONF);
-	max_prepared_transactions = 20
-	enable_seqscan = off
-	enable_bitmapscan = off
-	enable_hashjoin = off
-	enable_mergejoin = off
-	enable_sort = off
-	jit = off
-	restart_after_crash = on
-	log_statement = none
-	CONF
-
-$has_merge = $node->pg_version >= 15;
-
-sub start_session
-{
-	my ($run, $emit) = @_;
-	local $ENV{PGOPTIONS} = "-c search_path=$run->{schema} -c bemi.emit=$emit";
-
-	$run->{psql} = IPC::Run::start(
-		[
-			$node->installed_command('psql'), '-XAtq', '-d',
-			$node->connstr('postgres'), '-f', $run->{file}
-		],
-		'<', \undef, '>', \$run->{stdout}, '2>', \$run->{stderr},
-		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
-	return;
-}
-
-my @runs;
-
-for my $i (0 .. $sessions - 1)
-{
-	srand($seed + $i);
-	my $run = make_session("random$i", $transactions / $sessions);
-
-	$run->{seed} = $seed;
-	$run->{file} = $node->basedir . "/$run->{schema}.sql";
-	append_to_file($run->{file}, join '', @{ $run->{script} });
-	$node->safe_psql('postgres', "CREATE SCHEMA $run->{schema}; SET search_path = $run->{schema}; $tables");
-	push @runs, $run;
-}
+my $node = bemi_node('main', conf => $random_conf);
+my %at = (
+	node => $node,
+	database => 'postgres',
+	role => $node->safe_psql('postgres', 'SELECT current_user'),
+	tables => $tables);
+my @runs = make_sessions(\%at, 4000);
 
 $node->safe_psql('postgres', 'CALL bemi.start()');
-start_session($runs[$_], $_ % 2 ? 'changed' : 'statement') for 0 .. $#runs;
-$_->{psql}->finish for @runs;
+play_sessions(\%at, @runs);
 $node->safe_psql('postgres', q{SELECT bemi.sync('120s')});
 
 collect_history($node);

@@ -77,13 +77,18 @@ sub take_next_database
 	return administer('ALTER DATABASE next_page RENAME TO shop');
 }
 
+my $pages_done = 0;
+
 # What a page has left behind: settings first, because some keep a commit waiting, then databases with
 # their workers and slots, then roles.
 sub clean_up
 {
 	administer('ALTER SYSTEM RESET ALL');
-	administer(q{SELECT FROM pg_reload_conf() WHERE EXISTS (SELECT FROM pg_settings WHERE sourcefile LIKE '%auto.conf')});
-	$admin->poll_until(q{SELECT count(*) FROM pg_settings WHERE sourcefile LIKE '%auto.conf'}, '0') or die 'settings are left';
+	# The page may have changed settings so recently that this session does not have them yet. So a setting without
+	# an effect here has another value after each page. With it, the postmaster has read the file without the others.
+	administer(sprintf('ALTER SYSTEM SET log_statement_sample_rate = %.3f', ++$pages_done / 1000));
+	administer('SELECT FROM pg_reload_conf()');
+	$admin->poll_until('SHOW log_statement_sample_rate', $pages_done / 1000) or die 'settings are left';
 	administer('DROP DATABASE shop WITH (FORCE)');
 	$admin->poll_until(q{
 		SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE NOT active AND slot_name LIKE 'bemi\_%'}, '0')
@@ -97,6 +102,17 @@ sub clean_up
 	return;
 }
 
+# What the history has by now, and the log: whether a missing change came late, or not at all.
+sub show_state
+{
+	my ($status, $changes, $errors) = $node->psql('shop', q{
+		SELECT * FROM bemi.status;
+		SELECT id, committed_at, operation, "table", primary_key FROM bemi.changes ORDER BY id DESC LIMIT 20});
+
+	diag($changes, "\n", $errors, "\n", substr(slurp_file($node->logfile), -4000));
+	return;
+}
+
 sub run_in_database
 {
 	my ($page) = @_;
@@ -106,6 +122,7 @@ sub run_in_database
 	take_next_database();
 	make_next_database();
 	@result = run_page($page, $version, \&run_psql);
+	show_state() if @{ $result[0] } && $page->{file} =~ /^docs/;
 	clean_up();
 	return @result;
 }
@@ -127,6 +144,18 @@ for my $page (@pages)
 }
 note("$count blocks were run, " . scalar(@skips) . ' were not:');
 note("  $_") for @skips;
+
+# Each of the auditor's questions has a query of one line, which was run above, for one who copies it.
+my ($auditor) = grep { $_->{file} =~ /answer-an-auditor/ } @pages;
+my @questions = grep { $_->{text} =~ /^\d+\. / } @{ $auditor->{headings} };
+my @long = grep {
+	my $line = $_->{line};
+	my ($first) = grep { $_->{lang} eq 'sql' && !$_->{marks}{test} && $_->{line} > $line } @{ $auditor->{blocks} };
+	$first->{text} !~ /^SELECT [^\n]*;\n\z/
+} @questions;
+
+is(scalar @questions, 10, 'the auditor has ten questions');
+is(join("\n", map { $_->{text} } @long), '', 'each is answered by one line');
 
 #
 # The reference
@@ -167,7 +196,7 @@ sub plain_signature
 	my ($signature) = @_;
 
 	$signature =~ s/timestamp with time zone/timestamptz/g;
-	$signature =~ s/::[a-z ]+(\[\])?//g;
+	$signature =~ s/::[a-z_ ]+(\[\])?//g;
 	$signature =~ s/\bIN //g;
 	$signature =~ s/\s+/ /g;
 	$signature =~ s/\( | (?=\))//g;
@@ -251,7 +280,7 @@ is( join("\n", grep { is_no_proof($_) } map { quoted_strings($_) } @{ ($proofs /
 
 # Strings of our code, and those of other programs that users see.
 my @sources = sort glob 'src/*.[ch] src/*/*.[ch]';
-my @scripts = glob 'sql/*.sql sql/query/*.sql';
+my @scripts = glob 'sql/*.sql sql/query/*.sql sql/revert/*.sql';
 my @strings = ((map { c_strings(slurp_file($_)) } @sources), (map { sql_strings(slurp_file($_)) } @scripts));
 my @foreign;
 my %columns = map { $_->[0] => 1 } rows(q{SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'bemi'});
@@ -295,8 +324,13 @@ my %names = map { $_->[0] => 1 } rows(q{
 		SELECT relname FROM pg_class WHERE relnamespace = n.oid UNION SELECT proname FROM pg_proc WHERE pronamespace = n.oid) o(name)
 	WHERE n.nspname IN ('bemi', '_bemi') UNION SELECT name FROM pg_settings});
 
+# Functions that only a source without the extension has.
+$names{$_} = 1 for slurp_file('bemi-source.sql') =~ /^CREATE OR REPLACE FUNCTION (\w+\.\w+)/mg;
+
 # Files, the site of another Bemi, and what the script makes for a moment.
 $names{$_} = 1 for qw(bemi.control bemi.h bemi.io bemi.probe bemi.probe_procedure bemi.probe_table bemi.probe_view);
+# Modules of the Python package.
+$names{"bemi.$_"} = 1 for map { m{/(\w+)(?:\.py)?$} } glob 'clients/python/src/bemi/*';
 my @wrong;
 
 # Pages, too, because sentences can contain renamed objects.

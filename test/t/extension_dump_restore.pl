@@ -65,7 +65,10 @@ my $partitions = q{
 	FROM pg_partition_tree('bemi.changes') JOIN pg_class ON oid = relid
 	WHERE isleaf ORDER BY 1};
 my $tracked = 'SELECT * FROM bemi.tracked ORDER BY "table"::text';
-my $everything = join(';', $history, $partitions, $tracked);
+my $schema_changes = q{
+	SELECT count(*), min(committed_at), md5(string_agg(s::text, E'\n' ORDER BY id, "table"))
+	FROM bemi.schema_changes s};
+my $everything = join(';', $history, $partitions, $tracked, $schema_changes);
 my $expected = $origin->safe_psql('app', $everything);
 
 like($expected, qr/\A740\|2020-01-15/, 'there is history, some of it old');
@@ -224,6 +227,37 @@ is( $origin->safe_psql(
 		SELECT reason, to_time IS NOT NULL FROM bemi.gaps WHERE "table" = 'todo' ORDER BY id}),
 	"\n" . 'todo|{"id": 1001, "task": "[redacted]"}' . "\n" . 'parted|{"id": 99}' . "\ntracking_began|t\ntracking_ended|t",
 	'single tables: then they are tracked, by their rules, with a gap for the time between');
+
+# A partition of a published root is prepared when it is attached. Then it gets the trigger of the dump. (With a primary
+# key, pg_restore itself cannot restore it alone.)
+my $triggers = q{SELECT tgrelid::regclass, encode(tgargs, 'escape') FROM pg_trigger WHERE tgname = 'bemi_emit_context' AND tgrelid::regclass::text ~ 'parted|plain' ORDER BY tgrelid::regclass::text};
+my $partition = $origin->basedir . '/partition.dump';
+$origin->safe_psql('single', q{
+	CREATE TABLE plain (id int) PARTITION BY RANGE (id);
+	CREATE TABLE plain_1 PARTITION OF plain FOR VALUES FROM (0) TO (100);
+	SELECT bemi.track('plain')});
+my $before = $origin->safe_psql('single', $triggers);
+command_ok(
+	[ $origin->installed_command('pg_dump'), '-d', $origin->connstr('single'), '-Fc', '-t', 'plain_1', '-f', $partition ],
+	'pg_dump of a partition');
+$origin->safe_psql('single', 'DROP TABLE plain_1');
+is(restore_warnings('single', $partition), '', 'a partition alone is restored');
+is($origin->safe_psql('single', $triggers), $before, 'a partition alone: its trigger is that of the dump');
+
+# So it does if the publication comes before the keys, as several jobs of pg_restore may have it.
+my @list = split /^/, qx{@{[ $origin->installed_command('pg_restore') ]} -l '$custom'};
+my @first = grep { / PUBLICATION / || / TRIGGER public parted / } @list;
+my @last = grep { / CONSTRAINT public parted/ || / INDEX ATTACH public parted/ || / TRIGGER public parted_1 / } @list;
+my %moved = map { $_ => 1 } @first, @last;
+my $list = $origin->basedir . '/order.list';
+append_to_file($list, join('', (grep { !$moved{$_} } @list), @first, @last));
+$origin->safe_psql('postgres', 'CREATE DATABASE reordered');
+$origin->safe_psql('reordered', 'CREATE EXTENSION bemi');
+ok(@first >= 3 && @last >= 3, 'the list has a publication, triggers and keys');
+command_ok(
+	[ $origin->installed_command('pg_restore'), '--exit-on-error', '-L', $list, '-d', $origin->connstr('reordered'), $custom ],
+	'pg_restore with the publication before the keys of partitions');
+is($origin->safe_psql('reordered', $triggers), $origin->safe_psql('app', $triggers), 'its triggers are those of the dump');
 
 # Partitions of the history go into any database with the extension. The pattern is the one of
 # the hint of DROP EXTENSION: who follows it must have the history.

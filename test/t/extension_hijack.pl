@@ -367,9 +367,22 @@ is( $node->safe_psql(
 		SELECT oid::regprocedure FROM pg_proc WHERE pronamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND prosecdef
 		ORDER BY oid::regprocedure::text COLLATE "C"}),
 	<<~'END' =~ s/\n\z//r,
+	_bemi.as_of_added_columns(regclass,text,uuid,timestamp with time zone)
+	_bemi.as_of_gap(regclass,text,timestamp with time zone,pg_lsn,timestamp with time zone,pg_lsn,uuid)
+	_bemi.as_of_history(regclass)
+	_bemi.as_of_ignored_columns(regclass,text,uuid,timestamp with time zone)
+	_bemi.as_of_unknown_columns(regclass,text,uuid,timestamp with time zone)
+	_bemi.column_of_today(text,text[],regclass,text,text)
+	_bemi.dropped_columns(regclass,text,uuid,timestamp with time zone)
+	_bemi.gap_of_past(text,text,text,uuid,timestamp with time zone,uuid,timestamp with time zone,boolean)
 	_bemi.has_several_sources()
 	_bemi.history_of(regclass)
 	_bemi.is_started()
+	_bemi.key_has_changed(text[],regclass)
+	_bemi.revert_names(regclass,text[])
+	_bemi.source_key(text,text,text,uuid)
+	_bemi.table_names(text[],oid,text,text)
+	_bemi.tables_of_name(text[],text,text)
 	bemi.complete(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.completeness(regclass,timestamp with time zone,timestamp with time zone)
 	bemi.hold(timestamp with time zone,timestamp with time zone,text)
@@ -398,6 +411,7 @@ is( $node->safe_psql(
 	_bemi.is_of_extension(regclass)
 	_bemi.is_tracked_schema(regnamespace)
 	_bemi.untrackable(regclass)
+	bemi.column_is_changed(text,jsonb,jsonb,text)
 	bemi.context_is(jsonb,text,text)
 	bemi.current_context()
 	bemi.diff(jsonb,jsonb)
@@ -415,9 +429,10 @@ is( $node->safe_psql(
 		WHERE c.relnamespace IN ('bemi'::regnamespace, '_bemi'::regnamespace) AND a.grantee <> c.relowner
 		ORDER BY c.relname COLLATE "C", 2, 3}),
 	<<~'END' =~ s/\n\z//r,
-	_bemi.context_index_keys|pg_monitor|SELECT
+	bemi.column_indexes|pg_monitor|SELECT
 	bemi.context_indexes|pg_monitor|SELECT
 	bemi.gaps|pg_monitor|SELECT
+	_bemi.indexes_on_demand|pg_monitor|SELECT
 	bemi.status|pg_monitor|SELECT
 	bemi.tracked|pg_monitor|SELECT
 	END

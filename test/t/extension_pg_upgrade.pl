@@ -43,6 +43,7 @@ $old->safe_psql(
 	CALL bemi.start();
 	INSERT INTO whole.t SELECT n, 'old' FROM generate_series(1, 100) n;
 	CALL bemi.index_context('userId');
+	CALL bemi.index_column('v');
 	SELECT _bemi.make_partition('2001-01-01');
 	INSERT INTO bemi.changes
 		SELECT gen_random_uuid(), 'postgres', 'past', 'past', '1', 'CREATE', '{}', '{}', '{}',
@@ -92,7 +93,7 @@ $new->start;
 
 is($new->safe_psql('postgres', $history), $before, 'the history is the same');
 is($new->safe_psql('postgres', 'SELECT * FROM bemi.tracked ORDER BY "table"::text'), $tracked, 'so are the tracked tables');
-is($new->safe_psql('postgres', 'SELECT key, partitions, indexed FROM bemi.context_indexes'), 'userId|2|2', 'so are the indexes on keys of the context');
+is($new->safe_psql('postgres', 'SELECT key, partitions, indexed FROM bemi.context_indexes UNION ALL SELECT * FROM (SELECT column_name, partitions, indexed FROM bemi.column_indexes) c'), "userId|2|2\nv|2|2", 'so are the indexes on demand');
 is($new->safe_psql('postgres', $privileges), $privileges_before, 'so are the privileges, and what the extension began with');
 is(remains($new), ($refuses_slots ? 0 : 1) . ' rows, 0 slots, 0 origins', 'slot and origin do not come along');
 is($new->safe_psql('postgres', 'SELECT state FROM bemi.status'),

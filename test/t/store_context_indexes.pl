@@ -1,4 +1,4 @@
-# bemi.index_context() builds an index on the partition that the worker is writing to. Neither the
+# bemi.index_context() and bemi.index_column() build an index on the partition that the worker is writing to. Neither the
 # worker nor a reader may wait for it, and every change must be in it, also those that are stored
 # meanwhile. If a call is interrupted, the next one completes its work.
 #
@@ -35,6 +35,9 @@ sub store
 }
 
 # Keys, with the number of partitions and how many have a valid index.
+# Both kinds of calls are one code, so columns are tried where their indexes differ: in what is entered, and after a dump.
+sub column_indexes { return sql(q{SELECT string_agg(column_name || ' ' || partitions || ' ' || indexed, ', ' ORDER BY column_name) FROM bemi.column_indexes}); }
+
 sub indexes { return sql(q{SELECT string_agg(key || ' ' || partitions || ' ' || indexed, ', ' ORDER BY key) FROM bemi.context_indexes}); }
 
 # All rows of the table are in each valid index. Prints their number.
@@ -148,6 +151,26 @@ is(sql(q{SET enable_seqscan = off; SELECT primary_key FROM bemi.changes WHERE be
 check_indexes('values');
 
 #
+# Columns
+#
+
+sql('ALTER TABLE item ADD price numeric, ADD doc jsonb', q{CALL bemi.index_column('price')}, q{CALL bemi.index_column('doc')});
+is(column_indexes(), 'doc 2 2, price 2 2', 'columns are indexed');
+sql(q{INSERT INTO item SELECT n, CASE WHEN n % 2 = 0 THEN n END, '{"a": [1]}' FROM generate_series(3001, 3020) n},
+	'UPDATE item SET price = price + 1, doc = doc WHERE id BETWEEN 3001 AND 3010', q{UPDATE item SET doc = '{"a": [2]}' WHERE id = 3001},
+	'DELETE FROM item WHERE id = 3002', q{UPDATE item SET doc = to_jsonb(repeat('long', 5000)) WHERE id = 3003}, q{SELECT bemi.sync('60s')});
+for my $column ('price', 'doc')
+{
+	my $changes = q{SELECT string_agg(primary_key || operation, ' ' ORDER BY id) FROM bemi.changes WHERE "table" = 'item' AND bemi.column_is_changed(operation, before, after, '} . "$column')";
+
+	is(sql('SET enable_seqscan = off', $changes), sql('SET enable_indexscan = off', 'SET enable_bitmapscan = off', $changes), "column $column: the index has all changes");
+	like(sql('SET enable_seqscan = off', "EXPLAIN $changes"), qr/Scan (using|on) \S+_table_operation_id/, 'and is used');
+	is(sql(qq{SELECT string_agg(primary_key || operation, ' ' ORDER BY id) FROM bemi.find_changes('item', column_name => '$column', newest => NULL)}),
+		sql('SET enable_indexscan = off', 'SET enable_bitmapscan = off', $changes), 'bemi.find_changes() has the same answer');
+}
+check_indexes('columns');
+
+#
 # Crash and dump
 #
 
@@ -162,7 +185,9 @@ $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('restored'), $dump ], 'restore');
 is($node->safe_psql('restored', q{SELECT string_agg(key || ' ' || partitions || ' ' || indexed, ', ' ORDER BY key) FROM bemi.context_indexes}),
 	indexes(), 'a dump has the indexes and the keys');
+is($node->safe_psql('restored', q{SELECT string_agg(column_name || ' ' || partitions || ' ' || indexed, ', ' ORDER BY column_name) FROM bemi.column_indexes}),
+	column_indexes(), 'and those of columns');
 $node->safe_psql('restored', q{SELECT _bemi.make_partition('2021-01-01')});
-is($node->safe_psql('restored', q{SELECT min(indexed) FROM bemi.context_indexes}), '3', 'a new partition of the restored history has them');
+is($node->safe_psql('restored', q{SELECT min(indexed) FROM (SELECT indexed FROM bemi.context_indexes UNION ALL SELECT indexed FROM bemi.column_indexes) i}), '3', 'a new partition of the restored history has them');
 
 done_testing();

@@ -1,10 +1,11 @@
 # Every row of the history must be in each of its indexes. For a context, the worker enters the
-# keys once for all rows that share it. For indexes on columns of the row it does so for each row,
-# and it leaves all other indexes to the executor (store/index.c). An index that lacks a row
+# keys once for all rows that share it. It computes expressions and conditions once for such rows.
+# Of the rows of a range of pages, it enters only those with the smallest and largest values into a
+# BRIN index. It leaves some indexes to the executor (store/index.c). An index that lacks a row
 # silently returns wrong answers.
 #
-# So each index is compared with the table: B-trees by amcheck, which looks up every row, all
-# others by the same query with and without the index. This is done after many rows for a context,
+# So each index is compared with the table: B-trees by amcheck, which looks up every row, BRIN
+# indexes by what they contain, all others by the same query with and without the index. This is done after many rows for a context,
 # few, one, and none, with rows in one or in several flushes, after a crash, and after the server
 # has vacuumed the indexes.
 
@@ -12,6 +13,7 @@ use strict;
 use warnings;
 
 use Bemi;
+use Bemi::Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -22,6 +24,7 @@ $node->safe_psql(
 	'postgres', q{
 	CREATE EXTENSION amcheck;
 	CREATE EXTENSION pgstattuple;
+	CREATE EXTENSION pageinspect;
 	CREATE TABLE item (id int PRIMARY KEY, name text, done boolean);
 	CREATE TABLE other (id int PRIMARY KEY);
 	SELECT bemi.track('item'), bemi.track('other');
@@ -30,7 +33,7 @@ $node->safe_psql(
 	INSERT INTO item VALUES (0);
 	SELECT bemi.sync('60s')});
 
-my $btrees = 6;
+my $btrees = 9;
 my $partition = $node->safe_psql('postgres',
 	q{SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'bemi.changes'::regclass});
 
@@ -44,13 +47,39 @@ $node->safe_psql(
 	CREATE INDEX ON $partition (transaction_id) WHERE operation = 'DELETE';
 	CREATE UNIQUE INDEX ON $partition (source, id) INCLUDE (committed_at);
 	CREATE INDEX ON $partition USING hash (primary_key);
+	CREATE INDEX ON $partition ((context->>'n'), id) WHERE context->>'n' IS NOT NULL;
+	CREATE INDEX ON $partition (coalesce(primary_key, '-'), (operation || "table"));
 	CREATE INDEX ON $partition USING brin (committed_at);
+	CREATE INDEX ON $partition USING brin (committed_at, id) WITH (pages_per_range = 3);
+	CREATE INDEX ON $partition USING brin (committed_at timestamptz_minmax_multi_ops, id);
 	CREATE INDEX ON $partition USING gin (context);
 	CREATE INDEX ON $partition USING gin (context jsonb_path_ops) WITH (fastupdate = off);
 	CREATE INDEX ON $partition USING gin (context, after);
 	CREATE INDEX ON $partition USING gin (after jsonb_path_ops)});
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_index WHERE indrelid = '$partition'::regclass"),
-	'13', 'three indexes are the history\'s, ten are not');
+	'19', 'five indexes are the history\'s, fourteen are not');
+
+# Ranges of pages whose rows are outside of what a BRIN index of (committed_at, id) has, and those
+# without a summary.
+$node->safe_psql(
+	'postgres', qq{
+	CREATE FUNCTION bad_ranges(index regclass, OUT wrong bigint, OUT unsummarized bigint) LANGUAGE sql AS \$\$
+		WITH item AS (
+			SELECT i.blknum, i.attnum, string_to_array(btrim(i.value, '{}'), ' .. ') AS value
+			FROM generate_series(1, pg_relation_size(index) / 8192 - 1) p,
+				LATERAL get_raw_page(index::text, p::int) page, LATERAL (SELECT * FROM brin_page_items(
+					CASE WHEN brin_page_type(page) = 'regular' THEN page END, index)) i
+			WHERE brin_page_type(page) = 'regular'
+		), range AS (
+			SELECT (ctid::text::point)[0]::bigint / pages * pages AS blknum, min(committed_at) AS first, max(committed_at) AS last,
+				min(id::text) AS lowest, max(id::text) AS highest
+			FROM $partition, (SELECT pagesperrange AS pages FROM brin_metapage_info(get_raw_page(index::text, 0))) m GROUP BY 1
+		)
+		SELECT count(*) FILTER (WHERE first < t.value[1]::timestamptz OR last > t.value[2]::timestamptz
+				OR lowest < i.value[1] OR highest > i.value[2]),
+			count(*) FILTER (WHERE t.value IS NULL)
+		FROM range LEFT JOIN item t ON t.blknum = range.blknum AND t.attnum = 1
+			LEFT JOIN item i ON i.blknum = range.blknum AND i.attnum = 2\$\$});
 
 # What the contexts hold, key by key, with how many rows and which; once as the table has
 # it, and once through an index on contexts, which is the only one at that time.
@@ -110,6 +139,7 @@ sub check_indexes
 {
 	my ($name) = @_;
 
+
 	$node->safe_psql('postgres', q{SELECT bemi.sync('120s')});
 	is( $node->safe_psql(
 			'postgres', qq{
@@ -117,6 +147,13 @@ sub check_indexes
 			FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
 			WHERE i.indrelid = '$partition'::regclass AND a.amname = 'btree'}),
 		$btrees, "$name: B-trees have every row");
+	is( $node->safe_psql(
+			'postgres', qq{
+			SELECT count(*), sum(wrong), sum(unsummarized)
+			FROM pg_index i, LATERAL bad_ranges(i.indexrelid)
+			WHERE i.indrelid = '$partition'::regclass
+				AND pg_get_indexdef(i.indexrelid) LIKE '% USING brin (committed_at, id)%'}),
+		'2|0|0', "$name: BRIN indexes have every range");
 	is( $node->safe_psql(
 			'postgres', qq{
 			SET enable_bitmapscan = off;
@@ -130,6 +167,7 @@ sub check_indexes
 
 	for my $condition (q{after @> '{"done": true}'}, q{after @> '{"name": "twin"}'}, q{primary_key = '7'},
 		q{lower("table") = 'item' AND after->>'name' = 'twin'}, q{committed_at <= now()},
+		q{committed_at > (SELECT min(committed_at) FROM bemi.changes) AND id < (SELECT max(id::text)::uuid FROM bemi.changes)},
 		q{context @> '{"n": 1}' AND after @> '{"done": true}'}, q{context ? 'n'})
 	{
 		my ($with, $without) = both_ways(
@@ -197,13 +235,29 @@ $node->safe_psql(
 	UPDATE item SET name = 'none' WHERE id <= 50});
 check_indexes('large contexts');
 
+# Whoever keeps the worker from making summaries does not keep it from storing. It makes them later.
+my $dba = Bemi::Session->new($node);
+$dba->query('BEGIN');
+$dba->query("LOCK TABLE $partition IN SHARE UPDATE EXCLUSIVE MODE");
+$node->safe_psql('postgres', q{UPDATE item SET name = 'locked'; SELECT bemi.sync('60s')});
+is( $node->safe_psql(
+		'postgres', qq{
+		SELECT sum(wrong), sum(unsummarized) > 0 FROM pg_index i, LATERAL bad_ranges(i.indexrelid)
+		WHERE i.indrelid = '$partition'::regclass
+			AND pg_get_indexdef(i.indexrelid) LIKE '% USING brin (committed_at, id)%'}),
+	'0|t', 'while a lock is held, ranges lack their summary, and no summary is wrong');
+$dba->query('COMMIT');
+$node->safe_psql('postgres', q{UPDATE item SET name = 'not locked' WHERE id < 10});
+check_indexes('after a lock was held');
+
 $node->stop('immediate');
 $node->start;
 $node->safe_psql('postgres',
 	q{SET bemi.context = '{"n": 3, "after": "crash"}'; UPDATE item SET name = 'twin' WHERE id BETWEEN 5 AND 1005});
 check_indexes('after a crash');
 
-# Rows go wherever there is room.
+# Where there is room among earlier rows, nothing is put, because ranges of pages with changes of
+# all times would make the index of times useless.
 for my $half (0, 1)
 {
 	$node->safe_psql('postgres', "DELETE FROM $partition WHERE abs(hashtext(id::text)) % 2 = $half");
@@ -211,7 +265,14 @@ for my $half (0, 1)
 	check_indexes('after VACUUM');
 	$node->safe_psql('postgres',
 		qq{SET bemi.context = '{"n": 4, "room": $half}'; UPDATE item SET name = 'room'});
-	check_indexes('with rows in the room of others');
+	check_indexes('with rows after the room of others');
+	is( $node->safe_psql(
+			'postgres', qq{
+			SELECT count(*) FROM (SELECT min(id::text) AS first, lag(max(id::text)) OVER (ORDER BY page) AS before
+				FROM (SELECT id, (ctid::text::point)[0] AS page FROM $partition) c GROUP BY page) p
+			WHERE first <= before}),
+		'0',
+		'each page has later changes than the page before');
 }
 
 # A user's unique index that refuses a row stops the worker, as it would stop an INSERT;
@@ -236,10 +297,17 @@ check_indexes('after an index that refused');
 
 $node->safe_psql('postgres',
 	"ALTER TABLE $partition ADD UNIQUE (id, position) DEFERRABLE INITIALLY DEFERRED");
+# A trigger that skips rows leaves them without a place.
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+	CREATE TRIGGER skip BEFORE INSERT ON bemi.changes FOR EACH ROW WHEN (new.primary_key LIKE '%5') EXECUTE FUNCTION skip();
+	ALTER TABLE bemi.changes ENABLE ALWAYS TRIGGER skip});
 $node->safe_psql('postgres',
 	q{SET bemi.context = '{"n": 50}'; INSERT INTO item SELECT i, 'twin', true FROM generate_series(1, 50) i});
 $btrees++;
 check_indexes('row by row');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM bemi.changes WHERE context @> '{"n": 50}'}), '45', 'the trigger has skipped some');
+$node->safe_psql('postgres', 'DROP TRIGGER skip ON bemi.changes');
 
 # A user's own partition, where one of the columns contains something else.  From 16 on, the
 # server refuses such a partition.

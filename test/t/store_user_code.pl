@@ -149,7 +149,7 @@ as_aud(qq{
 	CREATE TRIGGER st AFTER INSERT ON bemi.changes EXECUTE FUNCTION aud.f();
 	CREATE CONSTRAINT TRIGGER de AFTER INSERT ON bemi.changes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION aud.f()});
 store('triggers of somebody who may make them');
-for my $table ('bemi.gaps', 'bemi.holds', 'bemi.sources', 'bemi.tracked_schemas',
+for my $table ('bemi.baselines', 'bemi.gaps', 'bemi.holds', 'bemi.sources', 'bemi.tracked_schemas',
 	'_bemi.source_progress', '_bemi.source_tables', '_bemi.source_relations', '_bemi.signing_key')
 {
 	my ($status, $stdout, $stderr) = $node->psql('postgres', qq{
@@ -296,7 +296,7 @@ sql('ALTER TABLE bemi.changes DROP CONSTRAINT constant; DROP INDEX bemi.constant
 store('constants in expressions of the owner');
 # a new partition computes what can be computed of CHECK constraints
 sql(q{SELECT _bemi.make_partition('1998-01-01')});
-is(sql(q{SELECT relowner::regrole, count(*) FROM pg_class WHERE relname LIKE 'changes_1998_01%' AND relkind IN ('r', 'i') GROUP BY 1}), 'keeper|5', 'a new partition belongs to the same owner');
+is(sql(q{SELECT relowner::regrole, count(*) FROM pg_class WHERE relname LIKE 'changes_1998_01%' AND relkind IN ('r', 'i') GROUP BY 1}), 'keeper|7', 'a new partition belongs to the same owner');
 is(sql('SELECT rolsuper FROM pg_roles WHERE rolname = $$keeper$$'), 'f', 'who has not risen by it');
 
 # With another role's function in an expression, nothing of it is computed: with
@@ -383,7 +383,7 @@ sql(q{INSERT INTO known VALUES ('other')});
 sync();
 sql(q{SELECT _bemi.make_partition('1997-01-01')});
 is( sql(q{SELECT count(*) FILTER (WHERE indisprimary), count(*), count(*) FILTER (WHERE indisreplident) FROM pg_index WHERE indrelid = '_bemi.changes_1997_01'::regclass}),
-	'1|5|1', 'a new partition has the keys of bemi.changes, and its own');
+	'1|7|1', 'a new partition has the keys of bemi.changes, and its own');
 sql('ALTER TABLE bemi.changes DROP CONSTRAINT is_known, DROP CONSTRAINT by_position, DROP CONSTRAINT changes_pkey');
 
 $node->safe_psql('postgres', 'CREATE DATABASE fresh');

@@ -34,7 +34,7 @@ sub by_query
 {
 	my ($relation) = @_;
 
-	return $query =~ s/\$1\b/$relation/gr;
+	return "SET search_path = pg_catalog; " . $query =~ s/\$1\b/$relation/gr;
 }
 
 $node->safe_psql(
@@ -100,7 +100,7 @@ isnt($earlier->query(q{SELECT _bemi.describe('typed')}), $before, 'or as it is n
 $earlier->quit;
 
 is($node->safe_psql('postgres', q{SELECT _bemi.describe(1)}),
-	'{"key": [], "rules": "unknown", "types": [], "partly": false, "columns": []}',
+	'{"key": [], "rules": "unknown", "types": [], "partly": false, "columns": [], "attributes": []}',
 	'a table that is gone can be described');
 
 

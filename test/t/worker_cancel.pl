@@ -372,9 +372,9 @@ for my $kind ('cancel', 'terminate')
 	is(start_error($node), '', "$name: bemi.start() waits for the launcher");
 	goes_on($name);
 
-	# The scouts, held when the server starts by an origin that they want to drop,
+	# The discovery workers, held when the server starts by an origin that they want to drop,
 	# since its database is not there.
-	$name = "$kind the scouts";
+	$name = "$kind the discovery workers";
 	$node->safe_psql(
 		'postgres', q{
 		CALL bemi.drop_source('main');
@@ -387,16 +387,16 @@ for my $kind ('cancel', 'terminate')
 	$node->restart;
 	for (1 .. $node->safe_psql('postgres', 'SELECT count(*) FROM pg_database WHERE datallowconn'))
 	{
-		my $is_scout = q{backend_type = 'bemi discovery worker' AND wait_event_type = 'Lock'};
+		my $is_discovery = q{backend_type = 'bemi discovery worker' AND wait_event_type = 'Lock'};
 
 		$node->poll_query_until('postgres',
-			"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $is_scout)")
-		  or die 'no scout waits';
-		$pid = pid_of($is_scout);
-		signal_process($kind, $is_scout);
+			"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $is_discovery)")
+		  or die 'no discovery worker waits';
+		$pid = pid_of($is_discovery);
+		signal_process($kind, $is_discovery);
 		$node->poll_query_until('postgres',
 			"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
-		  or die 'the scout stays';
+		  or die 'the discovery worker stays';
 	}
 	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'origin'; SELECT pg_replication_origin_drop('bemi_999999_main')});
 	$holder = Bemi::Session->new($node);

@@ -114,7 +114,7 @@ like($starter->result, qr/canceling wait for synchronous replication/, 'bemi.sto
 $starter->quit;
 wait_for($node, q{state = 'stopped' FROM bemi.status}, 'and takes effect');
 
-# A restart sends out the scouts, which have an origin to drop.
+# A restart sends out the discovery workers, which have an origin to drop.
 $node->safe_psql('postgres', q{
 	SET synchronous_commit = local;
 	SELECT pg_replication_origin_create('bemi_1_gone');
@@ -122,7 +122,7 @@ $node->safe_psql('postgres', q{
 $node->stop('fast');
 $node->start;
 wait_for($node, q{count(*) = 1 FROM bemi.status WHERE state = 'streaming'}, 'the worker comes back after a restart');
-wait_for($node, q{count(*) = 0 FROM pg_replication_origin WHERE roname = 'bemi_1_gone'}, 'a scout waits for no standby');
+wait_for($node, q{count(*) = 0 FROM pg_replication_origin WHERE roname = 'bemi_1_gone'}, 'a discovery worker waits for no standby');
 
 my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
 set_names('');

@@ -1,6 +1,6 @@
 import { Migrator } from '@mikro-orm/migrations';
 import { defineConfig, EntityCaseNamingStrategy } from '@mikro-orm/postgresql';
-import { Change, onQuery } from 'bemi-mikro-orm';
+import { Change } from 'bemi-mikro-orm';
 import { Todo } from './src/todo.js';
 
 export default defineConfig({
@@ -14,8 +14,6 @@ export default defineConfig({
   baseDir: import.meta.dirname,
   extensions: [Migrator],
   migrations: { path: './src/migrations' },
-  // The only line that the application needs to pass its context:
-  onQuery,
   // If MikroORM compares the database with the entities, it must leave out what bemi has created:
   schemaGenerator: { ignoreSchema: ['bemi', '_bemi'], ignoreTriggers: true },
 });

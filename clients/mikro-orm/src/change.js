@@ -3,7 +3,7 @@
 'use strict';
 
 const { EntitySchema } = require('@mikro-orm/core');
-const { storable } = require('./text.js');
+const { storable } = require('bemi/text');
 
 class Change {}
 

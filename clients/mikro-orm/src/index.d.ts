@@ -1,43 +1,15 @@
+import type { Context } from 'bemi';
 import type { EntityManager, FilterQuery, FindOptions } from '@mikro-orm/core' with { 'resolution-mode': 'import' };
 
 /** Who changes the rows and why: any value that JSON.stringify() converts to an object. */
-export type BemiContext = object;
+export type BemiContext = Context;
 
-/** No context: changes are stored as if none had been set. */
-type NoContext = null | undefined;
-
-/**
- * Middleware for Express. The request is handled with the context that `callback` returns, or that its
- * promise resolves to. It is called once for each request, so use it after the middleware that parses
- * bodies and identifies users.
- */
-export function setContext<Request = any, Response = any>(
-  callback: (req: Request, res: Response) => BemiContext | NoContext | Promise<BemiContext | NoContext>,
-): (req: Request, res: Response, next: (error?: any) => void) => void;
+export { setContext, withContext as withBemiContext, enterContext as bemiContext, mergeContext as mergeBemiContext, currentContext as currentBemiContext } from 'bemi';
 
 /**
- * Sets the context from here on, for the rest of this asynchronous execution and all that it starts.
- * It replaces the current context. Prefer withBemiContext() for work that has an end.
+ * MikroORM's option of the same name: appends the context to queries that change rows. It is not needed, because the
+ * driver is hooked. With it, the context is in MikroORM's log of queries.
  */
-export function bemiContext(context: BemiContext | NoContext): void;
-
-/** The same, but keeps those keys of the context in force that `context` does not have. */
-export function mergeBemiContext(context: BemiContext | NoContext): void;
-
-/**
- * Calls the function with this context, and returns its result. After that, the former context is in force again.
- * A result with `then` that is no promise, such as MikroORM's query builder, starts when it is awaited. So it is
- * awaited here, with this context, and the promise of its value is returned.
- */
-export function withBemiContext<Result>(
-  context: BemiContext | NoContext,
-  callback: () => Result,
-): Result extends { then(...args: any): any } ? Promise<Awaited<Result>> : Result;
-
-/** The context in force as it will be stored, undefined if there is none. */
-export function currentBemiContext(): Record<string, unknown> | undefined;
-
-/** MikroORM's option of the same name: appends the context to queries that change rows. */
 export function onQuery(sql: string, params?: readonly unknown[]): string;
 
 export type Operation = 'CREATE' | 'UPDATE' | 'DELETE' | 'TRUNCATE';

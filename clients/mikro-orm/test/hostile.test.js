@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { withBemiContext } from 'bemi-mikro-orm';
-import { hostileStrings, stored } from './hostile.js';
+import { hostileStrings, stored } from '../shared/hostile.js';
 import { changes, Todo, trackedDatabase, warningsOf } from './setup.js';
 
 let orm;

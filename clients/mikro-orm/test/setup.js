@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after } from 'node:test';
 import { EntitySchema, MikroORM, Utils } from '@mikro-orm/postgresql';
-import { Change, onQuery } from 'bemi-mikro-orm';
+import { Change } from 'bemi-mikro-orm';
 
 export const isVersion7 = Utils.getORMVersion().startsWith('7.');
 
@@ -56,7 +56,7 @@ export async function onServer(...statements) {
 const quiet = { discovery: { warnWhenNoEntities: false } };
 
 export async function connect(dbName, options) {
-  const orm = await MikroORM.init({ ...server, dbName, entities: [Todo, Tag, Change], onQuery, ...quiet, ...options });
+  const orm = await MikroORM.init({ ...server, dbName, entities: [Todo, Tag, Change], ...quiet, ...options });
   endings.push(() => orm.close());
   return orm;
 }

@@ -17,6 +17,10 @@ const compile = (names, options) =>
 
 // Declarations that the README's code needs, by a word in the code.
 const AROUND = {
+  'trace(sql)': code => `import { defineConfig } from '@mikro-orm/postgresql';
+    import { onQuery } from 'bemi-mikro-orm';
+    declare function trace(sql: string): string;
+    ${code}`,
   'defineConfig(': code => `import { defineConfig } from '@mikro-orm/postgresql';
     ${isVersion7 ? code : code.replace(', ignoreTriggers: true', '')}`,
   'addSql(': code => `import { Migration } from '@mikro-orm/migrations';
@@ -27,15 +31,6 @@ const AROUND = {
     import { setContext } from 'bemi-mikro-orm';
     declare global { namespace Express { interface Request { user?: { id: number } } } }
     const app = express();
-    ${code}`,
-  'preHandler': code => `import Fastify from 'fastify';
-    import { setContext } from 'bemi-mikro-orm';
-    declare module 'fastify' { interface FastifyRequest { user?: { id: number } } }
-    const app = Fastify();
-    ${code}`,
-  'NestInterceptor': code => `import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
-    import { withBemiContext } from 'bemi-mikro-orm';
-    import { Observable } from 'rxjs';
     ${code}`,
   'removeOldTodos': code => `import type { EntityManager } from '@mikro-orm/postgresql';
     declare const em: EntityManager;

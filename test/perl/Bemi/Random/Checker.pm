@@ -137,11 +137,12 @@ sub replayed
 	} keys %count;
 }
 
-# The history of a session leads to what is in its tables.
+# The history of a session leads to what is in its tables.  "source" is the node with these, and
+# "database" the database, if not the history's.
 sub check_replay
 {
-	my ($node, $run) = @_;
-	my $content = $node->safe_psql('postgres', join ' UNION ALL ',
+	my ($node, $run, %params) = @_;
+	my $content = ($params{source} // $node)->safe_psql($params{database} // 'postgres', join ' UNION ALL ',
 		map { "SELECT '$_ ' || to_jsonb(t)::text FROM $run->{schema}.$_ t" } sort keys %columns);
 
 	ok(replayed($node, $run->{schema}) eq join("\n", sort split /\n/, $content),

@@ -104,7 +104,7 @@ sub send_text
 # The client's statement begins, with its comment.
 sub say_comment
 {
-	$model->{last_comment} = $comment_of{query} if defined $comment_of{query} && $model->{comments}[0];
+	keep_comment() unless $without_extension;
 	return;
 }
 
@@ -120,6 +120,9 @@ sub client_statement
 	return any_statement(\&copy_from) if chance(8);
 	return any_statement(\&execute_prepared) if chance(8);
 	return any_statement() if chance(90);
+	# Without the extension, the statement that runs is not known. So all have the same comment.
+	return join comment_text($comment_of{query}) . ' \; ', map { several_statement() } 1 .. 2 + roll(3)
+	  if $without_extension;
 	return join ' \; ', (map { several_statement(random_comment()) } 1 .. 1 + roll(3)), several_statement();
 }
 

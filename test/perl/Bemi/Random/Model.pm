@@ -12,11 +12,15 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT = qw($tables $prepares %columns %primary_key %is_text %range_column %key_range
+our @EXPORT = qw($without_extension $tables tables_without_extension $prepares %columns %primary_key %is_text %range_column %key_range
   $model $savepoints $at_begin $only_slow $prepared %comment_of @script @history @starts $errors $serial
-  new_model copy_of set_value context_json context_now context_within key_text note_change
+  new_model copy_of keep_comment set_value context_json context_now context_within key_text note_change
   before_row_trigger write_row insert_row update_row delete_row end_statement scan
   begin fire_deferred_triggers end_local_settings keep_changes commit rollback);
+
+# Whether the sessions run at a source without the extension (bemi-source.sql).  There, the text
+# of a statement is known only when one of its triggers fires.
+our $without_extension = 0;
 
 #
 # The tables.  "log" is written by triggers, one of each time of firing:
@@ -108,6 +112,25 @@ $$;
 
 SELECT bemi.track(t::regclass) FROM unnest('{item,pair,part,loose,log,late,slow}'::text[]) t;
 SQL
+
+# The same for a role that is no superuser, at a source without the extension: such a role cannot
+# make a function with SET bemi.context.  So its functions set the context when they begin, and set
+# it back when they end.
+sub tables_without_extension
+{
+	my $sql = $tables;
+
+	$sql =~ s{\n\tSET bemi\.context = ('.*?') AS \$\$\n\tBEGIN\n}
+		{ AS \$\$\n\tDECLARE former text := current_setting('bemi.context', true);
+	BEGIN
+		PERFORM set_config('bemi.context', $1, true);\n}g;
+	$sql =~ s{(\n\t\tINSERT INTO (?:log|loose) VALUES \('pair', NEW\.a, NEW\.v\);|\n\t\tINSERT INTO loose VALUES \(k, v\);)(\n\t\tRETURN)}
+		{$1\n\t\tPERFORM set_config('bemi.context', former, true);$2}g;
+	$sql =~ s{(\n\t\tINSERT INTO loose VALUES \(k, v \+ 1\);)(\n\t\tRETURN)}
+		{$1\n\t\tIF is_local THEN PERFORM set_config('bemi.context', former, true); END IF;$2};
+	die 'a function keeps its SET clause' if $sql =~ /SET bemi/;
+	return $sql;
+}
 
 # What a session prepares.
 our $prepares = <<'SQL';
@@ -211,6 +234,13 @@ sub context_json
 	return '{' . join(', ', map { qq{"$_": $context->{$_}} } sort keys %$context) . '}';
 }
 
+# The client's statement has a comment, which deferred triggers may get later.
+sub keep_comment
+{
+	$model->{last_comment} = $comment_of{query} if defined $comment_of{query} && $model->{comments}[0];
+	return;
+}
+
 # The context of a statement that begins now: that of its own comment, of the
 # comment in what the client sent, of its function, or the setting. The first wins.
 sub context_now
@@ -218,6 +248,7 @@ sub context_now
 	my ($function) = @_;
 	my $context;
 
+	keep_comment() if $without_extension;
 	$context = $comment_of{statement} // $comment_of{query} if $model->{comments}[0];
 	$context //= $function // $model->{context}[0];
 	return context_json($context // {});

@@ -104,11 +104,11 @@ sub move_partition
 	my ($low, $high) = random_range('part');
 	my ($from, $to) = pick([ 1, 2 ], [ 2, 3 ], [ 1, 3 ], [ 2, 1 ], [ 3, 1 ])->@*;
 	my $rows = $model->{rows}{part};
-	my $context = context_now();
 	my @names = scan('part',
 		sub { $_[0]{id} >= $low && $_[0]{id} <= $high && $_[0]{region} == $from });
 
 	return 'SELECT' if grep { $rows->{ key_text('part', { %{ $rows->{$_} }, region => $to }) } } @names;
+	my $context = context_now();
 	update_row('part', $_, { region => $to }, $context) for @names;
 	return "UPDATE part SET region = $to WHERE id BETWEEN $low AND $high AND region = $from";
 }
@@ -159,6 +159,7 @@ sub insert_nothing
 	my $table = $only_slow ? 'slow' : pick('part', 'late');
 	my ($name) = scan($table, sub { chance(20) }) or return 'SELECT';
 
+	context_now();
 	return "INSERT INTO $table VALUES "
 	  . values_list($table, $model->{rows}{$table}{$name})
 	  . ' ON CONFLICT DO NOTHING';
@@ -377,15 +378,14 @@ sub read_only
 
 sub execute_prepared
 {
-	my $context = context_now();
-
 	if (chance(30))
 	{
 		my ($row) = random_rows('item', 1, 1) or return 'SELECT';
 		$row->{note} = undef;
-		insert_row('item', $row, $context);
+		insert_row('item', $row, context_now());
 		return "EXECUTE add_item($row->{id}, $row->{v})";
 	}
+	my $context = context_now();
 	if (chance(50))
 	{
 		my ($low, $high) = random_range('item');

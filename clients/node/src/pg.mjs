@@ -1,0 +1,3 @@
+import entry from './pg.js';
+
+export const { hook } = entry;

@@ -1,0 +1,3 @@
+import entry from './postgres.js';
+
+export const { hook } = entry;

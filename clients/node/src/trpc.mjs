@@ -1,0 +1,3 @@
+import entry from './trpc.js';
+
+export const { setContext } = entry;

@@ -1,0 +1,2 @@
+-- Runs once, in the database of POSTGRES_DB, when the volume is empty.
+CREATE EXTENSION bemi;

@@ -1,0 +1,3 @@
+class Todo < ActiveRecord::Base
+  self.table_name = 'todo'
+end
