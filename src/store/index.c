@@ -20,12 +20,12 @@
  *	 of an index are immutable, so the result would be the same for each row.
  * - By context.  Rows of one statement share a context, and so the keys that a
  *	 GIN index extracts from it.  These are entered once for all these rows, as
- *	 when a GIN index is built.  Otherwise each row would go into the pending
- *	 list, and be moved from there later.  If few rows share a context, the
- *	 pending list is faster, and they are entered by row.
+ *	 when a GIN index is built.  If few rows share a context, the pending list
+ *	 is faster, from which keys are moved later.  Keys of many rows are appended
+ *	 to it at once, because each time its metadata is written to the WAL, too.
  * - By range.  A BRIN index on times and ids has the smallest and the largest
  *	 value of each range of pages.  So of all rows that were written to a range,
- *	 only those with these values are entered.
+ *	 only the smallest and the largest values are entered, each once.
  *
  * The server summarizes a range of a BRIN index when it vacuums the table, and
  * a reader must read all ranges without a summary.  In a table that only grows
@@ -70,6 +70,12 @@
  */
 #define SHARED_ROWS		8
 
+/*
+ * The keys of a larger context are appended to the pending list alone, because
+ * those of many would need too much memory.
+ */
+#define COLLECTED_CONTEXT	1024
+
 typedef enum IndexWay
 {
 	BY_EXECUTOR,
@@ -90,6 +96,7 @@ typedef struct HistoryIndex
 	int			input_count;	/* BY_RUN: columns that are computed with */
 	int			inputs[BEMI_STORE_COLUMNS]; /* into bemi_store_columns */
 	ExprState  *condition;		/* BY_RUN; NULL: none */
+	bool		has_pending_list;	/* BY_CONTEXT */
 	GinState   *gin;			/* BY_CONTEXT; NULL: not needed yet */
 	BlockNumber range_pages;	/* BY_RANGE: pages of a range */
 } HistoryIndex;
@@ -210,7 +217,10 @@ choose_index_way(BemiIndexes *indexes, HistoryIndex *index)
 	}
 	if (index->relation->rd_rel->relam == GIN_AM_OID &&
 		info->ii_NumIndexAttrs == 1 && index->columns[0] == BEMI_STORE_CONTEXT)
+	{
+		index->has_pending_list = GinGetUseFastUpdate(index->relation);
 		return BY_CONTEXT;
+	}
 	if (is_range_index(index))
 	{
 		index->range_pages = BrinGetPagesPerRange(index->relation);
@@ -415,17 +425,11 @@ row_places(TupleTableSlot **slots, int count)
 }
 
 /*
- * Enters the keys of a context for all rows that share it.
+ * What the server's functions need to know of a GIN index.
  */
-static void
-insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
-					  TupleTableSlot **slots, Datum context, int count)
+static GinState *
+gin_state(BemiIndexes *indexes, HistoryIndex *index)
 {
-	ItemPointerData *places = row_places(slots, count);
-	GinNullCategory *categories;
-	Datum	   *keys;
-	int32		key_count;
-
 	if (index->gin == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(indexes->memory);
@@ -434,14 +438,77 @@ insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
 		initGinState(index->gin, index->relation);
 		MemoryContextSwitchTo(caller);
 	}
-	keys = ginExtractEntries(index->gin, FirstOffsetNumber, context, false,
+	return index->gin;
+}
+
+/*
+ * Enters the keys of a context for all rows that share it.
+ */
+static void
+insert_shared_context(BemiIndexes *indexes, HistoryIndex *index,
+					  TupleTableSlot **slots, Datum context, int count)
+{
+	GinState   *gin = gin_state(indexes, index);
+	ItemPointerData *places = row_places(slots, count);
+	GinNullCategory *categories;
+	Datum	   *keys;
+	int32		key_count;
+
+	keys = ginExtractEntries(gin, FirstOffsetNumber, context, false,
 							 &key_count, &categories);
 	for (int i = 0; i < key_count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		ginEntryInsert(index->gin, FirstOffsetNumber, keys[i], categories[i],
+		ginEntryInsert(gin, FirstOffsetNumber, keys[i], categories[i],
 					   places, count, NULL);
 	}
+}
+
+/*
+ * Collects the keys of one row for the pending list.
+ *
+ * At most one page is appended at once.  Of more, a reader takes all keys of a
+ * page that is not the last one for those of one row (scanGetCandidate() in
+ * ginget.c).  So the rows before this one are appended if it does not fit.  A
+ * row that needs several pages is then alone.
+ */
+static void
+collect_pending_row(GinState *gin, GinTupleCollector * pending,
+					TupleTableSlot *slot, Datum context)
+{
+	GinTupleCollector before = *pending;
+
+	ginHeapTupleFastCollect(gin, pending, FirstOffsetNumber, context, false,
+							&slot->tts_tid);
+	if (before.ntuples == 0 ||
+		pending->sumsize + pending->ntuples * sizeof(ItemIdData) <=
+		GinListPageSize)
+		return;
+	before.tuples = pending->tuples;
+	ginHeapTupleFastInsert(gin, &before);
+	pending->ntuples -= before.ntuples;
+	pending->sumsize -= before.sumsize;
+	memmove(pending->tuples, pending->tuples + before.ntuples,
+			sizeof(IndexTuple) * pending->ntuples);
+}
+
+/*
+ * Enters contexts that few rows share.
+ */
+static void
+insert_contexts(BemiIndexes *indexes, HistoryIndex *index,
+				GinTupleCollector * pending, TupleTableSlot **slots,
+				const BemiStoreRow *rows, int count)
+{
+	Datum		context = rows[0].values[BEMI_STORE_CONTEXT];
+
+	if (!index->has_pending_list ||
+		VARSIZE_ANY(DatumGetPointer(context)) > COLLECTED_CONTEXT)
+		insert_index_by_row(indexes, index, slots, rows, count);
+	else
+		for (int i = 0; i < count; i++)
+			collect_pending_row(gin_state(indexes, index), pending, slots[i],
+								context);
 }
 
 /*
@@ -453,6 +520,7 @@ insert_index_by_context(BemiIndexes *indexes, HistoryIndex *index,
 						TupleTableSlot **slots, const BemiStoreRow *rows,
 						int count)
 {
+	GinTupleCollector pending = {0};
 	int			first = 0;
 
 	while (first < count)
@@ -460,16 +528,19 @@ insert_index_by_context(BemiIndexes *indexes, HistoryIndex *index,
 		Datum		context = rows[first].values[BEMI_STORE_CONTEXT];
 		int			end = first + 1;
 
+		CHECK_FOR_INTERRUPTS();
 		while (end < count && rows[end].values[BEMI_STORE_CONTEXT] == context)
 			end++;
 		if (end - first >= SHARED_ROWS)
 			insert_shared_context(indexes, index, &slots[first], context,
 								  end - first);
 		else
-			insert_index_by_row(indexes, index, &slots[first], &rows[first],
-								end - first);
+			insert_contexts(indexes, index, &pending, &slots[first],
+							&rows[first], end - first);
 		first = end;
 	}
+	if (pending.ntuples > 0)
+		ginHeapTupleFastInsert(gin_state(indexes, index), &pending);
 }
 
 /*
@@ -495,48 +566,50 @@ compare_stored_values(int column, Datum a, Datum b)
 }
 
 /*
- * Finds the rows with the smallest and the largest value of a column, and adds
- * them to a set of rows.
+ * Finds the smallest and the largest value of a column.
  */
-static Bitmapset *
-add_extreme_rows(Bitmapset *extremes, const BemiStoreRow *rows, int count,
-				 int column)
+static void
+find_extremes(const BemiStoreRow *rows, int count, int column,
+			  Datum *smallest, Datum *largest)
 {
-	int			smallest = 0;
-	int			largest = 0;
-
+	*smallest = *largest = rows[0].values[column];
 	for (int i = 1; i < count; i++)
 	{
 		Datum		value = rows[i].values[column];
 
 		if (value == rows[i - 1].values[column])
 			continue;
-		if (compare_stored_values(column, value,
-								  rows[largest].values[column]) > 0)
-			largest = i;
-		else if (compare_stored_values(column, value,
-									   rows[smallest].values[column]) < 0)
-			smallest = i;
+		if (compare_stored_values(column, value, *largest) > 0)
+			*largest = value;
+		else if (compare_stored_values(column, value, *smallest) < 0)
+			*smallest = value;
 	}
-	return bms_add_member(bms_add_member(extremes, smallest), largest);
 }
 
 /*
- * Enters rows of one range of pages.
+ * Enters rows of one range of pages.  The largest values of the columns are
+ * entered as if they were of one row, and so are the smallest, because the
+ * columns of a summary have nothing to do with one another.  Rows come in the
+ * order of commits, so after the largest values the smallest are mostly within
+ * the range already, and the summary is written once.
  */
 static void
 insert_page_range(BemiIndexes *indexes, HistoryIndex *index,
 				  TupleTableSlot **slots, const BemiStoreRow *rows, int count)
 {
-	Bitmapset  *extremes = NULL;
-	int			i = -1;
+	BemiStoreRow smallest = rows[0];
+	BemiStoreRow largest = rows[0];
 
 	for (int key = 0; key < index->info->ii_NumIndexAttrs; key++)
-		extremes = add_extreme_rows(extremes, rows, count,
-									index->columns[key]);
-	while ((i = bms_next_member(extremes, i)) >= 0)
-		insert_index_by_row(indexes, index, &slots[i], &rows[i], 1);
-	bms_free(extremes);
+	{
+		int			column = index->columns[key];
+
+		find_extremes(rows, count, column, &smallest.values[column],
+					  &largest.values[column]);
+	}
+	insert_index_by_row(indexes, index, slots, &largest, 1);
+	if (count > 1)
+		insert_index_by_row(indexes, index, slots, &smallest, 1);
 }
 
 static void

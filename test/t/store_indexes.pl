@@ -1,12 +1,13 @@
 # Every row of the history must be in each of its indexes. For a context, the worker enters the
-# keys once for all rows that share it. It computes expressions and conditions once for such rows.
-# Of the rows of a range of pages, it enters only those with the smallest and largest values into a
+# keys once for all rows that share it, and appends those of other rows to the list of pending
+# entries together. It computes expressions and conditions once for such rows.
+# Of the rows of a range of pages, it enters only the smallest and the largest values into a
 # BRIN index. It leaves some indexes to the executor (store/index.c). An index that lacks a row
 # silently returns wrong answers.
 #
 # So each index is compared with the table: B-trees by amcheck, which looks up every row, BRIN
 # indexes by what they contain, all others by the same query with and without the index. This is done after many rows for a context,
-# few, one, and none, with rows in one or in several flushes, after a crash, and after the server
+# few, one, and none, of few keys and of many, with rows in one or in several flushes, after a crash, and after the server
 # has vacuumed the indexes.
 
 use strict;
@@ -224,6 +225,21 @@ is( $node->safe_psql(
 	qq(t|{}|5\nf|{}|6\nf|{"n": 1, "job": "nightly"}|20),
 	'a context is that of its own transactions');
 check_indexes('a context that comes again');
+
+# Of every size, so that some of those that are collected end one page of pending entries and others do not fit in it.
+$node->safe_psql(
+	'postgres', q{
+	DO $$
+	BEGIN
+		FOR i IN 1 .. 200 LOOP
+			PERFORM bemi.set_context((SELECT jsonb_object_agg('key ' || j, i) || jsonb_build_object('n', 5, 'size', i * 7 % 80)
+				FROM generate_series(1, i * 7 % 80 + 1) j));
+			UPDATE item SET name = 'sizes' WHERE id BETWEEN i AND i + i % 3;
+		END LOOP;
+	END $$});
+$node->safe_psql('postgres', q{SELECT bemi.sync('60s')});
+cmp_ok(pending(), '>', 0, 'contexts of every size go to the list of pending entries');
+check_indexes('contexts of every size');
 
 # Large, with more keys than a page of the index takes.
 $node->safe_psql(
