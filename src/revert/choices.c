@@ -8,6 +8,10 @@
  * force does.  "keep" changes nothing but the verdict of a step in conflict,
  * so it is applied to the steps of the plan, whoever has put them in conflict.
  *
+ * A choice is used if the walk has looked it up, or if a step of the plan is
+ * for its row and column.  What must never happen: a choice has no place in
+ * the plan, and its author does not learn of it.
+ *
  * The hash of a plan has the verdicts, so it stands for the choices, too.
  *
  *-------------------------------------------------------------------------
@@ -28,6 +32,7 @@ typedef struct Choice
 	const char *key;
 	const char *column;			/* "": the row */
 	bool		keep;
+	bool		used;
 } Choice;
 
 struct BemiRevertChoices
@@ -56,7 +61,7 @@ throw_invalid_choice(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("choices must be an array of JSON objects"),
-			 errdetail("Each has the texts \"table\" and \"key\" of a step, \"choice\", which is \"keep\" or \"restore\", and may have a \"column\"."),
+			 errdetail("Each has the texts \"table\" and \"key\" of a step, \"choice\", which is \"keep\" or \"restore\", and may have a \"column\". It has nothing else."),
 			 errhint("Write it as choices => '[{\"table\": \"public.todo\", \"key\": \"26\", \"column\": \"task\", \"choice\": \"keep\"}]'.")));
 }
 
@@ -92,10 +97,47 @@ read_choice(JsonbValue *value)
 	choice.key = text_of_member(object, "key", NULL);
 	choice.column = text_of_member(object, "column", "");
 	chosen = text_of_member(object, "choice", NULL);
+	choice.used = false;
+	/* A misspelt "column" would make the choice that of the row. */
+	if (JsonContainerSize(object) != (*choice.column ? 4 : 3))
+		throw_invalid_choice();
 	choice.keep = strcmp(chosen, "keep") == 0;
 	if (!choice.keep && strcmp(chosen, "restore") != 0)
 		throw_invalid_choice();
 	return choice;
+}
+
+/*
+ * "row 1 of table "todo"", or "column "task" of" that row.
+ */
+static char *
+describe_choice(const Choice *choice)
+{
+	char	   *row = psprintf("row %s of table \"%s\"", choice->key,
+							   choice->table);
+
+	return *choice->column ?
+		psprintf("column \"%s\" of %s", choice->column, row) : row;
+}
+
+/*
+ * Two choices could contradict each other.
+ */
+static void
+check_duplicates(const BemiRevertChoices *choices)
+{
+	for (int i = 1; i < choices->count; i++)
+	{
+		const Choice *choice = &choices->list[i];
+
+		if (compare_choices(choice - 1, choice) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("choices has more than one choice for %s",
+							describe_choice(choice)),
+					 errdetail("Only one of them could count."),
+					 errhint("Leave one of them out.")));
+	}
 }
 
 /*
@@ -124,6 +166,7 @@ bemi_revert_read_choices(const BemiValue *argument)
 	}
 	choices->count = count;
 	qsort(choices->list, count, sizeof(Choice), compare_choices);
+	check_duplicates(choices);
 	return choices;
 }
 
@@ -133,14 +176,21 @@ bemi_revert_keeps_any(const BemiRevertChoices *choices)
 	return choices != NULL && choices->keeps;
 }
 
+/*
+ * The choice for a column, or for a row; NULL: there is none.  It counts as
+ * used.
+ */
 static const Choice *
-find_choice(const BemiRevertChoices *choices, const char *table,
-			const char *key, const char *column)
+find_choice(BemiRevertChoices *choices, const char *table, const char *key,
+			const char *column)
 {
-	Choice		wanted = {table, key, column, false};
+	Choice		wanted = {table, key, column, false, false};
+	Choice	   *choice = bsearch(&wanted, choices->list, choices->count,
+								 sizeof(Choice), compare_choices);
 
-	return bsearch(&wanted, choices->list, choices->count, sizeof(Choice),
-				   compare_choices);
+	if (choice != NULL)
+		choice->used = true;
+	return choice;
 }
 
 /*
@@ -188,8 +238,7 @@ column_of_step(TupleTableSlot *row)
  * Whether a step in conflict is to be left out.
  */
 static bool
-is_kept(const BemiRevertChoices *choices, const char *table,
-		TupleTableSlot *row)
+is_kept(BemiRevertChoices *choices, const char *table, TupleTableSlot *row)
 {
 	const char *key = TextDatumGetCString(row->tts_values[BEMI_STEP_KEY]);
 	const Choice *choice =
@@ -204,7 +253,7 @@ is_kept(const BemiRevertChoices *choices, const char *table,
  * Leaves out the steps in conflict whose values are to be kept.
  */
 void
-bemi_revert_keep_chosen(const BemiRevertChoices *choices,
+bemi_revert_keep_chosen(BemiRevertChoices *choices,
 						const BemiRevertTable *tables, BemiRows *steps)
 {
 	BemiRows	result = bemi_revert_make_rows(steps->name, steps->columns);
@@ -233,4 +282,45 @@ bemi_revert_keep_chosen(const BemiRevertChoices *choices,
 	ExecDropSingleTupleTableSlot(row);
 	tuplestore_end(steps->rows);
 	*steps = result;
+}
+
+/*
+ * The choices for a step of the plan count as used, also if there is no
+ * conflict.
+ */
+void
+bemi_revert_use_choices(BemiRevertChoices *choices, const char *table,
+						TupleTableSlot *row)
+{
+	const char *key = TextDatumGetCString(row->tts_values[BEMI_STEP_KEY]);
+	Datum	   *names;
+	int			count;
+
+	(void) find_choice(choices, table, key, "");
+	if (row->tts_isnull[BEMI_STEP_COLUMNS])
+		return;
+	deconstruct_array(DatumGetArrayTypeP(row->tts_values[BEMI_STEP_COLUMNS]),
+					  TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &count);
+	for (int i = 0; i < count; i++)
+		(void) find_choice(choices, table, key, TextDatumGetCString(names[i]));
+}
+
+/*
+ * Throws an error if a choice is not used.  NULL: there are none.
+ */
+void
+bemi_revert_check_choices(const BemiRevertChoices *choices)
+{
+	for (int i = 0; choices != NULL && i < choices->count; i++)
+	{
+		const Choice *choice = &choices->list[i];
+
+		if (!choice->used)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("choices has a choice for %s, which is not in the plan",
+							describe_choice(choice)),
+					 errdetail("Such a choice would have no effect."),
+					 errhint("SELECT table_name, key, columns FROM bemi.plan_revert(...); lists rows and columns. A row that is inserted, deleted or replaced is chosen without a column.")));
+	}
 }

@@ -788,10 +788,10 @@ count_step(BemiRevertPlan *plan, TupleTableSlot *row)
 }
 
 /*
- * Computes the hash, and counts the verdicts.
+ * Computes the hash, counts the verdicts, and notes which choices are used.
  */
 static void
-read_plan(BemiRevertPlan *plan)
+read_plan(BemiRevertPlan *plan, BemiRevertChoices *choices)
 {
 	PlanHash   *hash = palloc0(sizeof(PlanHash));
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
@@ -807,6 +807,10 @@ read_plan(BemiRevertPlan *plan)
 		{
 			hash_step(hash, plan, row);
 			count_step(plan, row);
+			if (choices != NULL)
+				bemi_revert_use_choices(choices,
+										bemi_revert_table_of(plan, row)->name,
+										row);
 		}
 	}
 	flush_hash(hash);
@@ -855,7 +859,7 @@ bemi_revert_make_plan(const BemiRevertCall *call, BemiRevertPlan *plan)
 	make_plan(&making);
 	plan->skips_conflicts = call->mode == BEMI_REVERT_SKIP ||
 		bemi_revert_keeps_any(call->choices);
-	read_plan(plan);
+	read_plan(plan, call->choices);
 	name_what_is_done(&making);
 	PopActiveSnapshot();
 	AtEOXact_GUC(false, settings);
@@ -882,7 +886,7 @@ bemi_revert_make_restore(const BemiValue *arguments, int count,
 	plan->tables->name = get_rel_name(plan->tables->relation);
 	plan->rows = bemi_revert_make_rows("bemi_steps", NULL);
 	bemi_sql_read_rows(bemi_sql_text_of(&query[0]), NULL, &plan->rows);
-	read_plan(plan);
+	read_plan(plan, NULL);
 	AtEOXact_GUC(false, settings);
 }
 
@@ -958,6 +962,7 @@ bemi_plan_revert(PG_FUNCTION_ARGS)
 	bemi_revert_make_plan(&call, &plan);
 	if (plan.rows.columns == NULL)
 		return (Datum) 0;
+	bemi_revert_check_choices(call.choices);
 	hash = CStringGetTextDatum(plan.hash);
 	bemi_revert_begin_steps(&plan);
 	while ((row = bemi_revert_next_step(&plan)) != NULL)

@@ -174,7 +174,7 @@ typedef struct BemiRevertColumn
 typedef struct BemiRevertWalk
 {
 	BemiRevertMode mode;
-	const BemiRevertChoices *choices;	/* NULL: none */
+	BemiRevertChoices *choices; /* NULL: none */
 	const BemiRevertTable *tables;
 	BemiRows   *steps;
 	MemoryContext slot_memory;
@@ -303,9 +303,12 @@ extern BemiRevertChoices *bemi_revert_read_choices(const BemiValue *argument);
 extern bool bemi_revert_keeps_any(const BemiRevertChoices *choices);
 extern BemiRevertMode bemi_revert_mode_of(const BemiRevertWalk *walk,
 										  const char *column);
-extern void bemi_revert_keep_chosen(const BemiRevertChoices *choices,
+extern void bemi_revert_keep_chosen(BemiRevertChoices *choices,
 									const BemiRevertTable *tables,
 									BemiRows *steps);
+extern void bemi_revert_use_choices(BemiRevertChoices *choices,
+									const char *table, TupleTableSlot *row);
+extern void bemi_revert_check_choices(const BemiRevertChoices *choices);
 
 /* input.c */
 

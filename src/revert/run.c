@@ -622,6 +622,8 @@ bemi_revert(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	bemi_revert_make_plan(&call, &plan);
 	check_hash(&plan, expected);
+	if (plan.rows.columns != NULL)
+		bemi_revert_check_choices(call.choices);
 	check_conflicts(&plan);
 	check_work(&plan);
 	if (plan.ok > 0)

@@ -44,13 +44,13 @@ SELECT * FROM plan('{"by": "deploy"}', choices('keep 1', 'restore 1 price')) WHE
 SELECT * FROM plan('{"by": "deploy"}', choices('restore 1', 'keep 1 price')) WHERE of_row LIKE '% 1';
 -- rows that come or go have a choice as a whole; what cannot be done can be kept only
 SELECT * FROM plan('{"by": "deploy"}', choices('restore 3', 'keep 4', 'keep 5')) WHERE of_row LIKE '% _' AND of_row !~ '[12]$';
-SELECT * FROM plan('{"by": "deploy"}', choices('restore 3 name', 'restore 4', 'restore 5')) WHERE of_row !~ '[12]$';
+SELECT * FROM plan('{"by": "deploy"}', choices('restore 3', 'restore 4', 'restore 5')) WHERE of_row !~ '[12]$';
 -- with each mode
 SELECT * FROM plan('{"by": "deploy"}', choices('restore 1 price'), 'skip') WHERE of_row LIKE '% 1';
 SELECT * FROM plan('{"by": "deploy"}', choices('keep 1 price'), 'force') WHERE of_row LIKE '% 1';
 SELECT * FROM plan('{"by": "deploy"}', choices('keep 5'), 'cascade') WHERE of_row LIKE '%item 5';
--- no conflict, no such row, another table: nothing changes
-SELECT count(*) FROM ((SELECT * FROM plan('{"by": "deploy"}', choices('keep 1 note', 'keep 9', 'restore 2 price') || '[{"table": "public.line", "key": "1", "choice": "keep"}]'))
+-- no conflict: nothing changes
+SELECT count(*) FROM ((SELECT * FROM plan('{"by": "deploy"}', choices('keep 1 note', 'restore 2 price')))
 	EXCEPT SELECT * FROM plan('{"by": "deploy"}')) d;
 SELECT * FROM plan('{"by": "deploy"}', '[]') EXCEPT SELECT * FROM plan('{"by": "deploy"}');
 
@@ -71,6 +71,20 @@ SELECT steps, skipped FROM bemi.revert(context => '{"by": "deploy"}', choices =>
 SELECT * FROM item ORDER BY id;
 -- all that is left is kept
 SELECT steps, skipped FROM bemi.revert(context => '{"by": "deploy"}', choices => choices('keep 1', 'keep 4', 'keep 5'));
+
+-- A row whose key the set has changed: the walk knows it by both keys, the plan by one
+CREATE TABLE moved (id integer PRIMARY KEY, v text);
+SELECT bemi.track('moved');
+INSERT INTO moved VALUES (1, 'a');
+SET bemi.context = '{"by": "mover"}';
+UPDATE moved SET id = 2;
+SET bemi.context = '{"by": "others"}';
+UPDATE moved SET v = 'b';
+RESET bemi.context;
+SELECT bemi.sync();
+SELECT statement, key, verdict FROM bemi.plan_revert(context => '{"by": "mover"}');
+SELECT statement, key, verdict FROM bemi.plan_revert(context => '{"by": "mover"}',
+	choices => '[{"table": "public.moved", "key": "1", "choice": "restore"}, {"table": "public.moved", "key": "2", "choice": "restore"}]');
 
 -- With force, an inserted row goes as a whole, also if others and the set have changed it since
 CREATE TABLE made (id integer PRIMARY KEY, v text);
@@ -97,9 +111,30 @@ SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => '[[]]');
 SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => '[{"table": "public.item", "key": 1, "choice": "keep"}]');
 SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => '[{"table": "public.item", "key": "1", "choice": "maybe"}]');
 SELECT bemi.revert(context => '{"by": "deploy"}', choices => '[{"key": "1", "choice": "keep"}]');
+SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => '[{"table": "public.item", "key": "1", "colunm": "name", "choice": "keep"}]');
+SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => '[{"table": "public.item", "key": "1", "column": "", "choice": "keep"}]');
+\set VERBOSITY default
+-- two choices for one row or column, also if they are the same
+SELECT bemi.plan_revert(context => '{"by": "mover"}', choices => '[{"table": "public.moved", "key": "2", "choice": "keep"}, {"table": "public.moved", "key": "2", "choice": "restore"}]');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
+SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => choices('keep 1', 'keep 1 name', 'restore 2', 'keep 1 name'));
+SELECT bemi.revert(context => '{"by": "deploy"}', choices => choices('keep 1', 'keep 1'));
+-- a choice that has no place in the plan
+\set VERBOSITY default
+SELECT bemi.plan_revert(context => '{"by": "mover"}', choices => '[{"table": "public.moved", "key": "2", "choice": "keep"}, {"table": "public.moved", "key": "9", "choice": "keep"}]');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
+SELECT bemi.plan_revert(context => '{"by": "mover"}', choices => '[{"table": "moved", "key": "2", "choice": "keep"}]');
+SELECT bemi.plan_revert(context => '{"by": "mover"}', choices => '[{"table": "public.moved", "key": "2", "column": "v", "choice": "keep"}]');
+SELECT bemi.plan_revert(context => '{"by": "deploy"}', choices => choices('keep 1 nmae'));
+SELECT bemi.revert(context => '{"by": "mover"}', choices => '[{"table": "public.item", "key": "2", "choice": "keep"}]');
+SELECT bemi.revert(context => '{"by": "mover"}', choices => '[{"table": "public.item", "key": "2", "choice": "keep"}]', expect => 'another');
+SELECT bemi.revert(context => '{"by": "nobody"}', choices => choices('keep 1'));
+SELECT count(*) FROM bemi.plan_revert(context => '{"by": "nobody"}', choices => choices('keep 1'));
 \set VERBOSITY default
 CALL bemi.drop_source('main');
 SET client_min_messages = warning;
 DROP EXTENSION bemi CASCADE;
-DROP TABLE line, item, chosen, shown, made;
+DROP TABLE line, item, chosen, shown, made, moved;
 DROP FUNCTION plan, choices, hash;
