@@ -54,7 +54,7 @@ static const struct config_enum_entry emit_modes[] = {
 	{NULL, 0, false}
 };
 
-static int	emit_mode = EMIT_STATEMENT;
+static int	emit_mode = EMIT_CHANGED;
 
 /*
  * Remembers a message of the current subtransaction.
@@ -227,7 +227,7 @@ bemi_capture_message_init(void)
 	DefineCustomEnumVariable("bemi.emit",
 							 "Sets when a statement writes its context to the WAL.",
 							 "With \"changed\", only if it differs from the last one of the transaction.",
-							 &emit_mode, EMIT_STATEMENT, emit_modes,
+							 &emit_mode, EMIT_CHANGED, emit_modes,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 
 	RegisterXactCallback(messages_at_transaction_end, NULL);

@@ -70,7 +70,7 @@ SET bemi.context = '{"n": 1}';
 SET bemi.context TO DEFAULT;
 INSERT INTO todo VALUES (3);
 SET bemi.context = '{"n": 1}';
-SET bemi.emit = changed;
+SET bemi.emit = statement;
 INSERT INTO todo VALUES (4);
 DISCARD ALL;
 SELECT current_setting('bemi.context') AS context, current_setting('bemi.emit') AS emit;

@@ -2,9 +2,11 @@
 -- Tags of frameworks in comments (bemi.tags): who may choose them and which values are refused, what
 -- they add to a context, and what they leave alone. The grammar is tested by test/t/context_tags.pl.
 --
--- The messages in the WAL decide, so the test reads them through a slot of test_decoding.
+-- The messages in the WAL decide, so the test reads them through a slot of test_decoding. Each statement
+-- writes its own, because the tags of each are to be seen.
 --
 CREATE EXTENSION bemi;
+SET bemi.emit = statement;
 
 -- Messages and rows since the last call: a context as it is, a row as table and key.
 \i test/sql/include/wal_short.sql
@@ -180,7 +182,7 @@ INSERT INTO todo VALUES (61) /* x */ /*a='1'*/;
 INSERT INTO todo VALUES (62) /*a='2'*/;
 INSERT INTO todo VALUES (63);
 COMMIT;
-RESET bemi.emit;
+SET bemi.emit = statement;
 SELECT * FROM wal();
 
 --
