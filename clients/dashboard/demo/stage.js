@@ -35,8 +35,9 @@ export async function openPeople(client) {
 export async function openSource() {
   const server = await SourceServer.make(['max_replication_slots = 4']);
   server.start();
-  await server.query('CREATE DATABASE orders', 'postgres');
-  await server.query(`CREATE TABLE invoice (id integer PRIMARY KEY, total numeric); CREATE TABLE parcel (id integer PRIMARY KEY, weight numeric);
+  await server.query('CREATE ROLE app LOGIN', 'postgres');
+  await server.query('CREATE DATABASE orders OWNER app', 'postgres');
+  await server.query(`SET ROLE app; CREATE SCHEMA app; CREATE TABLE app.invoice (id integer PRIMARY KEY, total numeric); CREATE TABLE app.parcel (id integer PRIMARY KEY, weight numeric); RESET ROLE;
     CREATE ROLE bemi_reader LOGIN PASSWORD '${PASSWORD}'`);
   const form = { name: 'orders', host: '127.0.0.1', port: server.port, database: 'orders', user: 'bemi_reader', password: PASSWORD };
   return { form, close: () => server.remove() };

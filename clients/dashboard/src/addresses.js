@@ -25,6 +25,7 @@ export const revert = ({ change: id, transaction, context, from, to, changes: id
 export const restore = ({ schema, table, primaryKey, before, at }) => `/revert${query({ table: `${schema}.${table}`, key: primaryKey, before, at })}`;
 export const reverted = ({ request: id, kept }) => `/revert/done${query({ request: id, kept })}`;
 export const source = name => `/sources/named/${part(name)}`;
+export const sourceScript = '/sources/bemi-source.sql';
 export const dropSource = name => `${source(name)}/drop`;
 // Without a format, the page that offers them.
 export const exported = ({ q, format }) => `/export${format ? `/changes.${format}` : ''}${query({ q })}`;

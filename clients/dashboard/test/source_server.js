@@ -35,6 +35,11 @@ export class SourceServer {
     this.run('pg_ctl', ['-w', '-m', 'fast', 'stop']);
   }
 
+  // A command line, in the folder of the server and with its programs, as a person types it elsewhere: psql asks for no password.
+  shell(command, password) {
+    return execFileSync('sh', ['-c', command], { cwd: this.dir, env: { PATH: `${this.bin}:${process.env.PATH}`, PGPASSWORD: password }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  }
+
   // Statements of a superuser, one after the other, as psql would run them.
   async query(text, database = 'orders') {
     const client = new pg.Client({ host: this.dir, port: this.port, user: 'postgres', database });

@@ -6,6 +6,7 @@
 //     /sources/here                   checks of this database, before it is read
 //     /sources/connect                the form for another server; then
 //     /sources/connect/ID             its checks, until all are green
+//     /sources/bemi-source.sql        what a source runs that cannot have the extension, as the server of the history has it
 //
 // Lists of checks are loaded again every two seconds. So one cures a check, and sees it turn green.
 
@@ -15,7 +16,7 @@ import { Drafts } from '../access/drafts.js';
 import { fromConnectionString, TLS_MODES, toConnectionString } from '../connection_string.js';
 import { sourceDatabase, verifies } from '../database.js';
 import { forgetFacts } from '../queries/facts.js';
-import { checkSource, connectionOf, dropSource, dropStatement, hasServerFile, historyFacts, lastChangeOf, listSources, ratesOf, readRootCertificate, rightsOn, startSource, stopSource } from '../queries/sources.js';
+import { checkSource, connectionOf, dropSource, dropStatement, hasServerFile, historyFacts, lastChangeOf, listSources, ratesOf, readRootCertificate, readSourceScript, rightsOn, startSource, stopSource } from '../queries/sources.js';
 import { gapsOf } from '../queries/trust.js';
 import { Checks } from '../views/checks.js';
 import { html } from '../views/html.js';
@@ -42,6 +43,7 @@ export async function register(app) {
   app.post('/sources/connect', addDraft);
   app.get('/sources/connect/:id', LOOK, showDraft);
   app.post('/sources/connect/:id', connect);
+  app.get(addresses.sourceScript, LOOK, sendScript);
 }
 
 const missing = () => Object.assign(new Error('there is no such source'), { statusCode: 404 });
@@ -299,6 +301,14 @@ async function showHere({ page, database, gone, url }, reply) {
       <${Checks} page=${page} checks=${checks} poll=${poll} />
       ${history.mayStart && html`<${ConnectButton} page=${page} action=${`${addresses.source('main')}/start`} />`}
     </div>`);
+}
+
+// It has nothing of the history. But like the files of the extension, it is a file of the server, which only superusers may read.
+async function sendScript({ page, database, gone }, reply) {
+  await checkSuperuser({ page, database, gone });
+  const script = await database.read(readSourceScript, { signal: gone });
+  if (script === undefined) throw Object.assign(new Error(), { statusCode: 404, kind: 'script' });
+  return reply.type('application/sql; charset=utf-8').header('Content-Disposition', 'attachment; filename="bemi-source.sql"').send(script);
 }
 
 // Known only when the source is read.

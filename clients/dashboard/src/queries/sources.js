@@ -139,10 +139,22 @@ export async function readRootCertificate(database, path, options) {
   return { text: text ?? undefined, knowsSystem };
 }
 
+// The text of bemi-source.sql, as "make install" has put it beside the extension's own script, for superusers. Undefined if the files were installed without it.
+//
+// From PostgreSQL 18 on, extensions may be in several folders.
+export async function readSourceScript(client) {
+  const { rows: [row] } = await client.query(`
+    SELECT pg_read_file(f.path, 0, 10000000, true) AS text
+    FROM pg_config c, unnest(string_to_array(coalesce(nullif(current_setting('extension_control_path', true), ''), '$system'), ':')) WITH ORDINALITY d(folder, place),
+        format('%s/extension/bemi-source.sql', CASE d.folder WHEN '$system' THEN c.setting ELSE d.folder END) f(path)
+    WHERE c.name = 'SHAREDIR' AND (pg_stat_file(f.path, true)).size > 0 ORDER BY d.place LIMIT 1`);
+  return row?.text;
+}
+
 // All checks of a source through its own connection. database is a Database of the source; it does not throw if the source is away.
 export async function checkSource(database, parameters) {
   try {
-    return checksOf(await database.read(sourceFacts, { timeout: 5_000 }));
+    return checksOf(await database.read(sourceFacts, { timeout: 5_000 }), parameters);
   } catch (error) {
     return unreachableChecks(unreachable(error, parameters));
   }

@@ -1,10 +1,11 @@
 // A list of checks, each with its sentence, and what cures it.
 
+import * as addresses from '../addresses.js';
 import { html } from './html.js';
 
 const SIGNS = { good: '✓', bad: '!', open: '·' };
 
-// checks: [{ name, state, value, problem, detail, cure: { text, isRestart, isReload } }]. poll is the address from which htmx loads the list again.
+// checks: [{ name, state, value, problem, detail, cure: { text, where, isRestart, isReload, hasScript } }]. poll is the address from which htmx loads the list again.
 export function Checks({ page, checks, poll }) {
   return html`
     <ol class="checks" id="checks" hx-get=${poll} hx-trigger=${poll && 'every 2s'} hx-swap="outerHTML" aria-live="polite">
@@ -26,9 +27,10 @@ function Check({ page: { t }, check: { name, state, value = {}, problem, detail,
     </li>`;
 }
 
-function Cure({ t, id, cure: { text, where = 'source', isRestart, isReload } }) {
+function Cure({ t, id, cure: { text, where = 'source', isRestart, isReload, hasScript } }) {
   return html`
     <div class="cure">
+      ${hasScript && html`<p class="small"><a href=${addresses.sourceScript} download>${t('cure.download')}</a></p>`}
       <p class="dim small">${t(`cure.${where}`)}</p>
       <div class="code"><pre><code id=${id}>${text}</code></pre>
       <button type="button" id=${`copy-${id}`} data-copy=${id} data-copied=${t('frame.copied')}>${t('frame.copy')}</button></div>

@@ -2,7 +2,9 @@
 // cure that does not cure, stops here: the statements are read from the page.
 
 import assert from 'node:assert/strict';
-import { statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import pg from 'pg';
 import { openObjects } from '../../src/access/objects.js';
@@ -13,6 +15,7 @@ import { canStartServers, SourceServer } from '../source_server.js';
 
 const options = { skip: !hasServer || !canStartServers ? 'PGHOST or PG_CONFIG is not set' : !hasBrowser && 'there is no Chromium' };
 const PASSWORD = 'not-for-browsers';
+const OWNERS = 'of-the-owner';
 let history, database, dashboard, browser, page, faults, source, passfile;
 
 before(async () => {
@@ -111,8 +114,15 @@ test('the form has kept what was written, but for the password', options, async 
   await page.goto(checks);
 });
 
+// Runs a cure as the owner, who is no superuser.
+function asOwner(sql) {
+  writeFileSync(join(source.dir, 'cure.sql'), sql);
+  source.shell(`psql "host=127.0.0.1 port=${source.port} dbname=orders user=app" -v ON_ERROR_STOP=1 -f cure.sql`, OWNERS);
+}
+
 test('each prerequisite turns green when its line has run', options, async () => {
-  await source.query(`CREATE TABLE todo (id integer PRIMARY KEY, task text); CREATE TABLE "Bob's list" (id integer PRIMARY KEY)`);
+  await source.query(`CREATE ROLE app LOGIN PASSWORD '${OWNERS}'; ALTER DATABASE orders OWNER TO app`);
+  await source.query(`SET ROLE app; CREATE SCHEMA app; CREATE TABLE app.todo (id integer PRIMARY KEY, task text); CREATE TABLE app."Bob's list" (id integer PRIMARY KEY)`);
   await check('version', 'good').waitFor();
   assert.match(await check('wal_level', 'bad').innerText(), /It is replica/);
   for (const name of ['wal_level', 'slots']) {
@@ -120,11 +130,27 @@ test('each prerequisite turns green when its line has run', options, async () =>
     restart();
     await check(name, 'good').waitFor();
   }
+  await source.query(await cure('rights'));
+  await check('rights', 'good').waitFor();
+
+  const download = page.waitForEvent('download');
+  await check('capture', 'bad').getByRole('link', { name: 'Download bemi-source.sql' }).click();
+  const file = await download;
+  assert.equal(file.suggestedFilename(), 'bemi-source.sql');
+  await file.saveAs(join(source.dir, 'bemi-source.sql'));
+  assert.deepEqual(readFileSync(join(source.dir, 'bemi-source.sql')), readFileSync(`${execFileSync(process.env.PG_CONFIG, ['--sharedir'], { encoding: 'utf8' }).trim()}/extension/bemi-source.sql`));
+  source.shell(await cure('capture'), OWNERS);
+  await check('capture', 'good').waitFor();
+
   await page.locator('[data-check=publication] code', { hasText: 'todo' }).waitFor();
   assert.equal(await page.getByRole('button', { name: 'Connect' }).isVisible(), false);
-  for (const name of ['rights', 'publication', 'identity', 'capture']) {
+  asOwner(await cure('publication'));
+  await check('publication', 'good').waitFor();
+  await check('identity', 'good').waitFor();
+  for (const [name, damage] of [['identity', 'ALTER TABLE app.todo REPLICA IDENTITY DEFAULT'], ['capture', 'ALTER TABLE app.todo DISABLE TRIGGER bemi_emit_context'], ['publication', "ALTER PUBLICATION bemi SET (publish = 'insert')"]]) {
+    await source.query(damage);
     await check(name, 'bad').waitFor();
-    await source.query(await cure(name));
+    asOwner(await cure(name));
     await check(name, 'good').waitFor();
   }
   await checkAccessibility(page, 'green checks');
@@ -135,7 +161,7 @@ test('the source is connected, and its changes come', options, async () => {
   await page.getByRole('button', { name: 'Connect' }).click();
   await page.waitForURL(/\/sources\/named\/orders/);
   await check('lag', 'good').waitFor();
-  await source.query(`BEGIN; SET LOCAL bemi.context = '{"userId": 7}'; INSERT INTO todo VALUES (1, 'Sleep'); INSERT INTO "Bob's list" VALUES (1); COMMIT`);
+  await source.query(`BEGIN; SET LOCAL bemi.context = '{"userId": 7}'; INSERT INTO app.todo VALUES (1, 'Sleep'); INSERT INTO app."Bob's list" VALUES (1); COMMIT`);
   await check('last_change', 'good').waitFor();
   await page.reload();
   assert.match(await page.locator('#state').innerText(), /Connected/);
@@ -189,6 +215,7 @@ test('who may not connect a source sees no button, and cannot', options, async (
     assert.equal(await viewer.locator('.actions a, .actions button').count(), 0);
     const token = JSON.parse(await viewer.locator('body').getAttribute('hx-headers'))['x-csrf-token'];
     assert.equal((await viewer.goto(`${theirs.url}/sources/connect`)).status(), 403);
+    assert.equal((await context.request.get(`${theirs.url}/sources/bemi-source.sql`)).status(), 403);
     const response = await context.request.post(`${theirs.url}/sources/connect`, { form: { _csrf: token, name: 'x', host: 'localhost', port: '1', database: 'x', user: 'x', sslmode: 'disable' }, maxRedirects: 0 });
     assert.equal(response.status(), 403);
   } finally {
