@@ -920,6 +920,78 @@ REVOKE ALL ON FUNCTION _bemi.warn_of_missing_values(regclass) FROM PUBLIC;
 -- in the meantime is an error.
 --
 
+-- Locks all tables. A transaction of the application that has written to one table can be waiting
+-- for another one. If it finds a deadlock after deadlock_timeout, it fails. So each wait that
+-- begins with locks ends before that time, and the check for a deadlock comes at once, here. Then
+-- all locks are released, the application goes on, and the next try begins with the table that was
+-- busy. Each try waits longer than the one before.
+--
+-- At once the lock that DROP TRIGGER needs, because an upgrade would deadlock with a transaction
+-- that has read the table.
+DO $$
+DECLARE
+	former name := nullif(current_setting('bemi_script.former_schema', true), '');
+	functions oid[];
+	began timestamptz := clock_timestamp();
+	lock_timeout text := current_setting('lock_timeout');
+	deadlock_timeout text := current_setting('deadlock_timeout');
+	longest interval := coalesce(nullif(lock_timeout::interval, '0'), '1 minute');
+	try integer := 0;
+	has_locks boolean;
+	relation regclass;
+	table_name text;
+	busy text;
+BEGIN
+	IF former IS NULL THEN
+		RETURN;
+	END IF;
+	functions := ARRAY[to_regprocedure(format('%I.emit_context()', former)),
+		to_regprocedure(format('%I.reemit_context()', former))];
+	PERFORM set_config('deadlock_timeout', '1ms', true);
+	LOOP
+		try := try + 1;
+		has_locks := false;
+		BEGIN
+			FOR relation, table_name IN
+				SELECT c.oid, c.oid::regclass::text FROM pg_class c
+					WHERE c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_trigger g
+						WHERE g.tgrelid = c.oid AND g.tgfoid = ANY (functions)
+							AND g.tgname IN ('bemi_emit_context', 'bemi_reemit_context'))
+					ORDER BY c.oid::regclass::text IS DISTINCT FROM busy, c.oid
+			LOOP
+				PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM greatest(
+					least(try * interval '100 ms', longest - (clock_timestamp() - began),
+						CASE WHEN has_locks THEN deadlock_timeout::interval / 2
+							ELSE interval '5 s' END), '1 ms')))::text, true);
+				EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', table_name);
+				has_locks := true;
+				IF to_regclass(table_name) IS DISTINCT FROM relation THEN
+					RAISE undefined_table;
+				END IF;
+			END LOOP;
+			EXIT;
+		EXCEPTION
+			-- A table was dropped or renamed, or its schema was.
+			WHEN deadlock_detected OR lock_not_available OR undefined_table OR invalid_schema_name
+			THEN
+				busy := table_name;
+		END;
+		IF clock_timestamp() - began >= longest THEN
+			RAISE EXCEPTION 'could not lock the tables that bemi-source.sql tracks'
+				USING ERRCODE = 'lock_not_available',
+					DETAIL = format('Transactions have used table "%s" for %s s.', busy,
+						round(extract(epoch FROM longest), 3)::float8),
+					HINT = 'Try again when no long transaction uses it, or wait for longer: '
+						'SET lock_timeout = ''10min''; CREATE EXTENSION bemi;';
+		END IF;
+		-- Those that have waited go first.
+		PERFORM pg_sleep(least(try * 0.02, 0.5));
+	END LOOP;
+	PERFORM set_config('lock_timeout', lock_timeout, true),
+		set_config('deadlock_timeout', deadlock_timeout, true);
+END
+$$;
+
 DO $$
 DECLARE
 	former name := nullif(current_setting('bemi_script.former_schema', true), '');
@@ -963,7 +1035,7 @@ BEGIN
 					t.tgname, table_name, table_name);
 			CONTINUE;
 		END IF;
-		EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', table_name);
+		EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', table_name);
 		IF to_regclass(table_name) IS DISTINCT FROM t.tgrelid::regclass THEN
 			RAISE EXCEPTION 'table "%" was renamed in the meantime', table_name
 				USING ERRCODE = 'object_in_use', HINT = 'CREATE EXTENSION bemi;';
