@@ -105,8 +105,8 @@ endif
 $(SCRIPT): $(foreach part,[0-8]* query/* revert/* 9*,$(sort $(wildcard $(top)sql/$(part).sql)))
 	cat $^ >$@
 
-$(SOURCE_SCRIPT): $(sort $(wildcard $(top)sql/source/*))
-	awk -f $(top)sql/source/include.awk $(filter %.sql,$^) >$@.new
+$(SOURCE_SCRIPT): $(sort $(wildcard $(top)sql/source/*)) $(top)bemi.control
+	awk -v version=$(EXTVERSION) -f $(top)sql/source/include.awk $(filter %.sql,$^) >$@.new
 	mv $@.new $@
 
 all: $(SCRIPT) $(SOURCE_SCRIPT)

@@ -1,5 +1,5 @@
 # Puts bemi-source.sql together: a line "-- include FILE" stands for the lines of a file in this
-# folder, which get the line's indentation.
+# folder, which get the line's indentation. @VERSION@ stands for the variable "version".
 
 function print_file(file, indent,    line, status, found) {
 	found = 0
@@ -21,8 +21,10 @@ function print_line(line, indent,    name) {
 		sub(/-- include .*/, "", line)
 		print_file(folder name, indent line)
 	}
-	else
+	else {
+		gsub(/@VERSION@/, version, line)
 		print (line == "" ? "" : indent line)
+	}
 }
 
 FNR == 1 {

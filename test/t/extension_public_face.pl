@@ -180,7 +180,8 @@ my @uncalled = grep { $made !~ /bemi\.$_\b/ } split /\n/, sql("SELECT DISTINCT p
 is("@uncalled", '', 'no public function or procedure is without its call here');
 
 is(slurp_file('bemi--1.0.sql'), join('', map { slurp_file($_) } glob 'sql/[0-8]*.sql sql/query/*.sql sql/revert/*.sql sql/9*.sql'), 'the script is what sql/ has: make bemi--1.0.sql');
-is(slurp_file('bemi-source.sql'), (run_command([ 'awk', '-f', 'sql/source/include.awk', glob 'sql/source/*.sql' ]))[0] . "\n",
+my ($version) = slurp_file('bemi.control') =~ /^default_version = '(.*)'/m;
+is(slurp_file('bemi-source.sql'), (run_command([ 'awk', '-v', "version=$version", '-f', 'sql/source/include.awk', glob 'sql/source/*.sql' ]))[0] . "\n",
 	'the script for sources is what sql/source/ has: make bemi-source.sql');
 
 for my $file (glob 'sql/remote/*.sql')
