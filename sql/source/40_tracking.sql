@@ -368,6 +368,18 @@ AS $bemi$
 DECLARE
 	partition regclass;
 BEGIN
+	-- Only pg_catalog: a role without rights on _bemi may create tables that are not tracked.
+	IF NOT EXISTS (
+		WITH RECURSIVE line(relid) AS (
+			SELECT d.objid FROM pg_event_trigger_ddl_commands() d
+				WHERE d.classid = 'pg_class'::regclass
+			UNION SELECT i.inhparent FROM line l JOIN pg_inherits i ON i.inhrelid = l.relid
+		)
+		SELECT FROM line l JOIN pg_trigger g
+			ON g.tgrelid = l.relid AND g.tgname = 'bemi_emit_context')
+	THEN
+		RETURN;
+	END IF;
 	FOR partition IN
 		SELECT DISTINCT p.relation
 			FROM pg_event_trigger_ddl_commands() d,

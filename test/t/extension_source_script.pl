@@ -147,6 +147,22 @@ for my $role ('app', 'member', 'admin')
 }
 is($source->safe_psql('app', 'SELECT * FROM public.caught'), '', 'none of them is used');
 
+# An event trigger fires for all roles, also for those that have no right on the schemas.
+$source->safe_psql('app', q{
+	CREATE EVENT TRIGGER bemi_follow_ddl ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION _bemi.follow_ddl();
+	REVOKE ALL ON SCHEMA bemi, _bemi FROM PUBLIC});
+is( ($source->psql('app', q{
+		SET search_path = public, pg_catalog;
+		CREATE TABLE own (id int) PARTITION BY RANGE (id);
+		CREATE TABLE own_1 PARTITION OF own FOR VALUES FROM (0) TO (1);
+		CREATE TABLE own_2 (id int);
+		ALTER TABLE own ATTACH PARTITION own_2 DEFAULT;
+		ALTER TABLE own_1 ADD CHECK (id > 0);
+		CREATE TEMP TABLE pg_trigger (tgrelid oid, tgname name);
+		CREATE TABLE heir () INHERITS (own_2)}, extra_params => [ '-U', 'mallory' ]))[2] =~ /permission denied.*/ ? $& : '', '', 'tables of a role without rights do not need them');
+$source->safe_psql('app', 'DROP EVENT TRIGGER bemi_follow_ddl; GRANT USAGE ON SCHEMA bemi, _bemi TO PUBLIC');
+is($source->safe_psql('app', 'SELECT * FROM public.caught'), '', 'names of others are still not used');
+
 #
 # Upgrades
 #
