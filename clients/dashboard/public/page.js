@@ -79,12 +79,17 @@ document.addEventListener('keydown', event => {
 
 // ---- news
 
-// "newest" and "state" of the server become events of the page, bemi:newest and bemi:state.
+// "newest" and "state" of the server become events of the page, bemi:newest and bemi:state. A state has the texts that the server would show now, and they
+// replace those of the page. If none has come for a while, the banner must not pretend to be up to date: a network can be gone without a word. If
+// the state is not known, bemi:unknown, the page asks for the reason.
 //
 // The browser connects again by itself if the connection is lost, and by hand if the answer was another one, such as that of a proxy whose
 // server is away. The server then sends the newest id, so a page that compares it with its own misses nothing.
 
 const RETRY = 3_000;
+// Some times the period of live.js, or the last one, because a slow database is asked less often.
+const SILENCE = 12_000;
+const PERIODS = 3;
 const lost = document.getElementById('connection-lost');
 const ended = document.getElementById('session-ended');
 
@@ -92,19 +97,58 @@ const announce = (name, id) => document.body.dispatchEvent(new CustomEvent(`bemi
 
 let events;
 let lostTimer;
+let silenceTimer;
+let stateAt;
+
+const setText = (element, text) => { if (element && element.textContent !== text) element.textContent = text; };
+
+function setStale(isStale) {
+  for (const element of document.querySelectorAll('.trust [data-stale]')) element.hidden = !isStale;
+}
+
+function expectState() {
+  const now = performance.now();
+  clearTimeout(silenceTimer);
+  silenceTimer = setTimeout(setStale, Math.max(SILENCE, PERIODS * (now - (stateAt ?? now))), true);
+  stateAt = now;
+}
+
+function showState({ sources, lines }) {
+  document.getElementById('source-state').replaceChildren(...new DOMParser().parseFromString(sources, 'text/html').body.childNodes);
+  for (const banner of document.querySelectorAll('.trust[data-source]')) {
+    const line = lines[banner.dataset.source];
+    if (!line) continue;
+    if (line.until) setText(banner.querySelector('.until'), line.until);
+    const problem = banner.querySelector('[data-problem]');
+    setText(problem, line.problem);
+    problem.hidden = !line.problem;
+  }
+}
+
+function takeState(text) {
+  if (text) showState(JSON.parse(text));
+  else announce('unknown');
+  setStale(!text);
+  expectState();
+  announce('state');
+}
 
 function listen() {
   events = new EventSource('/live');
-  for (const name of ['newest', 'state']) events.addEventListener(name, ({ data }) => announce(name, data));
+  events.addEventListener('newest', ({ data }) => announce('newest', data));
+  events.addEventListener('state', ({ data }) => takeState(data));
   events.addEventListener('open', () => {
     clearTimeout(lostTimer);
     lostTimer = undefined;
-    if (!lost.hidden) announce('state', '');
+    if (!lost.hidden) announce('unknown');
     lost.hidden = true;
   });
   events.addEventListener('error', ({ target }) => {
     // Most are back before it is worth a word.
-    lostTimer ??= setTimeout(() => { lost.hidden = false; }, RETRY);
+    lostTimer ??= setTimeout(() => {
+      lost.hidden = false;
+      setStale(true);
+    }, RETRY);
     if (target.readyState === EventSource.CLOSED) listenAgain();
   });
 }
@@ -116,10 +160,12 @@ async function listenAgain() {
   clearTimeout(lostTimer);
   lost.hidden = true;
   ended.hidden = false;
+  setStale(true);
 }
 
 if (lost) {
   listen();
+  expectState();
   addEventListener('pagehide', () => events.close());
   // From the cache of the browser, a page comes back as it was.
   addEventListener('pageshow', ({ persisted }) => { if (persisted) listen(); });

@@ -1,8 +1,11 @@
 // What is new, as server-sent events.
 //
 // While somebody has a page open, one query a second asks for the newest change, once for all browsers of a
-// Database, or of a link for a customer. /live then sends "newest" with its id, and "state" now and then. The browser fetches what it
-// shows from the ordinary pages, so nothing of a row goes through here.
+// Database, or of a link for a customer. /live then sends "newest" with its id. The browser fetches what it shows from the ordinary pages, so
+// nothing of a row goes through here.
+//
+// Every few seconds, it sends "state": how the sources are, in the language and the time zone of the browser, which need not ask for it.
+// Without data, the database does not answer.
 //
 // A browser that comes again gets the newest id at once, compares it with what it shows, and so misses nothing. If the database was away,
 // it gets the id again when the database is back.
@@ -11,10 +14,11 @@ import { newestChange } from './queries/changes.js';
 import { isConnectionLost } from './database.js';
 import { sourceStates } from './queries/trust.js';
 import { SourceStates } from './views/source_state.js';
-import { html } from './views/html.js';
+import { html, render } from './views/html.js';
+import { lineOf } from './views/trust.js';
 
 const PERIOD = 1_000;
-const STATE_PERIOD = 5_000;
+const STATE_PERIOD = 3_000;
 const RATE_TIME = 60_000;
 // Whether a browser may still listen is asked as often.
 const CHECK_PERIOD = 5_000;
@@ -63,8 +67,11 @@ class Watch {
     this.#isLooking = true;
     this.#timer = undefined;
     const begin = performance.now();
+    let states;
     try {
-      const newest = await this.#database.read(client => this.#read(client), { timeout: 5_000 });
+      const isDue = Date.now() - this.#sent >= STATE_PERIOD;
+      const [newest, found] = await this.#database.read(async client => [await this.#read(client), isDue ? await sourceStates(client) : undefined], { timeout: 5_000 });
+      states = found;
       const isNews = newest !== this.#newest || this.#isAway;
       this.#newest = newest;
       this.#isAway = false;
@@ -72,7 +79,7 @@ class Watch {
     } catch {
       this.#isAway = true;
     }
-    this.#sendState();
+    this.#sendState(states);
     const pause = Math.max(PERIOD, PAUSE * (performance.now() - begin));
     if (this.#listeners.size > 0) this.#timer = setTimeout(() => this.#look(), pause);
     else this.#stop();
@@ -87,10 +94,10 @@ class Watch {
     return newest;
   }
 
-  #sendState() {
-    if (Date.now() - this.#sent < STATE_PERIOD) return;
+  #sendState(states) {
+    if (!states && (!this.#isAway || Date.now() - this.#sent < STATE_PERIOD)) return;
     this.#sent = Date.now();
-    this.#send('state', '');
+    this.#send('state', states && { states, rates: ratesOf(this.#database, states) });
   }
 
   #send(event, data) {
@@ -120,7 +127,7 @@ export function addLive(app) {
     // To write after the end would be an error.
     const write = text => { if (!response.writableEnded) response.write(text); };
     write('retry: 2000\n\n');
-    const listener = (event, data) => write(`event: ${event}\ndata: ${data}\n\n`);
+    const listener = (event, data) => write(`event: ${event}\ndata: ${event === 'state' ? stateText(request.page, data) : data}\n\n`);
     const silence = setInterval(write, SILENCE, ':\n\n');
     // Who has logged out, or whose link has ended, hears nothing more. If the database is away, there is nothing to hear.
     const check = setInterval(async () => { if (!await request.mayStay().catch(() => true)) response.end(); }, CHECK_PERIOD);
@@ -142,9 +149,7 @@ export function addLive(app) {
     const { page, database, gone } = request;
     try {
       const states = await database.read(sourceStates, { signal: gone });
-      // How much happens at all is nothing for a customer.
-      const rates = page.link ? new Map() : ratesOf(database, states);
-      return reply.part(html`<${SourceStates} page=${page} states=${states} rates=${rates} />`);
+      return reply.part(sources(page, { states, rates: ratesOf(database, states) }));
     } catch (error) {
       if (isConnectionLost(error)) return reply.part(html`<p><span class="dot stopped"></span>${page.t('error.away.title')}</p>`);
       if (isWithoutRights(error)) return reply.part('');
@@ -152,6 +157,12 @@ export function addLive(app) {
     }
   });
 }
+
+// How much happens at all is nothing for a customer.
+const sources = (page, { states, rates }) => html`<${SourceStates} page=${page} states=${states} rates=${page.link ? new Map() : rates} />`;
+
+// JSON has no line breaks, which would end the data of an event.
+const stateText = (page, data) => (data ? JSON.stringify({ sources: render(sources(page, data)), lines: Object.fromEntries(data.states.map(state => [state.name, lineOf(page, state)])) }) : '');
 
 // Without bemi, or without the right to read its state, the page itself says so.
 const isWithoutRights = ({ code }) => ['3F000', '42501'].includes(code);

@@ -8,7 +8,7 @@ import { keyParts } from '../src/queries/values.js';
 import { newFormat } from '../src/views/format.js';
 import { html, render } from '../src/views/html.js';
 import { sentence } from '../src/views/sentence.js';
-import { Trust } from '../src/views/trust.js';
+import { lineOf, Trust } from '../src/views/trust.js';
 import { OldAndNew } from '../src/views/value.js';
 import { where, who } from '../src/views/who.js';
 import { wording } from '../src/wording.js';
@@ -82,6 +82,11 @@ test('trust names the gaps, and a source that is not read', () => {
   assert.match(trust([state], [{ ...gap, to: undefined }]), /Gap since/);
   assert.match(trust([{ ...state, state: 'failed', lastError: 'no route' }], []), /no route/);
   assert.match(trust([], []), /No source is read/);
+  const failed = { ...state, state: 'failed', lastError: 'no route', lag: 40 };
+  const until = page.format.moment(state.storedUntil);
+  assert.deepEqual(lineOf(page, { ...failed, state: 'streaming' }), { until: `${until}, 40 ms behind`, problem: '' });
+  assert.deepEqual(lineOf(page, failed), { until, problem: 'no route' });
+  assert.doesNotMatch(lineOf({ ...page, link: {} }, failed).problem, /no route/);
 });
 
 test('an index is offered for a key that is searched for and has none', () => {

@@ -62,7 +62,7 @@ function Navigation({ page }) {
           <span>${page.account.name}</span> <button>${t('login.out')}</button>
         </form>`}
       ${page.link && html`<p class="account">${t('link.seen', { name: page.link.name, until: page.format.moment(page.link.until, { seconds: false }) })}</p>`}
-      <div class="source-state" id="source-state" hx-get="/state" hx-trigger="load, bemi:state from:body" hx-swap="innerHTML"></div>
+      <div class="source-state" id="source-state" hx-get="/state" hx-trigger="load, bemi:unknown from:body" hx-swap="innerHTML"></div>
     </nav>`;
 }
 

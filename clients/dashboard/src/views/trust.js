@@ -1,4 +1,7 @@
 // Trust, on every page: up to when the history is stored, and a banner where it is not whole.
+//
+// The moment moves while a page is open: public/page.js writes the texts of lineOf() into the banner, as live.js sends them. If none come, the
+// banner says that it is not up to date.
 
 import { html } from './html.js';
 import { kindOf } from './source_state.js';
@@ -12,15 +15,26 @@ export function Trust({ page, states, gaps, table }) {
   if (!state) return html`<p class="trust">${t('trust.no_source')}</p>`;
   const beginning = beginningOf(gaps, table);
   const inside = gapsInside(gaps);
-  const values = { from: beginning && format.moment(beginning, { seconds: false }), until: untilOf(page, state) };
+  const { until, problem } = lineOf(page, state);
   const line = !state.storedUntil ? 'trust.unknown' : beginning ? 'trust.from' : 'trust.until';
+  const [before, after] = t(inside.length > 0 ? `${line}.but` : line, { from: beginning && format.moment(beginning, { seconds: false }), until: MARK }).split(MARK);
   return html`
-    <div class="trust" role="status">
-      <span>${t(inside.length > 0 ? `${line}.but` : line, values)}</span>
-      ${kindOf(state) !== 'connected' && html`<span class="gap">${(!page.link && (state.lastError ?? state.warning)) || t('trust.not_read')}</span>`}
+    <div class="trust" role="status" data-source=${state.name}>
+      <span>${before}${after !== undefined && html`<span class="until" aria-live="off">${until}</span>${after}`}</span>
+      <span class="gap" data-problem hidden=${!problem}>${problem}</span>
       ${inside.slice(0, SHOWN).map(gap => html`<${Gap} page=${page} gap=${gap} />`)}
       ${inside.length > SHOWN && html`<span>${t('trust.more', { count: inside.length - SHOWN })}</span>`}
+      <span class="gap" data-stale hidden>${t('trust.stale')}</span>
     </div>`;
+}
+
+// Stands for the moment in a sentence, until it is an element.
+const MARK = '\0';
+
+// What moves: { until, problem }, both texts. Errors of the server are not for a customer.
+export function lineOf(page, state) {
+  const isRead = kindOf(state) === 'connected';
+  return { until: untilOf(page, state) ?? '', problem: isRead ? '' : (!page.link && (state.lastError ?? state.warning)) || page.t('trust.not_read') };
 }
 
 // The moment, and how far behind the source it is. Of a source that is not read, that grows, and the rest of the banner says why.

@@ -37,6 +37,15 @@ class Proxy {
     this.port = this.#server.address().port;
   }
 
+  // Nothing comes from the dashboard, and nothing says so, as on a network that is gone.
+  hold() {
+    for (const socket of this.#sockets) socket.pause();
+  }
+
+  release() {
+    for (const socket of this.#sockets) socket.resume();
+  }
+
   async close() {
     const closed = new Promise(resolve => { this.#server.close(resolve); });
     for (const socket of this.#sockets) socket.destroy();
@@ -104,19 +113,48 @@ async function loadAll() {
   }
 }
 
+// The moment in the banner, and what it says of its own age.
+const until = () => page.locator('.trust .until').innerText();
+const stale = () => page.locator('.trust').getByText('is not updated');
+const isMoving = async () => {
+  const before = await until();
+  await page.waitForFunction(text => document.querySelector('.trust .until').textContent !== text, before);
+};
+
 const isNear = () => page.getByText('shop · Connected').waitFor();
+
+test('the banner moves while the page is open, and the page asks for nothing', options, async () => {
+  await page.goto(address('/changes'));
+  await isNear();
+  const asked = [];
+  page.on('request', request => asked.push(new URL(request.url()).pathname));
+  for (let moves = 0; moves < 3; moves++) await isMoving();
+  assert.deepEqual(asked, []);
+  page.removeAllListeners('request');
+  assert.match(await until(), /^[^,]* \d\d:\d\d:\d\d, \d+ m?s behind$|^\d\d:\d\d:\d\d, \d+ m?s behind$/);
+  assert.ok(await stale().isHidden());
+  await server.query("CALL bemi.stop('main')", 'shop');
+  await page.locator('.trust').getByText('The source is not read at the moment.').waitFor();
+  await page.locator('#source-state').getByText('Not connected').waitFor();
+  await server.query("CALL bemi.start('main')", 'shop');
+  await page.locator('.trust').getByText('The source is not read at the moment.').waitFor({ state: 'hidden' });
+  await checkAccessibility(page, 'changes while the banner moves');
+});
 
 test('the database goes away: the page says so, and goes on when it is back', options, async () => {
   await page.goto(address('/changes'));
   await isNear();
   server.stop();
   await page.locator('#source-state').getByText('The database does not answer').waitFor();
+  await stale().waitFor();
   // What was shown is still there.
   assert.equal((await shown()).length, 3);
   await checkAccessibility(page, 'changes without the database');
   server.start();
   await add(4, 6);
   await isNear();
+  await stale().waitFor({ state: 'hidden' });
+  await isMoving();
   await checkList();
 });
 
@@ -135,6 +173,7 @@ test('the connection is lost: the page says so, and then has what has come meanw
   await isNear();
   await proxy.close();
   await page.getByText('No connection to the dashboard').waitFor();
+  await stale().waitFor();
   await checkAccessibility(page, 'changes without a connection');
   await page.setViewportSize({ width: 320, height: 700 });
   await checkWidth(page, 'changes without a connection');
@@ -142,6 +181,8 @@ test('the connection is lost: the page says so, and then has what has come meanw
   await add(7, 9);
   await proxy.open();
   await page.getByText('No connection to the dashboard').waitFor({ state: 'hidden' });
+  await stale().waitFor({ state: 'hidden' });
+  await isMoving();
   await checkList();
 });
 
@@ -181,12 +222,23 @@ test('a group that is larger than a page is not shown twice', options, async () 
   assert.deepEqual(await page.locator('article.group .who').evaluateAll(names => names.slice(0, 5).map(name => name.textContent.trim())), ['User 63', 'User 62', 'User 61', 'User 60', 'User 100']);
 });
 
+test('a connection that is open but silent: the banner does not pretend', options, async () => {
+  await page.goto(address('/changes'));
+  await isNear();
+  await isMoving();
+  proxy.hold();
+  await stale().waitFor();
+  proxy.release();
+  await stale().waitFor({ state: 'hidden' });
+});
+
 test('the dashboard was started again: the page says that one has to come in again', options, async () => {
   await page.goto(address('/changes'));
   await isNear();
   await dashboard.close();
   dashboard = await open({ key: randomBytes(32) });
   await page.getByText('Your session here has ended.').waitFor();
+  await stale().waitFor();
   await checkAccessibility(page, 'changes after the session');
   await page.getByRole('link', { name: 'Load the page again' }).click();
   await page.getByText('Open the address that the dashboard has printed').waitFor();
