@@ -1,13 +1,17 @@
 """Celery: a task has the context of its caller, in a worker in another thread and with task_always_eager."""
 
+import threading
+import types
+
 import celery
 import psycopg2
+from celery.signals import before_task_publish
 from base import DatabaseTest, dsn, marked
 from celery.contrib.testing.worker import start_worker
 from stack import passed
 
 import bemi
-from bemi.celery import hook
+from bemi.celery import _begin, _end, hook
 from bemi.psycopg2 import Cursor
 
 hook()
@@ -83,6 +87,58 @@ class CeleryTest(DatabaseTest):
             ('worker headers', {}),
         ])
         passed('Celery', celery.__version__, 'jobs')
+
+    def test_headers(self):
+        """Without a context, a message is the same as without the package."""
+        seen = []
+
+        def see(headers, **rest):
+            seen.append(headers.get('bemi_context', 'none'))
+
+        before_task_publish.connect(see)
+        self.addCleanup(before_task_publish.disconnect, see)
+        add.delay('unheard')
+        with bemi.with_context({'a': 1}):
+            add.delay('unheard')
+        # A task that is called from within another one gets the headers of that one.
+        add.apply_async(['unheard'], headers={'bemi_context': '{"b":2}'})
+        app.control.purge()
+        self.assertEqual(seen, ['none', '{"a":1}', 'none'])
+
+    def test_hostile_headers(self):
+        """Who can write into the queue cannot write into the text of a statement."""
+        for text, context in (
+            ('{"a":"*/; DROP TABLE todo; --"}', {'a': '*/; DROP TABLE todo; --'}),
+            ('*/; DROP TABLE todo; --', None),
+            ('[' * 100000, None),
+            ('[1]', None),
+            (b'{}', {}),
+        ):
+            request = types.SimpleNamespace(is_eager=False, get=lambda name, text=text: text)
+            _begin('hostile', types.SimpleNamespace(request=request))
+            found, sql = bemi.current_context(), bemi.add_context('insert into t values (1)')
+            _end('hostile')
+            self.assertEqual(sql.count('*/'), 1, sql)
+            self.assertTrue(list(found) == ['bemiError'] if context is None else found == context, found)
+        self.assertIsNone(bemi.current_context())
+
+    def test_the_same_task_twice_at_a_time(self):
+        """A broker can deliver a task again while it runs."""
+        steps = threading.Barrier(2, timeout=60)
+        left = []
+
+        def work(i):
+            _begin('twice', types.SimpleNamespace(request=types.SimpleNamespace(is_eager=False, get=lambda name: f'{{"i":{i}}}')))
+            steps.wait()
+            _end('twice')
+            left.append(bemi.current_context())
+
+        threads = [threading.Thread(target=work, args=[i]) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(left, [None, None])
 
     def test_eager(self):
         app.conf.task_always_eager = True

@@ -2,7 +2,12 @@
 
 import asyncio
 import io
+import logging
+import subprocess
+import sys
 import threading
+import types
+import unittest
 
 import django
 from base import DATABASE, HOST, POOLER, POOLER_PORT, USER, marked
@@ -39,10 +44,15 @@ django.setup()
 
 from asgiref.sync import sync_to_async  # noqa: E402
 from django.db import connection, connections, models, transaction  # noqa: E402
-from django.http import HttpResponse, StreamingHttpResponse  # noqa: E402
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse  # noqa: E402
 from django.test import AsyncClient, Client, override_settings  # noqa: E402
 from django.urls import path  # noqa: E402
 from django.utils.decorators import sync_and_async_middleware  # noqa: E402
+
+from bemi.django.middleware import _keep_context  # noqa: E402
+
+# Views that fail are meant to.
+logging.getLogger('django.request').setLevel(logging.CRITICAL)
 
 # The driver that Django uses.
 if getattr(connection.Database, '__name__', '') == 'psycopg':
@@ -110,7 +120,12 @@ def stream(request):
     return StreamingHttpResponse(parts())
 
 
-urlpatterns = [path('add', add), path('async', async_add), path('stream', stream)]
+def fail(request):
+    Todo.objects.create(task=request.GET['task'])
+    raise ZeroDivisionError
+
+
+urlpatterns = [path('add', add), path('fail', fail), path('async', async_add), path('stream', stream)]
 
 
 class DjangoTest(StackTest):
@@ -254,6 +269,28 @@ class DjangoTest(StackTest):
             cursor.execute('INSERT INTO t VALUES (1)')
         self.assertEqual(len(connections['sqlite'].execute_wrappers), 0)
 
+    def test_a_connection_that_is_made_within_a_wrapper(self):
+        """Django removes the last wrapper at the end of the block, which must be the application's."""
+        seen = []
+        connection.close()
+        connection.execute_wrappers.clear()
+        with connection.execute_wrapper(lambda execute, sql, *rest: (seen.append(sql), execute(sql, *rest))[1]):
+            self.insert('default', 'within 1')
+        self.assertEqual(len(seen), 1)
+        with bemi.with_context({'a': 1}):
+            self.insert('default', 'within 2')
+        self.assertEqual(len(seen), 1)
+        self.assertEqual(marked('within'), [('within 1', {}), ('within 2', {'a': 1})])
+
+    def test_without_a_context_nothing_changes(self):
+        seen = []
+        composed = sql.SQL('SELECT 1')
+        with connection.cursor() as cursor, connection.execute_wrapper(lambda execute, sql, *rest: seen.append(sql)):
+            for text in (composed, b'UPDATE todo SET done = true', 'UPDATE todo SET done = true'):
+                cursor.execute(text)
+        self.assertIs(seen[0], composed)
+        self.assertEqual(seen[1:], [b'UPDATE todo SET done = true', 'UPDATE todo SET done = true'])
+
     def test_one_wrapper_for_each_connection(self):
         for _ in range(3):
             self.insert('default', f'wrapper {_}')
@@ -267,17 +304,114 @@ class DjangoTest(StackTest):
             Client().get('/add?task=x', HTTP_X_USER=1)
         with override_settings(BEMI_CONTEXT=lambda request: {'lambda': request.user}):
             Client().get('/add?task=setting+1', HTTP_X_USER=1)
-        self.assertEqual(marked('setting'), [('setting 1', {'lambda': 1})])
 
-    def test_copy_has_no_context(self):
-        """The documents say so."""
-        with bemi.with_context({'a': 1}), connection.cursor() as cursor:
-            if sql.__name__.startswith('psycopg2'):
-                cursor.copy_expert('COPY todo (task) FROM STDIN', io.StringIO('copied 1\n'))
-            else:
-                with cursor.copy('COPY todo (task) FROM STDIN') as copy:
-                    copy.write_row(['copied 1'])
-        self.assertEqual(marked('copied'), [('copied 1', {})])
+        async def async_context(request):
+            await asyncio.sleep(0)
+            return {'async': request.user}
+
+        async def ask():
+            await AsyncClient().get('/async?task=setting+3', **{'X-User': '3'})
+
+        with override_settings(BEMI_CONTEXT=async_context):
+            Client().get('/add?task=setting+2', HTTP_X_USER=2)
+            asyncio.run(ask())
+        self.assertEqual(marked('setting'), [
+            ('setting 1', {'lambda': 1}),
+            ('setting 2', {'async': 2}),
+            ('setting 3', {'async': 3}),
+            ('setting 3 async', {'async': True}),
+        ])
+
+    def test_an_error_of_an_asynchronous_function(self):
+        async def ask():
+            return await AsyncClient().get('/async?task=failed+1', **{'X-User': '3', 'X-Context': 'error'})
+
+        with self.assertLogs('bemi', 'WARNING'):
+            self.assertEqual(asyncio.run(ask()).content, b'ok')
+        self.assertEqual(marked('failed'), [('failed 1', {'bemiError': 'no user'}), ('failed 1 async', {'bemiError': 'no user', 'async': True})])
+
+    def test_streamed_responses_of_asyncio(self):
+        """Django before 4.2 has none, so the response is one of the test."""
+
+        async def parts():
+            for _ in range(2):
+                yield bemi.current_context()
+
+        async def main():
+            response = _keep_context(types.SimpleNamespace(streaming=True, streaming_content=parts()), bemi.with_context({'a': 1}))
+            seen = []
+            async for part in response.streaming_content:
+                seen += [part, bemi.current_context()]
+            return seen
+
+        self.assertEqual(asyncio.run(main()), [{'a': 1}, None] * 2)
+
+    def test_files_stay_files(self):
+        """A server that sends files by itself knows them by this attribute."""
+        response = FileResponse(io.BytesIO(b'text'))
+        content = response.file_to_stream
+        self.assertIs(_keep_context(response, bemi.with_context({'a': 1})).file_to_stream, content)
+        self.assertEqual(list(response.streaming_content), [b'text'])
+
+    @unittest.skipIf(django.VERSION >= (4, 2), 'Django 4.2 needs asgiref 3.6 itself')
+    def test_asgiref_of_older_versions_of_django(self):
+        """Before asgiref 3.6, asyncio's function is the right one."""
+        code = 'import asgiref.sync, asyncio; vars(asgiref.sync).pop("iscoroutinefunction", 0); import bemi.django.middleware as m; ' \
+            'assert m.iscoroutinefunction is asyncio.iscoroutinefunction'
+        subprocess.run([sys.executable, '-c', code], check=True)
+
+    def test_atomic_requests(self):
+        """What a view changes before it fails is rolled back, and the next request has its own context."""
+        with override_settings(DEBUG=False):
+            connection.settings_dict['ATOMIC_REQUESTS'] = True
+            self.addCleanup(connection.settings_dict.__setitem__, 'ATOMIC_REQUESTS', False)
+            client = Client(raise_request_exception=False)
+            self.assertEqual(client.get('/fail?task=atomic+1', HTTP_X_USER=1).status_code, 500)
+            client.get('/add?task=atomic+2', HTTP_X_USER=2)
+        self.assertIsNone(bemi.current_context())
+        self.assertEqual(marked('atomic'), [('atomic 2', {'path': '/add', 'userId': 2})])
+
+    def copy(self, cursor, task):
+        if sql.__name__.startswith('psycopg2'):
+            cursor.copy_expert('COPY todo (task) FROM STDIN', io.StringIO(f'{task}\n'))
+        else:
+            with cursor.copy('COPY todo (task) FROM STDIN') as copy:
+                copy.write_row([task])
+
+    def test_what_passes_by_the_wrappers(self):
+        """COPY, and the driver's own cursors, also of a new connection."""
+        for i in range(2):
+            with bemi.with_context({'i': i}), connection.cursor() as cursor:
+                self.copy(cursor, f'copied {i} a')
+                with connection.connection.cursor() as own:
+                    self.copy(own, f'copied {i} b')
+                    own.execute('INSERT INTO todo (task) VALUES (%s)', [f'copied {i} c'])
+            connection.close()
+        self.assertEqual(marked('copied'), [(f'copied {i} {letter}', {'i': i}) for i in range(2) for letter in 'abc'])
+
+    def test_iterators(self):
+        """Cursors on the server read as before."""
+        self.insert('default', 'iterator 1')
+        connection.settings_dict['DISABLE_SERVER_SIDE_CURSORS'] = False
+        self.addCleanup(connection.settings_dict.__setitem__, 'DISABLE_SERVER_SIDE_CURSORS', True)
+        with bemi.with_context({'a': 1}):
+            self.assertEqual([todo.task for todo in Todo.objects.filter(task='iterator 1').iterator()], ['iterator 1'])
+
+    @unittest.skipIf(sql.__name__.startswith('psycopg2'), 'psycopg 2 prepares nothing')
+    def test_prepared_statements(self):
+        """An application can ask psycopg 3 for them. Texts with a context leave nothing on the server."""
+        options = {'prepare_threshold': 0, 'server_side_binding': True}
+        connection.close()
+        connection.settings_dict['OPTIONS'].update(options)
+        self.addCleanup(connection.close)
+        self.addCleanup(connection.settings_dict['OPTIONS'].clear)
+        for i in range(10):
+            with bemi.with_context({'i': i}):
+                self.insert('default', f'prepared {i}')
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'INSERT%%'", [])
+            self.assertEqual(cursor.fetchone(), (0,))
+        self.assertEqual(marked('prepared'), [(f'prepared {i}', {'i': i}) for i in range(10)])
 
 
 del StackTest

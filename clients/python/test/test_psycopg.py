@@ -9,7 +9,7 @@ from psycopg import sql
 from stack import StackTest, passed
 
 import bemi
-from bemi.psycopg import AsyncClientCursor, AsyncCursor, ClientCursor, Cursor, hooked
+from bemi.psycopg import AsyncClientCursor, AsyncCursor, ClientCursor, Cursor, _with_context, hooked
 
 INSERT = 'INSERT INTO todo (task) VALUES (%s)'
 PREPARED = "SELECT statement FROM pg_prepared_statements WHERE statement NOT LIKE '%%pg_prepared_statements%%'"
@@ -119,6 +119,16 @@ class PsycopgTest(StackTest):
         self.tasks = getattr(self, 'tasks', 0) + 1
         db.execute(INSERT, [task or f'unprepared {self.tasks}'])
 
+    def test_without_a_context_nothing_changes(self):
+        composed = sql.SQL('SELECT 1')
+        with self.connected() as db, db.cursor() as cursor:
+            self.assertIs(_with_context(cursor, composed), composed)
+            # A comment that was written by hand does not change, so it is prepared like other texts.
+            for i in range(10):
+                db.execute(INSERT + ' /*Bemi {"hand": 1} Bemi*/', [f'by-hand {i}'])
+            found = db.execute(PREPARED).fetchall()
+            self.assertEqual(len(found), 0 if issubclass(self.cursor_class, psycopg.ClientCursor) else 1)
+
     def test_rows_and_other_cursors(self):
         with self.connected() as db, bemi.with_context({'a': 1}):
             with db.cursor(row_factory=psycopg.rows.dict_row) as cursor:
@@ -129,6 +139,7 @@ class PsycopgTest(StackTest):
                 self.assertEqual(len(cursor.fetchall()), 3)
         self.assertIs(hooked(Cursor), Cursor)
         self.assertTrue(issubclass(hooked(psycopg.AsyncCursor), psycopg.AsyncCursor))
+        self.assertIs(hooked(psycopg.AsyncCursor), hooked(psycopg.AsyncCursor))
 
     def test_asyncio(self):
         async_class = AsyncClientCursor if self.cursor_class is ClientCursor else AsyncCursor

@@ -10,7 +10,7 @@ from psycopg2 import sql
 from stack import StackTest
 
 import bemi
-from bemi.psycopg2 import Cursor, hooked
+from bemi.psycopg2 import Cursor, _with_context, hooked
 
 INSERT = 'INSERT INTO todo (task) VALUES (%s)'
 
@@ -116,6 +116,11 @@ class Psycopg2Test(StackTest):
             with db.cursor('named') as cursor:
                 cursor.execute('SELECT generate_series(1, 3)')
                 self.assertEqual(len(cursor.fetchall()), 3)
+
+    def test_without_a_context_nothing_changes(self):
+        composed = sql.SQL('SELECT 1')
+        with self.connected() as db, db.cursor() as cursor:
+            self.assertIs(_with_context(cursor, composed), composed)
 
     def test_hooked_once(self):
         self.assertIs(hooked(Cursor), Cursor)

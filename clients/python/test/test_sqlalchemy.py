@@ -1,6 +1,7 @@
 """SQLAlchemy with psycopg2 and with asyncpg: the ORM and the Core."""
 
 import asyncio
+import io
 import unittest
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from bemi.sqlalchemy import hook
 
 try:
     import asyncpg
+    import sqlalchemy.ext.asyncio
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 except ImportError:
     asyncpg = None
@@ -127,6 +129,19 @@ class SQLAlchemyTest(StackTest):
             i = int(task.split(' ')[1])
             self.assertEqual(context, {'i': i} if i % 3 else {})
 
+    def copy(self, connection, task):
+        with connection.cursor() as cursor:
+            cursor.copy_expert('COPY todo (task) FROM STDIN', io.StringIO(f'{task}\n'))
+
+    def test_cursors_of_the_driver(self):
+        connection = self.engine.raw_connection()
+        with bemi.with_context({'a': 1}):
+            self.copy(connection, 'own 1')
+            connection.cursor().execute('INSERT INTO todo (task) VALUES (%s)', ['own 2'])
+        connection.commit()
+        connection.close()
+        self.assertEqual(marked('own'), [('own 1', {'a': 1}), ('own 2', {'a': 1})])
+
     def test_all_engines(self):
         hook()
         engine = sa.create_engine(url('postgresql+psycopg2'))
@@ -156,6 +171,33 @@ class SQLAlchemyPsycopgTest(SQLAlchemyTest):
     def make_engine(cls, pooled=False, **options):
         # PgBouncer before 1.21 knows no prepared statements.
         return super().make_engine(pooled, **options, **({'connect_args': {'prepare_threshold': None}} if pooled else {}))
+
+    def copy(self, connection, task):
+        with connection.cursor() as cursor, cursor.copy('COPY todo (task) FROM STDIN') as copy:
+            copy.write_row([task])
+
+    def test_asyncio(self):
+        async def work(engine, i):
+            for j in range(5):
+                with bemi.with_context({'i': i, 'j': j}):
+                    async with engine.begin() as connection:
+                        await connection.execute(todo.insert(), [{'task': f'async {i} {j} {letter}'} for letter in 'ab'])
+                async with engine.begin() as connection:
+                    await connection.execute(todo.insert().values(task=f'async none {i} {j}'))
+
+        async def main():
+            engine = sa.ext.asyncio.create_async_engine(url(self.scheme), pool_size=4)
+            hook(engine)
+            await asyncio.gather(*(work(engine, i) for i in range(10)))
+            await engine.dispose()
+
+        asyncio.run(main())
+        found = marked('async')
+        self.assertEqual(len(found), 10 * 5 * 3)
+        for task, context in found:
+            _, i, j, *_ = task.split(' ')
+            self.assertEqual(context, {} if i == 'none' else {'i': int(i), 'j': int(j)}, task)
+        self.feature('asyncio')
 
     def test_prepared_statements(self):
         """Texts with a context leave nothing on the server."""

@@ -1,5 +1,6 @@
 """The text of contexts and statements: exactly that of ../vectors.json, which all clients share."""
 
+import logging
 import unittest
 import uuid
 from datetime import date, datetime, timezone
@@ -96,6 +97,26 @@ class TextTest(unittest.TestCase):
             self.assertTrue(text.startswith('{"bemiError":"'), text[:100])
             self.assertLess(len(text), 1000)
             self.assertEqual(len(logs.output), 1)
+
+    def test_a_log_that_fails(self):
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise RuntimeError('the disk is full')
+
+        handler = Broken()
+        log = logging.getLogger('bemi')
+        log.addHandler(handler)
+        self.addCleanup(log.removeHandler, handler)
+        # Celery's worker sets the level of all loggers.
+        self.addCleanup(log.setLevel, log.level)
+        log.setLevel(logging.WARNING)
+        self.assertTrue(text_of({'a': object()}).startswith('{"bemiError":"a value of type object'))
+
+    def test_a_text_that_has_the_context_already(self):
+        with bemi.with_context({'a': 1}):
+            for text in ('update t set a = 1', "update t set a = ';'; delete from t", 'update t set a = 1 -- why'):
+                once = bemi.add_context(text)
+                self.assertEqual(bemi.add_context(once), once)
 
     def test_limits(self):
         deep = {}

@@ -23,7 +23,7 @@ module Bemi
 
     # The context of a block. After that, the former context is in force again, whatever was set within.
     def with_context(context, &block)
-      with_text(Text.of { context }, &block)
+      Storage.with(Text.of { context }, &block)
     end
 
     # Sets the context from here on, in this thread (or fiber), until the end of the innermost with_context. It replaces the
@@ -48,15 +48,10 @@ module Bemi
       Storage.text
     end
 
-    # The context of a block by its text. For what carries contexts, such as queues of jobs.
-    def with_text(text)
-      former = Storage.text
-      Storage.text = text
-      begin
-        yield
-      ensure
-        Storage.text = former
-      end
+    # The context of a block by its text. For what carries contexts, such as queues of jobs. It is written again, because who can
+    # write into a queue must not be able to write into the text of a statement.
+    def with_text(text, &block)
+      Storage.with(text.nil? ? nil : Text.of { JSON.parse(text, max_nesting: Text::MAX_DEPTH) }, &block)
     end
 
     # The text of a query, with the context in force behind each statement that changes rows. For drivers that bemi does not

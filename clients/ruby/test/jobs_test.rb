@@ -3,6 +3,7 @@
 # Jobs of ActiveJob and Sidekiq have the context of the code that enqueues them.
 
 require_relative 'active_record_test'
+require 'rbconfig'
 require 'bemi/active_job'
 require 'sidekiq/testing'
 require 'bemi/sidekiq'
@@ -32,6 +33,13 @@ class RetriedJob < ActiveJob::Base
     raise ZeroDivisionError if executions < 2
 
     Todo.create!(task: task)
+  end
+end
+
+class FailedJob < ActiveJob::Base
+  def perform
+    Bemi.merge_context({ b: 2 })
+    raise ZeroDivisionError
   end
 end
 
@@ -90,6 +98,37 @@ class JobsTest < Minitest::Test
     assert_equal(expected, Database.marked('active').to_h)
     assert_nil(Bemi.current_context)
     Stack.passed('ActiveJob', ActiveJob.version.to_s, 'jobs')
+  end
+
+  def test_without_a_context_a_job_is_as_it_was
+    refute_includes(AddJob.new('x').serialize.keys, 'bemi_context')
+    job = {}
+    Bemi::Sidekiq::Client.new.call('x', job, 'default') { nil }
+    assert_equal({}, job)
+  end
+
+  def test_a_job_that_fails_leaves_nothing
+    data = Bemi.with_context({ a: 1 }) { FailedJob.new.serialize }
+    assert_raises(ZeroDivisionError) { ActiveJob::Base.execute(data) }
+    assert_nil(Bemi.current_context)
+    assert_raises(ZeroDivisionError) do
+      Bemi::Sidekiq::Server.new.call(nil, { 'bemi_context' => '{"a":1}' }, 'default') { Bemi.merge_context({ b: 2 }) && raise(ZeroDivisionError) }
+    end
+    assert_nil(Bemi.current_context)
+  end
+
+  # In a process of Sidekiq, both are registered, and the server's is the first one.
+  def test_sidekiq_server
+    code = <<~RUBY
+      require 'sidekiq/cli'
+      config = Sidekiq.respond_to?(:default_configuration) ? Sidekiq.default_configuration : Sidekiq
+      config.server_middleware { |chain| chain.add(Class.new { def call(*) = yield }) }
+      require 'bemi/sidekiq'
+      Bemi::Sidekiq.hook
+      print [config.client_middleware, config.server_middleware].map { |chain| chain.map(&:klass).map { |klass| klass.name.to_s } }.inspect
+    RUBY
+    chains = IO.popen([RbConfig.ruby, '-e', code], &:read)
+    assert_equal('[["Bemi::Sidekiq::Client"], ["Bemi::Sidekiq::Server", ""]]', chains)
   end
 
   def test_active_job_in_threads

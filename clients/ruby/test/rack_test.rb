@@ -52,6 +52,23 @@ class RackTest < Minitest::Test
     assert_nil(Bemi.current_context)
   end
 
+  # Rack 3: a server looks for the method each, and without it calls the body.
+  def test_a_body_that_is_called
+    seen = nil
+    _, _, answer = ask(app(->(_) { [200, {}, ->(stream) { stream << (seen = Bemi.current_context) }] }))
+    refute_respond_to(answer, :each)
+    refute_respond_to(answer, :close)
+    answer.call([])
+    assert_equal({ 'path' => '/todo' }, seen)
+  end
+
+  def test_an_error_of_a_body_ends_the_context
+    body = Object.new.tap { |object| def object.each = raise(ZeroDivisionError) }
+    _, _, answer = ask(app(->(_) { [200, {}, body] }))
+    assert_raises(ZeroDivisionError) { answer.each { nil } }
+    assert_nil(Bemi.current_context)
+  end
+
   def test_threads
     application = app(->(env) { [200, {}, [sleep(0.001) && Bemi.current_context['path'], env['PATH_INFO']]] })
     Array.new(20) { |i| Thread.new { ask(application, "/#{i}")[2] } }.each { |thread| assert_equal(thread.value[1], thread.value[0]) }

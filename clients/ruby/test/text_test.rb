@@ -5,6 +5,7 @@
 require_relative 'base'
 require 'bigdecimal'
 require 'date'
+require 'rbconfig'
 require 'set'
 
 class TextTest < Minitest::Test
@@ -64,13 +65,55 @@ class TextTest < Minitest::Test
     cycle[:self] = cycle
     deep = 501.times.reduce({}) { |inner, _| { a: inner } }
     unreadable = Object.new.tap { |object| def object.to_hash = raise('no') }
-    [cycle, deep, { a: BasicObject }, { a: Float::NAN }, { a: (0..10_000).to_a }, [1], 'text', 1, { a: unreadable }].each do |context|
+    # PostgreSQL's numbers have at most 131072 digits.
+    long = 10**131_072
+    [cycle, deep, { a: BasicObject }, { a: Float::NAN }, { a: (0..10_000).to_a }, [1], 'text', 1, { a: unreadable }, { a: long }, { a: -long }].each do |context|
       text = text_of(context)
       next if context.is_a?(Hash) && context[:a].is_a?(Class) # With ActiveSupport, anything can be JSON
 
       assert(text.start_with?('{"bemiError":"'), text[0, 100])
       assert_operator(text.size, :<, 1000)
     end
+  end
+
+  def test_any_error_is_noted
+    unfinished = Class.new(StandardError) { def message = raise(NotImplementedError) }
+    errors = [NotImplementedError.new('not yet'), RuntimeError.new('é'.encode('UTF-16LE')), RuntimeError.new("\xff"), RuntimeError.new("\xe9".b),
+              LoadError.new('no file'), unfinished.new]
+    found = errors.map { |error| JSON.parse(Bemi::Text.of { raise error }) }
+    expected = ['not yet', 'é', "\u{fffd}", "\u{fffd}", 'no file'].map { |message| { 'bemiError' => message } }
+    assert_equal(expected, found[0..4])
+    assert_equal(['bemiError'], found[5].keys)
+  end
+
+  def test_a_log_that_fails
+    former = Bemi.logger
+    Bemi.logger = Object.new.tap { |logger| def logger.warn(_) = raise('the disk is full') }
+    assert_equal('{"bemiError":"no user"}', Bemi::Text.of { raise 'no user' })
+  ensure
+    Bemi.logger = former
+  end
+
+  # A text can come from a queue. Who can write into the queue cannot write into the text of a statement.
+  def test_texts_from_elsewhere
+    sql = 'insert into t values (1)'
+    {
+      '{"a":"*/; DROP TABLE todo; --"}' => { 'a' => '*/; DROP TABLE todo; --' }, '{ "a": "\\u0000%" }' => { 'a' => "\u{fffd}%" },
+      '*/; DROP TABLE todo; --' => nil, '[1]' => nil, '{"a":NaN}' => nil, ('[' * 100_000) => nil, 1 => nil
+    }.each do |text, context|
+      Bemi.with_text(text) do
+        assert_equal(1, Bemi.add_context(sql).scan('*/').size)
+        context ? assert_equal(context, Bemi.current_context) : assert_equal(['bemiError'], Bemi.current_context.keys)
+      end
+    end
+    Bemi.with_text(nil) { assert_nil(Bemi.current_context) }
+    VECTORS['contexts'].each { |vector| Bemi.with_text(vector['text']) { assert_equal(vector['text'], Bemi.current_text, vector['name']) } }
+  end
+
+  # Other libraries load what writes times, this one must not depend on them.
+  def test_times_without_other_libraries
+    text = IO.popen([RbConfig.ruby, '-r', 'bemi', '-e', 'print Bemi.with_context({ at: Time.at(0).utc }) { Bemi.current_text }'], &:read)
+    assert_equal('{"at":"1970-01-01T00:00:00.000Z"}', text)
   end
 
   def test_limits

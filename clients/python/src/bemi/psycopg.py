@@ -7,10 +7,11 @@ a context is never prepared.
 
 from __future__ import annotations
 
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, Dict, Optional, TypeVar, cast
 
 import psycopg
 
+from .context import current_text
 from .query import add_context, add_context_to_bytes
 
 Class = TypeVar('Class', bound=type)
@@ -34,10 +35,14 @@ class _Hooked:
         return super().copy(_with_context(self, statement), params, **options)  # type: ignore[misc]
 
     def _get_prepared(self, pgq: Any, prepare: Optional[bool] = None) -> Any:
-        return super()._get_prepared(pgq, False if b'/*Bemi ' in pgq.query else prepare)  # type: ignore[misc]
+        if current_text() is not None and b'/*Bemi ' in pgq.query:
+            prepare = False
+        return super()._get_prepared(pgq, prepare)  # type: ignore[misc]
 
 
 def _with_context(cursor: Any, query: Any) -> Any:
+    if current_text() is None:
+        return query
     if isinstance(query, psycopg.sql.Composable):
         query = query.as_string(cursor)
     if isinstance(query, str):
@@ -45,11 +50,17 @@ def _with_context(cursor: Any, query: Any) -> Any:
     return add_context_to_bytes(query) if isinstance(query, bytes) else query
 
 
+# A connection of SQLAlchemy or Django asks for its class again.
+_classes: Dict[type, type] = {}
+
+
 def hooked(cursor_class: Class) -> Class:
     """A subclass of a class of cursors, for cursor_factory. A class that is hooked already is returned as it is."""
     if issubclass(cursor_class, _Hooked):
         return cast(Class, cursor_class)
-    return cast(Class, type(cursor_class.__name__, (_Hooked, cursor_class), {'__module__': __name__}))
+    if cursor_class not in _classes:
+        _classes[cursor_class] = type(cursor_class.__name__, (_Hooked, cursor_class), {'__module__': __name__})
+    return cast(Class, _classes[cursor_class])
 
 
 class Cursor(_Hooked, psycopg.Cursor[Any]):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, Dict, TypeVar, cast
 
 import psycopg2.extensions
 import psycopg2.sql
 
+from .context import current_text
 from .query import add_context, add_context_to_bytes
 
 Class = TypeVar('Class', bound=type)
@@ -26,6 +27,8 @@ class _Hooked:
 
 
 def _with_context(cursor: Any, query: Any) -> Any:
+    if current_text() is None:
+        return query
     if isinstance(query, psycopg2.sql.Composable):
         query = query.as_string(cursor)
     if isinstance(query, str):
@@ -33,11 +36,17 @@ def _with_context(cursor: Any, query: Any) -> Any:
     return add_context_to_bytes(query) if isinstance(query, bytes) else query
 
 
+# A connection of SQLAlchemy or Django asks for its class again.
+_classes: Dict[type, type] = {}
+
+
 def hooked(cursor_class: Class) -> Class:
     """A subclass of a class of cursors, for cursor_factory. A class that is hooked already is returned as it is."""
     if issubclass(cursor_class, _Hooked):
         return cast(Class, cursor_class)
-    return cast(Class, type(cursor_class.__name__, (_Hooked, cursor_class), {'__module__': __name__}))
+    if cursor_class not in _classes:
+        _classes[cursor_class] = type(cursor_class.__name__, (_Hooked, cursor_class), {'__module__': __name__})
+    return cast(Class, _classes[cursor_class])
 
 
 class Cursor(_Hooked, psycopg2.extensions.cursor):  # type: ignore[misc]

@@ -30,9 +30,13 @@ def changes_rows(sql: str) -> bool:
     return word in _WRITES or (word == 'with' and _WRITES_WITHIN.search(sql) is not None)
 
 
+def _comment(text: str) -> str:
+    return f'/*Bemi {text} Bemi*/'
+
+
 def _add_comment(statement: str, text: str) -> str:
     """After the statement, which can end in a "--" comment."""
-    return f'{statement}{chr(10) if "--" in statement else " "}/*Bemi {text} Bemi*/'
+    return f'{statement}{chr(10) if "--" in statement else " "}{_comment(text)}'
 
 
 def add_context(sql: str) -> str:
@@ -41,7 +45,8 @@ def add_context(sql: str) -> str:
     For drivers that bemi does not hook.
     """
     text = current_text()
-    if text is None:
+    # A framework's hook and its driver's can get the same text.
+    if text is None or sql.endswith(_comment(text)):
         return sql
     parts = []
     done = 0

@@ -11,6 +11,7 @@ from typing import Any, Optional, Tuple
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from .cursors import hook_cursors
 from .query import add_context
 
 
@@ -23,17 +24,13 @@ def _before_cursor_execute(
 
 
 def _connect(dbapi_connection: Any, record: Any) -> None:
-    """psycopg 3 would prepare texts with changing comments. Its hooked cursors do not."""
-    driver_connection = getattr(dbapi_connection, '_connection', dbapi_connection)
-    if type(driver_connection).__module__.partition('.')[0] == 'psycopg':
-        from .psycopg import hooked
-
-        driver_connection.cursor_factory = hooked(driver_connection.cursor_factory)
+    # Asynchronous connections are within an adapter.
+    hook_cursors(getattr(dbapi_connection, '_connection', dbapi_connection))
 
 
 def hook(engine: Optional[Any] = None) -> None:
     """Hooks an Engine or AsyncEngine; without an argument, all engines. A second time does nothing."""
     target = Engine if engine is None else getattr(engine, 'sync_engine', engine)
-    if not event.contains(target, 'before_cursor_execute', _before_cursor_execute):
+    if not event.contains(target, 'before_cursor_execute', _before_cursor_execute):  # type: ignore[no-untyped-call]
         event.listen(target, 'before_cursor_execute', _before_cursor_execute, retval=True)
         event.listen(target, 'connect', _connect)

@@ -100,6 +100,14 @@ def _message_of(error: BaseException) -> str:
         return type(error).__name__
 
 
+def _warn(message: str) -> None:
+    try:
+        log.warning('bemi: %s; changes are stored without their context', message)
+    except Exception:
+        # The handlers are the application's. One that fails must not break the query either.
+        pass
+
+
 def context_text(make: Callable[[], Any]) -> Optional[str]:
     """The text of the context that `make` returns; None if it returns None.
 
@@ -111,5 +119,5 @@ def context_text(make: Callable[[], Any]) -> Optional[str]:
         return None if context is None else _to_text(context)
     except Exception as error:
         message = _message_of(error)
-        log.warning('bemi: %s; changes are stored without their context', message)
+        _warn(message)
         return _to_text({'bemiError': message})

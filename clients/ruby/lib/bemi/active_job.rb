@@ -10,7 +10,9 @@ module Bemi
     KEY = 'bemi_context'
 
     def serialize
-      super.merge(KEY => Bemi.current_text)
+      data = super
+      text = Bemi.current_text
+      text.nil? ? data : data.merge(KEY => text)
     end
 
     def deserialize(data)

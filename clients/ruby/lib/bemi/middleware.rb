@@ -18,7 +18,7 @@ module Bemi
 
     def call(env)
       text = Text.of { @callback.call(request(env)) }
-      status, headers, body = Bemi.with_text(text) { @app.call(env) }
+      status, headers, body = Storage.with(text) { @app.call(env) }
       # The server reads it after this method has ended. An array is made already.
       body = Body.new(body, text) unless text.nil? || body.is_a?(Array)
       [status, headers, body]
@@ -33,21 +33,12 @@ module Bemi
       end
     end
 
-    # A body that is made while it is read. It has what the original has, such as to_path.
+    # A body that is made while it is read. It has what the original has, such as to_path, and nothing else: a server calls a body
+    # that has no method each.
     class Body
       def initialize(body, text)
         @body = body
         @text = text
-      end
-
-      def each(&block)
-        return enum_for(:each) unless block
-
-        Bemi.with_text(@text) { @body.each(&block) }
-      end
-
-      def close
-        Bemi.with_text(@text) { @body.close } if @body.respond_to?(:close)
       end
 
       def respond_to_missing?(name, include_all = false)
@@ -56,8 +47,9 @@ module Bemi
 
       def method_missing(name, *arguments, &block)
         return super unless @body.respond_to?(name)
+        return enum_for(:each) if name == :each && !block
 
-        Bemi.with_text(@text) { @body.public_send(name, *arguments, &block) }
+        Storage.with(@text) { @body.public_send(name, *arguments, &block) }
       end
     end
   end

@@ -11,6 +11,17 @@ module Bemi
     KEY = :bemi_context
 
     class << self
+      # The text of a block. After that, the former text is there again, whatever was set within.
+      def with(text)
+        former = self.text
+        self.text = text
+        begin
+          yield
+        ensure
+          self.text = former
+        end
+      end
+
       def text
         if defined?(ActiveSupport::IsolatedExecutionState)
           ActiveSupport::IsolatedExecutionState[KEY]

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require 'json'
+require 'time'
 
 module Bemi
   # A context as text: JSON that is safe in a comment of any query, with any contents. All clients of bemi write the same text,
@@ -14,6 +15,9 @@ module Bemi
 
     # Deeper JSON may be refused by the server, whose limit depends on its stack.
     MAX_DEPTH = 500
+
+    # numeric has at most 131072 digits before the point.
+    MAX_BITS = (131_072 * Math.log2(10)).floor
 
     MAX_ERROR_LENGTH = 200
 
@@ -34,18 +38,35 @@ module Bemi
       def of
         context = yield
         context.nil? ? nil : new.write(context)
-      rescue StandardError, SystemStackError => e
+      rescue StandardError, ScriptError, SystemStackError => e # NotImplementedError and LoadError are no StandardErrors
         message = message_of(e)
-        Bemi.logger&.warn("bemi: #{message}; changes are stored without their context")
+        warn(message)
         new.write({ 'bemiError' => message })
+      end
+
+      # Halves of surrogate pairs and invalid bytes become the replacement character, because jsonb cannot hold them.
+      def storable(string)
+        string = string.encode(Encoding::UTF_8, invalid: :replace, undef: :replace, replace: REPLACEMENT) unless
+          [Encoding::UTF_8, Encoding::BINARY, Encoding::US_ASCII].include?(string.encoding)
+        string = string.dup.force_encoding(Encoding::UTF_8)
+        return string if string.valid_encoding?
+
+        string.b.gsub(HALF_PAIR, REPLACEMENT.b).force_encoding(Encoding::UTF_8).scrub(REPLACEMENT)
       end
 
       private
 
+      # In UTF-8, because a text of another encoding cannot be put together with the warning.
       def message_of(error)
-        error.message.to_s[0, MAX_ERROR_LENGTH]
-      rescue StandardError
+        storable(error.message.to_s)[0, MAX_ERROR_LENGTH]
+      rescue StandardError, ScriptError
         error.class.name.to_s
+      end
+
+      def warn(message)
+        Bemi.logger&.warn("bemi: #{message}; changes are stored without their context")
+      rescue StandardError, ScriptError
+        # The logger is the application's. One that fails must not break the query either.
       end
     end
 
@@ -70,7 +91,8 @@ module Bemi
       when Hash then write_hash(value, depth)
       when Array then write_array(value, depth)
       when String, Symbol then write_string(value.to_s)
-      when true, false, Integer then @out << value.to_s
+      when true, false then @out << value.to_s
+      when Integer then write_integer(value)
       when nil then @out << 'null'
       when Float then write_float(value)
       else write_value(object(value), depth + 1)
@@ -101,6 +123,12 @@ module Bemi
       @out << ']'
     end
 
+    def write_integer(value)
+      raise RangeError, "a number has more digits than PostgreSQL's numeric" if value.bit_length > MAX_BITS
+
+      @out << value.to_s
+    end
+
     def write_float(value)
       raise TypeError, "#{value} cannot be JSON" unless value.finite?
 
@@ -108,17 +136,7 @@ module Bemi
     end
 
     def write_string(string)
-      @out << '"' << storable(string).gsub(UNSAFE) { |character| SHORT[character] || escape(character.ord) } << '"'
-    end
-
-    # Halves of surrogate pairs and invalid bytes become the replacement character, because jsonb cannot hold them.
-    def storable(string)
-      string = string.encode(Encoding::UTF_8, invalid: :replace, undef: :replace, replace: REPLACEMENT) unless
-        [Encoding::UTF_8, Encoding::BINARY, Encoding::US_ASCII].include?(string.encoding)
-      string = string.dup.force_encoding(Encoding::UTF_8)
-      return string if string.valid_encoding?
-
-      string.b.gsub(HALF_PAIR, REPLACEMENT.b).force_encoding(Encoding::UTF_8).scrub(REPLACEMENT)
+      @out << '"' << self.class.storable(string).gsub(UNSAFE) { |character| SHORT[character] || escape(character.ord) } << '"'
     end
 
     def escape(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, AsyncIterator, Callable, Iterator, cast
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.decorators import sync_and_async_middleware
@@ -12,6 +12,13 @@ from django.utils.module_loading import import_string
 
 from ..context import with_context
 from ..text import context_text
+
+
+try:
+    from asgiref.sync import iscoroutinefunction
+except ImportError:
+    # Django before 4.2 allows older versions of asgiref, and marks its middlewares for asyncio.
+    from asyncio import iscoroutinefunction
 
 
 def _raising(error: Exception) -> Callable[[], Any]:
@@ -61,8 +68,10 @@ def context_middleware(get_response: Any) -> Any:
 
         return handle_async
 
+    ask_sync: Any = async_to_sync(callback) if iscoroutinefunction(callback) else callback  # type: ignore[no-untyped-call]
+
     def handle(request: Any) -> Any:
-        block = _block(lambda: callback(request))
+        block = _block(lambda: ask_sync(request))
         with block:
             return _keep_context(get_response(request), block)
 
