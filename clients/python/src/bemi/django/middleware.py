@@ -18,7 +18,7 @@ try:
     from asgiref.sync import iscoroutinefunction
 except ImportError:
     # Django before 4.2 allows older versions of asgiref, and marks its middlewares for asyncio.
-    from asyncio import iscoroutinefunction
+    from asyncio import iscoroutinefunction  # type: ignore[assignment]
 
 
 def _raising(error: Exception) -> Callable[[], Any]:
