@@ -7,7 +7,8 @@ module Bemi
   class Railtie < ::Rails::Railtie
     config.bemi = ActiveSupport::OrderedOptions.new
 
-    initializer 'bemi.middleware' do |app|
+    # Behind the application's initializers, which can have the setting, and middlewares.
+    initializer 'bemi.middleware', after: :load_config_initializers do |app|
       callback = app.config.bemi.context
       # The last one, so that all that find the user are before it.
       app.config.middleware.use(Bemi::Middleware, &callback) if callback
