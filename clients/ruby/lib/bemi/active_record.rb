@@ -19,7 +19,7 @@ module Bemi
     module Transformer
       # Rails 7.0 passes only the text.
       def self.call(sql, connection = nil)
-        return sql unless connection.nil? || connection.adapter_name.start_with?('Postg') # PostGIS, too
+        return sql unless connection.nil? || connection.is_a?(::ActiveRecord::ConnectionAdapters::PostgreSQLAdapter)
 
         Bemi.add_context(sql)
       end
