@@ -924,7 +924,7 @@ REVOKE ALL ON FUNCTION _bemi.warn_of_missing_values(regclass) FROM PUBLIC;
 -- for another one. If it finds a deadlock after deadlock_timeout, it fails. So each wait that
 -- begins with locks ends before that time, and the check for a deadlock comes at once, here. Then
 -- all locks are released, the application goes on, and the next try begins with the table that was
--- busy. Each try waits longer than the one before.
+-- busy, so the order becomes that of the application. Later tries wait for longer.
 --
 -- At once the lock that DROP TRIGGER needs, because an upgrade would deadlock with a transaction
 -- that has read the table.
@@ -936,11 +936,11 @@ DECLARE
 	lock_timeout text := current_setting('lock_timeout');
 	deadlock_timeout text := current_setting('deadlock_timeout');
 	longest interval := coalesce(nullif(lock_timeout::interval, '0'), '1 minute');
-	try integer := 0;
+	try_began timestamptz;
 	has_locks boolean;
 	relation regclass;
 	table_name text;
-	busy text;
+	busy text[] := '{}';
 BEGIN
 	IF former IS NULL THEN
 		RETURN;
@@ -949,7 +949,7 @@ BEGIN
 		to_regprocedure(format('%I.reemit_context()', former))];
 	PERFORM set_config('deadlock_timeout', '1ms', true);
 	LOOP
-		try := try + 1;
+		try_began := clock_timestamp();
 		has_locks := false;
 		BEGIN
 			FOR relation, table_name IN
@@ -957,10 +957,11 @@ BEGIN
 					WHERE c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_trigger g
 						WHERE g.tgrelid = c.oid AND g.tgfoid = ANY (functions)
 							AND g.tgname IN ('bemi_emit_context', 'bemi_reemit_context'))
-					ORDER BY c.oid::regclass::text IS DISTINCT FROM busy, c.oid
+					ORDER BY array_position(busy, c.oid::regclass::text), c.oid
 			LOOP
 				PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM greatest(
-					least(try * interval '100 ms', longest - (clock_timestamp() - began),
+					least(interval '100 ms' + (try_began - began) / 10,
+						longest - (clock_timestamp() - began),
 						CASE WHEN has_locks THEN deadlock_timeout::interval / 2
 							ELSE interval '5 s' END), '1 ms')))::text, true);
 				EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', table_name);
@@ -974,18 +975,19 @@ BEGIN
 			-- A table was dropped or renamed, or its schema was.
 			WHEN deadlock_detected OR lock_not_available OR undefined_table OR invalid_schema_name
 			THEN
-				busy := table_name;
+				busy := table_name || array_remove(busy, table_name);
 		END;
 		IF clock_timestamp() - began >= longest THEN
 			RAISE EXCEPTION 'could not lock the tables that bemi-source.sql tracks'
 				USING ERRCODE = 'lock_not_available',
-					DETAIL = format('Transactions have used table "%s" for %s s.', busy,
+					DETAIL = format('Transactions have used table "%s" for %s s.', busy[1],
 						round(extract(epoch FROM longest), 3)::float8),
 					HINT = 'Try again when no long transaction uses it, or wait for longer: '
 						'SET lock_timeout = ''10min''; CREATE EXTENSION bemi;';
 		END IF;
-		-- Those that have waited go first.
-		PERFORM pg_sleep(least(try * 0.02, 0.5));
+		-- Those that have waited go first. A varying time, because the load can have a rhythm.
+		PERFORM pg_sleep(extract(epoch FROM (0.5 + random()) * greatest(interval '10 ms',
+			clock_timestamp() - try_began)));
 	END LOOP;
 	PERFORM set_config('lock_timeout', lock_timeout, true),
 		set_config('deadlock_timeout', deadlock_timeout, true);
