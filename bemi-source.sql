@@ -306,6 +306,9 @@ DECLARE
 		reads_sqlcommenter boolean;
 		reads_marginalia boolean;
 		space text;
+		line_comment text;
+		plain_comment text;
+		continuation text;
 		tag_key text;
 		quoted_tag text;
 		bare_tag text;
@@ -320,6 +323,7 @@ DECLARE
 		run text;
 		mark text;
 		comment text;
+		statement_comment text;
 		comments text[];
 		pending text[];
 		tag_comments text[];
@@ -329,6 +333,9 @@ DECLARE
 		nests boolean;
 		depth integer;
 		turns integer;
+		bytes bigint;
+		most_bytes bigint;
+		excess text;
 		cuts integer;
 		has_tokens boolean;
 		is_closed boolean;
@@ -336,10 +343,14 @@ DECLARE
 		remedy text;
 		object jsonb;
 		tags jsonb := '{}';
+		wanted_tags text[];
 		of_comment jsonb;
-		pair text[];
-		piece text[];
-		decoded text[];
+		of_comments jsonb[];
+		tag_count integer;
+		tag_bytes bigint;
+		may_exceed boolean;
+		pairs integer;
+		pair_bytes bigint;
 		word text;
 BEGIN
 	path := '';
@@ -371,22 +382,34 @@ BEGIN
 			-- session applies to this text.
 			--
 			-- Output: comment (NULL: none), is_nested, tag_comments; is_ambiguous: the text has several
-			-- statements, whose comments differ; is_complete: the text does not end within a string or comment.
+			-- statements, whose comments differ, or is not searched to its end, because of "excess" (NULL: it
+			-- is); is_complete: the text does not end within a string or comment.
+			--
+			-- Each turn reads and copies the rest of the text. So one turn takes all tokens of a statement,
+			-- with what stands between them, and one turn all comments behind it. More turns are needed only
+			-- for further statements, strings in $tag$ and comments within comments, which no regular
+			-- expression can find. They have a limit that is a number of bytes, so that the time grows with
+			-- the text and not with its square.
+			--
 			-- Characters and tokens of SQL, by code, because classes depend on the locale. A token is one
-			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, an escape
-			-- string with its continuations, a name.
+			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, a string in $$,
+			-- an escape string with its continuations, a name.
+			space := E' \\t\\n\\r\\f\\v';
+			line_comment := E'--[^\\n\\r]*(?:[\\n\\r]|$)';
+			plain_comment := E'/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/';
 			name_start :=
 				E'[^\\u0001-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			name_part :=
 				E'[^\\u0001-\\u0023\\u0025-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			escape_string := E'''(?:[^''\\\\]|''''|\\\\.)*''';
+			continuation := E'(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r](?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*';
 			token :=
-				E'[\\u0001-\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e\\u0030-\\u003a'
-					'\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
+				E'[\\u0001-\\u0008\\u000e-\\u001f\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e'
+					'\\u0030-\\u003a\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
 				|| E'|-(?!-)|/(?!\\*)|\\$[0-9]+|''(?:[^'']|'''')*''|"(?:[^"]|"")*"'
-				|| '|[eE]' || escape_string
-					|| E'(?:(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r]'
-						'(?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*' || escape_string || ')*'
+				|| E'|\\$\\$(?:[^$]|\\$(?!\\$))*\\$\\$'
+				|| '|[eE]' || escape_string || '(?:' || continuation || escape_string || ')*'
+					|| '(?!(?:' || continuation || ')?'')'
 				|| '|(?![eE]'')' || name_start || name_part || '*(?!' || name_part || ')';
 
 			rest := source;
@@ -396,48 +419,80 @@ BEGIN
 			is_complete := true;
 			tag_comments := '{}';
 			pending := '{}';
-			comments := '{}';
+			statement_comment := NULL;
 			has_tokens := false;
 			is_closed := false;
 			turns := 0;
+			bytes := 0;
+			most_bytes := greatest(100000000, 4 * octet_length(source)::bigint);
+			excess := NULL;
+			-- A regular expression takes four bytes for each of the text, of at most 1 GB.
+			IF octet_length(source) > 64000000 THEN
+				excess := format('The text is %s bytes long. Without extension bemi, a text of at most 64000000 '
+					'bytes is searched.', octet_length(source));
+				rest := '';
 			-- A backslash could hide the end of a string then.
-			IF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
+			ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
 				rest := '';
 			END IF;
-			LOOP
-				rest := ltrim(rest, E' \t\n\r\f\v');
-				EXIT WHEN rest = '';
+			WHILE rest <> '' LOOP
 				turns := turns + 1;
-				IF left(rest, 1) = ';' THEN
-					run := ';';
-					is_closed := has_tokens;
-				ELSIF left(rest, 2) = '--' THEN
-					run := substring(rest FROM E'^[^\\n\\r]*');
-				ELSIF left(rest, 2) = '/*' THEN
-					run := substring(rest FROM E'^/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/');
-					nests := run IS NULL;
-					IF NOT nests THEN
-						pending := pending || run;
-					ELSE
-						-- Comments nest. One without an end reaches to the end of the text.
-						run := '/*';
-						depth := 1;
-						WHILE depth > 0 AND length(run) < length(rest) AND turns <= 1000 LOOP
-							turns := turns + 1;
-							run := run || substring(substr(rest, length(run) + 1)
-								FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
-							mark := substr(rest, length(run) + 1, 2);
-							depth := depth + CASE mark WHEN '/*' THEN 1 ELSE -1 END;
-							run := run || mark;
+				bytes := bytes + octet_length(rest);
+				IF turns > 1000 OR bytes > most_bytes THEN
+					excess := 'The text has too many statements, strings in dollars and nested comments to be '
+						'searched without extension bemi.';
+					EXIT;
+				END IF;
+				run := NULL;
+				IF strpos(E' \t\n\r\f\v;/-', left(rest, 1)) > 0 THEN
+					run := substring(rest
+						FROM '^(?:[' || space || ';]|' || line_comment || '|' || plain_comment || ')+');
+				END IF;
+				IF run IS NOT NULL THEN
+					is_closed := is_closed OR has_tokens AND strpos(run, ';') > 0
+						AND run !~ ('^(?:[' || space || ']|' || line_comment || '|' || plain_comment || ')+$');
+					IF strpos(run, '/*') > 0 AND (tag_names <> '' OR strpos(run, '/*Bemi') > 0) THEN
+						-- Most statements have one comment.
+						word := btrim(run, E' \t\n\r\f\v;');
+						IF left(word, 2) = '/*' AND strpos(word, '*/') = length(word) - 1 THEN
+							comments := ARRAY[word];
+						ELSE
+							comments := ARRAY(SELECT
+								regexp_matches(run, line_comment || '|(' || plain_comment || ')', 'g'));
+						END IF;
+						FOREACH word IN ARRAY comments LOOP
+							IF tag_names <> '' AND word ~ '[=:]' THEN
+								pending := pending || word;
+							END IF;
+							IF starts_with(word, '/*Bemi') AND right(word, 6) = 'Bemi*/' AND length(word) >= 12
+							THEN
+								comment := word;
+								is_nested := false;
+							END IF;
 						END LOOP;
-						is_complete := depth = 0;
 					END IF;
-					IF starts_with(run, '/*Bemi') AND right(run, 6) = 'Bemi*/' AND length(run) >= 12 THEN
+					rest := substr(rest, length(run) + 1);
+				ELSIF left(rest, 2) = '/*' THEN
+					-- Comments nest. One without an end reaches to the end of the text.
+					nests := starts_with(rest, '/*Bemi');
+					rest := substr(rest, 3);
+					depth := 1;
+					WHILE depth > 0 AND rest <> '' AND turns <= 1000 AND bytes <= most_bytes LOOP
+						turns := turns + 1;
+						bytes := bytes + octet_length(rest);
+						run := substring(rest FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
+						mark := substr(rest, length(run) + 1, 2);
+						depth := depth + CASE mark WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+						rest := substr(rest, length(run) + 3);
+					END LOOP;
+					is_complete := depth = 0 OR rest <> '';
+					IF nests AND depth = 0 AND right(run, 4) = 'Bemi' THEN
 						comment := run;
-						is_nested := nests;
+						is_nested := true;
 					END IF;
 				ELSE
-					run := substring(rest FROM '^(?:' || token || ')+');
+					run := substring(rest FROM '^(?:(?:[' || space || ']|' || line_comment || '|'
+						|| plain_comment || ')*(?:' || token || '))+');
 					IF run IS NULL THEN
 						mark := substring(rest FROM E'^\\$(?:' || name_start
 							|| E'[^\\u0001-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]*)?\\$');
@@ -449,13 +504,16 @@ BEGIN
 						END IF;
 					END IF;
 					IF is_closed THEN
-						comments := comments || coalesce(comment, '');
+						is_ambiguous := coalesce(statement_comment <> coalesce(comment, ''), false);
+						EXIT WHEN is_ambiguous;
+						statement_comment := coalesce(comment, '');
 						is_closed := false;
 					END IF;
 					IF NOT has_tokens THEN
 						tag_comments := pending;
 					END IF;
 					comment := NULL;
+					is_nested := false;
 					pending := '{}';
 					has_tokens := true;
 					IF run IS NULL THEN
@@ -463,35 +521,28 @@ BEGIN
 						is_complete := false;
 						EXIT;
 					END IF;
+					rest := substr(rest, length(run) + 1);
 				END IF;
-				IF turns > 1000 THEN
-					-- Such a text would take too long.
-					comment := NULL;
-					pending := '{}';
-					is_ambiguous := strpos(source, '/*Bemi') > 0;
-					EXIT;
-				END IF;
-				rest := substr(rest, length(run) + 1);
 			END LOOP;
-			IF comments = '{}' THEN
+			is_ambiguous := is_ambiguous OR coalesce(statement_comment <> coalesce(comment, ''), false);
+			IF excess IS NOT NULL THEN
+				is_ambiguous := strpos(source, '/*Bemi') > 0;
+			END IF;
+			IF is_ambiguous OR excess IS NOT NULL THEN
+				comment := NULL;
+			END IF;
+			IF statement_comment IS NULL AND excess IS NULL THEN
 				tag_comments := tag_comments || pending;
 			ELSE
 				tag_comments := '{}';
-				is_ambiguous := is_ambiguous OR coalesce(comment, '') <> ALL (comments)
-					OR comments[1] <> ALL (comments);
-				IF is_ambiguous THEN
-					comment := NULL;
-				END IF;
 			END IF;
 			IF is_complete THEN
 				-- Turns "comment" into its context, NULL if it is not valid.
 				reason := NULL;
 				remedy := E'Write a JSON object, such as /*Bemi {"userId": 1} Bemi*/.';
 				IF is_ambiguous THEN
-					reason := CASE WHEN turns > 1000
-						THEN 'The text has more than 1000 comments, semicolons and strings in dollars.'
-						ELSE 'The text has several statements with different comments, and the one that runs is '
-							'not known without extension bemi.' END;
+					reason := coalesce(excess, 'The text has several statements with different comments, and the '
+						'one that runs is not known without extension bemi.');
 					remedy := 'Send each statement by itself, or set bemi.context.';
 				ELSIF comment IS NOT NULL AND is_nested THEN
 					reason := 'The comment contains another comment mark.';
@@ -559,22 +610,34 @@ BEGIN
 			-- session applies to this text.
 			--
 			-- Output: comment (NULL: none), is_nested, tag_comments; is_ambiguous: the text has several
-			-- statements, whose comments differ; is_complete: the text does not end within a string or comment.
+			-- statements, whose comments differ, or is not searched to its end, because of "excess" (NULL: it
+			-- is); is_complete: the text does not end within a string or comment.
+			--
+			-- Each turn reads and copies the rest of the text. So one turn takes all tokens of a statement,
+			-- with what stands between them, and one turn all comments behind it. More turns are needed only
+			-- for further statements, strings in $tag$ and comments within comments, which no regular
+			-- expression can find. They have a limit that is a number of bytes, so that the time grows with
+			-- the text and not with its square.
+			--
 			-- Characters and tokens of SQL, by code, because classes depend on the locale. A token is one
-			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, an escape
-			-- string with its continuations, a name.
+			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, a string in $$,
+			-- an escape string with its continuations, a name.
+			space := E' \\t\\n\\r\\f\\v';
+			line_comment := E'--[^\\n\\r]*(?:[\\n\\r]|$)';
+			plain_comment := E'/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/';
 			name_start :=
 				E'[^\\u0001-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			name_part :=
 				E'[^\\u0001-\\u0023\\u0025-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			escape_string := E'''(?:[^''\\\\]|''''|\\\\.)*''';
+			continuation := E'(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r](?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*';
 			token :=
-				E'[\\u0001-\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e\\u0030-\\u003a'
-					'\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
+				E'[\\u0001-\\u0008\\u000e-\\u001f\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e'
+					'\\u0030-\\u003a\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
 				|| E'|-(?!-)|/(?!\\*)|\\$[0-9]+|''(?:[^'']|'''')*''|"(?:[^"]|"")*"'
-				|| '|[eE]' || escape_string
-					|| E'(?:(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r]'
-						'(?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*' || escape_string || ')*'
+				|| E'|\\$\\$(?:[^$]|\\$(?!\\$))*\\$\\$'
+				|| '|[eE]' || escape_string || '(?:' || continuation || escape_string || ')*'
+					|| '(?!(?:' || continuation || ')?'')'
 				|| '|(?![eE]'')' || name_start || name_part || '*(?!' || name_part || ')';
 
 			rest := source;
@@ -584,48 +647,80 @@ BEGIN
 			is_complete := true;
 			tag_comments := '{}';
 			pending := '{}';
-			comments := '{}';
+			statement_comment := NULL;
 			has_tokens := false;
 			is_closed := false;
 			turns := 0;
+			bytes := 0;
+			most_bytes := greatest(100000000, 4 * octet_length(source)::bigint);
+			excess := NULL;
+			-- A regular expression takes four bytes for each of the text, of at most 1 GB.
+			IF octet_length(source) > 64000000 THEN
+				excess := format('The text is %s bytes long. Without extension bemi, a text of at most 64000000 '
+					'bytes is searched.', octet_length(source));
+				rest := '';
 			-- A backslash could hide the end of a string then.
-			IF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
+			ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
 				rest := '';
 			END IF;
-			LOOP
-				rest := ltrim(rest, E' \t\n\r\f\v');
-				EXIT WHEN rest = '';
+			WHILE rest <> '' LOOP
 				turns := turns + 1;
-				IF left(rest, 1) = ';' THEN
-					run := ';';
-					is_closed := has_tokens;
-				ELSIF left(rest, 2) = '--' THEN
-					run := substring(rest FROM E'^[^\\n\\r]*');
-				ELSIF left(rest, 2) = '/*' THEN
-					run := substring(rest FROM E'^/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/');
-					nests := run IS NULL;
-					IF NOT nests THEN
-						pending := pending || run;
-					ELSE
-						-- Comments nest. One without an end reaches to the end of the text.
-						run := '/*';
-						depth := 1;
-						WHILE depth > 0 AND length(run) < length(rest) AND turns <= 1000 LOOP
-							turns := turns + 1;
-							run := run || substring(substr(rest, length(run) + 1)
-								FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
-							mark := substr(rest, length(run) + 1, 2);
-							depth := depth + CASE mark WHEN '/*' THEN 1 ELSE -1 END;
-							run := run || mark;
+				bytes := bytes + octet_length(rest);
+				IF turns > 1000 OR bytes > most_bytes THEN
+					excess := 'The text has too many statements, strings in dollars and nested comments to be '
+						'searched without extension bemi.';
+					EXIT;
+				END IF;
+				run := NULL;
+				IF strpos(E' \t\n\r\f\v;/-', left(rest, 1)) > 0 THEN
+					run := substring(rest
+						FROM '^(?:[' || space || ';]|' || line_comment || '|' || plain_comment || ')+');
+				END IF;
+				IF run IS NOT NULL THEN
+					is_closed := is_closed OR has_tokens AND strpos(run, ';') > 0
+						AND run !~ ('^(?:[' || space || ']|' || line_comment || '|' || plain_comment || ')+$');
+					IF strpos(run, '/*') > 0 AND (tag_names <> '' OR strpos(run, '/*Bemi') > 0) THEN
+						-- Most statements have one comment.
+						word := btrim(run, E' \t\n\r\f\v;');
+						IF left(word, 2) = '/*' AND strpos(word, '*/') = length(word) - 1 THEN
+							comments := ARRAY[word];
+						ELSE
+							comments := ARRAY(SELECT
+								regexp_matches(run, line_comment || '|(' || plain_comment || ')', 'g'));
+						END IF;
+						FOREACH word IN ARRAY comments LOOP
+							IF tag_names <> '' AND word ~ '[=:]' THEN
+								pending := pending || word;
+							END IF;
+							IF starts_with(word, '/*Bemi') AND right(word, 6) = 'Bemi*/' AND length(word) >= 12
+							THEN
+								comment := word;
+								is_nested := false;
+							END IF;
 						END LOOP;
-						is_complete := depth = 0;
 					END IF;
-					IF starts_with(run, '/*Bemi') AND right(run, 6) = 'Bemi*/' AND length(run) >= 12 THEN
+					rest := substr(rest, length(run) + 1);
+				ELSIF left(rest, 2) = '/*' THEN
+					-- Comments nest. One without an end reaches to the end of the text.
+					nests := starts_with(rest, '/*Bemi');
+					rest := substr(rest, 3);
+					depth := 1;
+					WHILE depth > 0 AND rest <> '' AND turns <= 1000 AND bytes <= most_bytes LOOP
+						turns := turns + 1;
+						bytes := bytes + octet_length(rest);
+						run := substring(rest FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
+						mark := substr(rest, length(run) + 1, 2);
+						depth := depth + CASE mark WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+						rest := substr(rest, length(run) + 3);
+					END LOOP;
+					is_complete := depth = 0 OR rest <> '';
+					IF nests AND depth = 0 AND right(run, 4) = 'Bemi' THEN
 						comment := run;
-						is_nested := nests;
+						is_nested := true;
 					END IF;
 				ELSE
-					run := substring(rest FROM '^(?:' || token || ')+');
+					run := substring(rest FROM '^(?:(?:[' || space || ']|' || line_comment || '|'
+						|| plain_comment || ')*(?:' || token || '))+');
 					IF run IS NULL THEN
 						mark := substring(rest FROM E'^\\$(?:' || name_start
 							|| E'[^\\u0001-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]*)?\\$');
@@ -637,13 +732,16 @@ BEGIN
 						END IF;
 					END IF;
 					IF is_closed THEN
-						comments := comments || coalesce(comment, '');
+						is_ambiguous := coalesce(statement_comment <> coalesce(comment, ''), false);
+						EXIT WHEN is_ambiguous;
+						statement_comment := coalesce(comment, '');
 						is_closed := false;
 					END IF;
 					IF NOT has_tokens THEN
 						tag_comments := pending;
 					END IF;
 					comment := NULL;
+					is_nested := false;
 					pending := '{}';
 					has_tokens := true;
 					IF run IS NULL THEN
@@ -651,25 +749,20 @@ BEGIN
 						is_complete := false;
 						EXIT;
 					END IF;
+					rest := substr(rest, length(run) + 1);
 				END IF;
-				IF turns > 1000 THEN
-					-- Such a text would take too long.
-					comment := NULL;
-					pending := '{}';
-					is_ambiguous := strpos(source, '/*Bemi') > 0;
-					EXIT;
-				END IF;
-				rest := substr(rest, length(run) + 1);
 			END LOOP;
-			IF comments = '{}' THEN
+			is_ambiguous := is_ambiguous OR coalesce(statement_comment <> coalesce(comment, ''), false);
+			IF excess IS NOT NULL THEN
+				is_ambiguous := strpos(source, '/*Bemi') > 0;
+			END IF;
+			IF is_ambiguous OR excess IS NOT NULL THEN
+				comment := NULL;
+			END IF;
+			IF statement_comment IS NULL AND excess IS NULL THEN
 				tag_comments := tag_comments || pending;
 			ELSE
 				tag_comments := '{}';
-				is_ambiguous := is_ambiguous OR coalesce(comment, '') <> ALL (comments)
-					OR comments[1] <> ALL (comments);
-				IF is_ambiguous THEN
-					comment := NULL;
-				END IF;
 			END IF;
 			IF NOT reads_comments THEN
 				comment := NULL;
@@ -680,10 +773,8 @@ BEGIN
 			reason := NULL;
 			remedy := E'Write a JSON object, such as /*Bemi {"userId": 1} Bemi*/.';
 			IF is_ambiguous THEN
-				reason := CASE WHEN turns > 1000
-					THEN 'The text has more than 1000 comments, semicolons and strings in dollars.'
-					ELSE 'The text has several statements with different comments, and the one that runs is '
-						'not known without extension bemi.' END;
+				reason := coalesce(excess, 'The text has several statements with different comments, and the '
+					'one that runs is not known without extension bemi.');
 				remedy := 'Send each statement by itself, or set bemi.context.';
 			ELSIF comment IS NOT NULL AND is_nested THEN
 				reason := 'The comment contains another comment mark.';
@@ -733,63 +824,91 @@ BEGIN
 				tag_comments := pending;
 				-- The pairs in tag_comments, as an object of strings: tags. A comment that is not well-formed has
 				-- none. docs/explanation/which-context.md has the grammar.
+				--
+				-- As in C, a comment that is larger than a context may be is not read, and more tags than a context
+				-- may have keys, or bytes, are left out. Because each well-formed comment has a tag, so are more
+				-- comments than that.
 				space := E'[ \\t\\n\\r\\f\\v]*';
 				tag_key := E'(?:[^ \\t\\n\\r\\f\\v,=''"\\\\%]|\\\\''|%%?[0-9A-Fa-f]{2})+';
 				quoted_tag := E'(?:[^''\\\\%]|\\\\''|\\\\(?!'')|%%?[0-9A-Fa-f]{2})*';
 				bare_tag := '(?:[A-Za-z0-9._~-]|%%?[0-9A-Fa-f]{2})+';
 				tag_pair := tag_key || space || '=' || space
 					|| '(?:''' || quoted_tag || '''|' || bare_tag || ')';
-				tags := '{}';
 				reads_sqlcommenter := strpos(tag_formats, 'sqlcommenter') > 0;
 				reads_marginalia := strpos(tag_formats, 'marginalia') > 0;
+				IF btrim(tag_names) <> '*' THEN
+					wanted_tags := ARRAY(SELECT regexp_replace(btrim(n), E'^"(.*)"$', E'\\1')
+						FROM unnest(string_to_array(tag_names, ',')) n);
+				END IF;
+				of_comments := '{}';
+				tag_count := 0;
+				tag_bytes := 0;
+				-- In JSON, a tag of a few bytes takes less than ten times as many.
+				may_exceed := octet_length(array_to_string(tag_comments, '')) > 100000;
+				IF array_length(tag_comments, 1) > 10000 THEN
+					tag_comments := '{}';
+				END IF;
 				FOREACH source IN ARRAY tag_comments LOOP
+					CONTINUE WHEN octet_length(source) > 1048576;
 					source := substr(source, 3, length(source) - 4);
-					of_comment := '{}';
+					of_comment := NULL;
 					IF reads_sqlcommenter
 						AND source ~ ('^' || space || tag_pair
 							|| '(?:' || space || ',' || space || tag_pair || ')*' || space || '$')
 					THEN
 						BEGIN
-							FOR pair IN SELECT regexp_matches(source,
-								'(' || tag_key || ')' || space || '=' || space
-									|| '(?:''(' || quoted_tag || ')''|(' || bare_tag || '))', 'g')
-							LOOP
-								decoded := '{}';
-								FOREACH word IN ARRAY ARRAY[pair[1], coalesce(pair[2], pair[3])] LOOP
-									run := '';
-									FOR piece IN SELECT regexp_matches(word,
-										E'((?:%%?[0-9A-Fa-f]{2})+)|(\\\\'')|([^%\\\\]+|\\\\)', 'g')
-									LOOP
-										run := run || coalesce(
-											convert_from(decode(replace(piece[1], '%', ''), 'hex'), 'UTF8'),
-											CASE WHEN piece[2] IS NOT NULL THEN E'''' END, piece[3]);
-									END LOOP;
-									decoded := decoded || run;
-								END LOOP;
-								of_comment := of_comment || jsonb_build_object(decoded[1], decoded[2]);
-							END LOOP;
+							SELECT coalesce(jsonb_object_agg(d.tag[1], d.tag[2]), '{}'), count(*),
+								sum(CASE WHEN may_exceed
+									THEN octet_length(to_json(d.tag[1])::text || to_json(d.tag[2])::text) + 4 END)
+								INTO of_comment, pairs, pair_bytes
+								FROM (
+									SELECT ARRAY(
+										SELECT CASE WHEN w.part ~ E'[%\\\\]' THEN (
+												SELECT string_agg(coalesce(
+													convert_from(decode(replace(e.piece[1], '%', ''), 'hex'), 'UTF8'),
+													CASE WHEN e.piece[2] IS NOT NULL THEN E'''' END, e.piece[3]), '')
+												FROM regexp_matches(w.part,
+													E'((?:%%?[0-9A-Fa-f]{2})+)|(\\\\'')|([^%\\\\]+|\\\\)', 'g') e(piece))
+											ELSE w.part END
+										FROM unnest(ARRAY[p.pair[1], coalesce(p.pair[2], p.pair[3])])
+											WITH ORDINALITY w(part, place)
+										ORDER BY w.place) AS tag
+									FROM (SELECT regexp_matches(source,
+										'(' || tag_key || ')' || space || '=' || space
+											|| '(?:''(' || quoted_tag || ')''|(' || bare_tag || '))', 'g')
+										OFFSET 0) p(pair)
+									OFFSET 0) d
+								WHERE wanted_tags IS NULL OR d.tag[1] = ANY (wanted_tags);
 						EXCEPTION WHEN data_exception OR feature_not_supported THEN
 							-- Bytes that are no UTF-8, or that the database's encoding lacks.
-							of_comment := '{}';
+							of_comment := NULL;
 						END;
-					ELSIF reads_marginalia
+					END IF;
+					IF of_comment IS NULL AND reads_marginalia
 						AND source ~ ('^' || space || '[A-Za-z0-9_.-]+' || space || ':[^,]*'
 							|| '(?:,' || space || '[A-Za-z0-9_.-]+' || space || ':[^,]*)*$')
 					THEN
-						FOREACH word IN ARRAY string_to_array(source, ',') LOOP
-							of_comment := of_comment || jsonb_build_object(
-								btrim(split_part(word, ':', 1), E' \t\n\r\f\v'),
-								btrim(substr(word, strpos(word, ':') + 1), E' \t\n\r\f\v'));
-						END LOOP;
+						SELECT coalesce(jsonb_object_agg(d.tag[1], d.tag[2]), '{}'), count(*),
+							sum(CASE WHEN may_exceed
+								THEN octet_length(to_json(d.tag[1])::text || to_json(d.tag[2])::text) + 4 END)
+							INTO of_comment, pairs, pair_bytes
+							FROM (
+								SELECT ARRAY[btrim(split_part(m.part, ':', 1), E' \t\n\r\f\v'),
+									btrim(substr(m.part, strpos(m.part, ':') + 1), E' \t\n\r\f\v')] AS tag
+								FROM unnest(string_to_array(source, ',')) m(part)) d
+							WHERE wanted_tags IS NULL OR d.tag[1] = ANY (wanted_tags);
 					END IF;
-					tags := tags || of_comment;
+					CONTINUE WHEN of_comment IS NULL;
+					of_comments := of_comments || of_comment;
+					tag_count := tag_count + pairs;
+					tag_bytes := tag_bytes + coalesce(pair_bytes, 0);
+					EXIT WHEN tag_count >= 10000 OR tag_bytes > 1048576;
 				END LOOP;
-				IF btrim(tag_names) <> '*' THEN
-					SELECT coalesce(jsonb_object_agg(t.key, t.value), '{}') INTO tags
-						FROM jsonb_each(tags) t
-						WHERE t.key IN (SELECT regexp_replace(btrim(n), E'^"(.*)"$', E'\\1')
-							FROM unnest(string_to_array(tag_names, ',')) n);
+				IF tag_count >= 10000 OR tag_bytes > 1048576 THEN
+					of_comments := '{}';
 				END IF;
+				SELECT coalesce(jsonb_object_agg(t.key, t.value ORDER BY c.place), '{}') INTO tags
+					FROM unnest(of_comments) WITH ORDINALITY c(pairs, place), jsonb_each(c.pairs) t;
 			END IF;
 			comment := known;
 			IF is_trigger THEN
@@ -998,6 +1117,9 @@ DECLARE
 		reads_sqlcommenter boolean;
 		reads_marginalia boolean;
 		space text;
+		line_comment text;
+		plain_comment text;
+		continuation text;
 		tag_key text;
 		quoted_tag text;
 		bare_tag text;
@@ -1012,6 +1134,7 @@ DECLARE
 		run text;
 		mark text;
 		comment text;
+		statement_comment text;
 		comments text[];
 		pending text[];
 		tag_comments text[];
@@ -1021,6 +1144,9 @@ DECLARE
 		nests boolean;
 		depth integer;
 		turns integer;
+		bytes bigint;
+		most_bytes bigint;
+		excess text;
 		cuts integer;
 		has_tokens boolean;
 		is_closed boolean;
@@ -1028,10 +1154,14 @@ DECLARE
 		remedy text;
 		object jsonb;
 		tags jsonb := '{}';
+		wanted_tags text[];
 		of_comment jsonb;
-		pair text[];
-		piece text[];
-		decoded text[];
+		of_comments jsonb[];
+		tag_count integer;
+		tag_bytes bigint;
+		may_exceed boolean;
+		pairs integer;
+		pair_bytes bigint;
 		word text;
 	frames text[];
 	frame text;
@@ -1079,22 +1209,34 @@ BEGIN
 			-- session applies to this text.
 			--
 			-- Output: comment (NULL: none), is_nested, tag_comments; is_ambiguous: the text has several
-			-- statements, whose comments differ; is_complete: the text does not end within a string or comment.
+			-- statements, whose comments differ, or is not searched to its end, because of "excess" (NULL: it
+			-- is); is_complete: the text does not end within a string or comment.
+			--
+			-- Each turn reads and copies the rest of the text. So one turn takes all tokens of a statement,
+			-- with what stands between them, and one turn all comments behind it. More turns are needed only
+			-- for further statements, strings in $tag$ and comments within comments, which no regular
+			-- expression can find. They have a limit that is a number of bytes, so that the time grows with
+			-- the text and not with its square.
+			--
 			-- Characters and tokens of SQL, by code, because classes depend on the locale. A token is one
-			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, an escape
-			-- string with its continuations, a name.
+			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, a string in $$,
+			-- an escape string with its continuations, a name.
+			space := E' \\t\\n\\r\\f\\v';
+			line_comment := E'--[^\\n\\r]*(?:[\\n\\r]|$)';
+			plain_comment := E'/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/';
 			name_start :=
 				E'[^\\u0001-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			name_part :=
 				E'[^\\u0001-\\u0023\\u0025-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			escape_string := E'''(?:[^''\\\\]|''''|\\\\.)*''';
+			continuation := E'(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r](?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*';
 			token :=
-				E'[\\u0001-\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e\\u0030-\\u003a'
-					'\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
+				E'[\\u0001-\\u0008\\u000e-\\u001f\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e'
+					'\\u0030-\\u003a\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
 				|| E'|-(?!-)|/(?!\\*)|\\$[0-9]+|''(?:[^'']|'''')*''|"(?:[^"]|"")*"'
-				|| '|[eE]' || escape_string
-					|| E'(?:(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r]'
-						'(?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*' || escape_string || ')*'
+				|| E'|\\$\\$(?:[^$]|\\$(?!\\$))*\\$\\$'
+				|| '|[eE]' || escape_string || '(?:' || continuation || escape_string || ')*'
+					|| '(?!(?:' || continuation || ')?'')'
 				|| '|(?![eE]'')' || name_start || name_part || '*(?!' || name_part || ')';
 
 			rest := source;
@@ -1104,48 +1246,80 @@ BEGIN
 			is_complete := true;
 			tag_comments := '{}';
 			pending := '{}';
-			comments := '{}';
+			statement_comment := NULL;
 			has_tokens := false;
 			is_closed := false;
 			turns := 0;
+			bytes := 0;
+			most_bytes := greatest(100000000, 4 * octet_length(source)::bigint);
+			excess := NULL;
+			-- A regular expression takes four bytes for each of the text, of at most 1 GB.
+			IF octet_length(source) > 64000000 THEN
+				excess := format('The text is %s bytes long. Without extension bemi, a text of at most 64000000 '
+					'bytes is searched.', octet_length(source));
+				rest := '';
 			-- A backslash could hide the end of a string then.
-			IF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
+			ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
 				rest := '';
 			END IF;
-			LOOP
-				rest := ltrim(rest, E' \t\n\r\f\v');
-				EXIT WHEN rest = '';
+			WHILE rest <> '' LOOP
 				turns := turns + 1;
-				IF left(rest, 1) = ';' THEN
-					run := ';';
-					is_closed := has_tokens;
-				ELSIF left(rest, 2) = '--' THEN
-					run := substring(rest FROM E'^[^\\n\\r]*');
-				ELSIF left(rest, 2) = '/*' THEN
-					run := substring(rest FROM E'^/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/');
-					nests := run IS NULL;
-					IF NOT nests THEN
-						pending := pending || run;
-					ELSE
-						-- Comments nest. One without an end reaches to the end of the text.
-						run := '/*';
-						depth := 1;
-						WHILE depth > 0 AND length(run) < length(rest) AND turns <= 1000 LOOP
-							turns := turns + 1;
-							run := run || substring(substr(rest, length(run) + 1)
-								FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
-							mark := substr(rest, length(run) + 1, 2);
-							depth := depth + CASE mark WHEN '/*' THEN 1 ELSE -1 END;
-							run := run || mark;
+				bytes := bytes + octet_length(rest);
+				IF turns > 1000 OR bytes > most_bytes THEN
+					excess := 'The text has too many statements, strings in dollars and nested comments to be '
+						'searched without extension bemi.';
+					EXIT;
+				END IF;
+				run := NULL;
+				IF strpos(E' \t\n\r\f\v;/-', left(rest, 1)) > 0 THEN
+					run := substring(rest
+						FROM '^(?:[' || space || ';]|' || line_comment || '|' || plain_comment || ')+');
+				END IF;
+				IF run IS NOT NULL THEN
+					is_closed := is_closed OR has_tokens AND strpos(run, ';') > 0
+						AND run !~ ('^(?:[' || space || ']|' || line_comment || '|' || plain_comment || ')+$');
+					IF strpos(run, '/*') > 0 AND (tag_names <> '' OR strpos(run, '/*Bemi') > 0) THEN
+						-- Most statements have one comment.
+						word := btrim(run, E' \t\n\r\f\v;');
+						IF left(word, 2) = '/*' AND strpos(word, '*/') = length(word) - 1 THEN
+							comments := ARRAY[word];
+						ELSE
+							comments := ARRAY(SELECT
+								regexp_matches(run, line_comment || '|(' || plain_comment || ')', 'g'));
+						END IF;
+						FOREACH word IN ARRAY comments LOOP
+							IF tag_names <> '' AND word ~ '[=:]' THEN
+								pending := pending || word;
+							END IF;
+							IF starts_with(word, '/*Bemi') AND right(word, 6) = 'Bemi*/' AND length(word) >= 12
+							THEN
+								comment := word;
+								is_nested := false;
+							END IF;
 						END LOOP;
-						is_complete := depth = 0;
 					END IF;
-					IF starts_with(run, '/*Bemi') AND right(run, 6) = 'Bemi*/' AND length(run) >= 12 THEN
+					rest := substr(rest, length(run) + 1);
+				ELSIF left(rest, 2) = '/*' THEN
+					-- Comments nest. One without an end reaches to the end of the text.
+					nests := starts_with(rest, '/*Bemi');
+					rest := substr(rest, 3);
+					depth := 1;
+					WHILE depth > 0 AND rest <> '' AND turns <= 1000 AND bytes <= most_bytes LOOP
+						turns := turns + 1;
+						bytes := bytes + octet_length(rest);
+						run := substring(rest FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
+						mark := substr(rest, length(run) + 1, 2);
+						depth := depth + CASE mark WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+						rest := substr(rest, length(run) + 3);
+					END LOOP;
+					is_complete := depth = 0 OR rest <> '';
+					IF nests AND depth = 0 AND right(run, 4) = 'Bemi' THEN
 						comment := run;
-						is_nested := nests;
+						is_nested := true;
 					END IF;
 				ELSE
-					run := substring(rest FROM '^(?:' || token || ')+');
+					run := substring(rest FROM '^(?:(?:[' || space || ']|' || line_comment || '|'
+						|| plain_comment || ')*(?:' || token || '))+');
 					IF run IS NULL THEN
 						mark := substring(rest FROM E'^\\$(?:' || name_start
 							|| E'[^\\u0001-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]*)?\\$');
@@ -1157,13 +1331,16 @@ BEGIN
 						END IF;
 					END IF;
 					IF is_closed THEN
-						comments := comments || coalesce(comment, '');
+						is_ambiguous := coalesce(statement_comment <> coalesce(comment, ''), false);
+						EXIT WHEN is_ambiguous;
+						statement_comment := coalesce(comment, '');
 						is_closed := false;
 					END IF;
 					IF NOT has_tokens THEN
 						tag_comments := pending;
 					END IF;
 					comment := NULL;
+					is_nested := false;
 					pending := '{}';
 					has_tokens := true;
 					IF run IS NULL THEN
@@ -1171,35 +1348,28 @@ BEGIN
 						is_complete := false;
 						EXIT;
 					END IF;
+					rest := substr(rest, length(run) + 1);
 				END IF;
-				IF turns > 1000 THEN
-					-- Such a text would take too long.
-					comment := NULL;
-					pending := '{}';
-					is_ambiguous := strpos(source, '/*Bemi') > 0;
-					EXIT;
-				END IF;
-				rest := substr(rest, length(run) + 1);
 			END LOOP;
-			IF comments = '{}' THEN
+			is_ambiguous := is_ambiguous OR coalesce(statement_comment <> coalesce(comment, ''), false);
+			IF excess IS NOT NULL THEN
+				is_ambiguous := strpos(source, '/*Bemi') > 0;
+			END IF;
+			IF is_ambiguous OR excess IS NOT NULL THEN
+				comment := NULL;
+			END IF;
+			IF statement_comment IS NULL AND excess IS NULL THEN
 				tag_comments := tag_comments || pending;
 			ELSE
 				tag_comments := '{}';
-				is_ambiguous := is_ambiguous OR coalesce(comment, '') <> ALL (comments)
-					OR comments[1] <> ALL (comments);
-				IF is_ambiguous THEN
-					comment := NULL;
-				END IF;
 			END IF;
 			IF is_complete THEN
 				-- Turns "comment" into its context, NULL if it is not valid.
 				reason := NULL;
 				remedy := E'Write a JSON object, such as /*Bemi {"userId": 1} Bemi*/.';
 				IF is_ambiguous THEN
-					reason := CASE WHEN turns > 1000
-						THEN 'The text has more than 1000 comments, semicolons and strings in dollars.'
-						ELSE 'The text has several statements with different comments, and the one that runs is '
-							'not known without extension bemi.' END;
+					reason := coalesce(excess, 'The text has several statements with different comments, and the '
+						'one that runs is not known without extension bemi.');
 					remedy := 'Send each statement by itself, or set bemi.context.';
 				ELSIF comment IS NOT NULL AND is_nested THEN
 					reason := 'The comment contains another comment mark.';
@@ -1267,22 +1437,34 @@ BEGIN
 			-- session applies to this text.
 			--
 			-- Output: comment (NULL: none), is_nested, tag_comments; is_ambiguous: the text has several
-			-- statements, whose comments differ; is_complete: the text does not end within a string or comment.
+			-- statements, whose comments differ, or is not searched to its end, because of "excess" (NULL: it
+			-- is); is_complete: the text does not end within a string or comment.
+			--
+			-- Each turn reads and copies the rest of the text. So one turn takes all tokens of a statement,
+			-- with what stands between them, and one turn all comments behind it. More turns are needed only
+			-- for further statements, strings in $tag$ and comments within comments, which no regular
+			-- expression can find. They have a limit that is a number of bytes, so that the time grows with
+			-- the text and not with its square.
+			--
 			-- Characters and tokens of SQL, by code, because classes depend on the locale. A token is one
-			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, an escape
-			-- string with its continuations, a name.
+			-- of: another character, a minus, a slash, a parameter, a string, a quoted name, a string in $$,
+			-- an escape string with its continuations, a name.
+			space := E' \\t\\n\\r\\f\\v';
+			line_comment := E'--[^\\n\\r]*(?:[\\n\\r]|$)';
+			plain_comment := E'/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/';
 			name_start :=
 				E'[^\\u0001-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			name_part :=
 				E'[^\\u0001-\\u0023\\u0025-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]';
 			escape_string := E'''(?:[^''\\\\]|''''|\\\\.)*''';
+			continuation := E'(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r](?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*';
 			token :=
-				E'[\\u0001-\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e\\u0030-\\u003a'
-					'\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
+				E'[\\u0001-\\u0008\\u000e-\\u001f\\u0021\\u0023\\u0025\\u0026\\u0028-\\u002c\\u002e'
+					'\\u0030-\\u003a\\u003c-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]'
 				|| E'|-(?!-)|/(?!\\*)|\\$[0-9]+|''(?:[^'']|'''')*''|"(?:[^"]|"")*"'
-				|| '|[eE]' || escape_string
-					|| E'(?:(?:[ \\t\\f\\v]|--[^\\n\\r]*)*[\\n\\r]'
-						'(?:[ \\t\\n\\r\\f\\v]|--[^\\n\\r]*[\\n\\r])*' || escape_string || ')*'
+				|| E'|\\$\\$(?:[^$]|\\$(?!\\$))*\\$\\$'
+				|| '|[eE]' || escape_string || '(?:' || continuation || escape_string || ')*'
+					|| '(?!(?:' || continuation || ')?'')'
 				|| '|(?![eE]'')' || name_start || name_part || '*(?!' || name_part || ')';
 
 			rest := source;
@@ -1292,48 +1474,80 @@ BEGIN
 			is_complete := true;
 			tag_comments := '{}';
 			pending := '{}';
-			comments := '{}';
+			statement_comment := NULL;
 			has_tokens := false;
 			is_closed := false;
 			turns := 0;
+			bytes := 0;
+			most_bytes := greatest(100000000, 4 * octet_length(source)::bigint);
+			excess := NULL;
+			-- A regular expression takes four bytes for each of the text, of at most 1 GB.
+			IF octet_length(source) > 64000000 THEN
+				excess := format('The text is %s bytes long. Without extension bemi, a text of at most 64000000 '
+					'bytes is searched.', octet_length(source));
+				rest := '';
 			-- A backslash could hide the end of a string then.
-			IF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
+			ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(source, E'\\') > 0 THEN
 				rest := '';
 			END IF;
-			LOOP
-				rest := ltrim(rest, E' \t\n\r\f\v');
-				EXIT WHEN rest = '';
+			WHILE rest <> '' LOOP
 				turns := turns + 1;
-				IF left(rest, 1) = ';' THEN
-					run := ';';
-					is_closed := has_tokens;
-				ELSIF left(rest, 2) = '--' THEN
-					run := substring(rest FROM E'^[^\\n\\r]*');
-				ELSIF left(rest, 2) = '/*' THEN
-					run := substring(rest FROM E'^/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/');
-					nests := run IS NULL;
-					IF NOT nests THEN
-						pending := pending || run;
-					ELSE
-						-- Comments nest. One without an end reaches to the end of the text.
-						run := '/*';
-						depth := 1;
-						WHILE depth > 0 AND length(run) < length(rest) AND turns <= 1000 LOOP
-							turns := turns + 1;
-							run := run || substring(substr(rest, length(run) + 1)
-								FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
-							mark := substr(rest, length(run) + 1, 2);
-							depth := depth + CASE mark WHEN '/*' THEN 1 ELSE -1 END;
-							run := run || mark;
+				bytes := bytes + octet_length(rest);
+				IF turns > 1000 OR bytes > most_bytes THEN
+					excess := 'The text has too many statements, strings in dollars and nested comments to be '
+						'searched without extension bemi.';
+					EXIT;
+				END IF;
+				run := NULL;
+				IF strpos(E' \t\n\r\f\v;/-', left(rest, 1)) > 0 THEN
+					run := substring(rest
+						FROM '^(?:[' || space || ';]|' || line_comment || '|' || plain_comment || ')+');
+				END IF;
+				IF run IS NOT NULL THEN
+					is_closed := is_closed OR has_tokens AND strpos(run, ';') > 0
+						AND run !~ ('^(?:[' || space || ']|' || line_comment || '|' || plain_comment || ')+$');
+					IF strpos(run, '/*') > 0 AND (tag_names <> '' OR strpos(run, '/*Bemi') > 0) THEN
+						-- Most statements have one comment.
+						word := btrim(run, E' \t\n\r\f\v;');
+						IF left(word, 2) = '/*' AND strpos(word, '*/') = length(word) - 1 THEN
+							comments := ARRAY[word];
+						ELSE
+							comments := ARRAY(SELECT
+								regexp_matches(run, line_comment || '|(' || plain_comment || ')', 'g'));
+						END IF;
+						FOREACH word IN ARRAY comments LOOP
+							IF tag_names <> '' AND word ~ '[=:]' THEN
+								pending := pending || word;
+							END IF;
+							IF starts_with(word, '/*Bemi') AND right(word, 6) = 'Bemi*/' AND length(word) >= 12
+							THEN
+								comment := word;
+								is_nested := false;
+							END IF;
 						END LOOP;
-						is_complete := depth = 0;
 					END IF;
-					IF starts_with(run, '/*Bemi') AND right(run, 6) = 'Bemi*/' AND length(run) >= 12 THEN
+					rest := substr(rest, length(run) + 1);
+				ELSIF left(rest, 2) = '/*' THEN
+					-- Comments nest. One without an end reaches to the end of the text.
+					nests := starts_with(rest, '/*Bemi');
+					rest := substr(rest, 3);
+					depth := 1;
+					WHILE depth > 0 AND rest <> '' AND turns <= 1000 AND bytes <= most_bytes LOOP
+						turns := turns + 1;
+						bytes := bytes + octet_length(rest);
+						run := substring(rest FROM E'^(?:[^*/]|\\*(?!/)|/(?!\\*))*');
+						mark := substr(rest, length(run) + 1, 2);
+						depth := depth + CASE mark WHEN '/*' THEN 1 WHEN '*/' THEN -1 ELSE 0 END;
+						rest := substr(rest, length(run) + 3);
+					END LOOP;
+					is_complete := depth = 0 OR rest <> '';
+					IF nests AND depth = 0 AND right(run, 4) = 'Bemi' THEN
 						comment := run;
-						is_nested := nests;
+						is_nested := true;
 					END IF;
 				ELSE
-					run := substring(rest FROM '^(?:' || token || ')+');
+					run := substring(rest FROM '^(?:(?:[' || space || ']|' || line_comment || '|'
+						|| plain_comment || ')*(?:' || token || '))+');
 					IF run IS NULL THEN
 						mark := substring(rest FROM E'^\\$(?:' || name_start
 							|| E'[^\\u0001-\\u002f\\u003a-\\u0040\\u005b-\\u005e\\u0060\\u007b-\\u007f]*)?\\$');
@@ -1345,13 +1559,16 @@ BEGIN
 						END IF;
 					END IF;
 					IF is_closed THEN
-						comments := comments || coalesce(comment, '');
+						is_ambiguous := coalesce(statement_comment <> coalesce(comment, ''), false);
+						EXIT WHEN is_ambiguous;
+						statement_comment := coalesce(comment, '');
 						is_closed := false;
 					END IF;
 					IF NOT has_tokens THEN
 						tag_comments := pending;
 					END IF;
 					comment := NULL;
+					is_nested := false;
 					pending := '{}';
 					has_tokens := true;
 					IF run IS NULL THEN
@@ -1359,25 +1576,20 @@ BEGIN
 						is_complete := false;
 						EXIT;
 					END IF;
+					rest := substr(rest, length(run) + 1);
 				END IF;
-				IF turns > 1000 THEN
-					-- Such a text would take too long.
-					comment := NULL;
-					pending := '{}';
-					is_ambiguous := strpos(source, '/*Bemi') > 0;
-					EXIT;
-				END IF;
-				rest := substr(rest, length(run) + 1);
 			END LOOP;
-			IF comments = '{}' THEN
+			is_ambiguous := is_ambiguous OR coalesce(statement_comment <> coalesce(comment, ''), false);
+			IF excess IS NOT NULL THEN
+				is_ambiguous := strpos(source, '/*Bemi') > 0;
+			END IF;
+			IF is_ambiguous OR excess IS NOT NULL THEN
+				comment := NULL;
+			END IF;
+			IF statement_comment IS NULL AND excess IS NULL THEN
 				tag_comments := tag_comments || pending;
 			ELSE
 				tag_comments := '{}';
-				is_ambiguous := is_ambiguous OR coalesce(comment, '') <> ALL (comments)
-					OR comments[1] <> ALL (comments);
-				IF is_ambiguous THEN
-					comment := NULL;
-				END IF;
 			END IF;
 			IF NOT reads_comments THEN
 				comment := NULL;
@@ -1388,10 +1600,8 @@ BEGIN
 			reason := NULL;
 			remedy := E'Write a JSON object, such as /*Bemi {"userId": 1} Bemi*/.';
 			IF is_ambiguous THEN
-				reason := CASE WHEN turns > 1000
-					THEN 'The text has more than 1000 comments, semicolons and strings in dollars.'
-					ELSE 'The text has several statements with different comments, and the one that runs is '
-						'not known without extension bemi.' END;
+				reason := coalesce(excess, 'The text has several statements with different comments, and the '
+					'one that runs is not known without extension bemi.');
 				remedy := 'Send each statement by itself, or set bemi.context.';
 			ELSIF comment IS NOT NULL AND is_nested THEN
 				reason := 'The comment contains another comment mark.';
@@ -1441,63 +1651,91 @@ BEGIN
 				tag_comments := pending;
 				-- The pairs in tag_comments, as an object of strings: tags. A comment that is not well-formed has
 				-- none. docs/explanation/which-context.md has the grammar.
+				--
+				-- As in C, a comment that is larger than a context may be is not read, and more tags than a context
+				-- may have keys, or bytes, are left out. Because each well-formed comment has a tag, so are more
+				-- comments than that.
 				space := E'[ \\t\\n\\r\\f\\v]*';
 				tag_key := E'(?:[^ \\t\\n\\r\\f\\v,=''"\\\\%]|\\\\''|%%?[0-9A-Fa-f]{2})+';
 				quoted_tag := E'(?:[^''\\\\%]|\\\\''|\\\\(?!'')|%%?[0-9A-Fa-f]{2})*';
 				bare_tag := '(?:[A-Za-z0-9._~-]|%%?[0-9A-Fa-f]{2})+';
 				tag_pair := tag_key || space || '=' || space
 					|| '(?:''' || quoted_tag || '''|' || bare_tag || ')';
-				tags := '{}';
 				reads_sqlcommenter := strpos(tag_formats, 'sqlcommenter') > 0;
 				reads_marginalia := strpos(tag_formats, 'marginalia') > 0;
+				IF btrim(tag_names) <> '*' THEN
+					wanted_tags := ARRAY(SELECT regexp_replace(btrim(n), E'^"(.*)"$', E'\\1')
+						FROM unnest(string_to_array(tag_names, ',')) n);
+				END IF;
+				of_comments := '{}';
+				tag_count := 0;
+				tag_bytes := 0;
+				-- In JSON, a tag of a few bytes takes less than ten times as many.
+				may_exceed := octet_length(array_to_string(tag_comments, '')) > 100000;
+				IF array_length(tag_comments, 1) > 10000 THEN
+					tag_comments := '{}';
+				END IF;
 				FOREACH source IN ARRAY tag_comments LOOP
+					CONTINUE WHEN octet_length(source) > 1048576;
 					source := substr(source, 3, length(source) - 4);
-					of_comment := '{}';
+					of_comment := NULL;
 					IF reads_sqlcommenter
 						AND source ~ ('^' || space || tag_pair
 							|| '(?:' || space || ',' || space || tag_pair || ')*' || space || '$')
 					THEN
 						BEGIN
-							FOR pair IN SELECT regexp_matches(source,
-								'(' || tag_key || ')' || space || '=' || space
-									|| '(?:''(' || quoted_tag || ')''|(' || bare_tag || '))', 'g')
-							LOOP
-								decoded := '{}';
-								FOREACH word IN ARRAY ARRAY[pair[1], coalesce(pair[2], pair[3])] LOOP
-									run := '';
-									FOR piece IN SELECT regexp_matches(word,
-										E'((?:%%?[0-9A-Fa-f]{2})+)|(\\\\'')|([^%\\\\]+|\\\\)', 'g')
-									LOOP
-										run := run || coalesce(
-											convert_from(decode(replace(piece[1], '%', ''), 'hex'), 'UTF8'),
-											CASE WHEN piece[2] IS NOT NULL THEN E'''' END, piece[3]);
-									END LOOP;
-									decoded := decoded || run;
-								END LOOP;
-								of_comment := of_comment || jsonb_build_object(decoded[1], decoded[2]);
-							END LOOP;
+							SELECT coalesce(jsonb_object_agg(d.tag[1], d.tag[2]), '{}'), count(*),
+								sum(CASE WHEN may_exceed
+									THEN octet_length(to_json(d.tag[1])::text || to_json(d.tag[2])::text) + 4 END)
+								INTO of_comment, pairs, pair_bytes
+								FROM (
+									SELECT ARRAY(
+										SELECT CASE WHEN w.part ~ E'[%\\\\]' THEN (
+												SELECT string_agg(coalesce(
+													convert_from(decode(replace(e.piece[1], '%', ''), 'hex'), 'UTF8'),
+													CASE WHEN e.piece[2] IS NOT NULL THEN E'''' END, e.piece[3]), '')
+												FROM regexp_matches(w.part,
+													E'((?:%%?[0-9A-Fa-f]{2})+)|(\\\\'')|([^%\\\\]+|\\\\)', 'g') e(piece))
+											ELSE w.part END
+										FROM unnest(ARRAY[p.pair[1], coalesce(p.pair[2], p.pair[3])])
+											WITH ORDINALITY w(part, place)
+										ORDER BY w.place) AS tag
+									FROM (SELECT regexp_matches(source,
+										'(' || tag_key || ')' || space || '=' || space
+											|| '(?:''(' || quoted_tag || ')''|(' || bare_tag || '))', 'g')
+										OFFSET 0) p(pair)
+									OFFSET 0) d
+								WHERE wanted_tags IS NULL OR d.tag[1] = ANY (wanted_tags);
 						EXCEPTION WHEN data_exception OR feature_not_supported THEN
 							-- Bytes that are no UTF-8, or that the database's encoding lacks.
-							of_comment := '{}';
+							of_comment := NULL;
 						END;
-					ELSIF reads_marginalia
+					END IF;
+					IF of_comment IS NULL AND reads_marginalia
 						AND source ~ ('^' || space || '[A-Za-z0-9_.-]+' || space || ':[^,]*'
 							|| '(?:,' || space || '[A-Za-z0-9_.-]+' || space || ':[^,]*)*$')
 					THEN
-						FOREACH word IN ARRAY string_to_array(source, ',') LOOP
-							of_comment := of_comment || jsonb_build_object(
-								btrim(split_part(word, ':', 1), E' \t\n\r\f\v'),
-								btrim(substr(word, strpos(word, ':') + 1), E' \t\n\r\f\v'));
-						END LOOP;
+						SELECT coalesce(jsonb_object_agg(d.tag[1], d.tag[2]), '{}'), count(*),
+							sum(CASE WHEN may_exceed
+								THEN octet_length(to_json(d.tag[1])::text || to_json(d.tag[2])::text) + 4 END)
+							INTO of_comment, pairs, pair_bytes
+							FROM (
+								SELECT ARRAY[btrim(split_part(m.part, ':', 1), E' \t\n\r\f\v'),
+									btrim(substr(m.part, strpos(m.part, ':') + 1), E' \t\n\r\f\v')] AS tag
+								FROM unnest(string_to_array(source, ',')) m(part)) d
+							WHERE wanted_tags IS NULL OR d.tag[1] = ANY (wanted_tags);
 					END IF;
-					tags := tags || of_comment;
+					CONTINUE WHEN of_comment IS NULL;
+					of_comments := of_comments || of_comment;
+					tag_count := tag_count + pairs;
+					tag_bytes := tag_bytes + coalesce(pair_bytes, 0);
+					EXIT WHEN tag_count >= 10000 OR tag_bytes > 1048576;
 				END LOOP;
-				IF btrim(tag_names) <> '*' THEN
-					SELECT coalesce(jsonb_object_agg(t.key, t.value), '{}') INTO tags
-						FROM jsonb_each(tags) t
-						WHERE t.key IN (SELECT regexp_replace(btrim(n), E'^"(.*)"$', E'\\1')
-							FROM unnest(string_to_array(tag_names, ',')) n);
+				IF tag_count >= 10000 OR tag_bytes > 1048576 THEN
+					of_comments := '{}';
 				END IF;
+				SELECT coalesce(jsonb_object_agg(t.key, t.value ORDER BY c.place), '{}') INTO tags
+					FROM unnest(of_comments) WITH ORDINALITY c(pairs, place), jsonb_each(c.pairs) t;
 			END IF;
 			comment := known;
 			IF is_trigger THEN

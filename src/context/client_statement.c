@@ -80,7 +80,7 @@ typedef struct KeptText
 	int			nest_level;		/* of its subtransaction */
 	uint64		serial;
 	bool		conforming_strings;
-	bool		looked;
+	MemoryContext memory;		/* of content; NULL: not read yet */
 	const char *content;
 	char		text[FLEXIBLE_ARRAY_MEMBER];
 } KeptText;
@@ -266,6 +266,18 @@ part_with_comments(CommentKind kind, const char **start)
 }
 
 /*
+ * Frees a kept text with what was read from it, because a transaction can keep
+ * one text after another.
+ */
+static void
+free_kept_text(KeptText *kept)
+{
+	if (kept->memory != NULL)
+		MemoryContextDelete(kept->memory);
+	pfree(kept);
+}
+
+/*
  * Keeps the text of the client's statement, with its comments.
  */
 static void
@@ -287,7 +299,7 @@ keep_client_text(CommentKind kind)
 	if (kept != NULL && kept->nest_level == nest_level)
 	{
 		text->outer = kept->outer;
-		pfree(kept);
+		free_kept_text(kept);
 	}
 	kept_texts[kind] = text;
 }
@@ -353,15 +365,18 @@ content_of_transaction(CommentKind kind)
 
 	if (kept == NULL)
 		return NULL;
-	if (!kept->looked)
+	if (kept->memory == NULL)
 	{
-		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+		MemoryContext caller;
 		BemiSourceText source = {
 			.statement.text = kept->text,
 			.conforming_strings = kept->conforming_strings
 		};
 
-		kept->looked = true;
+		kept->memory =
+			AllocSetContextCreate(TopTransactionContext, "bemi kept comment",
+								  ALLOCSET_SMALL_SIZES);
+		caller = MemoryContextSwitchTo(kept->memory);
 		kept->content = comment_kinds[kind].read(&source);
 		MemoryContextSwitchTo(caller);
 	}
@@ -503,7 +518,7 @@ end_subtransaction_of_text(KeptText **kept, SubXactEvent event, int nest_level)
 			gone = NULL;
 	}
 	if (gone != NULL)
-		pfree(gone);
+		free_kept_text(gone);
 }
 
 static void

@@ -103,6 +103,16 @@ for my $table ('tracked', 'untracked')
 				END LOOP;
 			END \$\$;
 
+		-- Writes when the client's statement has ended.
+		CREATE TABLE on_$table.late (id int);
+		CREATE FUNCTION on_$table.write_late() RETURNS trigger LANGUAGE plpgsql AS \$\$
+			BEGIN
+				INSERT INTO $table VALUES (NEW.id, 0);
+				RETURN NULL;
+			END \$\$;
+		CREATE CONSTRAINT TRIGGER write_late AFTER INSERT ON on_$table.late DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW EXECUTE FUNCTION on_$table.write_late();
+
 		-- Statements within statements.
 		CREATE FUNCTION on_$table.nest(depth int, base int) RETURNS int LANGUAGE plpgsql AS \$\$
 			BEGIN
@@ -227,6 +237,19 @@ for my $end ('RELEASE', 'ROLLBACK TO')
 		nested_savepoints(100, $end),
 		nested_savepoints(4000, $end) . '; SELECT * FROM memory; ROLLBACK');
 }
+
+# Deferred triggers have the comment of a statement whose text is kept, until another text takes its place.
+sub late_writes
+{
+	my ($statements) = @_;
+	my $comment = '/*Bemi {"body": "' . 'x' x 1000 . '"} Bemi*/';
+
+	return "BEGIN;\n" . join '',
+	  map { "INSERT INTO late VALUES ($_) $comment;\nSET CONSTRAINTS ALL IMMEDIATE;\nSET CONSTRAINTS ALL DEFERRED;\n" } 1 .. $statements;
+}
+
+check_memory('4000 comments for deferred triggers', 4000, late_writes(100),
+	late_writes(4000) . 'SELECT * FROM memory; ROLLBACK');
 
 check_memory('10000 open cursors', 10_000,
 	'BEGIN; CALL open_cursors(10000)',
