@@ -290,7 +290,7 @@ AS $bemi$
 DECLARE
 		stack text;
 		path text;			-- the functions and statements that this statement is nested in; '': none
-		client text := current_query();
+		client text;		-- NULL: what it contains is known from an earlier trigger
 		-- Tells the client's messages apart.
 		at text := extract(epoch FROM statement_timestamp())::text;
 		context text;		-- the result; '': none
@@ -318,6 +318,10 @@ DECLARE
 		escape_string text;
 		token text;
 		known text;			-- what an earlier trigger has found in the client's text
+		is_known boolean;
+		is_long boolean;
+		is_end boolean;		-- the client's statement ends the transaction, or fires its triggers
+		size integer;
 		source text;		-- the text that is searched
 		rest text;
 		run text;
@@ -357,7 +361,14 @@ BEGIN
 	-- The context of the statement that is about to run: of its own comment, of the comment of the
 	-- client's statement, of the setting. Input: path, '' for a client's statement.
 
-	IF strpos(client, '/*Bemi') > 0 OR strpos(path, '/*Bemi') > 0
+	-- The client's text is read once for each of its messages, however many statements are nested in it,
+	-- because reading takes time in proportion to the text.
+	known := coalesce(current_setting('_bemi.client', true), '');
+	is_known := starts_with(known, at || E'\n');
+	IF NOT is_known THEN
+		client := current_query();
+	END IF;
+	IF is_known OR strpos(client, '/*Bemi') > 0 OR strpos(path, '/*Bemi') > 0
 		OR coalesce(current_setting('_bemi.comment', true), '') <> ''
 	THEN
 		reads_comments := lower(coalesce(current_setting('bemi.read_comments', true), ''))
@@ -594,15 +605,21 @@ BEGIN
 		END LOOP;
 	END IF;
 
-	-- The client's text is searched once, however many statements are nested in it.
-	IF reads_comments AND strpos(client, '/*Bemi') > 0
-		OR tag_names <> '' AND strpos(client, '/*') > 0
-	THEN
-		known := current_setting('_bemi.client', true);
-		IF split_part(known, E'\n', 1) = at THEN
+	comment := NULL;
+	is_end := false;
+	IF is_known THEN
+		IF reads_comments THEN
 			comment := nullif(split_part(known, E'\n', 2), '')::jsonb #>> '{}';
+		END IF;
+		IF tag_names <> '' THEN
 			tags := split_part(known, E'\n', 3);
-		ELSE
+		END IF;
+		is_end := split_part(known, E'\n', 4) = 'true';
+	ELSE
+		is_long := octet_length(client) > 1000;
+		IF reads_comments AND strpos(client, '/*Bemi') > 0
+			OR tag_names <> '' AND strpos(client, '/*') > 0
+		THEN
 			source := client;
 			-- Finds the last Bemi comment behind the statement in "source", and the comments that can have
 			-- tags: those in front of the statement and those behind it. The rules are those of the server's
@@ -911,24 +928,27 @@ BEGIN
 					FROM unnest(of_comments) WITH ORDINALITY c(pairs, place), jsonb_each(c.pairs) t;
 			END IF;
 			comment := known;
-			IF is_trigger THEN
-				PERFORM set_config('_bemi.client',
-					concat_ws(E'\n', at, coalesce(to_json(comment)::text, ''), tags::text), true);
-			END IF;
+			is_long := true;
 		END IF;
-		IF is_trigger AND comment IS NOT NULL THEN
-			PERFORM set_config('_bemi.comment', comment, true);
+		IF is_long OR coalesce(current_setting('_bemi.comment', true), '') <> ''
+			OR coalesce(current_setting('_bemi.tags', true), '') <> ''
+		THEN
+			is_end := client ~* (E'^(?:[ \\t\\n\\r\\f\\v;]|--[^\\n\\r]*[\\n\\r]|/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/)*'
+				'(?:commit|end|prepare\\s+transaction|set\\s+constraints)\\M');
 		END IF;
-		context := coalesce(context, comment);
+		IF is_trigger AND is_long THEN
+			PERFORM set_config('_bemi.client',
+				concat_ws(E'\n', at, coalesce(to_json(comment)::text, ''), tags::text, is_end), true);
+		END IF;
 	END IF;
+	IF is_trigger AND comment IS NOT NULL THEN
+		PERFORM set_config('_bemi.comment', comment, true);
+	END IF;
+	context := coalesce(context, comment);
 
 	-- Deferred triggers run in COMMIT. They have the last comment and the last tags of their
 	-- transaction.
-	IF (coalesce(current_setting('_bemi.comment', true), '') <> ''
-			OR coalesce(current_setting('_bemi.tags', true), '') <> '')
-		AND client ~* (E'^(?:[ \\t\\n\\r\\f\\v;]|--[^\\n\\r]*|/\\*(?:[^*]|\\*(?!/))*\\*/)*'
-			'(?:commit|end|prepare\\s+transaction|set\\s+constraints)\\M')
-	THEN
+	IF is_end THEN
 		IF context IS NULL AND reads_comments THEN
 			context := nullif(current_setting('_bemi.comment', true), '');
 		END IF;
@@ -992,10 +1012,14 @@ BEGIN
 			END;
 		END IF;
 		object := CASE WHEN reason IS NULL THEN object - '_tags' ELSE '{}' END;
-		IF tags <> '{}'
-			AND octet_length((object || jsonb_build_object('_tags', tags))::text) <= 1048576
-		THEN
-			object := object || jsonb_build_object('_tags', tags);
+		IF tags <> '{}' THEN
+			tags := object || jsonb_build_object('_tags', tags);
+			size := octet_length(tags::text);
+			IF size <= 20000 OR size <= 1048576
+				AND (SELECT count(*) FROM jsonb_path_query(tags, 'strict $.**')) - 1 <= 10000
+			THEN
+				object := tags;
+			END IF;
 		END IF;
 		IF field_names <> '' THEN
 			SELECT object || jsonb_build_object('_db', jsonb_object_agg(f.name, f.value)) INTO object
@@ -1004,7 +1028,7 @@ BEGIN
 					('application_name', to_jsonb(current_setting('application_name'))),
 					('client_addr', to_jsonb(host(inet_client_addr()))),
 					('backend_pid', to_jsonb(pg_backend_pid())),
-					('query', to_jsonb(left(client, 1000)))) f(name, value)
+					('query', to_jsonb(left(coalesce(client, current_query()), 1000)))) f(name, value)
 				WHERE f.name = ANY (string_to_array(replace(lower(field_names), ' ', ''), ','));
 		END IF;
 		context := CASE WHEN object = '{}' AND context = '' THEN '' ELSE object::text END;
@@ -1101,7 +1125,7 @@ AS $bemi$
 DECLARE
 		stack text;
 		path text;			-- the functions and statements that this statement is nested in; '': none
-		client text := current_query();
+		client text;		-- NULL: what it contains is known from an earlier trigger
 		-- Tells the client's messages apart.
 		at text := extract(epoch FROM statement_timestamp())::text;
 		context text;		-- the result; '': none
@@ -1129,6 +1153,10 @@ DECLARE
 		escape_string text;
 		token text;
 		known text;			-- what an earlier trigger has found in the client's text
+		is_known boolean;
+		is_long boolean;
+		is_end boolean;		-- the client's statement ends the transaction, or fires its triggers
+		size integer;
 		source text;		-- the text that is searched
 		rest text;
 		run text;
@@ -1184,7 +1212,14 @@ BEGIN
 	-- The context of the statement that is about to run: of its own comment, of the comment of the
 	-- client's statement, of the setting. Input: path, '' for a client's statement.
 
-	IF strpos(client, '/*Bemi') > 0 OR strpos(path, '/*Bemi') > 0
+	-- The client's text is read once for each of its messages, however many statements are nested in it,
+	-- because reading takes time in proportion to the text.
+	known := coalesce(current_setting('_bemi.client', true), '');
+	is_known := starts_with(known, at || E'\n');
+	IF NOT is_known THEN
+		client := current_query();
+	END IF;
+	IF is_known OR strpos(client, '/*Bemi') > 0 OR strpos(path, '/*Bemi') > 0
 		OR coalesce(current_setting('_bemi.comment', true), '') <> ''
 	THEN
 		reads_comments := lower(coalesce(current_setting('bemi.read_comments', true), ''))
@@ -1421,15 +1456,21 @@ BEGIN
 		END LOOP;
 	END IF;
 
-	-- The client's text is searched once, however many statements are nested in it.
-	IF reads_comments AND strpos(client, '/*Bemi') > 0
-		OR tag_names <> '' AND strpos(client, '/*') > 0
-	THEN
-		known := current_setting('_bemi.client', true);
-		IF split_part(known, E'\n', 1) = at THEN
+	comment := NULL;
+	is_end := false;
+	IF is_known THEN
+		IF reads_comments THEN
 			comment := nullif(split_part(known, E'\n', 2), '')::jsonb #>> '{}';
+		END IF;
+		IF tag_names <> '' THEN
 			tags := split_part(known, E'\n', 3);
-		ELSE
+		END IF;
+		is_end := split_part(known, E'\n', 4) = 'true';
+	ELSE
+		is_long := octet_length(client) > 1000;
+		IF reads_comments AND strpos(client, '/*Bemi') > 0
+			OR tag_names <> '' AND strpos(client, '/*') > 0
+		THEN
 			source := client;
 			-- Finds the last Bemi comment behind the statement in "source", and the comments that can have
 			-- tags: those in front of the statement and those behind it. The rules are those of the server's
@@ -1738,24 +1779,27 @@ BEGIN
 					FROM unnest(of_comments) WITH ORDINALITY c(pairs, place), jsonb_each(c.pairs) t;
 			END IF;
 			comment := known;
-			IF is_trigger THEN
-				PERFORM set_config('_bemi.client',
-					concat_ws(E'\n', at, coalesce(to_json(comment)::text, ''), tags::text), true);
-			END IF;
+			is_long := true;
 		END IF;
-		IF is_trigger AND comment IS NOT NULL THEN
-			PERFORM set_config('_bemi.comment', comment, true);
+		IF is_long OR coalesce(current_setting('_bemi.comment', true), '') <> ''
+			OR coalesce(current_setting('_bemi.tags', true), '') <> ''
+		THEN
+			is_end := client ~* (E'^(?:[ \\t\\n\\r\\f\\v;]|--[^\\n\\r]*[\\n\\r]|/\\*(?:[^*/]|\\*(?!/)|/(?!\\*))*\\*/)*'
+				'(?:commit|end|prepare\\s+transaction|set\\s+constraints)\\M');
 		END IF;
-		context := coalesce(context, comment);
+		IF is_trigger AND is_long THEN
+			PERFORM set_config('_bemi.client',
+				concat_ws(E'\n', at, coalesce(to_json(comment)::text, ''), tags::text, is_end), true);
+		END IF;
 	END IF;
+	IF is_trigger AND comment IS NOT NULL THEN
+		PERFORM set_config('_bemi.comment', comment, true);
+	END IF;
+	context := coalesce(context, comment);
 
 	-- Deferred triggers run in COMMIT. They have the last comment and the last tags of their
 	-- transaction.
-	IF (coalesce(current_setting('_bemi.comment', true), '') <> ''
-			OR coalesce(current_setting('_bemi.tags', true), '') <> '')
-		AND client ~* (E'^(?:[ \\t\\n\\r\\f\\v;]|--[^\\n\\r]*|/\\*(?:[^*]|\\*(?!/))*\\*/)*'
-			'(?:commit|end|prepare\\s+transaction|set\\s+constraints)\\M')
-	THEN
+	IF is_end THEN
 		IF context IS NULL AND reads_comments THEN
 			context := nullif(current_setting('_bemi.comment', true), '');
 		END IF;
@@ -1819,10 +1863,14 @@ BEGIN
 			END;
 		END IF;
 		object := CASE WHEN reason IS NULL THEN object - '_tags' ELSE '{}' END;
-		IF tags <> '{}'
-			AND octet_length((object || jsonb_build_object('_tags', tags))::text) <= 1048576
-		THEN
-			object := object || jsonb_build_object('_tags', tags);
+		IF tags <> '{}' THEN
+			tags := object || jsonb_build_object('_tags', tags);
+			size := octet_length(tags::text);
+			IF size <= 20000 OR size <= 1048576
+				AND (SELECT count(*) FROM jsonb_path_query(tags, 'strict $.**')) - 1 <= 10000
+			THEN
+				object := tags;
+			END IF;
 		END IF;
 		IF field_names <> '' THEN
 			SELECT object || jsonb_build_object('_db', jsonb_object_agg(f.name, f.value)) INTO object
@@ -1831,7 +1879,7 @@ BEGIN
 					('application_name', to_jsonb(current_setting('application_name'))),
 					('client_addr', to_jsonb(host(inet_client_addr()))),
 					('backend_pid', to_jsonb(pg_backend_pid())),
-					('query', to_jsonb(left(client, 1000)))) f(name, value)
+					('query', to_jsonb(left(coalesce(client, current_query()), 1000)))) f(name, value)
 				WHERE f.name = ANY (string_to_array(replace(lower(field_names), ' ', ''), ','));
 		END IF;
 		context := CASE WHEN object = '{}' AND context = '' THEN '' ELSE object::text END;
@@ -1840,7 +1888,7 @@ BEGIN
 	IF path = '' THEN
 		frame := at || E'\n' || context;
 		IF latest = 'T' AND current_setting('_bemi.statement', true) = frame
-			AND client !~* 'savepoint'
+			AND coalesce(client, current_query()) !~* 'savepoint'
 		THEN
 			-- Another trigger of the same statement.
 			RETURN NULL;

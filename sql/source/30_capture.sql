@@ -39,7 +39,7 @@ BEGIN
 	IF path = '' THEN
 		frame := at || E'\n' || context;
 		IF latest = 'T' AND current_setting('_bemi.statement', true) = frame
-			AND client !~* 'savepoint'
+			AND coalesce(client, current_query()) !~* 'savepoint'
 		THEN
 			-- Another trigger of the same statement.
 			RETURN NULL;

@@ -198,8 +198,8 @@ like(run_texts($source, 'app', q{SET bemi.context = '{"by": "setting"}'},
 wait_until_stored($history, $source);
 is(rows_since($history, 'postgres', \$seen), qq{todo CREATE 24 {"by": "setting"}\ntodo CREATE 25 {"by": "setting"}}, 'and the setting holds');
 
-like(run_texts($source, 'app', 'INSERT INTO todo VALUES (26)' . ' /* x */' x 1100 . ' /*Bemi {"n": 1} Bemi*/'),
-	qr/^WARNING:  .*\nDETAIL:  The text has more than 1000 comments/, 'a text that would take too long is not searched');
+like(run_texts($source, 'app', q{INSERT INTO todo SELECT 26 WHERE '' <> (} . join(' || ', ('$a$x$a$') x 600) . q{) /*Bemi {"n": 1} Bemi*/}),
+	qr/^WARNING:  .*\nDETAIL:  The text has too many statements, strings in dollars and nested comments/, 'a text that would take too long is not searched');
 wait_until_stored($history, $source);
 is(rows_since($history, 'postgres', \$seen), 'todo CREATE 26 {}', 'and the comment behind it is not read');
 
@@ -218,6 +218,7 @@ my @late = (q{CREATE CONSTRAINT TRIGGER late AFTER INSERT ON parent DEFERRABLE I
 	q{INSERT INTO parent VALUES (80) /*Bemi {"n": 1} Bemi*/}, 'BEGIN', q{INSERT INTO parent VALUES (81) /*Bemi {"n": 2} Bemi*/}, 'COMMIT',
 	'BEGIN', q{INSERT INTO parent VALUES (82) /*Bemi {"n": 3} Bemi*/}, '  /* x */ -- y' . "\nCOMMIT" . q{ /*Bemi {"n": 4} Bemi*/},
 	'BEGIN', q{INSERT INTO parent VALUES (83) /*Bemi {"n": 5} Bemi*/}, 'SET CONSTRAINTS ALL IMMEDIATE', 'COMMIT',
+	'BEGIN', q{INSERT INTO parent VALUES (86) /*Bemi {"n": 7} Bemi*/}, "-- end\nINSERT INTO todo VALUES (86)", '/* /* */ commit */ INSERT INTO todo VALUES (87)', 'COMMIT',
 	'BEGIN', 'INSERT INTO parent VALUES (84)', 'SAVEPOINT a', q{INSERT INTO parent VALUES (85) /*Bemi {"n": 6} Bemi*/}, 'ROLLBACK TO a', 'COMMIT');
 both('deferred triggers', q{CREATE FUNCTION log_late() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (NEW.id); RETURN NULL; END'}, @late);
 both('tags', q{SET bemi.tags = 'a, c'}, q{INSERT INTO todo VALUES (100) /*a='1',b='2'*/}, q{/*c='3'*/ SELECT add_two(101) /*Bemi {"by": "client"} Bemi*/ /*a='%C3%BC'*/},

@@ -3,8 +3,7 @@
 # The extension finds the end of a statement with the server's scanner (src/context/comment.c), the
 # script with regular expressions (sql/source/read_comment.plpgsql). Where the two do not agree, one
 # of them takes a string for a comment, or a comment for a string. So random texts, made of all
-# that can hide a comment, are sent to a database of each kind. Then the texts that have to be large:
-# the limits of the script, and that no text takes more than its share of turns.
+# that can hide a comment, are sent to a database of each kind.
 #
 # BEMI_SEED repeats the texts, BEMI_ROUNDS makes more than 2000.
 
@@ -19,7 +18,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = bemi_node('main');
-my $dir = $node->basedir;
 
 for my $encoding ('UTF8', 'EUC_JP')
 {
