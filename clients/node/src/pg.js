@@ -13,15 +13,18 @@
 //
 // Callbacks run in the asynchronous execution of the socket, which is that of the request that opened the connection. So
 // callbacks and the handlers of cursors and streams are bound to the context of the code that gave them. The worst case is
-// Pool.prototype.connect: on a full pool, the callback of one request runs within the query of another one.
+// Pool.prototype.connect: on a full pool, the callback of one request runs within the query of another one. The connection
+// itself is opened without a context, because its own events (notification, notice, end) belong to no request.
+//
+// Without a context, a query goes to node-postgres as the application gave it.
 //
 // What must never happen: a row with the context of another request, and an error because of a context.
 
 'use strict';
 
-const { bind, currentText, noteQuery } = require('./context.js');
+const { bind, currentText, noteQuery, runWith } = require('./context.js');
 const { copiesOf } = require('./copies.js');
-const { addContext, changesRows } = require('./query.js');
+const { changesRows, withContextOf } = require('./query.js');
 
 // Another copy of this package may have hooked the same driver.
 const hooked = Symbol.for('bemi.pg');
@@ -41,11 +44,36 @@ function replace(object, name, make) {
   object[name][hooked] = true;
 }
 
+// The same for a query, which can be used again, with another context or none. So the query's own method is kept. This is
+// also right for a query that comes to the hook twice, because a tool for tracing has replaced Client.prototype.query since.
+const ownMethod = Symbol.for('bemi.pg.own');
+
+function put(query, name, method) {
+  method[ownMethod] = query[name][ownMethod] ?? query[name];
+  query[name] = method;
+}
+
+function restore(query) {
+  for (const name of [...HANDLERS, 'read', 'close', 'prepare']) {
+    if (query[name]?.[ownMethod]) query[name] = query[name][ownMethod];
+  }
+}
+
 // ------------------------------------------------------------ named statements
+
+// What the server would refuse must not become an error of the statement: characters that the database's encoding does not
+// have, and contexts larger than an administrator allows. (Without the extension, there is no such setting, and no limit.)
+// "bytes" is how older servers read "B". Each key and each element has a mark before it.
+const ACCEPTED = String.raw`CASE
+  WHEN octet_length($1::text) > pg_size_bytes(regexp_replace(current_setting('bemi.max_context_size', true), $r$(\d)B$$r$, $r$\1 bytes$r$))
+    OR length($1) - length(translate($1, '{[,', '')) > current_setting('bemi.max_context_keys', true)::int
+  THEN '{"bemiError": "the context is larger than the server allows"}'
+  WHEN getdatabaseencoding() = 'UTF8' THEN $1
+  ELSE regexp_replace($1, $r$(?<!\\)((?:\\\\)*)\\u(?!00[0-7])[0-9a-f]{4}$r$, $r$\1?$r$, 'g') END`;
 
 // The former value is kept in a setting of ours, because only the server knows it: the application may have set its own.
 const SET_CONTEXT = `SELECT set_config('bemi_client.context', coalesce(current_setting('bemi.context', true), ''), true),
-  set_config('bemi.context', $1, true)`;
+  set_config('bemi.context', ${ACCEPTED}, true)`;
 const RESTORE_CONTEXT = "SELECT set_config('bemi.context', current_setting('bemi_client.context'), true)";
 
 function send(connection, text, values) {
@@ -54,15 +82,15 @@ function send(connection, text, values) {
   connection.execute({ portal: '', rows: 0 });
 }
 
-// Calls the function with a sync() that sends the last statement of the group first.
-function withoutSync(connection, prepare) {
-  const own = Object.getOwnPropertyDescriptor(connection, 'sync');
+// Calls the function, and returns whether it has called sync(), which others send later.
+function withoutSync(connection, run) {
+  const descriptor = Object.getOwnPropertyDescriptor(connection, 'sync');
   let synced = false;
   connection.sync = () => { synced = true; };
   try {
-    prepare();
+    run();
   } finally {
-    if (own) Object.defineProperty(connection, 'sync', own);
+    if (descriptor) Object.defineProperty(connection, 'sync', descriptor);
     else delete connection.sync;
   }
   return synced;
@@ -75,39 +103,46 @@ function withoutSync(connection, prepare) {
  *   setting -- its CommandComplete --> running -- CommandComplete --> restoring
  *
  * In the states around "running" the query has no name, because node-postgres takes each ParseComplete for that of the name.
+ * With "rows", node-postgres asks for pages of rows while it is "running", and sends the Sync after the last one.
  */
-function setAhead(query, text, connection, isInTransaction) {
-  const { name, prepare, handleDataRow, handleCommandComplete, handleError, handleReadyForQuery } = query;
+function setAhead(query, prepare, text, connection, isInTransaction) {
+  const { name, handleDataRow, handleCommandComplete, handleError, handleReadyForQuery } = query;
   let state = 'setting';
+  let isSending = true;
   const enter = next => {
     state = next;
     query.name = next === 'running' ? name : undefined;
   };
-  Object.assign(query, {
-    handleDataRow(...args) {
-      if (state === 'running') handleDataRow.apply(query, args);
-    },
-    handleCommandComplete(...args) {
-      if (state === 'setting') return enter('running');
-      if (state === 'running') handleCommandComplete.apply(query, args);
-      enter('restoring');
-    },
-    handleError(...args) {
-      // The server skips the statement's own Parse.
-      if (state === 'setting') delete connection.submittedNamedStatements?.[name];
-      enter('restoring');
-      return handleError.apply(query, args);
-    },
-    handleReadyForQuery(...args) {
-      query.name = name;
-      return handleReadyForQuery.apply(query, args);
-    },
+  // Runs a step of the query, and puts the former value back ahead of its Sync.
+  const restoreBeforeSync = step => {
+    if (!withoutSync(connection, step)) return;
+    if (isInTransaction) send(connection, RESTORE_CONTEXT, []);
+    connection.sync();
+  };
+  put(query, 'handleDataRow', (...args) => {
+    if (state === 'running') handleDataRow.apply(query, args);
+  });
+  put(query, 'handleCommandComplete', (...args) => {
+    if (state === 'setting') return enter('running');
+    if (state === 'running') restoreBeforeSync(() => handleCommandComplete.apply(query, args));
+    enter('restoring');
+  });
+  put(query, 'handleError', (...args) => {
+    // The server skips the statement's own Parse.
+    if (state === 'setting') delete connection.submittedNamedStatements?.[name];
+    enter('restoring');
+    // Nothing is answered any more, except if it is an error before all was sent.
+    if (!isSending) query.name = name;
+    return handleError.apply(query, args);
+  });
+  put(query, 'handleReadyForQuery', (...args) => {
+    query.name = name;
+    return handleReadyForQuery.apply(query, args);
   });
   send(connection, SET_CONTEXT, [text]);
-  const synced = withoutSync(connection, () => prepare.call(query, connection));
+  restoreBeforeSync(() => prepare.call(query, connection));
+  isSending = false;
   if (state === 'setting') query.name = undefined;
-  if (isInTransaction) send(connection, RESTORE_CONTEXT, []);
-  if (synced) connection.sync();
 }
 
 // Whether the client is within a transaction. In doubt it is. The answer is known when a statement is sent, because
@@ -134,47 +169,88 @@ function warnOfNamed(name) {
   });
 }
 
+// Whether a query needs the setting. If it is executed with its name only, its text is known when it is sent.
+function needsSetting({ name, text }, client) {
+  if (!name || currentText() === undefined || (text && !changesRows(text))) return false;
+  const canSend = typeof client.connection?.execute === 'function';
+  if (!canSend) warnOfNamed(name);
+  return canSend;
+}
+
 function addToNamed(query, client) {
-  const text = currentText();
   const { prepare } = query;
-  // With "rows", the statement's Sync is sent much later.
-  if (text === undefined || query.rows) return;
-  if (typeof prepare !== 'function' || typeof client.connection?.execute !== 'function') return warnOfNamed(query.name);
-  query.prepare = connection => {
-    query.prepare = prepare;
-    // It can be executed with its name only.
+  const text = currentText();
+  put(query, 'prepare', connection => {
     const sql = query.text || connection.parsedStatements?.[query.name] || '';
-    if (changesRows(sql)) setAhead(query, text, connection, isInTransaction(client));
-    else query.prepare(connection);
-  };
+    if (changesRows(sql)) setAhead(query, prepare, text, connection, isInTransaction(client));
+    else prepare.call(query, connection);
+  });
 }
 
 // ------------------------------------------------------------ queries
 
+// The texts of queries as the application gave them, and as they were sent.
+const texts = new WeakMap();
+
+function addToText(holder) {
+  const former = texts.get(holder);
+  const given = former?.sent === holder.text ? former.given : holder.text;
+  const { sql, own } = withContextOf(given);
+  texts.set(holder, { given, sent: sql });
+  if (holder.text !== sql) holder.text = sql;
+  return own;
+}
+
 // A query that is an object of its own: pg.Query, a cursor, a stream, COPY. It is called back while it runs, and a cursor
 // also by each read().
 function hookSubmittable(query, client) {
-  for (const name of HANDLERS) replace(query, name, bound);
-  for (const name of ['read', 'close']) {
-    replace(query, name, method => function (...args) { return method.apply(this, args.map(bound)); });
-  }
-  if (query.name) return addToNamed(query, client);
+  restore(query);
   // A stream of rows has its text in a cursor.
-  for (const holder of [query, query.cursor]) {
-    if (typeof holder?.text === 'string') holder.text = addContext(holder.text);
+  const holders = query.name ? [] : [query, query.cursor].filter(holder => typeof holder?.text === 'string');
+  const own = holders.map(addToText).find(Boolean);
+  for (const name of HANDLERS) {
+    if (typeof query[name] === 'function') put(query, name, bound(name === 'handleError' ? withOwnError(query[name], own) : query[name]));
   }
+  for (const name of ['read', 'close']) {
+    const method = query[name];
+    if (typeof method === 'function') put(query, name, function (...args) { return method.apply(this, args.map(bound)); });
+  }
+  if (typeof query.prepare === 'function' && needsSetting(query, client)) addToNamed(query, client);
 }
 
-// A copy of the options with other values. Not of the properties, because they can be getters of a class.
-const withValues = (options, values) =>
-  Object.create(options, Object.fromEntries(Object.entries(values).map(
-    ([key, value]) => [key, { value, writable: true, enumerable: true, configurable: true }])));
+// A function that takes an error first, and gets the application's own.
+const withOwnError = (callback, own) =>
+  own && typeof callback === 'function' ? function (error, ...rest) { return callback.call(this, error && own(error), ...rest); } : callback;
+
+// What node-postgres reads of options.
+const OPTIONS = ['text', 'values', 'name', 'rowMode', 'types', 'rows', 'binary', 'portal', 'queryMode', 'query_timeout', 'callback'];
+
+// A copy of the options with other values. Options are read here, because a class can have getters that need the object
+// itself.
+function withValues(options, values) {
+  const read = Object.fromEntries(OPTIONS.map(name => [name, options[name]]).filter(([, value]) => value !== undefined));
+  return Object.create(options, Object.getOwnPropertyDescriptors({ ...read, ...values }));
+}
+
+// A query as text or options. Without a context, only its callback is bound.
+function runText(original, client, config, rest) {
+  const isText = typeof config === 'string';
+  const { sql, own } = config.name ? {} : withContextOf(isText ? config : config.text);
+  const callbackOf = value => bound(withOwnError(value, own));
+  const optionsOf = () => {
+    const changed = { ...(own && { text: sql }), ...(typeof config.callback === 'function' && { callback: callbackOf(config.callback) }) };
+    return Object.keys(changed).length > 0 ? withValues(config, changed) : config;
+  };
+  const result = original.call(client, isText ? sql : optionsOf(), ...rest.map(callbackOf));
+  return own && typeof result?.catch === 'function' ? result.catch(error => { throw own(error); }) : result;
+}
 
 // As node-postgres makes a query of its arguments, except that the setting goes ahead of it.
 function runNamed(original, client, query) {
   addToNamed(query, client);
   let result;
-  if (!query.callback) {
+  if (query.callback) query.callback = bind(query.callback);
+  else {
     const Promise = client._Promise ?? globalThis.Promise;
     result = new Promise((resolve, reject) => {
       query.callback = (error, answer) => (error ? reject(error) : resolve(answer));
@@ -192,26 +268,30 @@ function hookQuery(original, { Query }) {
   return function query(config, values, callback) {
     noteQuery();
     watchTransactions(this);
-    const rest = [values, callback].map(bound);
-    if (typeof config === 'string') return original.call(this, addContext(config), ...rest);
-    if (config === null || typeof config !== 'object') return original.call(this, config, ...rest);
+    const rest = [values, callback];
+    if (typeof config !== 'string' && (config === null || typeof config !== 'object')) return original.call(this, config, ...rest);
     if (typeof config.submit === 'function') {
       hookSubmittable(config, this);
-      return original.call(this, config, ...rest);
+      return original.call(this, config, ...rest.map(bound));
     }
-    const options = withValues(config, {
-      ...(!config.name && typeof config.text === 'string' && { text: addContext(config.text) }),
-      ...(typeof config.callback === 'function' && { callback: bind(config.callback) }),
-    });
-    if (!config.name || currentText() === undefined || !Query) return original.call(this, options, ...rest);
-    return runNamed(original, this, Object.assign(new Query(options, ...rest), { query_timeout: config.query_timeout }));
+    if (!Query || !needsSetting(config, this)) return runText(original, this, config, rest);
+    const query = Object.assign(new Query(withValues(config, {}), ...rest), { query_timeout: config.query_timeout });
+    // node-postgres refuses a callback that is no function.
+    return query.callback && typeof query.callback !== 'function' ? original.call(this, config, ...rest) : runNamed(original, this, query);
   };
 }
 
 // The connection may come when another request releases it.
+const hookPool = original =>
+  function connect(...args) {
+    return original.apply(this, args.map(bound));
+  };
+
 const hookConnect = original =>
-  function connect(callback) {
-    return original.call(this, bound(callback));
+  function connect(...args) {
+    watchTransactions(this);
+    const callbacks = args.map(bound);
+    return runWith(undefined, () => original.apply(this, callbacks));
   };
 
 // Where a class has a method from: itself or what it extends.
@@ -226,7 +306,8 @@ function hook(pg) {
   const { Client, Pool } = pg?.Client ? pg : (pg?.default ?? {});
   if (typeof Client !== 'function') throw new TypeError('hook() needs node-postgres: hook(pg)');
   replace(ownerOf(Client, 'query'), 'query', original => hookQuery(original, Client));
-  replace(ownerOf(Pool, 'connect'), 'connect', hookConnect);
+  replace(ownerOf(Client, 'connect'), 'connect', hookConnect);
+  replace(ownerOf(Pool, 'connect'), 'connect', hookPool);
   return pg;
 }
 

@@ -9,7 +9,7 @@
 
 'use strict';
 
-const { bind, currentText, noteQuery } = require('./context.js');
+const { bind, currentText, noteQuery, runWith } = require('./context.js');
 const { addContext, addContextAtEnd } = require('./query.js');
 
 const hooked = Symbol.for('bemi.postgres');
@@ -57,7 +57,8 @@ function hook(postgres) {
   if (handle[hooked]) return postgres;
   Query.prototype.handle = function () {
     if (!this.executed) addToRun(this, Query);
-    return handle.call(this);
+    // It may open a connection, whose own events (listen, onnotice) belong to no request.
+    return runWith(undefined, () => handle.call(this));
   };
   Query.prototype.handle[hooked] = true;
   return postgres;

@@ -30,31 +30,78 @@ function changesRows(sql) {
 }
 
 // After the statement, which can end in a "--" comment.
-const addComment = (statement, text) => `${statement}${statement.includes('--') ? '\n' : ' '}/*Bemi ${text} Bemi*/`;
+const commentBehind = (statement, text) => `${statement.includes('--') ? '\n' : ' '}/*Bemi ${text} Bemi*/`;
 
-/** The text with the context of the running code behind each of its statements that changes rows. */
-function addContext(sql) {
-  noteQuery();
-  const text = currentText();
-  // knex passes undefined if it has several statements to send, and fails by itself.
-  if (text === undefined || typeof sql !== 'string') return sql;
-  let query = '';
-  let done = 0;
-  // A context that was written by hand is not replaced.
+// What the context of the running code adds to a text, as [index, comment]. A context that was written by hand is not
+// replaced.
+function additions(sql, text) {
+  const found = [];
   for (const { begin, end, hasContext } of statements(sql)) {
     const statement = sql.slice(begin, end);
-    query += sql.slice(done, begin) + (changesRows(statement) && !hasContext ? addComment(statement, text) : statement);
-    done = end;
+    if (changesRows(statement) && !hasContext) found.push([end, commentBehind(statement, text)]);
+  }
+  return found;
+}
+
+function insert(sql, added) {
+  let query = '';
+  let done = 0;
+  for (const [index, comment] of added) {
+    query += sql.slice(done, index) + comment;
+    done = index;
   }
   return query + sql.slice(done);
 }
+
+/**
+ * The text with the context of the running code behind each of its statements that changes rows, as { sql, own }. "own"
+ * is a function for errors of the text, undefined if nothing was added.
+ */
+function withContextOf(sql) {
+  noteQuery();
+  const text = currentText();
+  // knex passes undefined if it has several statements to send, and fails by itself.
+  const added = text === undefined || typeof sql !== 'string' ? [] : additions(sql, text);
+  return added.length === 0 ? { sql } : { sql: insert(sql, added), own: error => ownError(error, sql, added) };
+}
+
+const addContext = sql => withContextOf(sql).sql;
 
 /** The same for a text with one statement. Nothing but its end changes. */
 function addContextAtEnd(sql) {
   noteQuery();
   const text = currentText();
   if (text === undefined || !changesRows(sql) || statements(sql).some(({ hasContext }) => hasContext)) return sql;
-  return addComment(sql, text);
+  return sql + commentBehind(sql, text);
 }
 
-module.exports = { addContext, addContextAtEnd, changesRows };
+// ------------------------------------------------------------ errors
+
+// PostgreSQL counts characters, from 1.
+const lengthOf = text => [...text].length;
+
+function ownPosition(position, sql, added) {
+  let shift = 0;
+  for (const [index, comment] of added) {
+    const begin = lengthOf(sql.slice(0, index)) + 1;
+    // In a comment is what follows it: the end of the text.
+    if (position - shift > begin) shift += Math.min(comment.length, position - shift - begin);
+  }
+  return position - shift;
+}
+
+/*
+ * An error of the server as it would be without the comments: the position is that in the application's text, and a
+ * message that quotes the rest of the text does not quote the context.
+ */
+function ownError(error, sql, added) {
+  const { position, message } = Object(error);
+  if (/^\d+$/.test(position)) error.position = String(ownPosition(Number(position), sql, added));
+  for (const [, comment] of added) {
+    if (typeof message !== 'string' || !message.includes(comment)) continue;
+    for (const name of ['message', 'stack']) error[name] = String(error[name]).replaceAll(comment, '');
+  }
+  return error;
+}
+
+module.exports = { addContext, addContextAtEnd, changesRows, withContextOf };

@@ -2,10 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import test, { after } from 'node:test';
 import { promisify } from 'node:util';
 import * as bemi from 'bemi';
@@ -63,6 +63,21 @@ test('what one copy of the package has set, another one sees, and hooks nothing 
   const { query } = require('pg').Client.prototype;
   require(join(copy, 'src/pg.js')).hook(require('pg'));
   assert.equal(require('pg').Client.prototype.query, query);
+});
+
+// Of the installed package, which "npm pack" has made.
+test('the package has its code, its types and its papers, and nothing else', () => {
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile())
+    .map(entry => relative(folder, join(entry.parentPath, entry.name))).sort();
+  const entries = ['fastify', 'hono', 'index', 'nestjs', 'pg', 'postgres', 'trpc'];
+  assert.deepEqual(files, [
+    'LICENSE', 'README.md', 'package.json', ...['context', 'copies', 'query', 'statements', 'text'].map(name => `src/${name}.js`),
+    ...entries.flatMap(name => ['d.mts', 'd.ts', 'js', 'mjs'].map(type => `src/${name}.${type}`)),
+  ].sort());
+  const { exports } = require(join(folder, 'package.json'));
+  for (const file of Object.values(exports).flatMap(entry => (typeof entry === 'string' ? [entry] : Object.values(entry).flatMap(Object.values)))) {
+    assert.ok(files.includes(file.slice(2)), file);
+  }
 });
 
 const isHooked = `pg => pg.Client.prototype.query[Symbol.for('bemi.pg')] === true`;
@@ -123,6 +138,28 @@ test('a copy that is loaded already is hooked, and any other by hook()', async (
   assert.equal((await run(['main.cjs'], { cwd: root })).stdout, `true false true true\n${'hook() needs node-postgres: hook(pg)\n'.repeat(3)}`);
 });
 
+// Older versions of node-postgres read options in place. Here a driver that returns what it gets stands in for them.
+test('options come to the driver as they are, or as a copy whose getters have worked', () => {
+  class Client {
+    query(...args) { return args; }
+  }
+  pg.hook({ Client });
+  class Sql {
+    #text;
+    constructor(text) { this.#text = text; }
+    get text() { return this.#text; }
+    get values() { return [this.#text.length]; }
+  }
+  const client = new Client();
+  for (const text of ['DELETE FROM t', 'SELECT 1']) {
+    const options = Object.freeze(new Sql(text));
+    assert.equal(client.query(options)[0], options);
+    const [sent] = bemi.withContext({ a: 1 }, () => client.query(options));
+    assert.equal(sent.text, bemi.withContext({ a: 1 }, () => bemi.addContext(text)));
+    assert.deepEqual([sent.values, options.text], [[text.length], text]);
+  }
+});
+
 // In separate processes, because queries of other tests have come to bemi in this one.
 const warnings = async script => {
   const { stderr } = await run(['-e', `const bemi = require('bemi'); ${script}`]);
@@ -135,5 +172,6 @@ test('contexts that come to no query are worth one warning', async () => {
   assert.equal(await warnings('bemi.enterContext(null)'), 0);
   assert.equal(await warnings(`bemi.withContext({ a: 1 }, () => bemi.addContext('SELECT 1'))`), 0);
   assert.equal(await warnings(`require('bemi/pg'); const { Client } = require('pg'); bemi.withContext({ a: 1 }, () => new Client().query('SELECT 1', () => {}))`), 0);
+  assert.equal(await warnings(`require('bemi/pg'); const { Client } = require('pg'); bemi.withContext({ a: 1 }, () => new Client().query({ name: 'a', text: 'SELECT 1' }).catch(() => {}))`), 0);
   assert.equal(await warnings('bemi.withContext({ a: 1 }, () => {}); process.exit()'), 0);
 });

@@ -5,12 +5,12 @@ import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
 import test, { before } from 'node:test';
 import { currentContext, withContext } from 'bemi';
-import 'bemi/pg';
+import { hook } from 'bemi/pg';
 import pg from 'pg';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import Cursor from 'pg-cursor';
 import QueryStream from 'pg-query-stream';
-import { assertAllHave, atEnd, changes, server, trackedDatabase, versionOf } from './setup.js';
+import { assertAllHave, atEnd, changes, server, trackedDatabase, versionOf, warningsOf } from './setup.js';
 import { testStack } from './stack.js';
 
 const INSERT = 'INSERT INTO todo (task) VALUES ($1)';
@@ -52,6 +52,10 @@ testStack({
     'options and parameters': [1, (db, ids, task) => db.query({ text: INSERT }, [task()])],
     'options of a class': [1, (db, ids, task) => db.query(new Sql([task()]))],
     'frozen options': [1, (db, ids, task) => db.query(Object.freeze({ text: INSERT, values: [task()] }))],
+    'a named pg.Query with pages of rows': [2, withClient(async (client, ids, task) => {
+      const { rows } = await client.query({ name: 'pages', text: 'INSERT INTO todo (task) VALUES ($1), ($2) RETURNING id', values: [task(), task()], rows: 1 });
+      assert.equal(rows.length, 2);
+    })],
     'options with rowMode': [1, async (db, ids, task) => {
       const { rows } = await db.query({ text: `${INSERT} RETURNING done`, values: [task()], rowMode: 'array' });
       assert.deepEqual(rows, [[false]]);
@@ -228,11 +232,12 @@ for (const options of [{}, { pipeline: true }]) {
 }
 
 test('a deferred trigger has the context of the named statement that fired it, outside of a transaction', async () => {
-  const client = await open();
   await client.query(`CREATE FUNCTION add_tag() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tag (name) VALUES ('deferred'); RETURN NULL; END $$`);
   await client.query('CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON todo DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION add_tag()');
   await client.query(INSERT, ['deferred']);
-  await withContext({ a: 'deferred' }, () => client.query({ name: 'update', text: "UPDATE todo SET done = true WHERE task = $1", values: ['deferred'] }));
+  // The first statement of its connection.
+  const other = await open();
+  await withContext({ a: 'deferred' }, () => other.query({ name: 'update', text: "UPDATE todo SET done = true WHERE task = $1", values: ['deferred'] }));
   assertAllHave({ a: 'deferred' }, await changes(client, "\"table\" = 'tag'"), 1);
 });
 
@@ -283,5 +288,144 @@ test('wrong calls fail as they do without the hook', async () => {
     assert.throws(() => client.query(), /null or undefined/);
     await assert.rejects(client.query({}), /must have either text or a name/);
     await assert.rejects(client.query('INSERT INTO todo (task) VALUES (null)'), { code: '23502' });
+    for (const options of [{}, { name: 'wrong' }]) assert.throws(() => client.query({ text: INSERT, ...options }, ['x'], 'no function'), /callback is not a function/);
   });
+});
+
+// A message of the server counts characters of the text that it got, and may quote it.
+test('errors are those of the text without its context', async () => {
+  for (const sql of [
+    'UPDATE todo SET nope = 1', 'INSERT INTO todo (task) VALUES', 'INSERT INTO todo (task) VALUES --', 'INSERT INTO todo (task) VALUES /* \u{1f600} */', "INSERT INTO todo (task) VALUES ('x", 'DELETE FROM todo /* x', 'DELETE FROM todo $$ x',
+    'UPDATE todo SET done = done; UPDATE todo SET nope = 1', 'UPDATE todo SET done = done -- \u{1f600}\u{e9}\n; DELETE FROM nowhere; DELETE FROM todo', 'DELETE FROM todo; DELETE FROM todo; DELETE FROM',
+    'SELECT 1; DELETE FROM nowhere', 'DELETE FROM todo; SELECT nope', 'TRUNCATE todo; DELETE FROM todo WHERE nope; ',
+  ]) {
+    for (const run of [
+      () => client.query(sql), () => client.query({ text: sql }), () => callback(done => client.query(sql, done)), () => callback(done => client.query({ text: sql, callback: done })),
+      async () => { const [error] = await once(client.query(new pg.Query(sql)), 'error'); throw error; },
+    ]) {
+      const errors = [];
+      for (const context of [undefined, { a: 1 }]) {
+        const { message, position, code, stack } = await withContext(context, () => run().then(assert.fail, error => error));
+        errors.push({ message, position, code });
+        assert.ok(!stack.includes('Bemi'), stack);
+      }
+      assert.deepEqual(errors[1], errors[0], sql);
+    }
+  }
+});
+
+test('a pg.Query that is used again has the context of the code that uses it', async () => {
+  const client = await open();
+  for (const name of [undefined, 'again']) {
+    const query = new pg.Query({ name, text: `${INSERT} RETURNING task` });
+    const seen = [];
+    query.on('row', ({ task }) => seen.push([task, currentContext()?.a]));
+    const tasks = [1, 2, undefined, 3].map(a => [`again ${name} ${a}`, a]);
+    for (const [task, a] of tasks) {
+      query.values = [task];
+      await withContext(a && { a }, () => once(client.query(query), 'end'));
+    }
+    assert.deepEqual(seen, tasks);
+    const found = await changes(client, "after ->> 'task' LIKE $1", [`again ${name} %`]);
+    assert.deepEqual(found.map(({ after, context }) => [after.task, context.a]), tasks);
+  }
+});
+
+test('a named pg.Query whose connection was lost keeps its name', async () => {
+  const lost = new pg.Client(server('test_pg'));
+  await lost.connect();
+  lost.on('error', () => {});
+  const { rows: [{ pid }] } = await lost.query('SELECT pg_backend_pid() AS pid');
+  const query = new pg.Query({ name: 'lost', text: INSERT, values: ['lost'] });
+  await client.query('BEGIN; LOCK todo');
+  const [[error]] = await Promise.all([
+    once(withContext({ a: 1 }, () => lost.query(query)), 'error'),
+    client.query('SELECT pg_terminate_backend($1)', [pid]).then(() => client.query('COMMIT')),
+  ]);
+  assert.equal(error.code, '57P01');
+  const other = await open();
+  await withContext({ a: 2 }, () => once(other.query(query), 'end'));
+  assert.deepEqual((await other.query('SELECT name FROM pg_prepared_statements')).rows, [{ name: 'lost' }]);
+  assertAllHave({ a: 2 }, await changes(client, "after ->> 'task' = 'lost'"), 1);
+});
+
+// A connection is opened by the first request that needs one, and lives longer.
+test('events of a connection do not have the context of the code that opened it', async () => {
+  const pool = new pg.Pool({ ...server('test_pg'), max: 1, idleTimeoutMillis: 1 });
+  atEnd(() => pool.end());
+  const seen = [];
+  const listen = (emitter, event) => emitter.on(event, () => seen.push([event, currentContext()]));
+  await withContext({ request: 1 }, async () => {
+    const listener = await pool.connect();
+    for (const event of ['notice', 'notification', 'end']) listen(listener, event);
+    listen(pool, 'remove');
+    await listener.query("LISTEN a; DO $$ BEGIN RAISE NOTICE 'a'; END $$; NOTIFY a");
+    listener.release();
+  });
+  while (!seen.some(([event]) => event === 'end')) await new Promise(resolve => setImmediate(resolve));
+  assert.deepEqual(seen.sort(), ['end', 'notice', 'notification', 'remove'].map(event => [event, undefined]));
+});
+
+test('connect() has the context of its caller', async () => {
+  const client = new pg.Client(server('test_pg'));
+  atEnd(() => client.end());
+  await withContext({ a: 1 }, () => callback(done => client.connect(done), () => assert.deepEqual(currentContext(), { a: 1 })));
+});
+
+// Tools for tracing put functions around query(). Then the package does not find its own hook there.
+test('hooked twice, because another package came in between', async () => {
+  const { query } = pg.Client.prototype;
+  try {
+    pg.Client.prototype.query = function (...args) { return query.apply(this, args); };
+    hook(pg);
+    assert.equal(pg.Client.prototype.query[Symbol.for('bemi.pg')], true);
+    const client = await open();
+    for (const name of [undefined, 'twice']) {
+      const { rows, command } = await withContext({ a: 1 }, () => client.query({ name, text: `${INSERT} RETURNING task`, values: [`twice ${name}`] }));
+      assert.deepEqual([rows, command], [[{ task: `twice ${name}` }], 'INSERT']);
+    }
+    const found = await changes(client, "after ->> 'task' LIKE 'twice %'");
+    assertAllHave({ a: 1 }, found, 2);
+  } finally {
+    pg.Client.prototype.query = query;
+  }
+});
+
+test('query_timeout and the stack of a named statement are as without a context', async () => {
+  const client = await open();
+  const slow = { name: 'slow', text: 'INSERT INTO todo (task) SELECT $1 || pg_sleep(0.2)', values: ['slow'], query_timeout: 1 };
+  await assert.rejects(withContext({ a: 1 }, () => client.query(slow)), /Query read timeout/);
+  await assert.rejects(withContext({ a: 1 }, async function caller() { await client.query({ name: 'x', text: 'DELETE FROM nowhere' }); }), ({ stack }) => /at async caller/.test(stack));
+});
+
+// pg-native has no such connection. A client without one stands in for it.
+test('a named statement whose context cannot be sent is worth one warning', async () => {
+  class Client {
+    query(config) { return config; }
+  }
+  Client.Query = pg.Query;
+  hook({ Client });
+  const options = { name: 'native', text: INSERT };
+  const warnings = await warningsOf(() => {
+    for (let i = 0; i < 2; i++) assert.equal(withContext({ a: 1 }, () => new Client().query(options)), options);
+    for (const sent of [{ name: 'read', text: 'SELECT 1' }, options]) assert.equal(new Client().query(sent), sent);
+  }, 'BEMI_NAMED_STATEMENT');
+  assert.equal(warnings.length, 1);
+});
+
+// The server refuses such a setting, although it only ignores such a comment.
+test('a context that the server does not take breaks no named statement', async () => {
+  const latin = await trackedDatabase('test_pg_latin1', "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+  const insert = (context, task) => withContext(context, () => latin.query({ name: 'insert', text: INSERT, values: [task] }));
+  await insert({ name: '\u20ac\u6f22 \\u20ac "\0 x\u{1f600}' }, 'characters');
+  for (const [setting, value] of [['max_context_size', 1000], ['max_context_size', '1kB'], ['max_context_keys', 10]]) {
+    await latin.query(`SET bemi.${setting} = '${value}'`);
+    await insert({ a: Array(600).fill(1) }, `large ${setting} ${value}`);
+    await insert({ a: 1 }, `small ${setting} ${value}`);
+    await latin.query(`RESET bemi.${setting}`);
+  }
+  const tooLarge = { bemiError: 'the context is larger than the server allows' };
+  assert.deepEqual((await changes(latin)).map(({ context }) => context), [
+    { name: '?? \\u20ac "? x??' }, tooLarge, { a: 1 }, tooLarge, { a: 1 }, tooLarge, { a: 1 },
+  ]);
 });

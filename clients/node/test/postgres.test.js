@@ -125,13 +125,29 @@ test('what a cursor calls has the context of the code that runs the query', asyn
   assert.deepEqual(seen, [1, 1, 1, 1, 1]);
 });
 
+// All channels share a connection, which the first listener opens.
+test('what listen() and onnotice call does not have the context of the code that opened the connection', async () => {
+  const seen = [];
+  const sql = connect({ max: 1, onnotice: () => seen.push(currentContext()) });
+  const heard = [1, 2].map(a => new Promise(resolve => withContext({ a }, async () => {
+    await sql.listen(`channel_${a}`, () => resolve(currentContext()?.a));
+    await sql`do ${sql.unsafe("$$ begin raise notice 'x'; end $$")}`;
+    await sql.notify(`channel_${a}`, '');
+  })));
+  assert.deepEqual(await Promise.all(heard), [undefined, undefined]);
+  assert.deepEqual(seen, [undefined, undefined]);
+});
+
 test('a context that was written by hand is kept', async () => {
   const sql = connect({ max: 1 });
   await withContext({ by: 'bemi' }, () => sql`insert into todo (task) values (${'by hand'}) /*Bemi {"by": "hand"} Bemi*/`);
   assertAllHave({ by: 'hand' }, await changes(client, "after ->> 'task' = 'by hand'"), 1);
 });
 
-test('hook() takes nothing else', () => {
+test('hook() hooks once, and takes nothing else', () => {
+  const { prototype } = postgres({ max: 1 })``.constructor;
+  const { handle } = prototype;
   assert.equal(hook(postgres), postgres);
+  assert.equal(prototype.handle, handle);
   for (const wrong of [undefined, {}, () => () => ({})]) assert.throws(() => hook(wrong), /hook\(postgres\)/);
 });
