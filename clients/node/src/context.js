@@ -123,14 +123,33 @@ const runs = result => !isThenable(result) || Object.getPrototypeOf(result) === 
 
 const settle = result => (runs(result) ? result : new Promise((resolve, reject) => result.then(resolve, reject)));
 
-const withContext = (context, callback) => storage.run(textOf(() => context), () => settle(callback()));
+const GENERATOR = /^\[object (?:Async)?Generator\]$/;
+
+// The body of a generator runs when somebody asks for its next value. It has this text all the same.
+function bindGenerator(result, text) {
+  if (result === null || typeof result !== 'object' || !GENERATOR.test(Object.prototype.toString.call(result))) return result;
+  for (const name of ['next', 'return', 'throw']) {
+    const method = result[name];
+    result[name] = (...args) => storage.run(text, () => method.apply(result, args));
+  }
+  return result;
+}
+
+function withContext(context, callback) {
+  const text = textOf(() => context);
+  return storage.run(text, () => settle(bindGenerator(callback(), text)));
+}
 
 function enterContext(context) {
   enter(() => context);
 }
 
+// As JSON, because an object can have a toJSON() that leaves something out. If it cannot be converted, what is there
+// stays, with "bemiError".
 function mergeContext(context) {
-  enter(() => ({ ...currentContext(), ...context }));
+  const added = contextText(() => context);
+  if (added === undefined) return;
+  enter(() => ({ ...currentContext(), ...JSON.parse(added) }));
 }
 
 // All requests of one HTTP connection are one asynchronous execution to Node: outside of setContext
@@ -145,5 +164,5 @@ function enter(make) {
 }
 
 module.exports = {
-  bind, currentText, noteQuery, runWith, whenContext, setContext, withContext, enterContext, mergeContext, currentContext,
+  bind, bindGenerator, currentText, noteQuery, runWith, whenContext, setContext, withContext, enterContext, mergeContext, currentContext,
 };

@@ -19,7 +19,7 @@ export function setContext<Request = any, Response = any>(
 /**
  * Calls the function with this context, and returns its result. After that, the former context is in force again.
  * A result with `then` that does not run yet, such as a query builder, starts when it is awaited. So it is
- * awaited here, with this context, and the promise of its value is returned.
+ * awaited here, with this context, and the promise of its value is returned. A generator has this context whenever it runs.
  */
 export function withContext<Result>(
   context: Context | NoContext,
@@ -32,7 +32,10 @@ export function withContext<Result>(
  */
 export function enterContext(context: Context | NoContext): void;
 
-/** The same, but keeps those keys of the context in force that `context` does not have. */
+/**
+ * The same, but keeps those keys of the context in force that `context` does not have. If `context` cannot be converted,
+ * it adds the key `bemiError`.
+ */
 export function mergeContext(context: Context | NoContext): void;
 
 /** The context in force as it will be stored, undefined if there is none. */

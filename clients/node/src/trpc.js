@@ -2,8 +2,15 @@
 
 'use strict';
 
-const { runWith, whenContext } = require('./context.js');
+const { bindGenerator, runWith, whenContext } = require('./context.js');
 
-const setContext = callback => options => whenContext(callback, [options], text => runWith(text, () => options.next()));
+// The generator of a subscription runs when the middleware has ended.
+async function run(text, next) {
+  const result = await runWith(text, next);
+  bindGenerator(result?.data, text);
+  return result;
+}
+
+const setContext = callback => options => whenContext(callback, [options], text => run(text, () => options.next()));
 
 exports.setContext = setContext;

@@ -83,6 +83,50 @@ test('parallel calls of enterContext in one piece of work do not mix', async () 
   });
 });
 
+// A class hides what must not be stored with toJSON().
+test('mergeContext takes what the others take, and as JSON has it', async () => {
+  class User {
+    id = 1;
+    password = 'secret';
+    toJSON() { return { id: this.id }; }
+  }
+  const warnings = await warningsOf(() => withContext({ request: 1 }, () => {
+    mergeContext(new User());
+    assert.deepEqual(currentContext(), { request: 1, id: 1 });
+    for (const wrong of ['text', [1], new Date(), 5, () => {}, { big: 1n }]) {
+      mergeContext(wrong);
+      assert.deepEqual(Object.keys(currentContext()), ['request', 'id', 'bemiError']);
+    }
+  }));
+  assert.equal(warnings.length, 6);
+});
+
+test('a generator runs with the context that it was made with', async () => {
+  async function* waiting() {
+    try {
+      for (;;) {
+        await turn();
+        yield user();
+      }
+    } finally {
+      seen.push(['end', user()]);
+    }
+  }
+  function* plain() {
+    yield user();
+    yield* [user(), user()];
+  }
+  const seen = [];
+  await withContext({ user: 2 }, async () => {
+    for await (const value of withContext({ user: 1 }, () => waiting())) {
+      seen.push([value, user()]);
+      if (seen.length === 2) break;
+    }
+    for (const value of withContext({ user: 1 }, plain)) seen.push([value, user()]);
+  });
+  assert.deepEqual(seen, [[1, 2], [1, 2], ['end', 1], [1, 2], [1, 2], [1, 2]]);
+});
+
 test('a context is what it was when it was set', () => {
   const context = { list: [1] };
   withContext(context, () => {

@@ -4,6 +4,8 @@
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { Readable } from 'node:stream';
 import test, { before } from 'node:test';
 import { serve } from '@hono/node-server';
 import { Controller, Module, Post, Req } from '@nestjs/common';
@@ -160,6 +162,67 @@ test('NestJS', async () => {
   } finally {
     await app.close();
   }
+});
+
+// An answer that is longer than what the connection takes at once goes on in the connection's events. Rows that are
+// written meanwhile belong to the request.
+async function* rowsFor(name) {
+  for (let i = 0; i < 8; i++) {
+    await pool.query('INSERT INTO todo (task) VALUES ($1)', [`${name} ${i}`]);
+    yield 'x'.repeat(500000);
+  }
+}
+
+const streaming = {
+  Express: async name => {
+    const app = express();
+    app.use(setContext(() => ({ name })));
+    app.get('/', (req, res) => { Readable.from(rowsFor(name)).pipe(res); });
+    return listening(app.listen(0, '127.0.0.1'));
+  },
+  Fastify: async name => {
+    const app = Fastify();
+    setFastifyContext(app, () => ({ name }));
+    app.get('/', (request, reply) => reply.send(Readable.from(rowsFor(name), { objectMode: false })));
+    await app.listen({ host: '127.0.0.1', port: 0 });
+    atEnd(() => app.close());
+    return app.server.address().port;
+  },
+  Hono: async name => {
+    const app = new Hono();
+    app.use(setHonoContext(() => ({ name })));
+    app.get('/', () => new Response(Readable.toWeb(Readable.from(rowsFor(name), { objectMode: false }))));
+    return listening(serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }));
+  },
+  // Koa's middleware has Node's request and response in "req" and "res".
+  Koa: async name => listening(createServer((req, res) =>
+    setHonoContext(() => ({ name }))({ req, res }, async () => { Readable.from(rowsFor(name)).pipe(res); })).listen(0, '127.0.0.1')),
+};
+
+for (const [framework, start] of Object.entries(streaming)) {
+  test(`${framework}, a long answer`, async () => {
+    const name = `long${framework}`;
+    const answer = await fetch(`http://127.0.0.1:${await start(name)}/`);
+    // The reader lets the connection become full.
+    let length = 0;
+    for await (const chunk of answer.body) {
+      length += chunk.length;
+      await new Promise(resolve => setTimeout(resolve, 1));
+    }
+    assert.equal(length, 4000000);
+    const rows = await changes(client, "after ->> 'task' LIKE $1", [`${name} %`]);
+    assert.equal(rows.length, 8);
+    for (const { context } of rows) assert.deepEqual(context, { name });
+  });
+}
+
+test('tRPC, a subscription', async () => {
+  const t = initTRPC.create();
+  const router = t.router({ rows: t.procedure.use(setTrpcContext(({ path }) => ({ path }))).subscription(() => rowsFor('subscription')) });
+  let count = 0;
+  for await (const _ of await t.createCallerFactory(router)({}).rows()) count++;
+  assert.equal(count, 8);
+  for (const { context } of await changes(client, "after ->> 'task' LIKE 'subscription %'")) assert.deepEqual(context, { path: 'rows' });
 });
 
 test('NestJS, messages pass', () => {
