@@ -104,9 +104,12 @@ function create({ path, schema, table, format }) {
   return file;
 }
 
+// MikroORM 7 has one command for all projects.
+const commandOf = ({ path }) => (findUp(path, 'node_modules/.bin/mikro-orm-esm') ? 'mikro-orm-esm' : 'mikro-orm');
+
 try {
   const options = readOptions();
-  console.log(options.help ? USAGE : `${create(options)} is written. Run it: npx mikro-orm-esm migration:up`);
+  console.log(options.help ? USAGE : `${create(options)} is written. Run it: npx ${commandOf(options)} migration:up`);
 } catch (error) {
   const reason = { EACCES: 'may not be written', EPERM: 'may not be written', EROFS: 'is on a read-only file system' }[error.code];
   if (!(error instanceof UserError) && !error.code) throw error;

@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import test from 'node:test';
 import { promisify } from 'node:util';
 import * as imported from 'bemi-mikro-orm';
@@ -16,6 +17,16 @@ test('require() and import give the same', () => {
   const required = require('bemi-mikro-orm');
   assert.deepEqual(Object.keys(imported).sort(), Object.keys(required).sort());
   for (const [name, value] of Object.entries(required)) assert.equal(imported[name], value, name);
+});
+
+// Of the installed package, which "npm pack" has made.
+test('the package has its code, its types and its papers, and nothing else', () => {
+  const folder = join(import.meta.dirname, '../node_modules/bemi-mikro-orm');
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile())
+    .map(entry => relative(folder, join(entry.parentPath, entry.name))).sort();
+  assert.deepEqual(files, [
+    'LICENSE', 'README.md', 'bin/bemi.js', 'package.json', ...['change.js', 'index.d.mts', 'index.d.ts', 'index.js', 'index.mjs', 'migration.js'].map(name => `src/${name}`),
+  ].sort());
 });
 
 // MikroORM 7 is no CommonJS, so it does not work where require() cannot load modules (Jest).

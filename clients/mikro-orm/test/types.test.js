@@ -12,7 +12,7 @@ const file = name => fileURLToPath(new URL(name, import.meta.url));
 
 const compile = (names, options) =>
   promisify(execFile)(process.execPath, [
-    file('../node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--experimentalDecorators', ...options, ...names.map(file),
+    file('../node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--exactOptionalPropertyTypes', '--skipLibCheck', '--target', 'es2022', '--experimentalDecorators', ...options, ...names.map(file),
   ]).catch(error => { throw new Error(error.stdout || error.message); });
 
 // Declarations that the README's code needs, by a word in the code.
