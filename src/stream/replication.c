@@ -161,6 +161,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 			(void) pq_getmsgint64(&frame);	/* when it was sent */
 			stream->position = start;
 			stream->received = Max(stream->received, Max(start, end));
+			stream->caught_up = false;
 			*message = frame;
 			return true;
 		}
@@ -173,6 +174,7 @@ bemi_stream_receive(BemiStream *stream, StringInfo message)
 		end = pq_getmsgint64(&frame);
 		(void) pq_getmsgint64(&frame);	/* when it was sent */
 		stream->received = Max(stream->received, end);
+		stream->caught_up = true;
 		stream->reply_requested |= pq_getmsgbyte(&frame) != 0;
 	}
 	return false;
@@ -197,6 +199,17 @@ XLogRecPtr
 bemi_stream_received(const BemiStream *stream)
 {
 	return stream->received;
+}
+
+/*
+ * Whether the source has nothing more to send at the moment: its last frame is
+ * a keepalive.  A walsender sends one before it waits for new WAL.  While it
+ * decodes a backlog, it sends almost none.
+ */
+bool
+bemi_stream_is_caught_up(const BemiStream *stream)
+{
+	return stream->caught_up;
 }
 
 bool

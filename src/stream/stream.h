@@ -124,6 +124,7 @@ extern void bemi_stream_wait(BemiStream *stream, long timeout_ms);
 extern XLogRecPtr bemi_stream_position(const BemiStream *stream);
 extern TimestampTz bemi_stream_heard_at(const BemiStream *stream);
 extern XLogRecPtr bemi_stream_received(const BemiStream *stream);
+extern bool bemi_stream_is_caught_up(const BemiStream *stream);
 extern bool bemi_stream_reply_requested(const BemiStream *stream);
 extern void bemi_stream_confirm(BemiStream *stream, XLogRecPtr flushed);
 

@@ -55,6 +55,7 @@ struct BemiStream
 	TimestampTz horizon_time;	/* all commits of earlier times are before ... */
 	XLogRecPtr	horizon_position;
 	bool		reply_requested;
+	bool		caught_up;		/* the last frame is a keepalive */
 	bool		ended;			/* the end is not yet reported */
 	XLogRecPtr	failed_at;		/* row of the last error, as far as it names
 								 * one */

@@ -387,6 +387,16 @@ bemi_entry_remove_idle(Oid database, const char *source)
 }
 
 /*
+ * Ends the sleep of an entry's worker, if it has one; caller holds the lock.
+ */
+void
+bemi_entry_set_latch(int i)
+{
+	if (memory->entries[i].latch)
+		SetLatch(memory->entries[i].latch);
+}
+
+/*
  * Wakes the workers of a database to read their rows of bemi.sources.
  */
 void
@@ -401,8 +411,7 @@ bemi_entry_wake_all(Oid database)
 			continue;
 		entry->wake = true;
 		entry->next_start = 0;
-		if (entry->latch)
-			SetLatch(entry->latch);
+		bemi_entry_set_latch(i);
 	}
 	unlock_entries();
 	bemi_wake_launcher();

@@ -137,6 +137,7 @@ bemi_facts_await_marker(Oid database, XLogRecPtr position)
 		facts->awaited = facts->awaited <= facts->stored ? position :
 			Min(facts->awaited, position);
 		facts->awaited_last = Max(facts->awaited_last, position);
+		bemi_entry_set_latch(i);	/* a resting worker does not read */
 	}
 	unlock_facts();
 }

@@ -6,7 +6,8 @@
  * Messages go from stream/replication.c through decode/protocol.c and
  * decode/stitch.c to store/writer.c.  The worker processes all messages that
  * have arrived, commits when the stream pauses or a transaction is large
- * enough, confirms the flushed position to the source, and sleeps.
+ * enough, confirms the flushed position to the source, and sleeps.  While many
+ * transactions arrive, it rests after a commit (pace.c).
  *
  * Memory: the pipeline is in the worker's memory, "bemi event" is reset after
  * each message.  What must never happen: the worker sleeps with a lock or
@@ -71,6 +72,7 @@ struct BemiPipeline
 									 * beginning */
 	BemiWitness witness;		/* that the stream must begin with */
 
+	BemiPace	pace;			/* of commits */
 	BemiHorizon horizon;		/* the next one; time 0: none yet */
 	int64		horizon_at;		/* when it was begun */
 
@@ -294,6 +296,7 @@ show_progress(BemiPipeline *pipeline)
 		bemi_watch_progress(received);
 	}
 	bemi_store_drain_counts(pipeline->store, &counts, &until);
+	bemi_pace_record(&pipeline->pace, counts.transactions);
 
 	if (!pipeline->recovered &&
 		(counts.changes > 0 ||
@@ -363,6 +366,19 @@ idle_time_ms(BemiPipeline *pipeline, XLogRecPtr flushed)
 }
 
 /*
+ * For how long the worker should rest instead; 0: not at all.  It does not
+ * rest within a source transaction, nor while the source has more to send.
+ */
+static long
+rest_time_ms(const BemiPipeline *pipeline)
+{
+	if (!bemi_store_is_stored(pipeline->store) ||
+		!bemi_stream_is_caught_up(pipeline->stream))
+		return 0;
+	return bemi_pace_rest_ms(&pipeline->pace);
+}
+
+/*
  * Whether only keepalives have come since the last round, and that round has
  * left nothing to do.  Each commit at the source sends a keepalive to all its
  * readers, so these are most of a quiet worker's wake-ups.
@@ -388,6 +404,7 @@ wait_for_stream(BemiPipeline *pipeline)
 	XLogRecPtr	received = bemi_stream_received(pipeline->stream);
 	XLogRecPtr	flushed;
 	long		timeout_ms;
+	long		rest_ms;
 
 	if (bemi_store_may_advance(pipeline->store, received,
 							   pipeline->asked ||
@@ -406,9 +423,13 @@ wait_for_stream(BemiPipeline *pipeline)
 	flushed = bemi_store_flushed(pipeline->store);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	timeout_ms = idle_time_ms(pipeline, flushed);
-	pipeline->settled = (timeout_ms == IDLE_MS);
+	rest_ms = rest_time_ms(pipeline);
+	pipeline->settled = (timeout_ms == IDLE_MS && rest_ms <= 0);
 	pipeline->drained = false;
-	bemi_stream_wait(pipeline->stream, timeout_ms);
+	if (rest_ms > 0)
+		bemi_pace_rest(rest_ms);
+	else
+		bemi_stream_wait(pipeline->stream, timeout_ms);
 }
 
 /*

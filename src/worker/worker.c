@@ -207,6 +207,7 @@ bemi_worker_init(void)
 	bemi_at_commit_init();
 	bemi_worker_launcher_init();
 	bemi_worker_reader_init();
+	bemi_worker_pace_init();
 	bemi_slot_limit_init();
 	bemi_worker_pause_init();
 	bemi_database_ddl_init();

@@ -203,6 +203,7 @@ extern bool bemi_entry_add(Oid database, const char *source);
 extern void bemi_entry_remove_idle(Oid database, const char *source);
 extern void bemi_entry_wake_all(Oid database);
 extern void bemi_entry_wake(int i);
+extern void bemi_entry_set_latch(int i);
 extern bool bemi_entry_stop_all(Oid database, pid_t *signalled);
 extern void bemi_entry_forget_all(Oid database);
 
@@ -445,6 +446,21 @@ extern void bemi_ask_for_election(BemiStream *stream);
 extern void bemi_watch_election(BemiStream *stream);
 extern bool bemi_is_elected(void);
 extern void bemi_worker_standby_init(void);
+
+/* The worker rests if so many transactions come within bemi.commit_delay. */
+#define BEMI_BUSY_TRANSACTIONS	5
+
+/* When the last source transactions with changes were committed. */
+typedef struct BemiPace
+{
+	int64		stored_at[BEMI_BUSY_TRANSACTIONS];	/* newest first; 0: none */
+} BemiPace;
+
+/* pace.c */
+extern void bemi_pace_record(BemiPace *pace, int64 transactions);
+extern long bemi_pace_rest_ms(const BemiPace *pace);
+extern void bemi_pace_rest(long rest_ms);
+extern void bemi_worker_pace_init(void);
 
 /* database_ddl.c */
 extern void bemi_database_ddl_init(void);
