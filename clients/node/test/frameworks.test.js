@@ -13,7 +13,7 @@ import { APP_GUARD, APP_INTERCEPTOR, NestFactory } from '@nestjs/core';
 import { createTRPCClient, httpBatchLink } from '@trpc/client';
 import { initTRPC } from '@trpc/server';
 import { createHTTPServer } from '@trpc/server/adapters/standalone';
-import { setContext } from 'bemi';
+import { currentContext, setContext } from 'bemi';
 import { setContext as setFastifyContext } from 'bemi/fastify';
 import { setContext as setHonoContext } from 'bemi/hono';
 import { contextInterceptor } from 'bemi/nestjs';
@@ -23,6 +23,7 @@ import express from 'express';
 import Fastify from 'fastify';
 import { Hono } from 'hono';
 import pg from 'pg';
+import { Observable } from 'rxjs';
 import { atEnd, changes, server, trackedDatabase } from './setup.js';
 
 let client;
@@ -223,6 +224,14 @@ test('tRPC, a subscription', async () => {
   for await (const _ of await t.createCallerFactory(router)({}).rows()) count++;
   assert.equal(count, 8);
   for (const { context } of await changes(client, "after ->> 'task' LIKE 'subscription %'")) assert.deepEqual(context, { path: 'rows' });
+});
+
+test('NestJS, a handler that runs when somebody subscribes', () => {
+  const request = { getType: () => 'http', switchToHttp: () => ({ getRequest: () => ({}) }) };
+  const handled = contextInterceptor(() => ({ a: 1 })).intercept(request, { handle: () => new Observable(subscriber => subscriber.next(currentContext())) });
+  const seen = [];
+  handled.subscribe(context => seen.push(context));
+  assert.deepEqual(seen, [{ a: 1 }]);
 });
 
 test('NestJS, messages pass', () => {

@@ -1,9 +1,11 @@
 // node-postgres: each way in which a query can be given to it, and its pools.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
 import test, { before } from 'node:test';
+import { promisify } from 'node:util';
 import { currentContext, withContext } from 'bemi';
 import { hook } from 'bemi/pg';
 import pg from 'pg';
@@ -370,6 +372,28 @@ test('connect() has the context of its caller', async () => {
   const client = new pg.Client(server('test_pg'));
   atEnd(() => client.end());
   await withContext({ a: 1 }, () => callback(done => client.connect(done), () => assert.deepEqual(currentContext(), { a: 1 })));
+});
+
+// In a process of its own, because here the hook was first. The client's listener must not send the next statement before
+// the hook knows that a transaction has begun.
+test('a connection that is older than the hook', async () => {
+  const script = `(async () => {
+    const { Client } = require('pg');
+    const client = new Client(${JSON.stringify(server('test_pg'))});
+    await client.connect();
+    const { withContext } = require('bemi');
+    require('bemi/pg');
+    await client.query('SELECT 1');
+    await Promise.all([
+      client.query('BEGIN'),
+      withContext({ a: 1 }, () => client.query({ name: 'older', text: '${INSERT}', values: ['older 1'] })),
+      client.query('${INSERT}', ['older 2']),
+      client.query('COMMIT'),
+    ]);
+    await client.end();
+  })()`;
+  await promisify(execFile)(process.execPath, ['-e', script], { cwd: import.meta.dirname });
+  assert.deepEqual((await changes(client, "after ->> 'task' LIKE 'older %'")).map(({ context }) => context), [{ a: 1 }, {}]);
 });
 
 // Tools for tracing put functions around query(). Then the package does not find its own hook there.
