@@ -291,6 +291,17 @@ class DjangoTest(StackTest):
         self.assertIs(seen[0], composed)
         self.assertEqual(seen[1:], [b'UPDATE todo SET done = true', 'UPDATE todo SET done = true'])
 
+    def test_a_connection_that_another_application_has_opened(self):
+        """Applications before bemi.django get ready before it."""
+        code = (
+            'from test_django import *\n'
+            'connection.execute_wrappers.clear()\n'
+            'connection.ensure_connection()\n'
+            'connection.execute_wrappers.clear()\n'
+            'django.apps.apps.get_app_config("bemi").ready()\n'
+            'print(len(connection.execute_wrappers))')
+        self.assertEqual(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout, '1\n')
+
     def test_one_wrapper_for_each_connection(self):
         for _ in range(3):
             self.insert('default', f'wrapper {_}')

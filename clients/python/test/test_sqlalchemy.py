@@ -1,6 +1,7 @@
 """SQLAlchemy with psycopg2 and with asyncpg: the ORM and the Core."""
 
 import asyncio
+import functools
 import io
 import unittest
 from contextlib import contextmanager
@@ -141,6 +142,17 @@ class SQLAlchemyTest(StackTest):
         connection.commit()
         connection.close()
         self.assertEqual(marked('own'), [('own 1', {'a': 1}), ('own 2', {'a': 1})])
+
+    def test_cursors_that_a_function_makes(self):
+        """They stay, and what SQLAlchemy sends with them has the context."""
+        driver = self.engine.dialect.dbapi
+        factory = functools.partial(getattr(driver, 'Cursor', None) or driver.extensions.cursor)
+        engine = self.make_engine(connect_args={'cursor_factory': factory})
+        self.addCleanup(engine.dispose)
+        with bemi.with_context({'a': 1}), engine.begin() as connection:
+            connection.execute(todo.insert().values(task='made 1'))
+            self.assertIs(connection.connection.driver_connection.cursor_factory, factory)
+        self.assertEqual(marked('made'), [('made 1', {'a': 1})])
 
     def test_all_engines(self):
         hook()

@@ -75,6 +75,10 @@ module ActiveRecordStack
         db.exec_query('INSERT INTO todo (task) VALUES ($1)', 'SQL', [tasks[1]])
         db.insert("INSERT INTO todo (task) VALUES (#{db.quote(tasks[2])})")
       }],
+      'query' => [2, ->(db, tasks) {
+        db.query("INSERT INTO todo (task) VALUES (#{db.quote(tasks[0])})")
+        assert_equal([[tasks[1]]], db.query("INSERT INTO todo (task) VALUES (#{db.quote(tasks[1])}) RETURNING task"))
+      }],
       'update and delete by text' => [2, ->(db, (task)) {
         Bemi.with_context(nil) { Todo.create!(task: task.sub('way', 'text')) }
         db.update("UPDATE todo SET task = #{db.quote(task)} WHERE task LIKE 'text%'")

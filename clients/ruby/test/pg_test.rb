@@ -47,8 +47,25 @@ class PgTest < Minitest::Test
       'exec, query' => [3, ->(db, tasks) {
         %i[exec async_exec query].zip(tasks) { |name, task| db.public_send(name, "INSERT INTO todo (task) VALUES ('#{task}')") }
       }],
+      'synchronous and asynchronous' => [3, ->(db, tasks) {
+        %i[sync_exec async_query].zip(tasks) { |name, task| db.public_send(name, "INSERT INTO todo (task) VALUES ('#{task}')") }
+        db.sync_exec_params(INSERT, [tasks[2]])
+      }],
       'several statements' => [2, ->(db, tasks) { db.exec(tasks.first(2).map { |task| "INSERT INTO todo (task) VALUES ('#{task}')" }.join('; ')) }],
-      'send_query' => [1, ->(db, (task)) { db.send_query_params(INSERT, [task]) && db.get_last_result }],
+      'send_query' => [2, ->(db, tasks) {
+        db.send_query_params(INSERT, [tasks[0]])
+        db.get_last_result
+        db.send_query("INSERT INTO todo (task) VALUES ('#{tasks[1]}')")
+        db.get_last_result
+      }],
+      'pipeline' => [2, ->(db, tasks) {
+        db.enter_pipeline_mode
+        tasks.first(2).each { |task| db.send_query_params(INSERT, [task]) }
+        db.pipeline_sync
+        2.times { db.get_result && db.get_result }
+        assert_equal(::PG::PGRES_PIPELINE_SYNC, db.get_result.result_status)
+        db.exit_pipeline_mode
+      }],
       'copy_data' => [3, ->(db, tasks) {
         db.copy_data('COPY todo (task) FROM STDIN') { tasks.each { |task| db.put_copy_data("#{task}\n") } }
       }]

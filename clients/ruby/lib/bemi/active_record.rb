@@ -31,14 +31,17 @@ module Bemi
         super(Bemi.add_context(sql), *arguments)
       end
 
-      def query(sql, *arguments)
-        super(Bemi.add_context(sql), *arguments)
-      end
-
       private
 
       def execute_and_clear(sql, *arguments, **options, &block)
         super(Bemi.add_context(sql), *arguments, **options, &block)
+      end
+    end
+
+    # This method sends texts without the transformers, in each version of Rails.
+    module RawQuery
+      def query(sql, *arguments, **options)
+        super(Bemi.add_context(sql), *arguments, **options)
       end
     end
 
@@ -58,7 +61,7 @@ module Bemi
     # Hooks all connections to PostgreSQL. A second time only puts the transformer behind those that were added since.
     def self.hook
       adapter = ::ActiveRecord::ConnectionAdapters::PostgreSQLAdapter
-      adapter.prepend(Unprepared)
+      adapter.prepend(Unprepared, RawQuery)
       if ::ActiveRecord.respond_to?(:query_transformers)
         # The last one, so that no other one adds a statement behind the context.
         ::ActiveRecord.query_transformers.delete(Transformer)
