@@ -71,6 +71,11 @@ const makeLink = async (page, stage) => {
   stage.link = await page.locator('#link').innerText();
 };
 
+const openThe = name => async page => {
+  await page.getByRole('link', { name }).first().click();
+  await page.locator('#plan').waitFor();
+};
+
 const openLink = async (page, stage) => {
   await page.goto(stage.link);
   await page.locator('a.line').first().click();
@@ -101,6 +106,7 @@ const pictures = [
   ['take-back-done', order, takeBack],
   ['sources', () => '/sources'],
   ['source', () => '/sources/named/main', page => page.locator('.chart canvas').waitFor(), 'dark narrow'],
+  ['source-drop', () => '/sources/named/main/drop'],
   ['source-form', () => '/sources/connect'],
   ['source-checks', () => '/sources/connect', connect],
   ['tables', () => '/tables'],
@@ -108,6 +114,8 @@ const pictures = [
   ['table-plan', () => '/tables/public/customer/plan?do=track&value.phone=redact&value.email=redact_hash'],
   ['login', accounts('/changes')],
   ['links', accounts('/links'), makeLink],
+  // Before the browser opens the link: from then on, it is the customer's.
+  ['link-end', accounts('/links'), openThe('End the link for Grace Hall')],
   ['link', accounts('/changes'), openLink],
   ['export', order, async page => {
     await page.locator('.tools').getByRole('link', { name: 'Export' }).click();

@@ -30,5 +30,6 @@ export const dropSource = name => `${source(name)}/drop`;
 // Without a format, the page that offers them.
 export const exported = ({ q, format }) => `/export${format ? `/changes.${format}` : ''}${query({ q })}`;
 export const accessLog = ({ who, exports: exportsOnly, before } = {}) => `/access-log${query({ who, exports: exportsOnly ? 'only' : undefined, before })}`;
+export const links = ({ before } = {}) => `/links${query({ before })}`;
 export const link = id => `/links/${part(id)}`;
 export const table = ({ schema, name }) => `/tables/${part(schema)}/${part(name)}`;

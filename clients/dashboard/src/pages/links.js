@@ -1,6 +1,6 @@
 // Links for customers: the changes with a context, read-only, until a day. Makes them, lists them, and ends one before its day.
 //
-//     /links          those that belong to the role, and the form for another one
+//     /links          those that belong to the role, and the form for another one; ?before=ID has earlier ones
 //     /links/ID       the statement that ends it; its button runs this statement
 
 import { randomUUID } from 'node:crypto';
@@ -32,6 +32,8 @@ export async function isShown(facts, database, options) {
   return members.get(database);
 }
 
+const SHOWN = 100;
+
 const DAY = 24 * 60 * 60 * 1000;
 
 export async function register(app, options) {
@@ -58,7 +60,8 @@ async function withList({ database, gone }, work, method = 'read') {
 
 // more: { values, problem } of a form that is not right, or { values, link } of a link that was made.
 async function show(request, reply, more) {
-  const data = await withList(request, async client => ({ links: await ownLinks(client), states: await sourceStates(client), gaps: await gapsOf(client, {}) }));
+  const before = uuid(request.query.before);
+  const data = await withList(request, async client => ({ before, links: await ownLinks(client, { before, newest: SHOWN + 1 }), states: await sourceStates(client), gaps: await gapsOf(client, {}) }));
   return reply.show('link.title', html`<${LinksPage} page=${request.page} ...${data} ...${more} />`);
 }
 
@@ -68,7 +71,7 @@ async function showForm(request, reply, options) {
   return show(request, reply, { values: { context: text(request.query.context), until: day, name: '' } });
 }
 
-function LinksPage({ page, values, problem, link, links, states, gaps }) {
+function LinksPage({ page, values, problem, link, before, links, states, gaps }) {
   const { t } = page;
   const field = (fieldName, type = 'text') => html`
     <label class="field"><span>${t(`link.${fieldName}`)}</span>
@@ -87,11 +90,11 @@ function LinksPage({ page, values, problem, link, links, states, gaps }) {
         ${field('context')}${field('until', 'date')}${field('name')}
         <p class="actions"><button class="primary">${t('link.make')}</button></p>
       </form>
-      ${links.length > 0 && html`<${List} page=${page} links=${links} />`}
+      ${(links.length > 0 || before) && html`<${List} page=${page} links=${links.slice(0, SHOWN)} before=${before} hasMore=${links.length > SHOWN} />`}
     </div>`;
 }
 
-function List({ page, links }) {
+function List({ page, links, before, hasMore }) {
   const { t } = page;
   return html`
     <h2>${t('link.list')}</h2>
@@ -103,7 +106,12 @@ function List({ page, links }) {
           <td><code>${link.context}</code></td>
           <td>${stateOf(page, link)}${isOpen(link) && html` <a class="button" href=${addresses.link(link.id)} aria-label=${t('link.end_of', { name: link.name })}>${t('link.end')}</a>`}</td>
         </tr>`)}</tbody>
-    </table>`;
+    </table>
+    ${(before || hasMore) && html`
+      <p class="actions">
+        ${before && html`<a class="button" href=${addresses.links()}>${t('link.newest')}</a>`}
+        ${hasMore && html`<a class="button" href=${addresses.links({ before: links.at(-1).id })}>${t('link.earlier')}</a>`}
+      </p>`}`;
 }
 
 const isOpen = ({ endedAt, until }) => !endedAt && until > new Date();

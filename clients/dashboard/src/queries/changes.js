@@ -126,6 +126,9 @@ export async function newestChange(client, limit) {
 
 const LONG = 20_000;
 
+// The members of what bemi itself has added to a context, under a key that no application can set.
+const groupSql = key => membersSql(sql`(CASE jsonb_typeof(bemi.full_context(c) -> ${key}) WHEN 'object' THEN bemi.full_context(c) -> ${key} ELSE '{}' END)`, LONG);
+
 // One change with everything that belongs to it, or undefined.
 export async function findChange(client, id, { facts }) {
   const query = sql`
@@ -133,7 +136,7 @@ export async function findChange(client, id, { facts }) {
         c.committed_at::text AS commit_time, c.transaction_id,
         ${changedSql(sql`c.before`, sql`c.after`, LONG)} AS changed,
         ${membersSql(sql`(CASE WHEN c.operation = 'DELETE' THEN c.before ELSE c.after END)`, LONG)} AS columns,
-        ${membersSql(sql`bemi.full_context(c)`, LONG)} AS context
+        ${membersSql(sql`bemi.full_context(c)`, LONG)} AS context, ${groupSql(sql`'_tags'`)} AS tags, ${groupSql(sql`'_db'`)} AS server
     FROM bemi.changes_by_id(ARRAY[${bind(id, 'uuid')}]) c`;
   const { rows: [row] } = await client.query(query.toQuery());
   if (!row) return undefined;
@@ -159,5 +162,7 @@ export async function findChange(client, id, { facts }) {
     unchanged: members(row.columns, columns).filter(column => !names.has(column.name)),
     contextMembers: context,
     context: plain(context),
+    tags: members(row.tags),
+    server: members(row.server),
   };
 }

@@ -40,12 +40,15 @@ export async function linkIsOpen(client, link) {
 
 const MOST = 500;
 
-// Those that belong to the current role, or the one with this id, the newest first: [{ id, name, context, until, madeAt, madeBy, person, endedAt, endedBy }].
-export async function ownLinks(client, { id } = {}) {
+// Those that belong to the current role, or the one with this id, or those that were made before the one with the id "before". The newest first:
+// [{ id, name, context, until, madeAt, madeBy, person, endedAt, endedBy }].
+export async function ownLinks(client, { id, before, newest = MOST } = {}) {
   const query = sql`
+    WITH own AS MATERIALIZED (SELECT * FROM bemi_dashboard.own_links())
     SELECT id, name, context::text, until, made_at AS "madeAt", made_by AS "madeBy", person, ended_at AS "endedAt", ended_by AS "endedBy"
-    FROM bemi_dashboard.own_links() WHERE ${bind(id ?? null, 'uuid')} IS NULL OR id = ${bind(id ?? null, 'uuid')}
-    ORDER BY made_at DESC LIMIT ${bind(MOST, 'integer')}`;
+    FROM own WHERE (${bind(id ?? null, 'uuid')} IS NULL OR id = ${bind(id ?? null, 'uuid')})
+        AND (${bind(before ?? null, 'uuid')} IS NULL OR (made_at, id) < (SELECT made_at, id FROM own WHERE id = ${bind(before ?? null, 'uuid')}))
+    ORDER BY made_at DESC, id DESC LIMIT ${bind(newest, 'integer')}`;
   return (await client.query(query.toQuery())).rows;
 }
 

@@ -49,11 +49,22 @@ export function Fields({ page, change }) {
       </details>`}`;
 }
 
+// What the application has set, the tags of the statement's comment, and what the server has added.
 export function Context({ page: { t }, change }) {
+  const { tags, server } = change;
+  const own = change.contextMembers.filter(({ name }) => !(name === '_tags' && tags.length > 0) && !(name === '_db' && server.length > 0));
+  const group = (title, list, keyOf) => list.length > 0 && html`<h4>${title}</h4><${FactsTable} rows=${valuesOf(named(t, list, keyOf))} caption=${title} />`;
   return html`
     <h3>${t('change.context')}</h3>
-    ${change.contextMembers.length > 0 ? html`<${FactsTable} rows=${valuesOf(change.contextMembers)} />`
-      : html`<p class="dim">${t('change.no_context')}</p>`}`;
+    ${own.length > 0 ? html`<${FactsTable} rows=${valuesOf(own)} />` : html`<p class="dim">${t('change.no_context')}</p>`}
+    ${group(t('change.tags'), tags, name => `tags.${name}`)}
+    ${group(t('change.server'), server, name => `server.${name}`)}`;
+}
+
+// Those of the common frameworks and of bemi have a name, in the order of these.
+function named(t, list, keyOf) {
+  const names = list.map(({ name, value }) => ({ name: t.has(keyOf(name)) ? t(keyOf(name)) : name.replaceAll('_', ' '), value }));
+  return names.sort((a, b) => a.name.localeCompare(b.name, t.language));
 }
 
 const valuesOf = list => list.map(({ name, value }) => ({ name, content: html`<${Value} value=${value} />` }));

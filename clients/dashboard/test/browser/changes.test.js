@@ -207,6 +207,22 @@ test('content of rows and contexts is no markup', options, async () => {
   assert.equal(await page.locator('main img').count(), 0);
 });
 
+test('tags and what the server has added are groups of their own, with names', options, async () => {
+  await shop.client.query(`BEGIN; SET LOCAL bemi.tags = '*'; SET LOCAL bemi.include = 'session_user, application_name'; SET LOCAL application_name = 'till';
+    SELECT bemi.set_context('{"userId": 4711}');
+    UPDATE customer SET city = city || '!' WHERE id = 2 /*controller='orders',db_driver='pg',own_tag='y'*/; COMMIT`);
+  await shop.client.query('SELECT bemi.sync()');
+  await page.goto(`${dashboard.url}/changes?q=user:4711`);
+  await lines().first().click();
+  const group = name => page.locator('#panel').getByRole('table', { name }).locator('tr').allInnerTexts();
+  await page.locator('.panel-content').waitFor();
+  assert.deepEqual((await group('Tags of the statement')).map(text => text.split(/\s+/).join(' ')), ['Controller orders', 'Database driver pg', 'own tag y']);
+  assert.deepEqual((await group('Added by the server')).map(text => text.split(/\s+/).join(' ')), ['Application till', 'Login role postgres']);
+  assert.doesNotMatch(await page.locator('#panel').innerText(), /_tags|_db/);
+  assert.match(await page.locator('#panel').innerText(), /userId\s+4711/);
+  await checkAccessibility(page, 'a change with tags');
+});
+
 test('nothing sticks out at 320 pixels', options, async () => {
   await page.setViewportSize({ width: 320, height: 700 });
   await page.goto(`${dashboard.url}/changes`);

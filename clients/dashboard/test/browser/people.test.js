@@ -8,7 +8,7 @@ import { readLink, signLink } from '../../src/access/links.js';
 import { openAccessLog } from '../../src/access/access_log.js';
 import { Database } from '../../src/database.js';
 import { addLink, endLink, ownLinks } from '../../src/queries/links.js';
-import { checkAccessibility, checkWidth, hasBrowser, openBrowser } from './browser.js';
+import { checkAccessibility, checkWidth, follow, hasBrowser, openBrowser } from './browser.js';
 import { openDashboard } from '../shop.js';
 import { canStartServers, SourceServer } from '../source_server.js';
 
@@ -286,6 +286,10 @@ test('the customer hears of his changes, and of no others', options, () => inOwn
   await server.query(changeOf(7, 17), 'shop');
   await server.query('SELECT bemi.sync()', 'shop');
   assert.equal(await next('newest'), await idOf(7));
+  const { sources, lines } = JSON.parse(await next('state'));
+  assert.match(sources, /Connected/);
+  assert.doesNotMatch(sources, /changes/);
+  assert.deepEqual(Object.values(lines).map(({ problem }) => problem), ['']);
   const state = await (await context.request.get(`${dashboard.url}/state`)).text();
   assert.match(state, /Connected/);
 }));
@@ -395,6 +399,27 @@ test('a link that has ended, or was changed, opens nothing', options, ({ mock })
   assert.equal((await customer.goto(short)).status(), 410);
   await checkAccessibility(customer, 'a link that has ended');
 }));
+
+test('a flood of links hides none', options, async () => {
+  const { rows: [before] } = await server.query('SELECT count(*)::integer AS count FROM bemi_dashboard.links', 'shop');
+  // All of the same time.
+  await server.query("SELECT bemi_dashboard.add_link(gen_random_uuid(), 'flood ' || n, '{\"userId\": 7}', now() + interval '1 day', NULL) FROM generate_series(1, 250) n", 'shop');
+  const names = () => page.locator('tbody th').evaluateAll(cells => cells.map(cell => cell.firstChild.textContent.trim()));
+  await page.goto(`${dashboard.url}/links`);
+  const seen = await names();
+  assert.ok(seen.length < 250);
+  for (const earlier = page.getByRole('link', { name: 'Earlier links' }); await earlier.count() > 0;) {
+    await follow(earlier);
+    seen.push(...await names());
+  }
+  assert.equal(seen.length, before.count + 250);
+  assert.equal(new Set(seen.filter(name => name.startsWith('flood'))).size, 250);
+  assert.ok(seen.includes('Ada <b>'));
+  await checkAccessibility(page, 'earlier links');
+  await follow(page.getByRole('link', { name: 'Newest links' }));
+  assert.match((await names())[0], /^flood/);
+  assert.equal((await page.goto(`${dashboard.url}/links?before=x`)).status(), 200);
+});
 
 test('nothing sticks out at 320 pixels', options, async () => {
   await page.setViewportSize({ width: 320, height: 700 });
