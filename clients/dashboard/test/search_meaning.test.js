@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { complete } from '../src/search/completion.js';
 import { parse } from '../src/search/grammar.js';
 import { exactContext, meaningOf } from '../src/search/meaning.js';
 import { searchText } from '../src/search/statement.js';
@@ -52,6 +53,17 @@ test('values of one qualifier are alternatives', () => {
 test('what means nothing is a problem', () => {
   for (const text of ['op:paint', 'op:update,paint', 'op:toString', '-op:paint', 'since:soon', 'until:2026-02-30', 'since:24:00', 'since:1h until:2h', '-since:1h', 'since:9999999999w']) {
     assert.equal(meaning(text).problems.length, 1, text);
+  }
+});
+
+// A key of a context may have any name. One that JavaScript knows from somewhere else was left out: the search then found everything.
+test('a key that is called like something of JavaScript is a key like any other', () => {
+  for (const key of ['constructor', '__proto__', 'toString', 'valueOf', 'hasOwnProperty']) {
+    assert.deepEqual([...meaning(`${key}:x`).context], [[key, '"x"']], key);
+    assert.deepEqual([...meaning(`${key}:7`).texts], [[key, '7']], key);
+    assert.deepEqual(meaning(`-${key}:x`).conditions, [{ kind: 'context', key, values: ['x'], exclude: true }], key);
+    assert.match(searchText(meaning(`${key}:7`)), new RegExp(`context_is => '\\{"${key}":"7"\\}'`));
+    assert.deepEqual(complete(`${key}:`, key.length + 1, facts).items, [], key);
   }
 });
 

@@ -7,7 +7,7 @@
 
 import * as addresses from '../addresses.js';
 import { factsOf, indexedKeys } from '../queries/facts.js';
-import { findChange, findGroups, newestChange, tableOf } from '../queries/changes.js';
+import { checkColumn, findChange, findGroups, newestChange, tableOf } from '../queries/changes.js';
 import { isInside } from '../queries/links.js';
 import { blameOf, versionsOf } from '../queries/rows.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
@@ -39,6 +39,7 @@ async function showChanges(request, reply) {
   search.terms = parse(search.q);
   search.meaning = meaningOf(search.terms, facts, { zone: page.zone });
   if (limit) limitMeaning(search.meaning, limit);
+  await checkColumn(database, search.meaning, gone);
   // Between sources, ids have no order. So one is shown at a time.
   if (facts.sources.length > 1) search.meaning.source ??= facts.sources[0].name;
 

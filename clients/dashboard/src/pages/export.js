@@ -10,7 +10,7 @@ import { Readable } from 'node:stream';
 import * as addresses from '../addresses.js';
 import { factsOf } from '../queries/facts.js';
 import { exportPage } from '../queries/export.js';
-import { findGroups } from '../queries/changes.js';
+import { checkColumn, findGroups } from '../queries/changes.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
 import { parse } from '../search/grammar.js';
 import { limitFacts, limitMeaning } from '../search/limit.js';
@@ -42,6 +42,7 @@ async function readSearch(request) {
   const meaning = meaningOf(terms, facts, { zone: request.page.zone });
   // As on the page of changes.
   if (limit) limitMeaning(meaning, limit);
+  await checkColumn(request.database, meaning, request.gone);
   if (facts.sources.length > 1) meaning.source ??= facts.sources[0].name;
   // "since:2h" counts from now, and not from each page of a long export.
   for (const edge of ['from', 'to']) if (meaning[edge]) meaning[edge] = { instant: meaning[edge].instant };

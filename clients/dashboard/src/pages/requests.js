@@ -4,6 +4,7 @@
 
 import * as addresses from '../addresses.js';
 import { factsOf } from '../queries/facts.js';
+import { checkColumn } from '../queries/changes.js';
 import { findRequests } from '../queries/requests.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
 import { parse } from '../search/grammar.js';
@@ -28,6 +29,7 @@ async function showRequests(request, reply) {
   const search = { q: text(request.query.q), before: uuid(request.query.before) };
   search.terms = parse(search.q);
   search.meaning = meaningOf(search.terms, facts, { zone: page.zone });
+  await checkColumn(database, search.meaning, gone);
   // Between sources, ids have no order. So one is shown at a time.
   if (facts.sources.length > 1) search.meaning.source ??= facts.sources[0].name;
   const data = await database.read(client => pageData(client, search), { signal: gone });

@@ -10,7 +10,7 @@
 import { randomUUID } from 'node:crypto';
 import * as addresses from '../addresses.js';
 import { factsOf } from '../queries/facts.js';
-import { findChange, findGroups } from '../queries/changes.js';
+import { checkColumn, findChange, findGroups } from '../queries/changes.js';
 import { momentBefore } from '../queries/past.js';
 import { areTooMany, choicesOfForm, choicesOfText, textOfChoices } from '../queries/choices.js';
 import { Different, MOST_CHANGES, planOf, restorationOf, restore, revert, sync, targetOfSearch } from '../queries/reverts.js';
@@ -99,6 +99,7 @@ async function otherTarget({ page, database, gone }, values, facts) {
   if (context) return isObject(context) ? [{ context, ...times }] : [undefined, 'revert.no_context'];
   const terms = parse(textIn(values, 'q'));
   const meaning = meaningOf(terms, facts, { zone: page.zone });
+  await checkColumn(database, meaning, gone);
   if (terms.length === 0 || meaning.problems.length > 0) return [undefined, terms.length === 0 ? 'revert.nothing_named' : 'revert.no_search'];
   const target = await database.read(client => targetOfSearch(client, meaning), { signal: gone });
   if (target.tooMany) return [undefined, 'revert.too_many'];

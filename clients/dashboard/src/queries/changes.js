@@ -1,6 +1,6 @@
 // Changes, as the page of changes shows them.
 
-import { join, bind, sql } from './sql.js';
+import { join, bind, quotedName, sql } from './sql.js';
 import { changedFields, changedSql, keyParts, members, membersSql, plain } from './values.js';
 import { conditionsOf, objectText, searchRows } from '../search/statement.js';
 
@@ -28,6 +28,18 @@ export async function findGroups(client, meaning, { beforeId, facts }) {
     isCapped: page.looked_at === limit || Boolean(beforeId),
     next: isLast ? undefined : page.groups > GROUPS ? page.last_shown : page.last_looked_at,
   };
+}
+
+// bemi.find_changes() refuses a column that its table has never had. Only the server knows the former names, so it is asked for those that the
+// table does not have today. A refusal is a problem of the search.
+export async function checkColumn(database, { table, column, problems }, signal) {
+  if (!table || column === undefined || table.columns.includes(column)) return;
+  const query = sql`
+    SELECT FROM bemi.find_changes(target => ${bind(quotedName(table), 'regclass')}, column_name => ${bind(column, 'name')}, newest => 1)`;
+  await database.read(client => client.query(query.toQuery()), { signal }).catch(error => {
+    if (error.code !== '42703') throw error;
+    problems.push({ key: 'search.problem.column', values: { value: column, table: table.name } });
+  });
 }
 
 // The changes that a search looks at, finds, and groups: the beginning of a statement.

@@ -22,13 +22,15 @@ const OPERATIONS = {
 
 export const qualifiers = ['table', 'key', 'op', 'column', 'since', 'until', 'source'];
 
+// What belongs to a qualifier. A map, because a key of a context may be called "constructor".
+const ADD = new Map(Object.entries({ table: addTables, key: addKeys, op: addOperations, column: addColumns, since: addTime, until: addTime, source: addSource }));
+
 // Returns { table, operations, column, context, texts, from, to, source, conditions, problems }. context has values as JSON, texts
 // those that may be a text or a number.
 export function meaningOf(terms, facts, { now = new Date(), zone = 'UTC' } = {}) {
   const meaning = { context: new Map(), texts: new Map(), conditions: [], problems: [] };
   for (const [qualifier, group] of groupByQualifier(terms)) {
-    const add = { table: addTables, key: addKeys, op: addOperations, column: addColumns, since: addTime, until: addTime, source: addSource };
-    (add[qualifier] ?? addContext)(meaning, group, { qualifier, facts, now, zone });
+    (ADD.get(qualifier) ?? addContext)(meaning, group, { qualifier, facts, now, zone });
   }
   checkTimes(meaning);
   return meaning;
@@ -130,7 +132,7 @@ function addContext(meaning, group, { qualifier, facts }) {
 export function contextKey(qualifier, facts) {
   if (qualifier.startsWith('context.') && qualifier.length > 8) return qualifier.slice(8);
   if (facts.contextKeys.has(qualifier)) return qualifier;
-  const candidates = meanings[qualifier] ?? [];
+  const candidates = Object.hasOwn(meanings, qualifier) ? meanings[qualifier] : [];
   return candidates.find(key => facts.contextKeys.has(key)) ?? candidates[0] ?? qualifier;
 }
 
