@@ -6,12 +6,19 @@ const query = parameters => {
 };
 
 const part = encodeURIComponent;
+// A browser takes these out of a path, however they are written, and then asks for another row.
+const isNoPart = text => ['', '.', '..'].includes(text);
+// Parameters of an address, for a form that goes there.
+export const parametersOf = address => [...new URL(address, 'http://dashboard.invalid').searchParams];
 
 export const changes = ({ q, change, before } = {}) => `/changes${query({ q, change, before })}`;
 export const change = id => `/change/${part(id)}`;
 // source: that of a table of another server. version and compared are ids of changes.
-export const row = ({ schema, table, primaryKey, source, version, compared }) =>
-  `/row/${part(schema)}/${part(table)}/${part(primaryKey)}${query({ source, version, compared })}`;
+export function row({ schema, table, primaryKey, source, version, compared }) {
+  const parts = [schema, table, primaryKey];
+  if (parts.some(isNoPart)) return `/row${query({ schema, table, key: primaryKey, source, version, compared })}`;
+  return `/row/${parts.map(part).join('/')}${query({ source, version, compared })}`;
+}
 export const rows = ({ table } = {}) => `/rows${query({ table })}`;
 // of: "transaction", although the context names a request. table and after: more of one table.
 export const request = (id, { of, table, after } = {}) => `/request/${part(id)}${query({ of, table, after })}`;

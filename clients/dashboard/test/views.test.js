@@ -19,9 +19,9 @@ const pageIn = language => {
 };
 const page = pageIn('en');
 const text = markup => render(markup).replace(/<[^>]*>/g, '').replaceAll('&quot;', '"');
-const string = value => ({ kind: 'string', text: value, length: value.length });
-const object = value => ({ kind: 'object', text: value, length: value.length });
-const none = { kind: 'null', text: '', length: 0 };
+const string = value => ({ kind: 'string', text: value, hidden: 0 });
+const object = value => ({ kind: 'object', text: value, hidden: 0 });
+const none = { kind: 'null', text: '', hidden: 0 };
 
 const line = (old, now, operation = 'UPDATE') => text(html`<${OldAndNew} page=${page} field=${{ name: 'x', old, new: now }} operation=${operation} />`);
 
@@ -38,7 +38,7 @@ test('of long values, a line shows what differs', () => {
   const size = height => object(`{\n    "size": {\n        "width": 10,\n        "height": ${height}\n    }\n}`);
   assert.equal(line(size(48), size('50.00')), '… height 48 →  became 50.00');
   assert.equal(line(size(48), object('{}')), '…');
-  assert.equal(line({ ...long('hand'), length: 10_000 }, long('machine')), '…');
+  assert.equal(line({ ...long('hand'), hidden: 10_000 }, long('machine')), '…');
 });
 
 test('a value is never markup', () => {

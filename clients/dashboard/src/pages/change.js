@@ -6,7 +6,7 @@ import * as addresses from '../addresses.js';
 import { factsOf } from '../queries/facts.js';
 import { findChange, tableOf } from '../queries/changes.js';
 import { requestOf } from '../queries/requests.js';
-import { neighboursOf } from '../queries/rows.js';
+import { neighboursOf, withKeyOfToday } from '../queries/rows.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
 import { Context, Fields } from '../views/change_panel.js';
 import { FactsTable } from '../views/facts_table.js';
@@ -25,12 +25,12 @@ export async function register(app) {
 async function showChange(request, reply) {
   const { page, database, gone } = request;
   const facts = await factsOf(database);
-  const data = await database.read(client => changeData(client, uuid(request.params.id), facts), { signal: gone });
+  const data = await withKeyOfToday(isOfToday => database.read(client => changeData(client, uuid(request.params.id), facts, isOfToday), { signal: gone }));
   if (!data) throw missing();
   return reply.show({ text: sentence(page, data.change) }, html`<${ChangePage} page=${page} ...${data} />`);
 }
 
-async function changeData(client, id, facts) {
+async function changeData(client, id, facts, isOfToday) {
   const change = id && await findChange(client, id, { facts });
   if (!change) return undefined;
   const table = change.database === facts.role.database ? tableOf(facts, change) : undefined;
@@ -38,7 +38,7 @@ async function changeData(client, id, facts) {
     change,
     mayRevert: Boolean(table?.mayWrite),
     source: table ? undefined : change.source,
-    neighbours: change.primaryKey === null ? {} : await neighboursOf(client, { change, table }),
+    neighbours: change.primaryKey === null ? {} : await neighboursOf(client, { change, table: isOfToday ? table : undefined }),
     states: (await sourceStates(client)).filter(state => state.name === change.source),
     gaps: await gapsOf(client, { source: change.source, table: { schema: change.schema, name: change.table } }),
   };

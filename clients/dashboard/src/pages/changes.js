@@ -9,7 +9,7 @@ import * as addresses from '../addresses.js';
 import { factsOf, indexedKeys } from '../queries/facts.js';
 import { checkColumn, findChange, findGroups, newestChange, tableOf } from '../queries/changes.js';
 import { isInside } from '../queries/links.js';
-import { blameOf, versionsOf } from '../queries/rows.js';
+import { blameOf, versionsOf, withKeyOfToday } from '../queries/rows.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
 import { parse } from '../search/grammar.js';
 import { limitFacts, limitMeaning } from '../search/limit.js';
@@ -44,10 +44,10 @@ async function showChanges(request, reply) {
   if (facts.sources.length > 1) search.meaning.source ??= facts.sources[0].name;
 
   if (page.part === 'panel') {
-    const chosen = await database.read(client => panelData(client, search.change, facts, limit), { signal: gone });
+    const chosen = await withKeyOfToday(isOfToday => database.read(client => panelData(client, search.change, facts, { limit, isOfToday }), { signal: gone }));
     return reply.part(html`<${Panel} page=${page} chosen=${chosen} q=${search.q} />`);
   }
-  const data = await database.read(client => pageData(client, search, facts, limit), { signal: gone });
+  const data = await withKeyOfToday(isOfToday => database.read(client => pageData(client, search, facts, { limit, isOfToday }), { signal: gone }));
   if (page.part === 'next' || page.part === 'list') {
     return reply.part(html`<${Groups} page=${page} search=${search} data=${data} />`);
   }
@@ -59,7 +59,7 @@ const SLOW = 1000;
 
 const NOTHING = { groups: [], count: 0, isCapped: false };
 
-async function pageData(client, { meaning, change, before }, facts, limit) {
+async function pageData(client, { meaning, change, before }, facts, { limit, isOfToday }) {
   // Before the search: what is stored in between counts as new.
   const newest = await newestChange(client, limit);
   const begin = performance.now();
@@ -67,7 +67,7 @@ async function pageData(client, { meaning, change, before }, facts, limit) {
   const isSlow = performance.now() - begin > SLOW;
   const states = (await sourceStates(client)).filter(state => !meaning.source || state.name === meaning.source);
   const gaps = await gapsOf(client, { source: meaning.source, table: meaning.table, from: meaning.from?.instant });
-  return { newest, found, states, gaps, missingIndex: isSlow && !limit ? missingIndex(meaning, { indexedKeys: await indexedKeys(client) }) : undefined, chosen: change && await panelData(client, change, facts, limit) };
+  return { newest, found, states, gaps, missingIndex: isSlow && !limit ? missingIndex(meaning, { indexedKeys: await indexedKeys(client) }) : undefined, chosen: change && await panelData(client, change, facts, { limit, isOfToday }) };
 }
 
 // A key of the context that is searched for, and has no index.
@@ -77,13 +77,13 @@ export function missingIndex({ context, texts, conditions }, { indexedKeys }) {
   return keys.find(key => !indexedKeys.has(key));
 }
 
-async function panelData(client, id, facts, limit) {
+async function panelData(client, id, facts, { limit, isOfToday }) {
   if (id && limit && !await isInside(client, id, limit)) return undefined;
   const change = id && await findChange(client, id, { facts });
   if (!change) return undefined;
   const table = tableOf(facts, change);
   // A table of another server may have the same name.
-  if (!table || change.primaryKey === null || change.database !== facts.role.database) return { change };
+  if (!isOfToday || !table || change.primaryKey === null || change.database !== facts.role.database) return { change };
   const versions = await versionsOf(client, { table, primaryKey: change.primaryKey });
   if (versions.versions.length === 0) return { change };
   const blame = await blameOf(client, { table, primaryKey: change.primaryKey });

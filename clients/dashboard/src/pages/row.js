@@ -1,6 +1,7 @@
 // One row through time: its versions on a line with a slider, one version with who has set each column, and two versions compared.
 //
 //     /row/SCHEMA/TABLE/KEY?version=ID&compared=ID&source=NAME
+//     /row?schema=SCHEMA&table=TABLE&key=KEY       for parts that cannot be in a path, such as ".."
 //
 // KEY is primary_key of bemi.changes. version is the change that made the version, the newest one by default. If compared is given, the
 // page shows what differs between it and version. htmx asks for #version if the slider moves.
@@ -8,7 +9,7 @@
 import * as addresses from '../addresses.js';
 import { factsOf } from '../queries/facts.js';
 import { tableOf } from '../queries/changes.js';
-import { blameOf, compareVersions, rowHistory, versionOf } from '../queries/rows.js';
+import { blameOf, compareVersions, rowHistory, versionOf, withKeyOfToday } from '../queries/rows.js';
 import { keyParts } from '../queries/values.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
 import { html } from '../views/html.js';
@@ -19,29 +20,31 @@ export const name = 'row';
 
 export async function register(app) {
   app.get('/row/:schema/:table/:key', showRow);
+  app.get('/row', showRow);
 }
 
 async function showRow(request, reply) {
-  const { page, database, gone, params } = request;
+  const { page, database, gone, query } = request;
+  const { schema, table, key } = 'key' in request.params ? request.params : query;
   const facts = await factsOf(database);
-  const row = rowOf(facts, { schema: text(params.schema), name: text(params.table), primaryKey: text(params.key), source: request.query.source });
-  const chosen = { version: uuid(request.query.version), compared: uuid(request.query.compared) };
-  const data = await database.read(client => rowData(client, row, chosen), { signal: gone }).catch(error => {
-    throw isNoKey(error) ? missing() : error;
+  const asked = { schema: text(schema), name: text(table), primaryKey: text(key), source: query.source };
+  const chosen = { version: uuid(query.version), compared: uuid(query.compared) };
+  const found = await withKeyOfToday(async isOfToday => {
+    const row = rowOf(facts, asked, isOfToday);
+    const data = await database.read(client => rowData(client, row, chosen), { signal: gone });
+    return data && { row, data };
   });
-  if (!data) throw missing();
+  if (!found) throw missing();
+  const { row, data } = found;
   if (page.part === 'version') return reply.part(html`<${RowVersion} page=${page} row=${row} ...${data} />`);
   const title = { text: [row.name, ...row.key].join(' ') };
   return reply.show(title, html`<${RowPage} page=${page} row=${row} ...${data} />`, { scripts: ['row.js'] });
 }
 
-// The text is no value of the type of the key, or the key has another number of columns.
-const isNoKey = ({ code }) => /^22/.test(code ?? '');
-
 // A table of another server may have the same name, and then the address names its source.
-function rowOf(facts, { schema, name: table, primaryKey, source }) {
+function rowOf(facts, { schema, name: table, primaryKey, source }, isOfToday) {
   const isElsewhere = source && facts.sources.find(({ name }) => name === source)?.database !== facts.role.database;
-  const found = isElsewhere ? undefined : tableOf(facts, { schema, table });
+  const found = isElsewhere || !isOfToday ? undefined : tableOf(facts, { schema, table });
   return {
     schema, name: table, primaryKey, key: keyParts(primaryKey),
     source: found ? undefined : source && text(source),

@@ -17,7 +17,7 @@ import { text } from './parameters.js';
 
 export const name = 'rows';
 export const address = '/rows';
-export const covers = '/row/';
+export const covers = '/row';
 
 export async function register(app) {
   app.get('/rows', showRows);

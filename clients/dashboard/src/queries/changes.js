@@ -1,7 +1,7 @@
 // Changes, as the page of changes shows them.
 
 import { join, bind, quotedName, sql } from './sql.js';
-import { changedFields, changedSql, keyParts, members, membersSql, plain } from './values.js';
+import { changedFields, changedSql, keyParts, members, membersSql, MOST_MEMBERS, plain } from './values.js';
 import { conditionsOf, objectText, searchRows } from '../search/statement.js';
 
 // A page looks at so many changes, and shows so many groups with so many lines each.
@@ -146,9 +146,9 @@ export async function findChange(client, id, { facts }) {
   const query = sql`
     SELECT c.id, c.source, c.database, c.schema, c."table", c.primary_key, c.operation, c.committed_at, c.created_at,
         c.committed_at::text AS commit_time, c.transaction_id,
-        ${changedSql(sql`c.before`, sql`c.after`, LONG)} AS changed,
-        ${membersSql(sql`(CASE WHEN c.operation = 'DELETE' THEN c.before ELSE c.after END)`, LONG)} AS columns,
-        ${membersSql(sql`bemi.full_context(c)`, LONG)} AS context, ${groupSql(sql`'_tags'`)} AS tags, ${groupSql(sql`'_db'`)} AS server
+        ${changedSql(sql`c.before`, sql`c.after`, LONG, MOST_MEMBERS)} AS changed,
+        ${membersSql(sql`(CASE WHEN c.operation = 'DELETE' THEN c.before ELSE c.after END)`, LONG, MOST_MEMBERS)} AS columns,
+        ${membersSql(sql`bemi.full_context(c)`, LONG, MOST_MEMBERS)} AS context, ${groupSql(sql`'_tags'`)} AS tags, ${groupSql(sql`'_db'`)} AS server
     FROM bemi.changes_by_id(ARRAY[${bind(id, 'uuid')}]) c`;
   const { rows: [row] } = await client.query(query.toQuery());
   if (!row) return undefined;

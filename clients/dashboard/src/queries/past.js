@@ -10,17 +10,20 @@ import { regclassText } from '../search/statement.js';
 const LONG = 2_000;
 const SHORT = 400;
 const PAGE = 50;
+// Of a table with more columns, a page of rows would be too large.
+const COLUMNS = 200;
 
-// The rows of a page: { rows: [{ key, primaryKey, columns: [{ name, value }] }], next }.
+// The rows of a page: { rows: [{ key, primaryKey, columns: [{ name, value }], hiddenColumns }], next }.
 export async function rowsAt(client, { table, moment, filter, after, allowGaps }) {
   const query = sql`
 WITH past AS (
     SELECT r.image, ${placeSql(table, sql`r.image`)} AS place
     FROM ${pastSql(table)}, ${momentSql(moment)}, allow_gaps => ${bind(Boolean(allowGaps), 'boolean')}) r(image)
     WHERE ${filterSql(filter, [sql`r.image`])})
-SELECT place::text AS place, ${primaryKeySql(table, sql`image`)} AS primary_key, ${membersSql(sql`image`, LONG)} AS columns
+SELECT place::text AS place, ${primaryKeySql(table, sql`image`)} AS primary_key, ${membersSql(sql`image`, LONG, COLUMNS)} AS columns,
+    (SELECT count(*)::integer FROM jsonb_object_keys(image)) AS members
 FROM past WHERE ${afterSql(after)} ORDER BY past.place LIMIT ${bind(PAGE + 1, 'integer')}`;
-  return pageOf(await client.query(query.toQuery()), row => ({ columns: members(row.columns, table.columns) }));
+  return pageOf(await client.query(query.toQuery()), row => ({ columns: members(row.columns, table.columns), hiddenColumns: Math.max(0, row.members - COLUMNS) }));
 }
 
 // The beginning of a call. A table with a source is not here: it is on another server, or was dropped. The history alone knows it.

@@ -14,8 +14,14 @@ const SHORT = 400;
 const LINES = 12;
 const LINES_OF_TABLE = 200;
 
+// Later changes of a transaction do not have a longer member of the context (bemi: large contexts).
+const LONGEST_ID = 200;
+
 // The key of the context that names the request of a change, with its value: [key, text]; undefined if it has none.
-export const requestOf = ({ context }) => find(context, 'request');
+export function requestOf({ context }) {
+  const found = find(context, 'request');
+  return found && found[1].length <= LONGEST_ID ? found : undefined;
+}
 
 // This part of the context, as JSON.
 export function requestContext(change) {

@@ -3,7 +3,7 @@
 // A target says what is to be taken back: { changes: [ID, ...] }, { transaction: ID } or { context, from, to }, with a context as JSON.
 
 import { bind, join, named, sql } from './sql.js';
-import { changedFields, fieldsInOrder, keyParts, members, membersSql, plain } from './values.js';
+import { changedFields, fieldsInOrder, keyParts, members, membersSql, MOST_MEMBERS, NONE, plain } from './values.js';
 import { jsonOfChoices } from './choices.js';
 import { conditionsOf, objectText, regclassText, searchRows } from '../search/statement.js';
 
@@ -46,7 +46,7 @@ numbered AS (
 shown AS (
     SELECT p.rank, p.place, p.step, left(p.statement, ${bind(LONG, 'integer')}) AS statement, p.table_name, p.key, p.columns, p.verdict, p.reason,
         p.value_now IS NULL AS comes_back, p.value_after IS NULL AS is_removed, cardinality(p.change_ids) AS changes,
-        ${membersSql(sql`coalesce(p.value_now, '{}')`, LONG)} AS now, ${membersSql(sql`coalesce(p.value_after, '{}')`, LONG)} AS after
+        ${membersSql(sql`coalesce(p.value_now, '{}')`, LONG, MOST_MEMBERS)} AS now, ${membersSql(sql`coalesce(p.value_after, '{}')`, LONG, MOST_MEMBERS)} AS after
     FROM numbered p WHERE p.place <= ${bind(STEPS, 'integer')})
 SELECT (SELECT jsonb_agg(to_jsonb(s) ORDER BY s.rank, s.place) FROM shown s) AS steps,
     (SELECT jsonb_object_agg(v.verdict, v.steps) FROM (SELECT p.verdict, count(*)::integer AS steps FROM plan p GROUP BY p.verdict) v) AS counts,
@@ -80,7 +80,6 @@ function stepOf(row, facts) {
   const [now, after] = [row.now, row.after].map(list => new Map(members(list).map(({ name, value }) => [name, value])));
   const columns = facts.tables.find(table => regclassNames(table).includes(row.table_name))?.columns;
   const names = row.columns ?? [...new Set([...now.keys(), ...after.keys()])];
-  const none = { kind: 'null', text: '', length: 0 };
   return {
     number: row.step,
     statement: row.statement,
@@ -89,7 +88,7 @@ function stepOf(row, facts) {
     key: keyParts(row.key),
     keyText: row.key,
     kind: row.is_removed ? 'delete' : row.comes_back ? 'insert' : 'update',
-    fields: fieldsInOrder(names.map(name => ({ name, old: now.get(name) ?? none, new: after.get(name) ?? none })), columns),
+    fields: fieldsInOrder(names.map(name => ({ name, old: now.get(name) ?? NONE, new: after.get(name) ?? NONE })), columns),
     isOfRow: row.columns?.length !== 1,
     verdict: row.verdict,
     reason: row.reason ? reasonOf(row.reason) : undefined,
@@ -160,7 +159,7 @@ result AS (
         CASE action WHEN 'UPDATE' THEN (SELECT jsonb_object_agg(k, present -> k) FROM unnest(names) k) WHEN 'DELETE' THEN present END AS value_before,
         CASE action WHEN 'UPDATE' THEN (SELECT jsonb_object_agg(k, former -> k) FROM unnest(names) k) WHEN 'INSERT' THEN former END AS value_now
     FROM done)
-SELECT action, ${membersSql(sql`coalesce(value_before, '{}')`, LONG)} AS now, ${membersSql(sql`coalesce(value_now, '{}')`, LONG)} AS after,
+SELECT action, ${membersSql(sql`coalesce(value_before, '{}')`, LONG, MOST_MEMBERS)} AS now, ${membersSql(sql`coalesce(value_now, '{}')`, LONG, MOST_MEMBERS)} AS after,
     ${hashSql} AS hash
 FROM result`;
   const { rows: [row] } = await client.query(query.toQuery());

@@ -1,7 +1,7 @@
 // One row of a table, through its history.
 
 import { bind, sql } from './sql.js';
-import { changedFields, changedSql, keyParts, members, membersSql, plain, value, valueSql } from './values.js';
+import { changedFields, changedSql, keyParts, members, membersSql, MOST_MEMBERS, plain, value, valueSql } from './values.js';
 import { regclassText } from '../search/statement.js';
 
 // The newest versions of a row, oldest first: [{ id, committedAt, operation }], and whether there are more.
@@ -31,46 +31,78 @@ export async function blameOf(client, { table, primaryKey, longest = 200 }) {
   }));
 }
 
+// Calls read(true). A key of the history may be no key of the table any more: its type or its columns have changed, or it was cut because it is
+// very long. Then bemi.history() refuses it, or finds nothing, and read(false) takes the changes as they are stored.
+export async function withKeyOfToday(read) {
+  const found = await read(true).catch(error => {
+    if (!/^22/.test(error.code ?? '')) throw error;
+  });
+  return found ?? read(false);
+}
+
 // The history of a row: of a table of this database as bemi.history() knows it, with former names; of one of another server, or one
-// that does not exist any more, as it is stored. row: { table, schema, name, source, primaryKey }, and table is undefined then.
-function historySql({ table, schema, name, source, primaryKey }, newest) {
+// that does not exist any more, as it is stored. row: { table, schema, name, source, primaryKey }, and table is undefined then. beforeId: only what
+// came before this change of the row.
+function historySql({ table, schema, name, source, primaryKey }, newest, beforeId) {
   if (table) {
-    return sql`bemi.history(${bind(regclassText(table), 'regclass')}, ${bind(primaryKey, 'text')}, newest => ${bind(newest, 'integer')})`;
+    return sql`bemi.history(${bind(regclassText(table), 'regclass')}, ${bind(primaryKey, 'text')}, newest => ${bind(newest, 'integer')},
+        before_id => ${bind(beforeId ?? null, 'uuid')})`;
   }
   return sql`(SELECT c.id, c.committed_at, c.operation, bemi.diff(c.before, c.after) AS changed, c.before, c.after, bemi.full_context(c) AS context
-    FROM bemi.changes c WHERE c.schema = ${bind(schema, 'text')} AND c."table" = ${bind(name, 'text')} AND c.primary_key = ${bind(primaryKey, 'text')}
-        AND (${bind(source ?? null, 'text')} IS NULL OR c.source = ${bind(source ?? null, 'text')})
+    FROM bemi.changes c WHERE ${storedSql({ schema, name, source, primaryKey })}
+        AND (${bind(beforeId ?? null, 'uuid')} IS NULL OR c.id < ${bind(beforeId ?? null, 'uuid')})
     ORDER BY c.id DESC LIMIT ${bind(newest, 'integer')})`;
 }
+
+const storedSql = ({ schema, name, source, primaryKey }) => sql`c.schema = ${bind(schema, 'text')} AND c."table" = ${bind(name, 'text')}
+        AND c.primary_key = ${bind(primaryKey, 'text')} AND (${bind(source ?? null, 'text')} IS NULL OR c.source = ${bind(source ?? null, 'text')})`;
 
 const VERSIONS = 200;
 const MOST_VERSIONS = 5000;
 const LONG = 20_000;
 
-// The versions of a row, oldest first: { versions: [{ id, depth, committedAt, operation, columns, context }], hasEarlier, hasLater }. columns is
-// undefined if it is not known which columns have changed. depth: how many versions there are from it on. Of very many versions, those around
+// The versions of a row, oldest first: { versions: [{ id, depth, beforeId, committedAt, operation, columns, context }], hasEarlier, hasLater }. columns is
+// undefined if it is not known which columns have changed. depth: how many versions there are from it on, before beforeId. Of very many versions, those around
 // the one with this id.
 export async function rowHistory(client, row, { around } = {}) {
   let all = await readVersions(client, row, VERSIONS + 1);
-  if (around && all.length > VERSIONS && !all.some(({ id }) => id === around)) all = await readVersions(client, row, MOST_VERSIONS);
+  let beforeId;
+  const isThere = () => all.some(({ id }) => id === around);
+  if (around && all.length > VERSIONS && !isThere()) {
+    beforeId = await versionAfter(client, row, around, VERSIONS / 2);
+    all = beforeId ? await readVersions(client, row, VERSIONS + 1, beforeId) : all;
+  }
+  // Its key was another one, so the place is not known.
+  if (around && all.length > VERSIONS && !isThere()) {
+    beforeId = undefined;
+    all = await readVersions(client, row, MOST_VERSIONS);
+  }
   const place = Math.max(0, all.findIndex(({ id }) => id === around));
   const first = place < VERSIONS ? 0 : place - VERSIONS / 2;
   return {
     versions: all.slice(first, first + VERSIONS).reverse(),
     hasEarlier: all.length > first + VERSIONS,
-    hasLater: first > 0,
+    hasLater: first > 0 || beforeId !== undefined,
   };
 }
 
-async function readVersions(client, row, newest) {
+// The change of the row that is so many changes later.
+async function versionAfter(client, row, id, count) {
+  const query = sql`SELECT c.id FROM bemi.changes c WHERE ${storedSql(row)} AND c.id > ${bind(id, 'uuid')} ORDER BY c.id OFFSET ${bind(count, 'integer')} LIMIT 1`;
+  const { rows } = await client.query(query.toQuery());
+  return rows[0]?.id;
+}
+
+async function readVersions(client, row, newest, beforeId) {
   const query = sql`
     SELECT h.id, h.committed_at, h.operation, h.changed IS NULL AS "isUnknown", ARRAY(SELECT jsonb_object_keys(h.changed)) AS columns,
         ${membersSql(sql`h.context`, 200)} AS context
-    FROM ${historySql(row, newest)} h`;
+    FROM ${historySql(row, newest, beforeId)} h`;
   const { rows } = await client.query(query.toQuery());
   return rows.map((version, i) => ({
     id: version.id,
     depth: i + 1,
+    beforeId,
     committedAt: version.committed_at,
     operation: version.operation,
     columns: version.isUnknown && version.operation === 'UPDATE' ? undefined : version.columns,
@@ -79,12 +111,12 @@ async function readVersions(client, row, newest) {
 }
 
 // The row as one change has left it, or removed it: { columns: [{ name, value }], changed }. The version is one of rowHistory().
-export async function versionOf(client, row, { id, depth }) {
+export async function versionOf(client, row, { id, depth, beforeId }) {
   const { columns } = row;
   const query = sql`
-    SELECT ${changedSql(sql`h.before`, sql`h.after`, LONG)} AS changed,
-        ${membersSql(sql`(CASE WHEN h.operation = 'DELETE' THEN h.before ELSE h.after END)`, LONG)} AS columns
-    FROM ${historySql(row, depth)} h WHERE h.id = ${bind(id, 'uuid')}`;
+    SELECT ${changedSql(sql`h.before`, sql`h.after`, LONG, MOST_MEMBERS)} AS changed,
+        ${membersSql(sql`(CASE WHEN h.operation = 'DELETE' THEN h.before ELSE h.after END)`, LONG, MOST_MEMBERS)} AS columns
+    FROM ${historySql(row, depth, beforeId)} h WHERE h.id = ${bind(id, 'uuid')}`;
   const { rows: [version] } = await client.query(query.toQuery());
   return version && { columns: members(version.columns, columns), changed: changedFields(version.changed, columns) };
 }
@@ -93,8 +125,8 @@ export async function versionOf(client, row, { id, depth }) {
 export async function compareVersions(client, row, [from, to]) {
   const { columns } = row;
   const query = sql`
-    WITH h AS MATERIALIZED (SELECT id, after FROM ${historySql(row, Math.max(from.depth, to.depth))} h)
-    SELECT ${changedSql(sql`a.after`, sql`b.after`, LONG)} AS changed, ${membersSql(sql`b.after`, LONG)} AS columns
+    WITH h AS MATERIALIZED (SELECT id, after FROM ${historySql(row, Math.max(from.depth, to.depth), from.beforeId)} h)
+    SELECT ${changedSql(sql`a.after`, sql`b.after`, LONG, MOST_MEMBERS)} AS changed, ${membersSql(sql`b.after`, LONG, MOST_MEMBERS)} AS columns
     FROM h a, h b WHERE a.id = ${bind(from.id, 'uuid')} AND b.id = ${bind(to.id, 'uuid')}`;
   const { rows: [found] } = await client.query(query.toQuery());
   if (!found) return undefined;

@@ -1,6 +1,7 @@
 // One change with its row, at the side of a list.
 
 import * as addresses from '../addresses.js';
+import { MOST_MEMBERS } from '../queries/values.js';
 import { Difference } from './difference.js';
 import { FactsTable } from './facts_table.js';
 import { html } from './html.js';
@@ -45,18 +46,20 @@ export function Fields({ page, change }) {
     ${changed.length > 0 && html`<${FactsTable} rows=${changed} caption=${t('change.changed')} />`}
     ${change.unchanged.length > 0 && html`
       <details class="fold"><summary>${t('change.unchanged', { count: change.unchanged.length })}</summary>
-        <${FactsTable} rows=${valuesOf(change.unchanged)} />
+        <${FactsTable} rows=${valuesOf(page, change.unchanged)} />
       </details>`}`;
 }
 
 // What the application has set, the tags of the statement's comment, and what the server has added.
-export function Context({ page: { t }, change }) {
+export function Context({ page, change }) {
+  const { t } = page;
   const { tags, server } = change;
   const own = change.contextMembers.filter(({ name }) => !(name === '_tags' && tags.length > 0) && !(name === '_db' && server.length > 0));
-  const group = (title, list, keyOf) => list.length > 0 && html`<h4>${title}</h4><${FactsTable} rows=${valuesOf(named(t, list, keyOf))} caption=${title} />`;
+  const group = (title, list, keyOf) => list.length > 0 && html`<h4>${title}</h4><${FactsTable} rows=${valuesOf(page, named(t, list, keyOf))} caption=${title} />`;
   return html`
     <h3>${t('change.context')}</h3>
-    ${own.length > 0 ? html`<${FactsTable} rows=${valuesOf(own)} />` : html`<p class="dim">${t('change.no_context')}</p>`}
+    ${own.length > 0 ? html`<${FactsTable} rows=${valuesOf(page, own)} />` : html`<p class="dim">${t('change.no_context')}</p>`}
+    ${change.contextMembers.length === MOST_MEMBERS && html`<p class="dim small">${t('value.most', { number: page.format.number(MOST_MEMBERS) })}</p>`}
     ${group(t('change.tags'), tags, name => `tags.${name}`)}
     ${group(t('change.server'), server, name => `server.${name}`)}`;
 }
@@ -67,7 +70,7 @@ function named(t, list, keyOf) {
   return names.sort((a, b) => a.name.localeCompare(b.name, t.language));
 }
 
-const valuesOf = list => list.map(({ name, value }) => ({ name, content: html`<${Value} value=${value} />` }));
+const valuesOf = (page, list) => list.map(({ name, value }) => ({ name, content: html`<${Value} page=${page} value=${value} />` }));
 
 // Who has set the columns that this change has left alone.
 function LastSet({ page, change, row, q }) {

@@ -2,19 +2,29 @@
 
 import { diffLines, diffWordsWithSpace } from 'diff';
 import { html } from './html.js';
-import { Arrow, Value } from './value.js';
+import { Arrow, Hidden, Value } from './value.js';
 
 const LONG = 60;
 // A difference of two long texts that have nothing in common takes too long to find, and shows nothing.
 const EFFORT = { maxEditLength: 2000, timeout: 200 };
 
 export function Difference({ page, field: { old, new: now } }) {
-  if (old.kind === 'null') return html`<ins class="new"><${Value} value=${now} /></ins>`;
-  if (now.kind === 'null') return html`<del class="old"><${Value} value=${old} /></del>`;
+  if (old.kind === 'null') return html`<ins class="new"><${Value} page=${page} value=${now} /></ins>`;
+  if (now.kind === 'null') return html`<del class="old"><${Value} page=${page} value=${old} /></del>`;
+  const hidden = Math.max(old.hidden, now.hidden);
+  if (hidden === 0) return html`<${Comparison} page=${page} old=${old} new=${now} />`;
+  // What differs may be in the part that is not here.
+  const isEqual = old.text === now.text;
+  return html`
+    ${!isEqual && html`<${Comparison} page=${page} old=${old} new=${now} />`}
+    <${Hidden} page=${page} hidden=${hidden} name=${isEqual ? 'value.differs_later' : 'value.compared'} />`;
+}
+
+function Comparison({ page, old, new: now }) {
   if (isShort(old) && isShort(now)) return html`<${Arrow} page=${page} old=${old} new=${now} />`;
   const byLines = [old, now].some(value => value.text.includes('\n'));
   const parts = (byLines ? diffLines : diffWordsWithSpace)(old.text, now.text, EFFORT);
-  if (!parts) return html`<del class="old"><${Value} value=${old} /></del><ins class="new"><${Value} value=${now} /></ins>`;
+  if (!parts) return html`<del class="old"><${Value} page=${page} value=${whole(old)} /></del><ins class="new"><${Value} page=${page} value=${whole(now)} /></ins>`;
   return html`<div class=${`difference ${byLines ? 'lines' : 'words'}`}>${byLines ? lineParts(parts) : parts.map(part => html`<${Part} ...${part} />`)}</div>`;
 }
 
@@ -45,5 +55,8 @@ function folded(text) {
   const lines = text.split('\n');
   return lines.length > 8 ? [...lines.slice(0, 2), '  ⋯', ...lines.slice(-3)].join('\n') : text;
 }
+
+// How much is hidden is written once.
+const whole = value => ({ ...value, hidden: 0 });
 
 const isShort = ({ kind, text }) => text.length <= LONG && !text.includes('\n') && kind !== 'object' && kind !== 'array';

@@ -10,7 +10,9 @@ export function PastRows({ page, table, rows, isFiltered }) {
   const { t } = page;
   if (rows.length === 0) return html`<p class="empty">${t(isFiltered ? 'past.none_found' : 'past.none')}</p>`;
   const names = [...new Set([...table.key, ...rows.flatMap(row => row.columns.map(column => column.name))])];
+  const hidden = Math.max(...rows.map(row => row.hiddenColumns));
   return html`
+    ${hidden > 0 && html`<p class="dim small">${t('past.hidden_columns', { count: hidden, number: page.format.number(hidden) })}</p>`}
     <div class="wide-table" tabindex="0" role="region" aria-label=${t('past.rows')}>
       <table class="past-rows">
         <thead><tr>${names.map(name => html`<th scope="col" class=${table.source || table.columns.includes(name) ? undefined : 'gone'}>${name}</th>`)}</tr></thead>

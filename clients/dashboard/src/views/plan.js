@@ -113,7 +113,7 @@ function Step({ page, step, others, chooser, isRepeated }) {
 }
 
 function Result({ page, step, field }) {
-  if (step.verdict === 'skip') return html`<${Value} value=${field.old} />`;
+  if (step.verdict === 'skip') return html`<${Value} page=${page} value=${field.old} />`;
   const isShort = [field.old, field.new].every(({ text }) => text.length <= 60 && !text.includes('\n'));
   if (step.kind === 'update' && isShort) return html`<${Arrow} page=${page} old=${field.old} new=${field.new} />`;
   return html`<${Difference} page=${page} field=${field} />`;

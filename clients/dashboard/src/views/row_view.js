@@ -100,7 +100,7 @@ function Columns({ page, row, content, setters, current }) {
       <tbody>${[...names].map(name => html`
         <tr class=${changed.has(name) && current.operation === 'UPDATE' ? 'changed' : undefined}>
           <th scope="row">${name}</th>
-          <td>${changed.has(name) ? html`<${Difference} page=${page} field=${changed.get(name)} />` : html`<${Value} value=${values.get(name)} />`}</td>
+          <td>${changed.has(name) ? html`<${Difference} page=${page} field=${changed.get(name)} />` : html`<${Value} page=${page} value=${values.get(name)} />`}</td>
           <td class="setter"><${Setter} page=${page} row=${row} setter=${setters.get(name)} current=${current} /></td>
         </tr>`)}
       </tbody>
@@ -124,7 +124,7 @@ function Compare({ page, row, versions, current, other, comparison }) {
     <section class="block compare" id="compare" aria-labelledby="compare-title">
       <h2 id="compare-title">${t('row.compare')}</h2>
       <form class="choose" method="get" action=${`${addressOf(row)}#compare`}>
-        ${row.source && html`<input type="hidden" name="source" value=${row.source} />`}
+        ${addresses.parametersOf(addressOf(row)).map(([name, value]) => html`<input type="hidden" name=${name} value=${value} />`)}
         <label>${t('row.compare_from')} <select name="compared">${options(before.id)}</select></label>
         <label>${t('row.compare_to')} <select name="version">${options(current.id)}</select></label>
         <button>${t('row.compare_show')}</button>
@@ -142,7 +142,7 @@ function Comparison({ page, changed, same }) {
       : html`<p class="dim">${t('row.compare_equal')}</p>`}
     ${same.length > 0 && html`
       <details class="fold"><summary>${t('row.compare_rest', { count: same.length })}</summary>
-        <${FactsTable} rows=${same.map(({ name, value }) => ({ name, content: html`<${Value} value=${value} />` }))} />
+        <${FactsTable} rows=${same.map(({ name, value }) => ({ name, content: html`<${Value} page=${page} value=${value} />` }))} />
       </details>`}`;
 }
 

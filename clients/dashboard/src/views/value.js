@@ -7,11 +7,11 @@ export function ShortValue({ value, kind }) {
   return html`<span class=${`value ${kind}`}>${shortText(value)}</span>`;
 }
 
-export function shortText({ kind, text, length }) {
+export function shortText({ kind, text, hidden }) {
   if (kind === 'null') return '∅';
   if (kind === 'string' && text === '') return '""';
   const compact = (kind === 'object' || kind === 'array' ? text.replace(/\n\s*/g, ' ') : text).replace(/\s+/g, ' ');
-  return compact.length > 80 || length > text.length ? `${compact.slice(0, 79)}…` : compact;
+  return compact.length > 80 || hidden > 0 ? `${compact.slice(0, 79)}…` : compact;
 }
 
 const isLong = ({ kind, text }) => kind === 'object' || kind === 'array' || text.length > 40;
@@ -37,12 +37,12 @@ export function Arrow({ page: { t }, old, new: now }) {
 
 // The one member of an object, or the one place of a text, in which two whole values differ: { name, old, new }.
 function differingPart({ old, new: now }) {
-  if (old.text.length < old.length || now.text.length < now.length || old.kind !== now.kind) return undefined;
+  if (old.hidden > 0 || now.hidden > 0 || old.kind !== now.kind) return undefined;
   return old.kind === 'string' ? differingWords(old.text, now.text) : differingMember(old.text, now.text);
 }
 
 const MEMBER = /^\s*"(.*)": (.*?),?$/;
-const asText = text => ({ kind: 'string', text, length: text.length });
+const asText = text => ({ kind: 'string', text, hidden: 0 });
 
 // The texts are those of jsonb_pretty, with one member a line.
 function differingMember(old, now) {
@@ -64,9 +64,18 @@ function differingWords(old, now) {
   return was && is && was.length + is.length <= 60 ? { name: '', old: asText(was), new: asText(is) } : undefined;
 }
 
-// A whole value, as it stands in a table of columns.
-export function Value({ value }) {
+// A value, as it stands in a table of columns. Of a very long one, the beginning.
+export function Value({ page, value }) {
   if (value.kind === 'null') return html`<span class="dim">∅</span>`;
+  return html`<${Text} value=${value} /><${Hidden} page=${page} hidden=${value.hidden} />`;
+}
+
+// How much of a value is not shown. The export has all of it.
+export function Hidden({ page: { t, format }, hidden, name = 'value.hidden' }) {
+  return hidden > 0 && html`<p class="dim small">${t(name, { count: hidden, number: format.number(hidden) })}</p>`;
+}
+
+function Text({ value }) {
   const isLong = value.kind === 'object' || value.kind === 'array' || value.text.includes('\n');
   return isLong ? html`<pre class="value">${value.text}</pre>` : html`<span class="value">${value.text}</span>`;
 }

@@ -2,12 +2,21 @@
 
 import { find } from '../search/context_keys.js';
 
+// What an application calls a user or an endpoint may be a text of any length. It is a part of headings, and the context below has all of it.
+const LONGEST = 120;
+
+function shortened(found) {
+  if (!found) return [];
+  const [key, text] = found;
+  return [key, text.length > LONGEST ? `${text.slice(0, LONGEST).toWellFormed()}…` : text];
+}
+
 // "User 7", "job nightly-prices", "No context".
 export function who({ t }, context, { isBaseline = false } = {}) {
   if (isBaseline) return t('who.baseline');
-  const [key, user] = find(context, 'user') ?? [];
+  const [key, user] = shortened(find(context, 'user'));
   if (user) return /^\d+$/.test(user) || /id$/i.test(key) ? t('who.user', { user }) : user;
-  const [, job] = find(context, 'job') ?? [];
+  const [, job] = shortened(find(context, 'job'));
   if (job) return t('who.job', { job });
   const isEmpty = Object.keys(context).every(name => name === '_db');
   return t(isEmpty ? 'who.none' : 'who.unnamed');
@@ -21,9 +30,9 @@ export function subject(page, context, more) {
 
 // "POST /cart/checkout", "run 1187", "psql · role admin". Empty if nothing is known.
 export function where({ t }, context) {
-  const [, endpoint] = find(context, 'endpoint') ?? [];
-  const [, method] = find(context, 'method') ?? [];
-  const [, run] = find(context, 'run') ?? [];
+  const [, endpoint] = shortened(find(context, 'endpoint'));
+  const [, method] = shortened(find(context, 'method'));
+  const [, run] = shortened(find(context, 'run'));
   if (endpoint) return method && !endpoint.startsWith(method) ? `${method} ${endpoint}` : endpoint;
   if (run) return t('who.run', { run });
   return databaseFacts({ t }, context._db);
