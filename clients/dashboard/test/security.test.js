@@ -96,6 +96,22 @@ test('a form with its token is taken', () => withServer(async ({ app, token, get
   assert.equal((await send(`${page.body}x`)).statusCode, 403);
 }));
 
+test('a session that somebody else has begun is not the one that comes in', () => withServer(async ({ app, token, get }) => {
+  app.get('/token', { config: { isPublic: true } }, async (request, reply) => reply.send(request.page.csrf()));
+  app.post('/form', async () => 'done');
+  const cookieOf = response => response.headers['set-cookie'].split(';')[0];
+  const begun = await get('/token');
+  const cookie = cookieOf(begun);
+  const entered = cookieOf(await get(`/enter?token=${token.renew()}`, { headers: { cookie } }));
+  assert.equal((await get('/form', { headers: { cookie } })).statusCode, 401);
+  // Nor is the token of its forms worth anything in the new one, in whatever type of content.
+  for (const [type, payload] of [['application/x-www-form-urlencoded', `_csrf=${begun.body}`], ['text/plain', `_csrf=${begun.body}`], ['application/json', `{"_csrf": "${begun.body}"}`],
+    ['multipart/form-data; boundary=x', `--x\r\nContent-Disposition: form-data; name="_csrf"\r\n\r\n${begun.body}\r\n--x--`]]) {
+    const response = await get('/form', { method: 'POST', headers: { cookie: entered, 'content-type': type }, payload });
+    assert.ok([403, 415].includes(response.statusCode), type);
+  }
+}));
+
 test('a server that does not answer is a page, and no crash', () => withServer(async ({ token, get }) => {
   const entered = await get(`/enter?token=${token.renew()}`);
   const response = await get('/changes', { headers: { cookie: entered.headers['set-cookie'].split(';')[0] } });

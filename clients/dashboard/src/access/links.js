@@ -13,6 +13,8 @@ import { linkEndedPage } from '../pages/entry.js';
 import { linkIsOpen } from '../queries/links.js';
 import { ObjectsMissing, withObjects } from './objects.js';
 
+// The cookie of who has opened it contains its text, and browsers keep no cookie of more than 4096 bytes.
+export const LONGEST_TEXT = 2700;
 export const LONGEST = 366 * 24 * 60 * 60;
 const LIMIT = { max: 30, timeWindow: '1 minute' };
 const UUID = /^[0-9a-f-]{36}$/;

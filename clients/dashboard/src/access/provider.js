@@ -15,6 +15,7 @@ import { isLoopback } from './host.js';
 
 const LIMIT = { max: 30, timeWindow: '1 minute' };
 const CONNECTIONS = 4;
+const LONGEST_PATH = 2000;
 
 // Asks the provider for its addresses and keys. redirectUri() is the address that it sends the browser to.
 export async function openProvider(settings, redirectUri) {
@@ -30,7 +31,7 @@ export async function openProvider(settings, redirectUri) {
 
 export function addProvider(app, { provider, accounts, connection }) {
   app.get('/login/provider', { config: { isPublic: true, rateLimit: LIMIT } }, async ({ session, query }, reply) => {
-    const begun = { verifier: oidc.randomPKCECodeVerifier(), state: oidc.randomState(), nonce: oidc.randomNonce(), next: ownPath(query.next) };
+    const begun = { verifier: oidc.randomPKCECodeVerifier(), state: oidc.randomState(), nonce: oidc.randomNonce(), next: pathAfter(query.next) };
     session.set('begun', begun);
     const url = oidc.buildAuthorizationUrl(provider.config, {
       redirect_uri: provider.redirectUri(), scope: provider.scope, state: begun.state, nonce: begun.nonce,
@@ -59,6 +60,12 @@ export function addProvider(app, { provider, accounts, connection }) {
     session.set('login', accounts.add(new Database(connection, { connections: CONNECTIONS, role }), role, personOf(claims)));
     return reply.redirect(begun.next);
   });
+}
+
+// It is kept in a cookie, and browsers keep none of more than 4096 bytes. Without the cookie, nobody could log in.
+function pathAfter(next) {
+  const path = ownPath(next);
+  return path.length <= LONGEST_PATH ? path : '/';
 }
 
 // Claims of the token, and of the provider's page of the person if the groups are only there.

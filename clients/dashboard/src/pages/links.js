@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import * as addresses from '../addresses.js';
-import { LONGEST, signLink } from '../access/links.js';
+import { LONGEST, LONGEST_TEXT, signLink } from '../access/links.js';
 import { openObjects, withObjects } from '../access/objects.js';
 import { factsOf } from '../queries/facts.js';
 import { addLink, endLink, endStatement, isMemberOf, ownLinks, roleOf } from '../queries/links.js';
@@ -58,7 +58,7 @@ async function withList({ database, gone }, work, method = 'read') {
   return database[method](client => withObjects(database, client, () => work(client)), { signal: gone });
 }
 
-// more: { values, problem } of a form that is not right, or { values, link } of a link that was made.
+// more: { values, problem, isLong } of a form that is not right, or { values, link } of a link that was made.
 async function show(request, reply, more) {
   const before = uuid(request.query.before);
   const data = await withList(request, async client => ({ before, links: await ownLinks(client, { before, newest: SHOWN + 1 }), states: await sourceStates(client), gaps: await gapsOf(client, {}) }));
@@ -71,12 +71,12 @@ async function showForm(request, reply, options) {
   return show(request, reply, { values: { context: text(request.query.context), until: day, name: '' } });
 }
 
-function LinksPage({ page, values, problem, link, before, links, states, gaps }) {
+function LinksPage({ page, values, problem, isLong, link, before, links, states, gaps }) {
   const { t } = page;
   const field = (fieldName, type = 'text') => html`
     <label class="field"><span>${t(`link.${fieldName}`)}</span>
       <input name=${fieldName} type=${type} value=${values[fieldName]} required autocomplete="off" aria-describedby=${`hint-${fieldName}`} aria-invalid=${problem === fieldName ? 'true' : undefined} />
-      <small class=${problem === fieldName ? 'problem' : 'dim'} id=${`hint-${fieldName}`}>${t(`link.${fieldName}.hint`)}</small></label>`;
+      <small class=${problem === fieldName ? 'problem' : 'dim'} id=${`hint-${fieldName}`}>${t(isLong && problem === fieldName ? 'link.too_long' : `link.${fieldName}.hint`)}</small></label>`;
   return html`
     <div class="page">
       <h1>${t('link.title')}</h1>
@@ -135,9 +135,11 @@ async function makeLink(request, reply, options) {
   const problem = !context ? 'context' : !inTime ? 'until' : !values.name && 'name';
   if (problem) return show(request, reply.code(422), { values, problem });
   const link = { id: randomUUID(), context, until, name: values.name };
+  const signed = signLink(link, options.linkKey);
+  if (signed.length > LONGEST_TEXT) return show(request, reply.code(422), { values, problem: 'context', isLong: true });
   await withList(request, client => addLink(client, { ...link, person }), 'write');
   const origin = options.publicAddress ?? `http://${request.headers.host}`;
-  return show(request, reply, { values, link: `${origin}/link/${signLink(link, options.linkKey)}` });
+  return show(request, reply, { values, link: `${origin}/link/${signed}` });
 }
 
 // [[key, JSON]] of a search with nothing but values of the context, each of which is clear.

@@ -187,6 +187,9 @@ test('an operator makes a link for a customer', options, async () => {
     await page.getByRole('button', { name: 'Make the link' }).click();
     await page.locator('[name=context][aria-invalid]').waitFor();
   }
+  await page.getByLabel('Context').fill(`note:${'ä'.repeat(1900)}`);
+  await page.getByRole('button', { name: 'Make the link' }).click();
+  await page.getByText('This context is too long for a link.').waitFor();
   await page.getByLabel('Context').fill('userId:7');
   await page.getByRole('button', { name: 'Make the link' }).click();
   address = await page.locator('#link').innerText();

@@ -123,6 +123,12 @@ test('an answer that this browser has not asked for is refused', options, () => 
   assert.equal((await other.goto(`${dashboard.url}/login/callback?code=x&state=other`)).status(), 401);
 }));
 
+// The address is kept in a cookie, which the browser would not keep if it were too long.
+test('a long address is no obstacle to a login', options, () => inOwnContext(async other => {
+  await logIn(other, 'ada', `/changes?q=${'x'.repeat(2000)}&other=${'y'.repeat(2000)}`);
+  await other.locator('.account').waitFor();
+}));
+
 test('roles that would be those of the connection are not taken', async () => {
   await assert.rejects(openProvider({ issuer: 'https://x.example', clientId: 'x', roles: { all: 'NONE' } }), /not valid/);
   const mapping = { groupsClaim: 'groups', roles: [['a', 'x'], ['b', 'y']] };

@@ -49,6 +49,8 @@ before(async () => {
 after(async () => {
   await dashboard?.close();
   await database?.end();
+  // The server has few slots.
+  await client?.query("CALL bemi.drop_source('main')");
   await client?.end();
 });
 
@@ -85,7 +87,8 @@ test('JSON is on lines like that of jsonb_pretty(), with each number as it is', 
 });
 
 test('each key leads to its own row', options, async () => {
-  for (const [i, key] of KEYS.entries()) await write('INSERT INTO "constructor" VALUES ($1, $2)', [key, `note ${i} of the row`]);
+  for (const [i, key] of KEYS.entries()) await client.query('INSERT INTO "constructor" VALUES ($1, $2)', [key, `note ${i} of the row`]);
+  await client.query("SELECT bemi.sync('60 seconds')");
   const changes = await changesOf('constructor');
   assert.equal(changes.length, KEYS.length);
   for (const [i, change] of changes.entries()) {
