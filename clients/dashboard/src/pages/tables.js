@@ -9,6 +9,7 @@ import * as addresses from '../addresses.js';
 import { factsOf, forgetFacts } from '../queries/facts.js';
 import { findTable, listTables, runStatement, trackStatement, untrackStatement } from '../queries/tables.js';
 import { gapsOf, sourceStates } from '../queries/trust.js';
+import { formatTerm } from '../search/grammar.js';
 import { html } from '../views/html.js';
 import { Trust } from '../views/trust.js';
 
@@ -90,7 +91,7 @@ function TablePage({ page, table, isMine, states, gaps }) {
     <div class="page">
       <p class="small"><a href="/tables">${t('tables.title')}</a></p>
       <h1>${table.target}</h1>
-      <p><${State} t=${t} table=${table} /> ${table.isTracked && html`<a href=${addresses.changes({ q: `table:${table.schema}.${table.name}` })}>${t('tables.changes')}</a>`}</p>
+      <p><${State} t=${t} table=${table} /> ${table.isTracked && html`<a href=${addresses.changes({ q: formatTerm({ qualifier: 'table', value: `${table.schema}.${table.name}` }) })}>${t('tables.changes')}</a>`}</p>
       ${table.isTracked && html`<${Trust} page=${page} states=${states} gaps=${gaps} table=${table} />`}
       ${(table.problems ?? []).map(problem => html`<p class="problem">${problem}</p>`)}
       <form method="get" action=${plan}>

@@ -37,8 +37,9 @@ before(async () => {
     CREATE TABLE "__proto__" ("__proto__" text, "constructor" numeric, "toString" bigint, "valueOf" float8, at timestamptz, list text[], PRIMARY KEY ("__proto__", at));
     CREATE TABLE wide (id integer PRIMARY KEY, ${COLUMNS.map(name => `${name} integer`).join(', ')});
     CREATE TABLE retyped (id text PRIMARY KEY, note text);
+    CREATE TABLE "two words" (id integer PRIMARY KEY);
     CREATE TABLE counter (id integer PRIMARY KEY, n integer);
-    SELECT bemi.track('long'), bemi.track('"constructor"'), bemi.track('"__proto__"'), bemi.track('wide'), bemi.track('retyped'), bemi.track('counter')`);
+    SELECT bemi.track('long'), bemi.track('"constructor"'), bemi.track('"__proto__"'), bemi.track('wide'), bemi.track('retyped'), bemi.track('"two words"'), bemi.track('counter')`);
   await client.query('CALL bemi.start()');
   database = new Database({ database: NAME });
   dashboard = await openDashboard(database);
@@ -214,4 +215,14 @@ test('an export needs little memory for large rows', options, async () => {
   } while (beforeId);
   const { rows } = await client.query(`SELECT id FROM bemi.changes WHERE "table" = 'heavy' ORDER BY id DESC`);
   assert.deepEqual(seen, rows.map(({ id }) => id));
+});
+
+test('the page of a table leads to the changes of that table, whatever its name', options, async () => {
+  await client.query('INSERT INTO "two words" VALUES (1)');
+  await client.query("SELECT bemi.sync('60s')");
+  const page = await get('/tables/public/two%20words');
+  const address = /href="(\/changes\?q=table[^"]*)"/.exec(page)[1].replaceAll('&amp;', '&');
+  assert.deepEqual(parse(new URLSearchParams(address.split('?')[1]).get('q')).map(({ qualifier, value }) => [qualifier, value]), [['table', 'public.two words']]);
+  const { rows } = await client.query('SELECT id FROM bemi.changes WHERE "table" = $1', ['two words']);
+  assert.match(await get(address), new RegExp(rows[0].id));
 });
