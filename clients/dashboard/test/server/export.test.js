@@ -60,7 +60,7 @@ test('a spreadsheet runs nothing of a CSV file', () => {
 });
 
 // In a database of its own, because so many changes would fill the pages of other tests.
-test('an export ends when the browser goes', options, async () => {
+test('an export ends when the browser goes', { ...options, timeout: 120_000 }, async () => {
   const name = `export_${randomInt(1e9)}`;
   await shop.client.query(`CREATE DATABASE ${name}`);
   const client = new pg.Client({ database: name });

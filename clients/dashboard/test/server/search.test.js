@@ -119,7 +119,7 @@ test('no text makes SQL that is not valid', options, async () => {
   }, { timeout: 60_000 });
 });
 
-test('a query is cancelled when the browser goes', options, async () => {
+test('a query is cancelled when the browser goes', { ...options, timeout: 60_000 }, async () => {
   const controller = new AbortController();
   const isRunning = async () => (await shop.client.query("SELECT FROM pg_stat_activity WHERE query LIKE '%a very long look%' AND pid <> pg_backend_pid() AND state = 'active'")).rowCount > 0;
   const reading = shop.database.read(client => client.query("SELECT 'a very long look', pg_sleep(60)"), { signal: controller.signal, timeout: 60_000 });
