@@ -367,18 +367,20 @@ content_of_transaction(CommentKind kind)
 		return NULL;
 	if (kept->memory == NULL)
 	{
-		MemoryContext caller;
+		MemoryContext memory =
+			AllocSetContextCreate(TopTransactionContext, "bemi kept comment",
+								  ALLOCSET_SMALL_SIZES);
+		MemoryContext caller = MemoryContextSwitchTo(memory);
 		BemiSourceText source = {
 			.statement.text = kept->text,
 			.conforming_strings = kept->conforming_strings
 		};
 
-		kept->memory =
-			AllocSetContextCreate(TopTransactionContext, "bemi kept comment",
-								  ALLOCSET_SMALL_SIZES);
-		caller = MemoryContextSwitchTo(kept->memory);
 		kept->content = comment_kinds[kind].read(&source);
 		MemoryContextSwitchTo(caller);
+
+		/* Not before, or a cancelled search would count as one. */
+		kept->memory = memory;
 	}
 	return kept->content;
 }
